@@ -1,0 +1,333 @@
+"""The spec as data: a frozen, fully checked tree that every later stage reads.
+
+Expressions carry their named dims and their position. Positions do not take part in equality, so two expressions are
+equal when they say the same thing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal
+
+from flagen.diagnostics import NOWHERE, Source, Span
+
+Dims = tuple[str, ...]
+
+
+# ---------------------------------------------------------------------------------------------------------------- ranges
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The closed range [low, high] of a value; infinite ends are legal values (log decays may be -inf)."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f"[{self.low:g}, {self.high:g}]"
+
+
+# ----------------------------------------------------------------------------------------------------------- expressions
+
+ELEMENTWISE = (
+    "exp log log1p expm1 sqrt rsqrt abs sign sigmoid logsigmoid softplus tanh silu relu minimum maximum clamp logaddexp"
+).split()
+"""Elementwise functions; the last four take more than one argument, the others one."""
+
+REDUCTIONS = ("sum", "mean", "norm")
+ROW_MAPS = ("l2norm", "softmax")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A literal. `value` is exact, or infinite."""
+
+    value: Fraction | float
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return ()
+
+
+NameKind = Literal["input", "param", "derived", "local", "size", "head"]
+
+
+@dataclass(frozen=True)
+class Name:
+    """A declared name: an input, a param, a `let`/`decay`/`gate` name (derived), a local of the update, a size (a dim's
+    name, `H`, `HV` or the step count's symbol), or `head`, the index of the value head."""
+
+    name: str
+    kind: NameKind
+    dims: Dims = ()
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
+class StateRead:
+    """A state by name: as it stands at this statement, or (`previous`) as it was before this token."""
+
+    name: str
+    previous: bool
+    dims: Dims
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
+class Negate:
+    value: Expr
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return self.value.dims
+
+
+@dataclass(frozen=True)
+class Binary:
+    """`left op right`, elementwise. Broadcasting is by name: the dims of one side are a subset of the other's, and the
+    result has the dims of the larger side (the left one's order where they are equal)."""
+
+    op: Literal["+", "-", "*", "/", "**"]
+    left: Expr
+    right: Expr
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return self.left.dims if len(self.left.dims) >= len(self.right.dims) else self.right.dims
+
+
+@dataclass(frozen=True)
+class Contract:
+    """`left @ right` and `dot(left, right)`: contracts the last dim of `left` with the first of `right`."""
+
+    left: Expr
+    right: Expr
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dim(self) -> str:
+        return self.right.dims[0]
+
+    @property
+    def dims(self) -> Dims:
+        return self.left.dims[:-1] + self.right.dims[1:]
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """`value.T`: the dims reversed."""
+
+    value: Expr
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return self.value.dims[::-1]
+
+
+@dataclass(frozen=True)
+class Outer:
+    """`outer(left, right)`: dims of `left`, then dims of `right`."""
+
+    left: Expr
+    right: Expr
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return self.left.dims + self.right.dims
+
+
+@dataclass(frozen=True)
+class Call:
+    """An elementwise function of ELEMENTWISE; every argument has the result's dims, or none."""
+
+    function: str
+    args: tuple[Expr, ...]
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return max((arg.dims for arg in self.args), key=len)
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """`sum`, `mean` or `norm` over one dim, or over all of them (`dim` is None)."""
+
+    function: str
+    value: Expr
+    dim: str | None
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return () if self.dim is None else tuple(dim for dim in self.value.dims if dim != self.dim)
+
+
+@dataclass(frozen=True)
+class RowMap:
+    """`l2norm` or `softmax` over the only dim of `value`, which it keeps."""
+
+    function: str
+    value: Expr
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return self.value.dims
+
+
+Expr = Number | Name | StateRead | Negate | Binary | Contract | Transpose | Outer | Call | Reduce | RowMap
+
+
+def children(expr: Expr) -> tuple[Expr, ...]:
+    """The direct operands of `expr`, left to right."""
+    match expr:
+        case Number() | Name() | StateRead():
+            return ()
+        case Negate(value) | Transpose(value) | Reduce(_, value) | RowMap(_, value):
+            return (value,)
+        case Binary(_, left, right) | Contract(left, right) | Outer(left, right):
+            return (left, right)
+        case Call(_, args):
+            return args
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """`expr` and everything below it, parents first."""
+    yield expr
+    for child in children(expr):
+        yield from walk(child)
+
+
+# ---------------------------------------------------------------------------------------------------------------- spec
+
+
+@dataclass(frozen=True)
+class State:
+    name: str
+    dims: Dims
+    init: float
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
+class Input:
+    name: str
+    dims: Dims
+    heads: Literal["H", "HV"]
+    per: Literal["token", "step"]
+    range: Interval
+    description: str
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
+class Param:
+    """A param with dims or `per_head` is a tensor (`is_tensor`) and is differentiated; a plain scalar is a number."""
+
+    name: str
+    dims: Dims
+    per_head: bool
+    default: Expr | None
+    range: Interval
+    description: str
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def is_tensor(self) -> bool:
+        return self.per_head or bool(self.dims)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The micro-step count: `symbol` in the spec, `argument` in the generated signature."""
+
+    symbol: str
+    argument: str
+    default: int | None
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A name of `let`, `decay` or `gate`; `per` is "step" where it depends on a per-step input."""
+
+    name: str
+    section: Literal["let", "decay", "gate"]
+    value: Expr
+    per: Literal["token", "step"]
+    range: Interval
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
+class Assign:
+    """`target = value`; the target is a state (`to_state`), a local name, or the output `o`. `text` is the source."""
+
+    target: str
+    value: Expr
+    to_state: bool
+    text: str
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """`repeat: n` / `do:`; runs its body once for each micro-step of the token."""
+
+    body: tuple[Assign, ...]
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+Statement = Assign | Repeat
+
+
+@dataclass(frozen=True)
+class ChunkHints:
+    size: int | None = None
+    subchunk: int | None = None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A whole spec, checked: every name resolves, every shape fits, nothing is unused."""
+
+    name: str
+    title: str
+    paper: str
+    description: str
+    class_name: str
+    states: tuple[State, ...]
+    inputs: tuple[Input, ...]
+    params: tuple[Param, ...]
+    steps: Steps | None
+    derived: tuple[Derived, ...]
+    update: tuple[Statement, ...]
+    output: tuple[Assign, ...]
+    chunk: ChunkHints
+    source: Source = field(compare=False, repr=False)
+    sha256: str = field(compare=False, default="")
+
+    @property
+    def dims(self) -> Dims:
+        """Every dim's name, in order of first declaration (states, inputs, params)."""
+        seen = [dim for decl in (*self.states, *self.inputs, *self.params) for dim in decl.dims]
+        return tuple(dict.fromkeys(seen))
+
+    @property
+    def output_dims(self) -> Dims:
+        return self.output[-1].value.dims
+
+    @property
+    def has_value_heads(self) -> bool:
+        """Whether some input declares HV; otherwise HV is H."""
+        return any(decl.heads == "HV" for decl in self.inputs)
