@@ -47,7 +47,7 @@ class Diagnostic:
     span: Span
     message: str
     hint: str = ""
-    severity: Literal["error", "warning"] = "error"
+    severity: Literal["error", "warning", "note"] = "error"
 
     def render(self, source: Source) -> str:
         """The diagnostic as plain text: location, message, the offending line with a caret, the hint."""

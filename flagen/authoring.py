@@ -1,0 +1,59 @@
+"""A new variant's spec, made from another's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from flagen.project import VARIANT, Project, UsageError, bundled
+
+
+def write_spec(project: Project, name: str, like: str) -> Path:
+    """Write `specs/<name>.yaml`, the spec of the variant `like` under the new name, and return its path.
+
+    Raises:
+        UsageError: the name is taken or is no variant's name, or there is no variant `like`.
+        SpecError: flagen refuses the name, or the spec it is to be like.
+    """
+    from flagen.spec import load_spec, parse_spec
+
+    if not VARIANT.fullmatch(name):
+        raise UsageError(f"{name!r} cannot name a variant: use lower-case letters, digits and _, a letter first")
+    model = load_spec(_model(project, like))
+    path = project.specs / f"{name}.yaml"
+    if path.exists():
+        raise UsageError(f"{project.show(path)} exists; choose another name, or remove it first")
+    text = _renamed(model.source.text, name)
+    parse_spec(text, project.show(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+def _model(project: Project, like: str) -> Path:
+    """The spec to start from: one of the project's, or one of those that come with flagen."""
+    ours = bundled("specs") / f"{like}.yaml"
+    try:
+        return project.find_spec(like)
+    except UsageError:
+        if VARIANT.fullmatch(like) and ours.is_file():
+            return ours
+        raise
+
+
+def _renamed(text: str, name: str) -> str:
+    """The spec `text` under the name `name`, titled after it; its class is named after it too."""
+    import yaml
+
+    tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert isinstance(tree, yaml.MappingNode), "the spec was loaded, so it is a mapping"
+    title = re.sub(r"^.", lambda match: match[0].upper(), name.replace("_", " ").strip())
+    fields = {"name": name, "title": title}
+    for key, value in reversed(tree.value):
+        start, end = value.start_mark.index, value.end_mark.index
+        if key.value in fields:
+            text = f"{text[:start]}{fields[key.value]}\n{text[end:].lstrip(' ').removeprefix(chr(10))}"
+        elif key.value == "class_name":
+            text = text[: key.start_mark.index] + text[end:].removeprefix("\n")
+    return text

@@ -1,0 +1,193 @@
+"""The command line: reads arguments, calls the pipeline, prints through `flagen.report`.
+
+Exit codes: 0, all is well; 1, a spec is wrong, or `build --check` found a difference; 2, the command line is wrong, a
+file could not be read or written, or flagen itself failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from flagen import __version__
+from flagen.diagnostics import InternalError, SpecError
+from flagen.project import Project, UsageError
+
+if TYPE_CHECKING:
+    from flagen.pipeline import Result
+
+OK, WRONG, FAILED = 0, 1, 2
+
+app = typer.Typer(
+    name="flagen",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A spec's path, or a variant's name in specs/.")]
+SpecArguments = Annotated[
+    list[str] | None, typer.Argument(metavar="[SPEC]...", help="Specs: paths, or names of variants in specs/.")
+]
+
+
+class Stage(StrEnum):
+    """What `explain` can show."""
+
+    spec = "spec"
+    normal_form = "normal-form"
+    chunk_form = "chunk-form"
+    adjoint = "adjoint"
+    plan = "plan"
+    proof = "proof"
+
+
+class Format(StrEnum):
+    terminal = "terminal"
+    markdown = "markdown"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"flagen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Readable PyTorch and Triton operators from the recurrence of a linear-attention variant.
+
+    Exit codes: 0 all is well; 1 a spec is wrong, or --check found a difference; 2 a wrong command line, a file that
+    cannot be read or written, or a bug in flagen.
+    """
+
+
+@app.command()
+def build(
+    specs: SpecArguments = None,
+    all_specs: Annotated[bool, typer.Option("--all", help="Build every spec in specs/.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Where packages go; default: generated/ of the project.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; show how what is there differs from a build. Exit 1 if so.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show each file, and the time of each stage.")
+    ] = False,
+) -> None:
+    """Derive, prove and emit the operators of one or more specs.
+
+    A spec whose package is up to date is skipped; --check skips nothing.
+    """
+    from flagen import pipeline, report
+
+    project = Project.of(Path.cwd())
+    paths = _paths(project, specs or [], all_specs)
+    out = out or project.generated
+    results = report.follow(pipeline.build(project, paths, out, check=check), len(paths), check=check, verbose=verbose)
+    orphans = pipeline.orphans(results, out) if check and all_specs else ()
+    report.orphans(orphans, project.show(out))
+    raise typer.Exit(max([*map(_exit_code, results), WRONG if orphans else OK]))
+
+
+@app.command()
+def check(specs: SpecArguments = None, all_specs: Annotated[bool, typer.Option("--all")] = False) -> None:
+    """Say what is wrong with specs, or what they will not get; write nothing."""
+    from flagen import pipeline, report
+
+    project = Project.of(Path.cwd())
+    code = OK
+    for path in _paths(project, specs or [], all_specs):
+        try:
+            report.checked(project.show(path), *pipeline.inspect(path))
+        except SpecError as error:
+            report.refused(error.source, error.diagnostics)
+            code = WRONG
+    raise typer.Exit(code)
+
+
+@app.command()
+def explain(
+    spec: SpecArgument,
+    stage: Annotated[Stage | None, typer.Option(help="Show one stage only.")] = None,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.terminal,
+) -> None:
+    """Show what each stage makes of a spec: what was read, derived, proved and planned."""
+    from flagen import pipeline, report
+
+    stages = pipeline.Stages(Project.of(Path.cwd()).find_spec(spec))
+    for name in [stage.value] if stage else stages.NAMES:
+        report.stage(name, stages.dump(name), markdown=format is Format.markdown)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="The new variant's name; its spec becomes specs/NAME.yaml.")],
+    like: Annotated[str, typer.Option(metavar="VARIANT", help="The spec to start from: a name or a path.")],
+) -> None:
+    """Start a new variant from the spec of another."""
+    from flagen import authoring, report
+
+    project = Project.of(Path.cwd())
+    report.created(project.show(authoring.write_spec(project, name, like)), name)
+
+
+@app.command("list")
+def list_variants() -> None:
+    """Show the variants in specs/, and which operators each has in generated/."""
+    from flagen import catalogue, report
+
+    report.catalogue(catalogue.variants(Project.of(Path.cwd())))
+
+
+def _paths(project: Project, arguments: list[str], all_specs: bool) -> list[Path]:
+    """The specs a command is about, each once, in the order given."""
+    if all_specs == bool(arguments):
+        raise UsageError("name the specs, or say --all" if not arguments else "name the specs or say --all, not both")
+    paths = project.all_specs() if all_specs else [project.find_spec(argument) for argument in arguments]
+    if not paths:
+        raise UsageError(f"there are no specs in {project.specs}")
+    return list({path.resolve(): path for path in paths}.values())
+
+
+def _exit_code(result: Result) -> int:
+    from flagen import pipeline
+
+    match result:
+        case pipeline.UpToDate():
+            return OK
+        case pipeline.Built(diff=diff):
+            return WRONG if diff else OK
+        case pipeline.Refused():
+            return WRONG
+        case pipeline.Unwritable() | pipeline.Broken():
+            return FAILED
+
+
+def run() -> NoReturn:
+    """The `flagen` command: every failure becomes a message on stderr and an exit code."""
+    from flagen import report
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app()
+    except SpecError as error:
+        report.refused(error.source, error.diagnostics)
+        sys.exit(WRONG)
+    except (UsageError, OSError) as error:
+        report.failed(str(error))
+        sys.exit(FAILED)
+    except InternalError as error:
+        report.broken(str(error))
+        sys.exit(FAILED)
+    raise AssertionError("typer always exits")

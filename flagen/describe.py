@@ -1,0 +1,79 @@
+"""A checked spec in words: what flagen understood, for `flagen explain --stage spec`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from flagen.spec.model import Assign, Expr, Input, Param, Repeat, Spec, Statement
+
+
+def describe(spec: Spec) -> str:
+    """Every declaration with the shape its tensor has, then the recurrence, as text."""
+    return "\n".join(_lines(spec))
+
+
+def _lines(spec: Spec) -> Iterator[str]:
+    yield f"{spec.name}: {spec.title}" if spec.title else spec.name
+    yield from filter(None, (spec.paper, spec.description))
+    yield from _section("state", ((s.name, f"{_shape('N', 'HV', *s.dims)}, starts at {s.init:g}") for s in spec.states))
+    yield from _section("inputs", ((decl.name, _input(decl, spec)) for decl in spec.inputs))
+    yield from _section("params", ((decl.name, _param(decl, spec)) for decl in spec.params))
+    if spec.steps:
+        default = "required" if spec.steps.default is None else f"default {spec.steps.default}"
+        yield from _section("steps", [(spec.steps.symbol, f"the argument {spec.steps.argument}, {default}")])
+    for section in ("let", "decay", "gate"):
+        decls = [decl for decl in spec.derived if decl.section == section]
+        yield from _section(
+            section, ((d.name, f"{_text(d.value, spec)}, {_shape(*d.value.dims)} per {d.per}") for d in decls)
+        )
+    yield ""
+    yield "update, for every token"
+    yield from (f"  {line}" for statement in spec.update for line in _statement(statement, spec))
+    yield ""
+    yield "output"
+    yield from (f"  {statement.text}" for statement in spec.output)
+
+
+def _section(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    rows = list(rows)
+    if rows:
+        width = max(len(name) for name, _ in rows)
+        yield ""
+        yield title
+        yield from (f"  {name:{width}}  {text}" for name, text in rows)
+
+
+def _input(decl: Input, spec: Spec) -> str:
+    tokens = f"T * {spec.steps.symbol}" if decl.per == "step" and spec.steps else "T"
+    return _with_remarks(_shape("B", tokens, decl.heads, *decl.dims), decl)
+
+
+def _param(decl: Param, spec: Spec) -> str:
+    shape = _shape(*(["HV"] if decl.per_head else []), *decl.dims) if decl.is_tensor else "a number"
+    default = f", default {_text(decl.default, spec)}" if decl.default is not None else ""
+    return _with_remarks(shape + default, decl)
+
+
+def _with_remarks(text: str, decl: Input | Param) -> str:
+    bounded = str(decl.range) != "[-inf, inf]"
+    return text + (f", in {decl.range}" if bounded else "") + (f": {decl.description}" if decl.description else "")
+
+
+def _statement(statement: Statement, spec: Spec) -> Iterator[str]:
+    match statement:
+        case Assign(text=text):
+            yield text
+        case Repeat(body):
+            assert spec.steps is not None, "a repeat needs steps"
+            yield f"repeat {spec.steps.symbol} times"
+            yield from (f"  {assign.text}" for assign in body)
+
+
+def _text(expr: Expr, spec: Spec) -> str:
+    """`expr` as its author wrote it."""
+    start = expr.span.column - 1
+    return spec.source.line(expr.span.line)[start : start + expr.span.length]
+
+
+def _shape(*dims: str) -> str:
+    return f"[{', '.join(dims)}]"

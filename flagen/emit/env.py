@@ -1,0 +1,70 @@
+"""Jinja2, set up so that a template can only lay out what its context hands it.
+
+A missing value is an error, and so is a value that no template asked for: the two are written in different places, and
+what one of them forgot would otherwise show up as a hole in somebody's generated code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, meta, nodes
+
+from flagen.diagnostics import InternalError
+
+
+def environment(templates: Path) -> Environment:
+    """The environment every template is rendered in; `templates` is the directory their paths are relative to."""
+    return Environment(
+        loader=FileSystemLoader(templates),
+        undefined=StrictUndefined,
+        autoescape=False,  # The output is Python and Markdown, not HTML.
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        auto_reload=False,
+    )
+
+
+def render(env: Environment, template: str, context: Mapping[str, object]) -> str:
+    """`template` filled from `context`, whose keys are exactly the names that the template uses.
+
+    Raises:
+        InternalError: the two disagree about a name, or the template itself is wrong.
+    """
+    try:
+        _check_names(env, template, context)
+        return env.get_template(template).render(context)
+    except TemplateError as error:
+        raise InternalError(f"template {template}: {error}") from error
+
+
+def _check_names(env: Environment, template: str, context: Mapping[str, object]) -> None:
+    used = _names_used(env, template)
+    missing, unused = sorted(used - context.keys()), sorted(context.keys() - used)
+    if missing:
+        raise InternalError(f"template {template} uses {', '.join(missing)}, which its context does not have")
+    if unused:
+        raise InternalError(f"the context of template {template} has {', '.join(unused)}, which it does not use")
+
+
+def _names_used(env: Environment, template: str) -> set[str]:
+    """The names that `template`, or what it includes, expects of its context."""
+    assert env.loader is not None
+    tree = env.parse(env.loader.get_source(env, template)[0], template)
+    used = meta.find_undeclared_variables(tree) - env.globals.keys()
+    for included in _sharing_context(tree):
+        used |= _names_used(env, included)
+    return used
+
+
+def _sharing_context(tree: nodes.Template) -> Iterator[str]:
+    """The templates that `tree` pulls in and hands its own context to."""
+    for node in tree.find_all((nodes.Include, nodes.Extends, nodes.Import, nodes.FromImport)):
+        if not getattr(node, "with_context", True):
+            continue
+        name = getattr(node, "template", None)
+        if not isinstance(name, nodes.Const):
+            raise InternalError(f"line {node.lineno} of a template: the path of another template must be a literal")
+        yield str(name.value)

@@ -1,0 +1,73 @@
+"""Whether a package is what a build would make now, told without building it.
+
+A build is a function of the spec's bytes, the name it is reported under, and the tools: flagen's own sources and
+templates, Python and the libraries that print. After a build the hash of these and of each file it made are kept in the
+project's `.flagen/`, one file a package. Losing that directory costs a rebuild and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from flagen.project import PACKAGE, bundled
+
+_LIBRARIES = ("gmpy2", "jinja2", "pyyaml", "ruff", "sympy")
+
+
+@functools.cache
+def tools_hash() -> str:
+    """A hash of everything but the spec that decides what a build makes."""
+    digest = hashlib.sha256(repr((sys.version_info[:2], [(name, version(name)) for name in _LIBRARIES])).encode())
+    for directory, pattern in ((PACKAGE, "*.py"), (bundled("templates"), "*.j2")):
+        for path in sorted(directory.rglob(pattern)):
+            content = path.read_bytes()
+            digest.update(f"\n{path.relative_to(directory).as_posix()} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def fingerprint(spec: bytes, shown: str) -> str:
+    """A hash of everything that decides what a build of this spec, reported under the name `shown`, makes."""
+    return _sha256(f"{tools_hash()}\n{shown}\n".encode() + spec)
+
+
+def fresh_package(record: Path, key: str, out: Path) -> str | None:
+    """The package in `out` that a build with the fingerprint `key` made, if it is there and untouched; else None."""
+    try:
+        remembered = json.loads(record.read_bytes())
+        files: Mapping[str, str] = remembered["files"]
+        if remembered["key"] != key or not files:
+            return None
+        package = out / str(remembered["package"])
+        if all(_sha256((package / path).read_bytes()) == sha for path, sha in files.items()):
+            return package.name
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # A record that is missing or damaged, or a file that is gone: build again.
+        return None
+    return None
+
+
+def remember(record: Path, key: str, package: str, files: Mapping[str, str]) -> None:
+    """Keep what a build with the fingerprint `key` made, for the next one to find."""
+    record.parent.mkdir(parents=True, exist_ok=True)
+    ignore = record.parent / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
+    hashes = {path: _sha256(text.encode()) for path, text in sorted(files.items())}
+    record.write_text(json.dumps({"key": key, "package": package, "files": hashes}, indent=1))
+
+
+def record_path(memory: Path, spec: Path, out: Path) -> Path:
+    """Where the build of `spec` into `out` is remembered."""
+    both = "\n".join((str(spec.resolve()), str(out.resolve())))
+    return memory / f"{_sha256(both.encode(errors='surrogateescape'))[:20]}.json"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

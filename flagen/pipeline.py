@@ -1,0 +1,336 @@
+"""From a spec's file to a package of operators.
+
+    stage   takes               gives                            layer
+    ------  ------------------  -------------------------------  -----------------------------
+    load    a YAML file         Spec, or every error in it       flagen.spec
+    derive  Spec                Derivation: the normal form,     flagen.algebra
+                                the chunk form, the adjoint
+    prove   Spec, Derivation    Proof, or no build               flagen.algebra
+    plan    Spec, Derivation    Plan                             flagen.plan
+    emit    Plan                the package's files, as text     flagen.backends, flagen.emit
+    write   the files           what changed on disk             flagen.emit
+
+`compile_spec` is the first five and touches nothing; `build` runs it for many specs, in several processes where that
+pays, and writes. Nothing is written for a spec that fails at any stage, and one that fails does not stop the others.
+
+Each stage imports its layer when it runs: a command that derives nothing never loads SymPy.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flagen import __version__
+from flagen.describe import describe
+from flagen.diagnostics import Diagnostic, InternalError, Source, SpecError
+from flagen.freshness import fingerprint, fresh_package, record_path, remember
+from flagen.project import Project, bundled
+
+if TYPE_CHECKING:
+    from flagen.algebra import Derivation, Proof
+    from flagen.emit import Changes
+    from flagen.plan.model import Plan
+    from flagen.spec.model import Spec
+
+# Below this many specs, starting processes costs more than it saves.
+_WORTH_A_POOL = 3
+
+
+# ------------------------------------------------------------------------------------------------------------- one spec
+
+
+@dataclass(frozen=True)
+class Package:
+    """A compiled spec: the text of every file, what was proved, and what the spec's author should know."""
+
+    name: str
+    files: Mapping[str, str]
+    proof: tuple[str, ...]
+    source: Source
+    remarks: tuple[Diagnostic, ...]
+    seconds: Mapping[str, float]
+
+
+def compile_spec(path: Path, shown: str) -> Package:
+    """Take the spec at `path` through every stage; `shown` is the path its files name as their origin.
+
+    Raises:
+        SpecError: the spec is wrong.
+        InternalError: a derivation failed its proof, or flagen is wrong in another way.
+    """
+    clock = Clock()
+    with clock.stage("load"):
+        spec, remarks = load(path)
+    with clock.stage("derive"):
+        derivation = derive(spec)
+    with clock.stage("prove"):
+        proof = prove(spec, derivation)
+    with clock.stage("plan"):
+        plan = make_plan(spec, derivation)
+    with clock.stage("emit"):
+        files = emit(spec, plan, shown)
+    remarks += remarks_on(derivation)
+    return Package(spec.name, files, proof.lines, spec.source, remarks, clock.seconds)
+
+
+def load(path: Path) -> tuple[Spec, tuple[Diagnostic, ...]]:
+    """The checked spec at `path`, and the warnings about it."""
+    from flagen.spec import check_spec, load_spec
+
+    spec = load_spec(path)
+    _, diagnostics = check_spec(spec.source.text, spec.source.file)
+    return spec, tuple(diagnostics)
+
+
+def derive(spec: Spec) -> Derivation:
+    """The normal form, chunk form and adjoint of the recurrence, or why it has none."""
+    from flagen import algebra
+
+    return algebra.derive(spec)
+
+
+def prove(spec: Spec, derivation: Derivation) -> Proof:
+    """What holds in exact arithmetic; raises InternalError where something does not."""
+    from flagen import algebra
+
+    return algebra.prove(spec, derivation)
+
+
+def make_plan(spec: Spec, derivation: Derivation) -> Plan:
+    """Which operators the package gets and everything the backends have to know to print them."""
+    from flagen import plan
+
+    return plan.make_plan(spec, derivation)
+
+
+def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
+    """The text of every file of the package, under its banner and formatted."""
+    from flagen.backends import BACKENDS
+    from flagen.emit import Origin, add_banner, environment, format_python, render
+
+    env = environment(bundled("templates"))
+    origin = Origin(__version__, shown, spec.sha256)
+    files: dict[str, str] = {}
+    for rendering in (rendering for backend in BACKENDS for rendering in backend.renderings(plan)):
+        if rendering.path in files:
+            raise InternalError(f"two backends write {rendering.path}")
+        text = render(env, rendering.template, rendering.context)
+        files[rendering.path] = add_banner(rendering.path, text, origin)
+    return format_python(files)
+
+
+def remarks_on(derivation: Derivation) -> tuple[Diagnostic, ...]:
+    """Why the spec has no chunk form, if it has none."""
+    missing = derivation.no_chunk_form
+    if missing is None:
+        return ()
+    return (Diagnostic("no-chunk-form", missing.span, missing.reason, severity="note"),)
+
+
+@dataclass
+class Clock:
+    """How long each stage took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+# ------------------------------------------------------------------------------------------------------- for a person
+
+
+def inspect(path: Path) -> tuple[Source, tuple[Diagnostic, ...]]:
+    """The spec at `path` and everything to say about it that is no error; raises SpecError where there are any."""
+    stages = Stages(path)
+    make_plan(stages.spec, stages.derivation)
+    return stages.spec.source, stages.remarks + remarks_on(stages.derivation)
+
+
+class Stages:
+    """The stages of one spec, each run when it is asked for: a form can be looked at even where its proof fails."""
+
+    NAMES = ("spec", "normal-form", "chunk-form", "adjoint", "proof", "plan")
+
+    def __init__(self, path: Path) -> None:
+        self.spec, self.remarks = load(path)
+
+    @cached_property
+    def derivation(self) -> Derivation:
+        return derive(self.spec)
+
+    def dump(self, stage: str) -> str:
+        """The result of `stage` as text to read."""
+        match stage:
+            case "spec":
+                return describe(self.spec)
+            case "proof":
+                return "\n".join(prove(self.spec, self.derivation).lines)
+            case "plan":
+                return make_plan(self.spec, self.derivation).dump()
+            case _:
+                form = getattr(self.derivation, stage.replace("-", "_"))
+                return form.dump() if form else "\n".join(note.message for note in remarks_on(self.derivation))
+
+
+# ----------------------------------------------------------------------------------------------------------- many specs
+
+
+@dataclass(frozen=True)
+class Job:
+    """One spec to build: where it is, what messages and generated files call it, and where its build is remembered."""
+
+    path: Path
+    shown: str
+    origin: str
+    record: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class UpToDate:
+    """Nothing to do: the package is what a build would make."""
+
+    spec: str
+    package: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """The package is on disk; or with `check`, `diff` tells how the one on disk differs."""
+
+    spec: str
+    package: Package
+    directory: str
+    changes: Changes
+    diff: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The spec is wrong."""
+
+    spec: str
+    source: Source
+    diagnostics: tuple[Diagnostic, ...]
+
+
+@dataclass(frozen=True)
+class Unwritable:
+    """The spec compiles, but its package cannot go where it should."""
+
+    spec: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """flagen is wrong: a bug to report, with what it takes to find it."""
+
+    spec: str
+    message: str
+
+
+Failure = Refused | Unwritable | Broken
+Result = UpToDate | Built | Failure
+
+
+def build(project: Project, specs: Iterable[Path], out: Path, *, check: bool = False) -> Iterator[Result]:
+    """Build `specs` into packages in the directory `out`, in order, yielding each result as it is known.
+
+    A spec whose package is what it would build is skipped. With `check` nothing is written and nothing is skipped:
+    every spec is compiled and compared with what is in `out`.
+    """
+    jobs = [_job(project, path, out) for path in specs]
+    fresh = {} if check else {job: name for job in jobs if (name := fresh_package(job.record, job.key, out))}
+    compiled = _compile_all([job for job in jobs if job not in fresh])
+    owners: dict[str, str] = {}
+    for job in jobs:
+        outcome = fresh[job] if job in fresh else next(compiled)
+        if isinstance(outcome, Refused | Broken):
+            yield outcome
+            continue
+        name = outcome if isinstance(outcome, str) else outcome.name
+        owner = owners.setdefault(name, job.shown)
+        if owner != job.shown:
+            yield Unwritable(job.shown, f"builds the package {name}, and so does {owner}")
+        elif isinstance(outcome, str):
+            yield UpToDate(job.shown, name)
+        else:
+            yield _compare_or_write(project, job, outcome, out, check)
+
+
+def orphans(results: Collection[Result], out: Path) -> tuple[str, ...]:
+    """The packages in `out` that none of `results` accounts for, where all specs were built: their spec is gone."""
+    if any(isinstance(result, Refused | Broken) for result in results) or not out.is_dir():
+        return ()  # The name of what failed is not known.
+    from flagen.emit import own_files
+
+    built = {result.package.name for result in results if isinstance(result, Built)}
+    packages = (path for path in sorted(out.iterdir()) if path.is_dir() and path.name not in built)
+    return tuple(package.name for package in packages if any(own_files(package)))
+
+
+def _job(project: Project, path: Path, out: Path) -> Job:
+    origin = project.show_portable(path)
+    record = record_path(project.memory, path, out)
+    try:
+        key = fingerprint(path.read_bytes(), origin)
+    except OSError:
+        key = ""  # Nothing was built from a file that cannot be read; loading it says so.
+    return Job(path, project.show(path), origin, record, key)
+
+
+def _compile_all(jobs: Sequence[Job]) -> Iterator[Package | Refused | Broken]:
+    workers = min(_processors(), len(jobs))
+    if len(jobs) < _WORTH_A_POOL or workers < 2:
+        yield from map(_try_compile, jobs)
+        return
+    # Workers start from nothing: forking a process that shows progress from a thread is asking for a deadlock.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_try_compile, jobs)
+
+
+def _try_compile(job: Job) -> Package | Refused | Broken:
+    """Compile, with every failure as a value: exceptions with arguments do not survive the way between processes."""
+    try:
+        return compile_spec(job.path, job.origin)
+    except SpecError as error:
+        return Refused(job.shown, error.source, error.diagnostics)
+    except InternalError as error:
+        return Broken(job.shown, str(error))
+    except Exception:
+        return Broken(job.shown, traceback.format_exc())
+
+
+def _compare_or_write(project: Project, job: Job, package: Package, out: Path, check: bool) -> Built | Unwritable:
+    from flagen.emit import ForeignFile, differences, pending_changes, write_package
+
+    directory = out / package.name
+    shown = project.show(directory)
+    try:
+        diff = differences(directory, shown, package.files) if check else ""
+        changes = pending_changes(directory, package.files) if check else write_package(directory, package.files)
+        if not check:
+            remember(job.record, job.key, package.name, package.files)
+    except (ForeignFile, OSError) as error:
+        return Unwritable(job.shown, str(error))
+    return Built(job.shown, package, shown, changes, diff)
+
+
+def _processors() -> int:
+    """The processors this process may use; a container may have fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,202 @@
+"""What a person sees: results, diagnostics and tables, styled in a terminal and plain in a pipe.
+
+Everything is printed as text, never as markup, so what a spec says cannot style or steer a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from flagen.diagnostics import Diagnostic, Source
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flagen.catalogue import Variant
+    from flagen.pipeline import Built, Result
+
+_STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
+# With more specs than this, one line each has to do.
+_IN_FULL = 2
+
+
+# --------------------------------------------------------------------------------------------------------------- builds
+
+
+def follow(results: Iterable[Result], total: int, *, check: bool, verbose: bool) -> list[Result]:
+    """Print each result as it comes, with a progress bar in a terminal, and a summary; returns the results."""
+    seen: list[Result] = []
+    full = verbose or total <= _IN_FULL
+    for result in _with_progress(results, total):
+        _print_result(result, full=full, check=check, verbose=verbose)
+        seen.append(result)
+    if total > 1:
+        _print_summary(seen, check)
+    return seen
+
+
+def orphans(names: Sequence[str], out: str) -> None:
+    for name in names:
+        _err(f"{out}/{name}: no spec builds this package", "yellow")
+
+
+def _print_result(result: Result, *, full: bool, check: bool, verbose: bool) -> None:
+    from flagen import pipeline
+
+    match result:
+        case pipeline.UpToDate(_, package):
+            _out(f"{package}: up to date", "dim")
+        case pipeline.Refused(_, source, diagnostics):
+            refused(source, diagnostics)
+        case pipeline.Unwritable(spec, message):
+            failed(f"{spec}: {message}")
+        case pipeline.Broken(spec, message):
+            broken(f"{spec}: {message}")
+        case pipeline.Built():
+            _print_built(result, full=full, check=check, verbose=verbose)
+
+
+def _print_built(built: Built, *, full: bool, check: bool, verbose: bool) -> None:
+    package, changes = built.package, built.changes
+    for remark in package.remarks:
+        _print_diagnostic(remark, package.source)
+    done = f"{len(changes.written)} written, {len(changes.unchanged)} unchanged"
+    if changes.removed:
+        done += f", {len(changes.removed)} removed"
+    if check:
+        done = "differs" if built.diff else "as built"
+    seconds = sum(package.seconds.values())
+    _out(f"{package.name}: proved; {built.directory}: {done} ({seconds:.2f} s)", "green" if not built.diff else "red")
+    if full:
+        for line in package.proof:
+            _out(f"  proved  {line}", "dim")
+    if verbose:
+        for path in sorted(package.files):
+            state = "same" if path in changes.unchanged else "differs" if check else "wrote"
+            _out(f"  {state:7} {built.directory}/{path}", "dim")
+        _out("  " + "  ".join(f"{stage} {taken:.3f} s" for stage, taken in package.seconds.items()), "dim")
+    _print_diff(built.diff)
+
+
+def _print_diff(diff: str) -> None:
+    styles = {"+": "green", "-": "red", "@": "cyan"}
+    for line in diff.split("\n")[:-1]:
+        _out(line, styles.get(line[0], "") if line and not line.startswith(("+++", "---")) else "bold")
+
+
+def _print_summary(results: Sequence[Result], check: bool) -> None:
+    from flagen import pipeline
+
+    built = [result for result in results if isinstance(result, pipeline.Built)]
+    differing = sum(bool(result.diff) for result in built)
+    fresh = sum(isinstance(result, pipeline.UpToDate) for result in results)
+    failures = len(results) - len(built) - fresh
+    counts = [f"{differing} differ", f"{len(built) - differing} as built"] if check else [f"{len(built)} built"]
+    counts += [f"{fresh} up to date"] if fresh else []
+    counts += [f"{failures} failed"] if failures else []
+    _out(f"{len(results)} specs: {', '.join(counts)}", "bold red" if differing or failures else "bold green")
+
+
+def _with_progress(results: Iterable[Result], total: int) -> Iterable[Result]:
+    if total < 2 or not _console(sys.stdout.isatty()).is_terminal:
+        return results
+    from rich.progress import Progress
+
+    def tracked() -> Iterable[Result]:
+        with Progress(console=_console(), transient=True) as progress:
+            yield from progress.track(results, total=total, description="building")
+
+    return tracked()
+
+
+# --------------------------------------------------------------------------------------------------- one spec, in words
+
+
+def checked(spec: str, source: Source, remarks: Sequence[Diagnostic]) -> None:
+    for remark in remarks:
+        _print_diagnostic(remark, source)
+    warnings = sum(remark.severity == "warning" for remark in remarks)
+    _out(f"{spec}: ok" + (f", {warnings} warning{'s' * (warnings > 1)}" if warnings else ""), "green")
+
+
+def refused(source: Source, diagnostics: Iterable[Diagnostic]) -> None:
+    for diagnostic in diagnostics:
+        _print_diagnostic(diagnostic, source)
+
+
+def failed(message: str) -> None:
+    _err(f"flagen: {message}", "bold red")
+
+
+def broken(message: str) -> None:
+    failed(f"{message.rstrip()}\nThis is a bug in flagen, not in the spec. Please report it, with the spec.")
+
+
+def created(path: str, name: str) -> None:
+    _out(f"wrote {path}", "green")
+    _out(f"Edit it, then run `flagen check {name}` and `flagen build {name}`.")
+
+
+def stage(name: str, text: str, *, markdown: bool) -> None:
+    title = name.replace("-", " ").capitalize()
+    if markdown:
+        _out(f"## {title}\n\n```text\n{text.rstrip()}\n```\n")
+    else:
+        _out(title, "bold cyan")
+        _out("".join(f"  {line}".rstrip() + "\n" for line in text.rstrip().split("\n")))
+
+
+def catalogue(variants: Sequence[Variant]) -> None:
+    """One row a variant: a table in a terminal, aligned columns in a pipe."""
+    from flagen.catalogue import COLUMNS, cells
+
+    rows = [tuple(_printable(cell) for cell in cells(variant)) for variant in variants]
+    if _console().is_terminal:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*COLUMNS, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(Text(row[0], "bold cyan"), *map(Text, row[1:]))
+        _console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    for row in (COLUMNS, *rows):
+        _out("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_diagnostic(diagnostic: Diagnostic, source: Source) -> None:
+    head, *rest = diagnostic.render(source).split("\n")
+    _err(head, _STYLES[diagnostic.severity])
+    for line in rest:
+        _err(line)
+
+
+# ------------------------------------------------------------------------------------------------------------- printing
+
+
+@cache
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def _out(text: str, style: str = "") -> None:
+    from rich.text import Text
+
+    _console().print(Text(_printable(text), style))
+
+
+def _err(text: str, style: str = "") -> None:
+    from rich.text import Text
+
+    _console(stderr=True).print(Text(_printable(text), style))
+
+
+def _printable(text: str) -> str:
+    """`text` with control characters spelled out: a spec's text may hold any, and a terminal obeys them."""
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
