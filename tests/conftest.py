@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Triton reads this once, when a kernel is decorated: one process has either the interpreter or the compiler.
+    # Triton reads this when it is imported: one process has either the interpreter or the compiler.
     if not _only_gpu_tests(config):
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -24,7 +29,28 @@ def _only_gpu_tests(config: pytest.Config) -> bool:
 
 @pytest.fixture(scope="session")
 def interpreter() -> None:
-    """Triton's interpreter with its bf16 repaired. Not at import: most tests need neither torch nor Triton."""
+    """Triton's interpreter with its bf16 repaired. A fixture, since most tests need neither torch nor Triton."""
     from flagen.triton_cpu import repair
 
     repair()
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uninitialized floating memory reads as NaN, so that an element nobody wrote cannot pass for a zero."""
+    import torch
+
+    for owner, names in {
+        torch: ("empty", "empty_like", "empty_strided"),
+        torch.Tensor: ("new_empty", "new_empty_strided"),
+    }.items():
+        for name in names:
+            monkeypatch.setattr(owner, name, _poisoned(getattr(owner, name)))
+
+
+def _poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def allocate_poisoned(*args: object, **kwargs: object) -> Tensor:
+        memory = allocate(*args, **kwargs)
+        return memory.fill_(float("nan")) if memory.is_floating_point() else memory
+
+    return allocate_poisoned

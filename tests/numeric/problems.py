@@ -23,7 +23,7 @@ from flagen.spec.model import Input, Param, Spec
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "specs").glob("*.yaml"))
 
-# -------------------------------------------------------------------------------------------------------------- variants
+# ------------------------------------------------------------------------------------------------------------- variants
 
 Sampler = Callable[[Tensor], Tensor]
 """From standard normal numbers to an argument's, in the same shape."""
@@ -52,14 +52,22 @@ def negative(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Variant:
-    """How a variant's arguments are drawn (standard normal unless told), and the scalars it requires."""
+    """How a variant's arguments are drawn (standard normal unless told), and the scalars it requires.
+
+    `ends` are the extremes to test where those of the declared range cannot all be met at once.
+    """
 
     samplers: Mapping[str, Sampler] = field(default_factory=dict)
     scalars: Mapping[str, float] = field(default_factory=dict)
+    ends: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def _variant(scalars: Mapping[str, float] | None = None, **samplers: Sampler) -> Variant:
-    return Variant(samplers, scalars or {})
+def _variant(
+    scalars: Mapping[str, float] | None = None,
+    ends: Mapping[str, tuple[float, float]] | None = None,
+    **samplers: Sampler,
+) -> Variant:
+    return Variant(samplers, scalars or {}, ends or {})
 
 
 VARIANTS = {
@@ -67,7 +75,8 @@ VARIANTS = {
     "retention": _variant(),
     "lightning_attn": _variant({"layer_idx": 3, "num_layers": 12}),
     "simple_gla": _variant(g=log_decay),
-    "mamba2": _variant(dt=softplus, A=negative),
+    # No step of zero under a rate of -inf: 0 * inf is not a number in any form.
+    "mamba2": _variant(ends={"dt": (0, 20), "A": (-30, 0)}, dt=softplus, A=negative),
     "gla": _variant(g=log_decay),
     "hgrn2": _variant(g=log_decay),
     "rwkv6": _variant(w=log_decay),
@@ -99,7 +108,7 @@ def form(kind: str, name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
     return getattr(package(name), f"{kind}_{name}")
 
 
-# ---------------------------------------------------------------------------------------------------------------- shapes
+# --------------------------------------------------------------------------------------------------------------- shapes
 
 
 @dataclass(frozen=True)
@@ -204,7 +213,7 @@ def make(name: str, shape: Shape, *, state: bool = True, seed: int = 0, **scalar
     return Problem(name, tensors, {**variant.scalars, **steps, **scalars}, S if state else None, cu_seqlens)
 
 
-# --------------------------------------------------------------------------------------------------------------- results
+# -------------------------------------------------------------------------------------------------------------- results
 
 
 def evaluate(

@@ -1,8 +1,8 @@
 """Every recurrence, written out by hand: one token, one head, in the words of the papers.
 
-Nothing here comes from a spec or from generated code. A *rule* says what one token does to the state of one head and what
-it reads there; `recurrence` runs a rule over sequences, heads and tokens. That loop is the only place that knows about
-batches, packed sequences, grouped heads and micro-steps, and it indexes rather than reshapes, so that it is plainly right.
+Nothing here comes from a spec or from generated code. A *rule* says what one token does to the state of one head and
+what it reads there; `recurrence` runs a rule over sequences, heads and tokens. That loop is the only place that knows
+of batches, packed sequences, grouped heads and micro-steps, and it indexes where it could reshape, to be plainly right.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, signature
+from itertools import pairwise
 
 import torch
 from torch import Tensor, einsum, exp
@@ -22,8 +23,8 @@ REFERENCES: dict[str, Rule] = {}
 def recurrence(state: str, *, per_step: str = "", per_head: str = "") -> Callable[[Rule], Rule]:
     """Turn a rule into a function of whole tensors, with the signature of the variant of that name.
 
-    `state` names two inputs whose last dims size the state's rows and columns; `per_step` the inputs with a row for each
-    micro-step of a token; `per_head` the params, which have one entry for each value head and no token.
+    `state` names two inputs whose last dims size the state's rows and columns; `per_step` the inputs with a row for
+    each micro-step of a token; `per_head` the params, which have one entry for each value head and no token.
     """
 
     def decorate(rule: Rule) -> Rule:
@@ -53,7 +54,7 @@ def recurrence(state: str, *, per_step: str = "", per_head: str = "") -> Callabl
                 spans = [(b, 0, T) for b in range(B)]
             else:
                 ends = cu_seqlens.tolist()
-                spans = [(0, start, end) for start, end in zip(ends, ends[1:], strict=False)]
+                spans = [(0, start, end) for start, end in pairwise(ends)]
             context = {name: value for name, value in {"HV": HV}.items() if name in known}
 
             def operand(name: str, b: int, t: int, head: int) -> Tensor:
@@ -100,7 +101,7 @@ def read(S: Tensor, q: Tensor, scale: float | None) -> Tensor:
     return (q.shape[-1] ** -0.5 if scale is None else scale) * retrieve(S, q)
 
 
-# -------------------------------------------------------------------------------------------------------------- additive
+# ------------------------------------------------------------------------------------------------------------- additive
 
 
 @recurrence("k v")
@@ -156,7 +157,7 @@ def rwkv6(S, r, k, v, w, u, *, scale=None):
     return S, o
 
 
-# ----------------------------------------------------------------------------------------------------------------- delta
+# ---------------------------------------------------------------------------------------------------------------- delta
 
 
 @recurrence("k v")

@@ -1,0 +1,89 @@
+"""Gates at the ends of what a spec declares, and keys that all but coincide: finite, and still the recurrence."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tests.numeric.problems import NAMES, VARIANTS, Problem, Shape, assert_close, evaluate, form, make, spec_of
+from tests.numeric.references import REFERENCES
+
+SHAPE = Shape(T=37, K=8, V=6, groups=2)
+UNBOUNDED = (-math.inf, math.inf)
+
+
+def levels(name: str) -> dict[str, list[float]]:
+    """For each tensor of a declared range: its ends, and -20 where that lies between them."""
+    spec = spec_of(name)
+    declared = {
+        x.name: (x.range.low, x.range.high) for x in (*spec.inputs, *spec.params) if x.name not in scalars(name)
+    }
+    declared = {x: ends for x, ends in declared.items() if ends != UNBOUNDED}
+    ends = {**declared, **VARIANTS[name].ends}
+    return {x: [low, high] + [-20.0] * (low < -20 < high) for x, (low, high) in ends.items()}
+
+
+def scalars(name: str) -> set[str]:
+    return {param.name for param in spec_of(name).params if not param.is_tensor}
+
+
+GATED = [name for name in NAMES if levels(name)]
+
+
+def at_low(x: Tensor, values: list[float]) -> Tensor:
+    return torch.full_like(x, values[0])
+
+
+def at_high(x: Tensor, values: list[float]) -> Tensor:
+    return torch.full_like(x, values[1])
+
+
+def at_20(x: Tensor, values: list[float]) -> Tensor:
+    return torch.full_like(x, values[-1])
+
+
+def mixed(x: Tensor, values: list[float]) -> Tensor:
+    """Each element at one of the levels, or left as it was."""
+    choice = torch.randint(0, len(values) + 1, x.shape, generator=torch.Generator().manual_seed(x.numel()))
+    return torch.stack([*(torch.full_like(x, value) for value in values), x]).gather(0, choice[None])[0]
+
+
+def extreme(name: str, place) -> Problem:
+    problem = make(name, SHAPE)
+    return problem.with_tensors(**{x: place(problem.tensors[x], values) for x, values in levels(name).items()})
+
+
+def check_every_form(problem: Problem, chunk_size: int) -> None:
+    name = problem.name
+    expected = evaluate(REFERENCES[name], problem)
+    assert all(x.isfinite().all() for x in expected.values())
+    assert_close(expected, evaluate(form("naive_recurrent", name), problem), 1e-12)
+    assert_close(expected, evaluate(form("naive_chunk", name), problem, chunk_size=chunk_size), 1e-9)
+
+    single = problem.to(torch.float32)
+    expected = evaluate(REFERENCES[name], single.to(torch.float64))
+    assert_close(expected, evaluate(form("naive_chunk", name), single, chunk_size=chunk_size), 1e-5, gradients=1e-4)
+    values = {x: expected[x] for x in ("o", "final_state")}
+    assert_close(values, evaluate(form("fused_recurrent", name), single, wrt=()), 1e-5)
+
+
+@pytest.mark.parametrize("place", [at_low, at_high, at_20, mixed])
+@pytest.mark.parametrize("name", GATED)
+def test_gates_at_their_ends(name, place):
+    check_every_form(extreme(name, place), chunk_size=16)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if any(i.name == "beta" for i in spec_of(name).inputs)])
+def test_correlated_keys_written_at_full_strength(name):
+    """An inverse by powers of L loses every digit here, and looks perfect on random keys."""
+    problem = make(name, Shape(T=70, K=16, V=12, groups=2))
+    tensors = problem.tensors
+    erased = "v" if name == "oja" else "k"
+    keys = normalize(1 + 0.1 * torch.randn(tensors[erased].shape, generator=torch.Generator().manual_seed(0)), dim=-1)
+    beta = 0.99 * torch.full_like(tensors["beta"], levels(name)["beta"][1])
+    gentle = {x: 0.01 * tensors[x] for x in ("g",) if x in tensors}
+    check_every_form(problem.with_tensors(**{erased: keys.double()}, beta=beta, **gentle), chunk_size=64)

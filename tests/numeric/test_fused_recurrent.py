@@ -1,0 +1,46 @@
+"""Rungs 3 and 4: the recurrent kernel, interpreted, against the recurrence in float64 on the same rounded inputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.numeric import shapes
+from tests.numeric.problems import NAMES, Problem, Shape, assert_close, evaluate, form, make
+
+LOW_PRECISION_SHAPES = (shapes.GROUPS_OF_4, shapes.ABOVE_A_CHUNK, shapes.WIDEST_VALUE, shapes.PACKED)
+
+
+def check(problem: Problem, bound: float, **bounds: float) -> None:
+    wrt = None if bounds else ()
+    expected = evaluate(form("naive_recurrent", problem.name), problem.to(torch.float64), wrt=wrt)
+    assert_close(expected, evaluate(form("fused_recurrent", problem.name), problem, wrt=wrt), bound, **bounds)
+
+
+@pytest.mark.parametrize("shape", shapes.SHAPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_float32(name, shape):
+    check(make(name, shape).to(torch.float32), 1e-5)
+
+
+@pytest.mark.parametrize("shape", LOW_PRECISION_SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_low_precision(name, dtype, shape):
+    check(make(name, shape).to(dtype), 5e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_starts_from_zero(name):
+    check(make(name, Shape(lengths=(0, 3, 4), groups=2), state=False).to(torch.float32), 1e-5)
+
+
+@pytest.mark.parametrize("shape", [shapes.GROUPS_OF_4, shapes.PACKED], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients(name, shape):
+    check(make(name, shape).to(torch.float32), 1e-5, gradients=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float64(name):
+    check(make(name, shapes.GROUPS_OF_4), 1e-12, gradients=1e-12)

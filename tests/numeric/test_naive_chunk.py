@@ -1,0 +1,60 @@
+"""Rung 2: the derived chunk form is the recurrence, values and gradients, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.numeric import shapes
+from tests.numeric.problems import NAMES, Shape, assert_close, evaluate, form, make
+
+# None is the package's own choice. Every shape meets a chunk that ends inside it, on its end, or beyond it.
+CASES = [
+    (shapes.EMPTY, 16),
+    (shapes.ONE_TOKEN, 1),
+    (shapes.ONE_TOKEN, None),
+    (shapes.GROUPS_OF_4, 1),
+    (shapes.GROUPS_OF_4, 16),
+    (shapes.BELOW_A_CHUNK, 64),
+    (shapes.ONE_CHUNK, 16),
+    (shapes.ONE_CHUNK, 64),
+    (shapes.ABOVE_A_CHUNK, 24),
+    (shapes.ABOVE_A_CHUNK, 64),
+    (shapes.MANY_CHUNKS, None),
+    (shapes.MANY_CHUNKS, 64),
+    (shapes.WIDE_KEY, 7),
+    (shapes.WIDEST_KEY, 16),
+    (shapes.WIDEST_VALUE, 2),
+    (shapes.PACKED, 16),
+    (shapes.PACKED_32, 64),
+    (shapes.PACKED_EMPTY, None),
+]
+
+
+@pytest.mark.parametrize(("shape", "chunk_size"), CASES, ids=lambda x: f"C{x}" if isinstance(x, int) else str(x))
+@pytest.mark.parametrize("name", NAMES)
+def test_is_the_recurrence(name, shape, chunk_size):
+    problem = make(name, shape)
+    size = {} if chunk_size is None else {"chunk_size": chunk_size}
+    expected = evaluate(form("naive_recurrent", name), problem)
+    assert_close(expected, evaluate(form("naive_chunk", name), problem, **size), 1e-9)
+
+
+@pytest.mark.parametrize("shape", [Shape(T=7, groups=2), Shape(lengths=(0, 3, 4))], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_starts_from_zero(name, shape):
+    problem = make(name, shape, state=False)
+    expected = evaluate(form("naive_recurrent", name), problem)
+    assert_close(expected, evaluate(form("naive_chunk", name), problem, chunk_size=4), 1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_the_derivatives(name):
+    problem = make(name, Shape(T=3, K=2, V=3, groups=2))
+    leaves = {**problem.tensors, "initial_state": problem.initial_state}
+
+    def run(*values):
+        swapped = problem.map(lambda key, _: values[list(leaves).index(key)])
+        return swapped.call(form("naive_chunk", name), chunk_size=2)
+
+    assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in leaves.values()])

@@ -1,0 +1,42 @@
+"""A sequence run in pieces, by any of the forms, is the sequence run at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from tests.numeric.problems import NAMES, Problem, Shape, assert_close, evaluate, form, make, spec_of
+
+SHAPE = Shape(T=21, B=2, groups=2)
+CUTS = (0, 13, 14, 15, 15, 21)
+"""A prefill, two tokens decoded, a call without a token, and the rest."""
+
+FORMS = ("naive_recurrent", "naive_chunk", "fused_recurrent")
+
+
+def piece(problem: Problem, start: int, end: int, state: torch.Tensor) -> Problem:
+    """Tokens start to end of the problem, from `state` on."""
+    spec = spec_of(problem.name)
+    rows = {i.name: 1 if spec.steps is None or i.per == "token" else SHAPE.n for i in spec.inputs}
+    tensors = {
+        name: x[:, start * rows[name] : end * rows[name]] if name in rows else x for name, x in problem.tensors.items()
+    }
+    return replace(problem, tensors=tensors, initial_state=state)
+
+
+@pytest.mark.parametrize("decode", FORMS)
+@pytest.mark.parametrize("prefill", FORMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_pieces_are_the_whole(name, prefill, decode):
+    fused = "fused_recurrent" in (prefill, decode)
+    problem = make(name, SHAPE).to(torch.float32 if fused else torch.float64)
+    state, outputs = problem.initial_state, []
+    for i, (start, end) in enumerate(pairwise(CUTS)):
+        o, state = piece(problem, start, end, state).call(form(decode if i else prefill, name))
+        outputs.append(o)
+    expected = evaluate(form("naive_recurrent", name), problem.to(torch.float64), wrt=())
+    got = {"o": torch.cat(outputs, dim=1), "final_state": state}
+    assert_close(expected, got, 1e-5 if fused else 1e-9)
