@@ -80,6 +80,7 @@ def build(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; show how what is there differs from a build. Exit 1 if so.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build what is up to date, too.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show each file, and the time of each stage.")
     ] = False,
@@ -93,7 +94,8 @@ def build(
     project = Project.of(Path.cwd())
     paths = _paths(project, specs or [], all_specs)
     out = out or project.generated
-    results = report.follow(pipeline.build(project, paths, out, check=check), len(paths), check=check, verbose=verbose)
+    building = pipeline.build(project, paths, out, check=check, force=force)
+    results = report.follow(building, len(paths), check=check, verbose=verbose)
     orphans = pipeline.orphans(results, out) if check and all_specs else ()
     report.orphans(orphans, project.show(out))
     raise typer.Exit(max([*map(_exit_code, results), WRONG if orphans else OK]))

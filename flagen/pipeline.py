@@ -248,14 +248,18 @@ Failure = Refused | Unwritable | Broken
 Result = UpToDate | Built | Failure
 
 
-def build(project: Project, specs: Iterable[Path], out: Path, *, check: bool = False) -> Iterator[Result]:
+def build(
+    project: Project, specs: Iterable[Path], out: Path, *, check: bool = False, force: bool = False
+) -> Iterator[Result]:
     """Build `specs` into packages in the directory `out`, in order, yielding each result as it is known.
 
-    A spec whose package is what it would build is skipped. With `check` nothing is written and nothing is skipped:
-    every spec is compiled and compared with what is in `out`.
+    A spec whose package is what it would build is skipped, but not with `force`. With `check` nothing is written and
+    nothing is skipped: every spec is compiled and compared with what is in `out`.
     """
     jobs = [_job(project, path, out) for path in specs]
-    fresh = {} if check else {job: name for job in jobs if (name := fresh_package(job.record, job.key, out))}
+    fresh: dict[Job, str] = {}
+    if not (check or force):
+        fresh = {job: name for job in jobs if (name := fresh_package(job.record, job.key, out))}
     compiled = _compile_all([job for job in jobs if job not in fresh])
     owners: dict[str, str] = {}
     for job in jobs:
