@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize, softplus
 
-from flagen.spec.loader import load_spec
+from flagen.spec import load_spec
 from flagen.spec.model import Input, Param, Spec
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,146 @@
+"""The derived chunk form against the recurrence, both in plain PyTorch on the CPU.
+
+    python -m benchmarks.naive_chunk                        gated_delta_rule, B 1, H 4, T 2048, K = V = 64, float32
+    python -m benchmarks.naive_chunk kda --repeats 9        another variant, more repeats
+    python -m benchmarks.naive_chunk --save                 keep the figures in benchmarks/results/
+
+The two forms take turns, so that whatever else the machine does slows both; a figure is the median of its repeats.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tests.numeric.problems import NAMES, Problem, Shape, cotangent, form, make, rms_ratio
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median seconds of one pass through both forms."""
+
+    what: str
+    recurrent: float
+    chunk: float
+
+    @property
+    def ratio(self) -> float:
+        return self.recurrent / self.chunk
+
+
+def forward(function: Callable, problem: Problem) -> None:
+    with torch.no_grad():
+        problem.call(function)
+
+
+def forward_and_backward(function: Callable, problem: Problem) -> None:
+    problem = problem.map(lambda _, x: x.detach().requires_grad_())
+    o, _ = problem.call(function)
+    o.backward(cotangent("o", o).to(o.dtype))
+
+
+def measure(what: str, step: Callable[[Callable, Problem], None], problem: Problem, repeats: int) -> Timing:
+    forms = [form("naive_recurrent", problem.name), form("naive_chunk", problem.name)]
+    seconds: list[list[float]] = [[], []]
+    # The first round warms up and is not counted.
+    for _ in range(repeats + 1):
+        for function, times in zip(forms, seconds, strict=True):
+            start = time.perf_counter()
+            step(function, problem)
+            times.append(time.perf_counter() - start)
+    return Timing(what, *(median(times[1:]) for times in seconds))
+
+
+def agreement(problem: Problem) -> float:
+    """How far apart the outputs of the two forms are: a figure for wrong numbers is worth nothing."""
+    with torch.no_grad():
+        (expected, _), (got, _) = (
+            problem.call(form(kind, problem.name)) for kind in ("naive_recurrent", "naive_chunk")
+        )
+    return rms_ratio(expected, got)
+
+
+def machine() -> dict[str, str | int]:
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def table(title: str, timings: list[Timing]) -> Table:
+    grid = Table(title=title, title_justify="left")
+    grid.add_column("pass")
+    for column in ("naive_recurrent", "naive_chunk", "ratio"):
+        grid.add_column(column, justify="right")
+    for timing in timings:
+        grid.add_row(
+            timing.what, f"{1e3 * timing.recurrent:.1f} ms", f"{1e3 * timing.chunk:.1f} ms", f"{timing.ratio:.1f}x"
+        )
+    return grid
+
+
+def main(
+    variant: Annotated[str, typer.Argument(help="which variant to run")] = "gated_delta_rule",
+    tokens: Annotated[int, typer.Option(help="sequence length")] = 2048,
+    repeats: Annotated[int, typer.Option(help="counted repeats of each pass", min=1)] = 5,
+    json_path: Annotated[Path | None, typer.Option("--json", help="write the figures there as JSON")] = None,
+    save: Annotated[bool, typer.Option(help="write them to benchmarks/results/")] = False,
+) -> None:
+    """Time naive_chunk against naive_recurrent."""
+    if variant not in NAMES:
+        raise typer.BadParameter(f"{variant!r} is none of {', '.join(NAMES)}")
+    shape = Shape(T=tokens, H=4, K=64, V=64)
+    problem = make(variant, shape, state=False).to(torch.float32)
+    timings = [
+        measure("forward", forward, problem, repeats),
+        measure("forward and backward", forward_and_backward, problem, repeats),
+    ]
+    host, difference = machine(), agreement(problem)
+
+    console = Console()
+    console.print(table(f"{variant}: B {shape.B}, H {shape.H}, T {tokens}, K = V = 64, float32", timings))
+    console.print(f"RMS difference of the outputs {difference:.1e}; median of {repeats}", style="dim")
+    console.print(", ".join(f"{key} {value}" for key, value in host.items()), style="dim")
+
+    figures = {
+        "benchmark": "naive_chunk",
+        "variant": variant,
+        "shape": {"B": shape.B, "H": shape.H, "T": tokens, "K": shape.K, "V": shape.V, "dtype": "float32"},
+        "repeats": repeats,
+        "machine": host,
+        "output_rms_difference": difference,
+        "timings": [{**asdict(timing), "ratio": timing.ratio} for timing in timings],
+    }
+    targets = [json_path] if json_path else []
+    targets += [RESULTS / f"naive_chunk_{variant}.json"] if save else []
+    for path in targets:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

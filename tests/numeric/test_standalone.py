@@ -1,0 +1,86 @@
+"""Generated packages stand alone: they import and run where neither flagen nor Triton can be imported."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.numeric.problems import NAMES, ROOT, Shape, make
+
+BLOCK = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+
+BLOCKED = set(sys.argv[2:])
+sys.meta_path.insert(0, Blocker())
+sys.path.insert(0, sys.argv[1])
+"""
+
+IMPORT_ALL = """
+import importlib, pkgutil
+import generated
+
+for package in pkgutil.iter_modules(generated.__path__):
+    module = importlib.import_module(f"generated.{package.name}")
+    for name in module.__all__:
+        getattr(module, name)
+    for file in pkgutil.iter_modules(module.__path__):
+        if file.name != "kernels" or "triton" not in BLOCKED:
+            importlib.import_module(f"generated.{package.name}.{file.name}")
+    print(package.name)
+"""
+
+RUN_ALL = """
+import importlib, sys, torch
+
+for name, (args, keywords) in torch.load(f"{sys.argv[1]}/problems.pt").items():
+    module = importlib.import_module(f"generated.{name}")
+    results = [
+        getattr(module, f"{kind}_{name}")(*args, **keywords, output_final_state=True)
+        for kind in ("naive_recurrent", "naive_chunk", "fused_recurrent")
+    ]
+    for result in results[1:]:
+        for expected, got in zip(results[0], result):
+            torch.testing.assert_close(got, expected)
+    print(name)
+"""
+
+
+def run(script: str, folder: Path, *blocked: str) -> list[str]:
+    """The script's lines of output, from an isolated process that finds `folder` and not `blocked`."""
+    command = [sys.executable, "-I", "-c", BLOCK + script, str(folder), *blocked]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A folder with a copy of generated/ and nothing else of the project."""
+    shutil.copytree(ROOT / "generated", tmp_path / "generated", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("blocked", [("flagen", "triton"), ("flagen",)], ids=" and ".join)
+def test_imports_without(elsewhere, blocked):
+    assert set(NAMES) <= set(run(IMPORT_ALL, elsewhere, *blocked))
+
+
+def test_runs_without_flagen_and_triton(elsewhere):
+    """On CPU tensors every form is PyTorch, fused_recurrent included."""
+    calls = {}
+    for name in NAMES:
+        problem = make(name, Shape(T=20, groups=2)).to(torch.float32)
+        required = [x for n, x in problem.tensors.items() if n not in problem.optional]
+        calls[name] = (required, {**problem.scalars, "initial_state": problem.initial_state})
+    torch.save(calls, elsewhere / "problems.pt")
+    assert run(RUN_ALL, elsewhere, "flagen", "triton") == NAMES
