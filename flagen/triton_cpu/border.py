@@ -9,14 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
-triton: Any = import_module("triton")
-tl: Any = import_module("triton.language")
-interpreter: Any = import_module("triton.runtime.interpreter")
-autotuner: Any = import_module("triton.runtime.autotuner")
-ir: Any = import_module("triton._C.libtriton").ir
+import triton
+import triton.language as tl
+from triton._C.libtriton import ir
+from triton.runtime import autotuner, interpreter
+
+__all__ = [
+    "InterpreterOffError",
+    "Patch",
+    "UnsupportedTritonError",
+    "autotuner",
+    "interpreter",
+    "ir",
+    "patched",
+    "require_interpreter",
+    "stock",
+    "tl",
+    "triton",
+]
 
 
 class InterpreterOffError(RuntimeError):

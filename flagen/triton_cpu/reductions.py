@@ -70,7 +70,7 @@ def _min_max(stock_min_max: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(result, tuple):
             value, index = result
             return _narrowed_tensor(self, value), index
-        return _narrowed_tensor(self, result) if result.dtype == tl.float32 else result
+        return _narrowed_tensor(self, result)
 
     return min_max
 

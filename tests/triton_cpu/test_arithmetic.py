@@ -117,8 +117,17 @@ def test_conversion_to_bfloat16_rounds_to_nearest_even(source: torch.dtype) -> N
     assert torch.equal(out, x.to(torch.bfloat16))
 
 
-@pytest.mark.parametrize("target", [torch.float32, torch.float64, torch.float16, torch.int32, torch.int64, torch.int8])
-def test_conversion_from_bfloat16(target: torch.dtype) -> None:
+@pytest.mark.parametrize("target", [torch.float32, torch.float64])
+def test_every_bfloat16_converts_exactly_to_wider_floats(target: torch.dtype) -> None:
+    x = torch.arange(2**16).to(torch.int16).view(torch.bfloat16)
+    x = torch.where(x.isnan(), 0.0, x)
+    out = torch.empty(2**16, dtype=target)
+    cast_kernel[(1,)](x, out, 2**16)
+    assert torch.equal(out, x.to(target))
+
+
+@pytest.mark.parametrize("target", [torch.float16, torch.int32, torch.int64, torch.int8])
+def test_conversion_from_bfloat16_to_other_types(target: torch.dtype) -> None:
     x = (torch.randn(N, generator=torch.Generator().manual_seed(2)) * 30).to(torch.bfloat16)
     out = torch.empty(N, dtype=target)
     cast_kernel[(1,)](x, out, N)

@@ -25,9 +25,11 @@ def rows_kernel(x, out, OP: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
     if OP == "sum":
         b = tl.sum(a, axis=1)
     elif OP == "max":
-        b = tl.max(a, axis=1)
+        b = tl.reduce(a, 1, tl.standard._elementwise_max)
     elif OP == "min":
-        b = tl.min(a, axis=1)
+        b = tl.reduce(a, 1, tl.standard._elementwise_min)
+    elif OP == "max with position":
+        b, _ = tl.max(a, axis=1, return_indices=True)
     elif OP == "argmax":
         b = tl.argmax(a, axis=1)
     elif OP == "argmin":
@@ -76,11 +78,12 @@ def _small_integers(rows: int, columns: int) -> torch.Tensor:
         ("sum", lambda x: x.sum(1)),
         ("custom", lambda x: x.sum(1)),
         ("max", lambda x: x.amax(1)),
+        ("max with position", lambda x: x.amax(1)),
         ("min", lambda x: x.amin(1)),
     ],
 )
 def test_reductions(op, expected) -> None:
-    x = _small_integers(8, 16) - 1
+    x = _small_integers(8, 16)
     out = torch.empty(8, dtype=torch.bfloat16)
     rows_kernel[(1,)](x, out, op, 8, 16)
     assert torch.equal(out, expected(x))
