@@ -1,0 +1,163 @@
+"""The chunk form of a normal form: a chunk's reads and next state, all its tokens at once.
+
+Rows and offsets of one chunk (`flagen.algebra.equations` names the indices):
+
+    w y z       delta rows, Gy Gw their offsets where they read and write
+    k v         write rows, Gk their offset
+    q0 q1 …     one read row per token and read, Gq0 Gq1 … their offsets
+    S0          the state before the chunk; Gend the offset of its end
+
+    L = [j seen by i] <y, Gy; w, Gw>          N = [m seen by i] <y, Gy; k, Gk>
+    U = (I - L)^{-1} (z + N v + (y e^Gy) S0)
+    O = (q e^Gq) S0 + A U + B v               A = [j seen by t] <q, Gq; w, Gw>,  B = [m seen by t] <q, Gq; k, Gk>
+    S1 = e^Gend S0 + (w e^{Gend - Gw})^T U + (k e^{Gend - Gk})^T v
+
+A right read scores with the values and decays the output side instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flagen.algebra.equations import Equation, Exponent, Factor, Letters, Mask, Solve, Statement, System, Term
+from flagen.algebra.normal_form import NormalForm, Read
+
+
+@dataclass(frozen=True)
+class ChunkForm:
+    """The system, and which of its tensors it is for: the outputs of the reads, in order, and the next state."""
+
+    normal_form: NormalForm
+    system: System
+    outputs: tuple[str, ...]
+
+    def dump(self) -> str:
+        return f"chunk form of {self.normal_form.spec.name}\n{self.system.dump()}"
+
+
+def chunk_form(nf: NormalForm) -> ChunkForm:
+    """The chunk form of `nf`."""
+    return _Builder(nf).build()
+
+
+class _Builder:
+    def __init__(self, nf: NormalForm) -> None:
+        self.nf = nf
+        self.decays = nf.decay_kind != "none"
+        self.inputs: dict[str, Letters] = {"S0": ("x", "y")}
+        self.offsets: dict[str, Letters] = {}
+        self.statements: list[Statement] = []
+
+    def build(self) -> ChunkForm:
+        if self.nf.has_delta:
+            self.inputs |= {"w": ("j", "x"), "y": ("i", "x"), "z": ("i", "y")}
+            self._offset("Gw", "j")
+            self._offset("Gy", "i")
+        if self.nf.has_write:
+            self.inputs |= {"k": ("m", "x"), "v": ("m", "y")}
+            self._offset("Gk", "m")
+        for number, read in enumerate(self.nf.reads):
+            self.inputs[f"q{number}"] = ("t", "x" if read.side == "left" else "y")
+            self._offset(f"Gq{number}", "t")
+        self._offset("Gend", "")
+        if self.nf.has_delta:
+            self._solve()
+        outputs = tuple(self._read(number, read) for number, read in enumerate(self.nf.reads))
+        self._next_state()
+        system = System(self.inputs, self.offsets, tuple(self.statements))
+        return ChunkForm(self.nf, system, outputs)
+
+    # ------------------------------------------------------------------------------------------------------------ equations
+
+    def _solve(self) -> None:
+        right = [Term((Factor("z", ("i", "y")),))]
+        self._define("L", ("i", "j"), self._score("y", "i", "w", "j"))
+        if self.nf.has_write:
+            self._define("N", ("i", "m"), self._score("y", "i", "k", "m"))
+            right.append(Term((Factor("N", ("i", "m")), Factor("v", ("m", "y")))))
+        right.append(Term((Factor("y", ("i", "x")), Factor("S0", ("x", "y"))), self._decay((1, "Gy", "i"))))
+        self._define("R", ("i", "y"), *right)
+        self.statements.append(Solve(Factor("U", ("i", "y")), "L", "R"))
+
+    def _read(self, number: int, read: Read) -> str:
+        q, offset, output = f"q{number}", f"Gq{number}", f"O{number}"
+        at_start = self._decay((1, offset, "t"))
+        if read.side == "left":
+            terms = [Term((Factor(q, ("t", "x")), Factor("S0", ("x", "y"))), at_start)]
+            for score, rows, written, row in self._rows(number):
+                self._define(score, ("t", row), self._score(q, "t", rows, row))
+                terms.append(Term((Factor(score, ("t", row)), Factor(written, (row, "y")))))
+            self._define(output, ("t", "y"), *terms)
+        else:
+            terms = [Term((Factor("S0", ("x", "y")), Factor(q, ("t", "y"))), at_start)]
+            for score, rows, written, row in self._rows(number):
+                scored = Term((Factor(q, ("t", "y")), Factor(written, (row, "y"))), mask=Mask(q, "t", row))
+                self._define(score, ("t", row), scored)
+                between = self._decay((1, offset, "t"), (-1, f"G{rows}", row))
+                terms.append(Term((Factor(score, ("t", row)), Factor(rows, (row, "x"))), between))
+            self._define(output, ("t", "x"), *terms)
+        return output
+
+    def _rows(self, number: int) -> list[tuple[str, str, str, str]]:
+        """(name of the scores, key side, value side, row index) of the row families there are."""
+        delta = [(f"A{number}", "w", "U", "j")] if self.nf.has_delta else []
+        write = [(f"B{number}", "k", "v", "m")] if self.nf.has_write else []
+        return delta + write
+
+    def _next_state(self) -> None:
+        terms = [Term((Factor("S0", ("x", "y")),), self._decay((1, "Gend", "")))]
+        if self.nf.has_delta:
+            factors = (Factor("w", ("j", "x")), Factor("U", ("j", "y")))
+            terms.append(Term(factors, self._decay((1, "Gend", ""), (-1, "Gw", "j"))))
+        if self.nf.has_write:
+            factors = (Factor("k", ("m", "x")), Factor("v", ("m", "y")))
+            terms.append(Term(factors, self._decay((1, "Gend", ""), (-1, "Gk", "m"))))
+        self._define("S1", ("x", "y"), *terms)
+
+    # -------------------------------------------------------------------------------------------------------------- pieces
+
+    def _score(self, reader: str, row: str, writer: str, column: str) -> Term:
+        """<reader, Greader; writer, Gwriter> over the key channels, masked."""
+        factors = (Factor(reader, (row, "x")), Factor(writer, (column, "x")))
+        decay = self._decay((1, f"G{reader}", row), (-1, f"G{writer}", column))
+        return Term(factors, decay, Mask(reader, row, column))
+
+    def _decay(self, *exponents: tuple[int, str, str]) -> tuple[Exponent, ...]:
+        if not self.decays:
+            return ()
+        return tuple(Exponent(1 if sign > 0 else -1, offset, row) for sign, offset, row in exponents)
+
+    def _offset(self, name: str, row: str) -> None:
+        if self.decays:
+            channel = ("x",) if self.nf.decay_kind == "key" else ()
+            self.offsets[name] = (*((row,) if row else ()), *channel)
+
+    def _define(self, tensor: str, index: Letters, *terms: Term) -> None:
+        self.statements.append(Equation(Factor(tensor, index), terms))
+
+
+
+def split_solve(chunk: ChunkForm) -> System:
+    """The chunk form with U split into what needs the state before the chunk and what does not:
+
+        U = Ubar + Wbar S0,  Ubar = (I - L)^{-1} (z + N v),  Wbar = (I - L)^{-1} (y e^Gy)
+
+    Ubar and Wbar come from one solve for all chunks at once; only `Ubar + Wbar S0` runs chunk after chunk.
+    """
+    statements: list[Statement] = []
+    for statement in chunk.system.statements:
+        match statement:
+            case Equation(Factor("R"), terms):
+                free = tuple(term for term in terms if "S0" not in term.tensors())
+                (carried,) = (term for term in terms if "S0" in term.tensors())
+                decayed = Term(carried.factors[:1], carried.exponents)
+                statements.append(Equation(Factor("Rbar", ("i", "y")), free))
+                statements.append(Equation(Factor("Ybar", ("i", "x")), (decayed,)))
+            case Solve(target, matrix):
+                state = Term((Factor("Wbar", ("i", "x")), Factor("S0", ("x", "y"))))
+                statements.append(Solve(Factor("Ubar", target.index), matrix, "Rbar"))
+                statements.append(Solve(Factor("Wbar", ("i", "x")), matrix, "Ybar"))
+                statements.append(Equation(target, (Term((Factor("Ubar", target.index),)), state)))
+            case _:
+                statements.append(statement)
+    return System(chunk.system.inputs, chunk.system.offsets, tuple(statements))

@@ -1,0 +1,167 @@
+"""A small language of tensor equations over the rows of a chunk: the chunk form and its adjoint are written in it.
+
+A term is a product of tensors at named indices, a product of decays e^{±offset}, and at most one mask; indices that the
+equation's left side does not have are summed. The language is closed under transposition, so the adjoint of a system is a
+system of the same kind (`flagen.algebra.adjoint`). It is evaluated exactly by `flagen.algebra.exact`, and printed by the
+backends.
+
+Indices, by what they run over:
+
+    i j     delta rows of the chunk, in (token, micro-step, row) order
+    m       write rows
+    t       tokens
+    x       key channels
+    y       value channels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Letters = tuple[str, ...]
+
+FAMILY: Mapping[str, str] = {"i": "delta", "j": "delta", "m": "write", "t": "token", "x": "key", "y": "value"}
+"""What each index runs over."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A tensor at named indices, e.g. `w[j, x]`."""
+
+    tensor: str
+    index: Letters
+
+    def renamed(self, names: Mapping[str, str]) -> Factor:
+        return replace(self, index=tuple(names.get(letter, letter) for letter in self.index))
+
+    def __str__(self) -> str:
+        return f"{self.tensor}[{','.join(self.index)}]"
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """A factor e^{sign * offset[row]}. `row` is empty for the offset of the chunk's end."""
+
+    sign: Literal[1, -1]
+    offset: str
+    row: str
+
+    def renamed(self, names: Mapping[str, str]) -> Exponent:
+        return replace(self, row=names.get(self.row, self.row))
+
+    def __str__(self) -> str:
+        where = f"[{self.row}]" if self.row else ""
+        return f"{'+' if self.sign > 0 else '-'} {self.offset}{where}"
+
+
+@dataclass(frozen=True)
+class Mask:
+    """1 where the write of row `column` is visible to the read `reader` of row `row`, else 0."""
+
+    reader: str
+    row: str
+    column: str
+
+    def renamed(self, names: Mapping[str, str]) -> Mask:
+        return replace(self, row=names.get(self.row, self.row), column=names.get(self.column, self.column))
+
+    def __str__(self) -> str:
+        return f"[{self.column} seen by {self.reader}, {self.row}]"
+
+
+@dataclass(frozen=True)
+class Term:
+    factors: tuple[Factor, ...]
+    exponents: tuple[Exponent, ...] = ()
+    mask: Mask | None = None
+    sign: Literal[1, -1] = 1
+
+    @property
+    def letters(self) -> frozenset[str]:
+        rows = {e.row for e in self.exponents if e.row}
+        masked = {self.mask.row, self.mask.column} if self.mask else set()
+        return frozenset({letter for f in self.factors for letter in f.index} | rows | masked)
+
+    def renamed(self, names: Mapping[str, str]) -> Term:
+        return Term(
+            tuple(f.renamed(names) for f in self.factors),
+            tuple(e.renamed(names) for e in self.exponents),
+            None if self.mask is None else self.mask.renamed(names),
+            self.sign,
+        )
+
+    def tensors(self) -> tuple[str, ...]:
+        return tuple(f.tensor for f in self.factors)
+
+    def __str__(self) -> str:
+        parts = [str(self.mask)] if self.mask else []
+        parts += [str(f) for f in self.factors]
+        if self.exponents:
+            parts.append(f"exp({' '.join(str(e) for e in self.exponents).removeprefix('+ ')})")
+        return ("-" if self.sign < 0 else "") + " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Equation:
+    """`target = sum of terms`; an empty sum is zero."""
+
+    target: Factor
+    terms: tuple[Term, ...]
+
+    def __str__(self) -> str:
+        return f"{self.target} = {' + '.join(str(term) for term in self.terms) or '0'}".replace("+ -", "- ")
+
+
+@dataclass(frozen=True)
+class Solve:
+    """`target = (I - matrix)^{-1} right`, or with the transposed matrix; `matrix` is strictly lower triangular."""
+
+    target: Factor
+    matrix: str
+    right: str
+    transposed: bool = False
+
+    def __str__(self) -> str:
+        power = "-T" if self.transposed else "-1"
+        return f"{self.target} = (I - {self.matrix})^{power} {self.right}"
+
+
+@dataclass(frozen=True)
+class OffsetGradient:
+    """`target[row (, x)] = sum over signed pairs of factor * cotangent`: how a decay offset's gradient comes out of
+    tensors that are there already."""
+
+    target: Factor
+    pairs: tuple[tuple[Literal[1, -1], Factor, Factor], ...]
+
+    def __str__(self) -> str:
+        text = " ".join(f"{'+' if sign > 0 else '-'} {left} {right}" for sign, left, right in self.pairs)
+        return f"{self.target} = {text.removeprefix('+ ')}"
+
+
+Statement = Equation | Solve | OffsetGradient
+
+
+@dataclass(frozen=True)
+class System:
+    """Equations in an order in which each uses only what stands before it.
+
+    `inputs` maps each given tensor to its indices; `offsets` lists the decay offsets and the rows they belong to.
+    """
+
+    inputs: Mapping[str, Letters]
+    offsets: Mapping[str, Letters]
+    statements: tuple[Statement, ...]
+
+    def equation(self, tensor: str) -> Statement:
+        """The statement that defines `tensor`."""
+        return next(s for s in self.statements if s.target.tensor == tensor)
+
+    def defines(self, tensor: str) -> bool:
+        return any(s.target.tensor == tensor for s in self.statements)
+
+    def dump(self) -> str:
+        given = ", ".join(f"{name}[{','.join(index)}]" for name, index in self.inputs.items())
+        return "\n".join([f"given {given}", *(str(statement) for statement in self.statements)])

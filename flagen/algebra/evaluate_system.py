@@ -1,0 +1,153 @@
+"""Evaluates a system of chunk equations in exact arithmetic, by definition: one loop over all indices per term."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gmpy2 import mpq
+
+from flagen.algebra.equations import (
+    FAMILY,
+    Equation,
+    Exponent,
+    Factor,
+    Letters,
+    OffsetGradient,
+    Solve,
+    System,
+    Term,
+)
+from flagen.diagnostics import InternalError
+
+Values = dict[tuple[int, ...], mpq]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When the rows of one chunk read and write, counted in micro-steps from the chunk's start.
+
+    decays: e^g of each micro-step, by key channel.
+    seen: by reader, for each of its rows, how many micro-steps' writes it sees.
+    writes: by column index letter, the micro-step each row writes in.
+    counts: by offset, for each of its rows, how many micro-steps' decays it includes.
+    sizes: by index family (delta, write, token, key, value), how many there are.
+    """
+
+    decays: tuple[tuple[mpq, ...], ...]
+    seen: Mapping[str, tuple[int, ...]]
+    writes: Mapping[str, tuple[int, ...]]
+    counts: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, int]
+
+    def between(self, start: int, stop: int, channel: int) -> mpq:
+        """e^{sum of g} over micro-steps start (inclusive) to stop (exclusive)."""
+        if stop < start:
+            raise InternalError("a read that sees a write stands before it in the decays")
+        result = mpq(1)
+        for step in range(start, stop):
+            result *= self.decays[step][channel]
+        return result
+
+
+def run(system: System, timeline: Timeline, given: Mapping[str, Values]) -> dict[str, Values]:
+    """Every tensor of `system`, from the `given` ones."""
+    values: dict[str, Values] = dict(given)
+    for statement in system.statements:
+        match statement:
+            case Equation():
+                values[statement.target.tensor] = _equation(statement, timeline, values)
+            case Solve():
+                values[statement.target.tensor] = _solve(statement, timeline, values)
+            case OffsetGradient():
+                values[statement.target.tensor] = _offset_gradient(statement, timeline, values)
+    return values
+
+
+def decay_gradient(system: System, timeline: Timeline, values: Mapping[str, Values]) -> list[list[mpq]]:
+    """dL/dg of each micro-step, by key channel (one entry for a scalar decay): every offset that includes it."""
+    channels = timeline.sizes["key"] if any("x" in index for index in system.offsets.values()) else 1
+    gradient = [[mpq(0)] * channels for _ in timeline.decays]
+    for offset, index in system.offsets.items():
+        rows = range(len(timeline.counts[offset])) if index[:1] not in ((), ("x",)) else (0,)
+        for row in rows:
+            for channel in range(channels):
+                key = tuple(row if letter != "x" else channel for letter in index)
+                for step in range(timeline.counts[offset][row]):
+                    gradient[step][channel] += values[f"d{offset}"][key]
+    return gradient
+
+
+def _equation(equation: Equation, timeline: Timeline, values: Mapping[str, Values]) -> Values:
+    result = {index: mpq(0) for index in _indices(equation.target.index, timeline)}
+    for term in equation.terms:
+        letters = tuple(sorted(term.letters | set(equation.target.index)))
+        for index in _indices(letters, timeline):
+            at = dict(zip(letters, index, strict=True))
+            if _visible(term, at, timeline):
+                result[tuple(at[letter] for letter in equation.target.index)] += _value(term, at, timeline, values)
+    return result
+
+
+def _visible(term: Term, at: Mapping[str, int], timeline: Timeline) -> bool:
+    mask = term.mask
+    return mask is None or timeline.writes[_columns(mask.column)][at[mask.column]] < timeline.seen[mask.reader][at[mask.row]]
+
+
+def _columns(letter: str) -> str:
+    return FAMILY[letter]
+
+
+def _value(term: Term, at: Mapping[str, int], timeline: Timeline, values: Mapping[str, Values]) -> mpq:
+    product = mpq(term.sign)
+    for factor in term.factors:
+        product *= values[factor.tensor][tuple([at[letter] for letter in factor.index])]
+        if not product:
+            return product
+    return product * _decay(term.exponents, at, timeline) if term.exponents else product
+
+
+def _decay(exponents: tuple[Exponent, ...], at: Mapping[str, int], timeline: Timeline) -> mpq:
+    start, stop = 0, 0
+    for exponent in exponents:
+        count = timeline.counts[exponent.offset][at[exponent.row] if exponent.row else 0]
+        if exponent.sign > 0:
+            stop = count
+        else:
+            start = count
+    return timeline.between(start, stop, at.get("x", 0))
+
+
+def _solve(solve: Solve, timeline: Timeline, values: Mapping[str, Values]) -> Values:
+    """By substitution: the matrix is strictly lower triangular."""
+    matrix, right = values[solve.matrix], values[solve.right]
+    rows, channels = (timeline.sizes[FAMILY[letter]] for letter in solve.target.index)
+    result: Values = {}
+    for channel in range(channels):
+        for row in range(rows) if not solve.transposed else reversed(range(rows)):
+            earlier = range(row) if not solve.transposed else range(row + 1, rows)
+            known = mpq(0)
+            for other in earlier:
+                entry = matrix[(other, row) if solve.transposed else (row, other)]
+                known += entry * result[(other, channel)]
+            result[(row, channel)] = right[(row, channel)] + known
+    return result
+
+
+def _offset_gradient(statement: OffsetGradient, timeline: Timeline, values: Mapping[str, Values]) -> Values:
+    result = {index: mpq(0) for index in _indices(statement.target.index, timeline)}
+    for sign, left, right in statement.pairs:
+        for index in _indices(left.index, timeline):
+            at = dict(zip(left.index, index, strict=True))
+            key = tuple(at[letter] for letter in statement.target.index)
+            result[key] += sign * values[left.tensor][index] * values[right.tensor][_at(right, at)]
+    return result
+
+
+def _at(factor: Factor, at: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(at[letter] for letter in factor.index)
+
+
+def _indices(letters: Letters, timeline: Timeline) -> itertools.product[tuple[int, ...]]:
+    return itertools.product(*(range(timeline.sizes[FAMILY[letter]]) for letter in letters))

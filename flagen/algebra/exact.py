@@ -1,0 +1,264 @@
+"""Exact arithmetic: rationals with tangents, and spec expressions evaluated over them.
+
+A proof at a random rational point needs every function of the language at rational arguments. Functions that leave the
+rationals (`exp`, `sigmoid`, `rsqrt` …) become oracles: a random rational for each (function, arguments) pair, the same one
+every time it is asked for. The derivation never uses what such a function *is*, so an identity that holds under the oracle
+holds for the function.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from gmpy2 import mpq
+
+from flagen.diagnostics import InternalError
+from flagen.spec.model import (
+    Binary,
+    Call,
+    Contract,
+    Dims,
+    Expr,
+    Name,
+    Negate,
+    Number,
+    Outer,
+    Reduce,
+    RowMap,
+    StateRead,
+    Transpose,
+)
+
+Tangents = tuple[mpq, ...]
+
+
+class Dual:
+    """A rational and its derivatives along a fixed list of directions."""
+
+    __slots__ = ("tangents", "value")
+
+    def __init__(self, value: mpq, tangents: Tangents = ()) -> None:
+        self.value = value
+        self.tangents = tangents  # empty where the value is constant
+
+    def __add__(self, other: Dual) -> Dual:
+        return Dual(self.value + other.value, _combine(self.tangents, 1, other.tangents, 1))
+
+    def __sub__(self, other: Dual) -> Dual:
+        return Dual(self.value - other.value, _combine(self.tangents, 1, other.tangents, -1))
+
+    def __neg__(self) -> Dual:
+        return Dual(-self.value, tuple(-t for t in self.tangents))
+
+    def __mul__(self, other: Dual) -> Dual:
+        return Dual(self.value * other.value, _combine(self.tangents, other.value, other.tangents, self.value))
+
+    def __truediv__(self, other: Dual) -> Dual:
+        quotient = self.value / other.value
+        return Dual(quotient, _combine(self.tangents, 1 / other.value, other.tangents, -quotient / other.value))
+
+
+def _combine(left: Tangents, a: mpq | int, right: Tangents, b: mpq | int) -> Tangents:
+    """a * left + b * right."""
+    if not right:
+        return tuple([a * t for t in left]) if left else ()
+    if not left:
+        return tuple([b * t for t in right])
+    return tuple([a * s + b * t for s, t in zip(left, right, strict=True)])
+
+
+ZERO = Dual(mpq(0))
+ONE = Dual(mpq(1))
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor over named dims: one number for each index tuple."""
+
+    dims: Dims
+    data: Mapping[tuple[int, ...], Dual]
+
+    def at(self, dims: Dims, index: tuple[int, ...]) -> Dual:
+        """The element at `index` over `dims`, which may be more dims, or in another order, than the tensor's."""
+        if dims == self.dims:
+            return self.data[index]
+        return self.data[tuple([index[dims.index(dim)] for dim in self.dims])]
+
+
+def scalar(value: Dual) -> Tensor:
+    return Tensor((), {(): value})
+
+
+@dataclass
+class Oracle:
+    """Random but consistent values for functions that leave the rationals."""
+
+    random: random.Random
+    known: dict[tuple[object, ...], mpq] = field(default_factory=dict)
+
+    def rational(self) -> mpq:
+        """A small non-zero rational of either sign."""
+        return mpq(self.random.choice((-3, -2, -1, 1, 2, 3)), self.random.choice((1, 1, 2, 3)))
+
+    def __call__(self, function: str, args: tuple[Dual, ...]) -> Dual:
+        values = tuple(arg.value for arg in args)
+        value = self._ask((function, values))
+        tangents: Tangents = ()
+        for place, arg in enumerate(args):
+            if arg.tangents:
+                slope = value if function == "exp" else self._ask((function, place, values))
+                tangents = _combine(tangents, 1, arg.tangents, slope)
+        return Dual(value, tangents)
+
+    def _ask(self, question: tuple[object, ...]) -> mpq:
+        if question not in self.known:
+            # Positive, as decays are; which positive number does not matter.
+            self.known[question] = mpq(self.random.randint(1, 5), self.random.choice((2, 3, 4)))
+        return self.known[question]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What names mean at one place: tensors by name, states by name, dim sizes, and the oracle."""
+
+    names: Mapping[str, Tensor]
+    states: Mapping[str, Tensor]
+    sizes: Mapping[str, int]
+    oracle: Oracle
+
+    def indices(self, dims: Dims) -> Iterator[tuple[int, ...]]:
+        return itertools.product(*(range(self.sizes[dim]) for dim in dims))
+
+    def build(self, dims: Dims, element: Callable[[tuple[int, ...]], Dual]) -> Tensor:
+        return Tensor(dims, {index: element(index) for index in self.indices(dims)})
+
+
+def evaluate(expr: Expr, scope: Scope) -> Tensor:
+    """`expr` in `scope`, exactly."""
+    match expr:
+        case Number(value) if isinstance(value, Fraction):
+            return scalar(Dual(mpq(value.numerator, value.denominator)))
+        case Number(value):
+            return scalar(scope.oracle("infinite", (Dual(mpq(1 if value > 0 else -1)),)))
+        case Name(name, "size") if name in scope.sizes:
+            return scalar(Dual(mpq(scope.sizes[name])))
+        case Name(name):
+            return scope.names[name]
+        case StateRead(name, previous):
+            return scope.states[f"{name}_prev" if previous else name]
+        case Negate(value):
+            return _map(lambda args: -args[0], (evaluate(value, scope),), expr.dims, scope)
+        case Binary(op, left, right):
+            sides = (evaluate(left, scope), evaluate(right, scope))
+            return _map(lambda args: _binary(op, args[0], args[1], scope.oracle), sides, expr.dims, scope)
+        case Contract(left, right):
+            return _contract(evaluate(left, scope), evaluate(right, scope), expr, scope)
+        case Transpose(value):
+            tensor = evaluate(value, scope)
+            return Tensor(expr.dims, {index[::-1]: element for index, element in tensor.data.items()})
+        case Outer(left, right):
+            one, other = evaluate(left, scope), evaluate(right, scope)
+            split = len(one.dims)
+            return scope.build(expr.dims, lambda index: one.data[index[:split]] * other.data[index[split:]])
+        case Call(function, args):
+            tensors = tuple(evaluate(arg, scope) for arg in args)
+            return _map(lambda values: _call(function, values, scope.oracle), tensors, expr.dims, scope)
+        case Reduce(function, value, dim):
+            return _reduce(function, evaluate(value, scope), dim, scope)
+        case RowMap(function, value):
+            return _row_map(function, evaluate(value, scope), scope)
+
+
+def _map(f: Callable[[tuple[Dual, ...]], Dual], tensors: tuple[Tensor, ...], dims: Dims, scope: Scope) -> Tensor:
+    return scope.build(dims, lambda index: f(tuple(tensor.at(dims, index) for tensor in tensors)))
+
+
+def _contract(left: Tensor, right: Tensor, expr: Contract, scope: Scope) -> Tensor:
+    split = len(left.dims) - 1
+    size = range(scope.sizes[expr.dim])
+
+    def element(index: tuple[int, ...]) -> Dual:
+        head, tail = index[:split], index[split:]
+        return total(left.data[(*head, i)] * right.data[(i, *tail)] for i in size)
+
+    return scope.build(expr.dims, element)
+
+
+def total(values: Iterable[Dual]) -> Dual:
+    result = ZERO
+    for value in values:
+        result = result + value
+    return result
+
+
+def _binary(op: str, left: Dual, right: Dual, oracle: Oracle) -> Dual:
+    match op:
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "*":
+            return left * right
+        case "/":
+            return left / right
+        case "**":
+            return _power(left, right, oracle)
+    raise InternalError(f"no exact arithmetic for {op}")
+
+
+def _power(base: Dual, exponent: Dual, oracle: Oracle) -> Dual:
+    whole = exponent.value.denominator == 1 and abs(exponent.value) <= 16 and not exponent.tangents
+    if not whole:
+        return oracle("power", (base, exponent))
+    result = ONE
+    for _ in range(abs(int(exponent.value))):
+        result = result * base
+    return result if exponent.value >= 0 else ONE / result
+
+
+def _call(function: str, args: tuple[Dual, ...], oracle: Oracle) -> Dual:
+    x = args[0]
+    match function:
+        case "abs":
+            return -x if x.value < 0 else x
+        case "sign":
+            return Dual(mpq((x.value > 0) - (x.value < 0)))
+        case "relu":
+            return x if x.value > 0 else ZERO
+        case "minimum":
+            return min(args, key=lambda arg: arg.value)
+        case "maximum":
+            return max(args, key=lambda arg: arg.value)
+        case "clamp":
+            return min(max(x, args[1], key=lambda arg: arg.value), args[2], key=lambda arg: arg.value)
+    return oracle(function, args)
+
+
+def _reduce(function: str, value: Tensor, dim: str | None, scope: Scope) -> Tensor:
+    summed = value.dims if dim is None else (dim,)
+    kept = tuple(d for d in value.dims if d not in summed)
+    squares = function == "norm"
+
+    def element(index: tuple[int, ...]) -> Dual:
+        terms = (value.at((*kept, *summed), (*index, *inner)) for inner in scope.indices(summed))
+        amount = total(x * x for x in terms) if squares else total(terms)
+        if function == "mean":
+            return amount / Dual(mpq(math.prod(scope.sizes[d] for d in summed)))
+        return scope.oracle("sqrt", (amount,)) if squares else amount
+
+    return scope.build(kept, element)
+
+
+def _row_map(function: str, value: Tensor, scope: Scope) -> Tensor:
+    if function == "softmax":
+        weights = {index: scope.oracle("exp", (x,)) for index, x in value.data.items()}
+        whole = total(weights.values())
+        return Tensor(value.dims, {index: weight / whole for index, weight in weights.items()})
+    squared = total(x * x for x in value.data.values()) + Dual(mpq(1, 10**6))
+    factor = scope.oracle("rsqrt", (squared,))
+    return Tensor(value.dims, {index: x * factor for index, x in value.data.items()})

@@ -1,0 +1,173 @@
+"""The normal form: what every affine matrix-state recurrence of the language comes down to.
+
+    u_t = z_t + S_{t-1}^T y_t                                delta rows
+    S_t = Diag(e^{g_t}) S_{t-1} + w_t u_t^T + k_t v_t^T      and write rows
+    left read  S^T q          right read  S q                after the update, before it, or between micro-steps
+
+A state is *oriented* first: decay and erase act on its key dim. A token is a sequence of micro-steps; `repeat` blocks run
+theirs once for each of the n steps. `flagen.algebra.orient` finds this form; here it is only described.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flagen.spec.model import Expr, Spec
+from flagen.spec.expr import to_source
+
+
+@dataclass(frozen=True)
+class Decay:
+    """What multiplies the state before a micro-step writes.
+
+    `factor` is e^g as the spec has it, `log` is g. `per_key` tells whether g is a vector over the key dim (else a scalar).
+    """
+
+    factor: Expr
+    log: Expr
+    per_key: bool
+
+
+@dataclass(frozen=True)
+class DeltaRow:
+    """u = z + S^T y, then S += w u^T. `after_decay`: y reads the state after this micro-step's decay."""
+
+    w: Expr
+    y: Expr
+    z: Expr | None
+    after_decay: bool
+
+
+@dataclass(frozen=True)
+class WriteRow:
+    """S += k v^T; `k` is None where the write is the same for every key channel, `v` likewise for values."""
+
+    k: Expr
+    v: Expr
+
+
+@dataclass(frozen=True)
+class MicroStep:
+    decay: Decay | None
+    deltas: tuple[DeltaRow, ...]
+    writes: tuple[WriteRow, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Micro-steps run in order, once for a token, or (`repeated`) once for each of its n steps.
+
+    `lead` decays the state once, before the first micro-step; only a repeated block has one (elsewhere it is the first
+    micro-step's own decay).
+    """
+
+    steps: tuple[MicroStep, ...]
+    repeated: bool
+    lead: Decay | None = None
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """A point in a token's update: before micro-step `step` of block `block`, or (`after_decay`) between that
+    micro-step's decay and its writes. (number of blocks, 0) is the end of the token."""
+
+    block: int
+    step: int
+    after_decay: bool = False
+
+
+@dataclass(frozen=True)
+class Read:
+    """`name` stands for S^T q (left, over the value dim) or S q (right, over the key dim) in the output expression."""
+
+    name: str
+    q: Expr
+    side: Literal["left", "right"]
+    position: Position
+
+
+@dataclass(frozen=True)
+class NormalForm:
+    """A spec's recurrence, sorted. `key` and `value` are the oriented state's dims; `transposed`: the declared state is
+    [value, key]. `output` is what becomes `o`, in terms of the reads' names and the token's inputs."""
+
+    spec: Spec
+    key: str
+    value: str
+    transposed: bool
+    blocks: tuple[Block, ...]
+    reads: tuple[Read, ...]
+    output: Expr
+
+    @property
+    def steps(self) -> tuple[MicroStep, ...]:
+        return tuple(step for block in self.blocks for step in block.steps)
+
+    @property
+    def has_delta(self) -> bool:
+        return any(step.deltas for step in self.steps)
+
+    @property
+    def has_write(self) -> bool:
+        return any(step.writes for step in self.steps)
+
+    @property
+    def decays(self) -> tuple[Decay, ...]:
+        leads = [block.lead for block in self.blocks if block.lead]
+        return (*leads, *(step.decay for step in self.steps if step.decay))
+
+    @property
+    def decay_kind(self) -> Literal["none", "scalar", "key"]:
+        if not self.decays:
+            return "none"
+        return "key" if any(decay.per_key for decay in self.decays) else "scalar"
+
+    @property
+    def slots(self) -> int:
+        """Rows that one micro-step may bring at once: the most delta rows, or write rows, of any."""
+        return max([1, *(len(s.deltas) for s in self.steps), *(len(s.writes) for s in self.steps)])
+
+    @property
+    def end(self) -> Position:
+        return Position(len(self.blocks), 0)
+
+    def dump(self) -> str:
+        """The normal form as text, a line a row."""
+        side = f"S is [{self.key}, {self.value}]" + (", the declared state transposed" if self.transposed else "")
+        lines = [f"normal form of {self.spec.name}: {side}; decay: {self.decay_kind}"]
+        for number, block in enumerate(self.blocks):
+            times = f"repeated {self.spec.steps.symbol} times" if block.repeated and self.spec.steps else "once"
+            lines.append(f"block {number} ({times})")
+            if block.lead:
+                lines.append(f"  before its first micro-step: S = Diag(exp(g)) S     g = {to_source(block.lead.log)}")
+            for step in block.steps:
+                lines += [f"  {line}" for line in _dump_step(step)]
+        for read in self.reads:
+            form = "S.T @ q" if read.side == "left" else "S @ q"
+            lines.append(f"{read.name} = {form}, {self.describe(read.position)}     q = {to_source(read.q)}")
+        lines.append(f"o = {to_source(self.output)}")
+        return "\n".join(lines)
+
+    def describe(self, position: Position) -> str:
+        """`position` in words."""
+        if position == self.end:
+            return "after the update"
+        if position == Position(0, 0):
+            return "before the update"
+        moment = "after the decay of" if position.after_decay else "before"
+        return f"{moment} micro-step {position.step} of block {position.block}"
+
+
+def _dump_step(step: MicroStep) -> list[str]:
+    lines = []
+    if step.decay:
+        lines.append(f"S = Diag(exp(g)) S     g = {to_source(step.decay.log)}")
+    for row in step.deltas:
+        when = "after the decay" if row.after_decay else "before the decay"
+        z = "0" if row.z is None else to_source(row.z)
+        lines.append(
+            f"S += w (z + S.T y).T, y reading {when}     w = {to_source(row.w)}, y = {to_source(row.y)}, z = {z}"
+        )
+    lines += [f"S += k v.T     k = {to_source(write.k)}, v = {to_source(write.v)}" for write in step.writes]
+    return lines

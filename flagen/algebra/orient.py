@@ -1,0 +1,458 @@
+"""From statements to the normal form: sort what each statement does to the state, then choose the state's orientation.
+
+Every statement's right side is expanded into monomials (`flagen.algebra.monomials`). For a state S[a, b]:
+
+    contains S[a, b]      multiplies the state: decay
+    contains S[a', b]     a read by S^T, written along a: a delta row acting on a
+    contains S[a, b']     a read by S, written along b: a delta row acting on b
+    contains no S         a write
+
+The dim that decay and delta rows act on becomes the key dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from flagen.algebra.logarithm import log_of
+from flagen.algebra.monomials import (
+    Element,
+    Expansion,
+    Monomial,
+    OutsideNormalForm,
+    components,
+    product,
+    reads_state,
+    scaled,
+    total,
+)
+from flagen.algebra.normal_form import Block, Decay, DeltaRow, MicroStep, NormalForm, Position, Read, WriteRow
+from flagen.algebra.rewrite import map_children
+from flagen.diagnostics import Span
+from flagen.spec.model import (
+    Assign,
+    Binary,
+    Contract,
+    Derived,
+    Expr,
+    Interval,
+    Name,
+    Number,
+    Reduce,
+    Repeat,
+    Spec,
+    State,
+    StateRead,
+    walk,
+)
+
+ONE = Number(Fraction(1))
+
+
+def normal_form(spec: Spec) -> NormalForm:
+    """Bring `spec` to the normal form.
+
+    Raises:
+        OutsideNormalForm: it has none (several states, not affine, not low rank …); says which part, and where.
+    """
+    if len(spec.states) > 1:
+        raise OutsideNormalForm("a spec with several states has no chunk form yet", spec.states[1].span)
+    (state,) = spec.states
+    if len(state.dims) != 2:
+        raise OutsideNormalForm(f"only a matrix state has a chunk form yet; {state.name} has {len(state.dims)} dims", state.span)
+    if state.init != 0:
+        raise OutsideNormalForm("a matrix state that does not start at 0 has no chunk form yet", state.span)
+    return _Sorter(spec, state).run()
+
+
+# ------------------------------------------------------------------------------------- one statement's effect, unoriented
+
+
+@dataclass(frozen=True)
+class _Delta:
+    """A delta row acting on dim `acts_on`, before orientation; `version` is the state it reads."""
+
+    acts_on: str
+    w: Expr
+    y: Expr
+    version: int
+
+
+@dataclass(frozen=True)
+class _Write:
+    """factor * outer(parts[0], parts[1]) over the state's two dims."""
+
+    scalar: Expr
+    parts: tuple[Expr, Expr]
+
+
+class _DecayInsideRepeat(Exception):
+    """A decay before a repeat cannot join its first micro-step, which has a decay of its own."""
+
+
+@dataclass
+class _Step:
+    """A micro-step under construction."""
+
+    decay: Expr | None = None
+    deltas: list[tuple[_Delta, bool]] = field(default_factory=list)
+    writes: list[_Write] = field(default_factory=list)
+
+    @property
+    def has_rows(self) -> bool:
+        return bool(self.deltas or self.writes)
+
+
+@dataclass
+class _Block:
+    repeated: bool
+    steps: list[_Step] = field(default_factory=list)
+    lead: Expr | None = None
+
+
+class _Sorter:
+    """Walks one token's statements and keeps track of where in the update each version of the state stands."""
+
+    def __init__(self, spec: Spec, state: State) -> None:
+        self.spec = spec
+        self.state = state
+        self.expansion = Expansion()
+        self.derived: dict[str, Derived] = {d.name: d for d in spec.derived}
+        self.ranges: dict[str, Interval] = {d.name: d.range for d in (*spec.inputs, *spec.params, *spec.derived)}
+        self.locals: dict[str, Expr] = {}
+        self.blocks: list[_Block] = [_Block(repeated=False)]
+        self.positions: list[Position] = [Position(0, 0)]  # of each version of the state
+        self.captured: set[int] = set()  # versions that a local has read
+        self.oldest = 0  # the oldest version that an update may read here
+
+    def run(self) -> NormalForm:
+        for statement in self.spec.update:
+            if isinstance(statement, Repeat):
+                self._repeat(statement)
+            else:
+                self._assign(statement)
+        outputs = dict(self.locals)
+        for statement in self.spec.output:
+            value = self._resolve(statement.value)
+            self.locals[statement.target] = outputs[statement.target] = value
+        return self._oriented(outputs["o"])
+
+    # ---------------------------------------------------------------------------------------------------------- statements
+
+    @property
+    def version(self) -> int:
+        return len(self.positions) - 1
+
+    def _assign(self, statement: Assign) -> None:
+        value = self._resolve(statement.value)
+        if not statement.to_state:
+            self.locals[statement.target] = value
+            self.captured |= set(_versions(value))
+            return
+        direct, deltas, writes = self._sort(value, statement.value.span)
+        factor = self._factor(direct, value)
+        step = self._open_step(factor, {delta.version for delta in deltas})
+        if factor is not None:
+            step.decay = factor if step.decay is None else Binary("*", step.decay, factor, factor.span)
+        for delta in deltas:
+            step.deltas.append((delta, self._reads_after_decay(delta, step, statement.span)))
+        step.writes += writes
+        block = len(self.blocks) - 1
+        last = len(self.blocks[-1].steps) - 1
+        self.positions.append(Position(block, last + 1) if step.has_rows else Position(block, last, after_decay=True))
+
+    def _repeat(self, repeat: Repeat) -> None:
+        before = self.blocks[-1]
+        if before.steps and not before.steps[-1].has_rows:
+            saved = deepcopy(before.steps), list(self.positions), dict(self.locals)
+            try:
+                self._repeated(repeat, with_lead=True)
+            except _DecayInsideRepeat:
+                del self.blocks[self.blocks.index(before) + 1 :]
+                before.steps, self.positions, self.locals = saved
+            else:
+                return
+        self._repeated(repeat, with_lead=False)
+
+    def _repeated(self, repeat: Repeat, *, with_lead: bool) -> None:
+        body = _Block(repeated=True)
+        before = self.blocks[-1]
+        number = len(self.blocks)
+        if with_lead:
+            # A decay just before the loop belongs to its first micro-step: a micro-step of its own would bring no rows.
+            body.lead = before.steps.pop().decay
+            at = len(before.steps)
+            moved = {Position(number - 1, at, after): Position(number, 0, after) for after in (False, True)}
+            self.positions = [moved.get(position, position) for position in self.positions]
+        self.blocks.append(body)
+        outside = dict(self.locals)
+        self.positions.append(Position(number, 0, after_decay=body.lead is not None))
+        self.oldest = self.version  # older states are the first micro-step's only
+        for statement in repeat.body:
+            self._assign(statement)
+        self.locals = outside  # what the loop assigned belongs to one micro-step
+        self.blocks.append(_Block(repeated=False))
+        self.positions.append(Position(number + 1, 0))
+
+    def _open_step(self, factor: Expr | None, read: set[int]) -> _Step:
+        """The micro-step that this statement's effect joins: the last one where it may, else a new one."""
+        block = self.blocks[-1]
+        if block.steps:
+            step = block.steps[-1]
+            # Joining makes the state in between disappear; nothing may have looked at it, nor look at it now.
+            untouched = self.version not in self.captured and self.version not in read
+            if (factor is None and not step.has_rows) or (untouched and (factor is None or not step.has_rows)):
+                return step
+            if not step.has_rows:  # it decays and is done: after its decay is before the next micro-step
+                at = Position(len(self.blocks) - 1, len(block.steps) - 1, after_decay=True)
+                next_step = Position(at.block, at.step + 1)
+                self.positions = [next_step if position == at else position for position in self.positions]
+        elif block.lead is not None and factor is not None:
+            raise _DecayInsideRepeat
+        block.steps.append(_Step())
+        return block.steps[-1]
+
+    def _reads_after_decay(self, delta: _Delta, step: _Step, span: Span) -> bool:
+        position = self.positions[delta.version]
+        here = Position(len(self.blocks) - 1, len(self.blocks[-1].steps) - 1)
+        lead = self.blocks[-1].lead is not None and here.step == 0
+        if replace(position, after_decay=False) != here or delta.version < self.oldest:
+            raise OutsideNormalForm("this update reads the state of an earlier micro-step, or of another token step", span)
+        return position.after_decay or (step.decay is None and not lead)
+
+    # ---------------------------------------------------------------------------------------------------------- monomials
+
+    def _sort(self, value: Expr, span: Span) -> tuple[list[Monomial], list[_Delta], list[_Write]]:
+        rows, columns = self.state.dims
+        direct: list[Monomial] = []
+        deltas: dict[tuple[str, Expr, int], list[Expr]] = {}
+        writes: list[_Write] = []
+        for monomial in self.expansion.monomials(value, {rows: rows, columns: columns}):
+            if not monomial.states:
+                writes.append(self._write(monomial, span))
+                continue
+            (read,) = monomial.states
+            if read.index == (rows, columns):
+                if _version(read) != self.version:
+                    raise OutsideNormalForm("the update continues from an older state than the last statement left", span)
+                direct.append(monomial)
+            else:
+                acts_on, w, y = self._delta(monomial, read, span)
+                deltas.setdefault((acts_on, w, _version(read)), []).append(y)
+        merged = [_Delta(acts_on, w, total(ys) or ONE, version) for (acts_on, w, version), ys in deltas.items()]
+        return direct, merged, writes
+
+    def _delta(self, monomial: Monomial, read: Element, span: Span) -> tuple[str, Expr, Expr]:
+        rows, columns = self.state.dims
+        acts_on, kept, contracted = (rows, columns, read.index[0]) if read.index[1] == columns else (columns, rows, read.index[1])
+        if kept not in read.index:
+            raise OutsideNormalForm("the state is read down to a scalar here and written back", span)
+        w: Expr | None = None
+        y: list[Element] = []
+        for indices, members in components(monomial.others()):
+            if acts_on in indices and contracted in indices:
+                raise OutsideNormalForm("the state is multiplied by a full matrix, which is not low rank", span)
+            if kept in indices:
+                raise OutsideNormalForm(f"what is read from the state is scaled per {kept} before it is written", span)
+            if acts_on in indices:
+                w = product(members)
+            else:
+                y += members
+        return acts_on, w or ONE, scaled(monomial.coefficient, product(_freed(y, contracted)))
+
+    def _write(self, monomial: Monomial, span: Span) -> _Write:
+        rows, columns = self.state.dims
+        parts: dict[str, Expr] = {}
+        scalars: list[Element] = []
+        for indices, members in components(monomial.elements):
+            if rows in indices and columns in indices:
+                raise OutsideNormalForm("this write is not a sum of outer products", span)
+            dim = rows if rows in indices else columns if columns in indices else None
+            if dim is None:
+                scalars += members
+            else:
+                parts[dim] = product(members) or ONE
+        scalar = scaled(monomial.coefficient, product(scalars))
+        return _Write(scalar, (parts.get(rows, ONE), parts.get(columns, ONE)))
+
+    def _factor(self, direct: list[Monomial], value: Expr) -> Expr | None:
+        """What multiplies the state; None for 1. A statement that drops the state multiplies it by 0."""
+        if not direct:
+            return Number(Fraction(0), value.span)
+        if len(direct) == 1 and direct[0].coefficient == 1 and not direct[0].others():
+            return None
+        terms = [scaled(m.coefficient, product(m.others()) if m.others() else None) for m in direct]
+        dims = [set(term.dims) for term in terms]
+        if not all(a <= b or b <= a for a in dims for b in dims):
+            raise OutsideNormalForm("a decay that differs over both dims of the state is an elementwise scan", value.span)
+        factor = total(terms)
+        assert factor is not None
+        return factor
+
+    # ------------------------------------------------------------------------------------------------------------ names
+
+    def _resolve(self, expr: Expr) -> Expr:
+        """`expr` with locals inlined and each state read tied to the version of the state it sees."""
+        match expr:
+            case StateRead(name, previous, dims, span):
+                version = 0 if previous else self.version
+                return StateRead(f"{name}@{version}", False, dims, span)
+            case Name(name, "local"):
+                if name not in self.locals:
+                    raise OutsideNormalForm(f"{name} is assigned inside a repeat and used outside it", expr.span)
+                return self.locals[name]
+        return map_children(expr, self._resolve)
+
+    # ------------------------------------------------------------------------------------------------------- orientation
+
+    def _oriented(self, output: Expr) -> NormalForm:
+        reads = _Reads(self.expansion, self.state)
+        result = reads.extract(output)
+        key = self._key_dim(reads)
+        rows, columns = self.state.dims
+        value = columns if key == rows else rows
+        oriented = [self._block(block, key) for block in self.blocks]
+        kept = [number for number, block in enumerate(oriented) if block.steps or block.lead]
+        renumber = {old: new for new, old in enumerate(kept)}
+
+        def canonical(version: int) -> Position:
+            position = self.positions[version]
+            steps = oriented[position.block].steps
+            if position.after_decay and position.step < len(steps) and not self.blocks[position.block].steps[position.step].has_rows:
+                position = Position(position.block, position.step + 1)
+            if position.step == len(oriented[position.block].steps):
+                position = Position(position.block + 1, 0)
+            block = sum(1 for number in kept if number < position.block)
+            return Position(renumber.get(position.block, block), position.step, position.after_decay)
+
+        final = []
+        for number, ((side, version, q), name) in enumerate(reads.found.items()):
+            position = canonical(version)
+            if position.block < len(kept) and oriented[kept[position.block]].repeated and position.step > 0:
+                raise OutsideNormalForm("the output reads the state inside a repeat", self.spec.output[-1].span)
+            final.append(Read(name, q, "left" if side == key else "right", position))
+        return NormalForm(
+            spec=self.spec,
+            key=key,
+            value=value,
+            transposed=key != rows,
+            blocks=tuple(oriented[number] for number in kept),
+            reads=tuple(final),
+            output=result,
+        )
+
+    def _key_dim(self, reads: _Reads) -> str:
+        rows, columns = self.state.dims
+        acting: dict[str, Span] = {}
+        for block in self.blocks:
+            if block.lead is not None:
+                acting |= {dim: block.lead.span for dim in block.lead.dims}
+            for step in block.steps:
+                if step.decay is not None:
+                    acting |= {dim: step.decay.span for dim in step.decay.dims}
+                acting |= {delta.acts_on: delta.y.span for delta, _ in step.deltas}
+        if len(acting) > 1:
+            raise OutsideNormalForm(
+                f"decay and erase act on {rows} and on {columns}; the chunk form has them on one side", acting[columns]
+            )
+        if acting:
+            return next(iter(acting))
+        return next((side for side, _, _ in reads.found), rows)
+
+    def _block(self, block: _Block, key: str) -> Block:
+        lead = None if block.lead is None else self._decay(block.lead)
+        return Block(tuple(self._micro_step(step, key) for step in block.steps), block.repeated, lead)
+
+    def _decay(self, factor: Expr) -> Decay:
+        return Decay(factor, log_of(factor, self.derived, self.ranges), per_key=bool(factor.dims))
+
+    def _micro_step(self, step: _Step, key: str) -> MicroStep:
+        side = self.state.dims.index(key)
+        writes: dict[Expr, list[Expr]] = {}
+        for write in step.writes:
+            writes.setdefault(write.parts[side], []).append(_times(write.scalar, write.parts[1 - side]))
+        after = all(after_decay for _, after_decay in step.deltas)
+        deltas = []
+        for delta, after_decay in step.deltas:
+            y = delta.y
+            if after_decay and not after and step.decay is not None:
+                y = _times(step.decay, y)  # rows of one micro-step read at one moment: before the decay, which y takes over
+            deltas.append(DeltaRow(delta.w, y, total(writes.pop(delta.w, [])), after_decay=after))
+        rows = [WriteRow(k, total(vs) or ONE) for k, vs in writes.items()]
+        decay = None if step.decay is None else self._decay(step.decay)
+        return MicroStep(decay, tuple(deltas), tuple(rows))
+
+
+# ------------------------------------------------------------------------------------------------------------------- reads
+
+
+@dataclass
+class _Reads:
+    """Replaces each read of the state in the output by a name, and remembers (contracted dim, version, q) → name."""
+
+    expansion: Expansion
+    state: State
+    found: dict[tuple[str, int, Expr], str] = field(default_factory=dict)
+
+    def extract(self, expr: Expr) -> Expr:
+        if not reads_state(expr):
+            return expr
+        match expr:
+            case Contract() | Reduce("sum" | "mean"):
+                monomials = self.expansion.monomials(expr, {dim: dim for dim in expr.dims})
+                terms = [self._term(monomial, expr) for monomial in monomials]
+                return total(terms) or Number(Fraction(0))
+            case StateRead():
+                raise OutsideNormalForm("the output uses the state itself, not a read of it", expr.span)
+        return map_children(expr, self.extract)
+
+    def _term(self, monomial: Monomial, expr: Expr) -> Expr:
+        if not monomial.states:
+            return scaled(monomial.coefficient, product(monomial.elements))
+        (read,) = monomial.states
+        rows, columns = self.state.dims
+        if read.index[0] != rows and read.index[1] == columns:
+            contracted, side, kept = read.index[0], rows, columns
+        elif read.index[0] == rows and read.index[1] != columns:
+            contracted, side, kept = read.index[1], columns, rows
+        else:
+            raise OutsideNormalForm("the output reads the state down to a scalar", expr.span)
+        inner: list[Element] = []
+        outer: list[Element] = []
+        for indices, members in components(monomial.others()):
+            if contracted in indices and indices & {rows, columns}:
+                raise OutsideNormalForm("the output reads the state through a full matrix", expr.span)
+            (inner if contracted in indices else outer).extend(members)
+        q = product(_freed(inner, contracted)) or ONE
+        key = (side, _version(read), q)
+        name = self.found.setdefault(key, f"read{len(self.found)}")
+        result = Name(name, "local", (kept,), expr.span)
+        factor = product(outer)
+        return scaled(monomial.coefficient, result if factor is None else Binary("*", factor, result, expr.span))
+
+
+# ----------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _times(left: Expr, right: Expr) -> Expr:
+    if left == ONE:
+        return right
+    return left if right == ONE else Binary("*", left, right, right.span)
+
+
+def _freed(elements: Iterable[Element], dummy: str) -> list[Element]:
+    """`elements` with `dummy` made a free index over its dim, so that `product` does not sum over it."""
+    dim = dummy.split("'")[0]
+    return [replace(e, index=tuple(dim if i == dummy else i for i in e.index)) for e in elements]
+
+
+def _version(read: Element) -> int:
+    assert isinstance(read.tensor, StateRead)
+    return int(read.tensor.name.rpartition("@")[2])
+
+
+def _versions(expr: Expr) -> Iterable[int]:
+    return (int(node.name.rpartition("@")[2]) for node in walk(expr) if isinstance(node, StateRead))

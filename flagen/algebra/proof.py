@@ -1,0 +1,425 @@
+"""Rung 0: the chunk form and its adjoint against the unrolled recurrence, in exact arithmetic. No tolerance.
+
+At random rational points, for chunk lengths 1 to 4 over two chunks, with and without an initial state, and for several
+micro-step counts:
+
+    the reads, the output and the final state of the chunk form (and of its split form) equal the recurrence's;
+    the adjoint's gradients, contracted with a direction for every input, param and the initial state, equal the
+    recurrence's exact derivatives along that direction.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from gmpy2 import mpq
+
+from flagen.algebra.adjoint import Adjoint
+from flagen.algebra.chunk import ChunkForm, split_solve
+from flagen.algebra.equations import System
+from flagen.algebra.evaluate_system import Timeline, Values, decay_gradient, run
+from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, evaluate, scalar, total
+from flagen.algebra.normal_form import Decay, NormalForm, Position
+from flagen.algebra.recurrence import Setting, Token
+from flagen.diagnostics import InternalError
+from flagen.spec.model import Dims, Expr, Spec
+
+_SIZES = (2, 3)
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: chunk length in tokens, micro-steps per token, whether there is an initial state."""
+
+    chunk: int
+    steps: int
+    initial: bool
+
+    def __str__(self) -> str:
+        return f"chunks of {self.chunk}, {self.steps} micro-steps, {'with' if self.initial else 'without'} initial state"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proved, a line each."""
+
+    lines: tuple[str, ...]
+
+    def dump(self) -> str:
+        return "\n".join(self.lines)
+
+
+def prove(chunk: ChunkForm, adjoint: Adjoint, *, seed: int = 0) -> Proof:
+    """Prove `chunk` and `adjoint` equal to their spec's recurrence.
+
+    Raises:
+        InternalError: they are not, with the case and the tensor that differs.
+    """
+    spec = chunk.normal_form.spec
+    cases = tuple(_cases(spec))
+    for case in cases:
+        _prove_case(chunk, adjoint, case, seed)
+    steps = sorted({case.steps for case in cases})
+    counts = f", {spec.steps.symbol} = {', '.join(map(str, steps))}" if spec.steps else ""
+    return Proof(
+        (
+            f"chunk form = recurrence: {len(cases)} random rational points, chunk lengths 1 to 4, two chunks, "
+            f"with and without initial state{counts}",
+            f"adjoint = exact derivatives of the recurrence: {', '.join(_differentiated(spec))}",
+        )
+    )
+
+
+def _cases(spec: Spec) -> Iterator[Case]:
+    for length in (1, 2, 3, 4):
+        for initial in (True, False):
+            yield Case(length, 2 if spec.steps else 1, initial)
+    if spec.steps:
+        yield Case(2, 1, initial=True)
+        yield Case(2, 3, initial=True)
+
+
+def _differentiated(spec: Spec) -> tuple[str, ...]:
+    tensors = [p.name for p in spec.params if p.is_tensor]
+    return (*(i.name for i in spec.inputs), *tensors, "initial state")
+
+
+def _prove_case(chunk: ChunkForm, adjoint: Adjoint, case: Case, seed: int) -> None:
+    for attempt in range(_ATTEMPTS):
+        numbers = random.Random(f"{chunk.normal_form.spec.name} {case} {seed + attempt}")
+        try:
+            _Comparison(chunk, adjoint, case, numbers).run()
+        except ZeroDivisionError:  # an unlucky point: a denominator of the spec is 0 there
+            continue
+        except _Differs as difference:
+            raise InternalError(
+                f"{chunk.normal_form.spec.name}: {difference} ({case}, seed {seed + attempt}); nothing was written.\n"
+                f"{chunk.normal_form.dump()}\n{chunk.dump()}"
+            ) from None
+        return
+    raise InternalError(f"{chunk.normal_form.spec.name}: no random point without a zero denominator found ({case})")
+
+
+class _Differs(Exception):
+    """A derived quantity is not the recurrence's."""
+
+
+class _Comparison:
+    """One case: a random sequence of two chunks, run both ways."""
+
+    def __init__(self, chunk: ChunkForm, adjoint: Adjoint, case: Case, numbers: random.Random) -> None:
+        self.nf: NormalForm = chunk.normal_form
+        self.spec = self.nf.spec
+        self.chunk, self.adjoint, self.case, self.numbers = chunk, adjoint, case, numbers
+        self.oracle = Oracle(numbers)
+        self.sizes = {dim: _SIZES[place % len(_SIZES)] for place, dim in enumerate(self.spec.dims)}
+        self.directions = _differentiated(self.spec)
+
+    def run(self) -> None:
+        setting = self._setting()
+        tokens = [self._token(setting) for _ in range(2 * self.case.chunk)]
+        start = self._initial_state()
+        outputs, final = self._recurrence(setting, tokens, start)
+        chunks = [
+            _Chunk(self.nf, setting, tokens[first : first + self.case.chunk])
+            for first in range(0, len(tokens), self.case.chunk)
+        ]
+        for system in (self.chunk.system, split_solve(self.chunk)):
+            forward = self._forward(system, chunks, start)
+            self._compare_values(forward, chunks, setting, outputs, final)
+        self._compare_gradients(chunks, setting, start, outputs, final)
+
+    # --------------------------------------------------------------------------------------------------------- random data
+
+    def _setting(self) -> Setting:
+        constants = {
+            p.name: self._random(p.dims, p.name if p.is_tensor else None, positive=p.range.low >= 0)
+            for p in self.spec.params
+        }
+        heads = {"H": 2, "HV": 4, "head": 1}
+        constants |= {name: scalar(Dual(mpq(value))) for name, value in heads.items()}
+        if self.spec.steps:
+            constants[self.spec.steps.symbol] = scalar(Dual(mpq(self.case.steps)))
+        return Setting(self.spec, self.sizes, constants, self.oracle)
+
+    def _token(self, setting: Setting) -> Token:
+        whole = {i.name: self._random(i.dims, i.name) for i in self.spec.inputs if i.per == "token"}
+        steps = [
+            {i.name: self._random(i.dims, i.name) for i in self.spec.inputs if i.per == "step"}
+            for _ in range(self.case.steps if self.spec.steps else 0)
+        ]
+        return setting.token(whole, steps)
+
+    def _initial_state(self) -> Tensor:
+        dims = self.spec.states[0].dims
+        if self.case.initial:
+            return self._random(dims, "initial state")
+        return _scope(self.sizes, self.oracle).build(dims, lambda _: Dual(mpq(0)))
+
+    def _random(self, dims: Dims, name: str | None, *, positive: bool = False) -> Tensor:
+        """A random tensor; where it has a `name`, also a random direction to differentiate along."""
+
+        def element(_: tuple[int, ...]) -> Dual:
+            value = self.oracle.rational()
+            value = abs(value) if positive else value
+            if name is None:
+                return Dual(value)
+            place = self.directions.index(name)
+            return Dual(value, tuple(self.oracle.rational() if p == place else mpq(0) for p in range(len(self.directions))))
+
+        return _scope(self.sizes, self.oracle).build(dims, element)
+
+    # ------------------------------------------------------------------------------------------------------- both ways
+
+    def _recurrence(self, setting: Setting, tokens: Sequence[Token], start: Tensor) -> tuple[list[Tensor], Tensor]:
+        name = self.spec.states[0].name
+        state, outputs = start, []
+        for token in tokens:
+            output, states = setting.step(token, {name: state})
+            state = states[name]
+            outputs.append(output)
+        return outputs, state
+
+    def _forward(self, system: System, chunks: Sequence[_Chunk], start: Tensor) -> list[dict[str, Values]]:
+        state = self._oriented(start)
+        results = []
+        for chunk in chunks:
+            values = run(system, chunk.timeline, {**chunk.given, "S0": state})
+            state = values["S1"]
+            results.append(values)
+        return results
+
+    def _oriented(self, state: Tensor) -> Values:
+        dims = (self.nf.key, self.nf.value)
+        return {index: state.at(dims, index).value for index in _scope(self.sizes, self.oracle).indices(dims)}
+
+    def _compare_values(
+        self,
+        forward: Sequence[Mapping[str, Values]],
+        chunks: Sequence[_Chunk],
+        setting: Setting,
+        outputs: Sequence[Tensor],
+        final: Tensor,
+    ) -> None:
+        if forward[-1]["S1"] != self._oriented(final):
+            raise _Differs("the chunk form's final state is not the recurrence's")
+        derived = [o for chunk, values in zip(chunks, forward, strict=True) for o in self._outputs(chunk, values, setting)]
+        for number, (got, expected) in enumerate(zip(derived, outputs, strict=True)):
+            if any(got.at(expected.dims, index).value != element.value for index, element in expected.data.items()):
+                raise _Differs(f"the chunk form's output of token {number} is not the recurrence's")
+
+    def _outputs(self, chunk: _Chunk, values: Mapping[str, Values], setting: Setting) -> Iterator[Tensor]:
+        for place, token in enumerate(chunk.tokens):
+            reads = {
+                read.name: Tensor(
+                    (self._read_dim(read.side),),
+                    {(c,): Dual(values[output][(place, c)]) for c in range(self.sizes[self._read_dim(read.side)])},
+                )
+                for read, output in zip(self.nf.reads, self.chunk.outputs, strict=True)
+            }
+            yield evaluate(self.nf.output, setting.scope(token.whole, reads))
+
+    def _read_dim(self, side: str) -> str:
+        return self.nf.value if side == "left" else self.nf.key
+
+    # ------------------------------------------------------------------------------------------------------- gradients
+
+    def _compare_gradients(
+        self, chunks: Sequence[_Chunk], setting: Setting, start: Tensor, outputs: Sequence[Tensor], final: Tensor
+    ) -> None:
+        """<cotangent, derivative of the recurrence> = <gradients of the adjoint, derivatives of the rows>."""
+        weights = [{index: self.oracle.rational() for index in o.data} for o in outputs]
+        state_weights = {index: self.oracle.rational() for index in self._oriented(final)}
+        expected = total(
+            Dual(mpq(0), _weighted(weight[index], element))
+            for weight, o in zip(weights, outputs, strict=True)
+            for index, element in o.data.items()
+        )
+        dims = (self.nf.key, self.nf.value)
+        expected = expected + total(
+            Dual(mpq(0), _weighted(weight, final.at(dims, index))) for index, weight in state_weights.items()
+        )
+
+        found = Dual(mpq(0))
+        forward = self._forward(self.chunk.system, chunks, start)
+        cotangent = dict(state_weights)
+        for place in reversed(range(len(chunks))):
+            chunk, length = chunks[place], self.case.chunk
+            given = {**forward[place], "dS1": cotangent}
+            for number, token in enumerate(chunk.tokens):
+                weight = weights[place * length + number]
+                found = found + self._through_output(number, token, forward[place], weight, given, setting)
+            gradients = run(self.adjoint.system, chunk.timeline, given)
+            found = found + chunk.pulled(gradients, self.adjoint.system)
+            cotangent = gradients["dS0"]
+        for index, weight in cotangent.items():
+            found = found + Dual(mpq(0), _weighted(weight, start.at(dims, index)))
+        got = found.tangents or (mpq(0),) * len(self.directions)
+        want = expected.tangents or (mpq(0),) * len(self.directions)
+        for name, one, other in zip(self.directions, got, want, strict=True):
+            if one != other:
+                raise _Differs(f"the adjoint's gradient of {name} is not the recurrence's derivative")
+
+    def _through_output(
+        self,
+        number: int,
+        token: Token,
+        values: Mapping[str, Values],
+        weight: Mapping[tuple[int, ...], mpq],
+        given: dict[str, Values],
+        setting: Setting,
+    ) -> Dual:
+        """The output's own part of the chain: fills the reads' cotangents into `given`, returns what reaches the inputs
+        without passing a read."""
+        reads = [
+            (f"d{output}", read.name, self._read_dim(read.side), output)
+            for read, output in zip(self.nf.reads, self.chunk.outputs, strict=True)
+        ]
+        variables = [(cotangent, c) for cotangent, _, dim, _ in reads for c in range(self.sizes[dim])]
+        plain = len(self.directions)
+        names: dict[str, Tensor] = {}
+        for cotangent, name, dim, output in reads:
+            names[name] = Tensor(
+                (dim,),
+                {
+                    (c,): Dual(
+                        values[output][(number, c)],
+                        (mpq(0),) * plain + tuple(mpq(int(v == (cotangent, c))) for v in variables),
+                    )
+                    for c in range(self.sizes[dim])
+                },
+            )
+        widened = {name: _widened(tensor, len(variables)) for name, tensor in (setting.constants | token.whole).items()}
+        o = evaluate(self.nf.output, setting.scope(widened, names))
+        slopes = total(Dual(mpq(0), _weighted(weight[index], o.at(self.spec.output_dims, index))) for index in weight)
+        tangents = slopes.tangents or (mpq(0),) * (plain + len(variables))
+        for (cotangent, c), slope in zip(variables, tangents[plain:], strict=True):
+            given.setdefault(cotangent, {})[(number, c)] = slope
+        return Dual(mpq(0), tangents[:plain])
+
+
+class _Chunk:
+    """One chunk's rows, evaluated from the normal form: values for the system, tangents for the comparison."""
+
+    def __init__(self, nf: NormalForm, setting: Setting, tokens: Sequence[Token]) -> None:
+        self.nf, self.setting, self.tokens = nf, setting, tokens
+        self.rows: dict[str, list[Tensor]] = {"w": [], "y": [], "z": [], "k": [], "v": []}
+        self.factors: list[Tensor] = []
+        self.groups: dict[str, list[int]] = {"delta": [], "write": []}
+        self.after: list[bool] = []
+        self.per_token = 0
+        for token in tokens:
+            self._add(token)
+        self.per_token = len(self.factors) // len(tokens)
+        for number, read in enumerate(nf.reads):
+            self.rows[f"q{number}"] = [self._evaluate(read.q, token.whole) for token in tokens]
+        self.dims = {"w": nf.key, "y": nf.key, "z": nf.value, "k": nf.key, "v": nf.value}
+        self.dims |= {f"q{n}": nf.key if read.side == "left" else nf.value for n, read in enumerate(nf.reads)}
+        self.given: dict[str, Values] = {
+            name: {(r, c): t.at((dim,), (c,)).value for r, t in enumerate(rows) for c in self._channels(dim)}
+            for name, rows in self.rows.items()
+            for dim in (self.dims[name],)
+        }
+        self.timeline = self._timeline()
+
+    def _evaluate(self, expr: Expr | None, *names: Mapping[str, Tensor]) -> Tensor:
+        return scalar(Dual(mpq(0))) if expr is None else evaluate(expr, self.setting.scope(*names))
+
+    def _channels(self, dim: str) -> range:
+        return range(self.setting.sizes[dim])
+
+    def _add(self, token: Token) -> None:
+        for block in self.nf.blocks:
+            for turn, names in enumerate(token.steps if block.repeated else [{}]):
+                for place, step in enumerate(block.steps):
+                    lead = block.lead if turn == 0 and place == 0 else None
+                    self.factors.append(self._factor([d for d in (lead, step.decay) if d], token.whole, names))
+                    for row in step.deltas:
+                        self.groups["delta"].append(len(self.factors) - 1)
+                        self.after.append(row.after_decay)
+                        for name, expr in (("w", row.w), ("y", row.y), ("z", row.z)):
+                            self.rows[name].append(self._evaluate(expr, token.whole, names))
+                    for write in step.writes:
+                        self.groups["write"].append(len(self.factors) - 1)
+                        for name, expr in (("k", write.k), ("v", write.v)):
+                            self.rows[name].append(self._evaluate(expr, token.whole, names))
+
+    def _factor(self, decays: Sequence[Decay], *names: Mapping[str, Tensor]) -> Tensor:
+        """e^g of a micro-step, over the key dim where any decay of the spec is."""
+        tensors = [self._evaluate(decay.factor, *names) for decay in decays]
+        dims = (self.nf.key,) if self.nf.decay_kind == "key" else ()
+
+        def element(index: tuple[int, ...]) -> Dual:
+            result = Dual(mpq(1))
+            for tensor in tensors:
+                result = result * tensor.at(dims, index)
+            return result
+
+        return self.setting.scope().build(dims, element)
+
+    def _timeline(self) -> Timeline:
+        key = self._channels(self.nf.key)
+        delta, write = self.groups["delta"], self.groups["write"]
+        seen: dict[str, tuple[int, ...]] = {"y": tuple(delta)}
+        counts: dict[str, tuple[int, ...]] = {
+            "Gw": tuple(group + 1 for group in delta),
+            "Gk": tuple(group + 1 for group in write),
+            "Gy": tuple(group + after for group, after in zip(delta, self.after, strict=True)),
+            "Gend": (len(self.factors),),
+        }
+        for number, read in enumerate(self.nf.reads):
+            at = self._steps_before(read.position)
+            seen[f"q{number}"] = tuple(t * self.per_token + at for t in range(len(self.tokens)))
+            counts[f"Gq{number}"] = tuple(s + read.position.after_decay for s in seen[f"q{number}"])
+        sizes = {
+            "delta": len(delta),
+            "write": len(write),
+            "token": len(self.tokens),
+            "key": len(key),
+            "value": len(self._channels(self.nf.value)),
+        }
+        decays = tuple(
+            tuple(f.at((self.nf.key,), (c,)).value for c in key) if self.nf.decay_kind == "key" else (f.data[()].value,)
+            for f in self.factors
+        )
+        if self.nf.decay_kind != "key":
+            decays = tuple(row * len(key) for row in decays)
+        return Timeline(decays, seen, {"delta": tuple(delta), "write": tuple(write)}, counts, sizes)
+
+    def _steps_before(self, position: Position) -> int:
+        turns = [len(self.tokens[0].steps) if block.repeated else 1 for block in self.nf.blocks]
+        done = sum(turns[b] * len(block.steps) for b, block in enumerate(self.nf.blocks[: position.block]))
+        return done + position.step
+
+    def pulled(self, gradients: Mapping[str, Values], system: System) -> Dual:
+        """<gradients, derivatives of this chunk's rows and decays>."""
+        result = Dual(mpq(0))
+        for name, rows in self.rows.items():
+            for (row, channel), slope in gradients.get(f"d{name}", {}).items():
+                result = result + Dual(mpq(0), _weighted(slope, rows[row].at((self.dims[name],), (channel,))))
+        if system.offsets:
+            slopes = decay_gradient(system, self.timeline, gradients)
+            for factor, row in zip(self.factors, slopes, strict=True):
+                for element, slope in zip(factor.data.values(), row, strict=True):
+                    result = result + Dual(mpq(0), _weighted(slope / element.value, element))
+        return result
+
+
+def _weighted(weight: mpq, element: Dual) -> tuple[mpq, ...]:
+    return tuple(weight * tangent for tangent in element.tangents)
+
+
+def _widened(tensor: Tensor, extra: int) -> Tensor:
+    """`tensor` with room for `extra` more directions, along which it does not change."""
+    zeros = (mpq(0),) * extra
+    return Tensor(
+        tensor.dims,
+        {index: Dual(e.value, e.tangents + zeros if e.tangents else ()) for index, e in tensor.data.items()},
+    )
+
+
+def _scope(sizes: Mapping[str, int], oracle: Oracle) -> Scope:
+    return Scope({}, {}, sizes, oracle)

@@ -1,0 +1,43 @@
+"""Rebuilding expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flagen.spec.model import (
+    Binary,
+    Call,
+    Contract,
+    Expr,
+    Name,
+    Negate,
+    Number,
+    Outer,
+    Reduce,
+    RowMap,
+    StateRead,
+    Transpose,
+)
+
+
+def map_children(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """`expr` with `change` applied to each direct operand."""
+    match expr:
+        case Number() | Name() | StateRead():
+            return expr
+        case Negate(value, span):
+            return Negate(change(value), span)
+        case Binary(op, left, right, span):
+            return Binary(op, change(left), change(right), span)
+        case Contract(left, right, span):
+            return Contract(change(left), change(right), span)
+        case Transpose(value, span):
+            return Transpose(change(value), span)
+        case Outer(left, right, span):
+            return Outer(change(left), change(right), span)
+        case Call(function, args, span):
+            return Call(function, tuple(change(arg) for arg in args), span)
+        case Reduce(function, value, dim, span):
+            return Reduce(function, change(value), dim, span)
+        case RowMap(function, value, span):
+            return RowMap(function, change(value), span)

@@ -1,0 +1,146 @@
+"""The signature every function of a package shares, and its docstring: argument order, shapes, units, defaults.
+
+Printed once here, so that the PyTorch and the Triton forms of a variant cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from flagen.spec.expr import to_source
+from flagen.spec.model import Input, Interval, Param, Spec
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a generated function: how it is written in the signature, and its line of documentation."""
+
+    name: str
+    annotation: str
+    default: str | None
+    keyword: bool
+    doc: str
+
+    @property
+    def declaration(self) -> str:
+        return f"{self.name}: {self.annotation}" + ("" if self.default is None else f" = {self.default}")
+
+
+def parameters(spec: Spec) -> tuple[Parameter, ...]:
+    """Every parameter in signature order: inputs, tensor params, then keywords."""
+    tensors = [p for p in spec.params if p.is_tensor]
+    positional = [Parameter(i.name, "Tensor", None, False, input_doc(spec, i)) for i in spec.inputs]
+    positional += [Parameter(p.name, "Tensor", None, False, param_doc(p)) for p in tensors if p.default is None]
+    optional = [
+        Parameter(p.name, "Tensor | None", "None", True, param_doc(p)) for p in tensors if p.default is not None
+    ]
+    scalars = [
+        Parameter(p.name, "float", None, True, param_doc(p))
+        if p.default is None
+        else Parameter(p.name, "float | None", "None", True, param_doc(p))
+        for p in spec.params
+        if not p.is_tensor
+    ]
+    return (*positional, *optional, *scalars, *_steps(spec), *_carried(spec))
+
+
+def _steps(spec: Spec) -> tuple[Parameter, ...]:
+    if spec.steps is None:
+        return ()
+    default = None if spec.steps.default is None else str(spec.steps.default)
+    return (Parameter(spec.steps.argument, "int", default, True, "micro-steps per token."),)
+
+
+def _carried(spec: Spec) -> tuple[Parameter, ...]:
+    return (
+        Parameter("initial_state", f"{state_annotation(spec)} | None", "None", True, f"{state_shapes(spec)}; {_inits(spec)}."),
+        Parameter("output_final_state", "bool", "False", True, "also return the state after the last token."),
+        Parameter("cu_seqlens", "Tensor | None", "None", True, "[N + 1] token offsets of packed sequences; needs B = 1."),
+    )
+
+
+def signature(spec: Spec, *extra: Parameter) -> tuple[str, ...]:
+    """The lines between the parentheses of a generated `def`, `*` included; `extra` keywords go last."""
+    every = (*parameters(spec), *extra)
+    positional = [p.declaration for p in every if not p.keyword]
+    # A required keyword may stand after an optional one: everything behind the star goes by name.
+    return (*positional, "*", *(p.declaration for p in every if p.keyword))
+
+
+def argument_docs(spec: Spec, *extra: Parameter) -> tuple[str, ...]:
+    """`name: what it is`, a line a parameter, for a docstring's Args section."""
+    return tuple(f"{p.name}: {p.doc}" for p in (*parameters(spec), *extra))
+
+
+def input_shape(spec: Spec, decl: Input) -> str:
+    """`[B, T, HV, K]`, the shape users pass; a per-step input has T * n rows."""
+    rows = "T" if decl.per == "token" or spec.steps is None else f"T * {spec.steps.argument}"
+    return f"[{', '.join(('B', rows, decl.heads, *decl.dims))}]"
+
+
+def param_shape(decl: Param) -> str:
+    """`[HV, K]` for a tensor param."""
+    return f"[{', '.join((*(('HV',) if decl.per_head else ()), *decl.dims))}]"
+
+
+def output_shape(spec: Spec) -> str:
+    return f"[{', '.join(('B', 'T', 'HV', *spec.output_dims))}]"
+
+
+def output_like(spec: Spec) -> str:
+    """The input whose dtype the output takes: the first that carries the output's dims, else the first."""
+    wanted = set(spec.output_dims)
+    return next((i.name for i in spec.inputs if wanted <= set(i.dims)), spec.inputs[0].name)
+
+
+def state_annotation(spec: Spec) -> str:
+    if len(spec.states) == 1:
+        return "Tensor"
+    return f"tuple[{', '.join('Tensor' for _ in spec.states)}]"
+
+
+def state_shapes(spec: Spec) -> str:
+    """`[N, HV, K, V]`, or a tuple of such shapes in declared order."""
+    shapes = [f"[{', '.join(('N', 'HV', *state.dims))}]" for state in spec.states]
+    return shapes[0] if len(shapes) == 1 else f"({', '.join(shapes)})"
+
+
+def _inits(spec: Spec) -> str:
+    inits = {state.init for state in spec.states}
+    if inits == {0.0}:
+        return "default zero"
+    return "default " + ", ".join(f"{state.init:g}" for state in spec.states)
+
+
+def input_doc(spec: Spec, decl: Input) -> str:
+    head_note = "; HV is a multiple of H" if decl.heads == "HV" and _first_value_input(spec) == decl.name else ""
+    text = _one_line(decl.description)
+    return f"{text + ', ' if text else ''}{input_shape(spec, decl)}{_range_note(decl.range)}{head_note}."
+
+
+def param_doc(decl: Param) -> str:
+    text = _one_line(decl.description)
+    shape = param_shape(decl) if decl.is_tensor else "a number"
+    default = "" if decl.default is None else f"; default {to_source(decl.default)}"
+    return f"{text + ', ' if text else ''}{shape}{_range_note(decl.range)}{default}."
+
+
+def _first_value_input(spec: Spec) -> str | None:
+    return next((i.name for i in spec.inputs if i.heads == "HV"), None)
+
+
+def _range_note(interval: Interval) -> str:
+    low, high = interval.low, interval.high
+    if math.isinf(low) and math.isinf(high):
+        return ""
+    if math.isinf(low):
+        return f", at most {high:g}"
+    if math.isinf(high):
+        return f", at least {low:g}"
+    return f", in [{low:g}, {high:g}]"
+
+
+def _one_line(text: str) -> str:
+    """Free text as one docstring line: white space folded, and nothing that could end or escape the string."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace('"', "'").rstrip(".,;:")
