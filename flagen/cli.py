@@ -7,6 +7,7 @@ file could not be read or written, or flagen itself failed.
 from __future__ import annotations
 
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -191,5 +192,8 @@ def run() -> NoReturn:
         sys.exit(FAILED)
     except InternalError as error:
         report.broken(str(error))
+        sys.exit(FAILED)
+    except Exception:
+        report.broken(traceback.format_exc())
         sys.exit(FAILED)
     raise AssertionError("typer always exits")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from flagen.spec.model import Assign, Expr, Input, Param, Repeat, Spec, Statement
+from flagen.spec import to_source
+from flagen.spec.model import Assign, Input, Param, Repeat, Spec, Statement
 
 
 def describe(spec: Spec) -> str:
@@ -15,16 +16,18 @@ def describe(spec: Spec) -> str:
 def _lines(spec: Spec) -> Iterator[str]:
     yield f"{spec.name}: {spec.title}" if spec.title else spec.name
     yield from filter(None, (spec.paper, spec.description))
-    yield from _section("state", ((s.name, f"{_shape('N', 'HV', *s.dims)}, starts at {s.init:g}") for s in spec.states))
+    yield from _section(
+        "state", ((s.name, f"{_shape(*s.dims)} per value head, starts at {s.init:g}") for s in spec.states)
+    )
     yield from _section("inputs", ((decl.name, _input(decl, spec)) for decl in spec.inputs))
-    yield from _section("params", ((decl.name, _param(decl, spec)) for decl in spec.params))
+    yield from _section("params", ((decl.name, _param(decl)) for decl in spec.params))
     if spec.steps:
         default = "required" if spec.steps.default is None else f"default {spec.steps.default}"
         yield from _section("steps", [(spec.steps.symbol, f"the argument {spec.steps.argument}, {default}")])
     for section in ("let", "decay", "gate"):
         decls = [decl for decl in spec.derived if decl.section == section]
         yield from _section(
-            section, ((d.name, f"{_text(d.value, spec)}, {_shape(*d.value.dims)} per {d.per}") for d in decls)
+            section, ((d.name, f"{to_source(d.value)}, {_shape(*d.value.dims)} per {d.per}") for d in decls)
         )
     yield ""
     yield "update, for every token"
@@ -48,9 +51,9 @@ def _input(decl: Input, spec: Spec) -> str:
     return _with_remarks(_shape("B", tokens, decl.heads, *decl.dims), decl)
 
 
-def _param(decl: Param, spec: Spec) -> str:
+def _param(decl: Param) -> str:
     shape = _shape(*(["HV"] if decl.per_head else []), *decl.dims) if decl.is_tensor else "a number"
-    default = f", default {_text(decl.default, spec)}" if decl.default is not None else ""
+    default = f", default {to_source(decl.default)}" if decl.default is not None else ""
     return _with_remarks(shape + default, decl)
 
 
@@ -67,12 +70,6 @@ def _statement(statement: Statement, spec: Spec) -> Iterator[str]:
             assert spec.steps is not None, "a repeat needs steps"
             yield f"repeat {spec.steps.symbol} times"
             yield from (f"  {assign.text}" for assign in body)
-
-
-def _text(expr: Expr, spec: Spec) -> str:
-    """`expr` as its author wrote it."""
-    start = expr.span.column - 1
-    return spec.source.line(expr.span.line)[start : start + expr.span.length]
 
 
 def _shape(*dims: str) -> str:

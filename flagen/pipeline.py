@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flagen import __version__
-from flagen.describe import describe
 from flagen.diagnostics import Diagnostic, InternalError, Source, SpecError
 from flagen.freshness import fingerprint, fresh_package, record_path, remember
 from flagen.project import Project, bundled
@@ -51,7 +50,8 @@ _WORTH_A_POOL = 3
 
 @dataclass(frozen=True)
 class Package:
-    """A compiled spec: the text of every file, what was proved, and what the spec's author should know."""
+    """A compiled spec: the text of every file, what was proved (nothing, where nothing could be derived), and what the
+    spec's author should know."""
 
     name: str
     files: Mapping[str, str]
@@ -79,17 +79,15 @@ def compile_spec(path: Path, shown: str) -> Package:
         plan = make_plan(spec, derivation)
     with clock.stage("emit"):
         files = emit(spec, plan, shown)
-    remarks += remarks_on(derivation)
-    return Package(spec.name, files, proof.lines, spec.source, remarks, clock.seconds)
+    proved = proof.lines if derivation.no_chunk_form is None else ()
+    return Package(spec.name, files, proved, spec.source, remarks + remarks_on(derivation), clock.seconds)
 
 
 def load(path: Path) -> tuple[Spec, tuple[Diagnostic, ...]]:
     """The checked spec at `path`, and the warnings about it."""
-    from flagen.spec import check_spec, load_spec
+    from flagen.spec import check_file
 
-    spec = load_spec(path)
-    _, diagnostics = check_spec(spec.source.text, spec.source.file)
-    return spec, tuple(diagnostics)
+    return check_file(path)
 
 
 def derive(spec: Spec) -> Derivation:
@@ -176,6 +174,8 @@ class Stages:
         """The result of `stage` as text to read."""
         match stage:
             case "spec":
+                from flagen.describe import describe
+
                 return describe(self.spec)
             case "proof":
                 return "\n".join(prove(self.spec, self.derivation).lines)

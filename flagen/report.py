@@ -69,7 +69,8 @@ def _print_built(built: Built, *, full: bool, check: bool, verbose: bool) -> Non
     if check:
         done = "differs" if built.diff else "as built"
     seconds = sum(package.seconds.values())
-    _out(f"{package.name}: proved; {built.directory}: {done} ({seconds:.2f} s)", "green" if not built.diff else "red")
+    proved = "proved" if package.proof else "no chunk form to prove"
+    _out(f"{package.name}: {proved}; {built.directory}: {done} ({seconds:.2f} s)", "red" if built.diff else "green")
     if full:
         for line in package.proof:
             _out(f"  proved  {line}", "dim")

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ruff import find_ruff_bin  # type: ignore[import-untyped]
+from ruff import find_ruff_bin
 
 from flagen.diagnostics import InternalError
 

@@ -1,0 +1,222 @@
+"""`flagen check`, `explain`, `new` and `list`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flagen.pipeline import Stages
+from flagen.spec import load_spec
+from tests.cli.conftest import ROOT, Flagen, Workspace
+
+OK, WRONG, FAILED = 0, 1, 2
+
+NOT_AFFINE = """\
+flagen: 1
+name: squashed
+state: {S: [K, V]}
+inputs: {q: [K], k: [K], v: [V]}
+update: S = tanh(S) + outer(k, v)
+output: o = S.T @ q
+"""
+
+# ---------------------------------------------------------------------------------------------------------------- check
+
+
+def test_a_right_spec_checks(flagen: Flagen, project: Workspace) -> None:
+    project.take("gla")
+    done = flagen("check", "gla")
+    assert (done.code, done.out, done.err) == (OK, "specs/gla.yaml: ok\n", "")
+    assert project.generated() == {}
+
+
+def test_all_errors_of_all_files_are_shown_at_once(flagen: Flagen, project: Workspace) -> None:
+    project.take("gla", "retention", "kda")
+    project.edit("gla", "outer(k, v)", "outer(k, vv)")
+    project.edit("gla", "name: gla", "name: GLA")
+    project.edit("retention", "flagen: 1", "flagen: 99")
+    done = flagen("check", "--all")
+    assert done.code == WRONG
+    assert done.err.count("specs/gla.yaml:") >= 2 and done.err.count("specs/retention.yaml:") >= 1
+    assert done.out == "specs/kda.yaml: ok\n"
+
+
+def test_what_keeps_a_spec_from_a_chunk_form_is_a_note_with_its_place(flagen: Flagen, project: Workspace) -> None:
+    project.spec("squashed").write_text(NOT_AFFINE)
+    done = flagen("check", "squashed")
+    assert done.code == OK
+    column = NOT_AFFINE.split("\n")[4].index("tanh(S)") + 1
+    assert f"specs/squashed.yaml:5:{column}: note[no-chunk-form]" in done.err
+    assert "tanh(S)" in done.err and "^^^^^^^" in done.err
+
+
+def test_a_spec_without_a_chunk_form_is_built_without_one(flagen: Flagen, project: Workspace) -> None:
+    project.spec("squashed").write_text(NOT_AFFINE)
+    done = flagen("build", "squashed")
+    assert done.code == OK and "note[no-chunk-form]" in done.err
+    files = project.generated()
+    assert "def naive_recurrent_squashed(" in files["squashed/naive.py"]
+    assert not any("naive_chunk_squashed" in text for text in files.values())
+
+
+# -------------------------------------------------------------------------------------------------------------- explain
+
+
+@pytest.mark.parametrize("stage", Stages.NAMES)
+@pytest.mark.parametrize("variant", ["gla", "gated_delta_product"])
+def test_every_stage_can_be_looked_at(flagen: Flagen, project: Workspace, stage: str, variant: str) -> None:
+    project.take(variant)
+    done = flagen("explain", variant, "--stage", stage)
+    assert done.code == OK and len(done.out.strip().split("\n")) > 1
+    assert done.out.startswith(stage.replace("-", " ").capitalize() + "\n")
+
+
+def test_the_spec_is_shown_with_shapes(flagen: Flagen, project: Workspace) -> None:
+    project.take("gated_delta_product")
+    out = flagen("explain", "gated_delta_product", "--stage", "spec").out
+    for said in (
+        "[K, V] per value head, starts at 0",
+        "[B, T * n, HV, V]",
+        "default K ** -0.5",
+        "num_householder, default 2",
+    ):
+        assert said in out
+    assert "repeat n times" in out and "S = S + b * outer(k, v - S.T @ k)" in out
+
+
+def test_all_stages_in_markdown(flagen: Flagen, project: Workspace) -> None:
+    project.take("gla")
+    out = flagen("explain", "gla", "--format", "markdown").out
+    assert [line for line in out.split("\n") if line.startswith("## ")] == [
+        "## Spec",
+        "## Normal form",
+        "## Chunk form",
+        "## Adjoint",
+        "## Proof",
+        "## Plan",
+    ]
+    assert out.count("```") == 2 * len(Stages.NAMES)
+
+
+def test_a_stage_that_needs_no_proof_runs_none(
+    flagen: Flagen, project: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A form whose proof fails is exactly what one wants to look at."""
+    project.take("gla")
+    monkeypatch.setattr("flagen.pipeline.prove", None)
+    assert flagen("explain", "gla", "--stage", "chunk-form").code == OK
+
+
+def test_a_missing_chunk_form_is_explained(flagen: Flagen, project: Workspace) -> None:
+    project.spec("squashed").write_text(NOT_AFFINE)
+    done = flagen("explain", "squashed", "--stage", "chunk-form")
+    assert done.code == OK and "tanh" in done.out
+
+
+# ------------------------------------------------------------------------------------------------------------------ new
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "specs").glob("*.yaml")))
+def test_a_new_variant_is_another_under_its_own_name(flagen: Flagen, project: Workspace, model: str) -> None:
+    done = flagen("new", "my_variant", "--like", model)
+    assert done.code == OK and "wrote specs/my_variant.yaml" in done.out
+    new, old = load_spec(project.spec("my_variant")), load_spec(ROOT / "specs" / f"{model}.yaml")
+    assert (new.name, new.title, new.class_name) == ("my_variant", "My variant", "MyVariant")
+    assert (new.inputs, new.update, new.output, new.paper) == (old.inputs, old.update, old.output, old.paper)
+
+
+def test_only_the_lines_that_name_it_change(flagen: Flagen, project: Workspace) -> None:
+    text = """\
+# A spec with everything that could trip a line editor.
+flagen: 1
+"name":   "odd"    # the name
+title: >-
+  a folded
+  title
+class_name: OddOne
+state: {S: [K, V]}   # name: not this
+inputs: {q: [K], k: [K], v: {dims: [V], description: "title: nor this"}}
+update: S = S + outer(k, v)
+output: o = S.T @ q
+"""
+    project.spec("odd").write_text(text)
+    assert flagen("new", "mine", "--like", "odd").code == OK
+    kept = text.split("\n")[7:]
+    lines = project.spec("mine").read_text().split("\n")
+    assert lines[-len(kept) :] == kept
+    assert lines[:2] == text.split("\n")[:2]
+    assert load_spec(project.spec("mine")).class_name == "Mine"
+
+
+def test_a_model_is_found_in_the_project_first(flagen: Flagen, project: Workspace) -> None:
+    project.take("gla")
+    project.edit("gla", "description: ", "description: ours, ")
+    flagen("new", "mine", "--like", "gla")
+    assert load_spec(project.spec("mine")).description.startswith("ours, ")
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "/etc/evil", "Upper", "1st", "a-b", "a b", "a" * 65, "", "class", "torch", "a\nb", "..", "a.b"]
+)
+def test_a_bad_name_is_refused(flagen: Flagen, project: Workspace, name: str) -> None:
+    done = flagen("new", name, "--like", "gla")
+    assert done.code in (WRONG, FAILED) and done.err
+    assert not list(project.root.parent.rglob("*.yaml"))
+
+
+def test_nothing_is_overwritten(flagen: Flagen, project: Workspace) -> None:
+    project.spec("mine").write_text("precious\n")
+    done = flagen("new", "mine", "--like", "gla")
+    assert done.code == FAILED and "exists" in done.err
+    assert project.spec("mine").read_text() == "precious\n"
+
+
+def test_an_unknown_model_is_refused(flagen: Flagen, project: Workspace) -> None:
+    project.take("gla")
+    done = flagen("new", "mine", "--like", "glaa")
+    assert done.code == FAILED and "did you mean gla?" in done.err
+    assert not project.spec("mine").exists()
+
+
+def test_a_new_variant_builds(flagen: Flagen, project: Workspace) -> None:
+    flagen("new", "mine", "--like", "gated_delta_rule")
+    assert flagen("build", "mine").code == OK
+    assert "def naive_recurrent_mine(" in project.generated()["mine/naive.py"]
+
+
+# ----------------------------------------------------------------------------------------------------------------- list
+
+
+def test_the_table_has_a_row_for_each_variant(flagen: Flagen, project: Workspace) -> None:
+    project.take("gla", "retention", "gated_delta_product", "gated_delta_rule")
+    project.spec("wrong").write_text("flagen: 1\n")
+    flagen("build", "gla")
+    done = flagen("list")
+    assert done.code == OK
+    header, *rows = (line.split() for line in done.out.splitlines())
+    assert header[0] == "name" and header[-4:] == ["naive_recurrent", "naive_chunk", "fused_recurrent", "chunk"]
+    by_name = {row[0]: " ".join(row[1:]) for row in rows}
+    assert list(by_name) == ["gated_delta_product", "gated_delta_rule", "gla", "retention", "wrong"]
+    assert "S [K, V] per K 1 yes yes" in by_name["gla"]
+    assert "S [K, V] scalar, constant 1 - - - -" in by_name["retention"]
+    assert "S [K, V] scalar n = 2 - - - -" in by_name["gated_delta_product"]
+    assert "flagen check" in by_name["wrong"]
+
+
+def test_an_empty_project_has_an_empty_table(flagen: Flagen) -> None:
+    done = flagen("list")
+    assert done.code == OK and len(done.out.splitlines()) == 1
+
+
+def test_help_and_version(flagen: Flagen) -> None:
+    assert all(command in flagen("--help").out for command in ("build", "check", "explain", "new", "list"))
+    assert flagen("--version").out.startswith("flagen ")
+    assert "Exit codes" in flagen("--help").out
+
+
+def test_specs_may_live_outside_the_project(flagen: Flagen, project: Workspace, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.yaml"
+    outside.write_text((ROOT / "specs" / "gla.yaml").read_text())
+    assert flagen("build", str(outside)).code == OK
+    assert "from outside.yaml (" in project.generated()["gla/naive.py"]

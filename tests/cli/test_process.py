@@ -1,0 +1,106 @@
+"""The command as it is run: in a process of its own, in a pipe, under any hash seed, out of a wheel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import ROOT, Workspace
+
+VARIANTS = ("gated_delta_product", "kda", "mamba2", "lightning_attn")
+
+
+def flagen(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m flagen` in the working directory."""
+    command = [sys.executable, "-m", "flagen", *arguments]
+    return subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("build", "--all"), ("build", "--all", "--check"), ("list",), ("check", "--all"), ("explain", "kda"), ("--help",)],
+)
+def test_a_pipe_gets_plain_text(project: Workspace, arguments: tuple[str, ...]) -> None:
+    project.take("kda", "gla")
+    project.edit("gla", "outer(k, v)", "outer(k, vv)")
+    done = flagen(*arguments, COLUMNS="40", TERM="xterm-256color")
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stdout
+
+
+def test_long_lines_are_not_wrapped_in_a_pipe(project: Workspace) -> None:
+    project.take("gla")
+    done = flagen("build", "gla", "-v", "--out", "a/rather/long/directory/that/does/not/fit", COLUMNS="20")
+    assert any(
+        line.endswith("a/rather/long/directory/that/does/not/fit/gla/naive.py") for line in done.stdout.split("\n")
+    )
+
+
+def test_output_does_not_depend_on_the_hash_seed(project: Workspace) -> None:
+    project.take(*VARIANTS)
+    built = []
+    for seed in ("0", "1", "4242"):
+        done = flagen("build", "--all", "--force", PYTHONHASHSEED=seed)
+        assert done.returncode == 0, done.stderr
+        explained = [flagen("explain", name, PYTHONHASHSEED=seed).stdout for name in VARIANTS]
+        built.append((project.generated(), explained))
+    assert built[0] == built[1] == built[2]
+
+
+def test_building_loads_no_torch(project: Workspace) -> None:
+    project.take("gla")
+    program = (
+        "import sys; from flagen.cli import app; app(['build', 'gla'], standalone_mode=False);"
+        "assert 'sympy' in sys.modules; assert not {'torch', 'triton', 'numpy'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [("list",), ("build", "gla")])
+def test_what_derives_nothing_loads_no_sympy(project: Workspace, command: tuple[str, ...]) -> None:
+    project.take("gla")
+    assert flagen("build", "gla").returncode == 0
+    program = (
+        f"import sys; from flagen.cli import app; app({list(command)}, standalone_mode=False);"
+        "assert not {'sympy', 'jinja2'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_closed_pipe_is_no_crash(project: Workspace) -> None:
+    project.take("gated_delta_product")
+    command = f"{sys.executable} -m flagen explain gated_delta_product | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout == "Spec\n" and "Traceback" not in done.stderr
+
+
+def test_a_wheel_builds_outside_the_checkout(project: Workspace, tmp_path: Path) -> None:
+    """It carries its templates and its specs, and finds them where it is installed."""
+    wheels, site = tmp_path / "wheels", tmp_path / "site"
+    run = [sys.executable, "-m"]
+    subprocess.run([*run, "hatchling", "build", "-t", "wheel", "-d", str(wheels)], cwd=ROOT, check=True, timeout=120)
+    (wheel,) = wheels.glob("*.whl")
+    install = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
+    subprocess.run([*run, *install], check=True, timeout=120)
+
+    where = flagen("--version", PYTHONPATH=str(site))
+    program = "import flagen.project as p; print(p.PACKAGE, p.bundled('templates'), p.bundled('specs'))"
+    located = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True
+    ).stdout
+    assert where.returncode == 0 and all(path.startswith(str(site)) for path in located.split()), located
+
+    assert flagen("new", "mine", "--like", "gla", PYTHONPATH=str(site)).returncode == 0
+    done = flagen("build", "mine", PYTHONPATH=str(site))
+    assert done.returncode == 0, done.stderr
+    from_wheel = project.generated()
+    assert flagen("build", "mine", "--force").returncode == 0
+    assert project.generated() == from_wheel

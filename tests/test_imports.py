@@ -1,0 +1,138 @@
+"""The rules of the house, read off the source: which layer may import what, and what a template may do.
+
+Imports inside functions count like any other: a layer that is imported late is still a layer that is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STDLIB = sys.stdlib_module_names
+
+# The spec as data, and the two functions that only read it: printing an expression, bounding its value.
+SPEC_MODEL = {"flagen.diagnostics", "flagen.spec.model", "flagen.spec.to_source", "flagen.spec.interval_of"}
+SPEC_MODEL |= {"flagen.spec.printer.to_source", "flagen.spec.ranges.interval_of"}
+LAYERS: dict[str, set[str]] = {
+    "diagnostics": set(),
+    "spec": {"yaml", "flagen.diagnostics"},
+    "algebra": {"sympy", "gmpy2", *SPEC_MODEL},
+    "plan": {"flagen.algebra", *SPEC_MODEL},
+    "backends": {"flagen.plan", *SPEC_MODEL},
+    "emit": {"jinja2", "ruff", "flagen.diagnostics"},
+    "triton_cpu": {"triton", "numpy", "torch"},
+}
+"""What each layer may import beside itself and the standard library; a name covers what is below it."""
+
+TOP: dict[str, set[str]] = {
+    "project": set(),
+    "freshness": {"flagen.project"},
+    "describe": {"flagen.spec"},
+    "authoring": {"yaml", "flagen.spec", "flagen.project"},
+    "catalogue": {"flagen.spec", "flagen.project", "flagen.diagnostics"},
+    "pipeline": {f"flagen.{name}" for name in ("spec", "algebra", "plan", "backends", "emit", "diagnostics")}
+    | {"flagen.describe", "flagen.freshness", "flagen.project"},
+    "report": {"rich", "flagen.catalogue", "flagen.diagnostics", "flagen.pipeline"},
+    "cli": {"typer"}
+    | {f"flagen.{name}" for name in ("authoring", "catalogue", "diagnostics", "pipeline", "project", "report")},
+    "__main__": {"flagen.cli"},
+    "__init__": set(),
+}
+"""The same for the modules on top of the layers."""
+
+# What a template may hold of control structure before it decides more than layout.
+MAX_BLOCKS = 60
+
+
+def imported(path: Path, package: str) -> Iterator[tuple[int, str]]:
+    """Every module that the file imports, with its line; `package` is what its relative imports start from."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            # `from package import name` may name a module; the longer name is the stricter one to judge.
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def covered(module: str, allowed: set[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in allowed)
+
+
+def flagen_modules() -> list[Path]:
+    return sorted((ROOT / "flagen").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", flagen_modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_layer_imports_only_what_is_below_it(path: Path) -> None:
+    inside = path.relative_to(ROOT / "flagen")
+    layer = inside.parts[0].removesuffix(".py")
+    own = f"flagen.{layer}"
+    allowed = (LAYERS | TOP)[layer] | {own, "flagen.__version__"}
+    package = ".".join(("flagen", *inside.parent.parts))
+    wrong = [
+        f"line {line}: {module}"
+        for line, module in imported(path, package)
+        if module.split(".")[0] not in STDLIB and not covered(module, allowed)
+    ]
+    assert not wrong, f"{layer} may import {sorted(allowed)}, and {inside} imports {wrong}"
+
+
+def test_every_module_of_flagen_has_a_layer() -> None:
+    tops = {path.relative_to(ROOT / "flagen").parts[0].removesuffix(".py") for path in flagen_modules()}
+    assert tops == LAYERS.keys() | TOP.keys()
+
+
+def generated_modules() -> list[Path]:
+    return sorted((ROOT / "generated").rglob("*.py"))
+
+
+def test_there_is_generated_code_to_judge() -> None:
+    assert generated_modules()
+
+
+@pytest.mark.parametrize("path", generated_modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_generated_code_stands_alone(path: Path) -> None:
+    """It needs torch, and Triton where there is a kernel; not flagen, and no other generated package."""
+    name = path.relative_to(ROOT / "generated").parts[0]
+    triton = {"triton"} if path.stem == "kernels" else set()
+    wrong = [
+        f"line {line}: {module}"
+        for line, module in imported(path, name)
+        if module.split(".")[0] not in STDLIB and not covered(module, {"torch", name} | triton)
+    ]
+    assert not wrong
+
+
+def templates() -> list[Path]:
+    return sorted((ROOT / "templates").rglob("*.j2"))
+
+
+@pytest.mark.parametrize("path", templates(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_template_lays_out_and_decides_nothing(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("{%") <= MAX_BLOCKS, "decide it in the plan"
+    conditions = re.findall(r"{%-?\s*(?:if|elif)\b(.*?)%}", text, re.DOTALL)
+    assert not [condition for condition in conditions if re.search(r"\bname\b", condition)]
+    variants = "|".join(path.stem for path in (ROOT / "specs").glob("*.yaml"))
+    assert not re.search(rf"\b({variants})\b", text), "a template names a variant"
+
+
+def test_building_imports_no_torch_and_listing_no_sympy() -> None:
+    """The rule that the table cannot show: what really ends up in the process."""
+    program = (
+        "import sys, flagen.pipeline, flagen.report, flagen.cli\n"
+        "assert not {'sympy', 'jinja2', 'torch', 'rich', 'yaml'} & sys.modules.keys(), 'too early'\n"
+        "import flagen.algebra, flagen.plan, flagen.backends, flagen.emit, flagen.spec\n"
+        "assert not {'torch', 'triton', 'numpy'} & sys.modules.keys(), 'on the build path'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
