@@ -17,7 +17,7 @@ from flagen.diagnostics import NOWHERE, Source, Span
 Dims = tuple[str, ...]
 
 
-# ---------------------------------------------------------------------------------------------------------------- ranges
+# ------------------------------------------------------------------------------------------------------ ranges
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Interval:
         return f"[{self.low:g}, {self.high:g}]"
 
 
-# ----------------------------------------------------------------------------------------------------------- expressions
+# ------------------------------------------------------------------------------------------------- expressions
 
-ELEMENTWISE = (
-    "exp log log1p expm1 sqrt rsqrt abs sign sigmoid logsigmoid softplus tanh silu relu minimum maximum clamp logaddexp"
-).split()
+_ONE_ARGUMENT = "exp log log1p expm1 sqrt rsqrt abs sign sigmoid logsigmoid softplus tanh silu relu"
+_MORE_ARGUMENTS = "minimum maximum clamp logaddexp"
+ELEMENTWISE = [*_ONE_ARGUMENT.split(), *_MORE_ARGUMENTS.split()]
 """Elementwise functions; the last four take more than one argument, the others one."""
 
 REDUCTIONS = ("sum", "mean", "norm")
@@ -208,7 +208,7 @@ def walk(expr: Expr) -> Iterator[Expr]:
         yield from walk(child)
 
 
-# ---------------------------------------------------------------------------------------------------------------- spec
+# -------------------------------------------------------------------------------------------------------- spec
 
 
 @dataclass(frozen=True)
@@ -320,8 +320,9 @@ class Spec:
     @property
     def dims(self) -> Dims:
         """Every dim's name, in order of first declaration (states, inputs, params)."""
-        seen = [dim for decl in (*self.states, *self.inputs, *self.params) for dim in decl.dims]
-        return tuple(dict.fromkeys(seen))
+        declared = [decl.dims for decl in self.states] + [decl.dims for decl in self.inputs]
+        declared += [decl.dims for decl in self.params]
+        return tuple(dict.fromkeys(dim for dims in declared for dim in dims))
 
     @property
     def output_dims(self) -> Dims:

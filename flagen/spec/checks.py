@@ -1,0 +1,102 @@
+"""Checks over the whole spec, once every section is read: nothing unused, and nothing that says other than it does."""
+
+from __future__ import annotations
+
+import math
+
+from flagen.spec.model import Assign, Derived, Expr, Input, Param, Spec, Steps
+from flagen.spec.names import Symbols, listed, nearest
+from flagen.spec.report import Report
+from flagen.spec.scope import Scope
+from flagen.spec.usage import Role, Roles, assignments, names_in, reaching
+
+
+def check_unused(symbols: Symbols, scope: Scope, report: Report) -> None:
+    """Every input, param, derived name and local is read somewhere."""
+    states = [symbol.name for symbol in symbols.of_kind("state")]
+    for symbol in symbols.of_kind("input", "param", "derived", "local"):
+        if symbol.used or symbol.name in scope.mentioned:
+            continue
+        near = nearest(symbol.name, states) if symbol.kind == "local" else None
+        hint = f"did you mean the state `{near}`?" if near is not None else "use it or remove it"
+        report.error("E305", symbol.span, f"`{symbol.name}` is {symbol.described} that nothing uses", hint)
+        scope.mentioned.add(near or "")
+
+
+def check_updated(symbols: Symbols, scope: Scope, updated: set[str], report: Report) -> None:
+    """Every state has a statement that assigns it."""
+    for symbol in symbols.of_kind("state"):
+        if symbol.name not in updated and symbol.name not in scope.mentioned:
+            message = f"no statement of the update assigns the state `{symbol.name}`"
+            report.error("E601", symbol.span, message, f"add `{symbol.name} = ...`, or remove it")
+
+
+def check_steps(steps: Steps | None, repeats: bool, report: Report) -> None:
+    if steps is not None and not repeats:
+        hint = f"put the statements of one step in `repeat: {steps.symbol}`, or remove `steps`"
+        report.error("E602", steps.span, "`steps` is declared, and the update has no `repeat`", hint)
+
+
+def check_sizes(symbols: Symbols, inputs: tuple[Input, ...], params: tuple[Param, ...], report: Report) -> None:
+    """The size of every dim can be read off an argument that is always there."""
+    known = {dim for decl in inputs for dim in decl.dims}
+    known |= {dim for param in params if param.default is None for dim in param.dims}
+    for symbol in symbols.of_kind("dim"):
+        if symbol.name not in known:
+            message = f"no input has the dim `{symbol.name}`, so its size is unknown"
+            report.error("E510", symbol.span, message, "give an input, or a param without default, this dim")
+
+
+def check_meaning(spec: Spec, report: Report) -> None:
+    """What the statements do together: the output reads the states, decays decay, gates gate."""
+    values: dict[str, list[Expr]] = {entry.name: [entry.value] for entry in spec.derived}
+    every: list[Assign] = [*assignments(spec.update), *spec.output]
+    for assign in every:
+        values.setdefault(assign.target, []).append(assign.value)
+    reached = reaching({"o"}, values)
+    idle = [state for state in spec.states if state.name not in reached]
+    if len(idle) == len(spec.states):
+        span = spec.output[-1].span
+        report.error("E606", span, "the output depends on no state", "read a state, as in `o = S.T @ q`")
+    else:
+        for state in idle:
+            message = f"the state `{state.name}` never reaches the output"
+            report.error("E314", state.span, message, "read it in `output` or in another state's update, or remove it")
+    roles = Roles(spec.update, spec.derived)
+    read_by_output = {name for assign in spec.output for name in names_in(assign.value)}
+    for entry in spec.derived:
+        if entry.section != "let":
+            _check_role(entry, roles.of(entry.name), entry.name in read_by_output, report)
+
+
+def _check_role(entry: Derived, roles: set[Role], in_output: bool, report: Report) -> None:
+    wanted: Role = "scales a state" if entry.section == "decay" else "scales a write"
+    if wanted in roles:
+        return
+    does, section = "neither multiplies a state nor scales a write", "let"
+    if "scales a write" in roles:
+        does, section = "only scales what is written", "gate"
+    elif "scales a state" in roles:
+        does, section = "only multiplies a state", "decay"
+    elif "scales a read" in roles:
+        does = "only scales what is read from a state"
+    elif in_output:
+        does = "only stands in the output"
+    code, says = ("E607", "multiplies a state") if entry.section == "decay" else ("E608", "scales a write")
+    message = f"a {entry.section} {says}; `{entry.name}` {does}"
+    report.error(code, entry.span, message, f"declare it under `{section}`")
+
+
+def warn_unbounded(spec: Spec, report: Report) -> None:
+    """A decay without an upper bound may grow the state without one."""
+    ranges = {entry.name: entry.range for entry in spec.inputs} | {param.name: param.range for param in spec.params}
+    for entry in spec.derived:
+        if entry.section != "decay" or entry.range.high < math.inf:
+            continue
+        reached = reaching({entry.name}, {other.name: [other.value] for other in spec.derived})
+        free = [name for name in sorted(reached) if name in ranges and math.isinf(ranges[name].high)]
+        hint = "bound it with `clamp` or `minimum`"
+        if free:
+            hint = f"declare a range of {listed(free)}, such as `range: [-.inf, 0]`, or {hint}"
+        message = f"the decay `{entry.name}` has no upper bound, so the state may grow without one"
+        report.warn("W701", entry.span, message, hint)

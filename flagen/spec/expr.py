@@ -1,0 +1,234 @@
+"""Expressions: the syntax tree walked over a whitelist into the model's tree, with names resolved and dims checked.
+
+A mistake is reported once. The expression around it becomes None and stays silent, while its other operands are still
+checked.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Literal
+
+from flagen.diagnostics import Span
+from flagen.spec.constants import constant_problem
+from flagen.spec.grammar import construct, node_span, parse_number, parse_python
+from flagen.spec.loader import Scalar
+from flagen.spec.model import (
+    ELEMENTWISE,
+    REDUCTIONS,
+    ROW_MAPS,
+    Binary,
+    Call,
+    Contract,
+    Expr,
+    Negate,
+    Number,
+    Outer,
+    Reduce,
+    RowMap,
+    Transpose,
+)
+from flagen.spec.names import FUNCTIONS, did_you_mean, listed
+from flagen.spec.printer import to_source
+from flagen.spec.report import Report
+from flagen.spec.shapes import (
+    Misfit,
+    call_misfit,
+    contract_misfit,
+    dot_misfit,
+    product_misfit,
+    reduce_misfit,
+    repeated_dim,
+    row_misfit,
+    sum_misfit,
+)
+
+__all__ = ["Resolve", "parse_expression", "to_source"]
+
+Resolve = Callable[[str, Span], Expr | None]
+"""What a name means where the expression stands; None after a diagnostic, or where its declaration had one."""
+
+_OPERATORS: dict[type[ast.operator], Literal["+", "-", "*", "/", "**"]] = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+    ast.Pow: "**",
+}
+
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((*ELEMENTWISE, *ROW_MAPS), ("x",)),
+    **dict.fromkeys(("minimum", "maximum", "logaddexp", "outer", "dot"), ("a", "b")),
+    "clamp": ("x", "lo", "hi"),
+}
+"""The arguments of every function but the reductions, which take `(x)` or `(x, dim)`."""
+
+
+def parse_expression(scalar: Scalar, start: int, resolve: Resolve, report: Report) -> Expr | None:
+    """The expression `scalar.text[start:]`; None after a diagnostic."""
+    tree = parse_python(scalar, start, report)
+    if tree is None:
+        return None
+    return _Elaborator(scalar, start, resolve, report).expr(tree)
+
+
+class _Elaborator:
+    """Walks one expression's syntax tree."""
+
+    def __init__(self, scalar: Scalar, start: int, resolve: Resolve, report: Report) -> None:
+        self.scalar = scalar
+        self.start = start
+        self.resolve = resolve
+        self.report = report
+
+    def expr(self, node: ast.expr) -> Expr | None:
+        match node:
+            case ast.Constant():
+                return self.number(node)
+            case ast.Name(id=name):
+                return self.resolve(name, self.span(node))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                value = self.expr(operand)
+                return None if value is None else Negate(value, self.span(node))
+            case ast.UnaryOp(op=op):
+                sign = "+" if isinstance(op, ast.UAdd) else "not"
+                self.refuse("E403", node, f"`{sign}` before a value is not part of the language", "only `-` is")
+                self.expr(node.operand)
+                return None
+            case ast.BinOp():
+                return self.binary(node)
+            case ast.Call():
+                return self.call(node)
+            case ast.Attribute():
+                return self.transpose(node)
+            case _:
+                self.refuse("E402", node, f"{construct(node)} not part of the language")
+                return None
+
+    def number(self, node: ast.Constant) -> Expr | None:
+        text = self.scalar.text[self.start + node.col_offset : self.start + (node.end_col_offset or 0)]
+        value = parse_number(text)
+        if isinstance(value, Fraction):
+            return Number(value, self.span(node))
+        self.refuse("E402", node, f"`{text}` is not part of the language", value)
+        return None
+
+    def binary(self, node: ast.BinOp) -> Expr | None:
+        left, right = self.expr(node.left), self.expr(node.right)
+        if isinstance(node.op, ast.MatMult):
+            return self.contract(node, left, right, contract_misfit)
+        operator = _OPERATORS.get(type(node.op))
+        if operator is None:
+            self.refuse("E403", node, "`//` is not part of the language", "a quotient is written `/`")
+            return None
+        if left is None or right is None:
+            return None
+        rule = sum_misfit if operator in "+-" else product_misfit
+        return self.fitted(node, rule(left.dims, right.dims), Binary(operator, left, right, self.span(node)))
+
+    def contract(
+        self,
+        node: ast.expr,
+        left: Expr | None,
+        right: Expr | None,
+        rule: Callable[[tuple[str, ...], tuple[str, ...]], Misfit | None],
+    ) -> Expr | None:
+        if left is None or right is None:
+            return None
+        return self.fitted(node, rule(left.dims, right.dims), Contract(left, right, self.span(node)))
+
+    def transpose(self, node: ast.Attribute) -> Expr | None:
+        value = self.expr(node.value)
+        if node.attr != "T":
+            hint = did_you_mean(node.attr, ["T"], "the only attribute is `.T`, the transpose")
+            self.refuse("E409", node, f"`.{node.attr}` is not part of the language", hint)
+            return None
+        # Reversing fewer than two dims changes nothing, so there is nothing to record.
+        return value if value is None or len(value.dims) < 2 else Transpose(value, self.span(node))
+
+    def call(self, node: ast.Call) -> Expr | None:
+        function = node.func.id if isinstance(node.func, ast.Name) else None
+        if function not in FUNCTIONS:
+            self.unknown_function(node)
+            for arg in node.args:
+                self.expr(arg)
+            return None
+        if node.keywords or any(isinstance(arg, ast.Starred) for arg in node.args):
+            self.refuse("E407", node, f"the arguments of `{function}` are given by position")
+            return None
+        if function in REDUCTIONS:
+            return self.reduce(node, function)
+        names = _ARGUMENTS[function]
+        args = [self.expr(arg) for arg in node.args]
+        if len(args) != len(names):
+            self.refuse("E407", node, f"`{function}({', '.join(names)})` is given {_count(len(args))}")
+            return None
+        present = [arg for arg in args if arg is not None]
+        return self.applied(node, function, present) if len(present) == len(args) else None
+
+    def applied(self, node: ast.Call, function: str, args: list[Expr]) -> Expr | None:
+        span = self.span(node)
+        match function:
+            case "dot":
+                return self.contract(node, args[0], args[1], dot_misfit)
+            case "outer":
+                outer = Outer(args[0], args[1], span)
+                return self.fitted(node, repeated_dim(outer.dims, "this outer product"), outer)
+            case "l2norm" | "softmax":
+                return self.fitted(node, row_misfit(function, args[0].dims), RowMap(function, args[0], span))
+            case _:
+                call = Call(function, tuple(args), span)
+                return self.fitted(node, call_misfit(function, [arg.dims for arg in args]), call)
+
+    def reduce(self, node: ast.Call, function: str) -> Expr | None:
+        if not 1 <= len(node.args) <= 2:
+            message = f"`{function}(x)` or `{function}(x, K)` is given {_count(len(node.args))}"
+            self.refuse("E407", node, message)
+            return None
+        value = self.expr(node.args[0])
+        dim = None
+        if len(node.args) == 2:
+            over = node.args[1]
+            if not isinstance(over, ast.Name):
+                self.refuse("E407", over, f"the second argument of `{function}` is the name of a dim")
+                return None
+            dim = over.id
+            if value is not None and value.dims and dim not in value.dims:
+                hint = did_you_mean(dim, value.dims, f"its dims are {listed(value.dims)}")
+                self.refuse("E506", over, f"`{function}` over `{dim}`, which is no dim of its argument", hint)
+                return None
+        if value is None:
+            return None
+        return self.fitted(node, reduce_misfit(function, value.dims), Reduce(function, value, dim, self.span(node)))
+
+    def unknown_function(self, node: ast.Call) -> None:
+        match node.func:
+            case ast.Name(id=name):
+                hint = did_you_mean(name, FUNCTIONS, f"the functions are {', '.join(sorted(FUNCTIONS))}")
+                self.refuse("E408", node.func, f"`{name}` is not a function of the language", hint)
+            case ast.Attribute(attr=name) if name in FUNCTIONS:
+                self.refuse("E408", node.func, "a function is called by its name alone", f"write `{name}(...)`")
+            case _:
+                self.refuse("E408", node.func, "this is not a function of the language", "a product is written `*`")
+
+    def fitted(self, node: ast.expr, misfit: Misfit | None, expr: Expr) -> Expr | None:
+        """`expr`, unless its operands do not fit or it is a constant that has no value."""
+        if misfit is not None:
+            self.refuse(misfit.code, node, misfit.message, misfit.hint)
+            return None
+        if (problem := constant_problem(expr)) is not None:
+            self.refuse("E412", node, problem)
+            return None
+        return expr
+
+    def refuse(self, code: str, node: ast.expr, message: str, hint: str = "") -> None:
+        self.report.error(code, self.span(node), message, hint)
+
+    def span(self, node: ast.expr) -> Span:
+        return node_span(self.scalar, self.start, node)
+
+
+def _count(number: int) -> str:
+    return "one argument" if number == 1 else f"{number or 'no'} arguments"

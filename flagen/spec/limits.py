@@ -1,0 +1,27 @@
+"""What a spec may be at most: bounds that no honest spec meets, and that keep a hostile one cheap to refuse."""
+
+from __future__ import annotations
+
+MAX_BYTES = 64 * 1024
+"""The size of a file."""
+
+MAX_NESTING = 12
+"""Levels of mappings and lists inside each other."""
+
+MAX_ALIASES = 8
+"""YAML aliases in a file."""
+
+MAX_LENGTH = 2000
+"""Characters of an expression."""
+
+MAX_DEPTH = 64
+"""Levels of an expression's tree."""
+
+MAX_DIGITS = 40
+"""Digits of a number."""
+
+MAX_MAGNITUDE = 300
+"""The power of ten that a number stays below, and its reciprocal too."""
+
+MAX_POWER = 1000
+"""A constant exponent: beyond it, exact arithmetic is no longer cheap."""

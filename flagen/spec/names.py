@@ -1,0 +1,209 @@
+"""Which names a spec may declare, and the table of what it declared: one name is one thing."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from flagen.diagnostics import Span
+from flagen.spec.model import ELEMENTWISE, REDUCTIONS, ROW_MAPS, Dims
+from flagen.spec.report import Report
+
+FUNCTIONS = frozenset((*ELEMENTWISE, *REDUCTIONS, *ROW_MAPS, "outer", "dot"))
+"""Every function of the language."""
+
+SIZES = frozenset(("H", "HV"))
+"""The sizes every spec has; the others are its dims."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_PYTHON_BUILTINS = _words("""
+    all any ascii bin bool breakpoint bytearray bytes callable chr classmethod compile complex copyright credits delattr
+    dict dir divmod enumerate eval exec exit filter float format frozenset getattr globals hasattr hash help hex id
+    input int isinstance issubclass iter len license list locals map max memoryview min next object oct open ord pow
+    print property quit range repr reversed round set setattr slice sorted staticmethod str super tuple type vars zip
+""")
+
+_GENERATED = _words("""
+    args arguments chunk chunk_size check_arguments cu_seqlens dataclass einsum final_state flagen functional
+    fused_recurrent initial_state kernels math module naive nn output_final_state self t T Tensor tl torch triton
+""")
+
+_CLASSES = _words("""
+    Arguments Exception Module NotImplementedError Parameter RuntimeError Sequence TypeError ValueError
+""")
+
+RESERVED = _PYTHON_BUILTINS | _GENERATED
+"""Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
+
+PACKAGE_MODULES = frozenset(("arguments", "naive", "chunk", "fused_recurrent", "kernels", "module"))
+"""The modules of a generated package."""
+
+_PACKAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name the user most likely meant, if one is near."""
+    import difflib  # Only needed once something is wrong.
+
+    candidates = sorted(known)
+    by_case = [candidate for candidate in candidates if candidate.lower() == name.lower()]
+    close = by_case or difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A hint naming the nearest known name, or `otherwise`."""
+    near = nearest(name, known)
+    return f"did you mean `{near}`?" if near is not None else otherwise
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message: `a`, `b` and `c`."""
+    quoted = [f"`{name}`" for name in names]
+    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+
+
+def package_name_problem(name: str) -> str | None:
+    """Why `name` cannot name a generated package, or None."""
+    if not _PACKAGE_NAME.match(name):
+        return "a name is a lower-case letter, then at most 63 lower-case letters, digits and `_`"
+    if keyword.iskeyword(name) or keyword.issoftkeyword(name):
+        return f"`{name}` is a keyword of Python"
+    if name in sys.stdlib_module_names:
+        return f"`{name}` is a module of Python's standard library"
+    if name in PACKAGE_MODULES:
+        return f"`{name}` is a module inside every generated package"
+    if name in ("flagen", "torch", "triton"):
+        return f"`{name}` is a package that generated code lives beside"
+    return None
+
+
+def class_name_problem(class_name: str) -> str | None:
+    """Why `class_name` cannot name the module's class, or None."""
+    if not _NAME.match(class_name):
+        return "a class name is a letter, then at most 63 letters, digits and `_`"
+    if keyword.iskeyword(class_name):
+        return f"`{class_name}` is a keyword of Python"
+    if class_name in RESERVED or class_name in _CLASSES:
+        return f"`{class_name}` is a name the generated code uses"
+    return None
+
+
+def camel_case(name: str) -> str:
+    """The class name that goes with a package's name: `gated_delta_rule` → `GatedDeltaRule`."""
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+def identifier_problem(name: str) -> tuple[str, str, str] | None:
+    """Why a spec cannot declare `name`: code, message and hint; or None."""
+    if not _NAME.match(name):
+        hint = "a letter, then at most 63 letters, digits and `_`, all of ASCII"
+        return "E301", f"`{name}` is not a name", hint
+    reason = _reserved_because(name)
+    return ("E302", f"`{name}` is reserved: {reason}", "choose another name") if reason else None
+
+
+def _reserved_because(name: str) -> str | None:
+    if name in FUNCTIONS:
+        return "it is a function of the language"
+    if name == "head":
+        return "it is the index of the value head"
+    if name in SIZES:
+        return "it is a number of heads"
+    if name == "o":
+        return "it is the output"
+    if name.endswith("_prev"):
+        return "a name ending in `_prev` is the value of a state before the token"
+    if keyword.iskeyword(name):
+        return "it is a keyword of Python"
+    if name in RESERVED:
+        return "the generated code uses it"
+    if name.endswith("_ptr") or name.startswith("BLOCK_"):
+        return "generated kernels use such names"
+    return None
+
+
+SymbolKind = Literal["dim", "step count", "step argument", "state", "input", "param", "derived", "local"]
+
+_KIND_WORDS: dict[SymbolKind, str] = {
+    "dim": "a dim",
+    "step count": "the step count",
+    "step argument": "the argument of the step count",
+    "state": "a state",
+    "input": "an input",
+    "param": "a param",
+    "derived": "a derived name",
+    "local": "a local",
+}
+
+
+@dataclass
+class Symbol:
+    """A declared name. `dims` is None where its declaration is wrong: then expressions over it stay unchecked."""
+
+    name: str
+    kind: SymbolKind
+    span: Span
+    dims: Dims | None = ()
+    per: Literal["token", "step"] = "token"
+    used: bool = False
+    closed: bool = False
+    """A local whose `repeat` has ended."""
+
+    @property
+    def described(self) -> str:
+        return _KIND_WORDS[self.kind]
+
+
+class Symbols:
+    """Every name of a spec. `complete` is False once a section of declarations could not be read: then a name that is
+    not here may have been meant to be, and is not reported."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.complete = True
+        self._symbols: dict[str, Symbol] = {}
+
+    def get(self, name: str) -> Symbol | None:
+        return self._symbols.get(name)
+
+    def of_kind(self, *kinds: SymbolKind) -> list[Symbol]:
+        return [symbol for symbol in self._symbols.values() if symbol.kind in kinds]
+
+    def declare(self, name: str, kind: SymbolKind, span: Span, dims: Dims | None = ()) -> Symbol | None:
+        """Enter a name; None, and a diagnostic, where it cannot be declared.
+
+        A reserved name is entered all the same, so that its uses are not reported as unknown names.
+        """
+        problem = identifier_problem(name)
+        if problem is not None:
+            self.report.error(problem[0], span, problem[1], problem[2])
+            if problem[0] == "E302" and name not in self._symbols:
+                self.enter(Symbol(name, kind, span, dims, used=True))
+            self.complete = self.complete and problem[0] != "E301"
+            return None
+        if (other := self._symbols.get(name)) is not None:
+            message = f"`{name}` is already {other.described}, declared on line {other.span.line}"
+            self.report.error("E303", span, message, "one name is one thing: rename one of them")
+            return None
+        return self.enter(Symbol(name, kind, span, dims))
+
+    def enter(self, symbol: Symbol) -> Symbol:
+        self._symbols[symbol.name] = symbol
+        return symbol
+
+    def declare_dim(self, name: str, span: Span) -> bool:
+        """Enter a dim, or meet it again."""
+        other = self._symbols.get(name)
+        if other is not None and other.kind == "dim":
+            return True
+        return self.declare(name, "dim", span) is not None

@@ -1,0 +1,132 @@
+"""The whole reading of a spec: sections in their order, then statements, then the checks over all of it."""
+
+from __future__ import annotations
+
+from flagen.spec.checks import (
+    check_meaning,
+    check_sizes,
+    check_steps,
+    check_unused,
+    check_updated,
+    warn_unbounded,
+)
+from flagen.spec.fields import Field, Fields
+from flagen.spec.loader import Mapping, Scalar
+from flagen.spec.model import ChunkHints, Spec
+from flagen.spec.names import Symbols, camel_case
+from flagen.spec.report import Abandon, Report
+from flagen.spec.scope import Scope
+from flagen.spec.sections import Sections
+from flagen.spec.statements import Statements
+
+_TEXTS = ("title", "paper", "description")
+_REQUIRED = ("flagen", "name", "inputs", "update", "output")
+_KEYS = (
+    *("flagen", "name", *_TEXTS, "class_name", "state", "inputs", "params", "steps"),
+    *("let", "decay", "gate", "update", "output", "chunk", "layer"),
+)
+
+
+def read_spec(root: Mapping, report: Report, sha256: str) -> Spec | None:
+    """The spec below the root node; None where it has errors, all of which are in the report."""
+    try:
+        spec = _Reader(root, report).spec(sha256)
+    except Abandon:
+        return None
+    if report.failed():
+        return None
+    check_meaning(spec, report)
+    if report.failed():
+        return None
+    warn_unbounded(spec, report)
+    return spec
+
+
+class _Reader:
+    def __init__(self, root: Mapping, report: Report) -> None:
+        self.root = root
+        self.report = report
+        self.fields = Fields(report)
+        self.symbols = Symbols(report)
+        self.scope = Scope(self.symbols, report)
+        self.sections = Sections(self.fields, self.symbols, self.scope, report)
+        self.statements = Statements(self.sections, self.fields, self.symbols, self.scope, report)
+
+    def spec(self, sha256: str) -> Spec:
+        found = self.fields.known(self.root, "a spec has this key", _KEYS, _REQUIRED)
+        given = found or {}
+        self._check_version(given)
+        sections = self.sections
+        name = sections.package_name(given["name"].value) if "name" in given else ""
+        class_name = sections.class_name(given["class_name"].value) if "class_name" in given else camel_case(name)
+        texts = {key: self.fields.text(given[key].value, f"`{key}` is text") for key in _TEXTS if key in given}
+        if "layer" in given:
+            sections.not_yet(given["layer"].key, "`layer`, the module around the operator, is reserved and")
+        self._expect_declarations(given)
+        sections.steps_given = "steps" in given
+        states = sections.states(given["state"].value) if "state" in given else ()
+        inputs = sections.inputs(given["inputs"].value) if "inputs" in given else ()
+        steps = sections.steps(given["steps"].value) if "steps" in given else None
+        params = sections.params(given["params"].value) if "params" in given else ()
+        self._expect_later(given)
+        derived = (
+            *(sections.derived(given["let"].value, "let") if "let" in given else ()),
+            *(sections.derived(given["decay"].value, "decay") if "decay" in given else ()),
+            *(sections.derived(given["gate"].value, "gate") if "gate" in given else ()),
+        )
+        update = self.statements.update(given["update"].value, steps) if "update" in given else ()
+        output = self.statements.output(given["output"].value) if "output" in given else ()
+        chunk = sections.chunk(given["chunk"].value) if "chunk" in given else ChunkHints()
+        spec = Spec(
+            name=name,
+            title=texts.get("title", ""),
+            paper=texts.get("paper", ""),
+            description=texts.get("description", ""),
+            class_name=class_name,
+            states=states,
+            inputs=inputs,
+            params=params,
+            steps=steps,
+            derived=derived,
+            update=update,
+            output=output,
+            chunk=chunk,
+            source=self.report.source,
+            sha256=sha256,
+        )
+        self._check_whole(spec, {"update", "output"} <= given.keys())
+        return spec
+
+    def _check_version(self, given: dict[str, Field]) -> None:
+        """Another version may mean anything: nothing else in the file is worth a word then."""
+        if "flagen" not in given:
+            return
+        node = given["flagen"].value
+        if isinstance(node, Scalar) and node.plain and node.text == "1":
+            return
+        self.report.error("E205", node.span, "this flagen reads version 1 of the language", "write `flagen: 1`")
+        raise Abandon
+
+    def _expect_declarations(self, given: dict[str, Field]) -> None:
+        if "state" not in given:
+            hint = "declare what the recurrence carries, as in `state: {S: [K, V]}`"
+            self.report.error("E210", self.root.span, "a spec without `state` is not supported yet", hint)
+        if not {"state", "inputs"} <= given.keys():
+            self.symbols.complete = False
+
+    def _expect_later(self, given: dict[str, Field]) -> None:
+        """Tell the scope which names are defined further on, so that using one early is called just that."""
+        for section in ("let", "decay", "gate"):
+            node = given[section].value if section in given else None
+            for key, _ in node.entries if isinstance(node, Mapping) else ():
+                if self.symbols.get(key.text) is None:
+                    self.scope.later.setdefault(key.text, key.span.line)
+        self.statements.expect_locals(*(given[key].value for key in ("update", "output") if key in given))
+
+    def _check_whole(self, spec: Spec, has_statements: bool) -> None:
+        if self.symbols.complete:
+            check_sizes(self.symbols, spec.inputs, spec.params, self.report)
+        if has_statements and self.symbols.complete:
+            check_unused(self.symbols, self.scope, self.report)
+            check_updated(self.symbols, self.scope, self.statements.updated, self.report)
+            check_steps(spec.steps, self.statements.repeats, self.report)

@@ -1,0 +1,139 @@
+"""What a name means where an expression stands.
+
+The names in scope of an expression:
+
+- in a param's default: the dims, `H` and `HV`;
+- in `let`, `decay` and `gate`: these, the step count, `head`, every input and param, and the names defined before;
+- in `update` and `output`: all of these, the states (`S` as it stands, `S_prev` before the token) and the locals
+  assigned before. A per-step name, an input or one derived from it, has one value per step: only a `repeat` names it,
+  and a local of a `repeat` is gone after it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from flagen.diagnostics import Span
+from flagen.spec.model import Expr, Name, NameKind, StateRead
+from flagen.spec.names import FUNCTIONS, SIZES, Symbol, SymbolKind, Symbols, did_you_mean, listed, nearest
+from flagen.spec.report import Report
+
+Place = Literal["default", "derived", "update", "output"]
+
+_NAME_KINDS: dict[SymbolKind, NameKind] = {
+    "dim": "size",
+    "step count": "size",
+    "input": "input",
+    "param": "param",
+    "derived": "derived",
+    "local": "local",
+}
+
+
+class Scope:
+    """Resolves names against the symbols, for one place of the spec at a time."""
+
+    def __init__(self, symbols: Symbols, report: Report) -> None:
+        self.symbols = symbols
+        self.report = report
+        self.place: Place = "default"
+        self.in_repeat = False
+        self.met_step = False
+        """Whether a per-step name was met since this was last cleared."""
+        self.later: dict[str, int] = {}
+        """Names defined further on, with their line."""
+        self.mentioned: set[str] = set()
+        """Names that stand in a wrong place, or in text that could not be parsed: not to be called unused."""
+        self._unknown: set[str] = set()
+
+    def resolve(self, name: str, span: Span) -> Expr | None:
+        if name in SIZES:
+            return Name(name, "size", (), span)
+        if name == "head":
+            return self._head(span)
+        symbol = self.symbols.get(name)
+        if symbol is not None:
+            return self._symbol(symbol, span)
+        stem = self.symbols.get(name.removesuffix("_prev")) if name.endswith("_prev") else None
+        if stem is not None:
+            return self._previous(stem, span)
+        self._unknown_name(name, span)
+        return None
+
+    def _head(self, span: Span) -> Expr | None:
+        if self.place == "default":
+            self._not_in_default("head", span)
+            return None
+        return Name("head", "head", (), span)
+
+    def _symbol(self, symbol: Symbol, span: Span) -> Expr | None:
+        symbol.used = True
+        if self.place == "default" and symbol.kind != "dim":
+            self._not_in_default(symbol.name, span)
+            return None
+        if symbol.kind == "state":
+            return self._state(symbol, False, span)
+        if symbol.kind == "step argument":
+            self.report.error("E304", span, f"`{symbol.name}` is only the name of an argument", "use the step count")
+            return None
+        if symbol.closed:
+            message = f"`{symbol.name}` is a local of the `repeat` on line {symbol.span.line}, with one value per step"
+            hint = "assign it after the repeat, or keep it in a state"
+            self.report.error("E309", span, message, hint)
+            return None
+        if symbol.per == "step" and self.place in ("update", "output") and not self.in_repeat:
+            message = f"`{symbol.name}` has one value per step, and this is outside a `repeat`"
+            self.report.error("E306", span, message, "an input is per token without `per: step`")
+            return None
+        if symbol.dims is None:
+            return None
+        self.met_step = self.met_step or symbol.per == "step"
+        return Name(symbol.name, _NAME_KINDS[symbol.kind], symbol.dims, span)
+
+    def _state(self, symbol: Symbol, previous: bool, span: Span) -> Expr | None:
+        if self.place == "derived":
+            message = f"`{symbol.name}` is a state; `let`, `decay` and `gate` are evaluated before the update"
+            self.report.error("E307", span, message, "assign a local in the update instead")
+            return None
+        return None if symbol.dims is None else StateRead(symbol.name, previous, symbol.dims, span)
+
+    def _previous(self, symbol: Symbol, span: Span) -> Expr | None:
+        if self.place == "default":
+            self._not_in_default(f"{symbol.name}_prev", span)
+            return None
+        if symbol.kind == "state":
+            return self._state(symbol, True, span)
+        symbol.used = True
+        message = f"only a state has a value before the token, and `{symbol.name}` is {symbol.described}"
+        self.report.error("E304", span, message, "keep last token's value in a state of its own")
+        return None
+
+    def _not_in_default(self, name: str, span: Span) -> None:
+        message = f"a default is an expression over dims, `H` and `HV`; `{name}` is none"
+        self.report.error("E313", span, message)
+
+    def _unknown_name(self, name: str, span: Span) -> None:
+        self.mentioned.add(name)
+        if name in FUNCTIONS:
+            self.report.error("E312", span, f"`{name}` is a function", f"give it its arguments: `{name}(...)`")
+        elif name in self.later:
+            message = f"`{name}` is defined on line {self.later[name]}, after this"
+            self.report.error("E308", span, message, "expressions use the names before them")
+        elif name == "o":
+            self.report.error("E304", span, "`o` is the output, and nothing reads it", "assign a local before it")
+        elif self.symbols.complete and name not in self._unknown:
+            # Once is enough: the other uses of the name are the same mistake.
+            self._unknown.add(name)
+            known = self._visible()
+            if (near := self.symbols.get(nearest(name, known) or "")) is not None:
+                near.used = True
+            hint = did_you_mean(name, known, f"the names here are {listed(known)}")
+            self.report.error("E304", span, f"unknown name `{name}`", hint)
+
+    def _visible(self) -> list[str]:
+        kinds: tuple[SymbolKind, ...] = ("dim",)
+        if self.place != "default":
+            kinds = ("input", "param", "derived", "dim", "step count")
+        if self.place in ("update", "output"):
+            kinds = ("state", "local", *kinds)
+        return [symbol.name for kind in kinds for symbol in self.symbols.of_kind(kind)] + sorted(SIZES)

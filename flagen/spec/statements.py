@@ -1,0 +1,218 @@
+"""The statements of `update` and `output`, in order: targets, locals, repeats."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flagen.diagnostics import Span
+from flagen.spec.fields import Fields
+from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
+from flagen.spec.model import Assign, Expr, Repeat, Statement, Steps
+from flagen.spec.names import Symbols
+from flagen.spec.report import Report
+from flagen.spec.scope import Scope
+from flagen.spec.sections import Sections
+from flagen.spec.shapes import assign_misfit
+
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=(?!=)\s*")
+_AUGMENTED = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(\*\*|//|[-+*/@])=")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The left side of a statement, and where its right side starts."""
+
+    name: str
+    span: Span
+    value_start: int
+
+
+class Statements:
+    """Reads `update`, then `output`."""
+
+    def __init__(self, sections: Sections, fields: Fields, symbols: Symbols, scope: Scope, report: Report) -> None:
+        self.sections = sections
+        self.fields = fields
+        self.symbols = symbols
+        self.scope = scope
+        self.report = report
+        self.updated: set[str] = set()
+        """The states that a statement of the update assigns."""
+        self.repeats = False
+        self.sound = True
+        """Whether every statement was understood: only then does their meaning as a whole get checked."""
+
+    def update(self, node: Node, steps: Steps | None) -> tuple[Statement, ...]:
+        self.scope.place = "update"
+        statements: list[Statement | None] = []
+        for item in self._items(node, "`update` is a statement, or a list of statements and `repeat` blocks"):
+            statements.append(self._repeat(item, steps) if isinstance(item, Mapping) else self._assign(item))
+        return tuple(statement for statement in statements if statement is not None)
+
+    def output(self, node: Node) -> tuple[Assign, ...]:
+        self.scope.place = "output"
+        items = list(self._items(node, "`output` is a statement, or a list of statements"))
+        statements = [self._assign(item, last=item is items[-1]) for item in items]
+        return tuple(statement for statement in statements if statement is not None)
+
+    def expect_locals(self, *nodes: Node | None) -> None:
+        """Tell the scope the targets of all statements, so that a use before its assignment is called just that."""
+        for node in nodes:
+            for scalar in _statement_texts(node):
+                match = _ASSIGNMENT.match(scalar.text)
+                if match is not None and self.symbols.get(match[1]) is None and match[1] != "o":
+                    self.scope.later.setdefault(match[1], scalar.span.line)
+
+    def _items(self, node: Node, what: str) -> Iterator[Node]:
+        if isinstance(node, Sequence) and not node.items:
+            self.report.error("E211", node.span, what, "there is none here")
+            self.sound = False
+        elif isinstance(node, Sequence):
+            yield from _uncut(node, self.report)
+        elif isinstance(node, Scalar) and not node.is_null:
+            yield node
+        else:
+            self.fields.wrong_type(node, what)
+            self.sound = False
+
+    def _repeat(self, node: Mapping, steps: Steps | None) -> Repeat | None:
+        what = "a block is `repeat:` with the step count, and `do:` with statements; a statement is `S = ...`"
+        fields = self.fields.known(node, what, ("repeat", "do"), required=("repeat", "do"))
+        if not fields or len(fields) < 2:
+            self.sound = False
+            return None
+        self.repeats = True
+        self._check_count(fields["repeat"].value, steps)
+        self.scope.in_repeat = True
+        before = {symbol.name for symbol in self.symbols.of_kind("local")}
+        body: list[Assign | None] = []
+        for item in self._items(fields["do"].value, "`do` is a statement, or a list of statements"):
+            if isinstance(item, Mapping):
+                hint = "the steps of a token are one loop"
+                self.report.error("E603", item.span, "a block inside a `repeat`: repeats do not nest", hint)
+                self.sound = False
+            else:
+                body.append(self._assign(item))
+        self.scope.in_repeat = False
+        for symbol in self.symbols.of_kind("local"):
+            symbol.closed = symbol.closed or symbol.name not in before
+        return Repeat(tuple(statement for statement in body if statement is not None), node.span)
+
+    def _check_count(self, node: Node, steps: Steps | None) -> None:
+        scalar = self.fields.scalar(node, "`repeat` is the step count that `steps` declares")
+        if scalar is None:
+            return
+        if not self.sections.steps_given:
+            self.report.error("E602", scalar.span, "a `repeat`, and no `steps`", "add `steps: {n: num_steps}`")
+        elif steps is not None and scalar.text != steps.symbol:
+            message = f"a repeat runs over the declared step count, `{steps.symbol}`, not `{scalar.text}`"
+            self.report.error("E602", scalar.span, message, f"write `repeat: {steps.symbol}`")
+        if steps is not None and (symbol := self.symbols.get(steps.symbol)) is not None:
+            symbol.used = True
+
+    def _assign(self, node: Node, last: bool = False) -> Assign | None:
+        """One statement; `last` for the last one of `output`, which assigns `o`."""
+        scalar = self.fields.scalar(node, "a statement is `name = expression`")
+        target = None if scalar is None else self._target(scalar)
+        if scalar is None or target is None:
+            self.sound = False
+            return None
+        value = self.sections.expression(scalar, "", target.value_start)
+        to_state = self._bind(target, value, last)
+        if value is None or to_state is None:
+            self.sound = False
+            return None
+        return Assign(target.name, value, to_state, scalar.text.strip(), scalar.at(0, len(scalar.text)))
+
+    def _target(self, scalar: Scalar) -> Target | None:
+        match = _ASSIGNMENT.match(scalar.text)
+        if match is not None:
+            return Target(match[1], scalar.at(match.start(1), len(match[1])), match.end())
+        self.scope.mentioned.update(_IDENTIFIER.findall(scalar.text))
+        if (augmented := _AUGMENTED.match(scalar.text)) is not None:
+            name, operator = augmented.groups()
+            hint = f"write `{name} = {name} {operator} ...`"
+        elif self.scope.place == "output":
+            hint = "write `o = ...`"
+        else:
+            hint = "a statement is `name = expression`, and the name a state or a new local"
+        self.report.error("E411", scalar.at(0, len(scalar.text)), "this assigns nothing", hint)
+        return None
+
+    def _bind(self, target: Target, value: Expr | None, last: bool) -> bool | None:
+        """Check and record what a statement assigns: whether a state, or None after a diagnostic."""
+        if last and target.name != "o":
+            self.report.error("E605", target.span, "the last statement of `output` assigns `o`", "write `o = ...`")
+            return None
+        if target.name == "o":
+            return self._bind_output(target, last)
+        symbol = self.symbols.get(target.name)
+        if symbol is None:
+            return self._bind_local(target, value)
+        if symbol.kind == "state":
+            return self._bind_state(target, symbol.dims, value)
+        if symbol.kind == "local":
+            message = f"`{target.name}` is already assigned, on line {symbol.span.line}"
+            self.report.error("E311", target.span, message, "a local is assigned once: give this value its own name")
+        else:
+            message = f"`{target.name}` is {symbol.described}; a statement assigns a state or a new local"
+            self.report.error("E310", target.span, message)
+        return None
+
+    def _bind_output(self, target: Target, last: bool) -> bool | None:
+        if self.scope.place == "update":
+            self.report.error("E310", target.span, "`o` is assigned by `output`, not by the update")
+            return None
+        if not last:
+            self.report.error("E605", target.span, "`o` is assigned once, by the last statement of `output`")
+            return None
+        return False
+
+    def _bind_local(self, target: Target, value: Expr | None) -> bool | None:
+        self.scope.later.pop(target.name, None)
+        symbol = self.symbols.declare(target.name, "local", target.span, None if value is None else value.dims)
+        return None if symbol is None else False
+
+    def _bind_state(self, target: Target, dims: tuple[str, ...] | None, value: Expr | None) -> bool | None:
+        if self.scope.place == "output":
+            message = f"`{target.name}` is a state, and `output` only reads states"
+            self.report.error("E310", target.span, message, "assign it in `update`")
+            return None
+        self.updated.add(target.name)
+        if dims is None or value is None:
+            return None
+        if (misfit := assign_misfit(target.name, dims, value)) is not None:
+            self.report.error(misfit.code, value.span, misfit.message, misfit.hint)
+            return None
+        return True
+
+
+def _statement_texts(node: Node | None) -> Iterator[Scalar]:
+    match node:
+        case Scalar():
+            yield node
+        case Sequence(items):
+            for item in items:
+                yield from _statement_texts(item)
+        case Mapping(entries):
+            for _, value in entries:
+                yield from _statement_texts(value)
+
+
+def _uncut(node: Sequence, report: Report) -> Iterator[Node]:
+    """The items of a list, without those that a comma inside brackets cut out of a statement."""
+    depth = 0
+    for item in node.items:
+        balance = item.text.count("(") - item.text.count(")") if isinstance(item, Scalar) and item.plain else 0
+        if depth > 0:
+            depth += balance
+        elif node.flow and balance > 0:
+            hint = 'quote the statement ("..."), or write the list in block style, one `- ` a line'
+            report.error("E114", item.span, "inside [ ] a comma ends the item, here mid-statement", hint)
+            depth = balance
+            yield Bad(item.span)
+        else:
+            yield item
