@@ -8,9 +8,16 @@ The interpreter and the compiler need separate processes: Triton decides at impo
 Nothing on flagen's build path imports this package.
 """
 
-from flagen.triton_cpu.border import InterpreterOffError, UnsupportedTritonError
+from flagen.triton_cpu.border import InterpreterOffError, InterpreterOnError, UnsupportedTritonError
 from flagen.triton_cpu.dots import dots_as_compiled
 from flagen.triton_cpu.launches import autotune_choice
 from flagen.triton_cpu.repair import repair
 
-__all__ = ["InterpreterOffError", "UnsupportedTritonError", "autotune_choice", "dots_as_compiled", "repair"]
+__all__ = [
+    "InterpreterOffError",
+    "InterpreterOnError",
+    "UnsupportedTritonError",
+    "autotune_choice",
+    "dots_as_compiled",
+    "repair",
+]

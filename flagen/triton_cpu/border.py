@@ -18,12 +18,14 @@ from triton.runtime import autotuner, interpreter
 
 __all__ = [
     "InterpreterOffError",
+    "InterpreterOnError",
     "Patch",
     "UnsupportedTritonError",
     "autotuner",
     "interpreter",
     "ir",
     "patched",
+    "require_compiler",
     "require_interpreter",
     "stock",
     "tl",
@@ -33,6 +35,10 @@ __all__ = [
 
 class InterpreterOffError(RuntimeError):
     """Triton was imported to compile kernels, and was asked to interpret them."""
+
+
+class InterpreterOnError(RuntimeError):
+    """Triton was imported to interpret kernels, and was asked to compile one."""
 
 
 class UnsupportedTritonError(RuntimeError):
@@ -53,12 +59,28 @@ def stock(owner: Any, name: str) -> Any:
 
 def require_interpreter() -> None:
     """Raise unless kernels decorated in this process, Triton's own device functions included, are interpreted."""
+    if not (_asked_to_interpret() and _imported_to_interpret()):
+        raise InterpreterOffError(
+            "Triton's interpreter is off in this process: "
+            "set TRITON_INTERPRET=1 in the environment before importing triton"
+        )
+
+
+def require_compiler() -> None:
+    """Raise unless kernels decorated in this process, Triton's own device functions included, are compiled."""
+    if _asked_to_interpret() or _imported_to_interpret():
+        raise InterpreterOnError(
+            "Triton interprets in this process and cannot compile: inspect kernels in one without TRITON_INTERPRET"
+        )
+
+
+def _asked_to_interpret() -> bool:
+    return bool(triton.knobs.runtime.interpret)
+
+
+def _imported_to_interpret() -> bool:
     # tl.zeros is decorated while triton is imported: it tells whether the variable was set in time.
-    if triton.knobs.runtime.interpret and isinstance(tl.zeros, stock(interpreter, "InterpretedFunction")):
-        return
-    raise InterpreterOffError(
-        "Triton's interpreter is off in this process: set TRITON_INTERPRET=1 in the environment before importing triton"
-    )
+    return isinstance(tl.zeros, stock(interpreter, "InterpretedFunction"))
 
 
 @dataclass(frozen=True)

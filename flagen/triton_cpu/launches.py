@@ -1,6 +1,6 @@
 """How kernels reach the interpreter: their arguments, their loops, the names they import, their configurations.
 
-Four things in which a kernel under the stock interpreter is not the kernel that gets compiled:
+Where a kernel under the stock interpreter is not the kernel that gets compiled, or does not run:
 
 - A float argument stays a Python float, which takes the type of whatever it meets: `scale * b_q` is rounded to
   bfloat16, `scale` included. Compiled, a float argument is a float32 scalar and the product is float32.
@@ -8,6 +8,7 @@ Four things in which a kernel under the stock interpreter is not the kernel that
   methods such as `i.to(tl.int64)` and the wrap-around of its type. (`tl.static_range` does give constants.)
 - Builtins are made interpretable by replacing the attributes of `triton.language`, so that those a kernel's module
   holds under names of its own (`from triton.language import exp`) raise.
+- A scalar used where Python wants an integer, in a grid or a loop's bounds, raises under recent numpy in Triton 3.6.
 - An autotuned kernel wants a GPU's driver to time its configurations.
 """
 
@@ -47,6 +48,7 @@ def patches() -> list[Patch]:
     stock(tuner, "run"), stock(tuner, "prune_configs")
     return [
         Patch(interpreter, "_implicit_cvt", _argument(stock(interpreter, "_implicit_cvt"))),
+        Patch(interpreter, "_patch_lang_tensor", _tensor_methods(stock(interpreter, "_patch_lang_tensor"))),
         # The interpreter shows a rewritten kernel everything its own module holds: the names its loops are given.
         Patch(interpreter, _LOOP_RANGE, _loop_range),
         Patch(interpreter, _STATIC_RANGE, _static_range),
@@ -63,6 +65,14 @@ def _argument(stock_conversion: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return stock_conversion(argument)
 
     return convert
+
+
+def _tensor_methods(stock_methods: Callable[..., None]) -> Callable[..., None]:
+    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+        stock_methods(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    return patch_lang_tensor
 
 
 def _scalar(value: float, dtype: Any, numpy_type: type[np.generic]) -> Any:

@@ -28,6 +28,17 @@ def test_a_float_argument_is_a_float32_scalar() -> None:
 
 
 @triton.jit
+def grid_kernel(out, n, BLOCK: tl.constexpr):
+    tl.store(out + tl.program_id(0), tl.num_programs(0))
+
+
+def test_a_grid_is_computed_from_the_arguments() -> None:
+    out = torch.zeros(4, dtype=torch.int32)
+    grid_kernel[lambda arguments: (triton.cdiv(arguments["n"], arguments["BLOCK"]),)](out, 50, 16)
+    assert out.tolist() == [4, 4, 4, 4]
+
+
+@triton.jit
 def loop_kernel(out, n, m, STEPS: tl.constexpr):
     total = tl.zeros([1], tl.int64)
     for i in range(n):
