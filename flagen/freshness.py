@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from flagen.emit.writer import own_files
 from flagen.project import PACKAGE, bundled
 
 _LIBRARIES = ("gmpy2", "jinja2", "pyyaml", "ruff", "sympy")
@@ -45,12 +46,11 @@ def fresh_package(record: Path, key: str, out: Path) -> str | None:
         if remembered["key"] != key or not files:
             return None
         package = out / str(remembered["package"])
-        if all(_sha256((package / path).read_bytes()) == sha for path, sha in files.items()):
-            return package.name
+        untouched = all(_sha256((package / path).read_bytes()) == sha for path, sha in files.items())
+        return package.name if untouched and files.keys() >= set(own_files(package)) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # A record that is missing or damaged, or a file that is gone: build again.
         return None
-    return None
 
 
 def remember(record: Path, key: str, package: str, files: Mapping[str, str]) -> None:

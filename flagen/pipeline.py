@@ -37,7 +37,7 @@ from flagen.project import Project, bundled
 
 if TYPE_CHECKING:
     from flagen.algebra import Derivation, Proof
-    from flagen.emit import Changes
+    from flagen.emit.writer import Changes
     from flagen.plan.model import Plan
     from flagen.spec.model import Spec
 
@@ -114,7 +114,9 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
 def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
     """The text of every file of the package, under its banner and formatted."""
     from flagen.backends import BACKENDS
-    from flagen.emit import Origin, add_banner, environment, format_python, render
+    from flagen.emit.banner import Origin, add_banner
+    from flagen.emit.env import environment, render
+    from flagen.emit.format import format_python
 
     env = environment(bundled("templates"))
     origin = Origin(__version__, shown, spec.sha256)
@@ -281,7 +283,7 @@ def orphans(results: Collection[Result], out: Path) -> tuple[str, ...]:
     """The packages in `out` that none of `results` accounts for, where all specs were built: their spec is gone."""
     if any(isinstance(result, Refused | Broken) for result in results) or not out.is_dir():
         return ()  # The name of what failed is not known.
-    from flagen.emit import own_files
+    from flagen.emit.writer import own_files
 
     built = {result.package.name for result in results if isinstance(result, Built)}
     packages = (path for path in sorted(out.iterdir()) if path.is_dir() and path.name not in built)
@@ -321,7 +323,7 @@ def _try_compile(job: Job) -> Package | Refused | Broken:
 
 
 def _compare_or_write(project: Project, job: Job, package: Package, out: Path, check: bool) -> Built | Unwritable:
-    from flagen.emit import ForeignFile, differences, pending_changes, write_package
+    from flagen.emit.writer import ForeignFile, differences, pending_changes, write_package
 
     directory = out / package.name
     shown = project.show(directory)

@@ -33,7 +33,7 @@ LAYERS: dict[str, set[str]] = {
 
 TOP: dict[str, set[str]] = {
     "project": set(),
-    "freshness": {"flagen.project"},
+    "freshness": {"flagen.emit.writer", "flagen.project"},
     "describe": {"flagen.spec"},
     "authoring": {"yaml", "flagen.spec", "flagen.project"},
     "catalogue": {"flagen.spec", "flagen.project", "flagen.diagnostics"},

@@ -151,9 +151,9 @@ output: o = S.T @ q
 
 def test_a_model_is_found_in_the_project_first(flagen: Flagen, project: Workspace) -> None:
     project.take("gla")
-    project.edit("gla", "description: ", "description: ours, ")
+    project.edit("gla", "description: ", "description: ours and ")
     flagen("new", "mine", "--like", "gla")
-    assert load_spec(project.spec("mine")).description.startswith("ours, ")
+    assert load_spec(project.spec("mine")).description.startswith("ours and ")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from flagen.emit import Origin, add_banner, has_banner
+from flagen.emit.banner import Origin, add_banner, has_banner
 
 ORIGIN = Origin("0.1.0", "specs/gla.yaml", "5b1f" * 16)
 

@@ -8,7 +8,7 @@ import pytest
 from jinja2 import Environment
 
 from flagen.diagnostics import InternalError
-from flagen.emit import environment, render
+from flagen.emit.env import environment, render
 
 
 @pytest.fixture

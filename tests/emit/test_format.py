@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flagen.diagnostics import InternalError
-from flagen.emit import format_python
+from flagen.emit.format import format_python
 
 MESSY = """\
 import os

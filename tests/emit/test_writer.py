@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from flagen.diagnostics import InternalError
-from flagen.emit import Changes, ForeignFile, Origin, add_banner, differences, own_files, pending_changes, write_package
+from flagen.emit.banner import Origin, add_banner
+from flagen.emit.writer import Changes, ForeignFile, differences, own_files, pending_changes, write_package
 
 ORIGIN = Origin("0.1.0", "specs/x.yaml", "0" * 64)
 
