@@ -22,8 +22,8 @@ from flagen.triton_cpu.rounding import Float32, rounded_to_bfloat16, truncated_t
 _as_compiled: ContextVar[bool] = ContextVar("dots_as_compiled", default=False)
 
 # Input precision: how an operand is rounded to a term, and how many terms it is split into. Of the products of terms
-# those are kept whose indices sum to less than the number of terms. ptxas and the AMD backend receive float32 operands
-# of a tf32 dot as they are, and the tensor core drops their low bits.
+# those are kept whose indices sum to less than the number of terms. Triton converts no operand of a tf32 dot: its PTX
+# gives mma and wgmma the float32 bits, of which tf32 has the upper 19. Dropping the rest is the worst they can do.
 _SPLITS: dict[str, tuple[Callable[[Float32], Float32], int]] = {
     "TF32": (truncated_to_tf32, 1),
     "TF32x3": (truncated_to_tf32, 2),

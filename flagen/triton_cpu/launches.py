@@ -45,7 +45,8 @@ def patches() -> list[Patch]:
     """The interpreter's rewriting and launching of kernels, and the autotuner's run."""
     transformer, rewriter = stock(interpreter, "ASTTransformer"), stock(interpreter, "FunctionRewriter")
     tuner = stock(autotuner, "Autotuner")
-    stock(tuner, "run"), stock(tuner, "prune_configs")
+    for name in ("run", "prune_configs"):
+        stock(tuner, name)
     return [
         Patch(interpreter, "_implicit_cvt", _argument(stock(interpreter, "_implicit_cvt"))),
         Patch(interpreter, "_patch_lang_tensor", _tensor_methods(stock(interpreter, "_patch_lang_tensor"))),
@@ -114,10 +115,10 @@ def _visit_for(self: Any, node: ast.For) -> ast.AST:
 
 
 def _builtins() -> dict[int, tuple[Any, str]]:
-    """Where each builtin of Triton's language lives, by identity, while none is replaced."""
+    """Where each builtin of Triton's language lives, by identity, while none is replaced; `tl` itself if it does."""
     return {
         id(member): (module, name)
-        for module in (tl, tl.core, tl.math)
+        for module in (tl.math, tl.core, tl)
         for name, member in getmembers(module)
         if callable(member) and tl.core.is_builtin(member)
     }
