@@ -51,16 +51,24 @@ class Diagnostic:
 
     def render(self, source: Source) -> str:
         """The diagnostic as plain text: location, message, the offending line with a caret, the hint."""
-        line = source.line(self.span.line)
-        # Tabs stay tabs under the caret line, so the caret stays under its column.
-        pad = "".join("\t" if char == "\t" else " " for char in line[: self.span.column - 1])
         rows = [f"{self.span}: {self.severity}[{self.code}]: {self.message}"]
-        if line:
-            room = max(1, len(line) - self.span.column + 1)
+        if line := source.line(self.span.line):
+            line, column = _window(line, self.span.column)
+            # Tabs stay tabs under the caret line, so the caret stays under its column.
+            pad = "".join("\t" if char == "\t" else " " for char in line[: column - 1])
+            room = max(1, len(line) - column + 1)
             rows += [f"    {line}", f"    {pad}{'^' * max(1, min(self.span.length, room))}"]
         if self.hint:
             rows.append(f"    hint: {self.hint}")
         return "\n".join(rows)
+
+
+def _window(line: str, column: int, width: int = 160) -> tuple[str, int]:
+    """The part of a very long line around `column`, printable, and the column there."""
+    start = 0 if len(line) <= width else min(max(0, column - 1 - width // 2), len(line) - width)
+    shown = "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in line)
+    ends = ("..." if start else "", "..." if start + width < len(line) else "")
+    return f"{ends[0]}{shown[start : start + width]}{ends[1]}", column - start + len(ends[0])
 
 
 class SpecError(Exception):

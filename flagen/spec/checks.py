@@ -11,11 +11,11 @@ from flagen.spec.scope import Scope
 from flagen.spec.usage import Role, Roles, assignments, names_in, reaching
 
 
-def check_unused(symbols: Symbols, scope: Scope, report: Report) -> None:
+def check_unused(symbols: Symbols, scope: Scope, updated: set[str], report: Report) -> None:
     """Every input, param, derived name and local is read somewhere."""
-    states = [symbol.name for symbol in symbols.of_kind("state")]
+    states = [symbol.name for symbol in symbols.of_kind("state") if symbol.name not in updated]
     for symbol in symbols.of_kind("input", "param", "derived", "local"):
-        if symbol.used or symbol.name in scope.mentioned:
+        if symbol.used or symbol.name in scope.mentioned | symbols.doubtful:
             continue
         near = nearest(symbol.name, states) if symbol.kind == "local" else None
         hint = f"did you mean the state `{near}`?" if near is not None else "use it or remove it"

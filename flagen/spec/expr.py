@@ -13,7 +13,7 @@ from typing import Literal
 
 from flagen.diagnostics import Span
 from flagen.spec.constants import constant_problem
-from flagen.spec.grammar import construct, node_span, parse_number, parse_python
+from flagen.spec.grammar import node_span, parse_number, parse_python
 from flagen.spec.loader import Scalar
 from flagen.spec.model import (
     ELEMENTWISE,
@@ -92,10 +92,9 @@ class _Elaborator:
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 value = self.expr(operand)
                 return None if value is None else Negate(value, self.span(node))
-            case ast.UnaryOp(op=op):
-                sign = "+" if isinstance(op, ast.UAdd) else "not"
-                self.refuse("E403", node, f"`{sign}` before a value is not part of the language", "only `-` is")
-                self.expr(node.operand)
+            case ast.UnaryOp(operand=operand):
+                self.refuse("E403", node, "`+` before a value is not part of the language", "leave it out")
+                self.expr(operand)
                 return None
             case ast.BinOp():
                 return self.binary(node)
@@ -104,7 +103,7 @@ class _Elaborator:
             case ast.Attribute():
                 return self.transpose(node)
             case _:
-                self.refuse("E402", node, f"{construct(node)} not part of the language")
+                self.refuse("E402", node, "this is not part of the language")
                 return None
 
     def number(self, node: ast.Constant) -> Expr | None:
@@ -155,15 +154,12 @@ class _Elaborator:
             for arg in node.args:
                 self.expr(arg)
             return None
-        if node.keywords or any(isinstance(arg, ast.Starred) for arg in node.args):
-            self.refuse("E407", node, f"the arguments of `{function}` are given by position")
-            return None
         if function in REDUCTIONS:
             return self.reduce(node, function)
         names = _ARGUMENTS[function]
         args = [self.expr(arg) for arg in node.args]
         if len(args) != len(names):
-            self.refuse("E407", node, f"`{function}({', '.join(names)})` is given {_count(len(args))}")
+            self.wrong_count(node, f"{function}({', '.join(names)})")
             return None
         present = [arg for arg in args if arg is not None]
         return self.applied(node, function, present) if len(present) == len(args) else None
@@ -184,8 +180,7 @@ class _Elaborator:
 
     def reduce(self, node: ast.Call, function: str) -> Expr | None:
         if not 1 <= len(node.args) <= 2:
-            message = f"`{function}(x)` or `{function}(x, K)` is given {_count(len(node.args))}"
-            self.refuse("E407", node, message)
+            self.wrong_count(node, f"{function}(x)` or `{function}(x, K)")
             return None
         value = self.expr(node.args[0])
         dim = None
@@ -202,6 +197,12 @@ class _Elaborator:
         if value is None:
             return None
         return self.fitted(node, reduce_misfit(function, value.dims), Reduce(function, value, dim, self.span(node)))
+
+    def wrong_count(self, node: ast.Call, signature: str) -> None:
+        count = len(node.args)
+        given = "one argument" if count == 1 else f"{count or 'no'} arguments"
+        self.report.obscured = True
+        self.refuse("E407", node, f"`{signature}` is given {given}")
 
     def unknown_function(self, node: ast.Call) -> None:
         match node.func:
@@ -228,7 +229,3 @@ class _Elaborator:
 
     def span(self, node: ast.expr) -> Span:
         return node_span(self.scalar, self.start, node)
-
-
-def _count(number: int) -> str:
-    return "one argument" if number == 1 else f"{number or 'no'} arguments"

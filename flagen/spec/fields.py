@@ -7,9 +7,8 @@ import re
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from flagen.diagnostics import Span
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
-from flagen.spec.names import did_you_mean, listed, nearest
+from flagen.spec.names import did_you_mean, listed, nearest, quoted
 from flagen.spec.report import Report
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
@@ -51,12 +50,12 @@ class Fields:
                 continue
             near = nearest(name, keys)
             hint = did_you_mean(name, keys, f"the keys here are {listed(keys)}")
-            self.report.error("E202", field.key.span, f"unknown key `{name}`", hint)
+            self.report.error("E202", field.key.span, f"unknown key {quoted(name)}", hint)
             if near is not None:
                 fields.setdefault(near, field)
         for name in required:
             if name not in fields:
-                self.report.error("E201", node.span, f"the key `{name}` is missing", f"{what}")
+                self.report.error("E201", node.span, f"the key `{name}` is missing", f"add `{name}: ...`")
         return fields
 
     def items(self, node: Node, what: str) -> Seq[Node] | None:
@@ -81,7 +80,7 @@ class Fields:
         if scalar is None or scalar.text in choices:
             return None if scalar is None else scalar.text
         otherwise = f"it is {' or '.join(f'`{choice}`' for choice in choices)}"
-        message = f"{what} cannot be `{scalar.text}`"
+        message = f"{what} cannot be {quoted(scalar.text)}"
         self.report.error("E204", scalar.span, message, did_you_mean(scalar.text, choices, otherwise))
         return None
 
@@ -90,7 +89,7 @@ class Fields:
         if scalar is None:
             return None
         if not scalar.plain or not _INTEGER.match(scalar.text):
-            self.report.error("E203", scalar.span, f"{what} is a positive integer, not `{scalar.text}`")
+            self.report.error("E203", scalar.span, f"{what} is a positive integer, not {_kind(scalar)}")
             return None
         value = int(scalar.text)
         if value > 0:
@@ -107,7 +106,7 @@ class Fields:
             return -math.inf if infinite[1] == "-" else math.inf
         if not scalar.plain or not _FLOAT.match(scalar.text):
             hint = "infinity is written `.inf` or `-.inf`" if "inf" in scalar.text.lower() else ""
-            self.report.error("E203", scalar.span, f"{what} is a number, not `{scalar.text}`", hint)
+            self.report.error("E203", scalar.span, f"{what} is a number, not {_kind(scalar)}", hint)
             return None
         value = float(scalar.text)
         if math.isfinite(value):
@@ -115,10 +114,13 @@ class Fields:
         self.report.error("E209", scalar.span, f"{what} is larger than any float", "infinity is written `.inf`")
         return None
 
-    def wrong_type(self, node: Node, what: str) -> None:
+    def wrong_type(self, node: Node, what: str, hint: str = "") -> None:
         """Report a node of the wrong kind; `what` says what belongs there."""
+        if not isinstance(node, Scalar):
+            self.report.obscured = True
         if not isinstance(node, Bad):
-            self.report.error("E203", _shown(node), f"{what}, not {_kind(node)}")
+            found = f"{what}; there is nothing here" if _is_null(node) else f"{what}, not {_kind(node)}"
+            self.report.error("E203", node.span, found, hint)
 
     def _uncut(self, node: Mapping) -> list[Field]:
         """The entries, without those that a comma inside braces cut out of an expression."""
@@ -140,8 +142,8 @@ class Fields:
         return kept
 
 
-def _shown(node: Node) -> Span:
-    return node.span
+def _is_null(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.is_null
 
 
 def _kind(node: Node) -> str:
@@ -150,7 +152,7 @@ def _kind(node: Node) -> str:
             return "a mapping"
         case Sequence():
             return "a list"
-        case Scalar() if node.is_null:
-            return "nothing"
-        case _:
-            return f"`{node.text}`" if isinstance(node, Scalar) and len(node.text) < 40 else "text"
+        case Scalar(text, plain):
+            return quoted(text) if plain else f"the text {quoted(text)}"
+        case Bad():
+            return "this"

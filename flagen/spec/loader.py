@@ -16,6 +16,7 @@ import yaml
 
 from flagen.diagnostics import Source, Span
 from flagen.spec.limits import MAX_ALIASES, MAX_BYTES, MAX_NESTING
+from flagen.spec.names import quoted
 from flagen.spec.report import Abandon, Report
 
 _YamlLoader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
@@ -237,6 +238,7 @@ class _Builder:
             self._abandon("E110", self._span(event), f"more than {MAX_ALIASES} aliases", "write the values out")
         if event.anchor in self.anchors:
             return self.anchors[event.anchor]
+        self.report.obscured = True
         self.report.error("E110", self._span(event), f"no value before this one is anchored as `&{event.anchor}`")
         return Bad(self._span(event))
 
@@ -259,12 +261,14 @@ class _Builder:
             if isinstance(key, Bad):
                 continue
             if not isinstance(key, Scalar):
+                self.report.obscured = True
                 self.report.error("E112", key.span, "a key is a name, not a list or a mapping")
             elif key.text in entries:
                 if flow and isinstance(value, Scalar) and value.is_null:
                     continue  # A piece of an expression that was cut at its commas; the cut is what gets reported.
+                self.report.obscured = True
                 first = entries[key.text][0].span.line
-                message = f"the key `{key.text}` is given twice"
+                message = f"the key {quoted(key.text)} is given twice"
                 self.report.error("E108", key.span, message, f"the first one is on line {first}")
             else:
                 entries[key.text] = (key, value)
@@ -279,7 +283,9 @@ class _Builder:
         tag: str | None = event.tag  # type: ignore[attr-defined]
         if tag is None:
             return False
-        message = f"YAML tags such as `{tag}` are not part of the language"
+        self.report.obscured = True
+        shown = tag.replace("tag:yaml.org,2002:", "!!", 1)
+        message = f"YAML tags such as {quoted(shown)} are not part of the language"
         self.report.error("E109", self._span(event), message, "write the plain value")
         return True
 

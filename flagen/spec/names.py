@@ -46,6 +46,8 @@ RESERVED = _PYTHON_BUILTINS | _GENERATED
 PACKAGE_MODULES = frozenset(("arguments", "naive", "chunk", "fused_recurrent", "kernels", "module"))
 """The modules of a generated package."""
 
+_FUNCTION_PREFIXES = ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk")
+
 _PACKAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 
@@ -66,10 +68,16 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return f"did you mean `{near}`?" if near is not None else otherwise
 
 
+def quoted(text: str) -> str:
+    """Any text of the spec for a message: on one line, printable, and not too long."""
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:41])
+    return f"`{shown}`" if len(text) <= 40 else f"`{shown[:36]}...`"
+
+
 def listed(names: Iterable[str]) -> str:
     """Names for a message: `a`, `b` and `c`."""
-    quoted = [f"`{name}`" for name in names]
-    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+    marked = [f"`{name}`" for name in names]
+    return " and ".join([", ".join(marked[:-1]), marked[-1]] if len(marked) > 1 else marked)
 
 
 def package_name_problem(name: str) -> str | None:
@@ -87,7 +95,7 @@ def package_name_problem(name: str) -> str | None:
     return None
 
 
-def class_name_problem(class_name: str) -> str | None:
+def class_name_problem(class_name: str, name: str) -> str | None:
     """Why `class_name` cannot name the module's class, or None."""
     if not _NAME.match(class_name):
         return "a class name is a letter, then at most 63 letters, digits and `_`"
@@ -95,6 +103,8 @@ def class_name_problem(class_name: str) -> str | None:
         return f"`{class_name}` is a keyword of Python"
     if class_name in RESERVED or class_name in _CLASSES:
         return f"`{class_name}` is a name the generated code uses"
+    if class_name in [f"{function}_{name}" for function in _FUNCTION_PREFIXES]:
+        return f"`{class_name}` is a function of the generated package"
     return None
 
 
@@ -107,7 +117,7 @@ def identifier_problem(name: str) -> tuple[str, str, str] | None:
     """Why a spec cannot declare `name`: code, message and hint; or None."""
     if not _NAME.match(name):
         hint = "a letter, then at most 63 letters, digits and `_`, all of ASCII"
-        return "E301", f"`{name}` is not a name", hint
+        return "E301", f"{quoted(name)} is not a name", hint
     reason = _reserved_because(name)
     return ("E302", f"`{name}` is reserved: {reason}", "choose another name") if reason else None
 
@@ -171,6 +181,8 @@ class Symbols:
     def __init__(self, report: Report) -> None:
         self.report = report
         self.complete = True
+        self.doubtful: set[str] = set()
+        """Names that are declared as two things; what has such a dim stays unchecked."""
         self._symbols: dict[str, Symbol] = {}
 
     def get(self, name: str) -> Symbol | None:
@@ -194,6 +206,9 @@ class Symbols:
         if (other := self._symbols.get(name)) is not None:
             message = f"`{name}` is already {other.described}, declared on line {other.span.line}"
             self.report.error("E303", span, message, "one name is one thing: rename one of them")
+            # Which of the two an expression means cannot be told.
+            other.dims = None
+            self.doubtful.add(name)
             return None
         return self.enter(Symbol(name, kind, span, dims))
 

@@ -58,7 +58,7 @@ class _Reader:
         self._check_version(given)
         sections = self.sections
         name = sections.package_name(given["name"].value) if "name" in given else ""
-        class_name = sections.class_name(given["class_name"].value) if "class_name" in given else camel_case(name)
+        class_name = sections.class_name(given["class_name"].value, name) if "class_name" in given else camel_case(name)
         texts = {key: self.fields.text(given[key].value, f"`{key}` is text") for key in _TEXTS if key in given}
         if "layer" in given:
             sections.not_yet(given["layer"].key, "`layer`, the module around the operator, is reserved and")
@@ -126,7 +126,7 @@ class _Reader:
     def _check_whole(self, spec: Spec, has_statements: bool) -> None:
         if self.symbols.complete:
             check_sizes(self.symbols, spec.inputs, spec.params, self.report)
-        if has_statements and self.symbols.complete:
-            check_unused(self.symbols, self.scope, self.report)
+        if has_statements and self.symbols.complete and not self.report.obscured:
+            check_unused(self.symbols, self.scope, self.statements.updated, self.report)
             check_updated(self.symbols, self.scope, self.statements.updated, self.report)
             check_steps(spec.steps, self.statements.repeats, self.report)

@@ -92,6 +92,8 @@ class Report:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.diagnostics: list[Diagnostic] = []
+        self.obscured = False
+        """Whether something could not be read that may have used any name: then none is called unused."""
 
     def error(self, code: str, span: Span, message: str, hint: str = "") -> None:
         self._add(Diagnostic(code, span, message, hint))

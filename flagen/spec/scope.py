@@ -85,7 +85,7 @@ class Scope:
             message = f"`{symbol.name}` has one value per step, and this is outside a `repeat`"
             self.report.error("E306", span, message, "an input is per token without `per: step`")
             return None
-        if symbol.dims is None:
+        if symbol.dims is None or not self.symbols.doubtful.isdisjoint(symbol.dims):
             return None
         self.met_step = self.met_step or symbol.per == "step"
         return Name(symbol.name, _NAME_KINDS[symbol.kind], symbol.dims, span)
@@ -95,7 +95,9 @@ class Scope:
             message = f"`{symbol.name}` is a state; `let`, `decay` and `gate` are evaluated before the update"
             self.report.error("E307", span, message, "assign a local in the update instead")
             return None
-        return None if symbol.dims is None else StateRead(symbol.name, previous, symbol.dims, span)
+        if symbol.dims is None or not self.symbols.doubtful.isdisjoint(symbol.dims):
+            return None
+        return StateRead(symbol.name, previous, symbol.dims, span)
 
     def _previous(self, symbol: Symbol, span: Span) -> Expr | None:
         if self.place == "default":
@@ -116,7 +118,7 @@ class Scope:
         self.mentioned.add(name)
         if name in FUNCTIONS:
             self.report.error("E312", span, f"`{name}` is a function", f"give it its arguments: `{name}(...)`")
-        elif name in self.later:
+        elif name in self.later and self.symbols.complete:
             message = f"`{name}` is defined on line {self.later[name]}, after this"
             self.report.error("E308", span, message, "expressions use the names before them")
         elif name == "o":

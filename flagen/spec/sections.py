@@ -9,7 +9,7 @@ from flagen.spec.expr import parse_expression
 from flagen.spec.fields import Field, Fields
 from flagen.spec.loader import Mapping, Node, Scalar, Sequence
 from flagen.spec.model import ChunkHints, Derived, Dims, Expr, Input, Interval, Param, State, Steps
-from flagen.spec.names import Symbols, class_name_problem, package_name_problem
+from flagen.spec.names import Symbols, class_name_problem, package_name_problem, quoted
 from flagen.spec.ranges import interval_of
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
@@ -30,19 +30,20 @@ class Sections:
         self.report = report
         self.ranges: dict[str, Interval] = {}
         self.steps_given = False
+        self._steps_missed = False
 
     # ------------------------------------------------------------------------------------------------------- heading
 
     def package_name(self, node: Node) -> str:
         scalar = self.fields.scalar(node, "`name` is the name of the package to generate")
         if scalar is not None and (problem := package_name_problem(scalar.text)) is not None:
-            self.report.error("E206", scalar.span, f"`{_clip(scalar.text)}` cannot name a package", problem)
+            self.report.error("E206", scalar.span, f"{quoted(scalar.text)} cannot name a package", problem)
         return "" if scalar is None else scalar.text
 
-    def class_name(self, node: Node) -> str:
+    def class_name(self, node: Node, name: str) -> str:
         scalar = self.fields.scalar(node, "`class_name` is the name of the module's class")
-        if scalar is not None and (problem := class_name_problem(scalar.text)) is not None:
-            self.report.error("E207", scalar.span, f"`{_clip(scalar.text)}` cannot name a class", problem)
+        if scalar is not None and (problem := class_name_problem(scalar.text, name)) is not None:
+            self.report.error("E207", scalar.span, f"{quoted(scalar.text)} cannot name a class", problem)
         return "" if scalar is None else scalar.text
 
     def chunk(self, node: Node) -> ChunkHints:
@@ -56,12 +57,19 @@ class Sections:
     def not_yet(self, key: Scalar, what: str) -> None:
         self.report.error("E210", key.span, f"{what} {_NOT_YET}")
 
+    def expect_steps(self, code: str, what: str, node: Node) -> None:
+        """`steps` is missing where something needs it; said once."""
+        if not self.steps_given and not self._steps_missed:
+            self._steps_missed = True
+            self.report.error(code, node.span, f"{what}, and no `steps`", "add `steps: {n: num_steps}`")
+
     # -------------------------------------------------------------------------------------------------- declarations
 
     def states(self, node: Node) -> tuple[State, ...]:
         what = "`state` is a mapping of names to dims"
         entries = self._section(node, what)
         if entries == []:
+            self.symbols.complete = False
             self.report.error("E210", node.span, f"a spec without a state is {_NOT_YET}", "declare at least one")
         return tuple(self._state(field) for field in entries or ())
 
@@ -75,6 +83,7 @@ class Sections:
     def inputs(self, node: Node) -> tuple[Input, ...]:
         entries = self._section(node, "`inputs` is a mapping of names to dims")
         if entries == []:
+            self.symbols.complete = False
             self.report.error("E211", node.span, "a spec has at least one input")
         return tuple(self._input(field) for field in entries or ())
 
@@ -84,12 +93,10 @@ class Sections:
         dims, rest = self._dims_or_mapping(field.value, what, keys)
         per = self.fields.choice(rest["per"].value, "`per`", ("token", "step")) if "per" in rest else "token"
         symbol = self.symbols.declare(field.key.text, "input", field.key.span, dims)
-        if symbol is not None and per == "step":
+        if symbol is not None and per == "step" and self.steps_given:
             symbol.per = "step"
-        if per == "step" and not self.steps_given:
-            self.report.error(
-                "E604", rest["per"].value.span, "an input per step, and no `steps`", "add `steps: {n: num_steps}`"
-            )
+        if per == "step":
+            self.expect_steps("E604", "an input per step", rest["per"].value)
         interval = self._range(field.key.text, rest)
         heads = self._heads(rest["heads"]) if "heads" in rest else "H"
         description = self._description(rest)
@@ -241,13 +248,9 @@ class Sections:
             return None
         if low <= high:
             return Interval(low, high)
-        hint = f"write `[{high:g}, {low:g}]`"
+        hint = "write " + f"`[{high:g}, {low:g}]`".replace("inf", ".inf")
         self.report.error("E208", node.span, "the lowest value of a range comes first", hint)
         return None
 
     def _description(self, fields: dict[str, Field]) -> str:
         return self.fields.text(fields["description"].value, "`description` is text") if "description" in fields else ""
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= 64 else f"{text[:60]}..."

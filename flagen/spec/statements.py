@@ -10,7 +10,7 @@ from flagen.diagnostics import Span
 from flagen.spec.fields import Fields
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
 from flagen.spec.model import Assign, Expr, Repeat, Statement, Steps
-from flagen.spec.names import Symbols
+from flagen.spec.names import Symbols, quoted
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
 from flagen.spec.sections import Sections
@@ -42,6 +42,7 @@ class Statements:
         self.updated: set[str] = set()
         """The states that a statement of the update assigns."""
         self.repeats = False
+        self.assigned_output = False
         self.sound = True
         """Whether every statement was understood: only then does their meaning as a whole get checked."""
 
@@ -68,23 +69,30 @@ class Statements:
 
     def _items(self, node: Node, what: str) -> Iterator[Node]:
         if isinstance(node, Sequence) and not node.items:
-            self.report.error("E211", node.span, what, "there is none here")
+            self.report.obscured = True
+            self.report.error("E211", node.span, "there is no statement here", what)
             self.sound = False
         elif isinstance(node, Sequence):
             yield from _uncut(node, self.report)
         elif isinstance(node, Scalar) and not node.is_null:
             yield node
         else:
-            self.fields.wrong_type(node, what)
+            self.fields.wrong_type(node, what, "a list item starts with `- `, a statement is `S = ...`")
+            self.report.obscured = True
             self.sound = False
 
     def _repeat(self, node: Mapping, steps: Steps | None) -> Repeat | None:
-        what = "a block is `repeat:` with the step count, and `do:` with statements; a statement is `S = ...`"
-        fields = self.fields.known(node, what, ("repeat", "do"), required=("repeat", "do"))
-        if not fields or len(fields) < 2:
+        self.repeats = True
+        if not any(key.text in ("repeat", "do") for key, _ in node.entries):
+            self.fields.wrong_type(node, "a statement is `name = expression`", "a block is `repeat: n` and `do: ...`")
             self.sound = False
             return None
-        self.repeats = True
+        what = "a block is `repeat:` with the step count, and `do:` with statements"
+        fields = self.fields.known(node, what, ("repeat", "do"), required=("repeat", "do"))
+        if not fields or len(fields) < 2:
+            self.report.obscured = True
+            self.sound = False
+            return None
         self._check_count(fields["repeat"].value, steps)
         self.scope.in_repeat = True
         before = {symbol.name for symbol in self.symbols.of_kind("local")}
@@ -105,10 +113,9 @@ class Statements:
         scalar = self.fields.scalar(node, "`repeat` is the step count that `steps` declares")
         if scalar is None:
             return
-        if not self.sections.steps_given:
-            self.report.error("E602", scalar.span, "a `repeat`, and no `steps`", "add `steps: {n: num_steps}`")
-        elif steps is not None and scalar.text != steps.symbol:
-            message = f"a repeat runs over the declared step count, `{steps.symbol}`, not `{scalar.text}`"
+        self.sections.expect_steps("E602", "a `repeat`", scalar)
+        if steps is not None and scalar.text != steps.symbol:
+            message = f"a repeat runs over the declared step count, `{steps.symbol}`, not {quoted(scalar.text)}"
             self.report.error("E602", scalar.span, message, f"write `repeat: {steps.symbol}`")
         if steps is not None and (symbol := self.symbols.get(steps.symbol)) is not None:
             symbol.used = True
@@ -145,6 +152,8 @@ class Statements:
     def _bind(self, target: Target, value: Expr | None, last: bool) -> bool | None:
         """Check and record what a statement assigns: whether a state, or None after a diagnostic."""
         if last and target.name != "o":
+            if self.assigned_output:
+                return None  # Reported there: it was not the last.
             self.report.error("E605", target.span, "the last statement of `output` assigns `o`", "write `o = ...`")
             return None
         if target.name == "o":
@@ -167,6 +176,7 @@ class Statements:
             self.report.error("E310", target.span, "`o` is assigned by `output`, not by the update")
             return None
         if not last:
+            self.assigned_output = True
             self.report.error("E605", target.span, "`o` is assigned once, by the last statement of `output`")
             return None
         return False
@@ -210,6 +220,7 @@ def _uncut(node: Sequence, report: Report) -> Iterator[Node]:
         if depth > 0:
             depth += balance
         elif node.flow and balance > 0:
+            report.obscured = True
             hint = 'quote the statement ("..."), or write the list in block style, one `- ` a line'
             report.error("E114", item.span, "inside [ ] a comma ends the item, here mid-statement", hint)
             depth = balance

@@ -55,6 +55,15 @@ def names_in(expr: Expr) -> set[str]:
     return {node.name for node in walk(expr) if isinstance(node, (Name, StateRead))}
 
 
+def _coefficients(factor: Expr) -> set[str]:
+    """The names that `factor` scales by: those of its contractions with a state are what is read, not a scale."""
+    if isinstance(factor, (Contract, Reduce)) and any(isinstance(node, StateRead) for node in walk(factor)):
+        return set()
+    if isinstance(factor, (Name, StateRead)):
+        return {factor.name}
+    return {name for child in children(factor) for name in _coefficients(child)}
+
+
 def reaching(targets: set[str], values: Mapping[str, list[Expr]]) -> set[str]:
     """All names that the values of `targets` depend on, through whatever lies between."""
     found: set[str] = set()
@@ -75,8 +84,7 @@ class Roles:
         self.roles: dict[str, set[Role]] = {}
         every = list(assignments(update))
         self._locals = {assign.target: assign.value for assign in every if not assign.to_state}
-        self._values: dict[str, list[Expr]] = {name: [value] for name, value in self._locals.items()}
-        self._values |= {entry.name: [entry.value] for entry in derived}
+        self._values = self._locals | {entry.name: entry.value for entry in derived}
         self._seen: set[tuple[str, bool]] = set()
         for assign in every:
             if assign.to_state:
@@ -111,9 +119,18 @@ class Roles:
             roles.add("scales a state" if direct else "scales a read")
         if terms.write:
             roles.add("scales a write")
-        own = names_in(factor)
-        for name in own | reaching(own, self._values):
+        for name in self._scales(factor):
             self.roles.setdefault(name, set()).update(roles)
+
+    def _scales(self, factor: Expr) -> set[str]:
+        """The names a factor scales by, through the locals and derived names it uses."""
+        found: set[str] = set()
+        pending = [factor]
+        while pending:
+            new = _coefficients(pending.pop()) - found
+            found |= new
+            pending += [self._values[name] for name in new if name in self._values]
+        return found
 
     def _terms(self, expr: Expr) -> Terms:
         match expr:
