@@ -23,7 +23,7 @@ import time
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
@@ -80,7 +80,7 @@ def compile_spec(path: Path, shown: str) -> Package:
     with clock.stage("emit"):
         files = emit(spec, plan, shown)
     proved = proof.lines if derivation.no_chunk_form is None else ()
-    return Package(spec.name, files, proved, spec.source, remarks + remarks_on(derivation), clock.seconds)
+    return Package(spec.name, files, proved, spec.source, remarks + remarks_on(plan), clock.seconds)
 
 
 def load(path: Path) -> tuple[Spec, tuple[Diagnostic, ...]]:
@@ -129,12 +129,16 @@ def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
     return format_python(files)
 
 
-def remarks_on(derivation: Derivation) -> tuple[Diagnostic, ...]:
-    """Why the spec has no chunk form, if it has none."""
-    missing = derivation.no_chunk_form
-    if missing is None:
-        return ()
-    return (Diagnostic("no-chunk-form", missing.span, missing.reason, severity="note"),)
+def remarks_on(plan: Plan) -> tuple[Diagnostic, ...]:
+    """Which forms the spec does not get, and why."""
+    from flagen.plan import Unavailable
+
+    forms = (("no-chunk-form", "no chunk form", plan.chunk), ("no-kernel", "no fused_recurrent kernel", plan.fused))
+    return tuple(
+        Diagnostic(code, form.span, f"{what}: {form.reason}", severity="note")
+        for code, what, form in forms
+        if isinstance(form, Unavailable)
+    )
 
 
 @dataclass
@@ -156,8 +160,7 @@ class Clock:
 def inspect(path: Path) -> tuple[Source, tuple[Diagnostic, ...]]:
     """The spec at `path` and everything to say about it that is no error; raises SpecError where there are any."""
     stages = Stages(path)
-    make_plan(stages.spec, stages.derivation)
-    return stages.spec.source, stages.remarks + remarks_on(stages.derivation)
+    return stages.spec.source, stages.remarks + remarks_on(stages.plan)
 
 
 class Stages:
@@ -172,6 +175,10 @@ class Stages:
     def derivation(self) -> Derivation:
         return derive(self.spec)
 
+    @cached_property
+    def plan(self) -> Plan:
+        return make_plan(self.spec, self.derivation)
+
     def dump(self, stage: str) -> str:
         """The result of `stage` as text to read."""
         match stage:
@@ -182,10 +189,11 @@ class Stages:
             case "proof":
                 return "\n".join(prove(self.spec, self.derivation).lines)
             case "plan":
-                return make_plan(self.spec, self.derivation).dump()
+                return self.plan.dump()
             case _:
                 form = getattr(self.derivation, stage.replace("-", "_"))
-                return form.dump() if form else "\n".join(note.message for note in remarks_on(self.derivation))
+                missing = self.derivation.no_chunk_form
+                return form.dump() if missing is None else f"none: {missing.reason}"
 
 
 # ----------------------------------------------------------------------------------------------------------- many specs
@@ -330,10 +338,11 @@ def _compare_or_write(project: Project, job: Job, package: Package, out: Path, c
     try:
         diff = differences(directory, shown, package.files) if check else ""
         changes = pending_changes(directory, package.files) if check else write_package(directory, package.files)
-        if not check:
-            remember(job.record, job.key, package.name, package.files)
     except (ForeignFile, OSError) as error:
         return Unwritable(job.shown, str(error))
+    if not check:
+        with suppress(OSError):  # A build that cannot be remembered is built again.
+            remember(job.record, job.key, package.name, package.files)
     return Built(job.shown, package, shown, changes, diff)
 
 

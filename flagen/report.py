@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 # With more specs than this, one line each has to do.
 _IN_FULL = 2
+_ROOM_FOR_TITLES = 110
 
 
 # --------------------------------------------------------------------------------------------------------------- builds
@@ -156,17 +157,26 @@ def catalogue(variants: Sequence[Variant]) -> None:
 
     rows = [tuple(_printable(cell) for cell in cells(variant)) for variant in variants]
     if _console().is_terminal:
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(*COLUMNS, box=None, header_style="bold", pad_edge=False)
-        for row in rows:
-            table.add_row(Text(row[0], "bold cyan"), *map(Text, row[1:]))
-        _console().print(table)
+        _print_table(COLUMNS, rows)
         return
     widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
     for row in (COLUMNS, *rows):
         _out("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table that stays legible in 80 columns: titles go first, and names of operators take two lines."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [i for i, column in enumerate(columns) if column != "title" or _console().width >= _ROOM_FOR_TITLES]
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+    for i in shown:
+        column = columns[i].replace("_", "\n")
+        table.add_column(Text(column), no_wrap=columns[i] in ("name", "state"), style="cyan" if i == 0 else None)
+    for row in rows:
+        table.add_row(*(Text(row[i]) for i in shown))
+    _console().print(table)
 
 
 def _print_diagnostic(diagnostic: Diagnostic, source: Source) -> None:
