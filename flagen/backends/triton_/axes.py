@@ -1,0 +1,67 @@
+"""The axes of a kernel's tiles: their index and mask names, and the addresses of what lies in memory over them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from flagen.diagnostics import InternalError
+from flagen.spec.model import Dims
+
+
+@dataclass(frozen=True)
+class Axes:
+    """`order` is the order of a tile's axes; every dim has an index vector and a mask vector in the kernel."""
+
+    order: Dims
+    _taken: Collection[str] = frozenset()
+
+    def index(self, dim: str) -> str:
+        """The indices of a program's lanes along `dim`."""
+        return self._free(f"{dim}_index")
+
+    def mask(self, dim: str) -> str:
+        """Which of them lie within the dim."""
+        return self._free(f"{dim}_mask")
+
+    def sorted(self, dims: Dims) -> Dims:
+        """`dims` in the order that a tile over them has."""
+        return tuple(dim for dim in self.order if dim in dims)
+
+    def spread(self, text: str, dims: Dims, over: Dims) -> str:
+        """The vector `text` over `dims` as a factor of tiles over `over`; `text` must bind like a name."""
+        if dims == over or not dims:
+            return text
+        if len(dims) == 1 and len(over) == 2 and dims[0] in over:
+            return f"{text}[:, None]" if dims[0] == over[0] else f"{text}[None, :]"
+        raise InternalError(f"a tile over {dims} cannot be spread over {over}")
+
+    def address(self, row: str, dims: Dims) -> str:
+        """The offsets of a tile in memory whose rows are contiguous over `dims`, in this order; `row` counts rows.
+
+        The tile's axes are in the kernel's order, whatever the order in memory.
+        """
+        if not dims:
+            return row
+        over = self.sorted(dims)
+        offsets = []
+        for place, dim in enumerate(dims):
+            index = self.spread(self.index(dim), (dim,), over)
+            offsets.append(" * ".join((index, *dims[place + 1 :])))
+        size = dims[0] if len(dims) == 1 else f"({' * '.join(dims)})"
+        return " + ".join((f"{_atom(row)} * {size}", *offsets)) if row else " + ".join(offsets)
+
+    def within(self, dims: Dims) -> str:
+        """The mask of a tile over `dims`; empty for a scalar, which has no lane to mask."""
+        over = self.sorted(dims)
+        return " & ".join(self.spread(self.mask(dim), (dim,), over) for dim in over)
+
+    def _free(self, name: str) -> str:
+        """`name`, or `name` with underscores behind it that the spec does not use."""
+        while name in self._taken:
+            name += "_"
+        return name
+
+
+def _atom(row: str) -> str:
+    return row if row.isidentifier() else f"({row})"

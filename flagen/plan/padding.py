@@ -1,0 +1,295 @@
+"""What stands in the lanes that pad a tile to a power of two, and which of those must be cleared.
+
+Padding is harmless as long as nothing mixes it into real lanes. Only sums, matrix products and the row maps do. What
+they meet in the padding is worked out here by evaluating every expression on padding instead of on data: a masked load
+fills it with zeros, `exp` makes ones of them, a state that starts at -inf has -inf there. Where a zero is certain,
+nothing is done; elsewhere the lanes are masked, so that not even an infinity or a NaN in the padding can leak.
+
+One class describes all lanes that pad at least the dims of a given set, and nothing but those of a given value's:
+
+    a float   every such lane holds exactly this
+    FINITE    no lane is infinite or NaN, as long as the data are finite
+    ANYTHING  nothing is known
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import combinations
+
+from flagen.diagnostics import InternalError
+from flagen.plan.tiles import (
+    Arithmetic,
+    Constant,
+    Function,
+    Head,
+    Masked,
+    MatMul,
+    Negative,
+    Normalize,
+    Once,
+    Product,
+    Size,
+    StateTile,
+    Sum,
+    Tile,
+    Value,
+    operands,
+    rebuild,
+)
+from flagen.spec.model import Derived, Dims, Input, Param, Spec
+
+
+class Unknown(Enum):
+    FINITE = "finite"
+    ANYTHING = "anything"
+
+
+FINITE, ANYTHING = Unknown.FINITE, Unknown.ANYTHING
+Padding = float | Unknown
+Lanes = frozenset[str]
+"""The dims that are padded in the lanes in question."""
+
+
+_ON_NUMBERS: dict[str, Callable[..., float]] = {
+    "exp": math.exp,
+    "exp2": lambda x: 2.0**x,
+    "log": lambda x: -math.inf if x == 0 else math.log(x),
+    "log1p": lambda x: -math.inf if x == -1 else math.log1p(x),
+    "expm1": math.expm1,
+    "sqrt": math.sqrt,
+    "rsqrt": lambda x: 1 / math.sqrt(x),
+    "square": lambda x: x * x,
+    "power": lambda x, y: x**y,
+    "abs": abs,
+    "sign": lambda x: float((x > 0) - (x < 0)),
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "logsigmoid": lambda x: min(x, 0.0) - math.log1p(math.exp(-abs(x))),
+    "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+    "tanh": math.tanh,
+    "silu": lambda x: x / (1 + math.exp(-x)),
+    "relu": lambda x: max(x, 0.0),
+    "minimum": min,
+    "maximum": max,
+    "clamp": lambda x, low, high: min(max(x, low), high),
+    "logaddexp": lambda x, y: max(x, y) if math.isinf(x + y) else max(x, y) + math.log1p(math.exp(-abs(x - y))),
+}
+"""What each function makes of numbers, so that what it makes of padding is known."""
+
+_FINITE_ON_FINITE = frozenset(
+    "square abs sign sigmoid logsigmoid softplus tanh silu relu minimum maximum clamp logaddexp".split()
+)
+_FINITE_ON_INFINITE = frozenset("exp exp2 sigmoid softplus tanh relu sign".split())
+"""Functions that make something finite of a legal -inf in the data, such as that of a log decay."""
+
+_EXACT_BITS = 10
+"""A number counts as exact when it is a small multiple of 2 ** -10: then rounding has no part in whether it is zero."""
+
+
+@dataclass
+class PaddingRules:
+    """Masks a kernel's expressions, one after the other in the order they run.
+
+    A state's padding has one class for the whole kernel: the value it starts with, where no statement ever changes
+    that; otherwise anything at all, since whatever grows from token to token can overflow. So the statements have to be
+    gone through until nothing changes any more (`settle`), and once more to mask them.
+    """
+
+    spec: Spec
+    _states: dict[tuple[str, Lanes], Padding] = field(default_factory=dict)
+    _values: dict[tuple[str, Lanes], Padding] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for state in self.spec.states:
+            for lanes in _subsets(state.dims):
+                self._states[state.name, lanes] = _number(state.init)
+
+    def settle(self, assignments: Iterable[tuple[str, Tile]]) -> None:
+        """Find the padding of every state that `assignments`, in order, leave behind token after token."""
+        statements = tuple(assignments)
+        before: dict[tuple[str, Lanes], Padding] = {}
+        while before != self._states:
+            before = dict(self._states)
+            for target, value in statements:
+                self.assign(target, self.mask(value))
+
+    def assign(self, target: str, value: Tile) -> None:
+        """Note that `target`, a state or a new name, holds `value` from here on."""
+        is_state = any(state.name == target for state in self.spec.states)
+        for lanes in _subsets(value.dims):
+            found = self.padding(value, lanes)
+            if not is_state:
+                self._values[target, lanes] = found
+            elif not isinstance(found, float) or found != self._states[target, lanes]:
+                self._states[target, lanes] = ANYTHING
+        if not is_state:
+            self._values[target, frozenset()] = self.padding(value, frozenset())
+
+    def mask(self, tile: Tile) -> Tile:
+        """`tile` with its padding masked wherever it would leak into a real lane."""
+        tile = rebuild(tile, self.mask)
+        match tile:
+            case Sum(value, dim, dims):
+                return Sum(self._filled(value, dim, 0.0), dim, dims)
+            case MatMul(left, right, dim, dims):
+                lanes = frozenset((dim,))
+                if _product((self.padding(left, lanes), self.padding(right, lanes))) == 0:
+                    return tile
+                return MatMul(self._filled(left, dim, 0.0), self._filled(right, dim, 0.0), dim, dims)
+            case Normalize(function, value, dims):
+                fill = -math.inf if function == "softmax" else 0.0
+                return Normalize(function, self._filled(value, dims[0], fill), dims)
+        return tile
+
+    def _filled(self, value: Tile, dim: str, fill: float) -> Tile:
+        return value if self.padding(value, frozenset((dim,))) == fill else Masked(value, dim, fill, value.dims)
+
+    def padding(self, tile: Tile, lanes: Lanes) -> Padding:
+        """What `tile` holds in the lanes that pad all of `lanes`; of dims it lacks, its data are meant."""
+        match tile:
+            case Constant(number):
+                return _number(float(number))
+            case Size() | Head():
+                return FINITE
+        if not lanes & set(tile.dims):
+            return ANYTHING if self._may_be_infinite(tile) else FINITE
+        match tile:
+            case Value(name, "input" | "param"):
+                return 0.0
+            case Value(name, _, dims):
+                return self._values[name, lanes & set(dims)]
+            case StateTile(name, _, dims):
+                return self._states[name, lanes & set(dims)]
+            case Masked(value, dim, fill):
+                return fill if dim in lanes else self.padding(value, lanes)
+            case Normalize("softmax"):
+                return 0.0  # The padding of its operand is -inf.
+            case Normalize("l2norm", value):
+                return _product((self.padding(value, lanes), FINITE))
+            case Sum(value, dim):
+                return _summed(self.padding(value, lanes), self.padding(value, lanes | {dim}))
+            case MatMul(left, right, dim):
+                inner = (lanes, lanes | {dim})
+                return _summed(*(_product((self.padding(left, at), self.padding(right, at))) for at in inner))
+        return _combined(tile, tuple(self.padding(operand, lanes) for operand in operands(tile)))
+
+    def _may_be_infinite(self, tile: Tile) -> bool:
+        """Whether an infinity in real lanes of `tile` is legal data, and not an overflow."""
+        match tile:
+            case Value(name, "input" | "param" | "derived"):
+                declared: tuple[Input | Param | Derived, ...] = (
+                    *self.spec.inputs,
+                    *self.spec.params,
+                    *self.spec.derived,
+                )
+                interval = next(decl.range for decl in declared if decl.name == name)
+                # `range: [-.inf, 0]` is a log of something that may be zero; no range at all says nothing.
+                return math.isinf(interval.low) and not math.isinf(interval.high)
+            case Value(name):
+                return self._values[name, frozenset()] is ANYTHING
+            case StateTile(name):
+                return any(math.isinf(state.init) for state in self.spec.states if state.name == name)
+            case Function(name) if name in _FINITE_ON_INFINITE:
+                return False
+            case Function("log"):
+                return True
+            case Constant(number):
+                return math.isinf(number)
+        return any(self._may_be_infinite(operand) for operand in operands(tile))
+
+
+def _combined(tile: Tile, paddings: tuple[Padding, ...]) -> Padding:
+    """What an elementwise operation makes of the padding of its operands."""
+    match tile:
+        case Negative():
+            return _negated(paddings[0])
+        case Product():
+            return _product(paddings)
+        case Arithmetic("+"):
+            return _sum(*paddings)
+        case Arithmetic("-"):
+            return _sum(paddings[0], _negated(paddings[1]))
+        case Arithmetic("/"):
+            return _quotient(*paddings)
+        case Arithmetic("**"):
+            return ANYTHING
+        case Function(name):
+            known = _all_known(paddings)
+            if known is not None:
+                return _evaluated(name, known)
+            return FINITE if name in _FINITE_ON_FINITE and all(map(_is_finite, paddings)) else ANYTHING
+        case Once():
+            return _product((paddings[0], FINITE))
+    raise InternalError(f"no rule for the padding of {tile!r}")
+
+
+def _negated(padding: Padding) -> Padding:
+    return -padding if isinstance(padding, float) else padding
+
+
+def _product(paddings: Iterable[Padding]) -> Padding:
+    factors = tuple(paddings)
+    if not all(map(_is_finite, factors)):
+        return ANYTHING
+    if 0.0 in factors:
+        return 0.0
+    known = _all_known(factors)
+    return FINITE if known is None else _number(math.prod(known))
+
+
+def _sum(left: Padding, right: Padding) -> Padding:
+    known = _all_known((left, right))
+    if known is not None:
+        return _number(sum(known))
+    for term, other in ((left, right), (right, left)):
+        if isinstance(term, float) and math.isinf(term) and _is_finite(other):
+            return term
+    return FINITE if _is_finite(left) and _is_finite(right) else ANYTHING
+
+
+def _quotient(left: Padding, right: Padding) -> Padding:
+    if not isinstance(right, float) or math.isinf(right) or right == 0:
+        return ANYTHING
+    return _product((left, _number(1 / right)))
+
+
+def _summed(*lanes: Padding) -> Padding:
+    """What a sum leaves in padded lanes of the dims it keeps, from those it runs over."""
+    if all(padding == 0.0 for padding in lanes):
+        return 0.0
+    return FINITE if all(map(_is_finite, lanes)) else ANYTHING
+
+
+def _evaluated(name: str, numbers: tuple[float, ...]) -> Padding:
+    try:
+        return _number(_ON_NUMBERS[name](*numbers))
+    except (ArithmeticError, ValueError):
+        return ANYTHING
+
+
+def _number(value: float) -> Padding:
+    """`value` where a kernel certainly gets the very same one, else no more than whether it is finite."""
+    if isinstance(value, complex) or math.isnan(value):
+        return ANYTHING
+    scaled = value * 2**_EXACT_BITS
+    if math.isinf(value) or (abs(scaled) < 2.0 ** (2 * _EXACT_BITS) and scaled == int(scaled)):
+        return float(value)
+    return FINITE if abs(value) < 1e30 else ANYTHING
+
+
+def _all_known(paddings: Iterable[Padding]) -> tuple[float, ...] | None:
+    every = tuple(paddings)
+    known = tuple(padding for padding in every if isinstance(padding, float))
+    return known if len(known) == len(every) else None
+
+
+def _is_finite(padding: Padding) -> bool:
+    return math.isfinite(padding) if isinstance(padding, float) else padding is FINITE
+
+
+def _subsets(dims: Dims) -> Iterator[Lanes]:
+    for count in range(1, len(dims) + 1):
+        yield from map(frozenset, combinations(dims, count))
