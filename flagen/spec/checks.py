@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flagen.spec.model import Assign, Derived, Expr, Input, Param, Spec, Steps
+from flagen.spec.model import Derived, Expr, Input, Param, Spec, Steps
 from flagen.spec.names import Symbols, listed, nearest
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
@@ -50,23 +50,29 @@ def check_sizes(symbols: Symbols, inputs: tuple[Input, ...], params: tuple[Param
 def check_meaning(spec: Spec, report: Report) -> None:
     """What the statements do together: the output reads the states, decays decay, gates gate."""
     values: dict[str, list[Expr]] = {entry.name: [entry.value] for entry in spec.derived}
-    every: list[Assign] = [*assignments(spec.update), *spec.output]
-    for assign in every:
+    for assign in (*assignments(spec.update), *spec.output):
         values.setdefault(assign.target, []).append(assign.value)
+    _check_reach(spec, values, report)
+    roles = Roles(spec.update, spec.derived)
+    read_by_output = {name for assign in spec.output for name in names_in(assign.value)}
+    read = {name for exprs in values.values() for value in exprs for name in names_in(value)}
+    for entry in spec.derived:
+        # What nothing reads is reported as that.
+        if entry.section != "let" and entry.name in read:
+            _check_role(entry, roles.of(entry.name), entry.name in read_by_output, report)
+
+
+def _check_reach(spec: Spec, values: dict[str, list[Expr]], report: Report) -> None:
+    """The output depends on every state; on one that nothing updates, too, but that is reported as that."""
     reached = reaching({"o"}, values)
-    idle = [state for state in spec.states if state.name not in reached]
-    if len(idle) == len(spec.states):
+    idle = [state for state in spec.states if state.name not in reached and state.name in values]
+    if idle and reached.isdisjoint(state.name for state in spec.states):
         span = spec.output[-1].span
         report.error("E606", span, "the output depends on no state", "read a state, as in `o = S.T @ q`")
     else:
         for state in idle:
             message = f"the state `{state.name}` never reaches the output"
             report.error("E314", state.span, message, "read it in `output` or in another state's update, or remove it")
-    roles = Roles(spec.update, spec.derived)
-    read_by_output = {name for assign in spec.output for name in names_in(assign.value)}
-    for entry in spec.derived:
-        if entry.section != "let":
-            _check_role(entry, roles.of(entry.name), entry.name in read_by_output, report)
 
 
 def _check_role(entry: Derived, roles: set[Role], in_output: bool, report: Report) -> None:

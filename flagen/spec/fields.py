@@ -116,8 +116,6 @@ class Fields:
 
     def wrong_type(self, node: Node, what: str, hint: str = "") -> None:
         """Report a node of the wrong kind; `what` says what belongs there."""
-        if not isinstance(node, Scalar):
-            self.report.obscured = True
         if not isinstance(node, Bad):
             found = f"{what}; there is nothing here" if _is_null(node) else f"{what}, not {_kind(node)}"
             self.report.error("E203", node.span, found, hint)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NoReturn
 
 import yaml
@@ -71,27 +73,35 @@ class Scalar:
         places = self._places
         if places is None:
             return self.span
-        count = sum(not char.isspace() for char in self.text[:offset])
-        if offset < len(self.text) and not self.text[offset].isspace():
-            start = places[count]
-        else:
-            start = places[count - 1] + 1 if count else self.start
-        last = sum(not char.isspace() for char in self.text[offset : offset + length])
-        end = places[count + last - 1] + 1 if last else start + 1
-        return self.lines.span(start, max(end, start + 1))
+        start = places[offset]
+        return self.lines.span(start, max(places[offset + max(length, 1) - 1], start) + 1)
 
-    @property
-    def _places(self) -> list[int] | None:
-        """The file offset of each character of `text` that is no whitespace: all that folding leaves in place."""
+    @cached_property
+    def _places(self) -> Seq[int] | None:
+        """The place in the file of every character of `text`, and of the end after them."""
         raw = self.lines.text[self.start : self.end]
-        skip = 0
-        if not self.plain:
-            header = _BLOCK_HEADER.match(raw)
-            skip = header.end() if header else 1
-            raw = raw if header else raw[:-1]
-        places = [self.start + i for i in range(skip, len(raw)) if not raw[i].isspace()]
-        found = "".join(self.lines.text[i] for i in places)
-        return places if found == "".join(self.text.split()) else None
+        header = None if self.plain else _BLOCK_HEADER.match(raw)
+        if header is None:
+            skip = 0 if self.plain else 1
+            inside = raw[skip : len(raw) - skip]
+        else:
+            skip = header.end()
+            inside = raw[skip:]
+        first = self.start + skip
+        if inside == self.text:
+            return range(first, first + len(self.text) + 1)
+        # Folding changes nothing but white space: the other characters are all there, in order.
+        solid = [first + i for i, char in enumerate(inside) if not char.isspace()]
+        if "".join(inside.split()) != "".join(self.text.split()):
+            return None
+        places: list[int] = []
+        upcoming = iter(solid)
+        after = first
+        for char in self.text:
+            place = after if char.isspace() else next(upcoming)
+            places.append(place)
+            after = place + 1
+        return [*places, after]
 
 
 @dataclass(frozen=True)

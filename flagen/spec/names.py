@@ -40,6 +40,13 @@ _CLASSES = _words("""
     Arguments Exception Module NotImplementedError Parameter RuntimeError Sequence TypeError ValueError
 """)
 
+_MODULE_ATTRIBUTES = _words("""
+    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda device double dtype
+    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu
+    load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters requires_grad_
+    set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu zero_grad
+""")
+
 RESERVED = _PYTHON_BUILTINS | _GENERATED
 """Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
 
@@ -50,6 +57,20 @@ _FUNCTION_PREFIXES = ("naive_recurrent", "naive_chunk", "fused_recurrent", "chun
 
 _PACKAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
+
+
+SymbolKind = Literal["dim", "step count", "step argument", "state", "input", "param", "derived", "local"]
+
+_KIND_WORDS: dict[SymbolKind, str] = {
+    "dim": "a dim",
+    "step count": "the step count",
+    "step argument": "the argument of the step count",
+    "state": "a state",
+    "input": "an input",
+    "param": "a param",
+    "derived": "a derived name",
+    "local": "a local",
+}
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -113,12 +134,14 @@ def camel_case(name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 
-def identifier_problem(name: str) -> tuple[str, str, str] | None:
+def identifier_problem(name: str, kind: SymbolKind) -> tuple[str, str, str] | None:
     """Why a spec cannot declare `name`: code, message and hint; or None."""
     if not _NAME.match(name):
         hint = "a letter, then at most 63 letters, digits and `_`, all of ASCII"
         return "E301", f"{quoted(name)} is not a name", hint
     reason = _reserved_because(name)
+    if reason is None and kind == "param" and (name in _MODULE_ATTRIBUTES or name.startswith("register_")):
+        reason = "the module that owns the params has an attribute of this name"
     return ("E302", f"`{name}` is reserved: {reason}", "choose another name") if reason else None
 
 
@@ -140,20 +163,6 @@ def _reserved_because(name: str) -> str | None:
     if name.endswith("_ptr") or name.startswith("BLOCK_"):
         return "generated kernels use such names"
     return None
-
-
-SymbolKind = Literal["dim", "step count", "step argument", "state", "input", "param", "derived", "local"]
-
-_KIND_WORDS: dict[SymbolKind, str] = {
-    "dim": "a dim",
-    "step count": "the step count",
-    "step argument": "the argument of the step count",
-    "state": "a state",
-    "input": "an input",
-    "param": "a param",
-    "derived": "a derived name",
-    "local": "a local",
-}
 
 
 @dataclass
@@ -196,7 +205,7 @@ class Symbols:
 
         A reserved name is entered all the same, so that its uses are not reported as unknown names.
         """
-        problem = identifier_problem(name)
+        problem = identifier_problem(name, kind)
         if problem is not None:
             self.report.error(problem[0], span, problem[1], problem[2])
             if problem[0] == "E302" and name not in self._symbols:

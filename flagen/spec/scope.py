@@ -83,7 +83,7 @@ class Scope:
             return None
         if symbol.per == "step" and self.place in ("update", "output") and not self.in_repeat:
             message = f"`{symbol.name}` has one value per step, and this is outside a `repeat`"
-            self.report.error("E306", span, message, "an input is per token without `per: step`")
+            self.report.error("E306", span, message, "name it in a `repeat`; without `per: step` an input is per token")
             return None
         if symbol.dims is None or not self.symbols.doubtful.isdisjoint(symbol.dims):
             return None

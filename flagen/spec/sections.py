@@ -29,6 +29,8 @@ class Sections:
         self.scope = scope
         self.report = report
         self.ranges: dict[str, Interval] = {}
+        self.sound = True
+        """Whether every derived name has its value."""
         self.steps_given = False
         self._steps_missed = False
 
@@ -177,6 +179,7 @@ class Sections:
         if symbol is not None:
             symbol.per = per
         if value is None:
+            self.sound = False
             return None
         interval = interval_of(value, self.ranges)
         self.ranges[field.key.text] = interval
@@ -187,6 +190,7 @@ class Sections:
     def expression(self, node: Node, what: str, start: int = 0) -> Expr | None:
         scalar = self.fields.scalar(node, what)
         if scalar is None:
+            self.report.obscured = True
             return None
         value = parse_expression(scalar, start, self.scope.resolve, self.report)
         if value is None:

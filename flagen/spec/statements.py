@@ -44,7 +44,7 @@ class Statements:
         self.repeats = False
         self.assigned_output = False
         self.sound = True
-        """Whether every statement was understood: only then does their meaning as a whole get checked."""
+        """Whether every statement was understood: only then can they be checked as a whole."""
 
     def update(self, node: Node, steps: Steps | None) -> tuple[Statement, ...]:
         self.scope.place = "update"
@@ -85,6 +85,7 @@ class Statements:
         self.repeats = True
         if not any(key.text in ("repeat", "do") for key, _ in node.entries):
             self.fields.wrong_type(node, "a statement is `name = expression`", "a block is `repeat: n` and `do: ...`")
+            self.report.obscured = True
             self.sound = False
             return None
         what = "a block is `repeat:` with the step count, and `do:` with statements"
@@ -125,6 +126,7 @@ class Statements:
         scalar = self.fields.scalar(node, "a statement is `name = expression`")
         target = None if scalar is None else self._target(scalar)
         if scalar is None or target is None:
+            self.report.obscured = self.report.obscured or scalar is None
             self.sound = False
             return None
         value = self.sections.expression(scalar, "", target.value_start)

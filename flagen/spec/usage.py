@@ -85,10 +85,14 @@ class Roles:
         every = list(assignments(update))
         self._locals = {assign.target: assign.value for assign in every if not assign.to_state}
         self._values = self._locals | {entry.name: entry.value for entry in derived}
+        self._local_terms: dict[str, Terms] = {}
+        for name, value in self._locals.items():
+            # A local is assigned before it is used, so that no step here goes deeper than one expression.
+            self._local_terms[name] = self._terms(value)
+        self._pending: list[tuple[Expr, bool]] = [(assign.value, True) for assign in every if assign.to_state]
         self._seen: set[tuple[str, bool]] = set()
-        for assign in every:
-            if assign.to_state:
-                self._visit(assign.value, True)
+        while self._pending:
+            self._visit(*self._pending.pop())
 
     def of(self, name: str) -> set[Role]:
         return self.roles.get(name, set())
@@ -99,7 +103,7 @@ class Roles:
             case Name(name, "local") if name in self._locals:
                 if (name, direct) not in self._seen:
                     self._seen.add((name, direct))
-                    self._visit(self._locals[name], direct)
+                    self._pending.append((self._locals[name], direct))
             case Binary("*" | "/" | "**", left, right) | Outer(left, right):
                 self._scale(left, right, direct)
                 self._scale(right, left, direct)
@@ -136,8 +140,8 @@ class Roles:
         match expr:
             case StateRead():
                 return Terms(state=True, write=False)
-            case Name(name, "local") if name in self._locals:
-                return self._terms(self._locals[name])
+            case Name(name, "local") if name in self._local_terms:
+                return self._local_terms[name]
             case Number() | Name() | Contract() | Reduce():
                 return _WRITE
             case Negate(value) | Transpose(value):

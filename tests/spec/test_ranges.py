@@ -1,0 +1,101 @@
+"""Intervals: nothing that an expression can be lies outside them, and the ones that decisions rest on are tight."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from flagen.spec import interval_of
+from flagen.spec.model import Expr, Interval
+from tests.spec.test_expressions import parsed
+from tests.spec.trees import DECLARED, SIZES, evaluate, expressions, points
+
+INFINITE = math.inf
+
+
+@st.composite
+def intervals(draw: st.DrawFn) -> Interval:
+    ends = sorted(draw(st.tuples(st.floats(-20, 20), st.floats(-20, 20))))
+    low = -INFINITE if draw(st.booleans()) else ends[0]
+    return Interval(low, INFINITE if draw(st.booleans()) else ends[1])
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.data(), st.one_of(expressions(()), expressions(("K",)), expressions(("K", "V"))))
+def test_no_value_lies_outside_its_interval(data: st.DataObject, expr: Expr) -> None:
+    ranges = {name: data.draw(intervals()) for name, (kind, _) in DECLARED.items() if kind != "dim"}
+    values = {name: np.asarray(float(size)) for name, size in SIZES.items()} | {"head": np.asarray(1.0)}
+    for name, (kind, dims) in DECLARED.items():
+        if kind == "dim":
+            continue
+        for key in (name, f"{name}_prev"):
+            shape = [SIZES[dim] for dim in dims]
+            count = math.prod(shape)
+            drawn = data.draw(st.lists(points(ranges[name]), min_size=count, max_size=count))
+            values[key] = np.asarray(drawn).reshape(shape)
+    with np.errstate(all="ignore"):
+        value = evaluate(expr, values)
+    # An operand beyond what float64 holds says nothing about the real numbers.
+    assume(np.isfinite(value).all())
+    interval = interval_of(expr, ranges)
+    slack = 1e-9 * max(1.0, float(np.abs(value).max()))
+    assert interval.low - slack <= value.min() and value.max() <= interval.high + slack, str(interval)
+
+
+@pytest.mark.parametrize(
+    ("text", "beta", "low", "high"),
+    [
+        ("exp(beta)", (-INFINITE, 0), 0, 1),
+        ("exp(beta)", (-5, 0), math.exp(-5), 1),
+        ("exp(beta)", (-INFINITE, INFINITE), 0, INFINITE),
+        ("1 - exp(beta)", (-INFINITE, 0), 0, 1),
+        ("1 - 2 ** (-5 - head)", (0, 0), 1 - 2**-5, 1),
+        ("-exp(x) * softplus(beta)", (-INFINITE, INFINITE), -INFINITE, 0),
+        ("exp(-exp(x) * softplus(beta))", (-INFINITE, INFINITE), 0, 1),
+        ("sigmoid(beta)", (-INFINITE, INFINITE), 0, 1),
+        ("2 * sigmoid(beta)", (-INFINITE, 0), 0, 1),
+        ("tanh(beta)", (-INFINITE, INFINITE), -1, 1),
+        ("logsigmoid(beta)", (-INFINITE, INFINITE), -INFINITE, 0),
+        ("0 * beta", (-INFINITE, INFINITE), 0, 0),
+        ("beta * x * 0", (0, INFINITE), 0, 0),
+        ("K ** -0.5", (0, 0), 0, 1),
+        ("1 / (1 + abs(beta))", (-INFINITE, INFINITE), 0, 1),
+        ("beta ** 2", (-3, 2), 0, 9),
+        ("beta ** 3", (-3, 2), -27, 8),
+        ("beta ** -1", (2, 4), 0.25, 0.5),
+        ("beta ** -2", (-4, -2), 1 / 16, 1 / 4),
+        ("1 / beta", (-1, 1), -INFINITE, INFINITE),
+        ("1 / beta", (0, 1), 1, INFINITE),
+        ("sqrt(beta)", (-4, 4), 0, 2),
+        ("log(beta)", (0, 1), -INFINITE, 0),
+        ("clamp(beta, -1, 1)", (-INFINITE, INFINITE), -1, 1),
+        ("minimum(beta, 1)", (0, INFINITE), 0, 1),
+        ("silu(beta)", (-INFINITE, INFINITE), -0.2784645427610738, INFINITE),
+        ("logaddexp(beta, beta)", (-INFINITE, 0), -INFINITE, math.log(2)),
+        ("dot(k, k)", (0, 0), 0, INFINITE),
+        ("sum(k * k)", (0, 0), 0, INFINITE),
+        ("sum(beta * l2norm(k))", (0, 0), 0, 0),
+        ("norm(S)", (0, 0), 0, INFINITE),
+        ("mean(k * 0 + beta)", (2, 3), 2, 3),
+        ("softmax(k)", (0, 0), 0, 1),
+        ("l2norm(k)", (0, 0), -1, 1),
+        ("l2norm(exp(k))", (0, 0), 0, 1),
+        ("beta - beta", (0, 1), -1, 1),
+        ("exp(1000 * beta)", (1, 2), 1.7976931348623157e308, INFINITE),
+        ("exp(-1000 * beta)", (1, 2), 0, 5e-324),
+    ],
+)
+def test_intervals_of_the_fields_expressions(text: str, beta: tuple[float, float], low: float, high: float) -> None:
+    interval = interval_of(parsed(text), {"beta": Interval(*beta)})
+    assert (interval.low, interval.high) == (low, high)
+
+
+def test_a_size_and_a_head_have_their_ranges_and_a_state_any_value() -> None:
+    assert interval_of(parsed("HV"), {}) == Interval(1, INFINITE)
+    assert interval_of(parsed("head"), {}) == Interval(0, INFINITE)
+    assert interval_of(parsed("S"), {}) == Interval()
+    assert interval_of(parsed("S_prev"), {"S": Interval(0, 1)}) == Interval(0, 1)
