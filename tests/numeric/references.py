@@ -131,7 +131,7 @@ def simple_gla(S, q, k, v, g, *, scale=None):
 
 
 @recurrence("B x", per_head="A D")
-def mamba2(S, x, dt, B, C, A, *, D=0.0):
+def mamba2(S, x, dt, B, C, A, D):
     S = exp(dt * A) * S + outer(dt * B, x)
     return S, retrieve(S, C) + D * x
 
