@@ -25,7 +25,8 @@ LAYERS: dict[str, set[str]] = {
     "spec": {"yaml", "flagen.diagnostics"},
     "algebra": {"sympy", "gmpy2", *SPEC_MODEL},
     "plan": {"flagen.algebra", *SPEC_MODEL},
-    "backends": {"flagen.plan", *SPEC_MODEL},
+    # A plan holds the derived equations; printing them takes their types, and no derivation.
+    "backends": {"flagen.plan", "flagen.algebra.equations", "flagen.algebra.normal_form", *SPEC_MODEL},
     "emit": {"jinja2", "ruff", "flagen.diagnostics"},
     "triton_cpu": {"triton", "numpy", "torch"},
 }
