@@ -50,7 +50,9 @@ class _Builder:
 
     def build(self) -> ChunkForm:
         if self.nf.has_delta:
-            self.inputs |= {"w": ("j", "x"), "y": ("i", "x"), "z": ("i", "y")}
+            self.inputs |= {"w": ("j", "x"), "y": ("i", "x")}
+            if self.nf.has_erased_write:
+                self.inputs["z"] = ("i", "y")
             self._offset("Gw", "j")
             self._offset("Gy", "i")
         if self.nf.has_write:
@@ -70,7 +72,7 @@ class _Builder:
     # ------------------------------------------------------------------------------------------------------------ equations
 
     def _solve(self) -> None:
-        right = [Term((Factor("z", ("i", "y")),))]
+        right = [Term((Factor("z", ("i", "y")),))] if self.nf.has_erased_write else []
         self._define("L", ("i", "j"), self._score("y", "i", "w", "j"))
         if self.nf.has_write:
             self._define("N", ("i", "m"), self._score("y", "i", "k", "m"))
@@ -134,7 +136,6 @@ class _Builder:
 
     def _define(self, tensor: str, index: Letters, *terms: Term) -> None:
         self.statements.append(Equation(Factor(tensor, index), terms))
-
 
 
 def split_solve(chunk: ChunkForm) -> System:

@@ -92,7 +92,10 @@ def _equation(equation: Equation, timeline: Timeline, values: Mapping[str, Value
 
 def _visible(term: Term, at: Mapping[str, int], timeline: Timeline) -> bool:
     mask = term.mask
-    return mask is None or timeline.writes[_columns(mask.column)][at[mask.column]] < timeline.seen[mask.reader][at[mask.row]]
+    return (
+        mask is None
+        or timeline.writes[_columns(mask.column)][at[mask.column]] < timeline.seen[mask.reader][at[mask.row]]
+    )
 
 
 def _columns(letter: str) -> str:

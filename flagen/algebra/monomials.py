@@ -11,6 +11,7 @@ polynomial in them, so nothing is lost and the front-end map stays as short as i
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,6 +19,7 @@ from fractions import Fraction
 import sympy
 
 from flagen.diagnostics import InternalError, Span
+from flagen.spec.expr import to_source
 from flagen.spec.model import (
     Binary,
     Contract,
@@ -85,6 +87,22 @@ class Expansion:
     elements: dict[sympy.Symbol, Element] = field(default_factory=dict)
     fresh: Iterator[int] = field(default_factory=itertools.count)
 
+    def cancelled(self, expr: Expr) -> Expr:
+        """The state-free `expr` with its sums multiplied out and what cancels gone: `1 - (1 - a)` is `a`."""
+        polynomial = sympy.expand(self._multiplied_out(expr, {dim: dim for dim in expr.dims}))
+        terms = [self._monomial(term) for term in sympy.Add.make_args(polynomial) if term != 0]
+        ordered = sorted(terms, key=lambda m: [_position(e) for e in m.elements])
+        return total(scaled(m.coefficient, product(m.elements)) for m in ordered) or Number(Fraction(0))
+
+    def _multiplied_out(self, expr: Expr, indices: Indices) -> sympy.Expr:
+        match expr:
+            case Negate(value):
+                return -self._multiplied_out(value, indices)
+            case Binary("+" | "-" | "*" as op, left, right):
+                one, other = self._multiplied_out(left, indices), self._multiplied_out(right, indices)
+                return one + other if op == "+" else one - other if op == "-" else one * other
+        return self._polynomial(expr, indices)
+
     def monomials(self, expr: Expr, indices: Indices) -> tuple[Monomial, ...]:
         """`expr` at `indices` (dim → index), expanded; monomials in the order their factors stand in the source.
 
@@ -133,7 +151,7 @@ class Expansion:
                 if expr.function == "sum":
                     return total
                 return total * sympy.Mul(*(self._element(_reciprocal_size(d), {}) for d in dims))
-        raise OutsideNormalForm("the update is not affine in the state here", expr.span)
+        raise OutsideNormalForm(f"`{_shown(expr)}` is not affine in the state", expr.span)
 
     def _state_free(self, expr: Expr, indices: Indices) -> sympy.Expr:
         """A matrix falls apart into outer products where it can; a vector or a scalar stays whole."""
@@ -148,7 +166,7 @@ class Expansion:
 
     def _one_state(self, expr: Expr, left: Expr, right: Expr) -> None:
         if reads_state(left) and reads_state(right):
-            raise OutsideNormalForm("the state is multiplied by the state here", expr.span)
+            raise OutsideNormalForm(f"`{_shown(expr)}` multiplies the state by the state", expr.span)
 
     def _element(self, tensor: Expr, indices: Indices) -> sympy.Expr:
         element = Element(tensor, tuple(indices[dim] for dim in tensor.dims))
@@ -183,6 +201,11 @@ class Expansion:
             else:
                 raise InternalError(f"SymPy returned a node that is no monomial in tensor elements: {factor}")
         return Monomial(coefficient, tuple(sorted(elements, key=_position)))
+
+
+def _shown(expr: Expr) -> str:
+    """`expr` as the spec has it: without the versions its state reads were tied to."""
+    return re.sub(r"@\d+", "", to_source(expr))
 
 
 def _reciprocal_size(dim: str) -> Expr:
@@ -274,4 +297,3 @@ def total(terms: Iterable[Expr]) -> Expr | None:
         else:
             result = Binary("+", result, term, term.span)
     return result
-

@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flagen.spec.model import Expr, Spec
 from flagen.spec.expr import to_source
+from flagen.spec.model import Expr, Spec
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,11 @@ class NormalForm:
     @property
     def has_write(self) -> bool:
         return any(step.writes for step in self.steps)
+
+    @property
+    def has_erased_write(self) -> bool:
+        """Whether delta rows bring a z of their own (or are all there is, so that something does)."""
+        return any(row.z is not None for step in self.steps for row in step.deltas) or not self.has_write
 
     @property
     def decays(self) -> tuple[Decay, ...]:

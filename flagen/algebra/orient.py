@@ -62,7 +62,9 @@ def normal_form(spec: Spec) -> NormalForm:
         raise OutsideNormalForm("a spec with several states has no chunk form yet", spec.states[1].span)
     (state,) = spec.states
     if len(state.dims) != 2:
-        raise OutsideNormalForm(f"only a matrix state has a chunk form yet; {state.name} has {len(state.dims)} dims", state.span)
+        raise OutsideNormalForm(
+            f"only a matrix state has a chunk form yet; {state.name} has {len(state.dims)} dims", state.span
+        )
     if state.init != 0:
         raise OutsideNormalForm("a matrix state that does not start at 0 has no chunk form yet", state.span)
     return _Sorter(spec, state).run()
@@ -121,7 +123,9 @@ class _Sorter:
         self.state = state
         self.expansion = Expansion()
         self.derived: dict[str, Derived] = {d.name: d for d in spec.derived}
-        self.ranges: dict[str, Interval] = {d.name: d.range for d in (*spec.inputs, *spec.params, *spec.derived)}
+        self.ranges: dict[str, Interval] = {d.name: d.range for d in spec.inputs}
+        self.ranges |= {d.name: d.range for d in spec.params}
+        self.ranges |= {d.name: d.range for d in spec.derived}
         self.locals: dict[str, Expr] = {}
         self.blocks: list[_Block] = [_Block(repeated=False)]
         self.positions: list[Position] = [Position(0, 0)]  # of each version of the state
@@ -220,7 +224,9 @@ class _Sorter:
         here = Position(len(self.blocks) - 1, len(self.blocks[-1].steps) - 1)
         lead = self.blocks[-1].lead is not None and here.step == 0
         if replace(position, after_decay=False) != here or delta.version < self.oldest:
-            raise OutsideNormalForm("this update reads the state of an earlier micro-step, or of another token step", span)
+            raise OutsideNormalForm(
+                "this update reads the state of an earlier micro-step, or of another token step", span
+            )
         return position.after_decay or (step.decay is None and not lead)
 
     # ---------------------------------------------------------------------------------------------------------- monomials
@@ -237,7 +243,9 @@ class _Sorter:
             (read,) = monomial.states
             if read.index == (rows, columns):
                 if _version(read) != self.version:
-                    raise OutsideNormalForm("the update continues from an older state than the last statement left", span)
+                    raise OutsideNormalForm(
+                        "the update continues from an older state than the last statement left", span
+                    )
                 direct.append(monomial)
             else:
                 acts_on, w, y = self._delta(monomial, read, span)
@@ -247,7 +255,9 @@ class _Sorter:
 
     def _delta(self, monomial: Monomial, read: Element, span: Span) -> tuple[str, Expr, Expr]:
         rows, columns = self.state.dims
-        acts_on, kept, contracted = (rows, columns, read.index[0]) if read.index[1] == columns else (columns, rows, read.index[1])
+        acts_on, kept, contracted = (
+            (rows, columns, read.index[0]) if read.index[1] == columns else (columns, rows, read.index[1])
+        )
         if kept not in read.index:
             raise OutsideNormalForm("the state is read down to a scalar here and written back", span)
         w: Expr | None = None
@@ -287,10 +297,15 @@ class _Sorter:
         terms = [scaled(m.coefficient, product(m.others()) if m.others() else None) for m in direct]
         dims = [set(term.dims) for term in terms]
         if not all(a <= b or b <= a for a in dims for b in dims):
-            raise OutsideNormalForm("a decay that differs over both dims of the state is an elementwise scan", value.span)
+            raise OutsideNormalForm(
+                "a decay that differs over both dims of the state is an elementwise scan", value.span
+            )
         factor = total(terms)
         assert factor is not None
-        return factor
+        if len(terms) == 1:
+            return factor
+        factor = self.expansion.cancelled(factor)
+        return None if factor == ONE else factor
 
     # ------------------------------------------------------------------------------------------------------------ names
 
@@ -314,14 +329,18 @@ class _Sorter:
         key = self._key_dim(reads)
         rows, columns = self.state.dims
         value = columns if key == rows else rows
-        oriented = [self._block(block, key) for block in self.blocks]
+        oriented = _reading_at_one_moment([self._block(block, key) for block in self.blocks])
         kept = [number for number, block in enumerate(oriented) if block.steps or block.lead]
         renumber = {old: new for new, old in enumerate(kept)}
 
         def canonical(version: int) -> Position:
             position = self.positions[version]
             steps = oriented[position.block].steps
-            if position.after_decay and position.step < len(steps) and not self.blocks[position.block].steps[position.step].has_rows:
+            if (
+                position.after_decay
+                and position.step < len(steps)
+                and not self.blocks[position.block].steps[position.step].has_rows
+            ):
                 position = Position(position.block, position.step + 1)
             if position.step == len(oriented[position.block].steps):
                 position = Position(position.block + 1, 0)
@@ -349,10 +368,10 @@ class _Sorter:
         acting: dict[str, Span] = {}
         for block in self.blocks:
             if block.lead is not None:
-                acting |= {dim: block.lead.span for dim in block.lead.dims}
+                acting |= dict.fromkeys(block.lead.dims, block.lead.span)
             for step in block.steps:
                 if step.decay is not None:
-                    acting |= {dim: step.decay.span for dim in step.decay.dims}
+                    acting |= dict.fromkeys(step.decay.dims, step.decay.span)
                 acting |= {delta.acts_on: delta.y.span for delta, _ in step.deltas}
         if len(acting) > 1:
             raise OutsideNormalForm(
@@ -374,13 +393,10 @@ class _Sorter:
         writes: dict[Expr, list[Expr]] = {}
         for write in step.writes:
             writes.setdefault(write.parts[side], []).append(_times(write.scalar, write.parts[1 - side]))
-        after = all(after_decay for _, after_decay in step.deltas)
-        deltas = []
-        for delta, after_decay in step.deltas:
-            y = delta.y
-            if after_decay and not after and step.decay is not None:
-                y = _times(step.decay, y)  # rows of one micro-step read at one moment: before the decay, which y takes over
-            deltas.append(DeltaRow(delta.w, y, total(writes.pop(delta.w, [])), after_decay=after))
+        deltas = [
+            DeltaRow(delta.w, delta.y, total(writes.pop(delta.w, [])), after_decay)
+            for delta, after_decay in step.deltas
+        ]
         rows = [WriteRow(k, total(vs) or ONE) for k, vs in writes.items()]
         decay = None if step.decay is None else self._decay(step.decay)
         return MicroStep(decay, tuple(deltas), tuple(rows))
@@ -435,6 +451,34 @@ class _Reads:
 
 
 # ----------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _reading_at_one_moment(blocks: list[Block]) -> list[Block]:
+    """All delta rows read after their micro-step's decay, or all before it; where the spec mixes them, y takes the decay
+    over: S^T Diag(e^g) y is a read before the decay of e^g y."""
+    moments = {
+        row.after_decay
+        for block in blocks
+        for step in block.steps
+        if step.decay is not None or block.lead is not None
+        for row in step.deltas
+    }
+    after = moments != {False} and moments != {True, False}
+    return [replace(block, steps=tuple(_reading(step, block, after) for step in block.steps)) for block in blocks]
+
+
+def _reading(step: MicroStep, block: Block, after: bool) -> MicroStep:
+    def moved(row: DeltaRow) -> DeltaRow:
+        if after or not row.after_decay:
+            return replace(row, after_decay=after)
+        if block.lead is not None:
+            raise OutsideNormalForm(
+                "a read after a decay that only the first micro-step has cannot move before it", row.y.span
+            )
+        y = row.y if step.decay is None else _times(step.decay.factor, row.y)
+        return replace(row, y=y, after_decay=False)
+
+    return replace(step, deltas=tuple(moved(row) for row in step.deltas))
 
 
 def _times(left: Expr, right: Expr) -> Expr:

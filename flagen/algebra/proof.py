@@ -39,7 +39,9 @@ class Case:
     initial: bool
 
     def __str__(self) -> str:
-        return f"chunks of {self.chunk}, {self.steps} micro-steps, {'with' if self.initial else 'without'} initial state"
+        return (
+            f"chunks of {self.chunk}, {self.steps} micro-steps, {'with' if self.initial else 'without'} initial state"
+        )
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,9 @@ class _Comparison:
             if name is None:
                 return Dual(value)
             place = self.directions.index(name)
-            return Dual(value, tuple(self.oracle.rational() if p == place else mpq(0) for p in range(len(self.directions))))
+            return Dual(
+                value, tuple(self.oracle.rational() if p == place else mpq(0) for p in range(len(self.directions)))
+            )
 
         return _scope(self.sizes, self.oracle).build(dims, element)
 
@@ -206,7 +210,9 @@ class _Comparison:
     ) -> None:
         if forward[-1]["S1"] != self._oriented(final):
             raise _Differs("the chunk form's final state is not the recurrence's")
-        derived = [o for chunk, values in zip(chunks, forward, strict=True) for o in self._outputs(chunk, values, setting)]
+        derived = [
+            o for chunk, values in zip(chunks, forward, strict=True) for o in self._outputs(chunk, values, setting)
+        ]
         for number, (got, expected) in enumerate(zip(derived, outputs, strict=True)):
             if any(got.at(expected.dims, index).value != element.value for index, element in expected.data.items()):
                 raise _Differs(f"the chunk form's output of token {number} is not the recurrence's")
@@ -292,7 +298,9 @@ class _Comparison:
                     for c in range(self.sizes[dim])
                 },
             )
-        widened = {name: _widened(tensor, len(variables)) for name, tensor in (setting.constants | token.whole).items()}
+        widened = {
+            name: _widened(tensor, len(variables)) for name, tensor in {**setting.constants, **token.whole}.items()
+        }
         o = evaluate(self.nf.output, setting.scope(widened, names))
         slopes = total(Dual(mpq(0), _weighted(weight[index], o.at(self.spec.output_dims, index))) for index in weight)
         tangents = slopes.tangents or (mpq(0),) * (plain + len(variables))
@@ -322,7 +330,7 @@ class _Chunk:
             name: {(r, c): t.at((dim,), (c,)).value for r, t in enumerate(rows) for c in self._channels(dim)}
             for name, rows in self.rows.items()
             for dim in (self.dims[name],)
-        }
+        }  # a tensor that the system does not use is not in its way
         self.timeline = self._timeline()
 
     def _evaluate(self, expr: Expr | None, *names: Mapping[str, Tensor]) -> Tensor:
@@ -402,8 +410,10 @@ class _Chunk:
                 result = result + Dual(mpq(0), _weighted(slope, rows[row].at((self.dims[name],), (channel,))))
         if system.offsets:
             slopes = decay_gradient(system, self.timeline, gradients)
-            for factor, row in zip(self.factors, slopes, strict=True):
-                for element, slope in zip(factor.data.values(), row, strict=True):
+            for factor, gradient in zip(self.factors, slopes, strict=True):
+                for element, slope in zip(factor.data.values(), gradient, strict=True):
+                    if not element.tangents:
+                        continue  # a constant decay, 0 perhaps
                     result = result + Dual(mpq(0), _weighted(slope / element.value, element))
         return result
 

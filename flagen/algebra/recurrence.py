@@ -66,4 +66,3 @@ class Setting:
         for statement in self.spec.output:
             names[statement.target] = evaluate(statement.value, self.scope(names, states=after | previous))
         return names["o"], after
-

@@ -8,8 +8,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from flagen.backends.text import one_line
 from flagen.spec.expr import to_source
 from flagen.spec.model import Input, Interval, Param, Spec
+
+_CU_SEQLENS = "[{2} + 1] token offsets of packed sequences, int32 or int64; needs {0} = 1."
+
+
+def leading_axes(spec: Spec) -> tuple[str, str, str]:
+    """What batch, tokens and sequences are called in shapes: B, T and N, where no dim has that name."""
+    named = (("B", "batch"), ("T", "tokens"), ("N", "sequences"))
+    batch, tokens, runs = (short if short not in spec.dims else long for short, long in named)
+    return batch, tokens, runs
 
 
 @dataclass(frozen=True)
@@ -54,9 +64,11 @@ def _steps(spec: Spec) -> tuple[Parameter, ...]:
 
 def _carried(spec: Spec) -> tuple[Parameter, ...]:
     return (
-        Parameter("initial_state", f"{state_annotation(spec)} | None", "None", True, f"{state_shapes(spec)}; {_inits(spec)}."),
+        Parameter(
+            "initial_state", f"{state_annotation(spec)} | None", "None", True, f"{state_shapes(spec)}; {_inits(spec)}."
+        ),
         Parameter("output_final_state", "bool", "False", True, "also return the state after the last token."),
-        Parameter("cu_seqlens", "Tensor | None", "None", True, "[N + 1] token offsets of packed sequences; needs B = 1."),
+        Parameter("cu_seqlens", "Tensor | None", "None", True, _CU_SEQLENS.format(*leading_axes(spec))),
     )
 
 
@@ -75,8 +87,9 @@ def argument_docs(spec: Spec, *extra: Parameter) -> tuple[str, ...]:
 
 def input_shape(spec: Spec, decl: Input) -> str:
     """`[B, T, HV, K]`, the shape users pass; a per-step input has T * n rows."""
-    rows = "T" if decl.per == "token" or spec.steps is None else f"T * {spec.steps.argument}"
-    return f"[{', '.join(('B', rows, decl.heads, *decl.dims))}]"
+    batch, tokens, _ = leading_axes(spec)
+    rows = tokens if decl.per == "token" or spec.steps is None else f"{tokens} * {spec.steps.argument}"
+    return f"[{', '.join((batch, rows, decl.heads, *decl.dims))}]"
 
 
 def param_shape(decl: Param) -> str:
@@ -85,7 +98,7 @@ def param_shape(decl: Param) -> str:
 
 
 def output_shape(spec: Spec) -> str:
-    return f"[{', '.join(('B', 'T', 'HV', *spec.output_dims))}]"
+    return f"[{', '.join((*leading_axes(spec)[:2], 'HV', *spec.output_dims))}]"
 
 
 def output_like(spec: Spec) -> str:
@@ -102,7 +115,7 @@ def state_annotation(spec: Spec) -> str:
 
 def state_shapes(spec: Spec) -> str:
     """`[N, HV, K, V]`, or a tuple of such shapes in declared order."""
-    shapes = [f"[{', '.join(('N', 'HV', *state.dims))}]" for state in spec.states]
+    shapes = [f"[{', '.join((leading_axes(spec)[2], 'HV', *state.dims))}]" for state in spec.states]
     return shapes[0] if len(shapes) == 1 else f"({', '.join(shapes)})"
 
 
@@ -115,12 +128,12 @@ def _inits(spec: Spec) -> str:
 
 def input_doc(spec: Spec, decl: Input) -> str:
     head_note = "; HV is a multiple of H" if decl.heads == "HV" and _first_value_input(spec) == decl.name else ""
-    text = _one_line(decl.description)
+    text = one_line(decl.description).rstrip(".,;:")
     return f"{text + ', ' if text else ''}{input_shape(spec, decl)}{_range_note(decl.range)}{head_note}."
 
 
 def param_doc(decl: Param) -> str:
-    text = _one_line(decl.description)
+    text = one_line(decl.description).rstrip(".,;:")
     shape = param_shape(decl) if decl.is_tensor else "a number"
     default = "" if decl.default is None else f"; default {to_source(decl.default)}"
     return f"{text + ', ' if text else ''}{shape}{_range_note(decl.range)}{default}."
@@ -139,8 +152,3 @@ def _range_note(interval: Interval) -> str:
     if math.isinf(high):
         return f", at least {low:g}"
     return f", in [{low:g}, {high:g}]"
-
-
-def _one_line(text: str) -> str:
-    """Free text as one docstring line: white space folded, and nothing that could end or escape the string."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace('"', "'").rstrip(".,;:")

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flagen.diagnostics import Span
+from flagen.spec.model import Spec
+
+if TYPE_CHECKING:
+    from flagen.algebra import Derivation
+    from flagen.plan.chunk import ChunkPlan
+    from flagen.plan.fused import FusedPlan
 
 
 @dataclass(frozen=True)
@@ -13,3 +20,21 @@ class Unavailable:
 
     reason: str
     span: Span
+
+    def dump(self) -> str:
+        return f"not available: {self.reason} ({self.span})"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every form a spec gets. The recurrent PyTorch form is the spec itself and needs no plan."""
+
+    spec: Spec
+    derivation: Derivation
+    chunk: ChunkPlan | Unavailable
+    fused: FusedPlan | Unavailable
+
+    def dump(self) -> str:
+        """The plan as text, a section a form."""
+        sections = (("naive_chunk", self.chunk.dump()), ("fused_recurrent", self.fused.dump()))
+        return "\n\n".join(f"{name}_{self.spec.name}\n{text}" for name, text in sections)

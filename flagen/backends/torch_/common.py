@@ -1,0 +1,54 @@
+"""What the contexts of all PyTorch files share: names, signature, documentation, the argument check."""
+
+from __future__ import annotations
+
+from flagen.backends.signature import (
+    Parameter,
+    argument_docs,
+    output_like,
+    output_shape,
+    signature,
+    state_annotation,
+    state_shapes,
+)
+from flagen.backends.text import one_line
+from flagen.spec.expr import to_source
+from flagen.spec.model import Repeat, Spec
+
+
+def common_context(spec: Spec, *extra: Parameter) -> dict[str, object]:
+    """The context of a file that holds one function with the shared signature (and `extra` keywords)."""
+    return {
+        "name": spec.name,
+        "title": one_line(spec.title or spec.name),
+        "paper": one_line(spec.paper),
+        "equations": equations(spec),
+        "signature": signature(spec, *extra),
+        "argument_docs": argument_docs(spec, *extra),
+        "output_doc": f"{output_shape(spec)} in {output_like(spec)}'s dtype",
+        "state_doc": f"{state_shapes(spec)} in float32 (float64 where an input is)",
+        "state_annotation": state_annotation(spec),
+        "like": output_like(spec),
+        "check": check_call(spec),
+    }
+
+
+def equations(spec: Spec) -> list[str]:
+    """The recurrence as the spec writes it, a statement a line."""
+    lines = [f"{d.name} = {to_source(d.value)}" for d in spec.derived]
+    for statement in spec.update:
+        if isinstance(statement, Repeat):
+            assert spec.steps is not None
+            lines.append(f"for each of the {spec.steps.argument} micro-steps:")
+            lines += [f"    {inner.target} = {to_source(inner.value)}" for inner in statement.body]
+        else:
+            lines.append(f"{statement.target} = {to_source(statement.value)}")
+    return lines + [f"{statement.target} = {to_source(statement.value)}" for statement in spec.output]
+
+
+def check_call(spec: Spec) -> str:
+    """The call of `check_arguments`."""
+    tensors = [*(i.name for i in spec.inputs), *(p.name for p in spec.params if p.is_tensor)]
+    named = [f"{spec.steps.argument}={spec.steps.argument}"] if spec.steps else []
+    named += ["initial_state=initial_state", "cu_seqlens=cu_seqlens"]
+    return f"check_arguments({', '.join((*tensors, *named))})"

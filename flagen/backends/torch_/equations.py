@@ -1,0 +1,235 @@
+"""Prints the equations of a chunk form as PyTorch: matrix products over the rows of all chunks at once.
+
+A tensor of the system is [..., rows, channels]; a term of two factors is a matrix product, and its decays go where they
+stay at most 1:
+
+    e^{+read}              on the rows that carry it          w * from the chunk's start
+    e^{end - write}        on the rows that carry it          w * to the chunk's end
+    e^{read - write}       between two families of rows       scalar decay: a [readers, rows] matrix; per-key decay: halving
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flagen.algebra.equations import Equation, Exponent, Factor, Solve, Statement, Term
+from flagen.diagnostics import InternalError
+from flagen.plan.chunk import ChunkPlan, Count, Reader
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Where a reader's rows stand on the chunk's timeline.
+
+    `simple`: the last row whose decay it includes, counted from its own row, where readers and rows pair up one to one;
+    None where they have to be counted.
+    """
+
+    reader: Reader
+    simple: int | None
+
+
+@dataclass
+class EquationPrinter:
+    """Prints statements and remembers which helper values and functions the printed lines need.
+
+    `indexed` names tensors that are read one chunk at a time (`x[:, :, n]`) in the scan.
+    """
+
+    plan: ChunkPlan
+    names: dict[str, str]
+    shared: dict[str, str] = field(default_factory=dict)  # expression -> name of the value that holds it
+    setup: list[str] = field(default_factory=list)
+    functions: set[str] = field(default_factory=set)
+
+    @property
+    def per_key(self) -> bool:
+        return self.plan.normal_form.decay_kind == "key"
+
+    # ---------------------------------------------------------------------------------------------------------- statements
+
+    def lines(self, statements: tuple[Statement, ...]) -> list[str]:
+        """One line a statement; solves that share a matrix become one solve."""
+        result: list[str] = []
+        pending: list[Solve] = []
+        for statement in statements:
+            if isinstance(statement, Solve):
+                pending.append(statement)
+                continue
+            result += self._solves(pending)
+            pending = []
+            assert isinstance(statement, Equation)
+            result.append(f"{self.name(statement.target)} = {self.value(statement)}")
+        return result + self._solves(pending)
+
+    def _solves(self, solves: list[Solve]) -> list[str]:
+        if not solves:
+            return []
+        self.functions.add("solve")
+        targets = ", ".join(self.name(solve.target) for solve in solves)
+        rights = ", ".join(self.names.get(solve.right, solve.right) for solve in solves)
+        return [f"{targets} = _solve({solves[0].matrix}, {rights})"]
+
+    def value(self, equation: Equation) -> str:
+        """The right side of `equation`."""
+        parts = [self._term(term, equation.target) for term in equation.terms]
+        return " + ".join(parts)
+
+    def name(self, factor: Factor) -> str:
+        return self.names.get(factor.tensor, factor.tensor)
+
+    # --------------------------------------------------------------------------------------------------------------- terms
+
+    def _term(self, term: Term, target: Factor) -> str:
+        if len(term.factors) == 1:
+            (factor,) = term.factors
+            return self._decayed(factor, term.exponents)
+        left, right = self._ordered(term, target)
+        (summed,) = set(left.index) & set(right.index) - set(target.index)
+        reads = [e for e in term.exponents if e.sign > 0]
+        writes = [e for e in term.exponents if e.sign < 0]
+        if reads and writes and reads[0].row:
+            product = self._pairwise(left, right, reads[0], summed)
+        else:
+            product = self._product(left, right, term.exponents, summed, target)
+        return self._masked(term, product)
+
+    def _ordered(self, term: Term, target: Factor) -> tuple[Factor, Factor]:
+        one, other = term.factors
+        return (one, other) if target.index[0] in one.index else (other, one)
+
+    def _product(
+        self, left: Factor, right: Factor, exponents: tuple[Exponent, ...], summed: str, target: Factor
+    ) -> str:
+        rows = next((e.row for e in exponents if e.row), None)
+        carrier = next((f for f in (left, right) if rows in f.index), None)
+        outside = bool(exponents) and self.per_key and (carrier is None or "x" not in carrier.index)
+        sides = [self._decayed(f, () if outside or f is not carrier else exponents, bare=False) for f in (left, right)]
+        text = f"{_oriented(sides[0], left, left.index[-1] == summed)} @ {_oriented(sides[1], right, right.index[0] == summed)}"
+        return f"{self._factor(exponents)} * ({text})" if outside else text
+
+    def _pairwise(self, left: Factor, right: Factor, read: Exponent, summed: str) -> str:
+        """Decays between the rows of a reader and the rows it reads."""
+        timeline = self.timeline(read.offset.removeprefix("G"))
+        one, other = self.name(left), self.name(right)
+        scores = summed == "x"
+        if self.per_key:
+            self.functions |= {"halves", "scores" if scores else "apply"}
+            function = "_decayed_scores" if scores else "_decayed_product"
+            return f"{function}({one}, {other}, g, {self._last(timeline)})"
+        decay = self._decay_matrix(timeline)
+        return f"({one} @ {other}.mT) * {decay}" if scores else f"({one} * {decay}) @ {other}"
+
+    def _decayed(self, factor: Factor, exponents: tuple[Exponent, ...], *, bare: bool = True) -> str:
+        if not exponents:
+            return self.name(factor)
+        text = f"{self.name(factor)} * {self._factor(exponents)}"
+        return text if bare else f"({text})"
+
+    def _masked(self, term: Term, text: str) -> str:
+        if term.mask is None:
+            return text
+        timeline = self.timeline(term.mask.reader)
+        reader = timeline.reader
+        if timeline.simple is not None:
+            diagonal = (0 if reader.seen is None else reader.seen.fixed) - 1
+            return f"({text}).tril({'' if diagonal == 0 else diagonal})"
+        return f"torch.where({self._seen(reader)}, {text}, 0.0)"
+
+    # -------------------------------------------------------------------------------------------------------------- decays
+
+    def _factor(self, exponents: tuple[Exponent, ...]) -> str:
+        """The name of e^{...} over the rows that carry it."""
+        (read,) = (e for e in exponents if e.sign > 0)
+        if any(e.sign < 0 for e in exponents):
+            self.functions.add("until_end")
+            return self._shared("to_end", "_until_end(g).exp()")
+        if not read.row:
+            return self._shared("at_end", "g.sum(-2).exp()[..., None]")
+        timeline = self.timeline(read.offset.removeprefix("G"))
+        name = f"from_start_{self.names.get(timeline.reader.tensor, timeline.reader.tensor)}"
+        if timeline.simple == 0:
+            return self._shared("from_start", "g.cumsum(-2).exp()")
+        if timeline.simple == -1:
+            return self._shared("before", "functional.pad(g.cumsum(-2), (0, 0, 1, -1)).exp()")
+        return self._shared(
+            name, f"functional.pad(g.cumsum(-2), (0, 0, 1, 0))[..., {self._last(timeline)} + 1, :].exp()"
+        )
+
+    def _decay_matrix(self, timeline: Timeline) -> str:
+        self.functions.add("decay")
+        name = (
+            "decay"
+            if timeline.simple == 0
+            else f"decay_{self.names.get(timeline.reader.tensor, timeline.reader.tensor)}"
+        )
+        return self._shared(name, f"_decay(g, {self._last(timeline)})")
+
+    def _shared(self, name: str, value: str) -> str:
+        if value not in self.shared:
+            self.shared[value] = name
+            self.setup.append(f"{name} = {value}")
+        return self.shared[value]
+
+    # ------------------------------------------------------------------------------------------------------------ timeline
+
+    def timeline(self, tensor: str) -> Timeline:
+        """Where the rows of the reader `tensor` stand."""
+        reader = self.plan.reader(tensor)
+        own_rows = reader.seen is None and self.plan.slots == 1
+        if own_rows or self.plan.rows == Count(1):
+            before = -1 if reader.seen is None else reader.seen.fixed - 1
+            return Timeline(reader, before + reader.after_decay)
+        return Timeline(reader, None)
+
+    def _rows(self) -> str:
+        any_rows = next(name for name in ("g", "w", "k") if name == "g" or name in self.plan.system.inputs)
+        any_rows = any_rows if self.plan.system.offsets or any_rows != "g" else self._a_row_tensor()
+        return self._shared("row", f"torch.arange({any_rows}.shape[-2], device=S.device)")
+
+    def _a_row_tensor(self) -> str:
+        return next(name for name in ("w", "k") if name in self.plan.system.inputs)
+
+    def _first_seen(self, reader: Reader) -> str:
+        """How many rows of the timeline each row of the reader sees."""
+        row = self._rows()
+        name = self.names.get(reader.tensor, reader.tensor)
+        if reader.seen is None:
+            slots = self.plan.slots
+            return self._shared(f"seen_{name}", f"{row} // {slots} * {slots}") if slots > 1 else row
+        token = self._shared("token", "torch.arange(size, device=S.device)")
+        per_token = self._shared("per_token", f"{row}.shape[0] // size")
+        seen = reader.seen
+        if seen == self.plan.rows:
+            return self._shared(f"seen_{name}", f"({token} + 1) * {per_token}")
+        offset = self._counted(seen)
+        return self._shared(f"seen_{name}", f"{token} * {per_token}{f' + {offset}' if offset else ''}")
+
+    def _counted(self, count: Count) -> str:
+        """`count` from the rows there are: per_token = fixed + repeated * n."""
+        if not count.repeated:
+            return str(count.fixed) if count.fixed else ""
+        rows = self.plan.rows
+        steps = f"(per_token - {rows.fixed}) // {rows.repeated}" if rows.fixed or rows.repeated > 1 else "per_token"
+        text = steps if count.repeated == 1 else f"{count.repeated} * ({steps})"
+        return f"{text} + {count.fixed}" if count.fixed else text
+
+    def _last(self, timeline: Timeline) -> str:
+        """Index of the last row whose decay each row of the reader includes."""
+        name = self.names.get(timeline.reader.tensor, timeline.reader.tensor)
+        if timeline.simple is not None:
+            row = self._rows()
+            return row if timeline.simple == 0 else self._shared(f"last_{name}", f"{row} - {-timeline.simple}")
+        seen = self._first_seen(timeline.reader)
+        return seen if timeline.reader.after_decay else self._shared(f"last_{name}", f"{seen} - 1")
+
+    def _seen(self, reader: Reader) -> str:
+        name = self.names.get(reader.tensor, reader.tensor)
+        return self._shared(f"sees_{name}", f"{self._rows()} < {self._first_seen(reader)}[:, None]")
+
+
+def _oriented(text: str, factor: Factor, as_is: bool) -> str:
+    """A matrix with the summed index where the product wants it."""
+    if len(factor.index) != 2:
+        raise InternalError(f"{factor} is no matrix")
+    return text if as_is else f"{text}.mT"

@@ -1,0 +1,122 @@
+"""The contexts of `module.py` and of the package's `__init__.py`."""
+
+from __future__ import annotations
+
+import math
+
+from flagen.backends.protocol import Rendering
+from flagen.backends.signature import (
+    input_doc,
+    output_like,
+    output_shape,
+    param_doc,
+    parameters,
+    state_annotation,
+    state_shapes,
+)
+from flagen.backends.text import one_line, tuple_of
+from flagen.backends.torch_.printer import Code, Printer
+from flagen.diagnostics import InternalError
+from flagen.plan.model import Plan, Unavailable
+from flagen.spec.model import Expr, Interval, Name, Param, walk
+
+
+def package_file(plan: Plan) -> Rendering:
+    """`__init__.py` of a package."""
+    spec = plan.spec
+    forms = [("naive", f"naive_recurrent_{spec.name}")]
+    if not isinstance(plan.chunk, Unavailable):
+        forms.append(("chunk", f"naive_chunk_{spec.name}"))
+    if not isinstance(plan.fused, Unavailable):
+        forms.append(("fused_recurrent", f"fused_recurrent_{spec.name}"))
+    forms.append(("module", spec.class_name))
+    return Rendering(
+        "__init__.py",
+        "torch/package.py.j2",
+        {
+            "title": one_line(spec.title or spec.name),
+            "paper": one_line(spec.paper),
+            "description": one_line(spec.description),
+            "imports": forms,
+            "exported": sorted(name for _, name in forms),
+        },
+    )
+
+
+def module_file(plan: Plan) -> Rendering:
+    """`module.py` of a package."""
+    spec = plan.spec
+    tensors = [p for p in spec.params if p.is_tensor]
+    scalars = [p for p in spec.params if not p.is_tensor]
+    sizes = dict.fromkeys(size for p in tensors for size in _sizes(p))
+    documented = {p.name: p for p in parameters(spec)}
+    settings = [(p.name, "float" if p.default is None else "float | None", p.default is None) for p in scalars]
+    return Rendering(
+        "module.py",
+        "torch/module.py.j2",
+        {
+            "name": spec.name,
+            "class_name": spec.class_name,
+            "title": one_line(spec.title or spec.name),
+            "paper": one_line(spec.paper),
+            "description": one_line(spec.description),
+            "inputs": [(i.name, input_doc(spec, i)) for i in spec.inputs],
+            "sizes": list(sizes),
+            "params": [
+                {
+                    "name": p.name,
+                    "shape": tuple_of(((("HV",) if p.per_head else ()) + p.dims)),
+                    "doc": param_doc(p),
+                    "initial": _initial(p),
+                    "positional": p.default is None,
+                }
+                for p in tensors
+            ],
+            "settings": [
+                {"name": name, "annotation": annotation, "required": required, "doc": documented[name].doc}
+                for name, annotation, required in settings
+            ],
+            "steps": spec.steps,
+            "like": spec.inputs[0].name,
+            "first_per_step": spec.inputs[0].per == "step",
+            "state_annotation": state_annotation(spec),
+            "single_state": len(spec.states) == 1,
+            "state_shapes": state_shapes(spec),
+            "output_doc": f"{output_shape(spec)} in {output_like(spec)}'s dtype",
+            "has_chunk": not isinstance(plan.chunk, Unavailable),
+            "has_fused": not isinstance(plan.fused, Unavailable),
+        },
+    )
+
+
+def _sizes(param: Param) -> tuple[str, ...]:
+    """The sizes a param's shape and default need."""
+    names = () if param.default is None else tuple(n.name for n in walk(param.default) if isinstance(n, Name))
+    return (*(("HV",) if param.per_head else ()), *param.dims, *names)
+
+
+def _initial(param: Param) -> str:
+    """How a param starts: its default, or at random inside its declared range."""
+    if param.default is not None:
+        return f"nn.init.constant_(self.{param.name}, {Printer(_number_name).print(param.default).text})"
+    low, high = _unit_interval(param.range)
+    if low is None or high is None:
+        return f"nn.init.normal_(self.{param.name}, std=0.02)"
+    return f"nn.init.uniform_(self.{param.name}, {low:g}, {high:g})"
+
+
+def _number_name(expr: Expr) -> Code:
+    """Names in a param's default are sizes."""
+    if not isinstance(expr, Name):
+        raise InternalError("a param's default reads a state")
+    return Code(f"self.{expr.name}", (), "number")
+
+
+def _unit_interval(interval: Interval) -> tuple[float | None, float | None]:
+    """Where inside a range to start: all of it where it is finite, within 1 of its finite end, or anywhere."""
+    low, high = interval.low, interval.high
+    if math.isinf(low) and math.isinf(high):
+        return None, None
+    if math.isinf(low):
+        return high - 1, high
+    return low, (low + 1 if math.isinf(high) else high)

@@ -1,0 +1,252 @@
+"""Prints spec expressions as PyTorch.
+
+A printed tensor has leading axes (batch, heads; tokens where a whole sequence is meant) and then its named dims in some
+order. Broadcasting aligns the named dims; leading axes align by themselves from the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal
+
+from flagen.diagnostics import InternalError
+from flagen.spec.model import (
+    Binary,
+    Call,
+    Contract,
+    Dims,
+    Expr,
+    Name,
+    Negate,
+    Number,
+    Outer,
+    Reduce,
+    RowMap,
+    StateRead,
+    Transpose,
+)
+
+Level = Literal["number", "constant", "token", "step"]
+"""What a value depends on: a Python number; a tensor that is the same for every token; one row a token; one row a
+micro-step."""
+
+_LEVELS: tuple[Level, ...] = ("number", "constant", "token", "step")
+
+# How tightly a printed expression binds, after Python's grammar.
+_SUM, _PRODUCT, _UNARY, _POWER, _ATOM = range(5)
+_BINDS = {"+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT, "**": _POWER}
+
+_TENSOR_FUNCTIONS = {
+    name: f"torch.{name}" for name in "exp log log1p expm1 sqrt rsqrt abs sign sigmoid tanh relu logaddexp".split()
+} | {name: f"functional.{name}" for name in ("logsigmoid", "softplus", "silu")}
+
+_NUMBER_FUNCTIONS: Mapping[str, str] = {
+    "exp": "math.exp({0})",
+    "log": "math.log({0})",
+    "log1p": "math.log1p({0})",
+    "expm1": "math.expm1({0})",
+    "sqrt": "math.sqrt({0})",
+    "rsqrt": "1 / math.sqrt({0})",
+    "abs": "abs({0})",
+    "sign": "math.copysign({0} != 0, {0})",
+    "sigmoid": "1 / (1 + math.exp(-({0})))",
+    "logsigmoid": "-math.log1p(math.exp(-({0})))",
+    "softplus": "math.log1p(math.exp({0}))",
+    "tanh": "math.tanh({0})",
+    "silu": "({0}) / (1 + math.exp(-({0})))",
+    "relu": "max({0}, 0.0)",
+    "minimum": "min({0}, {1})",
+    "maximum": "max({0}, {1})",
+    "clamp": "min(max({0}, {1}), {2})",
+    "logaddexp": "max({0}, {1}) + math.log1p(math.exp(-abs(({0}) - ({1}))))",
+}
+
+
+@dataclass(frozen=True)
+class Code:
+    """A printed expression: its text, how tightly it binds, its named dims in the order of its axes, what it depends on.
+
+    `rows`: the text ends in an index that picks a row and leaves (batch, heads, *dims); more may be written into it.
+    """
+
+    text: str
+    dims: Dims = ()
+    level: Level = "token"
+    binds: int = _ATOM
+    rows: bool = False
+
+    def bound(self, tightness: int) -> str:
+        """The text, in parentheses where it binds less tightly than `tightness`."""
+        return self.text if self.binds >= tightness else f"({self.text})"
+
+
+Look = Callable[[Expr], Code]
+"""How a name or a state read is written where the code stands."""
+
+
+@dataclass
+class Printer:
+    """Prints expressions in one place of the generated code.
+
+    `look` writes names. `imports` collects what the printed code needs: `math`, `functional`, and the helpers of
+    `helpers`.
+    """
+
+    look: Look
+    needs: set[str] = field(default_factory=set)
+
+    def print(self, expr: Expr) -> Code:
+        match expr:
+            case Number(value):
+                return self._number(value)
+            case Name() | StateRead():
+                return self.look(expr)
+            case Negate(value):
+                code = self.print(value)
+                code = self.print(value)
+                return Code(f"-{code.bound(_UNARY)}", code.dims, code.level, _UNARY)
+            case Binary(op, left, right):
+                return self._binary(op, self.print(left), self.print(right), expr.dims)
+            case Contract(left, right):
+                return self._contract(self.print(left), self.print(right), expr)
+            case Transpose(value):
+                return self.print(value)  # dims are named: only their order on the page changes
+            case Outer(left, right):
+                return self._binary("*", self.print(left), self.print(right), expr.dims)
+            case Call(function, args):
+                return self._call(function, tuple(self.print(arg) for arg in args), expr.dims)
+            case Reduce(function, value, dim):
+                return self._reduce(function, self.print(value), dim)
+            case RowMap(function, value):
+                return self._row_map(function, self.print(value))
+
+    def aligned(self, code: Code, dims: Dims, level: Level | None = None) -> Code:
+        """`code` broadcast to `dims` (and, for a token's value among micro-steps, to their axis)."""
+        step_axis = level == "step" and code.level == "token"
+        if code.level == "number" or (code.dims == dims and not step_axis):
+            return code
+        ordered = tuple(dim for dim in dims if dim in code.dims)
+        text = code.bound(_ATOM)
+        if ordered != code.dims:
+            text = f"{text}.{_transposed(code.dims, ordered)}"
+        index = [":" if dim in ordered else "None" for dim in dims]
+        if step_axis:
+            trailing = [":", *index] if "None" in index else (["..."] if index else [])
+            return Code(f"{text}[{', '.join([':', ':', 'None', *trailing])}]", dims, level or code.level)
+        if "None" not in index:
+            return Code(text, dims, code.level)
+        if code.rows and ordered == code.dims:
+            last = len(index) - index[::-1].index("None")
+            return Code(f"{text[:-1]}, {', '.join([':', *index[:last]])}]", dims, code.level)
+        # Trailing axes are all that has to be said; `...` stands for the leading ones and what comes before the first None.
+        return Code(f"{text}[{', '.join(['...', *index[index.index('None') :]])}]", dims, code.level)
+
+    # ---------------------------------------------------------------------------------------------------------- nodes
+
+    def _number(self, value: Fraction | float) -> Code:
+        if isinstance(value, float):
+            self.needs.add("math")
+            return Code("math.inf" if value > 0 else "-math.inf", (), "number", _ATOM if value > 0 else _UNARY)
+        return Code(*_literal(value)) if value >= 0 else Code(f"-{_literal(-value)[0]}", (), "number", _UNARY)
+
+    def _binary(self, op: str, left: Code, right: Code, dims: Dims) -> Code:
+        level = joined((left, right))
+        one, other = self.aligned(left, dims, level), self.aligned(right, dims, level)
+        if op == "**":
+            return Code(f"{one.bound(_ATOM)} ** {other.bound(_UNARY)}", dims, level, _POWER)
+        binds = _BINDS[op]
+        # `a - (b + c)` and `a / (b * c)` keep their parentheses.
+        tighter = 1 if op in ("-", "/") else 0
+        return Code(f"{one.bound(binds)} {op} {other.bound(binds + tighter)}", dims, level, binds)
+
+    def _contract(self, left: Code, right: Code, expr: Contract) -> Code:
+        level = joined((left, right))
+        dims = tuple(dim for dim in (*left.dims, *right.dims) if dim != expr.dim)
+        if left.dims == right.dims:
+            product = self._binary("*", left, right, left.dims)
+            return Code(f"{product.bound(_ATOM)}.sum(-1)", (), level)
+        letters = letters_of((*left.dims, *right.dims))
+        spell = lambda names: "..." + "".join(letters[name] for name in names)  # noqa: E731
+        operands = (self.aligned(side, side.dims, level).text for side in (left, right))
+        subscripts = f"{spell(left.dims)},{spell(right.dims)}->{spell(dims)}"
+        return Code(f'torch.einsum("{subscripts}", {", ".join(operands)})', dims, level)
+
+    def _call(self, function: str, args: tuple[Code, ...], dims: Dims) -> Code:
+        level = joined(args)
+        if level == "number":
+            self.needs.add("math")
+            return Code(f"({_NUMBER_FUNCTIONS[function].format(*(arg.bound(_ATOM) for arg in args))})", (), level)
+        if function in ("minimum", "maximum"):
+            return self._extremum(function, args, dims, level)
+        if function == "clamp":
+            low = self._extremum("maximum", (args[0], args[1]), dims, level)
+            return self._extremum("minimum", (low, args[2]), dims, level)
+        written = _TENSOR_FUNCTIONS.get(function)
+        if written is None:
+            raise InternalError(f"the PyTorch printer has no {function}")
+        if written.startswith("functional"):
+            self.needs.add("functional")
+        texts = [self._as_tensor(arg, args, dims, level) for arg in args]
+        return Code(f"{written}({', '.join(texts)})", dims, level)
+
+    def _extremum(self, function: str, args: tuple[Code, ...], dims: Dims, level: Level) -> Code:
+        numbers = [arg for arg in args if arg.level == "number"]
+        if len(numbers) == 1:
+            (tensor,) = (arg for arg in args if arg.level != "number")
+            bound = "max" if function == "minimum" else "min"
+            return Code(f"{tensor.bound(_ATOM)}.clamp({bound}={numbers[0].text})", tensor.dims, level)
+        return Code(f"torch.{function}({', '.join(self.aligned(arg, dims, level).text for arg in args)})", dims, level)
+
+    def _as_tensor(self, arg: Code, args: Iterable[Code], dims: Dims, level: Level) -> str:
+        if arg.level != "number":
+            return self.aligned(arg, dims, level).text
+        like = next(other for other in args if other.level != "number")
+        return f"torch.full_like({like.text}, {arg.text})"
+
+    def _reduce(self, function: str, value: Code, dim: str | None) -> Code:
+        if not value.dims:
+            raise InternalError("a reduction needs a dim")
+        kept = () if dim is None else tuple(d for d in value.dims if d != dim)
+        axes = [str(place - len(value.dims)) for place, d in enumerate(value.dims) if d not in kept]
+        where = axes[0] if len(axes) == 1 else f"({', '.join(axes)})"
+        if function == "norm":
+            return Code(f"torch.linalg.vector_norm({value.text}, dim={where})", kept, value.level)
+        return Code(f"{value.bound(_ATOM)}.{function}({where})", kept, value.level)
+
+    def _row_map(self, function: str, value: Code) -> Code:
+        if function == "softmax":
+            return Code(f"torch.softmax({value.text}, dim=-1)", value.dims, value.level)
+        self.needs.add("l2norm")
+        return Code(f"l2norm({value.text})", value.dims, value.level)
+
+
+def joined(codes: Iterable[Code]) -> Level:
+    """What an expression over `codes` depends on: the most any of them does."""
+    return max((code.level for code in codes), key=_LEVELS.index)
+
+
+def letters_of(dims: Iterable[str]) -> dict[str, str]:
+    """A subscript letter for each dim: its own first letter where it is free."""
+    letters: dict[str, str] = {}
+    for dim in dict.fromkeys(dims):
+        wanted = [c for c in dim.lower() if c.isascii() and c.isalpha()] + list("abcdefghijklmnopqrstuvwxyz")
+        letters[dim] = next(letter for letter in wanted if letter not in letters.values())
+    return letters
+
+
+def _transposed(dims: Dims, ordered: Dims) -> str:
+    if len(dims) == 2:
+        return "mT"
+    order = [dims.index(dim) - len(dims) for dim in ordered]
+    return f"movedim({tuple(order)}, {tuple(range(-len(dims), 0))})"
+
+
+def _literal(value: Fraction) -> tuple[str, Dims, Level, int]:
+    if value.denominator == 1 and abs(value.numerator) < 10**16:
+        return (str(value.numerator), (), "number", _ATOM)
+    short = repr(float(value))
+    if Fraction(short) == value:
+        return (short, (), "number", _ATOM)
+    return (f"{value.numerator} / {value.denominator}", (), "number", _PRODUCT)

@@ -1,0 +1,20 @@
+"""From what was derived to what is emitted: which forms a spec gets, and how each is laid out."""
+
+from __future__ import annotations
+
+from flagen.algebra import Derivation
+from flagen.plan.chunk import plan_chunk
+from flagen.plan.fused import plan_fused_recurrent
+from flagen.plan.model import Plan, Unavailable
+from flagen.spec.model import Spec
+
+__all__ = ["Plan", "Unavailable", "make_plan"]
+
+
+def make_plan(spec: Spec, derivation: Derivation) -> Plan:
+    """Plan every form of `spec`; one it cannot have says why."""
+    if derivation.chunk_form is None:
+        assert derivation.no_chunk_form is not None
+        chunk = Unavailable(derivation.no_chunk_form.reason, derivation.no_chunk_form.span)
+        return Plan(spec, derivation, chunk, plan_fused_recurrent(spec))
+    return Plan(spec, derivation, plan_chunk(derivation.chunk_form), plan_fused_recurrent(spec))
