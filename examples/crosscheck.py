@@ -13,7 +13,7 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -30,80 +30,80 @@ from flagen.spec.model import Interval, Spec
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTHS = (70, 0, 1, 57)
-HEADS = {"H": 2, "HV": 4}
+HEADS, VALUE_HEADS = 2, 4
 DIM = 16
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CHUNK, FUSED = "naive_chunk, float64", "fused_recurrent, float32"
 BOUNDS = {CHUNK: 1e-9, FUSED: 1e-5}
-ON_GPU = torch.cuda.is_available()
 
-Operator = Callable[..., tuple[Tensor, Tensor]]
+Tensors = dict[str, Tensor]
+Run = Callable[[Tensors], Tensors]
+"""An operator as a function of named tensors, the initial states among them, to named tensors."""
 
 
 def main(name: Annotated[str, typer.Argument(help="A variant of generated/.")] = "gated_delta_product") -> None:
-    if not ON_GPU:
+    if DEVICE == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is decorated, on import.
     sys.path.insert(0, str(ROOT))
     spec, package = load_spec(ROOT / "specs" / f"{name}.yaml"), importlib.import_module(f"generated.{name}")
-    operators = {kind: getattr(package, f"{kind}_{name}", None) for kind in ("naive_chunk", "fused_recurrent")}
-    recurrent = getattr(package, f"naive_recurrent_{name}")
-    tensors, keywords = arguments(spec)
+    tensors, numbers = arguments(spec)
+
+    def operator(kind: str) -> Run | None:
+        function = getattr(package, f"{kind}_{name}", None)
+        return None if function is None else lambda given: call(function, spec, given, numbers)
 
     columns: dict[str, dict[str, float]] = {}
-    if operators["naive_chunk"]:
-        expected = outputs_and_gradients(recurrent, tensors, keywords)
-        got = outputs_and_gradients(operators["naive_chunk"], tensors, keywords)
-        columns[CHUNK] = {key: error(expected[key], got[key]) for key in expected}
-    if operators["fused_recurrent"]:
-        if not ON_GPU:
+    recurrent = operator("naive_recurrent")
+    assert recurrent is not None, "every spec has a recurrence"
+    if chunk := operator("naive_chunk"):
+        columns[CHUNK] = errors(with_gradients(recurrent, tensors), with_gradients(chunk, tensors))
+    if fused := operator("fused_recurrent"):
+        if DEVICE == "cpu":
             repair_interpreter()
-        single = {key: value.float() for key, value in tensors.items()}
-        expected = outputs(recurrent, single, keywords)
-        got = outputs(operators["fused_recurrent"], single, keywords)
-        columns[FUSED] = {key: error(expected[key], got[key]) for key in expected}
+        single = {key: x.float() for key, x in tensors.items()}
+        with torch.no_grad():
+            columns[FUSED] = errors(recurrent(single), fused(single))
 
     show(spec, columns)
-    within_bounds = all(value <= BOUNDS[title] for title, column in columns.items() for value in column.values())
-    raise typer.Exit(0 if within_bounds else 1)
+    fine = all(value <= BOUNDS[title] for title, column in columns.items() for value in column.values())
+    raise typer.Exit(0 if fine else 1)
 
 
-def arguments(spec: Spec) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Random float64 tensors in the shapes and ranges that the spec declares, and the other keywords of a call."""
+def arguments(spec: Spec) -> tuple[Tensors, dict[str, object]]:
+    """Random float64 tensors in the shapes and ranges that the spec declares, and the numbers a call takes."""
     generator = torch.Generator().manual_seed(0)
-    device = "cuda" if ON_GPU else "cpu"
     steps = spec.steps.default or 2 if spec.steps else 1
+    heads = {"H": HEADS, "HV": VALUE_HEADS if spec.has_value_heads else HEADS}
 
-    def draw(range_: Interval, *shape: int) -> Tensor:
-        x = torch.randn(*shape, generator=generator, dtype=torch.float64)
-        return within(x, range_).to(device)
+    def draw(dims: tuple[str, ...], range_: Interval, *leading: int) -> Tensor:
+        x = torch.randn(*leading, *(DIM for _ in dims), generator=generator, dtype=torch.float64)
+        return within(normalize(x, dim=-1) if dims and unbounded(range_) else x, range_).to(DEVICE)
 
     tensors = {
         decl.name: draw(
-            decl.range, 1, sum(LENGTHS) * (steps if decl.per == "step" else 1), HEADS[decl.heads], *sizes(decl.dims)
+            decl.dims, decl.range, 1, sum(LENGTHS) * (steps if decl.per == "step" else 1), heads[decl.heads]
         )
         for decl in spec.inputs
     }
     for param in spec.params:
         if param.is_tensor:
-            tensors[param.name] = draw(param.range, *([HEADS["HV"]] if param.per_head else []), *sizes(param.dims))
-    (state,) = spec.states
-    tensors["initial_state"] = draw(Interval(), len(LENGTHS), HEADS["HV"], *sizes(state.dims))
+            tensors[param.name] = draw(param.dims, param.range, *([heads["HV"]] if param.per_head else []))
+    for state in spec.states:
+        tensors[f"initial {state.name}"] = draw(state.dims, Interval(), len(LENGTHS), heads["HV"])
 
-    keywords: dict[str, object] = {p.name: p.range.low for p in spec.params if not p.is_tensor and p.default is None}
-    if spec.steps:
-        keywords[spec.steps.argument] = steps
-    offsets = [sum(LENGTHS[:i]) for i in range(len(LENGTHS) + 1)]
-    return tensors, {**keywords, "cu_seqlens": torch.tensor(offsets, device=device), "output_final_state": True}
+    numbers: dict[str, object] = {p.name: p.range.low for p in spec.params if not p.is_tensor and p.default is None}
+    return tensors, numbers | ({spec.steps.argument: steps} if spec.steps else {})
 
 
-def sizes(dims: tuple[str, ...]) -> tuple[int, ...]:
-    return (DIM,) * len(dims)
+def unbounded(range_: Interval) -> bool:
+    return math.isinf(range_.low) and math.isinf(range_.high)
 
 
 def within(x: Tensor, range_: Interval) -> Tensor:
-    """Normal numbers mapped into a range; vectors without one get unit length, which keeps recurrences bounded."""
+    """Normal numbers mapped into a range."""
     low, high = range_.low, range_.high
-    if math.isinf(low) and math.isinf(high):
-        return normalize(x, dim=-1) if x.dim() > 3 else x
+    if unbounded(range_):
+        return x
     if math.isinf(low):
         return high + logsigmoid(x + 1)
     if math.isinf(high):
@@ -111,28 +111,40 @@ def within(x: Tensor, range_: Interval) -> Tensor:
     return low + (high - low) * torch.sigmoid(x)
 
 
-def outputs(operator: Operator, tensors: dict[str, Tensor], keywords: dict[str, object]) -> dict[str, Tensor]:
-    with torch.no_grad():
-        o, final_state = operator(**tensors, **keywords)
-    return {"o": o, "final state": final_state}
+def call(function: Callable[..., tuple], spec: Spec, tensors: Tensors, numbers: Mapping[str, object]) -> Tensors:
+    """Call an operator with everything it takes; several states go in and come out as tuples."""
+    states = [state.name for state in spec.states]
+    initial = tuple(tensors[f"initial {name}"] for name in states)
+    offsets = torch.tensor([sum(LENGTHS[:i]) for i in range(len(LENGTHS) + 1)], device=DEVICE)
+    o, final = function(
+        **{key: x for key, x in tensors.items() if not key.startswith("initial ")},
+        **numbers,
+        initial_state=initial if len(states) > 1 else initial[0],
+        output_final_state=True,
+        cu_seqlens=offsets,
+    )
+    finals = final if len(states) > 1 else (final,)
+    return {"o": o, **{f"final {name}": x for name, x in zip(states, finals, strict=True)}}
 
 
-def outputs_and_gradients(
-    operator: Operator, tensors: dict[str, Tensor], keywords: dict[str, object]
-) -> dict[str, Tensor]:
-    leaves = {key: value.clone().requires_grad_() for key, value in tensors.items()}
-    o, final_state = operator(**leaves, **keywords)
+def with_gradients(run: Run, tensors: Tensors) -> Tensors:
+    """What `run` returns, and the gradients of a random weighting of it."""
+    leaves = {key: x.clone().requires_grad_() for key, x in tensors.items()}
+    results = run(leaves)
     generator = torch.Generator().manual_seed(1)
-    loss = sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in (o, final_state))
+    loss = sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in results.values())
     gradients = torch.autograd.grad(loss, list(leaves.values()))
-    named = {f"gradient of {key}": value for key, value in zip(leaves, gradients, strict=True)}
-    return {"o": o.detach(), "final state": final_state.detach(), **named}
+    named = {f"gradient of {key}": x for key, x in zip(leaves, gradients, strict=True)}
+    return {key: x.detach() for key, x in results.items()} | named
 
 
-def error(expected: Tensor, got: Tensor) -> float:
-    """Root mean square of the difference, relative to that of what was expected."""
-    reference = expected.double().square().mean().sqrt().clamp(min=1e-12)
-    return float((expected - got).double().square().mean().sqrt() / reference)
+def errors(expected: Tensors, got: Tensors) -> dict[str, float]:
+    """Root mean square of each difference, relative to that of what was expected."""
+
+    def rms(x: Tensor) -> Tensor:
+        return x.double().square().mean().sqrt()
+
+    return {key: float(rms(x - got[key]) / rms(x).clamp(min=1e-12)) for key, x in expected.items()}
 
 
 def repair_interpreter() -> None:
@@ -142,7 +154,7 @@ def repair_interpreter() -> None:
 
 
 def show(spec: Spec, columns: dict[str, dict[str, float]]) -> None:
-    table = Table("", *columns, title=Text(f"{spec.title}: relative error against naive_recurrent"))
+    table = Table("", *columns, title=Text(f"{spec.title or spec.name}: relative error against naive_recurrent"))
     for row in dict.fromkeys(key for column in columns.values() for key in column):
         table.add_row(row, *(cell(column.get(row), BOUNDS[title]) for title, column in columns.items()))
     table.add_section()

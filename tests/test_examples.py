@@ -1,0 +1,48 @@
+"""The examples run, and the cross-check sees what it is there to see."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIANT = "gla"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What the cross-check looks at, to be tampered with."""
+    for name in (f"specs/{VARIANT}.yaml", "examples/crosscheck.py"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "generated" / VARIANT, tmp_path / "generated" / VARIANT)
+    return tmp_path
+
+
+def crosscheck(checkout: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "examples/crosscheck.py", VARIANT]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False, timeout=240)
+
+
+def test_operators_agree(checkout: Path) -> None:
+    done = crosscheck(checkout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gradient of initial S" in done.stdout and "naive_chunk" in done.stdout and "fused_recurrent" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["chunk", "fused_recurrent"])
+def test_an_operator_that_is_slightly_off_is_found(checkout: Path, module: str) -> None:
+    kind = {"chunk": "naive_chunk", "fused_recurrent": "fused_recurrent"}[module]
+    init = checkout / "generated" / VARIANT / "__init__.py"
+    text = init.read_text() + (
+        f"\n_right = {kind}_{VARIANT}\n"
+        f"def {kind}_{VARIANT}(*args, **kwargs):\n"
+        "    o, final_state = _right(*args, **kwargs)\n"
+        "    return o * (1 + 3e-5), final_state\n"
+    )
+    init.write_text(text)
+    assert crosscheck(checkout).returncode == 1
