@@ -121,7 +121,7 @@ def _chunk_form(
     sees_q = row < seen_q[:, None]
 
     # All chunks at once: what does not need the state.
-    L = (y @ w.mT).tril(-1)
+    L = y @ w.mT
     Ubar, Wbar = _solve(L, z, y)
     A = torch.where(sees_q, q @ w.mT, 0.0)
 
@@ -144,7 +144,7 @@ def _chunks(x: Tensor, size: int) -> Tensor:
     padding = -x.shape[1] % size
     if padding:
         x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))
-    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1)
+    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1).contiguous()
 
 
 def _tokens(x: Tensor, tokens: int) -> Tensor:

@@ -123,14 +123,14 @@ def _chunk_form(
     tokens = q.shape[1]
     size = max(min(chunk_size, tokens), 1)
     q, w, y, z, g = (_chunks(x, size) for x in (q, w, y, z, g))
-    row = torch.arange(g.shape[-2], device=S.device)
-    decay = _decay(g, row)
+    decay = _decay(g)
     from_start = g.cumsum(-2).exp()
+    row = torch.arange(g.shape[-2], device=S.device)
     token = torch.arange(size, device=S.device)
     per_token = row.shape[0] // size
     seen_q = (token + 1) * per_token
     last_q = seen_q - 1
-    decay_q = _decay(g, last_q)
+    decay_q = functional.pad(decay, (0, 0, 1, 0))[..., last_q + 1, :]
     sees_q = row < seen_q[:, None]
     at_end = g.sum(-2).exp()[..., None]
     to_end = _until_end(g).exp()
@@ -138,7 +138,7 @@ def _chunk_form(
     from_start_q = functional.pad(g.cumsum(-2), (0, 0, 1, 0))[..., last_q + 1, :].exp()
 
     # All chunks at once: what does not need the state.
-    L = ((y @ w.mT) * decay).tril(-1)
+    L = (y @ w.mT) * decay
     Ybar = y * from_start
     Ubar, Wbar = _solve(L, z, Ybar)
     A = torch.where(sees_q, (q @ w.mT) * decay_q, 0.0)
@@ -162,7 +162,7 @@ def _chunks(x: Tensor, size: int) -> Tensor:
     padding = -x.shape[1] % size
     if padding:
         x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))
-    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1)
+    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1).contiguous()
 
 
 def _tokens(x: Tensor, tokens: int) -> Tensor:
@@ -181,15 +181,12 @@ def _until_end(g: Tensor) -> Tensor:
     return functional.pad(g[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
 
 
-def _decay(g: Tensor, last: Tensor) -> Tensor:
-    """e^(sum of g over the rows after j, up to row last[i]) for every reader i and row j <= last[i], else 0.
+def _decay(g: Tensor) -> Tensor:
+    """e^(sum of g over the rows after j, up to row i) for j <= i, else 0: [..., rows, rows] from g [..., rows, 1].
 
-    g is [..., rows, 1], the result [..., readers, rows]. Sums, not differences of sums: exact for any g, -inf included.
+    Sums, not differences of sums: exact for any g, -inf included.
     """
-    row = torch.arange(g.shape[-2], device=g.device)
-    sums = torch.where(row[:, None] > row, g, 0.0).cumsum(-2)
-    decay = torch.where(row[:, None] >= row, sums.exp(), 0.0)
-    return functional.pad(decay, (0, 0, 1, 0))[..., last + 1, :]
+    return g.expand(*g.shape[:-1], g.shape[-2]).tril(-1).cumsum(-2).exp().tril()
 
 
 def _first_step(g: Tensor, steps: int) -> Tensor:

@@ -112,7 +112,7 @@ def _chunk_form(
     from_start = g.cumsum(-2).exp()
 
     # All chunks at once: what does not need the state.
-    B = (_decayed_scores(q, k, g, row)).tril()
+    B = _decayed_scores(q, k, g, row)
 
     # Chunk after chunk: the state.
     states = []
@@ -131,7 +131,7 @@ def _chunks(x: Tensor, size: int) -> Tensor:
     padding = -x.shape[1] % size
     if padding:
         x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))
-    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1)
+    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1).contiguous()
 
 
 def _tokens(x: Tensor, tokens: int) -> Tensor:

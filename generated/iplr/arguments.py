@@ -32,7 +32,12 @@ class Arguments:
 
     def promote(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Inputs [batch, rows, heads, ...] in the computing dtype, each key head repeated for its group of value heads."""
-        return tuple(x.to(self.dtype).repeat_interleave(self.HV // x.shape[2], dim=2) for x in tensors)
+        return tuple(
+            x.to(self.dtype)
+            if x.shape[2] == self.HV
+            else x.to(self.dtype).repeat_interleave(self.HV // x.shape[2], dim=2)
+            for x in tensors
+        )
 
     def sequences(self, initial_state: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
         """The tokens and the first state of every run: the whole batch at once, or one packed sequence after another."""

@@ -116,7 +116,7 @@ def _chunk_form(
     q, w, y, k, v = (_chunks(x, size) for x in (q, w, y, k, v))
 
     # All chunks at once: what does not need the state.
-    L = (y @ w.mT).tril(-1)
+    L = y @ w.mT
     N = (y @ k.mT).tril(-1)
     Rbar = N @ v
     Ubar, Wbar = _solve(L, Rbar, y)
@@ -142,7 +142,7 @@ def _chunks(x: Tensor, size: int) -> Tensor:
     padding = -x.shape[1] % size
     if padding:
         x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))
-    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1)
+    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1).contiguous()
 
 
 def _tokens(x: Tensor, tokens: int) -> Tensor:

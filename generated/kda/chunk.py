@@ -124,10 +124,10 @@ def _chunk_form(
     w_to_end = w * to_end
 
     # All chunks at once: what does not need the state.
-    L = (_decayed_scores(y, w, g, row)).tril(-1)
+    L = _decayed_scores(y, w, g, row)
     Ybar = y * from_start
     Ubar, Wbar = _solve(L, z, Ybar)
-    A = (_decayed_scores(q, w, g, row)).tril()
+    A = _decayed_scores(q, w, g, row)
 
     # Chunk after chunk: the state.
     states = []
@@ -148,7 +148,7 @@ def _chunks(x: Tensor, size: int) -> Tensor:
     padding = -x.shape[1] % size
     if padding:
         x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))
-    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1)
+    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1).contiguous()
 
 
 def _tokens(x: Tensor, tokens: int) -> Tensor:

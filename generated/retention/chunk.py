@@ -106,15 +106,14 @@ def _chunk_form(
     tokens = q.shape[1]
     size = max(min(chunk_size, tokens), 1)
     q, k, v, g = (_chunks(x, size) for x in (q, k, v, g))
-    row = torch.arange(g.shape[-2], device=S.device)
-    decay = _decay(g, row)
+    decay = _decay(g)
     at_end = g.sum(-2).exp()[..., None]
     to_end = _until_end(g).exp()
     k_to_end = k * to_end
     from_start = g.cumsum(-2).exp()
 
     # All chunks at once: what does not need the state.
-    B = ((q @ k.mT) * decay).tril()
+    B = (q @ k.mT) * decay
 
     # Chunk after chunk: the state.
     states = []
@@ -133,7 +132,7 @@ def _chunks(x: Tensor, size: int) -> Tensor:
     padding = -x.shape[1] % size
     if padding:
         x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))
-    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1)
+    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1).contiguous()
 
 
 def _tokens(x: Tensor, tokens: int) -> Tensor:
@@ -146,12 +145,9 @@ def _until_end(g: Tensor) -> Tensor:
     return functional.pad(g[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
 
 
-def _decay(g: Tensor, last: Tensor) -> Tensor:
-    """e^(sum of g over the rows after j, up to row last[i]) for every reader i and row j <= last[i], else 0.
+def _decay(g: Tensor) -> Tensor:
+    """e^(sum of g over the rows after j, up to row i) for j <= i, else 0: [..., rows, rows] from g [..., rows, 1].
 
-    g is [..., rows, 1], the result [..., readers, rows]. Sums, not differences of sums: exact for any g, -inf included.
+    Sums, not differences of sums: exact for any g, -inf included.
     """
-    row = torch.arange(g.shape[-2], device=g.device)
-    sums = torch.where(row[:, None] > row, g, 0.0).cumsum(-2)
-    decay = torch.where(row[:, None] >= row, sums.exp(), 0.0)
-    return functional.pad(decay, (0, 0, 1, 0))[..., last + 1, :]
+    return g.expand(*g.shape[:-1], g.shape[-2]).tril(-1).cumsum(-2).exp().tril()

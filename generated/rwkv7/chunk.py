@@ -132,13 +132,13 @@ def _chunk_form(
     from_start = g.cumsum(-2).exp()
 
     # All chunks at once: what does not need the state.
-    L = (_decayed_scores(y, w, g, last_y)).tril(-1)
-    N = (_decayed_scores(y, k, g, last_y)).tril(-1)
+    L = _decayed_scores(y, w, g, last_y)
+    N = _decayed_scores(y, k, g, last_y)
     Rbar = N @ v
     Ybar = y * before
     Ubar, Wbar = _solve(L, Rbar, Ybar)
-    A = (_decayed_scores(q, w, g, row)).tril()
-    B = (_decayed_scores(q, k, g, row)).tril()
+    A = _decayed_scores(q, w, g, row)
+    B = _decayed_scores(q, k, g, row)
 
     # Chunk after chunk: the state.
     states = []
@@ -161,7 +161,7 @@ def _chunks(x: Tensor, size: int) -> Tensor:
     padding = -x.shape[1] % size
     if padding:
         x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))
-    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1)
+    return x.unflatten(1, (x.shape[1] // size, size)).flatten(2, -3).movedim(-2, 1).contiguous()
 
 
 def _tokens(x: Tensor, tokens: int) -> Tensor:

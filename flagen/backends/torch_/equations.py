@@ -92,7 +92,7 @@ class EquationPrinter:
             product = self._pairwise(left, right, reads[0], summed)
         else:
             product = self._product(left, right, term.exponents, summed, target)
-        return self._masked(term, product)
+        return self._masked(term, target, product)
 
     def _ordered(self, term: Term, target: Factor) -> tuple[Factor, Factor]:
         one, other = term.factors
@@ -126,14 +126,16 @@ class EquationPrinter:
         text = f"{self.name(factor)} * {self._factor(exponents)}"
         return text if bare else f"({text})"
 
-    def _masked(self, term: Term, text: str) -> str:
+    def _masked(self, term: Term, target: Factor, text: str) -> str:
         if term.mask is None:
             return text
         timeline = self.timeline(term.mask.reader)
         reader = timeline.reader
         if timeline.simple is not None:
-            diagonal = (0 if reader.seen is None else reader.seen.fixed) - 1
-            return f"({text}).tril({'' if diagonal == 0 else diagonal})"
+            diagonal = -1 if reader.seen is None else reader.seen.fixed - 1
+            decays_end_there = bool(term.exponents) and timeline.simple == diagonal
+            # A triangular solve, for its part, reads nothing but what is below the diagonal.
+            return text if decays_end_there or target.tensor == "L" else f"({text}).tril({'' if diagonal == 0 else diagonal})"
         return f"torch.where({self._seen(reader)}, {text}, 0.0)"
 
     # -------------------------------------------------------------------------------------------------------------- decays
@@ -157,13 +159,13 @@ class EquationPrinter:
         )
 
     def _decay_matrix(self, timeline: Timeline) -> str:
+        """Decays from each row to each reader: [readers, rows]."""
         self.functions.add("decay")
-        name = (
-            "decay"
-            if timeline.simple == 0
-            else f"decay_{self.names.get(timeline.reader.tensor, timeline.reader.tensor)}"
-        )
-        return self._shared(name, f"_decay(g, {self._last(timeline)})")
+        decay = self._shared("decay", "_decay(g)")
+        if timeline.simple == 0:
+            return decay
+        name = f"decay_{self.names.get(timeline.reader.tensor, timeline.reader.tensor)}"
+        return self._shared(name, f"functional.pad({decay}, (0, 0, 1, 0))[..., {self._last(timeline)} + 1, :]")
 
     def _shared(self, name: str, value: str) -> str:
         if value not in self.shared:
