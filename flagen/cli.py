@@ -103,7 +103,10 @@ def build(
 
 
 @app.command()
-def check(specs: SpecArguments = None, all_specs: Annotated[bool, typer.Option("--all")] = False) -> None:
+def check(
+    specs: SpecArguments = None,
+    all_specs: Annotated[bool, typer.Option("--all", help="Check every spec in specs/.")] = False,
+) -> None:
     """Say what is wrong with specs, or what they will not get; write nothing."""
     from flagen import pipeline, report
 
@@ -122,14 +125,14 @@ def check(specs: SpecArguments = None, all_specs: Annotated[bool, typer.Option("
 def explain(
     spec: SpecArgument,
     stage: Annotated[Stage | None, typer.Option(help="Show one stage only.")] = None,
-    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.terminal,
+    layout: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.terminal,
 ) -> None:
     """Show what each stage makes of a spec: what was read, derived, proved and planned."""
     from flagen import pipeline, report
 
     stages = pipeline.Stages(Project.of(Path.cwd()).find_spec(spec))
     for name in [stage.value] if stage else stages.NAMES:
-        report.stage(name, stages.dump(name), markdown=format is Format.markdown)
+        report.stage(name, stages.dump(name), markdown=layout is Format.markdown)
 
 
 @app.command()
