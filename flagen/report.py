@@ -29,10 +29,16 @@ _ROOM_FOR_TITLES = 110
 
 def follow(results: Iterable[Result], total: int, *, check: bool, verbose: bool) -> list[Result]:
     """Print each result as it comes, with a progress bar in a terminal, and a summary; returns the results."""
+    from flagen.pipeline import Broken
+
     seen: list[Result] = []
+    bugs: dict[str, str] = {}
     full = verbose or total <= _IN_FULL
     for result in _with_progress(results, total):
-        _print_result(result, full=full, check=check, verbose=verbose)
+        if isinstance(result, Broken) and bugs.setdefault(result.message, result.spec) != result.spec:
+            failed(f"{result.spec}: the same bug as for {bugs[result.message]}")
+        else:
+            _print_result(result, full=full, check=check, verbose=verbose)
         seen.append(result)
     if total > 1:
         _print_summary(seen, check)

@@ -234,6 +234,16 @@ def test_a_crash_is_reported_as_one_with_its_traceback(
     assert done.code == FAILED and "KeyError: 'lost'" in done.err and "bug in flagen" in done.err
 
 
+def test_a_bug_that_meets_every_spec_is_reported_once(
+    flagen: Flagen, project: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.take("gla", "kda")
+    monkeypatch.setattr(pipeline, "derive", lambda spec: {}["lost"])
+    done = flagen("build", "gla", "kda")
+    assert done.code == FAILED and done.err.count("KeyError: 'lost'") == 1
+    assert "specs/kda.yaml: the same bug as for specs/gla.yaml" in done.err
+
+
 def test_a_file_of_ones_own_is_not_overwritten(flagen: Flagen, project: Workspace) -> None:
     project.take("gla")
     own = project.root / "generated" / "gla" / "naive.py"
