@@ -12,7 +12,7 @@ from tests.numeric.problems import NAMES, Problem, Shape, assert_close, evaluate
 from tests.numeric.references import REFERENCES
 
 FORMS = ("naive_recurrent", "naive_chunk", "fused_recurrent")
-SHAPE = Shape(T=7, B=2, H=2, groups=2)
+SHAPE = Shape(T=5, B=2, H=2, groups=2)
 
 every_form = pytest.mark.parametrize("kind", FORMS)
 every_variant = pytest.mark.parametrize("name", NAMES)

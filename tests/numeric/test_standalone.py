@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,8 @@ for name, (args, keywords) in torch.load(f"{sys.argv[1]}/problems.pt").items():
 def run(script: str, folder: Path, *blocked: str) -> list[str]:
     """The script's lines of output, from an isolated process that finds `folder` and not `blocked`."""
     command = [sys.executable, "-I", "-c", BLOCK + script, str(folder), *blocked]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
