@@ -1,10 +1,10 @@
 """The adjoint of a system of equations, by transposing it term by term.
 
-Every term is linear in each of its factors, so the cotangent of a factor is the cotangent of the left side times the other
-factors, under the same decays and the same mask. Two rules are not transposition:
+Every term is linear in each of its factors, so the cotangent of a factor is the cotangent of the left side times the
+other factors, under the same decays and the same mask. Two rules are not transposition:
 
-    U = (I - L)^{-1} R        dR = (I - L)^{-T} dU and dL = [j seen by i] dR U^T: no gradient through the inverse is needed
-    a decay offset            meets one tensor in every term that has it, so its gradient is that tensor times its cotangent
+    U = (I - L)^{-1} R    dR = (I - L)^{-T} dU and dL = [j seen by i] dR U^T: no gradient through the inverse is needed
+    a decay offset        meets one tensor in every term that has it: its gradient is that tensor times its cotangent
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def adjoint(chunk: ChunkForm) -> Adjoint:
 def _gradient(system: System, name: str, index: Letters) -> Equation:
     """d`name` at `index`: every term that uses it, transposed.
 
-    Where `name` is masked, so is its cotangent: the entries behind the mask reach nothing, and their decays may overflow.
+    Where `name` is masked, so is its cotangent: the entries behind the mask reach nothing, and their decays may
+    overflow.
     """
     mask = _mask(system, name)
     terms = [
@@ -89,9 +90,7 @@ def _mask(system: System, name: str) -> Mask | None:
 def _transposed(equation: Equation, term: Term, place: int, index: Letters) -> Term:
     used = term.factors[place].index
     # The tensor's own indices take the names they have on the left; whoever had those names takes the old ones.
-    swap = {old: new for old, new in zip(used, index, strict=True)} | {
-        new: old for old, new in zip(used, index, strict=True)
-    }
+    swap = dict(zip(used, index, strict=True)) | dict(zip(index, used, strict=True))
     others = term.factors[:place] + term.factors[place + 1 :]
     cotangent = Factor(f"d{equation.target.tensor}", equation.target.index)
     return Term((cotangent, *others), term.exponents, term.mask, term.sign).renamed(swap)

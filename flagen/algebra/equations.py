@@ -1,9 +1,9 @@
 """A small language of tensor equations over the rows of a chunk: the chunk form and its adjoint are written in it.
 
 A term is a product of tensors at named indices, a product of decays e^{±offset}, and at most one mask; indices that the
-equation's left side does not have are summed. The language is closed under transposition, so the adjoint of a system is a
-system of the same kind (`flagen.algebra.adjoint`). It is evaluated exactly by `flagen.algebra.exact`, and printed by the
-backends.
+equation's left side does not have are summed. The language is closed under transposition, so the adjoint of a system is
+a system of the same kind (`flagen.algebra.adjoint`). It is evaluated exactly by `flagen.algebra.exact`, and printed by
+the backends.
 
 Indices, by what they run over:
 

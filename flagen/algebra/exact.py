@@ -1,9 +1,9 @@
 """Exact arithmetic: rationals with tangents, and spec expressions evaluated over them.
 
 A proof at a random rational point needs every function of the language at rational arguments. Functions that leave the
-rationals (`exp`, `sigmoid`, `rsqrt` …) become oracles: a random rational for each (function, arguments) pair, the same one
-every time it is asked for. The derivation never uses what such a function *is*, so an identity that holds under the oracle
-holds for the function.
+rationals (`exp`, `sigmoid`, `rsqrt` …) become oracles: a random rational for each (function, arguments) pair, the same
+one every time it is asked for. The derivation never uses what such a function *is*, so an identity that holds under the
+oracle holds for the function.
 """
 
 from __future__ import annotations

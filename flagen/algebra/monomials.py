@@ -113,7 +113,8 @@ class Expansion:
         found = [self._monomial(term) for term in sympy.Add.make_args(polynomial) if term != 0]
         return tuple(sorted(found, key=lambda m: ([_position(e) for e in m.elements], m.coefficient)))
 
-    # ------------------------------------------------------------------------------------------------ expression → SymPy
+    # ------------------------------------------------------------------------------------------------ expression →
+    # SymPy
 
     def _polynomial(self, expr: Expr, indices: Indices) -> sympy.Expr:
         match expr:
@@ -221,7 +222,8 @@ def _first_span(expr: Expr) -> Span:
     return min((node.span for node in walk(expr)), key=lambda span: (span.line, span.column))
 
 
-# --------------------------------------------------------------------------------------------------- elements → expression
+# --------------------------------------------------------------------------------------------------- elements →
+# expression
 
 
 def components(elements: Iterable[Element]) -> tuple[tuple[frozenset[Index], tuple[Element, ...]], ...]:

@@ -4,8 +4,8 @@
     S_t = Diag(e^{g_t}) S_{t-1} + w_t u_t^T + k_t v_t^T      and write rows
     left read  S^T q          right read  S q                after the update, before it, or between micro-steps
 
-A state is *oriented* first: decay and erase act on its key dim. A token is a sequence of micro-steps; `repeat` blocks run
-theirs once for each of the n steps. `flagen.algebra.orient` finds this form; here it is only described.
+A state is *oriented* first: decay and erase act on its key dim. A token is a sequence of micro-steps; `repeat` blocks
+run theirs once for each of the n steps. `flagen.algebra.orient` finds this form; here it is only described.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from flagen.spec.model import Expr, Spec
 class Decay:
     """What multiplies the state before a micro-step writes.
 
-    `factor` is e^g as the spec has it, `log` is g. `per_key` tells whether g is a vector over the key dim (else a scalar).
+    `factor` is e^g as the spec has it, `log` is g. `per_key` tells whether g is a vector over the key dim (else a
+    scalar).
     """
 
     factor: Expr

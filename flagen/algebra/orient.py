@@ -70,7 +70,8 @@ def normal_form(spec: Spec) -> NormalForm:
     return _Sorter(spec, state).run()
 
 
-# ------------------------------------------------------------------------------------- one statement's effect, unoriented
+# ------------------------------------------------------------------------------------- one statement's effect,
+# unoriented
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class _Sorter:
             self.locals[statement.target] = outputs[statement.target] = value
         return self._oriented(outputs["o"])
 
-    # ---------------------------------------------------------------------------------------------------------- statements
+    # ----------------------------------------------------------------------------------------------------------
+    # statements
 
     @property
     def version(self) -> int:
@@ -229,7 +231,8 @@ class _Sorter:
             )
         return position.after_decay or (step.decay is None and not lead)
 
-    # ---------------------------------------------------------------------------------------------------------- monomials
+    # ----------------------------------------------------------------------------------------------------------
+    # monomials
 
     def _sort(self, value: Expr, span: Span) -> tuple[list[Monomial], list[_Delta], list[_Write]]:
         rows, columns = self.state.dims
@@ -321,7 +324,8 @@ class _Sorter:
                 return self.locals[name]
         return map_children(expr, self._resolve)
 
-    # ------------------------------------------------------------------------------------------------------- orientation
+    # -------------------------------------------------------------------------------------------------------
+    # orientation
 
     def _oriented(self, output: Expr) -> NormalForm:
         reads = _Reads(self.expansion, self.state)
@@ -348,7 +352,7 @@ class _Sorter:
             return Position(renumber.get(position.block, block), position.step, position.after_decay)
 
         final = []
-        for number, ((side, version, q), name) in enumerate(reads.found.items()):
+        for (side, version, q), name in reads.found.items():
             position = canonical(version)
             if position.block < len(kept) and oriented[kept[position.block]].repeated and position.step > 0:
                 raise OutsideNormalForm("the output reads the state inside a repeat", self.spec.output[-1].span)
@@ -402,7 +406,8 @@ class _Sorter:
         return MicroStep(decay, tuple(deltas), tuple(rows))
 
 
-# ------------------------------------------------------------------------------------------------------------------- reads
+# -------------------------------------------------------------------------------------------------------------------
+# reads
 
 
 @dataclass
@@ -450,12 +455,13 @@ class _Reads:
         return scaled(monomial.coefficient, result if factor is None else Binary("*", factor, result, expr.span))
 
 
-# ----------------------------------------------------------------------------------------------------------------- helpers
+# -----------------------------------------------------------------------------------------------------------------
+# helpers
 
 
 def _reading_at_one_moment(blocks: list[Block]) -> list[Block]:
-    """All delta rows read after their micro-step's decay, or all before it; where the spec mixes them, y takes the decay
-    over: S^T Diag(e^g) y is a read before the decay of e^g y."""
+    """All delta rows read after their micro-step's decay, or all before it; where the spec mixes them, y takes the
+    decay over: S^T Diag(e^g) y is a read before the decay of e^g y."""
     moments = {
         row.after_decay
         for block in blocks

@@ -1,4 +1,5 @@
-"""The spec's recurrence, run token by token in exact arithmetic, statement by statement: what a derivation must equal."""
+"""The spec's recurrence, run token by token in exact arithmetic, statement by statement: what a derivation must
+equal."""
 
 from __future__ import annotations
 

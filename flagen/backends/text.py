@@ -16,3 +16,14 @@ def one_line(text: str) -> str:
     escape a character or hide one."""
     printable = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(printable.split()).replace("\\", "\\\\").replace('"', "'")
+
+
+_MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]()#+!|<>~$&"})
+
+
+def markdown(text: str) -> str:
+    """Free text from a spec as part of one line of Markdown: nothing in it is markup. A plain URL stays a link."""
+    folded = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    if folded.startswith(("https://", "http://")) and not set(folded) & set("\\`*[]()|<>~$ \"'"):
+        return f"<{folded}>"
+    return folded.translate(_MARKDOWN)

@@ -1,4 +1,5 @@
-"""The plan of the PyTorch chunk form: what runs for all chunks at once, what runs chunk after chunk, and on which rows."""
+"""The plan of the PyTorch chunk form: what runs for all chunks at once, what runs chunk after chunk, and on which
+rows."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ class Reader:
 class ChunkPlan:
     """Phases of the split chunk form.
 
-    Rows of a chunk stand on one timeline in (token, micro-step, slot) order; a micro-step has `slots` rows (as many as it
-    may bring at once), `rows` is how many a token has. Missing rows are zero rows.
+    Rows of a chunk stand on one timeline in (token, micro-step, slot) order; a micro-step has `slots` rows (as many as
+    it may bring at once), `rows` is how many a token has. Missing rows are zero rows.
     """
 
     form: ChunkForm
@@ -80,7 +81,8 @@ class ChunkPlan:
 
 
 def plan_chunk(form: ChunkForm) -> ChunkPlan:
-    """Sort the equations of `form` by whether they need the state before the chunk, and whether the next state needs them."""
+    """Sort the equations of `form` by whether they need the state before the chunk, and whether the next state needs
+    them."""
     nf = form.normal_form
     system = split_solve(form)
     carried = _carried(system)

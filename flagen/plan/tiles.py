@@ -29,7 +29,9 @@ from flagen.spec.model import (
     RowMap,
     StateRead,
     Transpose,
+    walk,
 )
+from flagen.spec.ranges import interval_of
 
 MAX_DIMS = 2
 """A tile has at most this many axes: three would not fit the registers, and no paper's state has them."""
@@ -226,8 +228,8 @@ def tiles_in(tile: Tile) -> Iterator[Tile]:
 
 
 def is_static(tile: Tile) -> bool:
-    """Whether nothing but numbers and sizes is in it: a constant of the compiled kernel."""
-    return all(not isinstance(part, Head | Value | StateTile) for part in tiles_in(tile))
+    """Whether a tile is arithmetic on numbers and sizes alone: a Python number to whoever compiles the kernel."""
+    return all(isinstance(part, Constant | Size | Negative | Product | Arithmetic) for part in tiles_in(tile))
 
 
 # ------------------------------------------------------------------------------------------------------------- lowering
@@ -278,6 +280,8 @@ class Lowering:
             case Contract(left, right):
                 return self._sum_of_product((self(left), self(right)), expr.dim, expr.span)
             case Call(function, args):
+                if all(isinstance(part, Number | Negate | Binary | Call) for part in walk(expr)):
+                    return Constant(interval_of(expr, {}).high)  # The range of a constant is that one number.
                 lowered = tuple(map(self, args))
                 return Function(function, lowered, self._union(lowered, expr.span))
             case Reduce():

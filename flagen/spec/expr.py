@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Literal
 
 from flagen.diagnostics import Span
-from flagen.spec.constants import constant_problem
+from flagen.spec.constants import Constants
 from flagen.spec.grammar import node_span, parse_number, parse_python
 from flagen.spec.loader import Scalar
 from flagen.spec.model import (
@@ -82,6 +82,7 @@ class _Elaborator:
         self.start = start
         self.resolve = resolve
         self.report = report
+        self.constants = Constants()
 
     def expr(self, node: ast.expr) -> Expr | None:
         match node:
@@ -91,7 +92,7 @@ class _Elaborator:
                 return self.resolve(name, self.span(node))
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 value = self.expr(operand)
-                return None if value is None else Negate(value, self.span(node))
+                return None if value is None else self.fitted(node, None, Negate(value, self.span(node)))
             case ast.UnaryOp(operand=operand):
                 self.refuse("E403", node, "`+` before a value is not part of the language", "leave it out")
                 self.expr(operand)
@@ -219,7 +220,7 @@ class _Elaborator:
         if misfit is not None:
             self.refuse(misfit.code, node, misfit.message, misfit.hint)
             return None
-        if (problem := constant_problem(expr)) is not None:
+        if (problem := self.constants.problem(expr)) is not None:
             self.refuse("E412", node, problem)
             return None
         return expr

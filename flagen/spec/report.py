@@ -91,7 +91,7 @@ class Report:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.diagnostics: list[Diagnostic] = []
+        self._found: dict[Diagnostic, None] = {}
         self.obscured = False
         """Whether something could not be read that may have used any name: then none is called unused."""
 
@@ -102,16 +102,20 @@ class Report:
         self._add(Diagnostic(code, span, message, hint, "warning"))
 
     def failed(self) -> bool:
-        return any(diagnostic.severity == "error" for diagnostic in self.diagnostics)
+        return any(diagnostic.severity == "error" for diagnostic in self._found)
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """All diagnostics as they were found, each once."""
+        return tuple(self._found)
 
     def ordered(self) -> tuple[Diagnostic, ...]:
         """All diagnostics in order of position."""
-        return tuple(sorted(self.diagnostics, key=lambda diagnostic: (diagnostic.span, diagnostic.code)))
+        return tuple(sorted(self._found, key=lambda diagnostic: (diagnostic.span, diagnostic.code)))
 
     def _add(self, diagnostic: Diagnostic) -> None:
         assert diagnostic.code in CODES, diagnostic.code
-        if diagnostic not in self.diagnostics:
-            self.diagnostics.append(diagnostic)
+        self._found[diagnostic] = None
 
 
 class Abandon(Exception):

@@ -84,10 +84,14 @@ class Roles:
         self.roles: dict[str, set[Role]] = {}
         every = list(assignments(update))
         self._locals = {assign.target: assign.value for assign in every if not assign.to_state}
-        self._values = self._locals | {entry.name: entry.value for entry in derived}
+        self._scaling: dict[str, frozenset[str]] = {}
+        """The derived names that each name scales by."""
+        for name, value in [(entry.name, entry.value) for entry in derived] + list(self._locals.items()):
+            # Derived names and locals are defined before they are used, so that no step goes deeper than one of them.
+            own = {name} if name not in self._locals else set()
+            self._scaling[name] = frozenset(own | self._scales(value))
         self._local_terms: dict[str, Terms] = {}
         for name, value in self._locals.items():
-            # A local is assigned before it is used, so that no step here goes deeper than one expression.
             self._local_terms[name] = self._terms(value)
         self._pending: list[tuple[Expr, bool]] = [(assign.value, True) for assign in every if assign.to_state]
         self._seen: set[tuple[str, bool]] = set()
@@ -127,14 +131,8 @@ class Roles:
             self.roles.setdefault(name, set()).update(roles)
 
     def _scales(self, factor: Expr) -> set[str]:
-        """The names a factor scales by, through the locals and derived names it uses."""
-        found: set[str] = set()
-        pending = [factor]
-        while pending:
-            new = _coefficients(pending.pop()) - found
-            found |= new
-            pending += [self._values[name] for name in new if name in self._values]
-        return found
+        """The derived names a factor scales by, through the locals and derived names it uses."""
+        return {found for name in _coefficients(factor) for found in self._scaling.get(name, ())}
 
     def _terms(self, expr: Expr) -> Terms:
         match expr:

@@ -49,10 +49,10 @@ def fused_recurrent_iplr_kernel(
     Each token of a value head reads 4 * K + V elements and writes V; each sequence reads and writes K * V elements
     of state, in float32.
     """
-    BLOCK_COUNT: tl.constexpr = tl.cdiv(V, BLOCK_V)
-    block = tl.program_id(0) % BLOCK_COUNT
-    value_head = tl.program_id(0) // BLOCK_COUNT % HV
-    sequence = (tl.program_id(0) // (BLOCK_COUNT * HV)).to(tl.int64)
+    blocks = tl.cdiv(V, BLOCK_V)
+    block = tl.program_id(0) % blocks
+    value_head = tl.program_id(0) // blocks % HV
+    sequence = (tl.program_id(0) // (blocks * HV)).to(tl.int64)
     key_head = value_head // (HV // H)
     if cu_seqlens_ptr is None:
         first_token = sequence * T

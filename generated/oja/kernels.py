@@ -51,10 +51,10 @@ def fused_recurrent_oja_kernel(
     Each token of a value head reads 2 * K + 2 * V + 1 elements and writes V; each sequence reads and writes K * V
     elements of state, in float32.
     """
-    BLOCK_COUNT: tl.constexpr = tl.cdiv(K, BLOCK_K)
-    block = tl.program_id(0) % BLOCK_COUNT
-    value_head = tl.program_id(0) // BLOCK_COUNT % HV
-    sequence = (tl.program_id(0) // (BLOCK_COUNT * HV)).to(tl.int64)
+    blocks = tl.cdiv(K, BLOCK_K)
+    block = tl.program_id(0) % blocks
+    value_head = tl.program_id(0) // blocks % HV
+    sequence = (tl.program_id(0) // (blocks * HV)).to(tl.int64)
     key_head = value_head // (HV // H)
     if cu_seqlens_ptr is None:
         first_token = sequence * T
@@ -88,7 +88,7 @@ def fused_recurrent_oja_kernel(
         S = S + (k - tl.sum(S * v[None, :], axis=1))[:, None] * (beta * v)[None, :]
         o = scale * tl.sum(S * q[:, None], axis=0)
         tl.store(
-            o_ptr + ((token * HV + value_head) * BLOCK_COUNT + block) * V + V_index,
+            o_ptr + ((token * HV + value_head) * blocks + block) * V + V_index,
             o.to(o_ptr.dtype.element_ty),
             mask=V_mask,
         )

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from flagen.diagnostics import Source
-from flagen.spec.constants import constant_problem
+from flagen.spec.constants import Constants
 from flagen.spec.model import (
     Binary,
     Call,
@@ -25,6 +25,7 @@ from flagen.spec.model import (
     RowMap,
     StateRead,
     Transpose,
+    walk,
 )
 from flagen.spec.names import Symbol, SymbolKind, Symbols
 from flagen.spec.ranges import Interval
@@ -131,7 +132,9 @@ def expressions(draw: st.DrawFn, dims: Dims, depth: int = 4) -> Expr:
         case _:
             expr = Binary(draw(_PRODUCTS), below(dims[1:]), below(dims))
     # A constant that has no value is no expression of the language.
-    return expr if constant_problem(expr) is None else leaf
+    constants = Constants()
+    legal = all(constants.problem(node) is None for node in reversed(list(walk(expr))))
+    return expr if legal else leaf
 
 
 Values = dict[str, np.ndarray]

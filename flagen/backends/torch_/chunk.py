@@ -104,7 +104,8 @@ def _legend(chunk: ChunkPlan) -> list[str]:
     return lines
 
 
-# ------------------------------------------------------------------------------------------------------------- equations
+# -------------------------------------------------------------------------------------------------------------
+# equations
 
 
 class _Equations:
@@ -142,7 +143,8 @@ def _plain(chunk: ChunkPlan, printer: EquationPrinter) -> set[str]:
 
 @dataclass
 class _ScanPrinter(EquationPrinter):
-    """Prints what runs chunk after chunk: all that the scan does not compute itself is one chunk's part, `x_n` of `x`."""
+    """Prints what runs chunk after chunk: all that the scan does not compute itself is one chunk's part, `x_n` of
+    `x`."""
 
     local: frozenset[str] | set[str] = frozenset()
     scanned: list[str] = field(default_factory=list)
@@ -165,7 +167,8 @@ class _ScanPrinter(EquationPrinter):
         return f"{name}_n"
 
 
-# ------------------------------------------------------------------------------------------------------------------ rows
+# ------------------------------------------------------------------------------------------------------------------
+# rows
 
 RowOf = Callable[[MicroStep, int], Expr | None]
 

@@ -5,7 +5,7 @@ stay at most 1:
 
     e^{+read}              on the rows that carry it          w * from the chunk's start
     e^{end - write}        on the rows that carry it          w * to the chunk's end
-    e^{read - write}       between two families of rows       scalar decay: a [readers, rows] matrix; per-key decay: halving
+    e^{read - write}       between two families of rows       a [readers, rows] matrix; halving for per-key decay
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class EquationPrinter:
     def per_key(self) -> bool:
         return self.plan.normal_form.decay_kind == "key"
 
-    # ---------------------------------------------------------------------------------------------------------- statements
+    # ----------------------------------------------------------------------------------------------------------
+    # statements
 
     def lines(self, statements: tuple[Statement, ...]) -> list[str]:
         """One line a statement; solves that share a matrix become one solve."""
@@ -78,7 +79,8 @@ class EquationPrinter:
     def name(self, factor: Factor) -> str:
         return self.names.get(factor.tensor, factor.tensor)
 
-    # --------------------------------------------------------------------------------------------------------------- terms
+    # ---------------------------------------------------------------------------------------------------------------
+    # terms
 
     def _term(self, term: Term, target: Factor) -> str:
         if len(term.factors) == 1:
@@ -105,7 +107,9 @@ class EquationPrinter:
         carrier = next((f for f in (left, right) if rows in f.index), None)
         outside = bool(exponents) and self.per_key and (carrier is None or "x" not in carrier.index)
         sides = [self._decayed(f, () if outside or f is not carrier else exponents, bare=False) for f in (left, right)]
-        text = f"{_oriented(sides[0], left, left.index[-1] == summed)} @ {_oriented(sides[1], right, right.index[0] == summed)}"
+        one = _oriented(sides[0], left, left.index[-1] == summed)
+        other = _oriented(sides[1], right, right.index[0] == summed)
+        text = f"{one} @ {other}"
         return f"{self._factor(exponents)} * ({text})" if outside else text
 
     def _pairwise(self, left: Factor, right: Factor, read: Exponent, summed: str) -> str:
@@ -135,10 +139,13 @@ class EquationPrinter:
             diagonal = -1 if reader.seen is None else reader.seen.fixed - 1
             decays_end_there = bool(term.exponents) and timeline.simple == diagonal
             # A triangular solve, for its part, reads nothing but what is below the diagonal.
-            return text if decays_end_there or target.tensor == "L" else f"({text}).tril({'' if diagonal == 0 else diagonal})"
+            if decays_end_there or target.tensor == "L":
+                return text
+            return f"({text}).tril({'' if diagonal == 0 else diagonal})"
         return f"torch.where({self._seen(reader)}, {text}, 0.0)"
 
-    # -------------------------------------------------------------------------------------------------------------- decays
+    # --------------------------------------------------------------------------------------------------------------
+    # decays
 
     def _factor(self, exponents: tuple[Exponent, ...]) -> str:
         """The name of e^{...} over the rows that carry it."""
@@ -173,7 +180,8 @@ class EquationPrinter:
             self.setup.append(f"{name} = {value}")
         return self.shared[value]
 
-    # ------------------------------------------------------------------------------------------------------------ timeline
+    # ------------------------------------------------------------------------------------------------------------
+    # timeline
 
     def timeline(self, tensor: str) -> Timeline:
         """Where the rows of the reader `tensor` stand."""

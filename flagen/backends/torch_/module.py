@@ -65,7 +65,7 @@ def module_file(plan: Plan) -> Rendering:
             "params": [
                 {
                     "name": p.name,
-                    "shape": tuple_of(((("HV",) if p.per_head else ()) + p.dims)),
+                    "shape": tuple_of((("HV",) if p.per_head else ()) + p.dims),
                     "doc": param_doc(p),
                     "initial": _initial(p),
                     "positional": p.default is None,

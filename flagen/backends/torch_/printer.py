@@ -66,7 +66,8 @@ _NUMBER_FUNCTIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Code:
-    """A printed expression: its text, how tightly it binds, its named dims in the order of its axes, what it depends on.
+    """A printed expression: its text, how tightly it binds, its named dims in the order of its axes, what it depends
+    on.
 
     `rows`: the text ends in an index that picks a row and leaves (batch, heads, *dims); more may be written into it.
     """
@@ -140,7 +141,8 @@ class Printer:
         if code.rows and ordered == code.dims:
             last = len(index) - index[::-1].index("None")
             return Code(f"{text[:-1]}, {', '.join([':', *index[:last]])}]", dims, code.level)
-        # Trailing axes are all that has to be said; `...` stands for the leading ones and what comes before the first None.
+        # Trailing axes are all that has to be said; `...` stands for the leading ones and what comes before the first
+        # None.
         return Code(f"{text}[{', '.join(['...', *index[index.index('None') :]])}]", dims, code.level)
 
     # ---------------------------------------------------------------------------------------------------------- nodes
@@ -168,9 +170,9 @@ class Printer:
             product = self._binary("*", left, right, left.dims)
             return Code(f"{product.bound(_ATOM)}.sum(-1)", (), level)
         letters = letters_of((*left.dims, *right.dims))
-        spell = lambda names: "..." + "".join(letters[name] for name in names)  # noqa: E731
         operands = (self.aligned(side, side.dims, level).text for side in (left, right))
-        subscripts = f"{spell(left.dims)},{spell(right.dims)}->{spell(dims)}"
+        first, second, result = ("..." + "".join(letters[d] for d in axes) for axes in (left.dims, right.dims, dims))
+        subscripts = f"{first},{second}->{result}"
         return Code(f'torch.einsum("{subscripts}", {", ".join(operands)})', dims, level)
 
     def _call(self, function: str, args: tuple[Code, ...], dims: Dims) -> Code:

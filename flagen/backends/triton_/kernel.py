@@ -99,10 +99,10 @@ class KernelWriter:
             yield "value_head = tl.program_id(0) % HV"
             yield "sequence = (tl.program_id(0) // HV).to(tl.int64)"
         else:
-            yield f"BLOCK_COUNT: tl.constexpr = tl.cdiv({split.dim}, BLOCK_{split.dim})"
-            yield "block = tl.program_id(0) % BLOCK_COUNT"
-            yield "value_head = tl.program_id(0) // BLOCK_COUNT % HV"
-            yield "sequence = (tl.program_id(0) // (BLOCK_COUNT * HV)).to(tl.int64)"
+            yield f"blocks = tl.cdiv({split.dim}, BLOCK_{split.dim})"
+            yield "block = tl.program_id(0) % blocks"
+            yield "value_head = tl.program_id(0) // blocks % HV"
+            yield "sequence = (tl.program_id(0) // (blocks * HV)).to(tl.int64)"
         if any(decl.heads == "H" for decl in self.spec.inputs):
             yield "key_head = value_head // (HV // H)"
         if self.plan.reads_head:
@@ -164,7 +164,7 @@ class KernelWriter:
         dims, split = self.spec.output_dims, self.plan.split
         row = "token * HV + value_head"
         if split is not None and split.partial:
-            row = f"({row}) * BLOCK_COUNT + block"
+            row = f"({row}) * blocks + block"
         mask = f", mask={self.axes.within(dims)}" if dims else ""
         target = f"{OUTPUT}_ptr + {self.axes.address(row, dims)}"
         store = f"tl.store({target}, {OUTPUT}.to({OUTPUT}_ptr.dtype.element_ty){mask})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from fractions import Fraction
 
 from flagen.backends.triton_.axes import Axes
@@ -99,9 +98,9 @@ class Printer:
         if name in _IN_CORE:
             return f"{_IN_CORE[name]}({self._tensor(args[0])})", _ATOM
         if name in _EXTREMES:
-            return self._extreme(name, *(self(arg) for arg in args)), _ATOM
+            return self._extreme(name, self._tensor(args[0]), self(args[1])), _ATOM
         if name == "clamp":
-            value, low, high = (self(arg) for arg in args)
+            value, low, high = self._tensor(args[0]), self(args[1]), self(args[2])
             return self._extreme("minimum", self._extreme("maximum", value, low), high), _ATOM
         helper = next((helper for helper in (name, f"_{name}") if helper in HELPERS), None)
         if helper is None:
@@ -133,14 +132,7 @@ class Printer:
 
 
 def literal(value: Fraction | float) -> Printed:
-    """A number as the float32 it becomes in a kernel: beyond that range Triton would make it a float64."""
+    """A number. Beside a float32 tensor Triton makes it a float32, whatever its size."""
     if math.isinf(value):
         return f'float("{"-" if value < 0 else ""}inf")', _ATOM
-    number = float(value)
-    try:
-        struct.pack("f", number)
-    except OverflowError:
-        return literal(math.copysign(math.inf, number))
-    if abs(number) < 2.0**-126:
-        number = 0.0  # The hardware flushes what is smaller.
-    return repr(number), _SIGN if number < 0 else _ATOM
+    return repr(float(value)), _SIGN if value < 0 else _ATOM

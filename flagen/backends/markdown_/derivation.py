@@ -1,0 +1,157 @@
+"""The context of `DERIVATION.md`: what the spec says, what was derived from it and proved, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flagen.algebra.normal_form import Decay, NormalForm
+from flagen.backends.markdown_.printer import EquationPrinter, ExpressionPrinter, symbol
+from flagen.backends.protocol import Rendering
+from flagen.backends.text import markdown
+from flagen.plan.cost import Cost, cost
+from flagen.plan.model import Plan, Unavailable
+from flagen.spec.model import Assign, Expr, Name, Repeat, Spec, walk
+
+_SIZES = (64, 128, 256)
+
+
+def derivation_file(plan: Plan) -> Rendering:
+    """`DERIVATION.md` of a package."""
+    spec = plan.spec
+    chunk = None if isinstance(plan.chunk, Unavailable) else plan.chunk
+    printer = ExpressionPrinter(_Subscripts(spec).of)
+    nf = None if chunk is None else chunk.normal_form
+    adjoint = plan.derivation.adjoint
+    equations = EquationPrinter(
+        numbered=nf is not None and len(nf.reads) > 1, per_key=nf is not None and nf.decay_kind == "key"
+    )
+    return Rendering(
+        "DERIVATION.md",
+        "markdown/DERIVATION.md.j2",
+        {
+            "title": markdown(spec.title or spec.name),
+            "paper": markdown(spec.paper),
+            "description": markdown(spec.description),
+            "recurrence": list(_recurrence(spec, printer)),
+            "steps": (symbol(spec.steps.symbol), spec.steps.argument) if spec.steps else None,
+            "reason": markdown(plan.chunk.reason) if isinstance(plan.chunk, Unavailable) else "",
+            "normal_form": [] if nf is None else list(_normal_form(nf, printer)),
+            "orientation": "" if nf is None else _orientation(nf),
+            "chunk_form": [] if chunk is None else [equations.print(s) for s in chunk.form.system.statements],
+            "adjoint": [] if adjoint is None else [equations.print(s) for s in adjoint.system.statements],
+            "decays": nf is not None and nf.decay_kind != "none",
+            "key": "" if nf is None else symbol(nf.key),
+            "value": "" if nf is None else symbol(nf.value),
+            "size": 0 if chunk is None else chunk.size,
+            "costs": [_row(cost(spec, chunk, size)) for size in _SIZES],
+            "cost_steps": _row_steps(spec),
+        },
+    )
+
+
+class _Subscripts:
+    """Which token, and which of its micro-steps, a name's value belongs to."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.per = {i.name: i.per for i in spec.inputs} | {d.name: d.per for d in spec.derived}
+        self.constant = {d.name for d in spec.derived if not _varies(d.value, spec)}
+
+    def of(self, name: Name) -> str:
+        if name.kind not in ("input", "derived") or name.name in self.constant:
+            return ""
+        return "t,j" if self.per[name.name] == "step" else "t"
+
+
+def _varies(expr: Expr, spec: Spec) -> bool:
+    definitions = {d.name: d.value for d in spec.derived}
+    for node in walk(expr):
+        if isinstance(node, Name):
+            if node.kind == "input":
+                return True
+            if node.kind == "derived" and _varies(definitions[node.name], spec):
+                return True
+    return False
+
+
+def _recurrence(spec: Spec, printer: ExpressionPrinter) -> Iterator[str]:
+    for derived in spec.derived:
+        name = Name(derived.name, "derived", derived.value.dims)
+        yield f"{printer.print(name)} &= {printer.print(derived.value)}"
+    for statement in spec.update:
+        if isinstance(statement, Repeat):
+            assert spec.steps is not None
+            yield rf"&\text{{for }} j = 1, \dots, {symbol(spec.steps.symbol)}:"
+            for inner in statement.body:
+                yield rf"\quad {_assign(inner, printer)}"
+        else:
+            yield _assign(statement, printer)
+    for statement in spec.output:
+        target = "o_t" if statement.target == "o" else symbol(statement.target)
+        yield f"{target} &= {printer.print(statement.value)}"
+
+
+def _assign(statement: Assign, printer: ExpressionPrinter) -> str:
+    arrow = r"\leftarrow" if statement.to_state else "="
+    return f"{symbol(statement.target)} &{arrow} {printer.print(statement.value)}"
+
+
+def _normal_form(nf: NormalForm, printer: ExpressionPrinter) -> Iterator[tuple[str, str, str]]:
+    """(what, the row's quantities, a remark) for each row of the normal form."""
+    for number, block in enumerate(nf.blocks):
+        times = "each micro-step" if block.repeated and nf.spec.steps else "once"
+        if block.lead:
+            yield "decay", _decay(block.lead, printer), "before the first micro-step only"
+        for step in block.steps:
+            where = times if len(nf.blocks) == 1 else f"block {number}, {times}"
+            if step.decay:
+                yield "decay", _decay(step.decay, printer), where
+            for row in step.deltas:
+                z = "0" if row.z is None else printer.print(row.z)
+                when = "after" if row.after_decay else "before"
+                text = f"w = {printer.print(row.w)}, \\quad y = {printer.print(row.y)}, \\quad z = {z}"
+                remark = f"{where}; y reads {when} the decay" if nf.decay_kind != "none" else where
+                yield "delta row", text, remark
+            for write in step.writes:
+                yield "write row", f"k = {printer.print(write.k)}, \\quad v = {printer.print(write.v)}", where
+    for read in nf.reads:
+        product = r"S^\top q" if read.side == "left" else r"S\,q"
+        text = rf"{_read_name(nf, read.name)} = {product}, \quad q = {printer.print(read.q)}"
+        yield f"{read.side} read", text, nf.describe(read.position)
+    output = printer.print(nf.output)
+    for read in nf.reads:
+        output = output.replace(symbol(read.name), _read_name(nf, read.name))
+    yield "output", f"o = {output}", ""
+
+
+def _decay(decay: Decay, printer: ExpressionPrinter) -> str:
+    return f"g = {printer.print(decay.log)}"
+
+
+def _read_name(nf: NormalForm, name: str) -> str:
+    """What a read is called in the table; one read needs no number."""
+    number = f"_{name.removeprefix('read')}" if len(nf.reads) > 1 else ""
+    return rf"\mathrm{{read}}{number}"
+
+
+def _orientation(nf: NormalForm) -> str:
+    text = f"S is [{nf.key}, {nf.value}]"
+    if nf.decays or nf.has_delta:
+        text += f"; decay and erase act on {nf.key}"
+    return f"{text}, so the declared state is transposed" if nf.transposed else text
+
+
+def _row(amount: Cost) -> tuple[str, ...]:
+    chunk = "–" if amount.chunk_flops is None else f"{amount.chunk_flops:,}"
+    return (
+        str(amount.size),
+        f"{amount.recurrent_flops:,}",
+        chunk,
+        f"{amount.bytes_moved:,}",
+        f"{amount.state_bytes:,}",
+    )
+
+
+def _row_steps(spec: Spec) -> str:
+    if spec.steps is None:
+        return ""
+    return f"{spec.steps.argument} = {spec.steps.default or 1}"

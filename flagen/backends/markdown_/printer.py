@@ -1,0 +1,225 @@
+"""Prints spec expressions and chunk equations as LaTeX that code hosts render."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from flagen.algebra.equations import Equation, Exponent, Factor, Mask, OffsetGradient, Solve, Statement, Term
+from flagen.spec.model import (
+    Binary,
+    Call,
+    Contract,
+    Expr,
+    Name,
+    Negate,
+    Number,
+    Outer,
+    Reduce,
+    RowMap,
+    StateRead,
+    Transpose,
+)
+
+_GREEK = frozenset(
+    (
+        *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"),
+        *("nu", "xi", "pi", "rho", "sigma", "tau", "phi", "chi", "psi", "omega"),
+    )
+)
+_OPERATORS = frozenset(("exp", "log", "tanh"))
+
+_SUM, _PRODUCT, _UNARY, _ATOM = range(4)
+
+Subscript = Callable[[Name], str]
+"""What a name's value belongs to: `t`, `t,j`, or nothing."""
+
+
+def symbol(name: str) -> str:
+    """A name of the spec as LaTeX: Greek where it is Greek, upright where it is a word."""
+    if name in _GREEK:
+        return rf"\{name}"
+    stem, _, digits = name.partition("_")
+    if len(name) == 1:
+        return name
+    if len(stem) == 1 and digits.isdigit():
+        return f"{stem}_{{{digits}}}"
+    escaped = name.replace("_", r"\_")
+    return rf"\mathrm{{{escaped}}}"
+
+
+@dataclass(frozen=True)
+class ExpressionPrinter:
+    """Prints expressions; `subscript` says which token a name's value belongs to."""
+
+    subscript: Subscript
+
+    def print(self, expr: Expr) -> str:
+        return self._print(expr)[0]
+
+    def _bound(self, expr: Expr, tightness: int) -> str:
+        text, binds = self._print(expr)
+        return text if binds >= tightness else rf"\left({text}\right)"
+
+    def _print(self, expr: Expr) -> tuple[str, int]:
+        match expr:
+            case Number(value):
+                return _number(value)
+            case Name(name):
+                subscript = self.subscript(expr)
+                return (f"{symbol(name)}_{{{subscript}}}" if subscript else symbol(name)), _ATOM
+            case StateRead(name, previous):
+                return (f"{symbol(name)}_{{t-1}}" if previous else symbol(name)), _ATOM
+            case Negate(value):
+                return f"-{self._bound(value, _PRODUCT)}", _SUM
+            case Binary("+" | "-" as op, left, right):
+                return f"{self._bound(left, _SUM)} {op} {self._bound(right, _SUM if op == '+' else _PRODUCT)}", _SUM
+            case Binary("*", left, right):
+                return self._product(left, right), _PRODUCT
+            case Binary("/", left, right):
+                return rf"\frac{{{self.print(left)}}}{{{self.print(right)}}}", _ATOM
+            case Binary(_, left, right):
+                return f"{{{self._bound(left, _ATOM)}}}^{{{self.print(right)}}}", _ATOM
+            case Outer(left, right):
+                return rf"{self._bound(left, _PRODUCT)}\,{self._transposed(right)}", _PRODUCT
+            case Contract(left, right):
+                return rf"{self._left_operand(left)}\,{self._bound(right, _UNARY)}", _PRODUCT
+            case Transpose(value):
+                return self._transposed(value), _ATOM
+            case Call(function, args):
+                return self._call(function, args), _ATOM
+            case Reduce(function, value, dim):
+                where = f"_{{{symbol(dim)}}}" if dim else ""
+                return rf"\operatorname{{{function}}}{where}\left({self.print(value)}\right)", _ATOM
+            case RowMap(function, value):
+                return rf"\operatorname{{{function}}}\left({self.print(value)}\right)", _ATOM
+
+    def _product(self, left: Expr, right: Expr) -> str:
+        one, other = self._bound(left, _PRODUCT), self._bound(right, _PRODUCT)
+        if not left.dims or not right.dims:
+            return rf"{one}\,{other}"
+        if left.dims == right.dims:
+            return rf"{one} \odot {other}"
+        small, large = (left, right) if len(left.dims) < len(right.dims) else (right, left)
+        diagonal = rf"\operatorname{{Diag}}\left({self.print(small)}\right)"
+        matrix = self._bound(large, _PRODUCT)
+        return rf"{diagonal}\,{matrix}" if large.dims[0] == small.dims[0] else rf"{matrix}\,{diagonal}"
+
+    def _left_operand(self, left: Expr) -> str:
+        if isinstance(left, Transpose):
+            return self._transposed(left.value)
+        return self._bound(left, _UNARY) if len(left.dims) > 1 else self._transposed(left)
+
+    def _transposed(self, expr: Expr) -> str:
+        text = self._bound(expr, _ATOM)
+        return rf"{{{text}}}^\top" if "^" in text else rf"{text}^\top"
+
+    def _call(self, function: str, args: tuple[Expr, ...]) -> str:
+        if function == "exp":
+            return f"e^{{{self.print(args[0])}}}"
+        if function == "sqrt":
+            return rf"\sqrt{{{self.print(args[0])}}}"
+        if function == "abs":
+            return rf"\lvert {self.print(args[0])} \rvert"
+        name = rf"\{function}" if function in _OPERATORS else rf"\operatorname{{{function}}}"
+        return rf"{name}\left({', '.join(self.print(arg) for arg in args)}\right)"
+
+
+def _number(value: Fraction | float) -> tuple[str, int]:
+    if isinstance(value, float):
+        return (r"\infty", _ATOM) if value > 0 else (r"-\infty", _SUM)
+    if value < 0:
+        return f"-{_number(-value)[0]}", _SUM
+    if value.denominator == 1:
+        return str(value.numerator), _ATOM
+    digits = math.floor(math.log10(value)) if value else 0
+    if digits < -3 and (value * Fraction(10) ** -digits).denominator == 1:
+        mantissa = value * Fraction(10) ** -digits
+        power = f"10^{{{digits}}}"
+        return (power, _ATOM) if mantissa == 1 else (rf"{mantissa} \cdot {power}", _PRODUCT)
+    short = repr(float(value))
+    if Fraction(short) == value:
+        return short, _ATOM
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}", _ATOM
+
+
+# -------------------------------------------------------------------------------------------------------------
+# equations
+
+
+@dataclass(frozen=True)
+class EquationPrinter:
+    """Prints the equations of a chunk form. With one read, its tensors need no number (`numbered`); a decay `per_key`
+    has offsets for every key channel."""
+
+    numbered: bool
+    per_key: bool
+
+    def print(self, statement: Statement) -> str:
+        match statement:
+            case Equation(target, terms):
+                return f"{self._factor(target)} &= {self._sum(terms, target)}"
+            case Solve(target, matrix, right, transposed):
+                power = r"-\top" if transposed else "-1"
+                return f"{self._name(target.tensor)} &= (I - {self._name(matrix)})^{{{power}}} {self._name(right)}"
+            case OffsetGradient(target, pairs):
+                return f"{self._gradient(target)} &= {self._pairs(pairs, target)}"
+
+    def _sum(self, terms: tuple[Term, ...], target: Factor) -> str:
+        if not terms:
+            return "0"
+        text = ""
+        for term in terms:
+            text += (" - " if term.sign < 0 else " + " if text else "") + self._term(term, target)
+        return text.strip()
+
+    def _term(self, term: Term, target: Factor) -> str:
+        summed = sorted(term.letters - set(target.index), key="ijmtxy".index)
+        parts = [rf"\sum_{{{' '.join(summed)}}}"] if summed else []
+        if term.mask:
+            parts.append(_mask(term.mask))
+        parts += [self._factor(factor) for factor in term.factors]
+        if term.exponents:
+            parts.append(f"e^{{{self._exponents(term.exponents)}}}")
+        return r"\,".join(parts)
+
+    def _pairs(self, pairs: tuple[tuple[int, Factor, Factor], ...], target: Factor) -> str:
+        text = ""
+        for sign, left, right in pairs:
+            summed = [letter for letter in left.index if letter not in target.index]
+            total = rf"\sum_{{{' '.join(summed)}}} " if summed else ""
+            text += ("-" if sign < 0 else "+" if text else "") + rf"{total}{self._factor(left)}\,{self._factor(right)}"
+        return text
+
+    def _exponents(self, exponents: tuple[Exponent, ...]) -> str:
+        text = " ".join(f"{'+' if e.sign > 0 else '-'} {self._offset(e.offset, e.row)}" for e in exponents)
+        return text.removeprefix("+ ")
+
+    def _offset(self, offset: str, row: str) -> str:
+        channel = "x" if self.per_key else ""
+        if offset == "Gend":
+            return rf"\Gamma_{{C{channel}}}"
+        return rf"\Gamma^{{{self._name(offset.removeprefix('G'))}}}_{{{row}{channel}}}"
+
+    def _gradient(self, target: Factor) -> str:
+        row = next((letter for letter in target.index if letter != "x"), "")
+        return rf"\mathrm{{d}}{self._offset(target.tensor.removeprefix('d'), row)}"
+
+    def _factor(self, factor: Factor) -> str:
+        return f"{self._name(factor.tensor)}_{{{''.join(factor.index)}}}"
+
+    def _name(self, tensor: str) -> str:
+        if tensor == "S0":
+            return "S^0"
+        if tensor == "S1":
+            return "S^C"
+        if tensor.startswith("d") and len(tensor) > 1:
+            return rf"\mathrm{{d}}{self._name(tensor[1:])}"
+        letter, digits = tensor[:1], tensor[1:]
+        return f"{letter}^{{{digits}}}" if digits and self.numbered else letter
+
+
+def _mask(mask: Mask) -> str:
+    return rf"[{mask.column} \prec {mask.row}]"

@@ -1,0 +1,93 @@
+"""What an operator costs: flops, bytes and state, for a token and a value head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flagen.algebra.equations import FAMILY, Equation, Solve, Statement
+from flagen.plan.chunk import ChunkPlan
+from flagen.spec.model import Binary, Call, Contract, Expr, Name, Number, Outer, Reduce, Repeat, RowMap, Spec, children
+
+HALF, SINGLE = 2, 4
+"""Bytes of an element of an input in bf16, and of a state."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs of one token of one value head, every dim of one size.
+
+    recurrent_flops: the update and the output, statement by statement.
+    chunk_flops: the chunk form's matrix products and its solve, a chunk's share; None without one.
+    bytes_moved: inputs read and output written once, in bf16: what no kernel can go below.
+    state_bytes: the state, in float32.
+    """
+
+    size: int
+    steps: int
+    recurrent_flops: int
+    chunk_flops: int | None
+    bytes_moved: int
+    state_bytes: int
+
+
+def cost(spec: Spec, chunk: ChunkPlan | None, size: int) -> Cost:
+    """The cost of `spec` with every dim of `size`, at its default number of micro-steps."""
+    sizes = dict.fromkeys(spec.dims, size)
+    steps = (spec.steps.default or 1) if spec.steps else 1
+    inputs = sum(math.prod(sizes[d] for d in i.dims) * (steps if i.per == "step" else 1) for i in spec.inputs)
+    output = math.prod(sizes[d] for d in spec.output_dims)
+    return Cost(
+        size=size,
+        steps=steps,
+        recurrent_flops=_recurrent_flops(spec, sizes, steps),
+        chunk_flops=None if chunk is None else _chunk_flops(chunk, sizes, steps),
+        bytes_moved=HALF * (inputs + output),
+        state_bytes=SINGLE * sum(math.prod(sizes[d] for d in state.dims) for state in spec.states),
+    )
+
+
+def _recurrent_flops(spec: Spec, sizes: Mapping[str, int], steps: int) -> int:
+    total = sum(_flops(derived.value, sizes) * (steps if derived.per == "step" else 1) for derived in spec.derived)
+    for statement in spec.update:
+        if isinstance(statement, Repeat):
+            total += steps * sum(_flops(inner.value, sizes) for inner in statement.body)
+        else:
+            total += _flops(statement.value, sizes)
+    return total + sum(_flops(statement.value, sizes) for statement in spec.output)
+
+
+def _flops(expr: Expr, sizes: Mapping[str, int]) -> int:
+    """One flop an addition, a multiplication or a function of one element; a contraction is both."""
+    elements = math.prod(sizes[dim] for dim in expr.dims)
+    inner = sum(_flops(child, sizes) for child in children(expr))
+    match expr:
+        case Number() | Name():
+            return 0
+        case Contract():
+            return inner + 2 * elements * sizes[expr.dim]
+        case Binary() | Outer() | Call():
+            return inner + elements
+        case Reduce(_, value) | RowMap(_, value):
+            return inner + math.prod(sizes[dim] for dim in value.dims)
+    return inner
+
+
+def _chunk_flops(chunk: ChunkPlan, sizes: Mapping[str, int], steps: int) -> int:
+    rows = (chunk.rows.fixed + chunk.rows.repeated * steps) * chunk.size
+    nf = chunk.normal_form
+    extents = {"delta": rows, "write": rows, "token": chunk.size, "key": sizes[nf.key], "value": sizes[nf.value]}
+    statements = (*chunk.before, *chunk.after, *(s for s in chunk.scan if s.target.tensor == "S1"))
+    return sum(_statement_flops(statement, extents) for statement in statements) // chunk.size
+
+
+def _statement_flops(statement: Statement, extents: Mapping[str, int]) -> int:
+    match statement:
+        case Equation(_, terms):
+            products = [term for term in terms if len(term.factors) > 1]
+            return sum(2 * math.prod(extents[FAMILY[letter]] for letter in term.letters) for term in products)
+        case Solve(target):
+            rows, channels = (extents[FAMILY[x]] for x in target.index)
+            return rows * rows * channels
+    return 0
