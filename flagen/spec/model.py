@@ -1,7 +1,8 @@
 """The spec as data: a frozen, fully checked tree that every later stage reads.
 
 Expressions carry their named dims and their position. Positions do not take part in equality, so two expressions are
-equal when they say the same thing.
+equal when they say the same thing. Dims are computed once a node: asking below each time would double the work at every
+level.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Literal
 
 from flagen.diagnostics import NOWHERE, Source, Span
@@ -83,7 +85,7 @@ class Negate:
     value: Expr
     span: Span = field(default=NOWHERE, compare=False)
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         return self.value.dims
 
@@ -98,7 +100,7 @@ class Binary:
     right: Expr
     span: Span = field(default=NOWHERE, compare=False)
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         return self.left.dims if len(self.left.dims) >= len(self.right.dims) else self.right.dims
 
@@ -115,7 +117,7 @@ class Contract:
     def dim(self) -> str:
         return self.right.dims[0]
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         return self.left.dims[:-1] + self.right.dims[1:]
 
@@ -127,7 +129,7 @@ class Transpose:
     value: Expr
     span: Span = field(default=NOWHERE, compare=False)
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         return self.value.dims[::-1]
 
@@ -140,7 +142,7 @@ class Outer:
     right: Expr
     span: Span = field(default=NOWHERE, compare=False)
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         return self.left.dims + self.right.dims
 
@@ -153,7 +155,7 @@ class Call:
     args: tuple[Expr, ...]
     span: Span = field(default=NOWHERE, compare=False)
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         return max((arg.dims for arg in self.args), key=len)
 
@@ -167,7 +169,7 @@ class Reduce:
     dim: str | None
     span: Span = field(default=NOWHERE, compare=False)
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         return () if self.dim is None else tuple(dim for dim in self.value.dims if dim != self.dim)
 
@@ -180,7 +182,7 @@ class RowMap:
     value: Expr
     span: Span = field(default=NOWHERE, compare=False)
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         return self.value.dims
 

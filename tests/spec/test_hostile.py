@@ -205,3 +205,12 @@ def test_work_is_bounded_where_names_build_on_each_other() -> None:
         f"update:\n{squares}\n  - S = a400 * S + outer(k, v)\noutput: o = S.T @ k\n"
     )
     assert len(spec.update) == 401
+
+
+def test_work_is_bounded_where_an_expression_is_deep() -> None:
+    """Dims that every level asked for twice would take 2 ** 60 steps."""
+    spec = parse_spec(
+        "flagen: 1\nname: deep\nstate: {S: [K, V]}\ninputs: {k: [K], v: [V], g: []}\n"
+        f"update: S = S * ({' + '.join(['g'] * 60)}) + outer(k, v)\noutput: o = S.T @ k\n"
+    )
+    assert spec.output_dims == ("V",)
