@@ -14,7 +14,7 @@ from flagen.plan.padding import PaddingRules
 from flagen.plan.schedule import Action, Keep, Load, Schedule, Set, Steps, declared_names, make_schedule
 from flagen.plan.show import show
 from flagen.plan.split import Split, choose_split
-from flagen.plan.tiles import MAX_DIMS, Head, MatMul, TooManyDims
+from flagen.plan.tiles import MAX_DIMS, Head, MatMul, Size, TooManyDims
 from flagen.spec.model import Dims, Spec
 
 
@@ -65,6 +65,12 @@ class FusedPlan:
     def reads_head(self) -> bool:
         """Whether an expression names `head`."""
         return any(isinstance(tile, Head) for tile in self.schedule.evaluated())
+
+    @property
+    def needs_key_heads(self) -> bool:
+        """Whether the kernel has to know H: an input has a row for each key head, or an expression names the size."""
+        named = any(isinstance(tile, Size) and tile.name == "H" for tile in self.schedule.evaluated())
+        return named or any(decl.heads == "H" for decl in self.spec.inputs)
 
 
 def plan_fused_recurrent(spec: Spec) -> FusedPlan | Unavailable:

@@ -37,6 +37,7 @@ from flagen.plan.tiles import (
     Sum,
     Tile,
     Value,
+    is_static,
     operands,
     rebuild,
 )
@@ -212,6 +213,8 @@ def _combined(tile: Tile, paddings: tuple[Padding, ...]) -> Padding:
             return _sum(*paddings)
         case Arithmetic("-"):
             return _sum(paddings[0], _negated(paddings[1]))
+        case Arithmetic("/", _, right) if is_static(right) and paddings[1] != 0:
+            return _product((paddings[0], FINITE))  # A size is no zero, and neither is a constant of the language.
         case Arithmetic("/"):
             return _quotient(*paddings)
         case Arithmetic("**"):

@@ -49,8 +49,13 @@ def _warps(plan: FusedPlan) -> str:
     if not large or not large[0]:
         return "1"
     total = " * ".join(f"BLOCK_{dim}" for dim in large[0]) if len(large) == 1 else _sum_of_blocks(large)
-    warps = f"min(16, max(1, {total} // 2048))"
+    warps = f"min(16, max(1, {total} // {_values_per_warp(plan)}))"
     return warps if len(large) == 1 else f"triton.next_power_of_2({warps})"
+
+
+def _values_per_warp(plan: FusedPlan) -> int:
+    """How much of the state a warp holds: 64 values a thread; `tl.dot` in full precision needs the registers itself."""
+    return 512 if plan.matrix_dims else 2048
 
 
 def _large(plan: FusedPlan) -> list[Dims]:

@@ -11,12 +11,14 @@ from flagen.spec.model import Dims, Spec
 def ownership(plan: FusedPlan) -> str:
     """Which part of the work one program has, and why it can have it."""
     spec, split = plan.spec, plan.split
-    names = _listed(state.name for state in spec.states)
     if split is None:
         crossed = _listed(dim for dim in plan.order if any(dim in state.dims for state in spec.states))
         reason = f": there are sums over {crossed}, so no part of it can go on alone" if crossed else ""
-        return f"A program owns {names} of one value head of one sequence{reason}."
-    block = f"A program owns BLOCK_{split.dim} indices of {split.dim} of {names}, of one value head of one sequence."
+        return f"A program owns {_listed(state.name for state in spec.states)} of one head of one sequence{reason}."
+    cut = _listed(state.name for state in spec.states if split.dim in state.dims)
+    whole = _listed(state.name for state in spec.states if split.dim not in state.dims)
+    aside = f" Beside it, each computes the whole of {whole}." if whole else ""
+    block = f"A program owns BLOCK_{split.dim} indices of {split.dim} of {cut}, of one head of one sequence.{aside}"
     if split.partial:
         return (
             f"{block} Only the output sums over {split.dim}: a program writes its own share of that sum, and the shares"
@@ -30,26 +32,26 @@ def traffic(spec: Spec) -> str:
     once = _count([decl.dims for decl in spec.inputs if decl.per == "token"])
     each = _count([decl.dims for decl in spec.inputs if decl.per == "step"])
     symbol = "" if spec.steps is None else spec.steps.symbol
-    read = " + ".join(filter(None, (once, each and f"{symbol} * ({each})")))
+    read = " + ".join(filter(None, (once, each and f"{symbol}*({each})")))
     state = " + ".join(_size(state.dims) for state in spec.states)
     return (
-        f"Each token of a value head reads {read} elements and writes {_size(spec.output_dims)};"
+        f"Each token of a head reads {read} elements and writes {_size(spec.output_dims)};"
         f" each sequence reads and writes {state} elements of state, in float32."
     )
 
 
 def _count(rows: Sequence[Dims]) -> str:
-    """How many elements rows over these dims have together: `2 * K + V + 1`."""
+    """How many elements rows over these dims have together: `2*K + V + 1`."""
     counts: dict[str, int] = {}
     for dims in rows:
         counts[_size(dims)] = counts.get(_size(dims), 0) + 1
     ones = counts.pop("1", 0)
-    terms = [size if count == 1 else f"{count} * {size}" for size, count in counts.items()]
+    terms = [size if count == 1 else f"{count}*{size}" for size, count in counts.items()]
     return " + ".join((*terms, *([str(ones)] if ones else [])))
 
 
 def _size(dims: Dims) -> str:
-    return " * ".join(dims) or "1"
+    return "*".join(dims) or "1"
 
 
 def _listed(names: Iterable[str]) -> str:

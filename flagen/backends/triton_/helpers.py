@@ -61,6 +61,23 @@ def logaddexp(x, y):
     larger = tl.where(x > y, x, y)
     return tl.where(tl.abs(larger) == float("inf"), larger, larger + log1p(tl.exp(-tl.abs(x - y))))
 ''',
+    '''
+@triton.jit
+def minimum(x, y):
+    """The smaller; of a NaN and a number the NaN, as in PyTorch."""
+    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+''',
+    '''
+@triton.jit
+def maximum(x, y):
+    """The larger; of a NaN and a number the NaN, as in PyTorch."""
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+''',
+    """
+@triton.jit
+def clamp(x, low, high):
+    return minimum(maximum(x, low), high)
+""",
     """
 @triton.jit
 def relu(x):

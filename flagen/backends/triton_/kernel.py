@@ -80,7 +80,8 @@ def compile_time_sizes(plan: FusedPlan) -> tuple[str, ...]:
     """Every size that a kernel is compiled for, blocks last."""
     spec = plan.spec
     steps = () if spec.steps is None else (spec.steps.symbol,)
-    return (*steps, "H", "HV", *plan.order, *(f"BLOCK_{dim}" for dim in plan.order))
+    heads = ("H", "HV") if plan.needs_key_heads else ("HV",)
+    return (*steps, *heads, *plan.order, *(f"BLOCK_{dim}" for dim in plan.order))
 
 
 class KernelWriter:
@@ -95,14 +96,15 @@ class KernelWriter:
     def program(self) -> Iterator[str]:
         """Which sequence, head and block a program has: blocks of a head are neighbours, then heads, for the cache."""
         split = self.plan.split
+        yield "program = tl.program_id(0)"
         if split is None:
-            yield "value_head = tl.program_id(0) % HV"
-            yield "sequence = (tl.program_id(0) // HV).to(tl.int64)"
+            yield "value_head = program % HV"
+            yield "sequence = (program // HV).to(tl.int64)"
         else:
             yield f"blocks = tl.cdiv({split.dim}, BLOCK_{split.dim})"
-            yield "block = tl.program_id(0) % blocks"
-            yield "value_head = tl.program_id(0) // blocks % HV"
-            yield "sequence = (tl.program_id(0) // (blocks * HV)).to(tl.int64)"
+            yield "block = program % blocks"
+            yield "value_head = program // blocks % HV"
+            yield "sequence = (program // (blocks * HV)).to(tl.int64)"
         if any(decl.heads == "H" for decl in self.spec.inputs):
             yield "key_head = value_head // (HV // H)"
         if self.plan.reads_head:
@@ -119,7 +121,7 @@ class KernelWriter:
         for state in self.spec.states:
             blocks = [f"BLOCK_{dim}" for dim in self.axes.sorted(state.dims)]
             init = literal(state.init)[0]
-            address = self.axes.address("sequence * HV + value_head", state.dims)
+            address = self.axes.address("state_row", state.dims)
             mask = self.axes.within(state.dims)
             given, wanted = f"{state.name}_initial_ptr", f"{state.name}_final_ptr"
             yield StateCode(

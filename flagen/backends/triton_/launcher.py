@@ -37,12 +37,16 @@ def launcher_context(plan: FusedPlan) -> Mapping[str, object]:
         "initials": ["initial_state"] if len(finals) == 1 else [f"{state.name}_initial" for state in spec.states],
         "finals": finals[0] if len(finals) == 1 else tuple_of(finals),
         "scalars": [param.name for param in spec.params if not param.is_tensor],
-        "compile_time": [*_steps(spec), "H=args.H", "HV=args.HV", *(f"{dim}=args.{dim}" for dim in plan.order)],
+        "compile_time": [*_steps(spec), *_heads(plan), *(f"{dim}=args.{dim}" for dim in plan.order)],
     }
 
 
 def _steps(spec: Spec) -> list[str]:
     return [] if spec.steps is None else [f"{spec.steps.symbol}={spec.steps.argument}"]
+
+
+def _heads(plan: FusedPlan) -> list[str]:
+    return ["H=args.H", "HV=args.HV"] if plan.needs_key_heads else ["HV=args.HV"]
 
 
 def _defaults(spec: Spec) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,8 @@ _SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(5)
 """How tightly Python's operators bind."""
 
 _IN_CORE = {name: f"tl.{name}" for name in ("exp", "exp2", "log", "sqrt", "rsqrt", "abs", "sigmoid")}
-_EXTREMES = {"minimum": "tl.minimum", "maximum": "tl.maximum"}
+_TAKE_NUMBERS = frozenset(("minimum", "maximum", "clamp", "logaddexp"))
+"""Helpers that take a Python number beside a tensor."""
 
 Printed = tuple[str, int]
 """Source text, and how tightly its outermost operator binds."""
@@ -97,20 +98,11 @@ class Printer:
             return f"{self(args[0])} * {self(args[0])}", _PRODUCT
         if name in _IN_CORE:
             return f"{_IN_CORE[name]}({self._tensor(args[0])})", _ATOM
-        if name in _EXTREMES:
-            return self._extreme(name, self._tensor(args[0]), self(args[1])), _ATOM
-        if name == "clamp":
-            value, low, high = self._tensor(args[0]), self(args[1]), self(args[2])
-            return self._extreme("minimum", self._extreme("maximum", value, low), high), _ATOM
         helper = next((helper for helper in (name, f"_{name}") if helper in HELPERS), None)
         if helper is None:
             raise InternalError(f"the Triton printer does not know the function {name}")
-        return f"{helper}({', '.join(map(self._tensor, args))})", _ATOM
-
-    @staticmethod
-    def _extreme(name: str, left: str, right: str) -> str:
-        # As in PyTorch, a NaN on either side comes out.
-        return f"{_EXTREMES[name]}({left}, {right}, propagate_nan=tl.PropagateNan.ALL)"
+        bare = name in _TAKE_NUMBERS and not all(map(is_static, args))
+        return f"{helper}({', '.join(map(self if bare else self._tensor, args))})", _ATOM
 
     def _tensor(self, tile: Tile) -> str:
         """`tile` where a tensor is wanted: numbers and sizes alone are Python numbers to the compiler."""
