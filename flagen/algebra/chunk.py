@@ -69,8 +69,7 @@ class _Builder:
         system = System(self.inputs, self.offsets, tuple(self.statements))
         return ChunkForm(self.nf, system, outputs)
 
-    # ------------------------------------------------------------------------------------------------------------
-    # equations
+    # -------------------------------------------------------------------------------------------------------- equations
 
     def _solve(self) -> None:
         right = [Term((Factor("z", ("i", "y")),))] if self.nf.has_erased_write else []
@@ -117,8 +116,7 @@ class _Builder:
             terms.append(Term(factors, self._decay((1, "Gend", ""), (-1, "Gk", "m"))))
         self._define("S1", ("x", "y"), *terms)
 
-    # --------------------------------------------------------------------------------------------------------------
-    # pieces
+    # ----------------------------------------------------------------------------------------------------------- pieces
 
     def _score(self, reader: str, row: str, writer: str, column: str) -> Term:
         """<reader, Greader; writer, Gwriter> over the key channels, masked."""

@@ -19,7 +19,6 @@ from fractions import Fraction
 import sympy
 
 from flagen.diagnostics import InternalError, Span
-from flagen.spec.expr import to_source
 from flagen.spec.model import (
     Binary,
     Contract,
@@ -33,6 +32,7 @@ from flagen.spec.model import (
     Transpose,
     walk,
 )
+from flagen.spec.printer import to_source
 
 Index = str
 Indices = Mapping[str, Index]
@@ -113,8 +113,7 @@ class Expansion:
         found = [self._monomial(term) for term in sympy.Add.make_args(polynomial) if term != 0]
         return tuple(sorted(found, key=lambda m: ([_position(e) for e in m.elements], m.coefficient)))
 
-    # ------------------------------------------------------------------------------------------------ expression →
-    # SymPy
+    # ----------------------------------------------------------------------------------------------- expression → SymPy
 
     def _polynomial(self, expr: Expr, indices: Indices) -> sympy.Expr:
         match expr:
@@ -222,8 +221,7 @@ def _first_span(expr: Expr) -> Span:
     return min((node.span for node in walk(expr)), key=lambda span: (span.line, span.column))
 
 
-# --------------------------------------------------------------------------------------------------- elements →
-# expression
+# ------------------------------------------------------------------------------------------------ elements → expression
 
 
 def components(elements: Iterable[Element]) -> tuple[tuple[frozenset[Index], tuple[Element, ...]], ...]:

@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flagen.spec.expr import to_source
 from flagen.spec.model import Expr, Spec
+from flagen.spec.printer import to_source
 
 
 @dataclass(frozen=True)

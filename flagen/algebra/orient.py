@@ -12,7 +12,6 @@ The dim that decay and delta rows act on becomes the key dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -25,31 +24,26 @@ from flagen.algebra.monomials import (
     OutsideNormalForm,
     components,
     product,
-    reads_state,
     scaled,
     total,
 )
 from flagen.algebra.normal_form import Block, Decay, DeltaRow, MicroStep, NormalForm, Position, Read, WriteRow
+from flagen.algebra.reads import ONE, Reads, at_version, freed, version_of, versions_in
 from flagen.algebra.rewrite import map_children
 from flagen.diagnostics import Span
 from flagen.spec.model import (
     Assign,
     Binary,
-    Contract,
     Derived,
     Expr,
     Interval,
     Name,
     Number,
-    Reduce,
     Repeat,
     Spec,
     State,
     StateRead,
-    walk,
 )
-
-ONE = Number(Fraction(1))
 
 
 def normal_form(spec: Spec) -> NormalForm:
@@ -70,8 +64,7 @@ def normal_form(spec: Spec) -> NormalForm:
     return _Sorter(spec, state).run()
 
 
-# ------------------------------------------------------------------------------------- one statement's effect,
-# unoriented
+# ----------------------------------------------------------------------------------- one statement's effect, unoriented
 
 
 @dataclass(frozen=True)
@@ -145,8 +138,7 @@ class _Sorter:
             self.locals[statement.target] = outputs[statement.target] = value
         return self._oriented(outputs["o"])
 
-    # ----------------------------------------------------------------------------------------------------------
-    # statements
+    # ------------------------------------------------------------------------------------------------------- statements
 
     @property
     def version(self) -> int:
@@ -156,7 +148,7 @@ class _Sorter:
         value = self._resolve(statement.value)
         if not statement.to_state:
             self.locals[statement.target] = value
-            self.captured |= set(_versions(value))
+            self.captured |= set(versions_in(value))
             return
         direct, deltas, writes = self._sort(value, statement.value.span)
         factor = self._factor(direct, value)
@@ -231,8 +223,7 @@ class _Sorter:
             )
         return position.after_decay or (step.decay is None and not lead)
 
-    # ----------------------------------------------------------------------------------------------------------
-    # monomials
+    # -------------------------------------------------------------------------------------------------------- monomials
 
     def _sort(self, value: Expr, span: Span) -> tuple[list[Monomial], list[_Delta], list[_Write]]:
         rows, columns = self.state.dims
@@ -245,14 +236,14 @@ class _Sorter:
                 continue
             (read,) = monomial.states
             if read.index == (rows, columns):
-                if _version(read) != self.version:
+                if version_of(read) != self.version:
                     raise OutsideNormalForm(
                         "the update continues from an older state than the last statement left", span
                     )
                 direct.append(monomial)
             else:
                 acts_on, w, y = self._delta(monomial, read, span)
-                deltas.setdefault((acts_on, w, _version(read)), []).append(y)
+                deltas.setdefault((acts_on, w, version_of(read)), []).append(y)
         merged = [_Delta(acts_on, w, total(ys) or ONE, version) for (acts_on, w, version), ys in deltas.items()]
         return direct, merged, writes
 
@@ -274,7 +265,7 @@ class _Sorter:
                 w = product(members)
             else:
                 y += members
-        return acts_on, w or ONE, scaled(monomial.coefficient, product(_freed(y, contracted)))
+        return acts_on, w or ONE, scaled(monomial.coefficient, product(freed(y, contracted)))
 
     def _write(self, monomial: Monomial, span: Span) -> _Write:
         rows, columns = self.state.dims
@@ -315,20 +306,19 @@ class _Sorter:
     def _resolve(self, expr: Expr) -> Expr:
         """`expr` with locals inlined and each state read tied to the version of the state it sees."""
         match expr:
-            case StateRead(name, previous, dims, span):
-                version = 0 if previous else self.version
-                return StateRead(f"{name}@{version}", False, dims, span)
+            case StateRead():
+                version = 0 if expr.previous else self.version
+                return at_version(expr, version)
             case Name(name, "local"):
                 if name not in self.locals:
                     raise OutsideNormalForm(f"{name} is assigned inside a repeat and used outside it", expr.span)
                 return self.locals[name]
         return map_children(expr, self._resolve)
 
-    # -------------------------------------------------------------------------------------------------------
-    # orientation
+    # ------------------------------------------------------------------------------------------------------ orientation
 
     def _oriented(self, output: Expr) -> NormalForm:
-        reads = _Reads(self.expansion, self.state)
+        reads = Reads(self.expansion, self.state)
         result = reads.extract(output)
         key = self._key_dim(reads)
         rows, columns = self.state.dims
@@ -367,7 +357,7 @@ class _Sorter:
             output=result,
         )
 
-    def _key_dim(self, reads: _Reads) -> str:
+    def _key_dim(self, reads: Reads) -> str:
         rows, columns = self.state.dims
         acting: dict[str, Span] = {}
         for block in self.blocks:
@@ -406,57 +396,7 @@ class _Sorter:
         return MicroStep(decay, tuple(deltas), tuple(rows))
 
 
-# -------------------------------------------------------------------------------------------------------------------
-# reads
-
-
-@dataclass
-class _Reads:
-    """Replaces each read of the state in the output by a name, and remembers (contracted dim, version, q) → name."""
-
-    expansion: Expansion
-    state: State
-    found: dict[tuple[str, int, Expr], str] = field(default_factory=dict)
-
-    def extract(self, expr: Expr) -> Expr:
-        if not reads_state(expr):
-            return expr
-        match expr:
-            case Contract() | Reduce("sum" | "mean"):
-                monomials = self.expansion.monomials(expr, {dim: dim for dim in expr.dims})
-                terms = [self._term(monomial, expr) for monomial in monomials]
-                return total(terms) or Number(Fraction(0))
-            case StateRead():
-                raise OutsideNormalForm("the output uses the state itself, not a read of it", expr.span)
-        return map_children(expr, self.extract)
-
-    def _term(self, monomial: Monomial, expr: Expr) -> Expr:
-        if not monomial.states:
-            return scaled(monomial.coefficient, product(monomial.elements))
-        (read,) = monomial.states
-        rows, columns = self.state.dims
-        if read.index[0] != rows and read.index[1] == columns:
-            contracted, side, kept = read.index[0], rows, columns
-        elif read.index[0] == rows and read.index[1] != columns:
-            contracted, side, kept = read.index[1], columns, rows
-        else:
-            raise OutsideNormalForm("the output reads the state down to a scalar", expr.span)
-        inner: list[Element] = []
-        outer: list[Element] = []
-        for indices, members in components(monomial.others()):
-            if contracted in indices and indices & {rows, columns}:
-                raise OutsideNormalForm("the output reads the state through a full matrix", expr.span)
-            (inner if contracted in indices else outer).extend(members)
-        q = product(_freed(inner, contracted)) or ONE
-        key = (side, _version(read), q)
-        name = self.found.setdefault(key, f"read{len(self.found)}")
-        result = Name(name, "local", (kept,), expr.span)
-        factor = product(outer)
-        return scaled(monomial.coefficient, result if factor is None else Binary("*", factor, result, expr.span))
-
-
-# -----------------------------------------------------------------------------------------------------------------
-# helpers
+# -------------------------------------------------------------------------------------------------------------- helpers
 
 
 def _reading_at_one_moment(blocks: list[Block]) -> list[Block]:
@@ -491,18 +431,3 @@ def _times(left: Expr, right: Expr) -> Expr:
     if left == ONE:
         return right
     return left if right == ONE else Binary("*", left, right, right.span)
-
-
-def _freed(elements: Iterable[Element], dummy: str) -> list[Element]:
-    """`elements` with `dummy` made a free index over its dim, so that `product` does not sum over it."""
-    dim = dummy.split("'")[0]
-    return [replace(e, index=tuple(dim if i == dummy else i for i in e.index)) for e in elements]
-
-
-def _version(read: Element) -> int:
-    assert isinstance(read.tensor, StateRead)
-    return int(read.tensor.name.rpartition("@")[2])
-
-
-def _versions(expr: Expr) -> Iterable[int]:
-    return (int(node.name.rpartition("@")[2]) for node in walk(expr) if isinstance(node, StateRead))

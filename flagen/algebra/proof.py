@@ -134,8 +134,7 @@ class _Comparison:
             self._compare_values(forward, chunks, setting, outputs, final)
         self._compare_gradients(chunks, setting, start, outputs, final)
 
-    # --------------------------------------------------------------------------------------------------------- random
-    # data
+    # ------------------------------------------------------------------------------------------------------ random data
 
     def _setting(self) -> Setting:
         constants = {

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from flagen.backends.text import one_line
-from flagen.spec.expr import to_source
+from flagen.backends.text import one_line, wrapped
 from flagen.spec.model import Input, Interval, Param, Spec
+from flagen.spec.printer import to_source
+
+_DOC_WIDTH = 112  # of a line in a function's docstring, under its indent
 
 _CU_SEQLENS = "[{2} + 1] token offsets of packed sequences, int32 or int64; needs {0} = 1."
 
@@ -81,8 +83,8 @@ def signature(spec: Spec, *extra: Parameter) -> tuple[str, ...]:
 
 
 def argument_docs(spec: Spec, *extra: Parameter) -> tuple[str, ...]:
-    """`name: what it is`, a line a parameter, for a docstring's Args section."""
-    return tuple(f"{p.name}: {p.doc}" for p in (*parameters(spec), *extra))
+    """`name: what it is` for every parameter, as the lines of a docstring's Args section."""
+    return tuple(line for p in (*parameters(spec), *extra) for line in wrapped(f"{p.name}: {p.doc}", _DOC_WIDTH))
 
 
 def input_shape(spec: Spec, decl: Input) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 
 
@@ -16,6 +17,20 @@ def one_line(text: str) -> str:
     escape a character or hide one."""
     printable = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(printable.split()).replace("\\", "\\\\").replace('"', "'")
+
+
+def wrapped(line: str, width: int) -> tuple[str, ...]:
+    """`line` broken at spaces to `width` characters; what continues is indented."""
+    indent = line[: len(line) - len(line.lstrip())]
+    parts = textwrap.wrap(
+        line.strip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return tuple(parts) or ("",)
 
 
 _MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]()#+!|<>~$&"})

@@ -35,8 +35,8 @@ def fused_recurrent_comba(
     """Run the recurrence in one kernel that keeps the state in registers: for decoding and for short sequences.
 
     The kernel computes in float32 and goes forward only. `naive_recurrent_comba` runs in its place where a gradient
-    is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are not on a GPU, unless
-    Triton's interpreter is on (TRITON_INTERPRET=1).
+    is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are not on a GPU,
+    unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
     Args:
         q: [B, T, H, K].
@@ -77,8 +77,9 @@ def fused_recurrent_comba(
     try:
         from .kernels import fused_recurrent_comba_kernel, launch_config
     except ImportError as error:
-        hint = "install it, or call naive_recurrent_comba"
-        raise RuntimeError(f"fused_recurrent_comba needs Triton on a GPU: {hint}") from error
+        raise RuntimeError(
+            "fused_recurrent_comba needs Triton on a GPU: install it, or call naive_recurrent_comba"
+        ) from error
 
     if scale is None:
         scale = args.K**-0.5

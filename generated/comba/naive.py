@@ -56,19 +56,17 @@ def naive_recurrent_comba(
         scale = args.K**-0.5
     q, k, v, p, g, beta = args.promote(q, k, v, p, g, beta)
     alpha = torch.exp(g)
-    # One tensor a token: a slice of the whole would make every backward step as long as the sequence.
-    alpha, beta, k, v, p, q = (x.unbind(1) for x in (alpha, beta, k, v, p, q))
     outputs, finals = [], []
     for tokens, S in args.sequences(initial_state):
-        for t in range(tokens.start, tokens.stop):
-            S = alpha[t][..., None, None] * S
+        for alpha_t, beta_t, k_t, v_t, p_t, q_t in args.by_token(tokens, alpha, beta, k, v, p, q):
+            S = alpha_t[..., None, None] * S
             S = (
                 S
-                + beta[t][..., None, None]
-                * k[t][..., None]
-                * (v[t] - torch.einsum("...kv,...k->...v", S, p[t]))[..., None, :]
+                + beta_t[..., None, None]
+                * k_t[..., None]
+                * (v_t - torch.einsum("...kv,...k->...v", S, p_t))[..., None, :]
             )
-            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q[t]))
+            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q_t))
         finals.append(S)
     o = torch.stack(outputs, dim=1) if outputs else torch.zeros(args.batch, 0, args.HV, args.V, device=args.device)
     return o.to(dtype), torch.cat(finals) if output_final_state else None

@@ -55,19 +55,17 @@ def naive_recurrent_delta_product(
         scale = args.K**-0.5
     q, k, v, beta = args.promote(q, k, v, beta)
     k, v, beta = args.by_step(k, v, beta)
-    # One tensor a token: a slice of the whole would make every backward step as long as the sequence.
-    beta, k, v, q = (x.unbind(1) for x in (beta, k, v, q))
     outputs, finals = [], []
     for tokens, S in args.sequences(initial_state):
-        for t in range(tokens.start, tokens.stop):
+        for beta_t, k_t, v_t, q_t in args.by_token(tokens, beta, k, v, q):
             for j in range(num_householder):
                 S = (
                     S
-                    + beta[t][:, j, :, None, None]
-                    * k[t][:, j, :, :, None]
-                    * (v[t][:, j] - torch.einsum("...kv,...k->...v", S, k[t][:, j]))[..., None, :]
+                    + beta_t[:, j, :, None, None]
+                    * k_t[:, j, :, :, None]
+                    * (v_t[:, j] - torch.einsum("...kv,...k->...v", S, k_t[:, j]))[..., None, :]
                 )
-            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q[t]))
+            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q_t))
         finals.append(S)
     o = torch.stack(outputs, dim=1) if outputs else torch.zeros(args.batch, 0, args.HV, args.V, device=args.device)
     return o.to(dtype), torch.cat(finals) if output_final_state else None

@@ -76,7 +76,7 @@ def _by_sequence(args: Arguments, initial_state: Tensor | None, chunk_size: int,
     runs = []
     for tokens, S in args.sequences(initial_state):
         runs.append(_chunk_form(S, chunk_size, **{name: row[:, tokens] for name, row in rows.items()}))
-    *reads, finals = zip(*runs)
+    *reads, finals = (list(parts) for parts in zip(*runs, strict=True))
     return (*(torch.cat(read, dim=1) for read in reads), torch.cat(finals))
 
 
@@ -116,7 +116,7 @@ def _chunk_form(
 
     # Chunk after chunk: the state.
     states = []
-    for Ubar_n, Wbar_n, w_n in zip(*(x.unbind(2) for x in (Ubar, Wbar, w))):
+    for Ubar_n, Wbar_n, w_n in zip(*(x.unbind(2) for x in (Ubar, Wbar, w)), strict=True):
         states.append(S)
         U = Ubar_n + Wbar_n @ S
         S = S + w_n.mT @ U
@@ -129,7 +129,7 @@ def _chunk_form(
 
 
 def _chunks(x: Tensor, size: int) -> Tensor:
-    """[batch, tokens, (rows of a token,) HV, channels] as [batch, HV, chunks, rows, channels], padded with zero rows."""
+    """[batch, tokens, (rows of a token,) HV, channels] as [batch, HV, chunks, rows, channels], zero rows behind."""
     padding = -x.shape[1] % size
     if padding:
         x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))

@@ -49,18 +49,16 @@ def naive_recurrent_delta_rule(
     if scale is None:
         scale = args.K**-0.5
     q, k, v, beta = args.promote(q, k, v, beta)
-    # One tensor a token: a slice of the whole would make every backward step as long as the sequence.
-    beta, k, v, q = (x.unbind(1) for x in (beta, k, v, q))
     outputs, finals = [], []
     for tokens, S in args.sequences(initial_state):
-        for t in range(tokens.start, tokens.stop):
+        for beta_t, k_t, v_t, q_t in args.by_token(tokens, beta, k, v, q):
             S = (
                 S
-                + beta[t][..., None, None]
-                * k[t][..., None]
-                * (v[t] - torch.einsum("...kv,...k->...v", S, k[t]))[..., None, :]
+                + beta_t[..., None, None]
+                * k_t[..., None]
+                * (v_t - torch.einsum("...kv,...k->...v", S, k_t))[..., None, :]
             )
-            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q[t]))
+            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q_t))
         finals.append(S)
     o = torch.stack(outputs, dim=1) if outputs else torch.zeros(args.batch, 0, args.HV, args.V, device=args.device)
     return o.to(dtype), torch.cat(finals) if output_final_state else None

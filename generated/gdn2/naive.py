@@ -56,14 +56,12 @@ def naive_recurrent_gdn2(
         scale = args.K**-0.5
     q, k, v, g, b, w = args.promote(q, k, v, g, b, w)
     alpha = torch.exp(g)
-    # One tensor a token: a slice of the whole would make every backward step as long as the sequence.
-    alpha, k, w, v, b, q = (x.unbind(1) for x in (alpha, k, w, v, b, q))
     outputs, finals = [], []
     for tokens, S in args.sequences(initial_state):
-        for t in range(tokens.start, tokens.stop):
-            S = alpha[t][..., None] * S
-            S = S + k[t][..., None] * (w[t] * v[t] - torch.einsum("...kv,...k->...v", S, b[t] * k[t]))[..., None, :]
-            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q[t]))
+        for alpha_t, k_t, w_t, v_t, b_t, q_t in args.by_token(tokens, alpha, k, w, v, b, q):
+            S = alpha_t[..., None] * S
+            S = S + k_t[..., None] * (w_t * v_t - torch.einsum("...kv,...k->...v", S, b_t * k_t))[..., None, :]
+            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q_t))
         finals.append(S)
     o = torch.stack(outputs, dim=1) if outputs else torch.zeros(args.batch, 0, args.HV, args.V, device=args.device)
     return o.to(dtype), torch.cat(finals) if output_final_state else None

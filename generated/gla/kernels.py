@@ -6,11 +6,8 @@ import triton
 import triton.language as tl
 
 
-def launch_config(
-    K: int,
-    V: int,
-) -> dict[str, int]:
-    """Blocks and warps for these sizes: 64 values of the state a thread at most leave registers for the token."""
+def launch_config(K: int, V: int) -> dict[str, int]:
+    """Blocks and warps for these sizes: about 64 values of the state a thread leave registers for the token's rows."""
     BLOCK_K = triton.next_power_of_2(K)
     # Small blocks of V: many programs hide latency; eight float32 are one sector of memory.
     BLOCK_V = min(triton.next_power_of_2(V), 128, max(8, 1024 // BLOCK_K))
@@ -44,15 +41,16 @@ def fused_recurrent_gla_kernel(
         S = alpha * S + outer(k, v)
         o = scale * (S.T @ q)
 
-    A program owns BLOCK_V indices of V of S, of one value head of one sequence. Nothing sums over V, so programs
-    need nothing of one another.
-    Each token of a value head reads 3 * K + V elements and writes V; each sequence reads and writes K * V elements
-    of state, in float32.
+    A program owns BLOCK_V indices of V of S, of one head of one sequence. Nothing sums over V, so programs need
+    nothing of one another.
+    Each token of a head reads 3*K + V elements and writes V; each sequence reads and writes K*V elements of state,
+    in float32.
     """
+    program = tl.program_id(0)
     blocks = tl.cdiv(V, BLOCK_V)
-    block = tl.program_id(0) % blocks
-    value_head = tl.program_id(0) // blocks % HV
-    sequence = (tl.program_id(0) // (blocks * HV)).to(tl.int64)
+    block = program % blocks
+    value_head = program // blocks % HV
+    sequence = (program // (blocks * HV)).to(tl.int64)
     key_head = value_head // (HV // H)
     if cu_seqlens_ptr is None:
         first_token = sequence * T
@@ -65,11 +63,12 @@ def fused_recurrent_gla_kernel(
     V_index = block * BLOCK_V + tl.arange(0, BLOCK_V)
     V_mask = V_index < V
 
+    state_row = sequence * HV + value_head
     if S_initial_ptr is None:
         S = tl.full((BLOCK_K, BLOCK_V), 0.0, tl.float32)
     else:
         S = tl.load(
-            S_initial_ptr + (sequence * HV + value_head) * (K * V) + K_index[:, None] * V + V_index[None, :],
+            S_initial_ptr + state_row * (K * V) + K_index[:, None] * V + V_index[None, :],
             mask=K_mask[:, None] & V_mask[None, :],
             other=0.0,
         ).to(tl.float32)
@@ -87,7 +86,7 @@ def fused_recurrent_gla_kernel(
 
     if S_final_ptr is not None:
         tl.store(
-            S_final_ptr + (sequence * HV + value_head) * (K * V) + K_index[:, None] * V + V_index[None, :],
+            S_final_ptr + state_row * (K * V) + K_index[:, None] * V + V_index[None, :],
             S,
             mask=K_mask[:, None] & V_mask[None, :],
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,21 +32,23 @@ class Arguments:
     device: torch.device
 
     def promote(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Inputs [batch, rows, heads, ...] in the computing dtype, each key head repeated for its group of value heads."""
+        """Inputs [batch, rows, heads, ...] in the computing dtype, a key head repeated for its group of value heads."""
+        promoted = (x.to(self.dtype) for x in tensors)
         return tuple(
-            x.to(self.dtype)
-            if x.shape[2] == self.HV
-            else x.to(self.dtype).repeat_interleave(self.HV // x.shape[2], dim=2)
-            for x in tensors
+            x if x.shape[2] == self.HV else x.repeat_interleave(self.HV // x.shape[2], dim=2) for x in promoted
         )
 
+    def by_token(self, tokens: slice, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """The rows of one token after another: unbound, for slicing would make each backward step as long as T."""
+        return zip(*(x[:, tokens].unbind(1) for x in tensors), strict=True)
+
     def sequences(self, initial_state: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-        """The tokens and the first state of every run: the whole batch at once, or one packed sequence after another."""
+        """The tokens and the first state of every run: of the whole batch, or of one packed sequence after another."""
         state = self._first_state() if initial_state is None else initial_state.to(self.dtype)
         if self.offsets is None:
             yield slice(0, self.tokens), state
             return
-        for run, (start, stop) in enumerate(zip(self.offsets, self.offsets[1:])):
+        for run, (start, stop) in enumerate(pairwise(self.offsets)):
             yield slice(start, stop), state[run : run + 1]
 
     def _first_state(self) -> Tensor:
@@ -116,7 +119,7 @@ def _fit(sizes: dict[str, int], name: str, tensor: Tensor, axes: tuple[str, ...]
     shape = tuple(tensor.shape)
     if len(shape) != len(axes):
         raise ValueError(f"{name}: expected shape [{', '.join(axes)}], got {shape}")
-    for place, (axis, size) in enumerate(zip(axes, shape)):
+    for place, (axis, size) in enumerate(zip(axes, shape, strict=True)):
         if place == 1 and steps > 1:
             if size % steps:
                 raise ValueError(f"{name}: expected a multiple of {steps} rows ({axis}), got shape {shape}")
@@ -139,6 +142,6 @@ def _offsets(cu_seqlens: Tensor, batch: int, tokens: int, device: torch.device) 
     if batch != 1:
         raise ValueError(f"cu_seqlens: expected packed sequences in a batch of 1, got a batch of {batch}")
     offsets = tuple(cu_seqlens.tolist())
-    if offsets[0] != 0 or offsets[-1] != tokens or any(a > b for a, b in zip(offsets, offsets[1:])):
+    if offsets[0] != 0 or offsets[-1] != tokens or any(a > b for a, b in pairwise(offsets)):
         raise ValueError(f"cu_seqlens: expected non-decreasing offsets from 0 to T = {tokens}, got {list(offsets)}")
     return offsets

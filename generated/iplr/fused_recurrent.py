@@ -32,8 +32,8 @@ def fused_recurrent_iplr(
     """Run the recurrence in one kernel that keeps the state in registers: for decoding and for short sequences.
 
     The kernel computes in float32 and goes forward only. `naive_recurrent_iplr` runs in its place where a gradient
-    is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are not on a GPU, unless
-    Triton's interpreter is on (TRITON_INTERPRET=1).
+    is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are not on a GPU,
+    unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
     Args:
         q: [B, T, H, K].
@@ -72,8 +72,9 @@ def fused_recurrent_iplr(
     try:
         from .kernels import fused_recurrent_iplr_kernel, launch_config
     except ImportError as error:
-        hint = "install it, or call naive_recurrent_iplr"
-        raise RuntimeError(f"fused_recurrent_iplr needs Triton on a GPU: {hint}") from error
+        raise RuntimeError(
+            "fused_recurrent_iplr needs Triton on a GPU: install it, or call naive_recurrent_iplr"
+        ) from error
 
     if scale is None:
         scale = args.K**-0.5

@@ -51,17 +51,15 @@ def naive_recurrent_iplr(
     if scale is None:
         scale = args.K**-0.5
     q, k, v, a, b = args.promote(q, k, v, a, b)
-    # One tensor a token: a slice of the whole would make every backward step as long as the sequence.
-    b, a, k, v, q = (x.unbind(1) for x in (b, a, k, v, q))
     outputs, finals = [], []
     for tokens, S in args.sequences(initial_state):
-        for t in range(tokens.start, tokens.stop):
+        for b_t, a_t, k_t, v_t, q_t in args.by_token(tokens, b, a, k, v, q):
             S = (
                 S
-                + b[t][..., None] * torch.einsum("...kv,...k->...v", S, a[t])[..., None, :]
-                + k[t][..., None] * v[t][..., None, :]
+                + b_t[..., None] * torch.einsum("...kv,...k->...v", S, a_t)[..., None, :]
+                + k_t[..., None] * v_t[..., None, :]
             )
-            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q[t]))
+            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q_t))
         finals.append(S)
     o = torch.stack(outputs, dim=1) if outputs else torch.zeros(args.batch, 0, args.HV, args.V, device=args.device)
     return o.to(dtype), torch.cat(finals) if output_final_state else None

@@ -73,7 +73,7 @@ def _by_sequence(args: Arguments, initial_state: Tensor | None, chunk_size: int,
     runs = []
     for tokens, S in args.sequences(initial_state):
         runs.append(_chunk_form(S, chunk_size, **{name: row[:, tokens] for name, row in rows.items()}))
-    *reads, finals = zip(*runs)
+    *reads, finals = (list(parts) for parts in zip(*runs, strict=True))
     return (*(torch.cat(read, dim=1) for read in reads), torch.cat(finals))
 
 
@@ -107,7 +107,7 @@ def _chunk_form(
 
     # Chunk after chunk: the state.
     states = []
-    for k_n, v_n in zip(*(x.unbind(2) for x in (k, v))):
+    for k_n, v_n in zip(*(x.unbind(2) for x in (k, v)), strict=True):
         states.append(S)
         S = S + k_n.mT @ v_n
     S0 = torch.stack(states, dim=2) if states else S.unsqueeze(2)[:, :, :0]
@@ -118,7 +118,7 @@ def _chunk_form(
 
 
 def _chunks(x: Tensor, size: int) -> Tensor:
-    """[batch, tokens, (rows of a token,) HV, channels] as [batch, HV, chunks, rows, channels], padded with zero rows."""
+    """[batch, tokens, (rows of a token,) HV, channels] as [batch, HV, chunks, rows, channels], zero rows behind."""
     padding = -x.shape[1] % size
     if padding:
         x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))

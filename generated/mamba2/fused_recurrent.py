@@ -32,9 +32,9 @@ def fused_recurrent_mamba2(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the recurrence in one kernel that keeps the state in registers: for decoding and for short sequences.
 
-    The kernel computes in float32 and goes forward only. `naive_recurrent_mamba2` runs in its place where a gradient
-    is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are not on a GPU, unless
-    Triton's interpreter is on (TRITON_INTERPRET=1).
+    The kernel computes in float32 and goes forward only. `naive_recurrent_mamba2` runs in its place where a
+    gradient is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are not on
+    a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
     Args:
         x: [B, T, HV, P]; HV is a multiple of H.
@@ -65,8 +65,9 @@ def fused_recurrent_mamba2(
     try:
         from .kernels import fused_recurrent_mamba2_kernel, launch_config
     except ImportError as error:
-        hint = "install it, or call naive_recurrent_mamba2"
-        raise RuntimeError(f"fused_recurrent_mamba2 needs Triton on a GPU: {hint}") from error
+        raise RuntimeError(
+            "fused_recurrent_mamba2 needs Triton on a GPU: install it, or call naive_recurrent_mamba2"
+        ) from error
 
     config = launch_config(args.N, args.P)
     blocks = -(-args.P // config["BLOCK_P"])

@@ -6,11 +6,8 @@ import triton
 import triton.language as tl
 
 
-def launch_config(
-    N: int,
-    P: int,
-) -> dict[str, int]:
-    """Blocks and warps for these sizes: 64 values of the state a thread at most leave registers for the token."""
+def launch_config(N: int, P: int) -> dict[str, int]:
+    """Blocks and warps for these sizes: about 64 values of the state a thread leave registers for the token's rows."""
     BLOCK_N = triton.next_power_of_2(N)
     # Small blocks of P: many programs hide latency; eight float32 are one sector of memory.
     BLOCK_P = min(triton.next_power_of_2(P), 128, max(8, 1024 // BLOCK_N))
@@ -45,15 +42,16 @@ def fused_recurrent_mamba2_kernel(
         S = alpha * S + outer(dt * B, x)
         o = S.T @ C + D * x
 
-    A program owns BLOCK_P indices of P of S, of one value head of one sequence. Nothing sums over P, so programs
-    need nothing of one another.
-    Each token of a value head reads P + 2 * N + 1 elements and writes P; each sequence reads and writes N * P
-    elements of state, in float32.
+    A program owns BLOCK_P indices of P of S, of one head of one sequence. Nothing sums over P, so programs need
+    nothing of one another.
+    Each token of a head reads P + 2*N + 1 elements and writes P; each sequence reads and writes N*P elements of
+    state, in float32.
     """
+    program = tl.program_id(0)
     blocks = tl.cdiv(P, BLOCK_P)
-    block = tl.program_id(0) % blocks
-    value_head = tl.program_id(0) // blocks % HV
-    sequence = (tl.program_id(0) // (blocks * HV)).to(tl.int64)
+    block = program % blocks
+    value_head = program // blocks % HV
+    sequence = (program // (blocks * HV)).to(tl.int64)
     key_head = value_head // (HV // H)
     if cu_seqlens_ptr is None:
         first_token = sequence * T
@@ -68,11 +66,13 @@ def fused_recurrent_mamba2_kernel(
 
     A = tl.load(A_ptr + value_head).to(tl.float32)
     D = tl.load(D_ptr + value_head).to(tl.float32)
+
+    state_row = sequence * HV + value_head
     if S_initial_ptr is None:
         S = tl.full((BLOCK_N, BLOCK_P), 0.0, tl.float32)
     else:
         S = tl.load(
-            S_initial_ptr + (sequence * HV + value_head) * (N * P) + N_index[:, None] * P + P_index[None, :],
+            S_initial_ptr + state_row * (N * P) + N_index[:, None] * P + P_index[None, :],
             mask=N_mask[:, None] & P_mask[None, :],
             other=0.0,
         ).to(tl.float32)
@@ -90,7 +90,7 @@ def fused_recurrent_mamba2_kernel(
 
     if S_final_ptr is not None:
         tl.store(
-            S_final_ptr + (sequence * HV + value_head) * (N * P) + N_index[:, None] * P + P_index[None, :],
+            S_final_ptr + state_row * (N * P) + N_index[:, None] * P + P_index[None, :],
             S,
             mask=N_mask[:, None] & P_mask[None, :],
         )

@@ -53,13 +53,11 @@ def naive_recurrent_mamba2(
     A = A.to(args.dtype)
     D = D.to(args.dtype)
     alpha = torch.exp(dt * A)
-    # One tensor a token: a slice of the whole would make every backward step as long as the sequence.
-    alpha, dt, B, x, C = (x.unbind(1) for x in (alpha, dt, B, x, C))
     outputs, finals = [], []
     for tokens, S in args.sequences(initial_state):
-        for t in range(tokens.start, tokens.stop):
-            S = alpha[t][..., None, None] * S + (dt[t][..., None] * B[t])[..., None] * x[t][..., None, :]
-            outputs.append(torch.einsum("...np,...n->...p", S, C[t]) + D[..., None] * x[t])
+        for alpha_t, dt_t, B_t, x_t, C_t in args.by_token(tokens, alpha, dt, B, x, C):
+            S = alpha_t[..., None, None] * S + (dt_t[..., None] * B_t)[..., None] * x_t[..., None, :]
+            outputs.append(torch.einsum("...np,...n->...p", S, C_t) + D[..., None] * x_t)
         finals.append(S)
     o = torch.stack(outputs, dim=1) if outputs else torch.zeros(args.batch, 0, args.HV, args.P, device=args.device)
     return o.to(dtype), torch.cat(finals) if output_final_state else None

@@ -82,9 +82,9 @@ def _by_sequence(args: Arguments, initial_state: Tensor | None, chunk_size: int,
     """The chunk form of every run of tokens: each read [batch, tokens, HV, ...], then the final states."""
     runs = []
     for tokens, S in args.sequences(initial_state):
-        *reads, S = _chunk_form(S.mT, chunk_size, **{name: row[:, tokens] for name, row in rows.items()})
-        runs.append((*reads, S.mT))
-    *reads, finals = zip(*runs)
+        *read, final = _chunk_form(S.mT, chunk_size, **{name: row[:, tokens] for name, row in rows.items()})
+        runs.append((*read, final.mT))
+    *reads, finals = (list(parts) for parts in zip(*runs, strict=True))
     return (*(torch.cat(read, dim=1) for read in reads), torch.cat(finals))
 
 
@@ -131,7 +131,9 @@ def _chunk_form(
 
     # Chunk after chunk: the state.
     states = []
-    for Ubar_n, Wbar_n, at_end_n, w_to_end_n in zip(*(x.unbind(2) for x in (Ubar, Wbar, at_end, w_to_end))):
+    for Ubar_n, Wbar_n, at_end_n, w_to_end_n in zip(
+        *(x.unbind(2) for x in (Ubar, Wbar, at_end, w_to_end)), strict=True
+    ):
         states.append(S)
         U = Ubar_n + Wbar_n @ S
         S = at_end_n * S + w_to_end_n.mT @ U
@@ -145,7 +147,7 @@ def _chunk_form(
 
 
 def _chunks(x: Tensor, size: int) -> Tensor:
-    """[batch, tokens, (rows of a token,) HV, channels] as [batch, HV, chunks, rows, channels], padded with zero rows."""
+    """[batch, tokens, (rows of a token,) HV, channels] as [batch, HV, chunks, rows, channels], zero rows behind."""
     padding = -x.shape[1] % size
     if padding:
         x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))
@@ -164,7 +166,7 @@ def _solve(L: Tensor, *right: Tensor) -> tuple[Tensor, ...]:
 
 
 def _until_end(g: Tensor) -> Tensor:
-    """The sum of g over the rows after each row, [..., rows, channels]; sums, not differences, so that -inf is exact."""
+    """The sum of g over the rows after each row, [..., rows, channels]; not a difference of sums, so -inf is exact."""
     return functional.pad(g[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
 
 
@@ -178,7 +180,7 @@ def _decayed_scores(x: Tensor, w: Tensor, g: Tensor, last: Tensor) -> Tensor:
 
 
 def _decayed_product(scores: Tensor, w: Tensor, g: Tensor, last: Tensor) -> Tensor:
-    """sum over j of scores_ij w_j e^(sum of g over the rows after j, up to row last[i]), by channel, for j <= last[i]."""
+    """sum over j <= last[i] of scores_ij w_j e^(sum of g over the rows after j, up to row last[i]), by channel."""
     row = torch.arange(g.shape[-2], device=g.device)
     product = torch.where(last[:, None] == row, scores, 0.0) @ w
     for pairs, reader, writer in _halves(g, last):
@@ -189,9 +191,9 @@ def _decayed_product(scores: Tensor, w: Tensor, g: Tensor, last: Tensor) -> Tens
 def _halves(g: Tensor, last: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The pairs of a reader i and a row j < last[i], sorted by the highest bit in which last[i] and j differ.
 
-    At each level the readers in the upper half of a block meet the rows in its lower half, and their decay falls into two
-    factors that are both at most 1 for any g <= 0: from the lower half's end to last[i], and from j to the lower half's
-    end. Yields (pairs [readers, rows], the readers' factor, the rows' factor).
+    At each level the readers in the upper half of a block meet the rows in its lower half, and their decay falls into
+    two factors that are both at most 1 for any g <= 0: from the lower half's end to last[i], and from j to the lower
+    half's end. Yields (pairs [readers, rows], the readers' factor, the rows' factor).
     """
     rows = g.shape[-2]
     row = torch.arange(rows, device=g.device)

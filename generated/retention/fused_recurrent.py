@@ -30,9 +30,9 @@ def fused_recurrent_retention(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the recurrence in one kernel that keeps the state in registers: for decoding and for short sequences.
 
-    The kernel computes in float32 and goes forward only. `naive_recurrent_retention` runs in its place where a gradient
-    is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are not on a GPU, unless
-    Triton's interpreter is on (TRITON_INTERPRET=1).
+    The kernel computes in float32 and goes forward only. `naive_recurrent_retention` runs in its place where a
+    gradient is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are not on
+    a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
     Args:
         q: [B, T, H, K].
@@ -67,8 +67,9 @@ def fused_recurrent_retention(
     try:
         from .kernels import fused_recurrent_retention_kernel, launch_config
     except ImportError as error:
-        hint = "install it, or call naive_recurrent_retention"
-        raise RuntimeError(f"fused_recurrent_retention needs Triton on a GPU: {hint}") from error
+        raise RuntimeError(
+            "fused_recurrent_retention needs Triton on a GPU: install it, or call naive_recurrent_retention"
+        ) from error
 
     if scale is None:
         scale = args.K**-0.5

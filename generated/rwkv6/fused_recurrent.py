@@ -33,8 +33,8 @@ def fused_recurrent_rwkv6(
     """Run the recurrence in one kernel that keeps the state in registers: for decoding and for short sequences.
 
     The kernel computes in float32 and goes forward only. `naive_recurrent_rwkv6` runs in its place where a gradient
-    is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are not on a GPU, unless
-    Triton's interpreter is on (TRITON_INTERPRET=1).
+    is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are not on a GPU,
+    unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
     Args:
         r: receptance, [B, T, H, K].
@@ -73,8 +73,9 @@ def fused_recurrent_rwkv6(
     try:
         from .kernels import fused_recurrent_rwkv6_kernel, launch_config
     except ImportError as error:
-        hint = "install it, or call naive_recurrent_rwkv6"
-        raise RuntimeError(f"fused_recurrent_rwkv6 needs Triton on a GPU: {hint}") from error
+        raise RuntimeError(
+            "fused_recurrent_rwkv6 needs Triton on a GPU: install it, or call naive_recurrent_rwkv6"
+        ) from error
 
     if scale is None:
         scale = args.K**-0.5

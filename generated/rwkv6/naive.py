@@ -54,15 +54,13 @@ def naive_recurrent_rwkv6(
     r, k, v, w = args.promote(r, k, v, w)
     u = u.to(args.dtype)
     alpha = torch.exp(w)
-    # One tensor a token: a slice of the whole would make every backward step as long as the sequence.
-    alpha, k, v, r = (x.unbind(1) for x in (alpha, k, v, r))
     outputs, finals = [], []
     for tokens, S in args.sequences(initial_state):
-        for t in range(tokens.start, tokens.stop):
+        for alpha_t, k_t, v_t, r_t in args.by_token(tokens, alpha, k, v, r):
             S_prev = S
-            S = alpha[t][..., None] * S + k[t][..., None] * v[t][..., None, :]
+            S = alpha_t[..., None] * S + k_t[..., None] * v_t[..., None, :]
             outputs.append(
-                scale * torch.einsum("...kv,...k->...v", S_prev + (u * k[t])[..., None] * v[t][..., None, :], r[t])
+                scale * torch.einsum("...kv,...k->...v", S_prev + (u * k_t)[..., None] * v_t[..., None, :], r_t)
             )
         finals.append(S)
     o = torch.stack(outputs, dim=1) if outputs else torch.zeros(args.batch, 0, args.HV, args.V, device=args.device)

@@ -55,18 +55,16 @@ def naive_recurrent_rwkv7(
         scale = 1
     r, w, k, v, a, b = args.promote(r, w, k, v, a, b)
     alpha = torch.exp(w)
-    # One tensor a token: a slice of the whole would make every backward step as long as the sequence.
-    alpha, b, a, k, v, r = (x.unbind(1) for x in (alpha, b, a, k, v, r))
     outputs, finals = [], []
     for tokens, S in args.sequences(initial_state):
-        for t in range(tokens.start, tokens.stop):
+        for alpha_t, b_t, a_t, k_t, v_t, r_t in args.by_token(tokens, alpha, b, a, k, v, r):
             S_prev = S
             S = (
-                alpha[t][..., None] * S
-                + b[t][..., None] * torch.einsum("...kv,...k->...v", S_prev, a[t])[..., None, :]
-                + k[t][..., None] * v[t][..., None, :]
+                alpha_t[..., None] * S
+                + b_t[..., None] * torch.einsum("...kv,...k->...v", S_prev, a_t)[..., None, :]
+                + k_t[..., None] * v_t[..., None, :]
             )
-            outputs.append(scale * torch.einsum("...kv,...k->...v", S, r[t]))
+            outputs.append(scale * torch.einsum("...kv,...k->...v", S, r_t))
         finals.append(S)
     o = torch.stack(outputs, dim=1) if outputs else torch.zeros(args.batch, 0, args.HV, args.V, device=args.device)
     return o.to(dtype), torch.cat(finals) if output_final_state else None

@@ -77,7 +77,7 @@ def _by_sequence(args: Arguments, initial_state: Tensor | None, chunk_size: int,
     runs = []
     for tokens, S in args.sequences(initial_state):
         runs.append(_chunk_form(S, chunk_size, **{name: row[:, tokens] for name, row in rows.items()}))
-    *reads, finals = zip(*runs)
+    *reads, finals = (list(parts) for parts in zip(*runs, strict=True))
     return (*(torch.cat(read, dim=1) for read in reads), torch.cat(finals))
 
 
@@ -118,7 +118,7 @@ def _chunk_form(
 
     # Chunk after chunk: the state.
     states = []
-    for at_end_n, k_to_end_n, v_n in zip(*(x.unbind(2) for x in (at_end, k_to_end, v))):
+    for at_end_n, k_to_end_n, v_n in zip(*(x.unbind(2) for x in (at_end, k_to_end, v)), strict=True):
         states.append(S)
         S = at_end_n * S + k_to_end_n.mT @ v_n
     S0 = torch.stack(states, dim=2) if states else S.unsqueeze(2)[:, :, :0]
@@ -129,7 +129,7 @@ def _chunk_form(
 
 
 def _chunks(x: Tensor, size: int) -> Tensor:
-    """[batch, tokens, (rows of a token,) HV, channels] as [batch, HV, chunks, rows, channels], padded with zero rows."""
+    """[batch, tokens, (rows of a token,) HV, channels] as [batch, HV, chunks, rows, channels], zero rows behind."""
     padding = -x.shape[1] % size
     if padding:
         x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))
@@ -142,7 +142,7 @@ def _tokens(x: Tensor, tokens: int) -> Tensor:
 
 
 def _until_end(g: Tensor) -> Tensor:
-    """The sum of g over the rows after each row, [..., rows, channels]; sums, not differences, so that -inf is exact."""
+    """The sum of g over the rows after each row, [..., rows, channels]; not a difference of sums, so -inf is exact."""
     return functional.pad(g[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
 
 

@@ -51,13 +51,11 @@ def naive_recurrent_simple_gla(
         scale = args.K**-0.5
     q, k, v, g = args.promote(q, k, v, g)
     alpha = torch.exp(g)
-    # One tensor a token: a slice of the whole would make every backward step as long as the sequence.
-    alpha, k, v, q = (x.unbind(1) for x in (alpha, k, v, q))
     outputs, finals = [], []
     for tokens, S in args.sequences(initial_state):
-        for t in range(tokens.start, tokens.stop):
-            S = alpha[t][..., None, None] * S + k[t][..., None] * v[t][..., None, :]
-            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q[t]))
+        for alpha_t, k_t, v_t, q_t in args.by_token(tokens, alpha, k, v, q):
+            S = alpha_t[..., None, None] * S + k_t[..., None] * v_t[..., None, :]
+            outputs.append(scale * torch.einsum("...kv,...k->...v", S, q_t))
         finals.append(S)
     o = torch.stack(outputs, dim=1) if outputs else torch.zeros(args.batch, 0, args.HV, args.V, device=args.device)
     return o.to(dtype), torch.cat(finals) if output_final_state else None

@@ -145,8 +145,7 @@ def _number(value: Fraction | float) -> tuple[str, int]:
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}", _ATOM
 
 
-# -------------------------------------------------------------------------------------------------------------
-# equations
+# ------------------------------------------------------------------------------------------------------------ equations
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from flagen.algebra.equations import Equation, Exponent, Factor
 from flagen.algebra.normal_form import Block, Decay, MicroStep, NormalForm
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter
-from flagen.backends.text import tuple_of
+from flagen.backends.text import tuple_of, wrapped
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.equations import EquationPrinter
 from flagen.backends.torch_.printer import Code, Printer
@@ -46,7 +46,9 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "read_values": reads,
             "output": o,
             "transposed": nf.transposed,
-            "equations_of_chunk": [str(statement) for statement in chunk.form.system.statements],
+            "equations_of_chunk": [
+                line for statement in chunk.form.system.statements for line in wrapped(str(statement), 112)
+            ],
             "legend": _legend(chunk),
             "setup": equations.setup,
             "before": equations.before,
@@ -104,8 +106,7 @@ def _legend(chunk: ChunkPlan) -> list[str]:
     return lines
 
 
-# -------------------------------------------------------------------------------------------------------------
-# equations
+# ------------------------------------------------------------------------------------------------------------ equations
 
 
 class _Equations:
@@ -167,8 +168,7 @@ class _ScanPrinter(EquationPrinter):
         return f"{name}_n"
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# rows
+# ----------------------------------------------------------------------------------------------------------------- rows
 
 RowOf = Callable[[MicroStep, int], Expr | None]
 

@@ -12,8 +12,8 @@ from flagen.backends.signature import (
     state_shapes,
 )
 from flagen.backends.text import one_line
-from flagen.spec.expr import to_source
 from flagen.spec.model import Repeat, Spec
+from flagen.spec.printer import to_source
 
 
 def common_context(spec: Spec, *extra: Parameter) -> dict[str, object]:

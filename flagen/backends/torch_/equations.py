@@ -46,8 +46,7 @@ class EquationPrinter:
     def per_key(self) -> bool:
         return self.plan.normal_form.decay_kind == "key"
 
-    # ----------------------------------------------------------------------------------------------------------
-    # statements
+    # ------------------------------------------------------------------------------------------------------- statements
 
     def lines(self, statements: tuple[Statement, ...]) -> list[str]:
         """One line a statement; solves that share a matrix become one solve."""
@@ -79,8 +78,7 @@ class EquationPrinter:
     def name(self, factor: Factor) -> str:
         return self.names.get(factor.tensor, factor.tensor)
 
-    # ---------------------------------------------------------------------------------------------------------------
-    # terms
+    # ------------------------------------------------------------------------------------------------------------ terms
 
     def _term(self, term: Term, target: Factor) -> str:
         if len(term.factors) == 1:
@@ -144,8 +142,7 @@ class EquationPrinter:
             return f"({text}).tril({'' if diagonal == 0 else diagonal})"
         return f"torch.where({self._seen(reader)}, {text}, 0.0)"
 
-    # --------------------------------------------------------------------------------------------------------------
-    # decays
+    # ----------------------------------------------------------------------------------------------------------- decays
 
     def _factor(self, exponents: tuple[Exponent, ...]) -> str:
         """The name of e^{...} over the rows that carry it."""
@@ -180,8 +177,7 @@ class EquationPrinter:
             self.setup.append(f"{name} = {value}")
         return self.shared[value]
 
-    # ------------------------------------------------------------------------------------------------------------
-    # timeline
+    # --------------------------------------------------------------------------------------------------------- timeline
 
     def timeline(self, tensor: str) -> Timeline:
         """Where the rows of the reader `tensor` stand."""

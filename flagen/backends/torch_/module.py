@@ -58,7 +58,6 @@ def module_file(plan: Plan) -> Rendering:
             "name": spec.name,
             "class_name": spec.class_name,
             "title": one_line(spec.title or spec.name),
-            "paper": one_line(spec.paper),
             "description": one_line(spec.description),
             "inputs": [(i.name, input_doc(spec, i)) for i in spec.inputs],
             "sizes": list(sizes),

@@ -29,7 +29,8 @@ def naive_file(plan: Plan) -> Rendering:
             **common_context(spec),
             "prelude": lines,
             "states": states,
-            "by_token": body.by_token,
+            "by_token": list(body.by_token),
+            "of_token": list(body.by_token.values()),
             "body": statements,
             "output": output,
             "empty_output": ", ".join(("args.batch", "0", "args.HV", *(f"args.{dim}" for dim in spec.output_dims))),
@@ -53,7 +54,7 @@ class _Body:
     scope: Scope
     needs: set[str] = field(default_factory=set)
     locals: dict[str, tuple[tuple[str, ...], Level]] = field(default_factory=dict)
-    by_token: list[str] = field(default_factory=list)
+    by_token: dict[str, str] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
         spec = self.scope.spec
@@ -99,9 +100,14 @@ class _Body:
         self.needs |= printer.needs
         return code
 
-    def _by_token(self, name: str) -> None:
+    def _of_token(self, name: str) -> str:
+        """The name of one token's row of `name`."""
         if name not in self.by_token:
-            self.by_token.append(name)
+            row = f"{name}_t"
+            while row in self.scope.names:
+                row += "_"
+            self.by_token[name] = row
+        return self.by_token[name]
 
     def _printer(self) -> Printer:
         return Printer(self._code)
@@ -115,9 +121,7 @@ class _Body:
             return Code(expr.name, dims, level)
         level = self.scope.level(expr)
         if level == "token":
-            self._by_token(expr.name)
-            return Code(f"{expr.name}[t]", expr.dims, "token")
+            return Code(self._of_token(expr.name), expr.dims, "token")
         if level == "step":
-            self._by_token(expr.name)
-            return Code(f"{expr.name}[t][:, j]", expr.dims, "token", rows=True)
+            return Code(f"{self._of_token(expr.name)}[:, j]", expr.dims, "token", rows=True)
         return self.scope.code(expr)

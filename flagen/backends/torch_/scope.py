@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.printer import Code, Level, Printer
 from flagen.diagnostics import InternalError
-from flagen.spec.model import Expr, Name, Param, Spec, walk
+from flagen.spec.model import Expr, Name, Param, Repeat, Spec, walk
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,15 @@ class Scope:
                 return Code(self.spec.steps.argument, (), "number")
             return Code(f"args.{expr.name}", (), "number")
         return Code(expr.name, expr.dims, level)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every name that the spec declares or assigns."""
+        spec = self.spec
+        blocks = (s.body if isinstance(s, Repeat) else (s,) for s in (*spec.update, *spec.output))
+        assigned = {statement.target for block in blocks for statement in block}
+        declared = {d.name for group in (spec.states, spec.inputs, spec.params, spec.derived) for d in group}
+        return frozenset(assigned | declared | set(spec.dims))
 
     def level(self, name: Name) -> Level:
         """What the value of `name` depends on."""
