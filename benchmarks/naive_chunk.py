@@ -1,10 +1,11 @@
 """The derived chunk form against the recurrence, both in plain PyTorch on the CPU.
 
     python -m benchmarks.naive_chunk                        gated_delta_rule, B 1, H 4, T 2048, K = V = 64, float32
-    python -m benchmarks.naive_chunk kda --repeats 9        another variant, more repeats
+    python -m benchmarks.naive_chunk kda --turns 9          another variant, more turns
     python -m benchmarks.naive_chunk --save                 keep the figures in benchmarks/results/
 
-The two forms take turns, so that whatever else the machine does slows both; a figure is the median of its repeats.
+The two forms take turns of a few calls each, so that whatever else the machine does slows both, and the first call of a
+turn, which finds the allocator as the other form left it, is not counted. A figure is the median of all that are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rich.table import Table
 from tests.numeric.problems import NAMES, Problem, Shape, cotangent, form, make, rms_ratio
 
 RESULTS = Path(__file__).parent / "results"
+CALLS_A_TURN = 3
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,20 @@ def forward_and_backward(function: Callable, problem: Problem) -> None:
     o.backward(cotangent("o", o).to(o.dtype))
 
 
-def measure(what: str, step: Callable[[Callable, Problem], None], problem: Problem, repeats: int) -> Timing:
+def measure(what: str, step: Callable[[Callable, Problem], None], problem: Problem, turns: int) -> Timing:
     forms = [form("naive_recurrent", problem.name), form("naive_chunk", problem.name)]
     seconds: list[list[float]] = [[], []]
-    # The first round warms up and is not counted.
-    for _ in range(repeats + 1):
+    for _ in range(turns):
         for function, times in zip(forms, seconds, strict=True):
-            start = time.perf_counter()
             step(function, problem)
-            times.append(time.perf_counter() - start)
-    return Timing(what, *(median(times[1:]) for times in seconds))
+            times += [elapsed(step, function, problem) for _ in range(CALLS_A_TURN)]
+    return Timing(what, *(median(times) for times in seconds))
+
+
+def elapsed(step: Callable[[Callable, Problem], None], function: Callable, problem: Problem) -> float:
+    start = time.perf_counter()
+    step(function, problem)
+    return time.perf_counter() - start
 
 
 def agreement(problem: Problem) -> float:
@@ -106,7 +112,7 @@ def table(title: str, timings: list[Timing]) -> Table:
 def main(
     variant: Annotated[str, typer.Argument(help="which variant to run")] = "gated_delta_rule",
     tokens: Annotated[int, typer.Option(help="sequence length")] = 2048,
-    repeats: Annotated[int, typer.Option(help="counted repeats of each pass", min=1)] = 5,
+    turns: Annotated[int, typer.Option(help="turns of each form", min=1)] = 5,
     threads: Annotated[int, typer.Option(help="threads of each operator; more of them measure the scheduler")] = 1,
     json_path: Annotated[Path | None, typer.Option("--json", help="write the figures there as JSON")] = None,
     save: Annotated[bool, typer.Option(help="write them to benchmarks/results/")] = False,
@@ -118,21 +124,24 @@ def main(
     shape = Shape(T=tokens, H=4, K=64, V=64)
     problem = make(variant, shape, state=False).to(torch.float32)
     timings = [
-        measure("forward", forward, problem, repeats),
-        measure("forward and backward", forward_and_backward, problem, repeats),
+        measure("forward", forward, problem, turns),
+        measure("forward and backward", forward_and_backward, problem, turns),
     ]
     host, difference = machine(), agreement(problem)
 
     console = Console()
     console.print(table(f"{variant}: B {shape.B}, H {shape.H}, T {tokens}, K = V = 64, float32", timings))
-    console.print(f"RMS difference of the outputs {difference:.1e}; median of {repeats}", style="dim")
+    console.print(
+        f"RMS difference of the outputs {difference:.1e}; median of {turns} turns of {CALLS_A_TURN} calls", style="dim"
+    )
     console.print(", ".join(f"{key} {value}" for key, value in host.items()), style="dim")
 
     figures = {
         "benchmark": "naive_chunk",
         "variant": variant,
         "shape": {"B": shape.B, "H": shape.H, "T": tokens, "K": shape.K, "V": shape.V, "dtype": "float32"},
-        "repeats": repeats,
+        "turns": turns,
+        "calls_a_turn": CALLS_A_TURN,
         "machine": host,
         "output_rms_difference": difference,
         "timings": [{**asdict(timing), "ratio": timing.ratio} for timing in timings],
