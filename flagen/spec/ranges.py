@@ -268,7 +268,7 @@ def _sign(x: Interval) -> Interval:
 
 
 def _rsqrt(x: Interval) -> Interval:
-    if x.high < 0 or x.low == x.high == 0:
+    if x.high <= 0:
         return EVERYTHING
     low = max(x.low, 0.0)
     return Interval(1 / math.sqrt(x.high), 1 / math.sqrt(low) if low > 0 else _INFINITY)

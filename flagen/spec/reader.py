@@ -127,5 +127,5 @@ class _Reader:
             check_unused(self.symbols, self.scope, self.statements.updated, self.report)
             check_updated(self.symbols, self.scope, self.statements.updated, self.report)
             check_steps(spec.steps, self.statements.repeats, self.report)
-            if self.sections.sound and self.statements.sound:
+            if self.statements.sound:
                 check_meaning(spec, self.report)

@@ -29,8 +29,6 @@ class Sections:
         self.scope = scope
         self.report = report
         self.ranges: dict[str, Interval] = {}
-        self.sound = True
-        """Whether every derived name has its value."""
         self.steps_given = False
         self._steps_missed = False
 
@@ -179,7 +177,6 @@ class Sections:
         if symbol is not None:
             symbol.per = per
         if value is None:
-            self.sound = False
             return None
         interval = interval_of(value, self.ranges)
         self.ranges[field.key.text] = interval

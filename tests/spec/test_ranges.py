@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from flagen.spec import interval_of
 from flagen.spec.model import Expr, Interval
 from tests.spec.test_expressions import parsed
-from tests.spec.trees import DECLARED, SIZES, evaluate, expressions, points
+from tests.spec.trees import DECLARED, ONE_ARGUMENT, SIZES, TWO_ARGUMENTS, evaluate, expressions, points
 
 INFINITE = math.inf
 
 
 @st.composite
 def intervals(draw: st.DrawFn) -> Interval:
-    ends = sorted(draw(st.tuples(st.floats(-20, 20), st.floats(-20, 20))))
+    # Adding zero turns a negative zero into the other one.
+    ends = sorted(end + 0.0 for end in draw(st.tuples(st.floats(-20, 20), st.floats(-20, 20))))
     low = -INFINITE if draw(st.booleans()) else ends[0]
     return Interval(low, INFINITE if draw(st.booleans()) else ends[1])
 
@@ -77,6 +78,8 @@ def test_no_value_lies_outside_its_interval(data: st.DataObject, expr: Expr) -> 
         ("silu(beta)", (-INFINITE, INFINITE), -0.2784645427610738, INFINITE),
         ("logaddexp(beta, beta)", (-INFINITE, 0), -INFINITE, math.log(2)),
         ("dot(k, k)", (0, 0), 0, INFINITE),
+        ("dot(exp(k), -exp(q))", (0, 0), -INFINITE, 0),
+        ("outer(exp(k), -exp(v))", (0, 0), -INFINITE, 0),
         ("sum(k * k)", (0, 0), 0, INFINITE),
         ("sum(beta * l2norm(k))", (0, 0), 0, 0),
         ("norm(S)", (0, 0), 0, INFINITE),
@@ -99,3 +102,34 @@ def test_a_size_and_a_head_have_their_ranges_and_a_state_any_value() -> None:
     assert interval_of(parsed("head"), {}) == Interval(0, INFINITE)
     assert interval_of(parsed("S"), {}) == Interval()
     assert interval_of(parsed("S_prev"), {"S": Interval(0, 1)}) == Interval(0, 1)
+
+
+ENDS = (-INFINITE, -1e300, -2.5, -2.0, -1.0, -0.0, 0.0, 5e-324, 1.0, 2.0, 1e300, INFINITE)
+SHORT = [Interval(low, high) for low in ENDS for high in ENDS if low <= high]
+
+
+@pytest.mark.parametrize("text", [*(f"{name}(beta)" for name in ONE_ARGUMENT), "-beta", "beta * beta", "1 / beta"])
+def test_no_range_of_one_argument_is_too_strange(text: str) -> None:
+    expr = parsed(text)
+    for interval in SHORT:
+        found = interval_of(expr, {"beta": interval})
+        assert found.low <= found.high, interval
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"beta {operator} x" for operator in ("+", "-", "*", "/", "**")),
+        *(f"{name}(beta, x)" for name in TWO_ARGUMENTS),
+        "clamp(1, beta, x)",
+        "sum(beta * k) * x",
+        "mean(beta * k) * x",
+        "norm(beta * k) * x",
+    ],
+)
+def test_no_ranges_of_two_arguments_are_too_strange(text: str) -> None:
+    expr = parsed(text)
+    for beta in SHORT:
+        for x in SHORT:
+            found = interval_of(expr, {"beta": beta, "x": x})
+            assert found.low <= found.high, (beta, x)
