@@ -94,6 +94,15 @@ def scalar(value: Dual) -> Tensor:
     return Tensor((), {(): value})
 
 
+_NUMERATORS = (1, 2, 3, 4, 6, 8, 9, 12)
+_DENOMINATORS = (5, 7)
+
+
+def _decimal(value: float) -> mpq:
+    """The short fraction that a spec's author wrote as `value`, not the long one that the float is."""
+    return mpq(Fraction(repr(value)))
+
+
 @dataclass
 class Oracle:
     """Random but consistent values for functions that leave the rationals."""
@@ -101,9 +110,17 @@ class Oracle:
     random: random.Random
     known: dict[tuple[object, ...], mpq] = field(default_factory=dict)
 
-    def rational(self) -> mpq:
-        """A small non-zero rational of either sign."""
-        return mpq(self.random.choice((-3, -2, -1, 1, 2, 3)), self.random.choice((1, 1, 2, 3)))
+    def rational(self, low: float = -math.inf, high: float = math.inf) -> mpq:
+        """A small rational strictly inside the range, and no integer where there is room: a spec's own constants are
+        integers more often than not, and must not meet it in a denominator (`1 - x`, `x / (1 + y)`)."""
+        step = mpq(self.random.choice(_NUMERATORS), self.random.choice(_DENOMINATORS))
+        if math.isinf(low) and math.isinf(high):
+            return step * self.random.choice((-1, 1))
+        if math.isinf(high):
+            return _decimal(low) + step
+        if math.isinf(low):
+            return _decimal(high) - step
+        return _decimal(low) + (_decimal(high) - _decimal(low)) * step / (step + 1)
 
     def __call__(self, function: str, args: tuple[Dual, ...]) -> Dual:
         values = tuple(arg.value for arg in args)
@@ -117,8 +134,8 @@ class Oracle:
 
     def _ask(self, question: tuple[object, ...]) -> mpq:
         if question not in self.known:
-            # Positive, as decays are; which positive number does not matter.
-            self.known[question] = mpq(self.random.randint(1, 5), self.random.choice((2, 3, 4)))
+            # Positive, as decays are, and never 1: `1 - sigmoid(x)` is no zero. Which number it is does not matter.
+            self.known[question] = mpq(self.random.choice(_NUMERATORS), self.random.choice(_DENOMINATORS))
         return self.known[question]
 
 

@@ -63,7 +63,7 @@ def naive_chunk_delta_product(
     if scale is None:
         scale = args.K**-0.5
     q, k, v, beta = args.promote(q, k, v, beta)
-    k, v, beta = args.by_step(k, v, beta)
+    k, v, beta = args.by_step(num_householder, k, v, beta)
     read, final = _by_sequence(
         args,
         initial_state,

@@ -54,7 +54,7 @@ def naive_recurrent_delta_product(
     if scale is None:
         scale = args.K**-0.5
     q, k, v, beta = args.promote(q, k, v, beta)
-    k, v, beta = args.by_step(k, v, beta)
+    k, v, beta = args.by_step(num_householder, k, v, beta)
     outputs, finals = [], []
     for tokens, S in args.sequences(initial_state):
         for beta_t, k_t, v_t, q_t in args.by_token(tokens, beta, k, v, q):

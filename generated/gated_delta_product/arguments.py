@@ -38,9 +38,9 @@ class Arguments:
             x if x.shape[2] == self.HV else x.repeat_interleave(self.HV // x.shape[2], dim=2) for x in promoted
         )
 
-    def by_step(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def by_step(self, steps: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Inputs [batch, tokens * steps, ...] as [batch, tokens, steps, ...]."""
-        return tuple(x.unflatten(1, (self.tokens, x.shape[1] // max(self.tokens, 1))) for x in tensors)
+        return tuple(x.unflatten(1, (self.tokens, steps)) for x in tensors)
 
     def by_token(self, tokens: slice, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """The rows of one token after another: unbound, for slicing would make each backward step as long as T."""

@@ -68,7 +68,7 @@ def naive_chunk_gated_delta_product(
     if scale is None:
         scale = args.K**-0.5
     q, k, v, g, beta = args.promote(q, k, v, g, beta)
-    k, v, beta = args.by_step(k, v, beta)
+    k, v, beta = args.by_step(num_householder, k, v, beta)
     b = beta
     read, final = _by_sequence(
         args,

@@ -69,7 +69,7 @@ def naive_chunk_lightning_attn(
         q=q,
         k=k,
         v=v,
-        g=(-8 / args.HV * (min(max((1 - layer_idx / num_layers), 0), 1)) * head)[..., None].expand(
+        g=(-8 / args.HV * min(max(1 - layer_idx / num_layers, 0), 1) * head)[..., None].expand(
             args.batch, args.tokens, args.HV, 1
         ),
     )

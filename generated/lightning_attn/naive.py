@@ -53,7 +53,7 @@ def naive_recurrent_lightning_attn(
         scale = args.K**-0.5
     q, k, v = args.promote(q, k, v)
     head = torch.arange(args.HV, dtype=args.dtype, device=args.device)
-    alpha = torch.exp(-8 / args.HV * (min(max((1 - layer_idx / num_layers), 0), 1)) * head)
+    alpha = torch.exp(-8 / args.HV * min(max(1 - layer_idx / num_layers, 0), 1) * head)
     outputs, finals = [], []
     for tokens, S in args.sequences(initial_state):
         for k_t, v_t, q_t in args.by_token(tokens, k, v, q):

@@ -42,26 +42,29 @@ _TENSOR_FUNCTIONS = {
     name: f"torch.{name}" for name in "exp log log1p expm1 sqrt rsqrt abs sign sigmoid tanh relu logaddexp".split()
 } | {name: f"functional.{name}" for name in ("logsigmoid", "softplus", "silu")}
 
+_SIGMOID = "math.exp(min({0}, 0.0) - math.log1p(math.exp(-abs({0}))))"
+
 _NUMBER_FUNCTIONS: Mapping[str, str] = {
     "exp": "math.exp({0})",
     "log": "math.log({0})",
     "log1p": "math.log1p({0})",
     "expm1": "math.expm1({0})",
     "sqrt": "math.sqrt({0})",
-    "rsqrt": "1 / math.sqrt({0})",
+    "rsqrt": "(1 / math.sqrt({0}))",
     "abs": "abs({0})",
-    "sign": "math.copysign({0} != 0, {0})",
-    "sigmoid": "1 / (1 + math.exp(-({0})))",
-    "logsigmoid": "-math.log1p(math.exp(-({0})))",
-    "softplus": "math.log1p(math.exp({0}))",
+    "sign": "math.copysign({x} != 0, {0})",
+    "sigmoid": _SIGMOID,
+    "logsigmoid": "(min({0}, 0.0) - math.log1p(math.exp(-abs({0}))))",
+    "softplus": "(max({0}, 0.0) + math.log1p(math.exp(-abs({0}))))",
     "tanh": "math.tanh({0})",
-    "silu": "({0}) / (1 + math.exp(-({0})))",
+    "silu": f"({{x}} * {_SIGMOID})",
     "relu": "max({0}, 0.0)",
     "minimum": "min({0}, {1})",
     "maximum": "max({0}, {1})",
-    "clamp": "min(max({0}, {1}), {2})",
-    "logaddexp": "max({0}, {1}) + math.log1p(math.exp(-abs(({0}) - ({1}))))",
+    "logaddexp": "(max({0}, {1}) + math.log1p(math.exp(-abs({x} - {y}))))",
 }
+"""Functions of Python's own numbers, each an atom; `{x}` and `{y}` are the arguments as operands. None overflows where
+its value does not."""
 
 
 @dataclass(frozen=True)
@@ -176,15 +179,17 @@ class Printer:
         return Code(f'torch.einsum("{subscripts}", {", ".join(operands)})', dims, level)
 
     def _call(self, function: str, args: tuple[Code, ...], dims: Dims) -> Code:
+        if function == "clamp":
+            x, low, high = args
+            raised = self._call("maximum", (x, low), max(x.dims, low.dims, key=len))
+            return self._call("minimum", (raised, high), dims)
         level = joined(args)
         if level == "number":
             self.needs.add("math")
-            return Code(f"({_NUMBER_FUNCTIONS[function].format(*(arg.bound(_ATOM) for arg in args))})", (), level)
+            operands = dict(zip("xy", (arg.bound(_ATOM) for arg in args), strict=False))
+            return Code(_NUMBER_FUNCTIONS[function].format(*(arg.text for arg in args), **operands), (), level)
         if function in ("minimum", "maximum"):
             return self._extremum(function, args, dims, level)
-        if function == "clamp":
-            low = self._extremum("maximum", (args[0], args[1]), dims, level)
-            return self._extremum("minimum", (low, args[2]), dims, level)
         written = _TENSOR_FUNCTIONS.get(function)
         if written is None:
             raise InternalError(f"the PyTorch printer has no {function}")

@@ -82,8 +82,8 @@ def prelude(scope: Scope, used: Iterable[Expr]) -> tuple[list[str], Printer]:
     if inputs:
         lines.append(f"{_targets(inputs)} = args.promote({', '.join(inputs)})")
     steps = [i.name for i in spec.inputs if i.name in names and i.per == "step"]
-    if steps:
-        lines.append(f"{_targets(steps)} = args.by_step({', '.join(steps)})")
+    if steps and spec.steps:
+        lines.append(f"{_targets(steps)} = args.by_step({', '.join((spec.steps.argument, *steps))})")
     lines += [_tensor_param(param, printer) for param in spec.params if param.is_tensor and param.name in names]
     if "head" in names:
         lines.append("head = torch.arange(args.HV, dtype=args.dtype, device=args.device)")
