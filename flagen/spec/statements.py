@@ -118,8 +118,6 @@ class Statements:
         if steps is not None and scalar.text != steps.symbol:
             message = f"a repeat runs over the declared step count, `{steps.symbol}`, not {quoted(scalar.text)}"
             self.report.error("E602", scalar.span, message, f"write `repeat: {steps.symbol}`")
-        if steps is not None and (symbol := self.symbols.get(steps.symbol)) is not None:
-            symbol.used = True
 
     def _assign(self, node: Node, last: bool = False) -> Assign | None:
         """One statement; `last` for the last one of `output`, which assigns `o`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flagen.spec.model import (
@@ -38,6 +38,15 @@ class Terms:
     write: bool
 
 
+@dataclass(frozen=True)
+class _Flow:
+    """How the value of an expression gets to the state: `direct` if nothing contracts it on the way, and whether it
+    `writes`, which a factor of nothing but a state does not."""
+
+    direct: bool
+    writes: bool
+
+
 _WRITE = Terms(state=False, write=True)
 
 
@@ -53,15 +62,6 @@ def assignments(statements: tuple[Statement, ...]) -> Iterator[Assign]:
 def names_in(expr: Expr) -> set[str]:
     """Every name that `expr` mentions, states among them."""
     return {node.name for node in walk(expr) if isinstance(node, (Name, StateRead))}
-
-
-def _coefficients(factor: Expr) -> set[str]:
-    """The names that `factor` scales by: those of its contractions with a state are what is read, not a scale."""
-    if isinstance(factor, (Contract, Reduce)) and any(isinstance(node, StateRead) for node in walk(factor)):
-        return set()
-    if isinstance(factor, (Name, StateRead)):
-        return {factor.name}
-    return {name for child in children(factor) for name in _coefficients(child)}
 
 
 def reaching(targets: set[str], values: Mapping[str, list[Expr]]) -> set[str]:
@@ -84,55 +84,63 @@ class Roles:
         self.roles: dict[str, set[Role]] = {}
         every = list(assignments(update))
         self._locals = {assign.target: assign.value for assign in every if not assign.to_state}
+        self._local_terms: dict[str, Terms] = {}
         self._scaling: dict[str, frozenset[str]] = {}
         """The derived names that each name scales by."""
-        for name, value in [(entry.name, entry.value) for entry in derived] + list(self._locals.items()):
-            # Derived names and locals are defined before they are used, so that no step goes deeper than one of them.
-            own = {name} if name not in self._locals else set()
-            self._scaling[name] = frozenset(own | self._scales(value))
-        self._local_terms: dict[str, Terms] = {}
+        # All are defined before they are used, so that no step here goes deeper than one expression.
+        for entry in derived:
+            self._scaling[entry.name] = frozenset({entry.name} | self._scales(entry.value))
         for name, value in self._locals.items():
             self._local_terms[name] = self._terms(value)
-        self._pending: list[tuple[Expr, bool]] = [(assign.value, True) for assign in every if assign.to_state]
-        self._seen: set[tuple[str, bool]] = set()
+            self._scaling[name] = frozenset(self._scales(value))
+        self._pending = [(assign.value, _Flow(True, True)) for assign in every if assign.to_state]
+        self._seen: set[tuple[str, _Flow]] = set()
         while self._pending:
             self._visit(*self._pending.pop())
 
     def of(self, name: str) -> set[Role]:
         return self.roles.get(name, set())
 
-    def _visit(self, expr: Expr, direct: bool) -> None:
-        """`direct` as long as nothing contracts what `expr` yields before it reaches the state."""
+    def _visit(self, expr: Expr, flow: _Flow) -> None:
         match expr:
             case Name(name, "local") if name in self._locals:
-                if (name, direct) not in self._seen:
-                    self._seen.add((name, direct))
-                    self._pending.append((self._locals[name], direct))
-            case Binary("*" | "/" | "**", left, right) | Outer(left, right):
-                self._scale(left, right, direct)
-                self._scale(right, left, direct)
-                self._visit(left, direct)
-                self._visit(right, direct)
+                if (name, flow) not in self._seen:
+                    self._seen.add((name, flow))
+                    self._pending.append((self._locals[name], flow))
+            case Binary("*" | "/", left, right) | Outer(left, right):
+                for factor, other in ((left, right), (right, left)):
+                    terms = self._terms(other)
+                    self._scale(factor, terms, flow)
+                    self._visit(factor, replace(flow, writes=flow.writes and terms.write))
             case Contract() | Reduce():
                 for child in children(expr):
-                    self._visit(child, False)
+                    self._visit(child, replace(flow, direct=False))
             case _:
                 for child in children(expr):
-                    self._visit(child, direct)
+                    self._visit(child, flow)
 
-    def _scale(self, factor: Expr, other: Expr, direct: bool) -> None:
-        terms = self._terms(other)
+    def _scale(self, factor: Expr, other: Terms, flow: _Flow) -> None:
         roles: set[Role] = set()
-        if terms.state:
-            roles.add("scales a state" if direct else "scales a read")
-        if terms.write:
+        if other.state:
+            roles.add("scales a state" if flow.direct else "scales a read")
+        if other.write and flow.writes:
             roles.add("scales a write")
         for name in self._scales(factor):
             self.roles.setdefault(name, set()).update(roles)
 
     def _scales(self, factor: Expr) -> set[str]:
-        """The derived names a factor scales by, through the locals and derived names it uses."""
-        return {found for name in _coefficients(factor) for found in self._scaling.get(name, ())}
+        """The derived names that a factor scales by, through the locals and derived names in it."""
+        return {found for name in self._coefficients(factor) for found in self._scaling.get(name, ())}
+
+    def _coefficients(self, factor: Expr) -> set[str]:
+        """The names that stand in the terms of `factor` which are no state; what reads a state is no scale either."""
+        if not self._terms(factor).write:
+            return set()
+        if isinstance(factor, (Contract, Reduce)) and any(isinstance(node, StateRead) for node in walk(factor)):
+            return set()
+        if isinstance(factor, Name):
+            return {factor.name}
+        return {name for child in children(factor) for name in self._coefficients(child)}
 
     def _terms(self, expr: Expr) -> Terms:
         match expr:

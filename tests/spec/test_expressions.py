@@ -86,6 +86,10 @@ def test_numbers_are_exact(text: str) -> None:
     assert parsed(text) == Number(Fraction(text))
 
 
+def test_powers_of_zero_are_zero() -> None:
+    assert to_source(parsed("0 ** 2 * beta")) == "0 ** 2 * beta"
+
+
 def test_dims_follow_names() -> None:
     assert parsed("S.T @ k").dims == ("V",)
     assert parsed("k * S").dims == ("K", "V")

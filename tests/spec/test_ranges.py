@@ -59,6 +59,8 @@ def test_no_value_lies_outside_its_interval(data: st.DataObject, expr: Expr) -> 
         ("exp(-exp(x) * softplus(beta))", (-INFINITE, INFINITE), 0, 1),
         ("sigmoid(beta)", (-INFINITE, INFINITE), 0, 1),
         ("2 * sigmoid(beta)", (-INFINITE, 0), 0, 1),
+        ("sign(beta)", (-1, 0), -1, 0),
+        ("sign(beta)", (0, 1), 0, 1),
         ("tanh(beta)", (-INFINITE, INFINITE), -1, 1),
         ("logsigmoid(beta)", (-INFINITE, INFINITE), -INFINITE, 0),
         ("0 * beta", (-INFINITE, INFINITE), 0, 0),
