@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import sympy
@@ -66,10 +66,12 @@ class Element:
 
 @dataclass(frozen=True)
 class Monomial:
-    """A rational coefficient times elements, each repeated as often as its (positive) power says."""
+    """A rational coefficient times elements, each repeated as often as its (positive) power says. `span` is the term of
+    the source that it comes from."""
 
     coefficient: Fraction
     elements: tuple[Element, ...]
+    span: Span
 
     @property
     def states(self) -> tuple[Element, ...]:
@@ -89,8 +91,7 @@ class Expansion:
 
     def cancelled(self, expr: Expr) -> Expr:
         """The state-free `expr` with its sums multiplied out and what cancels gone: `1 - (1 - a)` is `a`."""
-        polynomial = sympy.expand(self._multiplied_out(expr, {dim: dim for dim in expr.dims}))
-        terms = [self._monomial(term) for term in sympy.Add.make_args(polynomial) if term != 0]
+        terms = self._expanded(self._multiplied_out(expr, {dim: dim for dim in expr.dims}), expr.span)
         ordered = sorted(terms, key=lambda m: [_position(e) for e in m.elements])
         return total(scaled(m.coefficient, product(m.elements)) for m in ordered) or Number(Fraction(0))
 
@@ -109,9 +110,13 @@ class Expansion:
         Raises:
             OutsideNormalForm: the expression is not affine in the states.
         """
-        polynomial = sympy.expand(self._polynomial(expr, indices))
-        found = [self._monomial(term) for term in sympy.Add.make_args(polynomial) if term != 0]
-        return tuple(sorted(found, key=lambda m: ([_position(e) for e in m.elements], m.coefficient)))
+        found: dict[tuple[Element, ...], Monomial] = {}
+        for sign, term in _terms(expr):
+            for monomial in self._expanded(sign * self._polynomial(term, indices), term.span):
+                other = found.get(monomial.elements, replace(monomial, coefficient=Fraction(0)))
+                found[monomial.elements] = replace(other, coefficient=other.coefficient + monomial.coefficient)
+        kept = [monomial for monomial in found.values() if monomial.coefficient]
+        return tuple(sorted(kept, key=lambda m: ([_position(e) for e in m.elements], m.coefficient)))
 
     # ----------------------------------------------------------------------------------------------- expression → SymPy
 
@@ -189,7 +194,10 @@ class Expansion:
 
     # ------------------------------------------------------------------------------------------------ SymPy → monomials
 
-    def _monomial(self, term: sympy.Expr) -> Monomial:
+    def _expanded(self, polynomial: sympy.Expr, span: Span) -> list[Monomial]:
+        return [self._monomial(term, span) for term in sympy.Add.make_args(sympy.expand(polynomial)) if term != 0]
+
+    def _monomial(self, term: sympy.Expr, span: Span) -> Monomial:
         coefficient = Fraction(1)
         elements: list[Element] = []
         for factor in sympy.Mul.make_args(term):
@@ -200,7 +208,19 @@ class Expansion:
                 elements += [self.elements[base]] * int(power)
             else:
                 raise InternalError(f"SymPy returned a node that is no monomial in tensor elements: {factor}")
-        return Monomial(coefficient, tuple(sorted(elements, key=_position)))
+        return Monomial(coefficient, tuple(sorted(elements, key=_position)), span)
+
+
+def _terms(expr: Expr) -> Iterator[tuple[int, Expr]]:
+    """The terms of a sum, each with its sign."""
+    match expr:
+        case Binary("+" | "-" as op, left, right) if left.dims == right.dims:
+            yield from _terms(left)
+            yield from ((sign if op == "+" else -sign, term) for sign, term in _terms(right))
+        case Negate(value):
+            yield from ((-sign, term) for sign, term in _terms(value))
+        case _:
+            yield 1, expr
 
 
 def _shown(expr: Expr) -> str:

@@ -69,12 +69,13 @@ def normal_form(spec: Spec) -> NormalForm:
 
 @dataclass(frozen=True)
 class _Delta:
-    """A delta row acting on dim `acts_on`, before orientation; `version` is the state it reads."""
+    """A delta row acting on dim `acts_on`, before orientation; `version` is the state it reads, `span` where."""
 
     acts_on: str
     w: Expr
     y: Expr
     version: int
+    span: Span
 
 
 @dataclass(frozen=True)
@@ -150,13 +151,13 @@ class _Sorter:
             self.locals[statement.target] = value
             self.captured |= set(versions_in(value))
             return
-        direct, deltas, writes = self._sort(value, statement.value.span)
+        direct, deltas, writes = self._sort(value)
         factor = self._factor(direct, value)
         step = self._open_step(factor, {delta.version for delta in deltas})
         if factor is not None:
             step.decay = factor if step.decay is None else Binary("*", step.decay, factor, factor.span)
         for delta in deltas:
-            step.deltas.append((delta, self._reads_after_decay(delta, step, statement.span)))
+            step.deltas.append((delta, self._reads_after_decay(delta, step)))
         step.writes += writes
         block = len(self.blocks) - 1
         last = len(self.blocks[-1].steps) - 1
@@ -213,41 +214,45 @@ class _Sorter:
         block.steps.append(_Step())
         return block.steps[-1]
 
-    def _reads_after_decay(self, delta: _Delta, step: _Step, span: Span) -> bool:
+    def _reads_after_decay(self, delta: _Delta, step: _Step) -> bool:
         position = self.positions[delta.version]
         here = Position(len(self.blocks) - 1, len(self.blocks[-1].steps) - 1)
         lead = self.blocks[-1].lead is not None and here.step == 0
         if replace(position, after_decay=False) != here or delta.version < self.oldest:
             raise OutsideNormalForm(
-                "this update reads the state of an earlier micro-step, or of another token step", span
+                "this update reads the state of an earlier micro-step, or of another token step", delta.span
             )
         return position.after_decay or (step.decay is None and not lead)
 
     # -------------------------------------------------------------------------------------------------------- monomials
 
-    def _sort(self, value: Expr, span: Span) -> tuple[list[Monomial], list[_Delta], list[_Write]]:
+    def _sort(self, value: Expr) -> tuple[list[Monomial], list[_Delta], list[_Write]]:
         rows, columns = self.state.dims
         direct: list[Monomial] = []
-        deltas: dict[tuple[str, Expr, int], list[Expr]] = {}
+        deltas: dict[tuple[str, Expr, int], list[tuple[Expr, Span]]] = {}
         writes: list[_Write] = []
         for monomial in self.expansion.monomials(value, {rows: rows, columns: columns}):
             if not monomial.states:
-                writes.append(self._write(monomial, span))
+                writes.append(self._write(monomial))
                 continue
             (read,) = monomial.states
             if read.index == (rows, columns):
                 if version_of(read) != self.version:
                     raise OutsideNormalForm(
-                        "the update continues from an older state than the last statement left", span
+                        "the update continues from an older state than the last statement left", monomial.span
                     )
                 direct.append(monomial)
             else:
-                acts_on, w, y = self._delta(monomial, read, span)
-                deltas.setdefault((acts_on, w, version_of(read)), []).append(y)
-        merged = [_Delta(acts_on, w, total(ys) or ONE, version) for (acts_on, w, version), ys in deltas.items()]
+                acts_on, w, y = self._delta(monomial, read)
+                deltas.setdefault((acts_on, w, version_of(read)), []).append((y, monomial.span))
+        merged = [
+            _Delta(acts_on, w, total(y for y, _ in ys) or ONE, version, ys[0][1])
+            for (acts_on, w, version), ys in deltas.items()
+        ]
         return direct, merged, writes
 
-    def _delta(self, monomial: Monomial, read: Element, span: Span) -> tuple[str, Expr, Expr]:
+    def _delta(self, monomial: Monomial, read: Element) -> tuple[str, Expr, Expr]:
+        span = monomial.span
         rows, columns = self.state.dims
         acts_on, kept, contracted = (
             (rows, columns, read.index[0]) if read.index[1] == columns else (columns, rows, read.index[1])
@@ -267,13 +272,13 @@ class _Sorter:
                 y += members
         return acts_on, w or ONE, scaled(monomial.coefficient, product(freed(y, contracted)))
 
-    def _write(self, monomial: Monomial, span: Span) -> _Write:
+    def _write(self, monomial: Monomial) -> _Write:
         rows, columns = self.state.dims
         parts: dict[str, Expr] = {}
         scalars: list[Element] = []
         for indices, members in components(monomial.elements):
             if rows in indices and columns in indices:
-                raise OutsideNormalForm("this write is not a sum of outer products", span)
+                raise OutsideNormalForm("this write is not a sum of outer products", monomial.span)
             dim = rows if rows in indices else columns if columns in indices else None
             if dim is None:
                 scalars += members
@@ -288,12 +293,15 @@ class _Sorter:
             return Number(Fraction(0), value.span)
         if len(direct) == 1 and direct[0].coefficient == 1 and not direct[0].others():
             return None
+        both = set(self.state.dims)
+        differing: set[str] = set()
+        for monomial in direct:
+            differing |= both & {index for element in monomial.others() for index in element.index}
+            if differing == both:
+                raise OutsideNormalForm(
+                    "a decay that differs over both dims of the state is an elementwise scan", monomial.span
+                )
         terms = [scaled(m.coefficient, product(m.others()) if m.others() else None) for m in direct]
-        dims = [set(term.dims) for term in terms]
-        if not all(a <= b or b <= a for a in dims for b in dims):
-            raise OutsideNormalForm(
-                "a decay that differs over both dims of the state is an elementwise scan", value.span
-            )
         factor = total(terms)
         assert factor is not None
         if len(terms) == 1:

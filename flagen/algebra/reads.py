@@ -54,18 +54,43 @@ class Reads:
     found: dict[tuple[str, int, Expr], str] = field(default_factory=dict)
 
     def extract(self, expr: Expr) -> Expr:
+        """`expr` in terms of reads.
+
+        Raises:
+            OutsideNormalForm: it uses the state in another way than by `S.T @ q` and `S @ q`.
+        """
         if not reads_state(expr):
             return expr
         match expr:
             case Contract() | Reduce("sum" | "mean"):
-                monomials = self.expansion.monomials(expr, {dim: dim for dim in expr.dims})
-                terms = [self._term(monomial, expr) for monomial in monomials]
-                return total(terms) or Number(Fraction(0))
+                known = dict(self.found)
+                try:
+                    return self._expanded(expr)
+                except OutsideNormalForm as outside:
+                    self.found = known
+                    return self._of_operands(expr, outside)
             case StateRead():
                 raise OutsideNormalForm("the output uses the state itself, not a read of it", expr.span)
         return map_children(expr, self.extract)
 
+    def _expanded(self, expr: Expr) -> Expr:
+        """`expr` as a sum of reads: `(S + outer(k, v)).T @ q` is one, and what the state has no part in."""
+        monomials = self.expansion.monomials(expr, {dim: dim for dim in expr.dims})
+        terms = [self._term(monomial, expr) for monomial in monomials]
+        return total(terms) or Number(Fraction(0))
+
+    def _of_operands(self, expr: Expr, outside: OutsideNormalForm) -> Expr:
+        """`expr` with the reads in its operands taken out: `dot(S.T @ q, S.T @ k)`. Where there are none, `outside`."""
+        known = dict(self.found)
+        try:
+            return map_children(expr, self.extract)
+        except OutsideNormalForm:
+            self.found = known
+            raise outside from None
+
     def _term(self, monomial: Monomial, expr: Expr) -> Expr:
+        if len(expr.dims) > 1:
+            raise OutsideNormalForm("the output reads the state through a full matrix", expr.span)
         if not monomial.states:
             return scaled(monomial.coefficient, product(monomial.elements))
         (read,) = monomial.states
