@@ -147,6 +147,39 @@ def new(
     report.created(project.show(authoring.write_spec(project, name, like)), name)
 
 
+@app.command("inspect")
+def inspect_kernels(
+    spec: SpecArgument,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ARCH", help="Compile for this one; may be repeated. Default: sm_80 sm_90 sm_100 gfx942."),
+    ] = None,
+) -> None:
+    """Compile the Triton kernels of a variant's package, without a GPU, and show what they became.
+
+    Registers, spilled bytes, shared memory and matrix instructions of every kernel, configuration and size.
+    """
+    from flagen import inspection, report
+
+    package = inspection.find_package(Project.of(Path.cwd()), spec)
+    kernels = inspection.compile_kernels([package], arch or inspection.ARCHS)
+    if not kernels:
+        raise UsageError(f"{package.name} has no Triton kernel")
+    report.compiled(kernels, inspection.triton_version())
+
+
+@app.command()
+def meter(spec: SpecArgument) -> None:
+    """Run the Triton kernels of a variant's package in the interpreter and show what they move and compute."""
+    from flagen import inspection, report
+
+    package = inspection.find_package(Project.of(Path.cwd()), spec)
+    calls = inspection.meter([package])
+    if not calls:
+        raise UsageError(f"{package.name} has no Triton kernel")
+    report.metered(calls, inspection.triton_version())
+
+
 @app.command("list")
 def list_variants() -> None:
     """Show the variants in specs/, and which operators each has in generated/."""

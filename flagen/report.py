@@ -6,8 +6,9 @@ Everything is printed as text, never as markup, so what a spec says cannot style
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from flagen.diagnostics import Diagnostic, Source
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flagen.catalogue import Variant
+    from flagen.inspection import Compiled, Metered
     from flagen.pipeline import Built, Result
 
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
@@ -164,10 +166,72 @@ def catalogue(variants: Sequence[Variant]) -> None:
     rows = [tuple(_printable(cell) for cell in cells(variant)) for variant in variants]
     if _console().is_terminal:
         _print_table(COLUMNS, rows)
-        return
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
-    for row in (COLUMNS, *rows):
-        _out("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    else:
+        _print_aligned(COLUMNS, rows)
+
+
+def compiled(kernels: Sequence[Compiled], triton: str) -> None:
+    """What each kernel became, and whether that is fit to ship; what isn't stands out."""
+    from flagen.inspection import verdict
+
+    verdicts = ["; ".join(verdict(kernel)) for kernel in kernels]
+    rows = [
+        (
+            *(kernel.kernel, kernel.size, kernel.config, kernel.arch),
+            *map(str, (kernel.registers, kernel.spill_bytes, kernel.shared_memory)),
+            " ".join(f"{name} {count}" for name, count in kernel.matrix_instructions.items()) or "-",
+            wrong or "ok",
+        )
+        for kernel, wrong in zip(kernels, verdicts, strict=True)
+    ]
+    columns = ("kernel", "size", "config", "arch", "registers", "spilled", "shared", "matrix instructions", "verdict")
+    _print_aligned(columns, rows, styles=["bold red" if wrong else "" for wrong in verdicts], numbers=range(4, 7))
+    bad = sum(map(bool, verdicts))
+    _out(f"{len(rows)} compiled by Triton {triton}, bf16: {f'{bad} not fit to ship' if bad else 'all fit to ship'}")
+
+
+def metered(calls: Sequence[Metered], triton: str) -> None:
+    """What each operator moves and computes, against what it cannot go below."""
+    from flagen.inspection import METERED
+
+    columns = ("", "launches", "programs", "read", "written", "requested", "flops of tl.dot")
+    for call in calls:
+        rows = [
+            (name, *map(str, (done.launches, done.programs)), *(_per(amount, call.per) for amount in amounts))
+            for name, done in (*call.kernels.items(), *((f"torch.{name}", x) for name, x in call.operators.items()))
+            for amounts in [(done.read, done.written, done.requested, done.flops)]
+        ]
+        _out(
+            f"{call.operator}_{call.variant}, bf16, every dim {METERED.first}, {call.tokens} tokens, {call.heads} head",
+            "bold cyan",
+        )
+        _print_aligned(columns, rows, numbers=range(1, len(columns)))
+        times = f"{call.moved / call.minimum:.2f} times the minimum of {_per(call.minimum, call.per)}"
+        _out(f"bytes moved for each token and head: {_per(call.moved, call.per)}, {times}")
+        least = f"at least {_per(call.final_state_minimum, call.heads)}"
+        _out(f"bytes a final state adds for each head: {_per(call.final_state_bytes, call.heads)}, {least}")
+    _out(f"counted in the interpreter of Triton {triton}; bytes and flops for each token and head", "dim")
+
+
+def _per(amount: int, count: int) -> str:
+    return f"{amount / count:.0f}"
+
+
+def _print_aligned(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    styles: Sequence[str] = (),
+    numbers: Collection[int] = (),
+) -> None:
+    """Rows in aligned columns, those of `numbers` to the right; `styles` are the rows', not the head's."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row, style in zip_longest((columns, *rows), ("bold", *styles), fillvalue=""):
+        cells = (
+            cell.rjust(width) if place in numbers else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        _out("  ".join(cells).rstrip(), style)
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

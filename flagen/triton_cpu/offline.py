@@ -74,7 +74,7 @@ def inspect_kernel(
     # Triton's default today, and one it announces to change: said, it is the same in every release.
     options = {"enable_fp_fusion": True, **options, "num_warps": num_warps, "num_stages": num_stages}
     with _private_cache(), contextlib.redirect_stdout(io.StringIO()) as log:
-        compiled = triton.compile(source, target=_target(arch), options=options)
+        compiled = triton.compile(source, target=target_of(arch), options=options)
     read = _read_amd if "amdgcn" in compiled.asm else _read_nvidia
     return CompiledReport(
         kernel=kernel.__name__,
@@ -113,7 +113,8 @@ def _source(
     )
 
 
-def _target(arch: str) -> Any:
+def target_of(arch: str) -> Any:
+    """The architecture as Triton's compiler wants it."""
     if match := re.fullmatch(r"sm_(\d{2,3})", arch):
         return GPUTarget("cuda", int(match[1]), 32)
     if re.fullmatch(r"gfx\w{3,4}", arch):

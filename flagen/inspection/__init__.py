@@ -1,0 +1,37 @@
+"""Evidence about the generated kernels of a package, without a GPU: what they compile to, and what they move.
+
+    record      what a package's operators launch: kernels, types, constants, configurations   (nothing is compiled)
+    compile     registers, spills, shared memory and matrix instructions of every launch       (Triton's compiler)
+    meter       bytes, flops, launches and programs of a call                                  (Triton's interpreter)
+
+Nothing here knows a variant or a kernel. A call is made up from the spec, and a kernel's signature is read off what its
+launcher passes to it, so that an operator that gets kernels is inspected and metered from then on.
+
+The compiler and the interpreter need processes of their own, and torch is to stay out of flagen's: `work` starts
+`python -m flagen.inspection.worker`, once for each processor core, and imports neither torch nor Triton.
+"""
+
+from __future__ import annotations
+
+from flagen.inspection.devices import ARCHS, DEVICES, verdict
+from flagen.inspection.model import Compiled, Figures, Launched, Metered, Size
+from flagen.inspection.work import METERED, SIZES, Package, compile_kernels, find_package, meter, record, triton_version
+
+__all__ = [
+    "ARCHS",
+    "DEVICES",
+    "METERED",
+    "SIZES",
+    "Compiled",
+    "Figures",
+    "Launched",
+    "Metered",
+    "Package",
+    "Size",
+    "compile_kernels",
+    "find_package",
+    "meter",
+    "record",
+    "triton_version",
+    "verdict",
+]

@@ -1,0 +1,86 @@
+"""Arguments for a call of a variant's operators, made up from its spec alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flagen.inspection.model import Size
+from flagen.spec.model import Interval, Spec
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How much a call is about: `runs` sequences of `tokens` each, one batch or packed into one."""
+
+    size: Size
+    tokens: int
+    runs: int = 1
+    H: int = 1
+    groups: int = 1
+    packed: bool = False
+    initial_state: bool = False
+    final_state: bool = False
+
+
+def sizes(spec: Spec, workload: Workload) -> dict[str, int]:
+    """The size of every dim, the numbers of heads, and the number of micro-steps."""
+    named = {dim: workload.size[place % 2] for place, dim in enumerate(spec.dims)}
+    grouped = spec.has_value_heads and any(decl.heads == "H" for decl in spec.inputs)
+    named |= {"H": workload.H, "HV": workload.H * (workload.groups if grouped else 1)}
+    if spec.steps is not None:
+        named[spec.steps.symbol] = spec.steps.default or 2
+    return named
+
+
+def arguments(spec: Spec, workload: Workload) -> dict[str, Any]:
+    """Every argument by name: inputs and params in bf16 and states in float32, both with what memory holds.
+
+    Only the shapes are meant to be looked at. `settle` gives the tensors values that a kernel can run on.
+    """
+    named = sizes(spec, workload)
+    steps = named[spec.steps.symbol] if spec.steps else 1
+    batch, tokens = (1, workload.runs * workload.tokens) if workload.packed else (workload.runs, workload.tokens)
+    given: dict[str, Any] = {}
+    for decl in spec.inputs:
+        rows = tokens * (steps if decl.per == "step" else 1)
+        given[decl.name] = _bf16(batch, rows, named[decl.heads], *(named[dim] for dim in decl.dims))
+    for param in spec.params:
+        if param.is_tensor:
+            heads = (named["HV"],) if param.per_head else ()
+            given[param.name] = _bf16(*heads, *(named[dim] for dim in param.dims))
+        elif param.default is None:
+            given[param.name] = within(param.range)
+    if spec.steps is not None:
+        given[spec.steps.argument] = steps
+    if workload.initial_state:
+        states = [
+            torch.empty(workload.runs, named["HV"], *(named[dim] for dim in state.dims), dtype=torch.float32)
+            for state in spec.states
+        ]
+        given["initial_state"] = states[0] if len(states) == 1 else tuple(states)
+    if workload.packed:
+        given["cu_seqlens"] = torch.arange(0, tokens + 1, workload.tokens)
+    return given | {"output_final_state": workload.final_state}
+
+
+def settle(spec: Spec, given: Mapping[str, Any]) -> None:
+    """Fill the tensors among the inputs and params with a number of their range. What a kernel moves and computes does
+    not depend on it."""
+    ranges = {decl.name: decl.range for decl in spec.inputs} | {param.name: param.range for param in spec.params}
+    for name, interval in ranges.items():
+        if isinstance(given.get(name), Tensor):
+            given[name].fill_(within(interval))
+
+
+def within(interval: Interval) -> float:
+    """The number of a range that is nearest to a half."""
+    return min(max(0.5, interval.low), interval.high)
+
+
+def _bf16(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.bfloat16)

@@ -1,0 +1,96 @@
+"""What is found out about kernels, as frozen data that goes from process to process, and into tables, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+
+class Size(NamedTuple):
+    """The first and the second dim of a state; further dims take turns."""
+
+    first: int
+    second: int
+
+    def __str__(self) -> str:
+        return f"{self.first}x{self.second}"
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A kernel as one launch asks for it, on one architecture."""
+
+    variant: str
+    operator: str
+    kernel: str
+    size: str
+    config: str
+    """The constants of the launch that are no sizes, and its options: `BLOCK_K=128 BLOCK_V=8 num_warps=1`."""
+    arch: str
+    key: str
+    """A hash of all that is compiled: equal keys compile to the same code under the same Triton."""
+
+
+@dataclass(frozen=True)
+class Compiled(Launched):
+    """What a launch's kernel compiles to. `flagen.triton_cpu.offline.CompiledReport` tells what the fields mean."""
+
+    registers: int
+    spill_bytes: int
+    shared_memory: int
+    matrix_instructions: Mapping[str, int]
+    wgmma_serialized: str | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the launches of one kernel did, or the calls of one torch operator, in one call of a generated operator."""
+
+    launches: int
+    programs: int
+    read: int
+    written: int
+    requested: int
+    flops: int
+
+    @property
+    def moved(self) -> int:
+        return self.read + self.written
+
+
+@dataclass(frozen=True)
+class Metered:
+    """One call of a generated operator on `tokens` tokens of `heads` heads, in bytes and flops of the whole call.
+
+    `kernels` and `operators` (of torch, between kernels) go without a final state. With one, the call moves
+    `final_state_bytes` more. The minima are what no operator can go below: inputs read and output written once, and
+    the state written once.
+    """
+
+    variant: str
+    operator: str
+    tokens: int
+    heads: int
+    kernels: Mapping[str, Figures]
+    operators: Mapping[str, Figures]
+    minimum: int
+    final_state_bytes: int
+    final_state_minimum: int
+
+    @property
+    def moved(self) -> int:
+        """Bytes read and written by kernels and torch operators."""
+        return sum(figures.moved for figures in (*self.kernels.values(), *self.operators.values()))
+
+    @property
+    def per(self) -> int:
+        """What to divide by, for figures per token and head."""
+        return self.tokens * self.heads
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        nested = {
+            key: {name: Figures(**figures) for name, figures in row[key].items()} for key in ("kernels", "operators")
+        }
+        return cls(**{**row, **nested})

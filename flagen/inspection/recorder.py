@@ -1,0 +1,182 @@
+"""What a launcher launches, told by running it with a recorder in the kernels' place.
+
+    launches = record(lambda: fused_recurrent_gla(q, k, v, g), "sm_90")
+
+The launcher runs on CPU tensors, in a process that compiles. Nothing is launched: each kernel is kept with what the
+compiler wants to know of the arguments it was given. One behind `triton.autotune` is kept once for each configuration.
+
+A launcher that asks torch what GPU it runs on (`torch.cuda.is_available`, `get_device_capability`,
+`get_device_properties`) is answered for the architecture.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from triton.compiler.compiler import make_backend
+from triton.runtime.jit import JITFunction
+
+from flagen.inspection.devices import DEVICES
+from flagen.project import UsageError
+from flagen.triton_cpu.border import Patch, autotuner, patched, require_compiler, stock
+from flagen.triton_cpu.offline import target_of
+
+_INTERPRET = "TRITON_INTERPRET"
+_TYPES = {
+    torch.bool: "i1",
+    torch.uint8: "u8",
+    torch.int8: "i8",
+    torch.int16: "i16",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+}
+_LAUNCHING = ("grid", "warmup")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel and all that its compilation depends on: types of arguments, constants, which arguments are divisible
+    by 16, and the options of Triton's backend that the launch sets."""
+
+    kernel: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    divisible_by_16: tuple[str, ...]
+    options: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.kernel.__name__)
+
+    def key(self, arch: str) -> str:
+        """A hash of all that is compiled; wording and layout of the kernel's module do not count."""
+        given = [self.name, arch, self.signature, self.constexprs, self.divisible_by_16, self.options]
+        told = json.dumps(given, sort_keys=True, default=repr)
+        return hashlib.sha256((_code(self.kernel) + told).encode()).hexdigest()[:16]
+
+
+def record(call: Callable[[], object], arch: str) -> list[Launch]:
+    """What `call` launches when it runs on `arch`. The modules of its kernels have to be imported by now."""
+    require_compiler()
+    launches: list[Launch] = []
+
+    def run(kernel: Any, /, *arguments: Any, **named: Any) -> None:
+        launches.append(_launch(kernel, arguments, named))
+
+    patches = [Patch(JITFunction, "run", run), Patch(stock(autotuner, "Autotuner"), "run", _run_every_configuration)]
+    with patched([*patches, *_pretending(arch)]), _kernels_on_the_cpu(), torch.no_grad():
+        call()
+    return launches
+
+
+def launch_options(launch: Launch, arch: str) -> dict[str, Any]:
+    """The options of a launch, with those that it leaves to Triton's backend and that a compilation must be told."""
+    backend = make_backend(target_of(arch)).parse_options({})
+    return {"num_warps": backend.num_warps, "num_stages": backend.num_stages, **launch.options}
+
+
+# --------------------------------------------------------------------------------------------------- types of arguments
+
+
+def _launch(kernel: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Launch:
+    given = {**dict(zip(kernel.arg_names, arguments, strict=False)), **named}
+    signature: dict[str, str] = {}
+    constexprs: dict[str, Any] = {}
+    divisible: list[str] = []
+    for param in kernel.params:
+        value = given.get(param.name, param.default)
+        special = not param.do_not_specialize
+        if param.is_constexpr or value is None or (special and type(value) is int and value == 1):
+            constexprs[param.name] = value
+            continue
+        signature[param.name] = param.annotation_type or _type_of(value, f"{kernel.__name__}: {param.name}")
+        if special and not param.do_not_specialize_on_alignment and _is_divisible(value):
+            divisible.append(param.name)
+    options = {name: value for name, value in named.items() if name not in (*kernel.arg_names, *_LAUNCHING)}
+    return Launch(kernel, signature, constexprs, tuple(divisible), options)
+
+
+def _type_of(value: Any, what: str) -> str:
+    """The type that Triton gives an argument."""
+    if isinstance(value, torch.Tensor):
+        return f"*{_TYPES[value.dtype]}"
+    if isinstance(value, bool):
+        return "i1"
+    if isinstance(value, int):
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+    if isinstance(value, float):
+        return "fp32"
+    raise UsageError(f"{what} is launched with a {type(value).__qualname__}, which cannot be inspected")
+
+
+def _is_divisible(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.data_ptr() % 16 == 0
+    return type(value) is int and value % 16 == 0
+
+
+def _code(kernel: Any) -> str:
+    """The module that a kernel is in, where its helpers are too, without comments and docstrings."""
+    tree = ast.parse(Path(kernel.fn.__code__.co_filename).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+# ------------------------------------------------------------------------------------------------ the launcher's world
+
+
+def _run_every_configuration(tuner: Any, /, *arguments: Any, **named: Any) -> None:
+    """`Autotuner.run` for each configuration instead of the fastest."""
+    tuner.nargs = dict(zip(tuner.arg_names, arguments, strict=False))
+    for configuration in tuner.prune_configs(named):
+        tuner.fn.run(*arguments, **named, **configuration.all_kwargs())
+
+
+def _pretending(arch: str) -> list[Patch]:
+    """torch's answers about the GPU of a launch."""
+    device = DEVICES[arch]
+    major, minor = device.capability
+    properties = SimpleNamespace(
+        major=major,
+        minor=minor,
+        multi_processor_count=device.processors,
+        shared_memory_per_block_optin=device.shared_memory,
+        warp_size=device.warp,
+    )
+    answers: dict[str, object] = {
+        "is_available": True,
+        "get_device_capability": device.capability,
+        "get_device_properties": properties,
+    }
+    return [Patch(torch.cuda, name, lambda *_, answer=answer: answer) for name, answer in answers.items()]
+
+
+@contextmanager
+def _kernels_on_the_cpu() -> Iterator[None]:
+    """A launcher takes the kernel on CPU tensors where it believes that the interpreter is on. Triton has read the
+    variable already, when the kernels were decorated."""
+    before = os.environ.get(_INTERPRET)
+    os.environ[_INTERPRET] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_INTERPRET]
+        else:
+            os.environ[_INTERPRET] = before

@@ -1,0 +1,126 @@
+"""Starts the processes that compile and interpret, and gathers what they find."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from flagen.catalogue import OPERATORS as ALL_OPERATORS
+from flagen.diagnostics import InternalError
+from flagen.inspection.devices import ARCHS, DEVICES
+from flagen.inspection.model import Compiled, Launched, Metered, Size
+from flagen.project import PACKAGE, Project, UsageError
+
+OPERATORS = tuple(operator for operator in ALL_OPERATORS if not operator.startswith("naive_"))
+"""The operators that may have kernels."""
+
+SIZES = (Size(128, 128), Size(256, 256), Size(100, 60))
+METERED = Size(128, 128)
+_NEEDED = ("numpy", "torch", "triton")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A generated package and the spec that it was made from."""
+
+    name: str
+    spec: str
+    folder: str
+
+
+def find_package(project: Project, argument: str) -> Package:
+    """The package of the spec that a person means by `argument`.
+
+    Raises:
+        SpecError: the spec is wrong.
+        UsageError: there is no such spec, or nothing was built from it.
+    """
+    from flagen.spec import load_spec
+
+    path = project.find_spec(argument)
+    name = load_spec(path).name
+    folder = project.generated / name
+    if not (folder / "__init__.py").is_file():
+        raise UsageError(f"there is no package {project.show(folder)}; run `flagen build {argument}`")
+    return Package(name, str(path.resolve()), str(folder))
+
+
+def record(packages: Sequence[Package], archs: Sequence[str] = ARCHS, sizes: Sequence[Size] = SIZES) -> list[Launched]:
+    """Every kernel that the packages launch, each once, on every architecture and at every size."""
+    rows = _work(_task("record", packages, archs=_known(archs), sizes=sizes), interpret=False, processes=1)
+    return [Launched(**row) for row in rows]
+
+
+def compile_kernels(
+    packages: Sequence[Package],
+    archs: Sequence[str] = ARCHS,
+    sizes: Sequence[Size] = SIZES,
+    but: Collection[str] = (),
+) -> list[Compiled]:
+    """The same compiled, but for those whose key is in `but`."""
+    task = _task("compile", packages, archs=_known(archs), sizes=sizes, but=sorted(but))
+    return [Compiled(**row) for row in _work(task, interpret=False)]
+
+
+def meter(packages: Sequence[Package]) -> list[Metered]:
+    """What a call of each operator that launches kernels moves and computes."""
+    return [Metered.from_json(row) for row in _work(_task("meter", packages), interpret=True)]
+
+
+def triton_version() -> str:
+    """The version of Triton that compiles and interprets here."""
+    _require_libraries()
+    return version("triton")
+
+
+def _known(archs: Sequence[str]) -> Sequence[str]:
+    for arch in archs:
+        if arch not in DEVICES:
+            raise UsageError(f"unknown architecture {arch}; known are {', '.join(DEVICES)}")
+    return archs
+
+
+def _task(what: str, packages: Sequence[Package], **options: Any) -> dict[str, Any]:
+    return {"what": what, "packages": [asdict(package) for package in packages], **options}
+
+
+def _require_libraries() -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"running kernels without a GPU needs {', '.join(_NEEDED)}; not installed: {', '.join(missing)}"
+            " (pip install 'flagen[torch,triton]' numpy)"
+        )
+
+
+def _work(task: Mapping[str, Any], *, interpret: bool, processes: int | None = None) -> list[dict[str, Any]]:
+    """The rows that the processes find, each having a share of the task, in the task's order."""
+    _require_libraries()
+    count = processes or os.cpu_count() or 1
+    with ThreadPoolExecutor(count) as pool:
+        shares = pool.map(lambda number: _start({**task, "share": (number, count)}, interpret), range(count))
+        placed = [row for share in shares for row in share]
+    return [row for _, row in sorted(placed, key=lambda each: each[0])]
+
+
+def _start(task: Mapping[str, Any], interpret: bool) -> list[tuple[int, dict[str, Any]]]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    paths = [str(PACKAGE.parent), *filter(None, [environment.get("PYTHONPATH")])]
+    environment |= {"PYTHONPATH": os.pathsep.join(paths)} | ({"TRITON_INTERPRET": "1"} if interpret else {})
+    # -P: no module of the working directory is to be taken for one of the libraries.
+    command = [sys.executable, "-P", "-m", "flagen.inspection.worker", json.dumps(task)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise InternalError(f"{task['what']} failed\n{done.stderr}")
+    answer = json.loads(done.stdout)
+    if "error" in answer:
+        raise UsageError(answer["error"])
+    return [(place, row) for place, row in answer["rows"]]

@@ -1,0 +1,181 @@
+"""What `flagen.inspection.work` starts: reads one task as JSON, prints its rows as JSON.
+
+The only modules of the package that import torch and Triton are this one and those that it imports. Which of compiler
+and interpreter a process has is decided by its environment, before it starts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pkgutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, astuple
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import triton
+
+from flagen.inspection.calls import Workload, arguments, settle, sizes
+from flagen.inspection.model import Compiled, Figures, Launched, Metered, Size
+from flagen.inspection.work import METERED, OPERATORS
+from flagen.plan.cost import cost
+from flagen.project import UsageError
+from flagen.spec import load_spec
+from flagen.spec.model import Spec
+from flagen.triton_cpu import UnsupportedTritonError
+
+_METERED_TOKENS = {"fused_recurrent": 16, "chunk": 128}
+"""Enough for what is done once a call to be told from what is done for every token or chunk."""
+
+
+def perform(task: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """This process's share of a task's rows, each with its place among all of them."""
+    number, count = task["share"]
+    packages = task["packages"]
+    match task["what"]:
+        case "record":
+            rows = [asdict(launched) for package in packages for launched, _ in _recorded(package, task)]
+            return list(enumerate(rows))
+        case "compile":
+            recorded = [each for package in packages for each in _recorded(package, task)]
+            wanted = [(launched, launch) for launched, launch in recorded if launched.key not in task["but"]]
+            mine = list(enumerate(wanted))[number::count]
+            return [(place, asdict(_compiled(launched, launch))) for place, (launched, launch) in mine]
+        case "meter":
+            calls = list(enumerate((package, operator) for operator in OPERATORS for package in packages))
+            return [(place, asdict(row)) for place, call in calls[number::count] for row in _metered(*call)]
+    raise AssertionError(task["what"])
+
+
+# ------------------------------------------------------------------------------------------------------------- packages
+
+
+def _load(package: Mapping[str, str]) -> tuple[Spec, ModuleType]:
+    """The spec and the package, every module of it imported; it may lie anywhere, and is called what it likes."""
+    spec, folder = load_spec(Path(package["spec"])), Path(package["folder"])
+    name = f"generated_{spec.name}"
+    if name not in sys.modules:
+        found = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert found is not None and found.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        for part in pkgutil.iter_modules(module.__path__):
+            importlib.import_module(f"{name}.{part.name}")
+    return spec, sys.modules[name]
+
+
+# ------------------------------------------------------------------------------------------------------------ launches
+
+
+def _recorded(package: Mapping[str, str], task: Mapping[str, Any]) -> Iterator[tuple[Launched, Any]]:
+    """Every kernel that a package launches, each once, at every size on every architecture.
+
+    The calls do all that an operator can do: sequences are packed, states go in and come out, keys are shared by heads.
+    One has a single sequence and one has many, where a launcher might see reason for different kernels.
+    """
+    from flagen.inspection.recorder import record
+
+    spec, module = _load(package)
+    seen = set()
+    for operator in OPERATORS:
+        function = getattr(module, f"{operator}_{spec.name}", None)
+        if function is None:
+            continue
+        for size in (Size(*pair) for pair in task["sizes"]):
+            for arch in task["archs"]:
+                for runs in (1, 64):
+                    workload = Workload(
+                        size, 64, runs, H=2, groups=2, packed=True, initial_state=True, final_state=True
+                    )
+                    given = arguments(spec, workload)
+                    for launch in record(lambda call=function, named=given: call(**named), arch):  # type: ignore[misc]
+                        key = launch.key(arch)
+                        if key not in seen:
+                            seen.add(key)
+                            config = _config(launch, sizes(spec, workload))
+                            yield Launched(spec.name, operator, launch.name, str(size), config, arch, key), launch
+
+
+def _config(launch: Any, sizes: Mapping[str, int]) -> str:
+    """The choices of a launch: its constants, but for sizes and pointers that are absent, and its options."""
+    chosen = {name: x for name, x in launch.constexprs.items() if name not in sizes and x is not None}
+    return " ".join(f"{name}={value}" for name, value in {**chosen, **launch.options}.items())
+
+
+def _compiled(launched: Launched, launch: Any) -> Compiled:
+    from flagen.inspection.recorder import launch_options
+    from flagen.triton_cpu.offline import inspect_kernel
+
+    report = inspect_kernel(
+        launch.kernel,
+        launch.signature,
+        launch.constexprs,
+        launched.arch,
+        divisible_by_16=launch.divisible_by_16,
+        **launch_options(launch, launched.arch),
+    )
+    return Compiled(
+        **asdict(launched),
+        registers=report.registers,
+        spill_bytes=report.spill_bytes,
+        shared_memory=report.shared_memory,
+        matrix_instructions=dict(report.matrix_instructions),
+        wgmma_serialized=report.wgmma_serialized,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ metering
+
+
+def _metered(package: Mapping[str, str], operator: str) -> Iterator[Metered]:
+    from flagen.triton_cpu.meter import Report, metered
+
+    spec, module = _load(package)
+    function = getattr(module, f"{operator}_{spec.name}", None)
+    if function is None:
+        return
+
+    def call(final_state: bool) -> Report:
+        given = arguments(spec, Workload(METERED, _METERED_TOKENS[operator], final_state=final_state))
+        settle(spec, given)
+        with torch.no_grad(), metered() as report:
+            function(**given)
+        return report
+
+    without, with_state = call(False), call(True)
+    if not without.kernels:
+        return
+    tokens, least = _METERED_TOKENS[operator], cost(spec, None, METERED.first)
+    yield Metered(
+        spec.name,
+        operator,
+        tokens,
+        heads=1,
+        kernels={name: Figures(*astuple(traffic)) for name, traffic in without.kernels.items()},
+        operators={name: Figures(*astuple(traffic)) for name, traffic in without.operators.items()},
+        minimum=least.bytes_moved * tokens,
+        final_state_bytes=with_state.total.moved - without.total.moved,
+        final_state_minimum=least.state_bytes,
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    (task,) = arguments
+    # What libraries print must not get between the rows.
+    with redirect_stdout(sys.stderr):
+        try:
+            answer: dict[str, Any] = {"rows": perform(json.loads(task))}
+        except (UsageError, UnsupportedTritonError) as error:
+            answer = {"error": str(error)}
+    print(json.dumps({"triton": triton.__version__, **answer}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
