@@ -66,6 +66,12 @@ class ChunkPlan:
     def reader(self, tensor: str) -> Reader:
         return next(reader for reader in self.readers if reader.tensor == tensor)
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What the scan computes beside the state and the last phase reads, for every chunk."""
+        used = {tensor for statement in self.after for tensor in _uses(statement)}
+        return tuple(s.target.tensor for s in self.scan if s.target.tensor in used)
+
     def dump(self) -> str:
         lines = [
             f"chunks of {self.size} tokens; decay: {self.normal_form.decay_kind}; {self.slots} row(s) a micro-step"
@@ -89,8 +95,7 @@ def plan_chunk(form: ChunkForm) -> ChunkPlan:
     needed = _needed_for(system, "S1") & carried
     before = tuple(s for s in system.statements if s.target.tensor not in carried)
     scan = tuple(s for s in system.statements if s.target.tensor in needed)
-    # What the scan computes beside the state is computed again from the stored states, for all chunks at once.
-    after = tuple(s for s in system.statements if s.target.tensor in carried and s.target.tensor != "S1")
+    after = tuple(s for s in system.statements if s.target.tensor in carried - needed)
     return ChunkPlan(
         form=form,
         system=system,

@@ -112,7 +112,9 @@ def _chunk_form(
         q, w, y, z: rows, [batch, tokens, (rows of a token,) HV, channels].
     """
     tokens = q.shape[1]
-    size = max(min(chunk_size, tokens), 1)
+    if tokens == 0:
+        return S.new_zeros(S.shape[0], 0, S.shape[1], S.shape[3]), S
+    size = min(chunk_size, tokens)
     q, w, y, z = (_chunks(x, size) for x in (q, w, y, z))
     row = torch.arange(w.shape[-2], device=S.device)
     token = torch.arange(size, device=S.device)
@@ -126,15 +128,16 @@ def _chunk_form(
     A = torch.where(sees_q, q @ w.mT, 0.0)
 
     # Chunk after chunk: the state.
-    states = []
+    S_all, U_all = [], []
     for Ubar_n, Wbar_n, w_n in zip(*(x.unbind(2) for x in (Ubar, Wbar, w)), strict=True):
-        states.append(S)
+        S_all.append(S)
         U = Ubar_n + Wbar_n @ S
+        U_all.append(U)
         S = S + w_n.mT @ U
-    S0 = torch.stack(states, dim=2) if states else S.unsqueeze(2)[:, :, :0]
+    S0 = torch.stack(S_all, dim=2)
+    U = torch.stack(U_all, dim=2)
 
     # All chunks at once: what each chunk reads from the state before it.
-    U = Ubar + Wbar @ S0
     o = q @ S0 + A @ U
     return _tokens(o, tokens), S
 

@@ -99,11 +99,11 @@ def fused_recurrent_delta_product(
             S_final,
             float(scale),
             args.tokens,
-            n=num_householder,
-            H=args.H,
-            HV=args.HV,
-            K=args.K,
-            V=args.V,
+            num_householder,
+            args.H,
+            args.HV,
+            args.K,
+            args.V,
             **config,
         )
     return o, S_final if output_final_state else None

@@ -120,7 +120,9 @@ def _chunk_form(
         q, w, y, k, v, g: rows, [batch, tokens, (rows of a token,) HV, channels].
     """
     tokens = q.shape[1]
-    size = max(min(chunk_size, tokens), 1)
+    if tokens == 0:
+        return S.new_zeros(S.shape[0], 0, S.shape[1], S.shape[3]), S
+    size = min(chunk_size, tokens)
     q, w, y, k, v, g = (_chunks(x, size) for x in (q, w, y, k, v, g))
     row = torch.arange(g.shape[-2], device=S.device)
     last_y = row - 1
@@ -141,17 +143,18 @@ def _chunk_form(
     B = _decayed_scores(q, k, g, row)
 
     # Chunk after chunk: the state.
-    states = []
+    S_all, U_all = [], []
     for Ubar_n, Wbar_n, at_end_n, w_to_end_n, k_to_end_n, v_n in zip(
         *(x.unbind(2) for x in (Ubar, Wbar, at_end, w_to_end, k_to_end, v)), strict=True
     ):
-        states.append(S)
+        S_all.append(S)
         U = Ubar_n + Wbar_n @ S
+        U_all.append(U)
         S = at_end_n * S + w_to_end_n.mT @ U + k_to_end_n.mT @ v_n
-    S0 = torch.stack(states, dim=2) if states else S.unsqueeze(2)[:, :, :0]
+    S0 = torch.stack(S_all, dim=2)
+    U = torch.stack(U_all, dim=2)
 
     # All chunks at once: what each chunk reads from the state before it.
-    U = Ubar + Wbar @ S0
     o = (q * from_start) @ S0 + A @ U + B @ v
     return _tokens(o, tokens), S
 

@@ -80,14 +80,13 @@ def check_arguments(
     if not isinstance(num_householder, int) or num_householder < 1:
         raise ValueError(f"num_householder: expected a positive int, got {num_householder!r}")
     sizes: dict[str, int] = {}
-    device = q.device
     _fit(sizes, "q", q, ("B", "T", "H", "K"))
     _fit(sizes, "k", k, ("B", "T * num_householder", "H", "K"), steps=num_householder)
     _fit(sizes, "v", v, ("B", "T * num_householder", "HV", "V"), steps=num_householder)
     _fit(sizes, "g", g, ("B", "T", "HV"))
     _fit(sizes, "beta", beta, ("B", "T * num_householder", "HV"), steps=num_householder)
     if sizes["HV"] % sizes["H"]:
-        raise ValueError(f"HV: expected a multiple of H = {sizes['H']}, got {sizes['HV']} value heads")
+        raise ValueError(f"v: expected HV to be a multiple of H = {sizes['H']}, got HV = {sizes['HV']}")
     tensors = {
         "q": q,
         "k": k,
@@ -95,6 +94,7 @@ def check_arguments(
         "g": g,
         "beta": beta,
     }
+    device = q.device
     for name, tensor in tensors.items():
         if tensor.device != device:
             raise ValueError(f"{name}: expected device {device} as q, got {tensor.device}")
@@ -147,6 +147,8 @@ def _fit(sizes: dict[str, int], name: str, tensor: Tensor, axes: tuple[str, ...]
 
 
 def _offsets(cu_seqlens: Tensor, batch: int, tokens: int, device: torch.device) -> tuple[int, ...]:
+    if not isinstance(cu_seqlens, Tensor):
+        raise ValueError(f"cu_seqlens: expected a tensor [N + 1], got {type(cu_seqlens).__name__}")
     if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.numel() < 2:
         found = f"{cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
         raise ValueError(f"cu_seqlens: expected [N + 1] token offsets in int32 or int64, got {found}")

@@ -103,10 +103,10 @@ def fused_recurrent_gdn2(
             S_final,
             float(scale),
             args.tokens,
-            H=args.H,
-            HV=args.HV,
-            K=args.K,
-            V=args.V,
+            args.H,
+            args.HV,
+            args.K,
+            args.V,
             **config,
         )
     return o, S_final if output_final_state else None

@@ -99,18 +99,20 @@ def _chunk_form(
         q, k, v: rows, [batch, tokens, (rows of a token,) HV, channels].
     """
     tokens = q.shape[1]
-    size = max(min(chunk_size, tokens), 1)
+    if tokens == 0:
+        return S.new_zeros(S.shape[0], 0, S.shape[1], S.shape[3]), S
+    size = min(chunk_size, tokens)
     q, k, v = (_chunks(x, size) for x in (q, k, v))
 
     # All chunks at once: what does not need the state.
     B = (q @ k.mT).tril()
 
     # Chunk after chunk: the state.
-    states = []
+    S_all = []
     for k_n, v_n in zip(*(x.unbind(2) for x in (k, v)), strict=True):
-        states.append(S)
+        S_all.append(S)
         S = S + k_n.mT @ v_n
-    S0 = torch.stack(states, dim=2) if states else S.unsqueeze(2)[:, :, :0]
+    S0 = torch.stack(S_all, dim=2)
 
     # All chunks at once: what each chunk reads from the state before it.
     o = q @ S0 + B @ v

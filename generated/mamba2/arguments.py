@@ -74,13 +74,12 @@ def check_arguments(
         ValueError: a shape, dtype, device or head count that does not fit, with its name and what was expected.
     """
     sizes: dict[str, int] = {}
-    device = x.device
     _fit(sizes, "x", x, ("B", "T", "HV", "P"))
     _fit(sizes, "dt", dt, ("B", "T", "HV"))
     _fit(sizes, "B", B, ("B", "T", "H", "N"))
     _fit(sizes, "C", C, ("B", "T", "H", "N"))
     if sizes["HV"] % sizes["H"]:
-        raise ValueError(f"HV: expected a multiple of H = {sizes['H']}, got {sizes['HV']} value heads")
+        raise ValueError(f"x: expected HV to be a multiple of H = {sizes['H']}, got HV = {sizes['HV']}")
     _fit(sizes, "A", A, ("HV",))
     _fit(sizes, "D", D, ("HV",))
     tensors = {
@@ -91,6 +90,7 @@ def check_arguments(
         "A": A,
         "D": D,
     }
+    device = x.device
     for name, tensor in tensors.items():
         if tensor.device != device:
             raise ValueError(f"{name}: expected device {device} as x, got {tensor.device}")
@@ -143,6 +143,8 @@ def _fit(sizes: dict[str, int], name: str, tensor: Tensor, axes: tuple[str, ...]
 
 
 def _offsets(cu_seqlens: Tensor, batch: int, tokens: int, device: torch.device) -> tuple[int, ...]:
+    if not isinstance(cu_seqlens, Tensor):
+        raise ValueError(f"cu_seqlens: expected a tensor [sequences + 1], got {type(cu_seqlens).__name__}")
     if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.numel() < 2:
         found = f"{cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
         raise ValueError(f"cu_seqlens: expected [sequences + 1] token offsets in int32 or int64, got {found}")

@@ -88,10 +88,10 @@ def fused_recurrent_mamba2(
             o,
             S_final,
             args.tokens,
-            H=args.H,
-            HV=args.HV,
-            N=args.N,
-            P=args.P,
+            args.H,
+            args.HV,
+            args.N,
+            args.P,
             **config,
         )
     return o, S_final if output_final_state else None

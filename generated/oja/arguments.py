@@ -73,14 +73,13 @@ def check_arguments(
         ValueError: a shape, dtype, device or head count that does not fit, with its name and what was expected.
     """
     sizes: dict[str, int] = {}
-    device = q.device
     _fit(sizes, "q", q, ("B", "T", "H", "K"))
     _fit(sizes, "k", k, ("B", "T", "H", "K"))
     _fit(sizes, "v", v, ("B", "T", "HV", "V"))
     _fit(sizes, "g", g, ("B", "T", "HV", "V"))
     _fit(sizes, "beta", beta, ("B", "T", "HV"))
     if sizes["HV"] % sizes["H"]:
-        raise ValueError(f"HV: expected a multiple of H = {sizes['H']}, got {sizes['HV']} value heads")
+        raise ValueError(f"v: expected HV to be a multiple of H = {sizes['H']}, got HV = {sizes['HV']}")
     tensors = {
         "q": q,
         "k": k,
@@ -88,6 +87,7 @@ def check_arguments(
         "g": g,
         "beta": beta,
     }
+    device = q.device
     for name, tensor in tensors.items():
         if tensor.device != device:
             raise ValueError(f"{name}: expected device {device} as q, got {tensor.device}")
@@ -140,6 +140,8 @@ def _fit(sizes: dict[str, int], name: str, tensor: Tensor, axes: tuple[str, ...]
 
 
 def _offsets(cu_seqlens: Tensor, batch: int, tokens: int, device: torch.device) -> tuple[int, ...]:
+    if not isinstance(cu_seqlens, Tensor):
+        raise ValueError(f"cu_seqlens: expected a tensor [N + 1], got {type(cu_seqlens).__name__}")
     if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.numel() < 2:
         found = f"{cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
         raise ValueError(f"cu_seqlens: expected [N + 1] token offsets in int32 or int64, got {found}")

@@ -100,10 +100,10 @@ def fused_recurrent_oja(
             S_final,
             float(scale),
             args.tokens,
-            H=args.H,
-            HV=args.HV,
-            K=args.K,
-            V=args.V,
+            args.H,
+            args.HV,
+            args.K,
+            args.V,
             **config,
         )
     o = shares.sum(3).to(v.dtype)

@@ -104,7 +104,9 @@ def _chunk_form(
         q, k, v, g: rows, [batch, tokens, (rows of a token,) HV, channels].
     """
     tokens = q.shape[1]
-    size = max(min(chunk_size, tokens), 1)
+    if tokens == 0:
+        return S.new_zeros(S.shape[0], 0, S.shape[1], S.shape[3]), S
+    size = min(chunk_size, tokens)
     q, k, v, g = (_chunks(x, size) for x in (q, k, v, g))
     decay = _decay(g)
     at_end = g.sum(-2).exp()[..., None]
@@ -116,11 +118,11 @@ def _chunk_form(
     B = (q @ k.mT) * decay
 
     # Chunk after chunk: the state.
-    states = []
+    S_all = []
     for at_end_n, k_to_end_n, v_n in zip(*(x.unbind(2) for x in (at_end, k_to_end, v)), strict=True):
-        states.append(S)
+        S_all.append(S)
         S = at_end_n * S + k_to_end_n.mT @ v_n
-    S0 = torch.stack(states, dim=2) if states else S.unsqueeze(2)[:, :, :0]
+    S0 = torch.stack(S_all, dim=2)
 
     # All chunks at once: what each chunk reads from the state before it.
     o = (q * from_start) @ S0 + B @ v

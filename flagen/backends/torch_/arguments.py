@@ -39,6 +39,7 @@ def arguments_file(plan: Plan) -> Rendering:
             "steps": spec.steps.argument if spec.steps else None,
             "first": spec.inputs[0].name,
             "checks": checks,
+            "first_value_input": next((i.name for i in spec.inputs if i.heads == "HV"), ""),
             "heads_are_grouped": spec.has_value_heads and any(i.heads == "H" for i in spec.inputs),
             "value_heads": "HV" if spec.has_value_heads else "H",
             "batch_axis": batch,

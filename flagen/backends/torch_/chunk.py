@@ -54,6 +54,8 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "before": equations.before,
             "scan": equations.scan,
             "scanned": equations.scanned,
+            "kept": chunk.kept,
+            "read_axes": [3 if read.side == "left" else 2 for read in nf.reads],
             "after": equations.after,
             "first": arguments[0][0],
             "functions": equations.functions | rows_printer.functions,
