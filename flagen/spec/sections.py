@@ -184,11 +184,16 @@ class Sections:
 
     # --------------------------------------------------------------------------------------------------------- parts
 
-    def expression(self, node: Node, what: str, start: int = 0) -> Expr | None:
+    def expression(self, node: Node, what: str) -> Expr | None:
+        """The expression a node is; `what` says what belongs there, should it be none."""
         scalar = self.fields.scalar(node, what)
         if scalar is None:
             self.report.obscured = True
             return None
+        return self.parsed(scalar)
+
+    def parsed(self, scalar: Scalar, start: int = 0) -> Expr | None:
+        """The expression that a text is from `start` on."""
         value = parse_expression(scalar, start, self.scope.resolve, self.report)
         if value is None:
             # Whatever else is wrong in it, the names in the text are not unused.

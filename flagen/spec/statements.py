@@ -127,7 +127,7 @@ class Statements:
             self.report.obscured = self.report.obscured or scalar is None
             self.sound = False
             return None
-        value = self.sections.expression(scalar, "", target.value_start)
+        value = self.sections.parsed(scalar, target.value_start)
         to_state = self._bind(target, value, last)
         if value is None or to_state is None:
             self.sound = False
