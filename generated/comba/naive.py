@@ -2,10 +2,12 @@
 # Do not edit: run `flagen build specs/comba.yaml`.
 """Comba (https://arxiv.org/abs/2506.02475), token by token.
 
-alpha = exp(g)
-S = alpha * S
-S = S + beta * outer(k, v - S.T @ p)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    alpha = exp(g)
+    S = alpha * S
+    S = S + beta * outer(k, v - S.T @ p)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

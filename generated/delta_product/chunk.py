@@ -2,13 +2,13 @@
 # Do not edit: run `flagen build specs/delta_product.yaml`.
 """DeltaProduct (https://arxiv.org/abs/2502.10297), chunk by chunk.
 
-The recurrence
+The recurrence of a head, at every token:
 
     for each of the num_householder micro-steps:
         S = S + beta * outer(k, v - S.T @ k)
     o = scale * (S.T @ q)
 
-over the rows of a chunk, all its tokens at once; the state passes from chunk to chunk.
+Here all tokens of a chunk are taken at once, and the state passes from chunk to chunk.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 # Do not edit: run `flagen build specs/delta_product.yaml`.
 """DeltaProduct (https://arxiv.org/abs/2502.10297), token by token.
 
-for each of the num_householder micro-steps:
-    S = S + beta * outer(k, v - S.T @ k)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    for each of the num_householder micro-steps:
+        S = S + beta * outer(k, v - S.T @ k)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 # Do not edit: run `flagen build specs/delta_rule.yaml`.
 """Delta rule (https://arxiv.org/abs/2406.06484), chunk by chunk.
 
-The recurrence
+The recurrence of a head, at every token:
 
     S = S + beta * outer(k, v - S.T @ k)
     o = scale * (S.T @ q)
 
-over the rows of a chunk, all its tokens at once; the state passes from chunk to chunk.
+Here all tokens of a chunk are taken at once, and the state passes from chunk to chunk.
 """
 
 from __future__ import annotations

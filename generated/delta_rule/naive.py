@@ -2,8 +2,10 @@
 # Do not edit: run `flagen build specs/delta_rule.yaml`.
 """Delta rule (https://arxiv.org/abs/2406.06484), token by token.
 
-S = S + beta * outer(k, v - S.T @ k)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    S = S + beta * outer(k, v - S.T @ k)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

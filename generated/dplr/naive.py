@@ -2,9 +2,11 @@
 # Do not edit: run `flagen build specs/dplr.yaml`.
 """DPLR (https://arxiv.org/abs/2503.14456), token by token.
 
-alpha = exp(gk)
-S = alpha * S + outer(b, S_prev.T @ a) + outer(k, v)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    alpha = exp(gk)
+    S = alpha * S + outer(b, S_prev.T @ a) + outer(k, v)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

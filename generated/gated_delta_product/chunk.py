@@ -2,7 +2,7 @@
 # Do not edit: run `flagen build specs/gated_delta_product.yaml`.
 """Gated DeltaProduct (https://arxiv.org/abs/2502.10297), chunk by chunk.
 
-The recurrence
+The recurrence of a head, at every token:
 
     alpha = exp(g)
     b = beta
@@ -11,7 +11,7 @@ The recurrence
         S = S + b * outer(k, v - S.T @ k)
     o = scale * (S.T @ q)
 
-over the rows of a chunk, all its tokens at once; the state passes from chunk to chunk.
+Here all tokens of a chunk are taken at once, and the state passes from chunk to chunk.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 # Do not edit: run `flagen build specs/gated_delta_product.yaml`.
 """Gated DeltaProduct (https://arxiv.org/abs/2502.10297), token by token.
 
-alpha = exp(g)
-b = beta
-S = alpha * S
-for each of the num_householder micro-steps:
-    S = S + b * outer(k, v - S.T @ k)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    alpha = exp(g)
+    b = beta
+    S = alpha * S
+    for each of the num_householder micro-steps:
+        S = S + b * outer(k, v - S.T @ k)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 # Do not edit: run `flagen build specs/gated_delta_rule.yaml`.
 """Gated delta rule (https://arxiv.org/abs/2412.06464), token by token.
 
-alpha = exp(g)
-S = alpha * S
-S = S + beta * outer(k, v - S.T @ k)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    alpha = exp(g)
+    S = alpha * S
+    S = S + beta * outer(k, v - S.T @ k)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

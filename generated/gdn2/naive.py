@@ -2,10 +2,12 @@
 # Do not edit: run `flagen build specs/gdn2.yaml`.
 """Gated DeltaNet-2 (https://arxiv.org/abs/2605.22791), token by token.
 
-alpha = exp(g)
-S = alpha * S
-S = S + outer(k, w * v - S.T @ (b * k))
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    alpha = exp(g)
+    S = alpha * S
+    S = S + outer(k, w * v - S.T @ (b * k))
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 # Do not edit: run `flagen build specs/gla.yaml`.
 """Gated linear attention (https://arxiv.org/abs/2312.06635), token by token.
 
-alpha = exp(g)
-S = alpha * S + outer(k, v)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    alpha = exp(g)
+    S = alpha * S + outer(k, v)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

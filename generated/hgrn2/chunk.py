@@ -2,14 +2,14 @@
 # Do not edit: run `flagen build specs/hgrn2.yaml`.
 """HGRN2 (https://arxiv.org/abs/2404.07904), chunk by chunk.
 
-The recurrence
+The recurrence of a head, at every token:
 
     k = 1 - exp(g)
     alpha = exp(g)
     S = alpha * S + outer(k, v)
     o = S.T @ q
 
-over the rows of a chunk, all its tokens at once; the state passes from chunk to chunk.
+Here all tokens of a chunk are taken at once, and the state passes from chunk to chunk.
 """
 
 from __future__ import annotations

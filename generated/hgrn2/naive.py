@@ -2,10 +2,12 @@
 # Do not edit: run `flagen build specs/hgrn2.yaml`.
 """HGRN2 (https://arxiv.org/abs/2404.07904), token by token.
 
-k = 1 - exp(g)
-alpha = exp(g)
-S = alpha * S + outer(k, v)
-o = S.T @ q
+At every token, for each head:
+
+    k = 1 - exp(g)
+    alpha = exp(g)
+    S = alpha * S + outer(k, v)
+    o = S.T @ q
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 # Do not edit: run `flagen build specs/iplr.yaml`.
 """IPLR (https://arxiv.org/abs/2406.06484), token by token.
 
-S = S + outer(b, S.T @ a) + outer(k, v)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    S = S + outer(b, S.T @ a) + outer(k, v)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 # Do not edit: run `flagen build specs/kda.yaml`.
 """Kimi delta attention (https://arxiv.org/abs/2510.26692), token by token.
 
-alpha = exp(g)
-S = alpha * S
-S = S + beta * outer(k, v - S.T @ k)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    alpha = exp(g)
+    S = alpha * S
+    S = S + beta * outer(k, v - S.T @ k)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

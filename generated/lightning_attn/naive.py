@@ -2,9 +2,11 @@
 # Do not edit: run `flagen build specs/lightning_attn.yaml`.
 """Lightning attention (https://arxiv.org/abs/2401.04658), token by token.
 
-alpha = exp(-8 / HV * clamp(1 - layer_idx / num_layers, 0, 1) * head)
-S = alpha * S + outer(k, v)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    alpha = exp(-8 / HV * clamp(1 - layer_idx / num_layers, 0, 1) * head)
+    S = alpha * S + outer(k, v)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

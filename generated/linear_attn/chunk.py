@@ -2,12 +2,12 @@
 # Do not edit: run `flagen build specs/linear_attn.yaml`.
 """Linear attention (https://arxiv.org/abs/2006.16236), chunk by chunk.
 
-The recurrence
+The recurrence of a head, at every token:
 
     S = S + outer(k, v)
     o = scale * (S.T @ q)
 
-over the rows of a chunk, all its tokens at once; the state passes from chunk to chunk.
+Here all tokens of a chunk are taken at once, and the state passes from chunk to chunk.
 """
 
 from __future__ import annotations

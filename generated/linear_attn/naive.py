@@ -2,8 +2,10 @@
 # Do not edit: run `flagen build specs/linear_attn.yaml`.
 """Linear attention (https://arxiv.org/abs/2006.16236), token by token.
 
-S = S + outer(k, v)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    S = S + outer(k, v)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

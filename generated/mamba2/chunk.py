@@ -2,13 +2,13 @@
 # Do not edit: run `flagen build specs/mamba2.yaml`.
 """Mamba-2 (https://arxiv.org/abs/2405.21060), chunk by chunk.
 
-The recurrence
+The recurrence of a head, at every token:
 
     alpha = exp(dt * A)
     S = alpha * S + outer(dt * B, x)
     o = S.T @ C + D * x
 
-over the rows of a chunk, all its tokens at once; the state passes from chunk to chunk.
+Here all tokens of a chunk are taken at once, and the state passes from chunk to chunk.
 """
 
 from __future__ import annotations

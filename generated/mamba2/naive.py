@@ -2,9 +2,11 @@
 # Do not edit: run `flagen build specs/mamba2.yaml`.
 """Mamba-2 (https://arxiv.org/abs/2405.21060), token by token.
 
-alpha = exp(dt * A)
-S = alpha * S + outer(dt * B, x)
-o = S.T @ C + D * x
+At every token, for each head:
+
+    alpha = exp(dt * A)
+    S = alpha * S + outer(dt * B, x)
+    o = S.T @ C + D * x
 """
 
 from __future__ import annotations

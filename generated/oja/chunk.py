@@ -2,14 +2,14 @@
 # Do not edit: run `flagen build specs/oja.yaml`.
 """Gated Oja rule (https://arxiv.org/abs/2406.06484), chunk by chunk.
 
-The recurrence
+The recurrence of a head, at every token:
 
     alpha = exp(g)
     S = alpha * S
     S = S + beta * outer(k - S @ v, v)
     o = scale * (S.T @ q)
 
-over the rows of a chunk, all its tokens at once; the state passes from chunk to chunk.
+Here all tokens of a chunk are taken at once, and the state passes from chunk to chunk.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 # Do not edit: run `flagen build specs/oja.yaml`.
 """Gated Oja rule (https://arxiv.org/abs/2406.06484), token by token.
 
-alpha = exp(g)
-S = alpha * S
-S = S + beta * outer(k - S @ v, v)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    alpha = exp(g)
+    S = alpha * S
+    S = S + beta * outer(k - S @ v, v)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 # Do not edit: run `flagen build specs/retention.yaml`.
 """Retention (https://arxiv.org/abs/2307.08621), token by token.
 
-alpha = 1 - 2 ** (-5 - head)
-S = alpha * S + outer(k, v)
-o = scale * (S.T @ q)
+At every token, for each head:
+
+    alpha = 1 - 2 ** (-5 - head)
+    S = alpha * S + outer(k, v)
+    o = scale * (S.T @ q)
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 # Do not edit: run `flagen build specs/rwkv6.yaml`.
 """RWKV-6 (https://arxiv.org/abs/2404.05892), chunk by chunk.
 
-The recurrence
+The recurrence of a head, at every token:
 
     alpha = exp(w)
     S = alpha * S + outer(k, v)
     o = scale * ((S_prev + outer(u * k, v)).T @ r)
 
-over the rows of a chunk, all its tokens at once; the state passes from chunk to chunk.
+Here all tokens of a chunk are taken at once, and the state passes from chunk to chunk.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 # Do not edit: run `flagen build specs/rwkv6.yaml`.
 """RWKV-6 (https://arxiv.org/abs/2404.05892), token by token.
 
-alpha = exp(w)
-S = alpha * S + outer(k, v)
-o = scale * ((S_prev + outer(u * k, v)).T @ r)
+At every token, for each head:
+
+    alpha = exp(w)
+    S = alpha * S + outer(k, v)
+    o = scale * ((S_prev + outer(u * k, v)).T @ r)
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 # Do not edit: run `flagen build specs/rwkv7.yaml`.
 """RWKV-7 (https://arxiv.org/abs/2503.14456), chunk by chunk.
 
-The recurrence
+The recurrence of a head, at every token:
 
     alpha = exp(w)
     S = alpha * S + outer(b, S_prev.T @ a) + outer(k, v)
     o = scale * (S.T @ r)
 
-over the rows of a chunk, all its tokens at once; the state passes from chunk to chunk.
+Here all tokens of a chunk are taken at once, and the state passes from chunk to chunk.
 """
 
 from __future__ import annotations

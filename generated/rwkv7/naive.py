@@ -2,9 +2,11 @@
 # Do not edit: run `flagen build specs/rwkv7.yaml`.
 """RWKV-7 (https://arxiv.org/abs/2503.14456), token by token.
 
-alpha = exp(w)
-S = alpha * S + outer(b, S_prev.T @ a) + outer(k, v)
-o = scale * (S.T @ r)
+At every token, for each head:
+
+    alpha = exp(w)
+    S = alpha * S + outer(b, S_prev.T @ a) + outer(k, v)
+    o = scale * (S.T @ r)
 """
 
 from __future__ import annotations

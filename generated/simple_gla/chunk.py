@@ -2,13 +2,13 @@
 # Do not edit: run `flagen build specs/simple_gla.yaml`.
 """Simple gated linear attention (https://arxiv.org/abs/2312.06635), chunk by chunk.
 
-The recurrence
+The recurrence of a head, at every token:
 
     alpha = exp(g)
     S = alpha * S + outer(k, v)
     o = scale * (S.T @ q)
 
-over the rows of a chunk, all its tokens at once; the state passes from chunk to chunk.
+Here all tokens of a chunk are taken at once, and the state passes from chunk to chunk.
 """
 
 from __future__ import annotations
