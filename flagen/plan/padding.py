@@ -41,7 +41,7 @@ from flagen.plan.tiles import (
     operands,
     rebuild,
 )
-from flagen.spec.model import Derived, Dims, Input, Param, Spec
+from flagen.spec.model import Dims, Input, Param, Spec
 
 
 class Unknown(Enum):
@@ -180,12 +180,8 @@ class PaddingRules:
     def _may_be_infinite(self, tile: Tile) -> bool:
         """Whether an infinity in real lanes of `tile` is legal data, and not an overflow."""
         match tile:
-            case Value(name, "input" | "param" | "derived"):
-                declared: tuple[Input | Param | Derived, ...] = (
-                    *self.spec.inputs,
-                    *self.spec.params,
-                    *self.spec.derived,
-                )
+            case Value(name, "input" | "param"):
+                declared: tuple[Input | Param, ...] = (*self.spec.inputs, *self.spec.params)
                 interval = next(decl.range for decl in declared if decl.name == name)
                 # `range: [-.inf, 0]` is a log of something that may be zero; no range at all says nothing.
                 return math.isinf(interval.low) and not math.isinf(interval.high)

@@ -36,6 +36,11 @@ _GENERATED = _words("""
     fused_recurrent initial_state kernels math module naive nn output_final_state self t T Tensor tl torch triton
 """)
 
+_KERNELS = _words("""
+    block blocks config end_token first_token given has_kernel import_error key_head launch_config micro_step
+    num_warps os program row sequence shares state_row token value_head wants_gradient
+""")
+
 _CLASSES = _words("""
     Arguments Exception Module NotImplementedError Parameter RuntimeError Sequence TypeError ValueError
 """)
@@ -47,7 +52,7 @@ _MODULE_ATTRIBUTES = _words("""
     set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu zero_grad
 """)
 
-RESERVED = _PYTHON_BUILTINS | _GENERATED
+RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS
 """Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
 
 PACKAGE_MODULES = frozenset(("arguments", "naive", "chunk", "fused_recurrent", "kernels", "module"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from flagen.backends.triton_.names import free_name
 from flagen.diagnostics import InternalError
 from flagen.spec.model import Dims
 
@@ -18,11 +19,11 @@ class Axes:
 
     def index(self, dim: str) -> str:
         """The indices of a program's lanes along `dim`."""
-        return self._free(f"{dim}_index")
+        return free_name(f"{dim}_index", self._taken)
 
     def mask(self, dim: str) -> str:
         """Which of them lie within the dim."""
-        return self._free(f"{dim}_mask")
+        return free_name(f"{dim}_mask", self._taken)
 
     def sorted(self, dims: Dims) -> Dims:
         """`dims` in the order that a tile over them has."""
@@ -55,12 +56,6 @@ class Axes:
         """The mask of a tile over `dims`; empty for a scalar, which has no lane to mask."""
         over = self.sorted(dims)
         return " & ".join(self.spread(self.mask(dim), (dim,), over) for dim in over)
-
-    def _free(self, name: str) -> str:
-        """`name`, or `name` with underscores behind it that the spec does not use."""
-        while name in self._taken:
-            name += "_"
-        return name
 
 
 def _atom(row: str) -> str:

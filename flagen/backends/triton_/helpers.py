@@ -13,6 +13,23 @@ from collections.abc import Iterable
 _SOURCES = (
     '''
 @triton.jit
+def minimum(x, y):
+    """The smaller; of a NaN and a number the NaN, as in PyTorch."""
+    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+''',
+    '''
+@triton.jit
+def maximum(x, y):
+    """The larger; of a NaN and a number the NaN, as in PyTorch."""
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+''',
+    """
+@triton.jit
+def clamp(x, low, high):
+    return minimum(maximum(x, low), high)
+""",
+    '''
+@triton.jit
 def log1p(x):
     """log(1 + x), with the bits of x that 1 + x rounds away put back."""
     shifted = 1.0 + x
@@ -58,26 +75,9 @@ def logsigmoid(x):
 @triton.jit
 def logaddexp(x, y):
     """log(exp(x) + exp(y)); of two equal infinities, that infinity."""
-    larger = tl.where(x > y, x, y)
+    larger = maximum(x, y)
     return tl.where(tl.abs(larger) == float("inf"), larger, larger + log1p(tl.exp(-tl.abs(x - y))))
 ''',
-    '''
-@triton.jit
-def minimum(x, y):
-    """The smaller; of a NaN and a number the NaN, as in PyTorch."""
-    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
-''',
-    '''
-@triton.jit
-def maximum(x, y):
-    """The larger; of a NaN and a number the NaN, as in PyTorch."""
-    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
-''',
-    """
-@triton.jit
-def clamp(x, low, high):
-    return minimum(maximum(x, low), high)
-""",
     """
 @triton.jit
 def relu(x):

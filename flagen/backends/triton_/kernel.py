@@ -11,6 +11,7 @@ from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.config import config_lines
 from flagen.backends.triton_.describe import ownership, traffic
 from flagen.backends.triton_.helpers import helpers_for
+from flagen.backends.triton_.names import final_name, initial_name
 from flagen.backends.triton_.printer import Printer, literal
 from flagen.plan.fused import FusedPlan
 from flagen.plan.schedule import OUTPUT, Action, Keep, Load, Set, Steps
@@ -24,10 +25,11 @@ class StateCode:
     """The source that starts a state in registers and puts it back into memory."""
 
     name: str
+    is_new: str
     start: str
     load: str
+    is_wanted: str
     store: str
-    stored_if: str
 
 
 def kernel_context(plan: FusedPlan) -> Mapping[str, object]:
@@ -56,8 +58,8 @@ def kernel_parameters(plan: FusedPlan) -> tuple[str, ...]:
     """The kernel's parameters: pointers, scalars, then what is known at compile time."""
     spec = plan.spec
     pointers = [f"{name}_ptr" for name in tensor_names(spec)]
-    initial = [f"{state.name}_initial_ptr" for state in spec.states]
-    final = [f"{state.name}_final_ptr" for state in spec.states]
+    initial = [f"{initial_name(state.name, plan.names)}_ptr" for state in spec.states]
+    final = [f"{final_name(state.name, plan.names)}_ptr" for state in spec.states]
     scalars = [param.name for param in spec.params if not param.is_tensor]
     return (
         *pointers,
@@ -68,6 +70,7 @@ def kernel_parameters(plan: FusedPlan) -> tuple[str, ...]:
         *scalars,
         "T",
         *(f"{name}: tl.constexpr" for name in compile_time_sizes(plan)),
+        *(f"BLOCK_{dim}: tl.constexpr" for dim in plan.order),
     )
 
 
@@ -77,11 +80,10 @@ def tensor_names(spec: Spec) -> tuple[str, ...]:
 
 
 def compile_time_sizes(plan: FusedPlan) -> tuple[str, ...]:
-    """Every size that a kernel is compiled for, blocks last."""
-    spec = plan.spec
-    steps = () if spec.steps is None else (spec.steps.symbol,)
+    """The sizes of a call that the kernel is compiled for; its blocks follow from them."""
+    steps = () if plan.spec.steps is None else (plan.spec.steps.symbol,)
     heads = ("H", "HV") if plan.needs_key_heads else ("HV",)
-    return (*steps, *heads, *plan.order, *(f"BLOCK_{dim}" for dim in plan.order))
+    return (*steps, *heads, *plan.order)
 
 
 class KernelWriter:
@@ -123,13 +125,15 @@ class KernelWriter:
             init = literal(state.init)[0]
             address = self.axes.address("state_row", state.dims)
             mask = self.axes.within(state.dims)
-            given, wanted = f"{state.name}_initial_ptr", f"{state.name}_final_ptr"
+            given = f"{initial_name(state.name, self.plan.names)}_ptr"
+            wanted = f"{final_name(state.name, self.plan.names)}_ptr"
             yield StateCode(
                 name=state.name,
+                is_new=f"{given} is None",
                 start=f"tl.full({tuple_of(blocks)}, {init}, tl.float32)",
                 load=f"tl.load({given} + {address}{f', mask={mask}, other={init}' if mask else ''}).to(tl.float32)",
+                is_wanted=f"{wanted} is not None" + ("" if self._owned_by_all(state.dims) else " and block == 0"),
                 store=f"tl.store({wanted} + {address}, {state.name}{f', mask={mask}' if mask else ''})",
-                stored_if=f"{wanted} is not None" + ("" if self._owned_by_all(state.dims) else " and block == 0"),
             )
 
     def lines(self, actions: tuple[Action, ...]) -> Iterator[str]:

@@ -8,7 +8,8 @@ from flagen.backends.signature import parameters
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.scope import Scope
-from flagen.backends.triton_.kernel import tensor_names
+from flagen.backends.triton_.kernel import compile_time_sizes, tensor_names
+from flagen.backends.triton_.names import final_name, initial_name
 from flagen.plan.fused import FusedPlan
 from flagen.spec.model import Spec
 
@@ -19,7 +20,8 @@ def launcher_context(plan: FusedPlan) -> Mapping[str, object]:
     blocks = [] if split is None else [f'-(-args.{split.dim} // config["BLOCK_{split.dim}"])']
     partial = split is not None and split.partial
     output = ["args.batch", "args.tokens", "args.HV", *(f"args.{dim}" for dim in spec.output_dims)]
-    finals = [f"{state.name}_final" for state in spec.states]
+    finals = [final_name(state.name, plan.names) for state in spec.states]
+    initials = [initial_name(state.name, plan.names) for state in spec.states]
     return {
         **common_context(spec),
         "tensors": tensor_names(spec),
@@ -30,23 +32,21 @@ def launcher_context(plan: FusedPlan) -> Mapping[str, object]:
         "programs": " * ".join(("args.runs", "args.HV", *(["blocks"] if blocks else []))),
         "partial": partial,
         "output_shape": ", ".join([*output[:3], "blocks", *output[3:]] if partial else output),
-        "states": [
-            {"name": state.name, "shape": ", ".join(("args.runs", "args.HV", *(f"args.{dim}" for dim in state.dims)))}
-            for state in spec.states
+        "final_states": [
+            (final, ", ".join(("args.runs", "args.HV", *(f"args.{dim}" for dim in state.dims))))
+            for final, state in zip(finals, spec.states, strict=True)
         ],
-        "initials": ["initial_state"] if len(finals) == 1 else [f"{state.name}_initial" for state in spec.states],
+        "no_initials": tuple_of(["None"] * len(initials)),
+        "initials": ["initial_state"] if len(initials) == 1 else initials,
         "finals": finals[0] if len(finals) == 1 else tuple_of(finals),
         "scalars": [param.name for param in spec.params if not param.is_tensor],
-        "compile_time": [*_steps(spec), *_heads(plan), *(f"{dim}=args.{dim}" for dim in plan.order)],
+        "compile_time": [_compile_time(spec, name) for name in compile_time_sizes(plan)],
     }
 
 
-def _steps(spec: Spec) -> list[str]:
-    return [] if spec.steps is None else [f"{spec.steps.symbol}={spec.steps.argument}"]
-
-
-def _heads(plan: FusedPlan) -> list[str]:
-    return ["H=args.H", "HV=args.HV"] if plan.needs_key_heads else ["HV=args.HV"]
+def _compile_time(spec: Spec, size: str) -> str:
+    """The argument of the call that a size of the kernel comes from."""
+    return spec.steps.argument if spec.steps is not None and size == spec.steps.symbol else f"args.{size}"
 
 
 def _defaults(spec: Spec) -> Iterator[tuple[str, str]]:

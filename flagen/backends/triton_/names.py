@@ -1,0 +1,25 @@
+"""Names that generated code makes up beside the spec's own, so that the two never meet.
+
+Fixed ones (`token`, `block`, ...) are reserved by the language; those made from a spec's names give way here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+
+def free_name(wanted: str, taken: Collection[str]) -> str:
+    """`wanted`, with as many underscores behind it as it takes to be none of `taken`."""
+    while wanted in taken:
+        wanted += "_"
+    return wanted
+
+
+def initial_name(state: str, taken: Collection[str]) -> str:
+    """What the launcher calls the state that a run starts from; its pointer in the kernel is named after it."""
+    return free_name(f"{state}_initial", taken)
+
+
+def final_name(state: str, taken: Collection[str]) -> str:
+    """What the launcher calls the state that a run ends with."""
+    return free_name(f"{state}_final", taken)

@@ -1,0 +1,65 @@
+"""Run in a process of its own, without the interpreter: compiles recurrent kernels, prints what came of it as JSON.
+
+    python -m tests.backends.compile_triton DIRECTORY sm_80 sm_90 < jobs
+
+DIRECTORY is where modules are written that Triton reads kernels' source from. The jobs come as JSON, a text of a spec
+and the sizes to compile it for each.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from flagen.backends.triton_.kernel import compile_time_sizes, kernel_context
+from flagen.emit.env import environment, render
+from flagen.plan.fused import FusedPlan, plan_fused_recurrent
+from flagen.project import bundled
+from flagen.spec import parse_spec
+from flagen.triton_cpu.offline import CompiledReport, inspect_kernel
+
+HEADS = {"H": 16, "HV": 32}
+
+
+def compile_kernel(text: str, sizes: list[int], arch: str, directory: Path, packed: bool) -> CompiledReport:
+    """The kernel of a spec for `arch`, with dims of these sizes; either one branch of every `if` or the other."""
+    plan = plan_fused_recurrent(parse_spec(text))
+    assert isinstance(plan, FusedPlan)
+    spec = plan.spec
+    path = directory / f"{spec.name}_kernels.py"
+    path.write_text(render(environment(bundled("templates")), "triton/kernels.py.j2", kernel_context(plan)))
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+
+    dims = dict(zip(plan.order, sizes, strict=False))
+    config = module.launch_config(**dims)
+    kernel = getattr(module, f"fused_recurrent_{spec.name}_kernel")
+    element = "*fp32" if packed else "*bf16"
+    types: dict[str, str] = {"T": "i32", "o_ptr": "*fp32" if plan.split and plan.split.partial else element}
+    types |= {f"{decl.name}_ptr": "*fp32" if decl.range.high == 0 else element for decl in spec.inputs}
+    types |= {f"{param.name}_ptr": "*fp32" for param in spec.params if param.is_tensor}
+    types |= {param.name: "fp32" for param in spec.params if not param.is_tensor}
+    states = [name for name in kernel.arg_names if name not in types and name.endswith("_ptr")]
+    offsets = "cu_seqlens_ptr"
+    known: dict[str, object] = {offsets: None} if not packed else dict.fromkeys(set(states) - {offsets})
+    types |= {offsets: "*i64"} if packed else {name: "*fp32" for name in states if name != offsets}
+    known |= {size: {"n": 2, **HEADS, **dims}.get(size, 2) for size in compile_time_sizes(plan)}
+    num_warps = config.pop("num_warps")
+    return inspect_kernel(kernel, types, known | config, arch, num_warps)
+
+
+if __name__ == "__main__":
+    directory, archs = Path(sys.argv[1]), sys.argv[2:]
+    for job in json.load(sys.stdin):
+        for arch in archs:
+            if arch not in job.get("archs", archs):
+                continue
+            report = asdict(compile_kernel(job["text"], job["sizes"], arch, directory, job["packed"]))
+            # The assembly itself is not asked for, only how often it copies from memory while it goes on computing.
+            report["asynchronous_copies"] = report.pop("assembly").count("LDGSTS")
+            print(json.dumps({"name": job["name"], "sizes": job["sizes"], "arch": arch, **report}), flush=True)

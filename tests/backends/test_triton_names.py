@@ -1,0 +1,84 @@
+"""Names in generated kernels and launchers: the spec's, reserved ones, and made-up ones that give way. No two meet."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from pathlib import Path
+
+import pytest
+
+from flagen.backends.triton_.kernel import kernel_context
+from flagen.backends.triton_.launcher import launcher_context
+from flagen.backends.triton_.names import final_name, free_name, initial_name
+from flagen.diagnostics import SpecError
+from flagen.emit.env import environment, render
+from flagen.plan.fused import FusedPlan, plan_fused_recurrent
+from flagen.project import bundled
+from flagen.spec import parse_spec
+from flagen.spec.model import ELEMENTWISE, REDUCTIONS, ROW_MAPS
+from flagen.spec.names import RESERVED
+from tests.backends.triton_odd import ODD
+
+SPECS = {path.stem: path.read_text() for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
+LANGUAGE = {*ELEMENTWISE, *REDUCTIONS, *ROW_MAPS, "o", "head", "H", "HV"}
+
+
+def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef]]:
+    """The plan of a spec, and the functions of one generated file that mention its names."""
+    plan = plan_fused_recurrent(parse_spec(text))
+    assert isinstance(plan, FusedPlan)
+    context = kernel_context(plan) if template == "kernels" else launcher_context(plan)
+    tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", context))
+    mention = ("fused_recurrent_", "launch_config")
+    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]
+    assert found
+    return plan, found
+
+
+def identifiers(function: ast.FunctionDef) -> set[str]:
+    nodes = list(ast.walk(function))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return names | {node.arg for node in nodes if isinstance(node, ast.arg)}
+
+
+def made_up(plan: FusedPlan) -> set[str]:
+    """What stands in the generated code for something of the spec, under a name that is free."""
+    states = [state.name for state in plan.spec.states]
+    names = {name(state, plan.names) for state in states for name in (initial_name, final_name)}
+    names |= {f"{state}_prev" for state in states}
+    return names | {free_name(f"{dim}_{what}", plan.names) for dim in plan.order for what in ("index", "mask")}
+
+
+@pytest.mark.parametrize("template", ["kernels", "fused_recurrent"])
+@pytest.mark.parametrize("text", [*SPECS.values(), *ODD.values()], ids=[*SPECS, *ODD])
+def test_every_identifier_is_accounted_for(text: str, template: str) -> None:
+    plan, found = functions(text, template)
+    known = RESERVED | plan.names | made_up(plan) | LANGUAGE | set(dir(builtins))
+    for function in found:
+        unknown = {
+            name
+            for name in identifiers(function) - known
+            if not name.startswith(("_", "BLOCK_", "fused_recurrent_", "naive_recurrent_"))
+            and not name.endswith("_ptr")
+        }
+        assert unknown <= {"x"}, "reserve it, or let it give way"  # Bound by a comprehension, and seen nowhere else.
+
+
+def test_made_up_names_give_way_to_the_specs() -> None:
+    plan, (_, kernel) = functions(ODD["names"], "kernels")
+    arguments = [argument.arg for argument in kernel.args.args]
+    assert len(arguments) == len(set(arguments))
+    assert {"x_initial_ptr", "x_initial__ptr", "x_final_ptr", "x_final__ptr"} <= set(arguments)
+    assert {"K_mask_mask", "K_mask_index", "V_index_", "V_mask"} <= made_up(plan)
+    assert "x_fixed" in plan.names
+
+
+@pytest.mark.parametrize("name", ["block", "token", "row", "num_warps", "shares", "q_ptr", "BLOCK_K"])
+def test_what_a_kernel_calls_its_own_no_spec_declares(name: str) -> None:
+    text = (
+        f"flagen: 1\nname: taken\nstate: {{S: [K, V]}}\ninputs: {{{name}: [K], v: [V]}}\n"
+        f"update: S = S + outer({name}, v)\noutput: o = S.T @ {name}\n"
+    )
+    with pytest.raises(SpecError, match="E302"):
+        parse_spec(text)

@@ -1,0 +1,89 @@
+"""Every recurrent kernel, compiled for the GPUs it is to run on: the compiler takes it, and nothing spills."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backends import compile_triton
+from tests.backends.triton_odd import ODD
+
+ROOT = Path(__file__).parents[2]
+VARIANTS = {path.stem: path.read_text() for path in sorted((ROOT / "specs").glob("*.yaml"))}
+ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
+NVIDIA = ARCHS[:3]
+ODD_ARCHS = ("sm_90", "gfx942")
+SMALL = [20, 12, 9]
+
+Reports = dict[tuple[str, tuple[int, ...], str], dict[str, Any]]
+
+
+def jobs() -> Iterator[dict[str, object]]:
+    for name, text in VARIANTS.items():
+        yield {"name": name, "text": text, "sizes": [128, 128], "packed": False}
+        yield {"name": name, "text": text, "sizes": [60, 100], "packed": True}
+    for number, (name, text) in enumerate(ODD.items()):
+        yield {"name": name, "text": text, "sizes": SMALL, "packed": number % 2 == 0, "archs": ODD_ARCHS}
+    yield {"name": "oja", "text": VARIANTS["oja"], "sizes": [256, 256], "packed": False}
+    yield {"name": "whole_state", "text": ODD["whole_state"], "sizes": [128, 128], "packed": False}
+    yield {"name": "slots", "text": ODD["slots"], "sizes": [128, 64, 128], "packed": False}
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
+    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    work = json.dumps(list(jobs()))
+
+    def compiled(archs: tuple[str, ...]) -> list[dict[str, Any]]:
+        directory = tmp_path_factory.mktemp("kernels")
+        command = [sys.executable, "-m", compile_triton.__name__, str(directory), *archs]
+        done = subprocess.run(
+            command, input=work, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    with ThreadPoolExecutor(2) as pool:  # A machine that runs this has two cores.
+        found = [report for group in pool.map(compiled, (ARCHS[:2], ARCHS[2:])) for report in group]
+    return {(report["name"], tuple(report["sizes"]), report["arch"]): report for report in found}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("sizes", [(128, 128), (60, 100)], ids=str)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_compiles_without_spills(reports: Reports, name: str, sizes: tuple[int, ...], arch: str) -> None:
+    report = reports[name, sizes, arch]
+    assert report["spill_bytes"] == 0
+    assert report["shared_memory"] <= 16384  # Enough programs for a multiprocessor's warps fit side by side.
+
+
+@pytest.mark.parametrize("arch", NVIDIA)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_next_tokens_are_fetched_while_one_is_computed(reports: Reports, name: str, arch: str) -> None:
+    # Two tokens ahead before the loop and one more in it, for q, k and v each at least.
+    assert reports[name, (128, 128), arch]["asynchronous_copies"] >= 9
+
+
+@pytest.mark.parametrize("arch", ODD_ARCHS)
+@pytest.mark.parametrize("name", ODD)
+def test_what_the_language_can_say_compiles(reports: Reports, name: str, arch: str) -> None:
+    assert reports[name, tuple(SMALL), arch]["spill_bytes"] == 0
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_split_that_only_the_output_crosses_keeps_large_states_in_registers(reports: Reports, arch: str) -> None:
+    assert reports["oja", (256, 256), arch]["spill_bytes"] == 0
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_states_that_cannot_be_split_fit_at_common_sizes(reports: Reports, arch: str) -> None:
+    assert reports["whole_state", (128, 128), arch]["spill_bytes"] == 0
+    assert reports["slots", (128, 64, 128), arch]["spill_bytes"] == 0
