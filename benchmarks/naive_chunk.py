@@ -113,14 +113,14 @@ def main(
     variant: Annotated[str, typer.Argument(help="which variant to run")] = "gated_delta_rule",
     tokens: Annotated[int, typer.Option(help="sequence length")] = 2048,
     turns: Annotated[int, typer.Option(help="turns of each form", min=1)] = 5,
-    threads: Annotated[int, typer.Option(help="threads of each operator; more of them measure the scheduler")] = 1,
+    threads: Annotated[int, typer.Option(help="threads of each operator; 0: PyTorch's own choice", min=0)] = 0,
     json_path: Annotated[Path | None, typer.Option("--json", help="write the figures there as JSON")] = None,
     save: Annotated[bool, typer.Option(help="write them to benchmarks/results/")] = False,
 ) -> None:
     """Time naive_chunk against naive_recurrent."""
     if variant not in NAMES:
         raise typer.BadParameter(f"{variant!r} is none of {', '.join(NAMES)}")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or torch.get_num_threads())
     shape = Shape(T=tokens, H=4, K=64, V=64)
     problem = make(variant, shape, state=False).to(torch.float32)
     timings = [
