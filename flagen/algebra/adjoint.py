@@ -48,13 +48,12 @@ def adjoint(chunk: ChunkForm) -> Adjoint:
     statements: list[Statement] = []
     for statement in reversed(system.statements):
         name = statement.target.tensor
-        if f"d{name}" not in given:
+        if f"d{name}" not in {*given, *(s.target.tensor for s in statements)}:
             statements.append(_gradient(system, name, statement.target.index))
         if isinstance(statement, Solve):
             right = system.equation(statement.right).target
             statements.append(Solve(Factor(f"d{right.tensor}", right.index), statement.matrix, f"d{name}", True))
             statements.append(_matrix_gradient(system, statement))
-            given |= {f"d{right.tensor}": right.index, f"d{statement.matrix}": ("i", "j")}
     statements += [_gradient(system, name, index) for name, index in system.inputs.items()]
     statements += [_offset_gradient(system, offset, index) for offset, index in system.offsets.items()]
     return Adjoint(chunk, System(given, system.offsets, tuple(statements)))

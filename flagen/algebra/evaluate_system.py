@@ -16,12 +16,16 @@ from flagen.algebra.equations import (
     Letters,
     OffsetGradient,
     Solve,
+    Statement,
     System,
     Term,
 )
-from flagen.diagnostics import InternalError
 
 Values = dict[tuple[int, ...], mpq]
+
+
+class OutOfOrder(Exception):
+    """A decay runs backwards in time: such a factor exists in no recurrence, and may be infinite."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Timeline:
     def between(self, start: int, stop: int, channel: int) -> mpq:
         """e^{sum of g} over micro-steps start (inclusive) to stop (exclusive)."""
         if stop < start:
-            raise InternalError("a read that sees a write stands before it in the decays")
+            raise OutOfOrder
         result = mpq(1)
         for step in range(start, stop):
             result *= self.decays[step][channel]
@@ -52,17 +56,28 @@ class Timeline:
 
 
 def run(system: System, timeline: Timeline, given: Mapping[str, Values]) -> dict[str, Values]:
-    """Every tensor of `system`, from the `given` ones."""
+    """Every tensor of `system`, from the `given` ones.
+
+    Raises:
+        OutOfOrder: a statement has a decay from a write to a read that comes before it.
+    """
     values: dict[str, Values] = dict(given)
     for statement in system.statements:
-        match statement:
-            case Equation():
-                values[statement.target.tensor] = _equation(statement, timeline, values)
-            case Solve():
-                values[statement.target.tensor] = _solve(statement, timeline, values)
-            case OffsetGradient():
-                values[statement.target.tensor] = _offset_gradient(statement, timeline, values)
+        try:
+            values[statement.target.tensor] = _statement(statement, timeline, values)
+        except OutOfOrder:
+            raise OutOfOrder(f"a read that sees a write stands before it in the decays: {statement}") from None
     return values
+
+
+def _statement(statement: Statement, timeline: Timeline, values: Mapping[str, Values]) -> Values:
+    match statement:
+        case Equation():
+            return _equation(statement, timeline, values)
+        case Solve():
+            return _solve(statement, timeline, values)
+        case OffsetGradient():
+            return _offset_gradient(statement, timeline, values)
 
 
 def decay_gradient(system: System, timeline: Timeline, values: Mapping[str, Values]) -> list[list[mpq]]:

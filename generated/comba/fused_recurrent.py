@@ -76,10 +76,10 @@ def fused_recurrent_comba(
         )
     try:
         from .kernels import fused_recurrent_comba_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_comba needs Triton on a GPU: install it, or call naive_recurrent_comba"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5

@@ -73,11 +73,11 @@ def fused_recurrent_gated_delta_rule(
         )
     try:
         from .kernels import fused_recurrent_gated_delta_rule_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_gated_delta_rule needs Triton on a GPU: "
             "install it, or call naive_recurrent_gated_delta_rule"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5

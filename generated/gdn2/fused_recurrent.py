@@ -76,10 +76,10 @@ def fused_recurrent_gdn2(
         )
     try:
         from .kernels import fused_recurrent_gdn2_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_gdn2 needs Triton on a GPU: install it, or call naive_recurrent_gdn2"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5

@@ -59,10 +59,10 @@ def fused_recurrent_hgrn2(
         )
     try:
         from .kernels import fused_recurrent_hgrn2_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_hgrn2 needs Triton on a GPU: install it, or call naive_recurrent_hgrn2"
-        ) from error
+        ) from import_error
 
     config = launch_config(args.K, args.V)
     blocks = -(-args.V // config["BLOCK_V"])

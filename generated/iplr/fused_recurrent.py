@@ -71,10 +71,10 @@ def fused_recurrent_iplr(
         )
     try:
         from .kernels import fused_recurrent_iplr_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_iplr needs Triton on a GPU: install it, or call naive_recurrent_iplr"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5

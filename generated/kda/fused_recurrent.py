@@ -73,10 +73,10 @@ def fused_recurrent_kda(
         )
     try:
         from .kernels import fused_recurrent_kda_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_kda needs Triton on a GPU: install it, or call naive_recurrent_kda"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5

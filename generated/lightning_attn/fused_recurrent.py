@@ -72,10 +72,10 @@ def fused_recurrent_lightning_attn(
         )
     try:
         from .kernels import fused_recurrent_lightning_attn_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_lightning_attn needs Triton on a GPU: install it, or call naive_recurrent_lightning_attn"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5

@@ -64,10 +64,10 @@ def fused_recurrent_mamba2(
         )
     try:
         from .kernels import fused_recurrent_mamba2_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_mamba2 needs Triton on a GPU: install it, or call naive_recurrent_mamba2"
-        ) from error
+        ) from import_error
 
     config = launch_config(args.N, args.P)
     blocks = -(-args.P // config["BLOCK_P"])

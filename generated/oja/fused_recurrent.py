@@ -73,10 +73,10 @@ def fused_recurrent_oja(
         )
     try:
         from .kernels import fused_recurrent_oja_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_oja needs Triton on a GPU: install it, or call naive_recurrent_oja"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5

@@ -66,10 +66,10 @@ def fused_recurrent_retention(
         )
     try:
         from .kernels import fused_recurrent_retention_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_retention needs Triton on a GPU: install it, or call naive_recurrent_retention"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5

@@ -72,10 +72,10 @@ def fused_recurrent_rwkv6(
         )
     try:
         from .kernels import fused_recurrent_rwkv6_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_rwkv6 needs Triton on a GPU: install it, or call naive_recurrent_rwkv6"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5

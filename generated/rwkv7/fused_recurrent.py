@@ -75,10 +75,10 @@ def fused_recurrent_rwkv7(
         )
     try:
         from .kernels import fused_recurrent_rwkv7_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_rwkv7 needs Triton on a GPU: install it, or call naive_recurrent_rwkv7"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = 1

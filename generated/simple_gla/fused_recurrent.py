@@ -69,10 +69,10 @@ def fused_recurrent_simple_gla(
         )
     try:
         from .kernels import fused_recurrent_simple_gla_kernel, launch_config
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "fused_recurrent_simple_gla needs Triton on a GPU: install it, or call naive_recurrent_simple_gla"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5
