@@ -102,6 +102,8 @@ class PaddingRules:
     spec: Spec
     _states: dict[tuple[str, Lanes], Padding] = field(default_factory=dict)
     _values: dict[tuple[str, Lanes], Padding] = field(default_factory=dict)
+    _known: dict[tuple[int, Lanes], tuple[Tile, Padding]] = field(default_factory=dict)
+    """What was found since the last assignment, by identity: a tree that shares parts is looked at once a part."""
 
     def __post_init__(self) -> None:
         for state in self.spec.states:
@@ -120,6 +122,7 @@ class PaddingRules:
     def assign(self, target: str, value: Tile) -> None:
         """Note that `target`, a state or a new name, holds `value` from here on."""
         is_state = any(state.name == target for state in self.spec.states)
+        self._known.clear()
         for lanes in _subsets(value.dims):
             found = self.padding(value, lanes)
             if not is_state:
@@ -150,20 +153,26 @@ class PaddingRules:
 
     def padding(self, tile: Tile, lanes: Lanes) -> Padding:
         """What `tile` holds in the lanes that pad all of `lanes`; of dims it lacks, its data are meant."""
+        key = id(tile), lanes & set(tile.dims)
+        if key not in self._known:
+            self._known[key] = tile, self._padding(tile, key[1])
+        return self._known[key][1]
+
+    def _padding(self, tile: Tile, lanes: Lanes) -> Padding:
         match tile:
             case Constant(number):
                 return _number(float(number))
             case Size() | Head():
                 return FINITE
-        if not lanes & set(tile.dims):
+        if not lanes:
             return ANYTHING if self._may_be_infinite(tile) else FINITE
         match tile:
             case Value(name, "input" | "param"):
                 return 0.0
-            case Value(name, _, dims):
-                return self._values[name, lanes & set(dims)]
-            case StateTile(name, _, dims):
-                return self._states[name, lanes & set(dims)]
+            case Value(name):
+                return self._values[name, lanes]
+            case StateTile(name):
+                return self._states[name, lanes]
             case Masked(value, dim, fill):
                 return fill if dim in lanes else self.padding(value, lanes)
             case Normalize("softmax"):

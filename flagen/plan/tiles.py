@@ -354,8 +354,9 @@ class Lowering:
         outside = [factor for factor in factors if dim not in factor.dims]
         inside = [factor for factor in factors if dim in factor.dims]
         for i, factor in enumerate(inside):
-            if len(factor.dims) == MAX_DIMS and _has_outer_product(factor):
-                rest = inside[:i] + inside[i + 1 :]
+            rest = inside[:i] + inside[i + 1 :]
+            # Every term gets a copy of the rest: names may be copied; expressions could double and redouble.
+            if len(factor.dims) == MAX_DIMS and _has_outer_product(factor) and not any(map(operands, rest)):
                 return self._product((*outside, self._distributed(factor, rest, dim, span)), span)
         return self._product((*outside, self._summed(inside, dim, span)), span)
 

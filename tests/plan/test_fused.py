@@ -8,9 +8,11 @@ import pytest
 
 from flagen.plan.fused import FusedPlan, plan_fused_recurrent
 from flagen.plan.model import Unavailable
+from flagen.plan.padding import PaddingRules
 from flagen.plan.schedule import Keep, Load, Set, Steps
 from flagen.plan.show import show
 from flagen.plan.split import Split
+from flagen.plan.tiles import Tile
 from flagen.spec import load_spec, parse_spec
 
 SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))
@@ -252,3 +254,29 @@ def test_the_dump_reads_like_the_kernel() -> None:
         "        S = S + k * (b * (v - sum_K(S * k)))",
         "    o = scale * sum_K(S * q)",
     ]
+
+
+def test_nested_contractions_do_not_multiply() -> None:
+    """A term is distributed over names only: over expressions, every level would double what is below it."""
+    value = "v"
+    for _ in range(6):
+        value = f"(S.T + outer(v, k)) @ exp((S + outer(k, v)) @ exp({value}))"
+    planned = delta(f"S = S + outer(q, {value})")
+    assert len(planned.dump()) < 2500
+
+
+def test_nested_sums_are_looked_at_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Tile] = []
+    looked_at = PaddingRules._padding
+
+    def counted(rules: PaddingRules, tile: Tile, lanes: frozenset[str]) -> object:
+        looks.append(tile)
+        return looked_at(rules, tile, lanes)
+
+    monkeypatch.setattr(PaddingRules, "_padding", counted)
+    value = "v"
+    for _ in range(12):
+        value = f"sum(tanh(outer(k, {value})), K)"
+    planned = delta(f"S = S + outer(q, {value})")
+    parts = sum(1 for _ in planned.schedule.evaluated())
+    assert len(looks) < 40 * parts
