@@ -10,12 +10,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build check-generated test lint bench
+.PHONY: help demo build check-generated tables check-tables test lint bench
 
 help:
 	@echo "make demo    build one variant, prove it, cross-check its operators and show one"
 	@echo "make build   build every spec in specs/ that changed"
-	@echo "make test    lint, compare generated/ with its specs, run every test"
+	@echo "make tables  bring the tables of what kernels compile to and move up to date"
+	@echo "make test    lint, compare generated/ with its specs and the tables with generated/, run every test"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   time the operators of generated/ against each other"
 
@@ -40,7 +41,13 @@ build: $(READY)
 check-generated: $(READY)
 	$(BIN)/flagen build --all --check
 
-test: lint check-generated
+tables: $(READY)
+	$(BIN)/python -m benchmarks.tables
+
+check-tables: $(READY)
+	$(BIN)/python -m benchmarks.tables --check
+
+test: lint check-generated check-tables
 	$(BIN)/python -m pytest -n 2
 
 lint: $(READY)

@@ -1,0 +1,201 @@
+"""The tables of what the generated kernels compile to and what they move, for every variant.
+
+    python -m benchmarks.tables             bring benchmarks/results/ up to date
+    python -m benchmarks.tables --check     write nothing; exit 1 if the tables are not those of generated/
+    python -m benchmarks.tables --fresh     compile even what has not changed; with --check, to compare it
+
+A row of kernels.json has the hash of all that went into it: what has not changed is not compiled again, and a check
+compares hashes. Metering is fast enough to be done anew each time. Compilers differ from release to release: under
+another Triton than the one that the tables name there is nothing to compare, and a check says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import typer
+
+from flagen import inspection
+from flagen.inspection import ARCHS, METERED, Compiled, Metered, Package
+from flagen.project import Project
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).parent / "results"
+
+KERNELS = """\
+# What the generated kernels compile to
+
+Triton {triton}, no GPU involved; inputs in bf16, states in float32, sequences packed, states taken and given.
+A cell has registers of a thread / bytes it spills / a program's shared memory in bytes, then matrix instructions;
+what is wrong stands in bold. Written by `make tables`; for one variant: `flagen inspect NAME`.
+"""
+
+MOVED = """\
+# What the generated operators move
+
+Counted in the interpreter of Triton {triton}: forward, bf16, every dim {size}, HV = H, nothing saved for a backward.
+Bytes and flops are for each token and head, without a final state; what that adds for each head has a column of its
+own. Moved counts each address once a launch, and the torch operators between kernels. The minimum is inputs read and
+output written once. Written by `make tables`; kernel by kernel: `flagen meter NAME`.
+"""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All rows, and the Triton that they are of."""
+
+    triton: str
+    kernels: Sequence[Compiled]
+    metered: Sequence[Metered]
+
+    @classmethod
+    def read(cls) -> Self:
+        """The committed tables; empty ones, of no Triton, where there are none."""
+        if not (RESULTS / "kernels.json").exists():
+            return cls("", (), ())
+        kernels, metered = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("kernels", "metered"))
+        return cls(
+            kernels["triton"],
+            [Compiled(**row) for row in kernels["rows"]],
+            [Metered.from_json(row) for row in metered["rows"]],
+        )
+
+    def files(self) -> dict[str, str]:
+        """What benchmarks/results/ has to hold."""
+        return {
+            "kernels.json": _json(self.triton, self.kernels),
+            "kernels.md": kernels_page(self.triton, self.kernels),
+            "metered.json": _json(self.triton, self.metered),
+            "metered.md": metered_page(self.triton, self.metered),
+        }
+
+
+def packages() -> list[Package]:
+    project = Project(ROOT)
+    return [inspection.find_package(project, path.stem) for path in project.all_specs()]
+
+
+def make(old: Tables, packages: Sequence[Package], *, fresh: bool) -> Tables:
+    """The tables of what is in generated/; unless `fresh`, kernels that have not changed keep their rows of `old`."""
+    triton = inspection.triton_version()
+    kept = {} if fresh or old.triton != triton else {row.key: row for row in old.kernels}
+    rows = {row.key: row for row in (*kept.values(), *inspection.compile_kernels(packages, but=kept))}
+    launches = inspection.record(packages)
+    return Tables(triton, [rows[launched.key] for launched in launches], inspection.meter(packages))
+
+
+def drift(tables: Tables, packages: Sequence[Package]) -> list[str]:
+    """How the tables differ from what is in generated/, and their files from the tables."""
+    committed = {row.key: row.kernel for row in tables.kernels}
+    recorded = {row.key: row.kernel for row in inspection.record(packages)}
+    new = Counter(kernel for key, kernel in recorded.items() if key not in committed)
+    gone = Counter(kernel for key, kernel in committed.items() if key not in recorded)
+    found = [f"kernels: {kernel}: {count} rows are missing" for kernel, count in new.items()]
+    found += [f"kernels: {kernel}: {count} rows are of something else" for kernel, count in gone.items()]
+    metered = inspection.meter(packages)
+    found += [f"metered: {_call(row)}: the row is missing" for row in metered if row not in tables.metered]
+    found += [f"metered: {_call(row)}: the row is of something else" for row in tables.metered if row not in metered]
+    return found + [f"{name} was edited" for name in edited(tables)]
+
+
+def edited(tables: Tables) -> list[str]:
+    """The files in benchmarks/results/ that are not as `tables` has them."""
+    files = tables.files().items()
+    return [name for name, text in files if not (RESULTS / name).exists() or (RESULTS / name).read_text() != text]
+
+
+def main(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if they are out of date.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compile what has not changed, too.")] = False,
+) -> None:
+    """Bring the tables of benchmarks/results/ up to date."""
+    old, triton = Tables.read(), inspection.triton_version()
+    if check and old.triton not in ("", triton):
+        print(f"SKIPPED: the tables are of Triton {old.triton}, and this is Triton {triton}")
+        return
+    if check and not fresh:
+        found = drift(old, packages())
+    else:
+        new = make(old, packages(), fresh=fresh)
+        found = [f"{name} differs" for name in edited(new)]
+        if not check:
+            RESULTS.mkdir(exist_ok=True)
+            for name, text in new.files().items():
+                (RESULTS / name).write_text(text)
+            print(f"{len(new.kernels)} kernels compiled, {len(new.metered)} calls metered: {len(found)} files written")
+            return
+    for line in found:
+        print(line)
+    print("the tables are not those of generated/: run `make tables`" if found else "the tables are up to date")
+    raise typer.Exit(bool(found))
+
+
+# --------------------------------------------------------------------------------------------------------------- pages
+
+
+def kernels_page(triton: str, rows: Iterable[Compiled]) -> str:
+    """A line a kernel, configuration and size, a column an architecture."""
+    lines = [
+        KERNELS.format(triton=triton),
+        _row(("kernel", "size", "config", *ARCHS)),
+        _row(["---"] * (3 + len(ARCHS))),
+    ]
+    cells: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+    for row in rows:
+        cells.setdefault((row.kernel, row.size, row.config), {}).setdefault(row.arch, []).append(_cell(row))
+    for place, by_arch in cells.items():
+        lines.append(_row((*place, *("; ".join(by_arch.get(arch, ())) for arch in ARCHS))))
+    return "\n".join((*lines, ""))
+
+
+def metered_page(triton: str, rows: Iterable[Metered]) -> str:
+    """A line an operator; and the torch operators that run between its kernels."""
+    heads = ("operator", "moved", "minimum", "ratio", "requested", "flops of `tl.dot`", "launches", "programs")
+    more = ("torch between kernels", "final state", "its minimum")
+    lines = [MOVED.format(triton=triton, size=METERED.first), _row((*heads, *more)), _row(["---"] * len(heads + more))]
+    for row in rows:
+        figures = [*row.kernels.values()]
+        between = sum(done.moved for done in row.operators.values())
+        amounts = (row.moved, row.minimum, sum(x.requested for x in figures), sum(x.flops for x in figures))
+        moved, minimum, requested, flops = (f"{amount / row.per:.0f}" for amount in amounts)
+        lines.append(
+            _row(
+                (
+                    *(_call(row), moved, minimum, f"{row.moved / row.minimum:.2f}", requested, flops),
+                    *(str(sum(x.launches for x in figures)), str(sum(x.programs for x in figures))),
+                    f"{between / row.per:.0f} ({', '.join(row.operators)})" if between else "-",
+                    *(f"{row.final_state_bytes / row.heads:.0f}", f"{row.final_state_minimum / row.heads:.0f}"),
+                )
+            )
+        )
+    return "\n".join((*lines, ""))
+
+
+def _cell(row: Compiled) -> str:
+    figures = f"{row.registers} / {row.spill_bytes} / {row.shared_memory}"
+    instructions = [f"{name} {count}" for name, count in row.matrix_instructions.items()]
+    wrong = [f"**{what}**" for what in inspection.verdict(row)]
+    return ", ".join((figures, *instructions, *wrong))
+
+
+def _call(row: Metered) -> str:
+    return f"{row.operator}_{row.variant}"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _json(triton: str, rows: Sequence[Any]) -> str:
+    """A row a line, so that a diff shows which have changed."""
+    lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
+    return f'{{"triton": "{triton}", "rows": [\n{lines}\n]}}\n'
+
+
+if __name__ == "__main__":
+    typer.run(main)

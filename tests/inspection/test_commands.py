@@ -1,0 +1,98 @@
+"""`flagen inspect` and `flagen meter`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from tests.cli.conftest import ROOT, Flagen, Workspace, flagen, project
+
+__all__ = ["flagen", "project"]
+
+OK, FAILED = 0, 2
+
+THREE_DIMS = """\
+flagen: 1
+name: cube
+state: {S: [K, V, M]}
+inputs: {k: [K], v: [V], m: [M]}
+update: S = S + outer(outer(k, v), m)
+output: o = (S @ m).T @ k
+"""
+
+
+def in_a_pipe(*arguments: str) -> list[str]:
+    """Run the command in a process of its own; the lines it prints."""
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "40", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "flagen", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (OK, "")
+    assert "\x1b" not in done.stdout
+    return done.stdout.splitlines()
+
+
+def test_inspect_prints_a_row_a_kernel_and_size(flagen: Flagen, project: Workspace) -> None:
+    project.take("linear_attn")
+    flagen("build", "linear_attn")
+    head, *rows, summary = in_a_pipe("inspect", "linear_attn", "--arch", "sm_90")
+    assert re.split(r"  +", head) == [
+        *("kernel", "size", "config", "arch", "registers", "spilled", "shared", "matrix instructions", "verdict")
+    ]
+    cells = [re.split(r"  +", row) for row in rows]
+    assert [row[:2] for row in cells] == [
+        ["fused_recurrent_linear_attn_kernel", size] for size in ("128x128", "256x256", "100x60")
+    ]
+    assert all(row[3] == "sm_90" and 16 <= int(row[4]) <= 255 and row[5] == "0" for row in cells)
+    assert all(row[7:] == ["-", "ok"] for row in cells)
+    assert summary == f"3 compiled by Triton {version('triton')}, bf16: all fit to ship"
+
+
+def test_meter_prints_bytes_for_each_token_and_head(flagen: Flagen, project: Workspace) -> None:
+    project.take("linear_attn")
+    flagen("build", "linear_attn")
+    title, head, kernel, moved, state, note = in_a_pipe("meter", "linear_attn")
+    assert title == "fused_recurrent_linear_attn, bf16, every dim 128, 16 tokens, 1 head"
+    assert head.split() == ["launches", "programs", "read", "written", "requested", "flops", "of", "tl.dot"]
+    # q, k and v read and o written: 128 elements of two bytes each.
+    assert kernel.split()[:1] + kernel.split()[3:5] == ["fused_recurrent_linear_attn_kernel", "768", "256"]
+    assert moved == "bytes moved for each token and head: 1024, 1.00 times the minimum of 1024"
+    assert state == "bytes a final state adds for each head: 65536, at least 65536"
+    assert note.startswith(f"counted in the interpreter of Triton {version('triton')}")
+
+
+@pytest.mark.parametrize("command", ["inspect", "meter"])
+class TestErrors:
+    def test_an_unknown_variant(self, flagen: Flagen, project: Workspace, command: str) -> None:
+        project.take("gla")
+        done = flagen(command, "gal")
+        assert (done.code, done.err) == (FAILED, "flagen: there is no spec gal; did you mean gla?\n")
+
+    def test_a_variant_that_is_not_built(self, flagen: Flagen, project: Workspace, command: str) -> None:
+        project.take("gla")
+        done = flagen(command, "gla")
+        assert (done.code, done.out) == (FAILED, "")
+        assert done.err == "flagen: there is no package generated/gla; run `flagen build gla`\n"
+
+    def test_a_package_without_kernels(self, flagen: Flagen, project: Workspace, command: str) -> None:
+        project.spec("cube").write_text(THREE_DIMS)
+        assert flagen("build", "cube").code == OK
+        done = flagen(command, "cube")
+        assert (done.code, done.err) == (FAILED, "flagen: cube has no Triton kernel\n")
+
+    @pytest.mark.parametrize("missing", ["torch", "triton"])
+    def test_a_missing_extra(
+        self, flagen: Flagen, project: Workspace, command: str, missing: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        project.take("gla")
+        flagen("build", "gla")
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
+        done = flagen(command, "gla")
+        assert done.code == FAILED
+        assert f"not installed: {missing} (pip install 'flagen[torch,triton]' numpy)" in done.err

@@ -1,0 +1,107 @@
+"""A package that nobody has prepared anything for: what it launches, compiles to and moves."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flagen.diagnostics import InternalError
+from flagen.inspection import Compiled, Figures, Launched, Metered, Package, Size, compile_kernels, meter, record
+from flagen.project import UsageError
+from tests.inspection.conftest import edited
+
+SIZE = Size(64, 64)
+
+
+@pytest.fixture(scope="module")
+def launches(toy: Package) -> list[Launched]:
+    return record([toy], ["sm_80", "sm_90"], [SIZE])
+
+
+@pytest.fixture(scope="module")
+def kernels(toy: Package, launches: list[Launched]) -> list[Compiled]:
+    some = [row.key for row in launches if row.config.startswith("BLOCK=128")]
+    return compile_kernels([toy], ["sm_80", "sm_90"], [SIZE], but=some)
+
+
+def test_kernels_of_every_workload_and_architecture_are_recorded_once(launches: list[Launched]) -> None:
+    assert [(row.kernel, row.arch, row.config) for row in launches] == [
+        ("rows_kernel", "sm_80", "BLOCK=64 num_warps=1"),
+        ("product_kernel", "sm_80", "BLOCK=64 num_warps=4 num_ctas=1 num_stages=3"),
+        ("product_kernel", "sm_80", "BLOCK=64 num_warps=2 num_ctas=1 num_stages=3"),
+        ("rows_kernel", "sm_90", "BLOCK=64 num_warps=1"),
+        ("product_kernel", "sm_90", "BLOCK=64 num_warps=4 num_ctas=1 num_stages=3"),
+        ("product_kernel", "sm_90", "BLOCK=64 num_warps=2 num_ctas=1 num_stages=3"),
+        # With many sequences, where the launcher finds a GPU that is modern.
+        ("rows_kernel", "sm_90", "BLOCK=128 num_warps=1"),
+    ]
+    assert {(row.variant, row.operator, row.size) for row in launches} == {("toy", "chunk", "64x64")}
+    assert len({row.key for row in launches}) == len(launches)
+
+
+def test_what_is_known_already_is_not_compiled(launches: list[Launched], kernels: list[Compiled]) -> None:
+    fields = Launched.__dataclass_fields__
+    assert [Launched(**{name: getattr(row, name) for name in fields}) for row in kernels] == launches[:-1]
+
+
+def test_what_kernels_compile_to(kernels: list[Compiled]) -> None:
+    products = {(row.arch, row.config.split()[1]): row for row in kernels if row.kernel == "product_kernel"}
+    assert {place: set(row.matrix_instructions) for place, row in products.items()} == {
+        ("sm_80", "num_warps=4"): {"HMMA"},
+        ("sm_80", "num_warps=2"): {"HMMA"},
+        ("sm_90", "num_warps=4"): {"HGMMA"},
+        ("sm_90", "num_warps=2"): {"HMMA"},
+    }
+    assert all(0 < row.registers <= 255 for row in kernels)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ('"""Kernels."""', '"""The kernels,\n\nin other words."""\n# And a comment.', True),
+        ("mask=r < n, other=0.0", "mask=r < n - 1, other=0.0", False),
+        ("num_warps=2", "num_warps=8", False),
+    ],
+)
+def test_keys_follow_the_code_and_not_its_wording(
+    toy: Package, launches: list[Launched], tmp_path: Path, old: str, new: str, same: bool
+) -> None:
+    changed = edited(toy, tmp_path / "toy", "kernels.py", old, new)
+    after = record([changed], ["sm_80", "sm_90"], [SIZE])
+    assert ({row.key for row in after} == {row.key for row in launches}) is same
+
+
+def test_a_call_is_metered_kernel_by_kernel(toy: Package) -> None:
+    (row,) = meter([toy])
+    tokens, K, V = 128, 128, 128
+    assert (row.variant, row.operator, row.tokens, row.heads) == ("toy", "chunk", tokens, 1)
+    assert row.kernels == {
+        "rows_kernel": Figures(1, tokens * K // 64, 2 * tokens * K, 4 * tokens * K, 6 * tokens * K, 0),
+        "product_kernel": Figures(1, 1, 64 * 64 * (4 + 2), 64 * 64 * 2, 64 * 64 * (4 + 2 + 2), 2 * 64**3),
+    }
+    assert set(row.operators) == {"zeros_like", "add"}
+    assert row.moved == sum(done.moved for done in (*row.kernels.values(), *row.operators.values()))
+    assert row.minimum == 2 * tokens * (K + V + V)
+    assert (row.final_state_bytes, row.final_state_minimum) == (4 * 64 * 64, 4 * K * V)
+
+
+def test_rows_survive_json() -> None:
+    figures = {"a_kernel": Figures(1, 2, 3, 4, 5, 6)}
+    row = Metered("x", "chunk", 16, 1, figures, {}, 7, 8, 9)
+    nested = {"kernels": {"a_kernel": vars(figures["a_kernel"])}, "operators": {}}
+    assert Metered.from_json({**vars(row), **nested}) == row
+    assert Metered.from_json({**vars(replace(row, tokens=2)), **nested}).per == 2
+
+
+def test_a_package_that_fails_is_shown_failing(toy: Package, tmp_path: Path) -> None:
+    broken = edited(toy, tmp_path / "toy", "kernels.py", "tl.dot(x.to(tl.bfloat16), y)", "tl.dot(x, undeclared)")
+    with pytest.raises(InternalError, match=re.compile("compile failed.*undeclared", re.DOTALL)):
+        compile_kernels([broken], ["sm_80"], [SIZE])
+
+
+def test_an_unknown_architecture_is_refused_before_anything_runs(toy: Package) -> None:
+    with pytest.raises(UsageError, match="unknown architecture h100; known are sm_80, "):
+        compile_kernels([toy], ["h100"])

@@ -1,0 +1,86 @@
+"""The committed tables are those of generated/. `make check-tables` compares all of them; here some rows are redone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import tables
+from benchmarks.tables import RESULTS, Tables
+from flagen import inspection
+from flagen.inspection import Package, Size
+
+VARIANTS = ("gated_delta_product", "mamba2")
+SIZE = Size(128, 128)
+
+
+@pytest.fixture(scope="module")
+def committed() -> Tables:
+    found, here = Tables.read(), inspection.triton_version()
+    if found.triton != here:
+        pytest.skip(f"the tables are of Triton {found.triton}, and this is Triton {here}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def packages() -> list[Package]:
+    return [package for package in tables.packages() if package.name in VARIANTS]
+
+
+def test_kernels_compile_to_what_the_table_says(committed: Tables, packages: list[Package]) -> None:
+    rows = [row for row in committed.kernels if row.variant in VARIANTS and row.size == str(SIZE)]
+    assert len(rows) >= len(VARIANTS) * len(inspection.ARCHS)
+    assert inspection.compile_kernels(packages, sizes=[SIZE]) == rows
+
+
+def test_operators_move_what_the_table_says(committed: Tables, packages: list[Package]) -> None:
+    assert inspection.meter(packages) == [row for row in committed.metered if row.variant in VARIANTS]
+
+
+def test_every_variant_and_architecture_is_in_the_tables(committed: Tables) -> None:
+    names = {package.name for package in tables.packages()}
+    assert {row.variant for row in committed.metered} == names
+    assert {(row.variant, row.arch) for row in committed.kernels} == {(n, a) for n in names for a in inspection.ARCHS}
+
+
+def test_the_pages_are_those_of_the_rows(committed: Tables) -> None:
+    assert tables.edited(committed) == []
+
+
+def test_drift_is_seen(committed: Tables, packages: list[Package], monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = replace(
+        committed,
+        kernels=[row for row in committed.kernels if row.variant in VARIANTS],
+        metered=[row for row in committed.metered if row.variant in VARIANTS],
+    )
+    # Redone and compared above.
+    monkeypatch.setattr(inspection, "meter", lambda _: ours.metered)
+    monkeypatch.setattr(tables, "edited", lambda _: [])
+    first, *others = ours.kernels
+    moved, *rest = ours.metered
+    changed = replace(
+        ours,
+        kernels=[replace(first, key="of something else"), *others],
+        metered=[replace(moved, minimum=1), *rest],
+    )
+    assert tables.drift(changed, packages) == [
+        f"kernels: {first.kernel}: 1 rows are missing",
+        f"kernels: {first.kernel}: 1 rows are of something else",
+        f"metered: {moved.operator}_{moved.variant}: the row is missing",
+        f"metered: {moved.operator}_{moved.variant}: the row is of something else",
+    ]
+
+
+def test_an_edited_page_is_seen(committed: Tables) -> None:
+    first, *others = committed.kernels
+    assert tables.edited(replace(committed, kernels=[replace(first, registers=first.registers + 1), *others])) == [
+        "kernels.json",
+        "kernels.md",
+    ]
+
+
+def test_what_is_wrong_with_a_kernel_stands_out_on_its_page(committed: Tables) -> None:
+    page = tables.kernels_page("3", [replace(committed.kernels[0], spill_bytes=12)])
+    assert " / 12 / " in page and "**spills 12 bytes**" in page
+    assert (RESULTS / "kernels.md").read_text().startswith("# What the generated kernels compile to\n")
