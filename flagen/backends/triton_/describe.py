@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from flagen.plan.fused import FusedPlan
-from flagen.spec.model import Dims, Spec
+from flagen.spec.model import Dims
 
 
 def ownership(plan: FusedPlan) -> str:
@@ -27,16 +27,19 @@ def ownership(plan: FusedPlan) -> str:
     return f"{block} Nothing sums over {split.dim}, so programs need nothing of one another."
 
 
-def traffic(spec: Spec) -> str:
-    """What the kernel moves, in elements."""
+def traffic(plan: FusedPlan) -> str:
+    """What the kernel moves between memory and registers."""
+    spec, split = plan.spec, plan.split
     once = _count([decl.dims for decl in spec.inputs if decl.per == "token"])
     each = _count([decl.dims for decl in spec.inputs if decl.per == "step"])
     symbol = "" if spec.steps is None else spec.steps.symbol
     read = " + ".join(filter(None, (once, each and f"{symbol}*({each})")))
-    state = " + ".join(_size(state.dims) for state in spec.states)
+    output = _size(spec.output_dims)
+    written = f"4*{output} bytes written by each block" if split and split.partial else f"{output} written"
+    state = " + ".join(f"4*{_size(state.dims)}" for state in spec.states)
     return (
-        f"Each token of a head reads {read} elements and writes {_size(spec.output_dims)};"
-        f" each sequence reads and writes {state} elements of state, in float32."
+        f"Memory, for each token of a head: {read} elements read (rows that heads or blocks share, from the cache),"
+        f" {written}. For each sequence of a head: {state} bytes of state read, as many written."
     )
 
 

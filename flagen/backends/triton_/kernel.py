@@ -45,7 +45,7 @@ def kernel_context(plan: FusedPlan) -> Mapping[str, object]:
         "parameters": kernel_parameters(plan),
         "equations": equations(spec),
         "ownership": ownership(plan),
-        "traffic": traffic(spec),
+        "traffic": traffic(plan),
         "program": list(writer.program()),
         "axes": list(writer.axis_lines()),
         "states": list(writer.states()),
