@@ -33,7 +33,7 @@ from flagen.triton_cpu.offline import target_of
 
 _INTERPRET = "TRITON_INTERPRET"
 _TYPES = {
-    torch.bool: "i1",
+    torch.bool: "u1",
     torch.uint8: "u8",
     torch.int8: "i8",
     torch.int16: "i16",
@@ -115,9 +115,9 @@ def _type_of(value: Any, what: str) -> str:
     if isinstance(value, torch.Tensor):
         return f"*{_TYPES[value.dtype]}"
     if isinstance(value, bool):
-        return "i1"
+        return "u1"
     if isinstance(value, int):
-        return "i32" if -(2**31) <= value < 2**31 else "i64"
+        return "i32" if -(2**31) <= value < 2**31 else "i64" if value < 2**63 else "u64"
     if isinstance(value, float):
         return "fp32"
     raise UsageError(f"{what} is launched with a {type(value).__qualname__}, which cannot be inspected")

@@ -35,7 +35,7 @@ def test_arguments_become_types_and_constants(recorded: dict[str, Any]) -> None:
         "scale": "fp32",
         "n": "i32",
         "wide": "i64",
-        "flag": "i1",
+        "flag": "u1",
         # 1, but not specialized.
         "T": "i32",
     }
