@@ -61,8 +61,8 @@ def fused_recurrent_lightning_attn_kernel(
 
     A program owns BLOCK_V indices of V of S, of one head of one sequence. Nothing sums over V, so programs need
     nothing of one another.
-    Each token of a head reads 2*K + V elements and writes V; each sequence reads and writes K*V elements of state,
-    in float32.
+    Memory, for each token of a head: 2*K + V elements read (rows that heads or blocks share, from the cache), V
+    written. For each sequence of a head: 4*K*V bytes of state read, as many written.
     """
     program = tl.program_id(0)
     blocks = tl.cdiv(V, BLOCK_V)

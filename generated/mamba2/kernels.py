@@ -44,8 +44,8 @@ def fused_recurrent_mamba2_kernel(
 
     A program owns BLOCK_P indices of P of S, of one head of one sequence. Nothing sums over P, so programs need
     nothing of one another.
-    Each token of a head reads P + 2*N + 1 elements and writes P; each sequence reads and writes N*P elements of
-    state, in float32.
+    Memory, for each token of a head: P + 2*N + 1 elements read (rows that heads or blocks share, from the cache), P
+    written. For each sequence of a head: 4*N*P bytes of state read, as many written.
     """
     program = tl.program_id(0)
     blocks = tl.cdiv(P, BLOCK_P)

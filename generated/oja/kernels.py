@@ -45,8 +45,8 @@ def fused_recurrent_oja_kernel(
 
     A program owns BLOCK_K indices of K of S, of one head of one sequence. Only the output sums over K: a program
     writes its own share of that sum, and the shares are added up after the launch.
-    Each token of a head reads 2*K + 2*V + 1 elements and writes V; each sequence reads and writes K*V elements of
-    state, in float32.
+    Memory, for each token of a head: 2*K + 2*V + 1 elements read (rows that heads or blocks share, from the cache),
+    4*V bytes written by each block. For each sequence of a head: 4*K*V bytes of state read, as many written.
     """
     program = tl.program_id(0)
     blocks = tl.cdiv(K, BLOCK_K)
