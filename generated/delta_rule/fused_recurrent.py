@@ -45,7 +45,8 @@ def fused_recurrent_delta_rule(
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
 
     Returns:
-        o, [B, T, HV, V] in v's dtype; the final state, [N, HV, K, V] in float32 (float64 where an input is), or None.
+        o, [B, T, HV, V] in v's dtype; the state after the last token,
+        [N, HV, K, V] in float32 (float64 where an input is), or None.
 
     Raises:
         ValueError: a shape, dtype, device or head count that does not fit, named.

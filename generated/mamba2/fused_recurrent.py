@@ -48,7 +48,8 @@ def fused_recurrent_mamba2(
         cu_seqlens: [sequences + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
 
     Returns:
-        o, [B, T, HV, P] in x's dtype; the final state, [sequences, HV, N, P] in float32 (float64 where an input is), or None.
+        o, [B, T, HV, P] in x's dtype; the state after the last token,
+        [sequences, HV, N, P] in float32 (float64 where an input is), or None.
 
     Raises:
         ValueError: a shape, dtype, device or head count that does not fit, named.
