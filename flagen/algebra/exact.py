@@ -98,7 +98,7 @@ _NUMERATORS = (1, 2, 3, 4, 6, 8, 9, 12)
 _DENOMINATORS = (5, 7)
 
 
-def _decimal(value: float) -> mpq:
+def decimal(value: float) -> mpq:
     """The short fraction that a spec's author wrote as `value`, not the long one that the float is."""
     return mpq(Fraction(repr(value)))
 
@@ -117,10 +117,10 @@ class Oracle:
         if math.isinf(low) and math.isinf(high):
             return step * self.random.choice((-1, 1))
         if math.isinf(high):
-            return _decimal(low) + step
+            return decimal(low) + step
         if math.isinf(low):
-            return _decimal(high) - step
-        return _decimal(low) + (_decimal(high) - _decimal(low)) * step / (step + 1)
+            return decimal(high) - step
+        return decimal(low) + (decimal(high) - decimal(low)) * step / (step + 1)
 
     def __call__(self, function: str, args: tuple[Dual, ...]) -> Dual:
         values = tuple(arg.value for arg in args)

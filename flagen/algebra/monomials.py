@@ -18,7 +18,7 @@ from fractions import Fraction
 
 import sympy
 
-from flagen.diagnostics import InternalError, Span
+from flagen.diagnostics import NOWHERE, InternalError, Span
 from flagen.spec.model import (
     Binary,
     Contract,
@@ -295,10 +295,11 @@ def _contracted(inside: list[Element], dummy: Index) -> Element:
     return Element(summed, tuple(order[d] for d in summed.dims))
 
 
-def scaled(coefficient: Fraction, expr: Expr | None) -> Expr:
-    """`coefficient * expr`, written as a person would."""
+def scaled(coefficient: Fraction, expr: Expr | None, span: Span = NOWHERE) -> Expr:
+    """`coefficient * expr`, written as a person would; a bare coefficient stands at `span`."""
     if expr is None:
-        return Negate(Number(-coefficient)) if coefficient < 0 else Number(coefficient)
+        number = Number(abs(coefficient), span)
+        return Negate(number, span) if coefficient < 0 else number
     if coefficient == 1:
         return expr
     if coefficient == -1:

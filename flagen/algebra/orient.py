@@ -12,7 +12,7 @@ The dim that decay and delta rows act on becomes the key dim.
 
 from __future__ import annotations
 
-from copy import deepcopy
+import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -59,9 +59,12 @@ def normal_form(spec: Spec) -> NormalForm:
         raise OutsideNormalForm(
             f"only a matrix state has a chunk form yet; {state.name} has {len(state.dims)} dims", state.span
         )
-    if state.init != 0:
-        raise OutsideNormalForm("a matrix state that does not start at 0 has no chunk form yet", state.span)
-    return _Sorter(spec, state).run()
+    if math.isinf(state.init):
+        raise OutsideNormalForm("a matrix state that starts at infinity has no chunk form", state.span)
+    try:
+        return _Sorter(spec, state, leads=True).run()
+    except _DecayApart:
+        return _Sorter(spec, state, leads=False).run()
 
 
 # ----------------------------------------------------------------------------------- one statement's effect, unoriented
@@ -86,8 +89,9 @@ class _Write:
     parts: tuple[Expr, Expr]
 
 
-class _DecayInsideRepeat(Exception):
-    """A decay before a repeat cannot join its first micro-step, which has a decay of its own."""
+class _DecayApart(Exception):
+    """A decay before a repeat cannot join its first micro-step: that has a decay of its own, or delta rows that have to
+    read before it."""
 
 
 @dataclass
@@ -111,11 +115,15 @@ class _Block:
 
 
 class _Sorter:
-    """Walks one token's statements and keeps track of where in the update each version of the state stands."""
+    """Walks one token's statements and keeps track of where in the update each version of the state stands.
 
-    def __init__(self, spec: Spec, state: State) -> None:
+    `leads`: a decay just before a repeat joins its first micro-step; one of its own would bring no rows.
+    """
+
+    def __init__(self, spec: Spec, state: State, *, leads: bool) -> None:
         self.spec = spec
         self.state = state
+        self.leads = leads
         self.expansion = Expansion()
         self.derived: dict[str, Derived] = {d.name: d for d in spec.derived}
         self.ranges: dict[str, Interval] = {d.name: d.range for d in spec.inputs}
@@ -155,7 +163,7 @@ class _Sorter:
         factor = self._factor(direct, value)
         step = self._open_step(factor, {delta.version for delta in deltas})
         if factor is not None:
-            step.decay = factor if step.decay is None else Binary("*", step.decay, factor, factor.span)
+            step.decay = factor if step.decay is None else self._both(step.decay, factor)
         for delta in deltas:
             step.deltas.append((delta, self._reads_after_decay(delta, step)))
         step.writes += writes
@@ -163,25 +171,17 @@ class _Sorter:
         last = len(self.blocks[-1].steps) - 1
         self.positions.append(Position(block, last + 1) if step.has_rows else Position(block, last, after_decay=True))
 
-    def _repeat(self, repeat: Repeat) -> None:
-        before = self.blocks[-1]
-        if before.steps and not before.steps[-1].has_rows:
-            saved = deepcopy(before.steps), list(self.positions), dict(self.locals)
-            try:
-                self._repeated(repeat, with_lead=True)
-            except _DecayInsideRepeat:
-                del self.blocks[self.blocks.index(before) + 1 :]
-                before.steps, self.positions, self.locals = saved
-            else:
-                return
-        self._repeated(repeat, with_lead=False)
+    def _both(self, first: Expr, then: Expr) -> Expr:
+        """Two decays that follow each other, as one."""
+        if first.dims and then.dims and first.dims != then.dims:
+            raise OutsideNormalForm(self._on_both_sides(), then.span)
+        return Binary("*", first, then, then.span)
 
-    def _repeated(self, repeat: Repeat, *, with_lead: bool) -> None:
+    def _repeat(self, repeat: Repeat) -> None:
         body = _Block(repeated=True)
         before = self.blocks[-1]
         number = len(self.blocks)
-        if with_lead:
-            # A decay just before the loop belongs to its first micro-step: a micro-step of its own would bring no rows.
+        if self.leads and before.steps and not before.steps[-1].has_rows:
             body.lead = before.steps.pop().decay
             at = len(before.steps)
             moved = {Position(number - 1, at, after): Position(number, 0, after) for after in (False, True)}
@@ -210,7 +210,7 @@ class _Sorter:
                 next_step = Position(at.block, at.step + 1)
                 self.positions = [next_step if position == at else position for position in self.positions]
         elif block.lead is not None and factor is not None:
-            raise _DecayInsideRepeat
+            raise _DecayApart
         block.steps.append(_Step())
         return block.steps[-1]
 
@@ -301,7 +301,7 @@ class _Sorter:
                 raise OutsideNormalForm(
                     "a decay that differs over both dims of the state is an elementwise scan", monomial.span
                 )
-        terms = [scaled(m.coefficient, product(m.others()) if m.others() else None) for m in direct]
+        terms = [scaled(m.coefficient, product(m.others()), m.span) for m in direct]
         factor = total(terms)
         assert factor is not None
         if len(terms) == 1:
@@ -332,6 +332,8 @@ class _Sorter:
         rows, columns = self.state.dims
         value = columns if key == rows else rows
         oriented = _reading_at_one_moment([self._block(block, key) for block in self.blocks])
+        if not any(block.lead or step.decay or step.has_rows for block in self.blocks for step in block.steps):
+            raise OutsideNormalForm("the update leaves the state as it is", self.spec.update[-1].span)
         kept = [number for number, block in enumerate(oriented) if block.steps or block.lead]
         renumber = {old: new for new, old in enumerate(kept)}
 
@@ -374,14 +376,16 @@ class _Sorter:
             for step in block.steps:
                 if step.decay is not None:
                     acting |= dict.fromkeys(step.decay.dims, step.decay.span)
-                acting |= {delta.acts_on: delta.y.span for delta, _ in step.deltas}
+                acting |= {delta.acts_on: delta.span for delta, _ in step.deltas}
         if len(acting) > 1:
-            raise OutsideNormalForm(
-                f"decay and erase act on {rows} and on {columns}; the chunk form has them on one side", acting[columns]
-            )
+            raise OutsideNormalForm(self._on_both_sides(), acting[columns])
         if acting:
             return next(iter(acting))
         return next((side for side, _, _ in reads.found), rows)
+
+    def _on_both_sides(self) -> str:
+        rows, columns = self.state.dims
+        return f"decay and erase act on {rows} and on {columns}; the chunk form has them on one side"
 
     def _block(self, block: _Block, key: str) -> Block:
         lead = None if block.lead is None else self._decay(block.lead)
@@ -426,9 +430,7 @@ def _reading(step: MicroStep, block: Block, after: bool) -> MicroStep:
         if after or not row.after_decay:
             return replace(row, after_decay=after)
         if block.lead is not None:
-            raise OutsideNormalForm(
-                "a read after a decay that only the first micro-step has cannot move before it", row.y.span
-            )
+            raise _DecayApart
         y = row.y if step.decay is None else _times(step.decay.factor, row.y)
         return replace(row, y=y, after_decay=False)
 

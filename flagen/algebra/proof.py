@@ -20,7 +20,7 @@ from flagen.algebra.adjoint import Adjoint
 from flagen.algebra.chunk import ChunkForm, split_solve
 from flagen.algebra.equations import System
 from flagen.algebra.evaluate_system import OutOfOrder, Timeline, Values, decay_gradient, run
-from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, evaluate, scalar, total
+from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, decimal, evaluate, scalar, total
 from flagen.algebra.normal_form import Decay, NormalForm, Position
 from flagen.algebra.recurrence import Setting, Token
 from flagen.diagnostics import InternalError
@@ -157,10 +157,10 @@ class _Comparison:
         return setting.token(whole, steps)
 
     def _initial_state(self) -> Tensor:
-        dims = self.spec.states[0].dims
+        (state,) = self.spec.states
         if self.case.initial:
-            return self._random(dims, "initial state")
-        return _scope(self.sizes, self.oracle).build(dims, lambda _: Dual(mpq(0)))
+            return self._random(state.dims, "initial state")
+        return _scope(self.sizes, self.oracle).build(state.dims, lambda _: Dual(decimal(state.init)))
 
     def _random(self, dims: Dims, name: str | None, within: Interval = EVERYTHING) -> Tensor:
         """A random tensor; where it has a `name`, also a random direction to differentiate along."""

@@ -1,0 +1,174 @@
+"""Rungs 1 and 2 for any spec: generated code against the interpreter, the chunk form against the recurrence."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from flagen.spec.model import Input, Interval, Param, Spec
+from tests.fuzz.interpreter import Arguments, Scope, interpret
+
+BOUND = 1e-9
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A call's sizes. `lengths` packs that many runs into a batch of one."""
+
+    tokens: int = 5
+    batch: int = 1
+    H: int = 1
+    HV: int = 2
+    steps: int = 2
+    first: int = 3
+    second: int = 2
+    lengths: tuple[int, ...] | None = None
+    initial: bool = True
+    chunk: int = 3
+
+    @property
+    def runs(self) -> int:
+        return self.batch if self.lengths is None else len(self.lengths)
+
+
+SHAPES = (
+    Shape(),
+    Shape(tokens=7, batch=2, H=2, HV=4, chunk=2, steps=3, initial=False),
+    Shape(lengths=(0, 4, 1, 0, 2, 0), tokens=7, H=1, HV=2, first=2, second=3),
+    Shape(tokens=3, HV=1, chunk=8, steps=1),
+    Shape(tokens=0, chunk=1),
+)
+
+
+def check(spec: Spec, package: ModuleType) -> None:
+    """Every form of `package` is the recurrence of `spec`, on every shape: values and gradients."""
+    for shape in SHAPES:
+        problem = Problem(spec, shape)
+        expected = problem.results(problem.interpreted)
+        if not all(x.isfinite().all() for x in expected.values()):
+            continue
+        compare(f"naive_recurrent, {shape}", expected, problem.results(partial(problem.called, package)))
+        if hasattr(package, f"naive_chunk_{spec.name}"):
+            chunked = partial(problem.called, package, form="naive_chunk", chunk_size=shape.chunk)
+            compare(f"naive_chunk, {shape}", expected, problem.results(chunked))
+
+
+def compare(what: str, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
+    """Every tensor within BOUND of the largest element there is."""
+    scale = max([1.0, *(x.abs().max().item() for x in expected.values() if x.numel())])
+    for name, x in expected.items():
+        assert got[name].shape == x.shape, f"{what}: {name} is {tuple(got[name].shape)}, expected {tuple(x.shape)}"
+        assert got[name].dtype == x.dtype, f"{what}: {name} is {got[name].dtype}, expected {x.dtype}"
+        error = (got[name] - x).abs().max().item() / scale if x.numel() else 0.0
+        assert error <= BOUND, f"{what}: {name} is off by {error:.1e}"
+
+
+class Problem:
+    """Random arguments for a spec, and the ways to run it on them."""
+
+    def __init__(self, spec: Spec, shape: Shape) -> None:
+        self.spec, self.shape = spec, shape
+        self.random = torch.Generator().manual_seed(zlib.crc32(f"{spec.sha256} {shape}".encode()))
+        heads = {"H": shape.H, "HV": shape.HV if spec.has_value_heads else shape.H}
+        if all(i.heads == "HV" for i in spec.inputs):
+            heads["H"] = shape.HV
+        self.sizes = {dim: (shape.first, shape.second)[place % 2] for place, dim in enumerate(spec.dims)} | heads
+        self.leaves = dict(self._arguments())
+        self.numbers = {
+            p.name: self._within(p.range, torch.rand((), generator=self.random).double()).item()
+            for p in spec.params
+            if not p.is_tensor and p.default is None
+        }
+        ends = [sum(shape.lengths[:run]) for run in range(shape.runs + 1)] if shape.lengths is not None else None
+        self.cu_seqlens = None if ends is None else torch.tensor(ends)
+
+    # ------------------------------------------------------------------------------------------------------- arguments
+
+    def _arguments(self) -> Iterator[tuple[str, Tensor]]:
+        """Inputs and tensor params in signature order, then first states."""
+        shape = self.shape
+        for decl in self.spec.inputs:
+            rows = shape.tokens * (shape.steps if decl.per == "step" else 1)
+            yield decl.name, self._random(decl, shape.batch, rows, self.sizes[decl.heads])
+        tensors = [p for p in self.spec.params if p.is_tensor]
+        for param in sorted(tensors, key=lambda p: p.default is not None):
+            yield param.name, self._random(param, *((self.sizes["HV"],) if param.per_head else ()))
+        if shape.initial:
+            for state in self.spec.states:
+                size = (shape.runs, self.sizes["HV"], *(self.sizes[dim] for dim in state.dims))
+                yield f"first {state.name}", torch.randn(size, generator=self.random, dtype=torch.float64)
+
+    def _random(self, decl: Input | Param, *leading: int) -> Tensor:
+        size = (*leading, *(self.sizes[dim] for dim in decl.dims))
+        return self._within(decl.range, torch.randn(size, generator=self.random, dtype=torch.float64))
+
+    @staticmethod
+    def _within(interval: Interval, x: Tensor) -> Tensor:
+        low, high = interval.low, interval.high
+        if math.isinf(low) and math.isinf(high):
+            return x
+        if math.isinf(low):
+            return high - x.abs()
+        if math.isinf(high):
+            return low + x.abs()
+        return low + (high - low) * torch.sigmoid(x)
+
+    # ------------------------------------------------------------------------------------------------------------- runs
+
+    def results(self, run: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What `run` returns for these arguments, and each argument's gradient under fixed random cotangents."""
+        leaves = {name: x.clone().requires_grad_() for name, x in self.leaves.items()}
+        values = run(leaves)
+        random = torch.Generator().manual_seed(0)
+        loss = sum((x * torch.randn(x.shape, generator=random, dtype=torch.float64)).sum() for x in values.values())
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        found = {name: x.detach() for name, x in values.items()}
+        return {**found, **{f"d {name}": x for name, x in zip(leaves, gradients, strict=True)}}
+
+    def interpreted(self, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        spec, shape = self.spec, self.shape
+        size = (shape.runs, self.sizes["HV"])
+        states = {
+            state.name: leaves[f"first {state.name}"]
+            if shape.initial
+            else torch.full((*size, *(self.sizes[dim] for dim in state.dims)), state.init, dtype=torch.float64)
+            for state in spec.states
+        }
+        numbers = {**self.numbers, **{p.name: self._default(p) for p in spec.params if not p.is_tensor and p.default}}
+        params = {p.name: leaves[p.name] for p in spec.params if p.is_tensor}
+        inputs = {i.name: leaves[i.name] for i in spec.inputs}
+        args = Arguments(inputs, params, numbers, self.sizes, shape.steps, states)
+        o, final = interpret(spec, args, self.cu_seqlens)
+        return {"o": o, **{f"final {name}": x for name, x in final.items()}}
+
+    def _default(self, param: Param) -> float:
+        """The default of `param`, an expression over sizes."""
+        sizes = {name: torch.full((1, 1), float(size), dtype=torch.float64) for name, size in self.sizes.items()}
+        assert param.default is not None
+        return Scope(sizes, {}, {}, (1, 1)).evaluate(param.default).item()
+
+    def called(
+        self, package: ModuleType, leaves: Mapping[str, Tensor], *, form: str = "naive_recurrent", **more: object
+    ) -> dict[str, Tensor]:
+        spec = self.spec
+        optional = {p.name for p in spec.params if p.is_tensor and p.default is not None}
+        positional = [x for name, x in leaves.items() if name not in optional and not name.startswith("first ")]
+        named: dict[str, object] = {name: x for name, x in leaves.items() if name in optional}
+        if self.shape.initial:
+            states = tuple(leaves[f"first {state.name}"] for state in spec.states)
+            named["initial_state"] = states if len(states) > 1 else states[0]
+        if spec.steps is not None:
+            named[spec.steps.argument] = self.shape.steps
+        function = getattr(package, f"{form}_{spec.name}")
+        o, final = function(
+            *positional, **named, **self.numbers, output_final_state=True, cu_seqlens=self.cu_seqlens, **more
+        )
+        finals = final if len(spec.states) > 1 else (final,)
+        return {"o": o, **{f"final {state.name}": x for state, x in zip(spec.states, finals, strict=True)}}

@@ -1,0 +1,50 @@
+"""Spec texts taken through every stage of the compiler, and what comes out imported, all in this process."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from flagen import pipeline
+from flagen.diagnostics import NOWHERE
+from flagen.plan import Unavailable
+from flagen.spec.model import Spec
+
+_numbers = itertools.count()
+
+
+def build(spec: Spec, *, kernels: bool = True) -> dict[str, str]:
+    """Every file of the package of `spec`, derived, proved, planned, rendered and formatted; without its kernels for
+    whoever has no use for them."""
+    derivation = pipeline.derive(spec)
+    pipeline.prove(spec, derivation)
+    plan = pipeline.make_plan(spec, derivation)
+    if not kernels:
+        plan = replace(plan, fused=Unavailable("not wanted", NOWHERE))
+    return pipeline.emit(spec, plan, "specs/spec.yaml")
+
+
+@contextmanager
+def imported(files: dict[str, str]) -> Iterator[ModuleType]:
+    """`files` as an importable package, gone again afterwards."""
+    with tempfile.TemporaryDirectory() as directory:
+        name = f"package_{next(_numbers)}"
+        for path, text in files.items():
+            target = Path(directory, name, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        sys.path.insert(0, directory)
+        importlib.invalidate_caches()
+        try:
+            yield importlib.import_module(name)
+        finally:
+            sys.path.remove(directory)
+            for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+                del sys.modules[module]
