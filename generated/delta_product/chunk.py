@@ -100,8 +100,8 @@ def _chunk_form(
         L[i,j] = [j seen by y, i] y[i,x] w[j,x]
         R[i,y] = z[i,y] + y[i,x] S0[x,y]
         U[i,y] = (I - L)^-1 R
-        A0[t,j] = [j seen by q0, t] q0[t,x] w[j,x]
-        O0[t,y] = q0[t,x] S0[x,y] + A0[t,j] U[j,y]
+        A[t,j] = [j seen by q, t] q[t,x] w[j,x]
+        o[t,y] = q[t,x] S0[x,y] + A[t,j] U[j,y]
         S1[x,y] = S0[x,y] + w[j,x] U[j,y]
 
     Indices: t tokens, i and j delta rows, x over K, y over V; repeated ones are summed.

@@ -106,9 +106,9 @@ def _chunk_form(
         N[i,m] = [m seen by y, i] y[i,x] k[m,x] exp(Gy[i] - Gk[m])
         R[i,y] = N[i,m] v[m,y] + y[i,x] S0[x,y] exp(Gy[i])
         U[i,y] = (I - L)^-1 R
-        A0[t,j] = [j seen by q0, t] q0[t,x] w[j,x] exp(Gq0[t] - Gw[j])
-        B0[t,m] = [m seen by q0, t] q0[t,x] k[m,x] exp(Gq0[t] - Gk[m])
-        O0[t,y] = q0[t,x] S0[x,y] exp(Gq0[t]) + A0[t,j] U[j,y] + B0[t,m] v[m,y]
+        A[t,j] = [j seen by q, t] q[t,x] w[j,x] exp(Gq[t] - Gw[j])
+        B[t,m] = [m seen by q, t] q[t,x] k[m,x] exp(Gq[t] - Gk[m])
+        o[t,y] = q[t,x] S0[x,y] exp(Gq[t]) + A[t,j] U[j,y] + B[t,m] v[m,y]
         S1[x,y] = S0[x,y] exp(Gend) + w[j,x] U[j,y] exp(Gend - Gw[j]) + k[m,x] v[m,y] exp(Gend - Gk[m])
 
     Indices: t tokens, i and j delta rows, m write rows, x over K, y over V; repeated ones are summed.

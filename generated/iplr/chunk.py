@@ -99,9 +99,9 @@ def _chunk_form(
         N[i,m] = [m seen by y, i] y[i,x] k[m,x]
         R[i,y] = N[i,m] v[m,y] + y[i,x] S0[x,y]
         U[i,y] = (I - L)^-1 R
-        A0[t,j] = [j seen by q0, t] q0[t,x] w[j,x]
-        B0[t,m] = [m seen by q0, t] q0[t,x] k[m,x]
-        O0[t,y] = q0[t,x] S0[x,y] + A0[t,j] U[j,y] + B0[t,m] v[m,y]
+        A[t,j] = [j seen by q, t] q[t,x] w[j,x]
+        B[t,m] = [m seen by q, t] q[t,x] k[m,x]
+        o[t,y] = q[t,x] S0[x,y] + A[t,j] U[j,y] + B[t,m] v[m,y]
         S1[x,y] = S0[x,y] + w[j,x] U[j,y] + k[m,x] v[m,y]
 
     Indices: t tokens, i and j delta rows, m write rows, x over K, y over V; repeated ones are summed.

@@ -97,8 +97,8 @@ def _chunk_form(
 ) -> tuple[Tensor, ...]:
     """Reads of every token and the last state, from the rows of the normal form.
 
-        B0[t,m] = [m seen by q0, t] q0[t,x] k[m,x] exp(Gq0[t] - Gk[m])
-        O0[t,y] = q0[t,x] S0[x,y] exp(Gq0[t]) + B0[t,m] v[m,y]
+        B[t,m] = [m seen by q, t] q[t,x] k[m,x] exp(Gq[t] - Gk[m])
+        o[t,y] = q[t,x] S0[x,y] exp(Gq[t]) + B[t,m] v[m,y]
         S1[x,y] = S0[x,y] exp(Gend) + k[m,x] v[m,y] exp(Gend - Gk[m])
 
     Indices: t tokens, m write rows, x over K, y over V; repeated ones are summed.

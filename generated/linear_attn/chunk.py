@@ -87,8 +87,8 @@ def _chunk_form(
 ) -> tuple[Tensor, ...]:
     """Reads of every token and the last state, from the rows of the normal form.
 
-        B0[t,m] = [m seen by q0, t] q0[t,x] k[m,x]
-        O0[t,y] = q0[t,x] S0[x,y] + B0[t,m] v[m,y]
+        B[t,m] = [m seen by q, t] q[t,x] k[m,x]
+        o[t,y] = q[t,x] S0[x,y] + B[t,m] v[m,y]
         S1[x,y] = S0[x,y] + k[m,x] v[m,y]
 
     Indices: t tokens, m write rows, x over K, y over V; repeated ones are summed.

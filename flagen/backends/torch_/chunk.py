@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -47,7 +48,9 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "output": o,
             "transposed": nf.transposed,
             "equations_of_chunk": [
-                line for statement in chunk.form.system.statements for line in wrapped(str(statement), 112)
+                line
+                for statement in chunk.form.system.statements
+                for line in wrapped(_renamed(str(statement), names), 112)
             ],
             "legend": _legend(chunk),
             "setup": equations.setup,
@@ -91,6 +94,12 @@ def _names(chunk: ChunkPlan) -> dict[str, str]:
         {f"{letter}{n}": letter for letter in "qABO" for n in range(len(chunk.normal_form.reads))} if single else {}
     )
     return {**numbered, **{f"O{n}": "o" if single else f"o{n}" for n in range(len(chunk.normal_form.reads))}}
+
+
+def _renamed(text: str, names: dict[str, str]) -> str:
+    """An equation with its tensors, and the offsets named after them, called as in the code."""
+    offsets = {f"G{tensor}": f"G{name}" for tensor, name in names.items()}
+    return re.sub(r"\b\w+\b", lambda word: (names | offsets).get(word[0], word[0]), text)
 
 
 def _legend(chunk: ChunkPlan) -> list[str]:
