@@ -8,7 +8,7 @@ Nothing here knows a variant or a kernel. A call is made up from the spec, and a
 launcher passes to it, so that an operator that gets kernels is inspected and metered from then on.
 
 The compiler and the interpreter need processes of their own, and torch is to stay out of flagen's: `work` starts
-`python -m flagen.inspection.worker`, once for each processor core, and imports neither torch nor Triton.
+`python -m flagen.inspection.worker`, as often as cores make worth it, and imports neither torch nor Triton.
 """
 
 from __future__ import annotations

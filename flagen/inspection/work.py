@@ -25,6 +25,8 @@ OPERATORS = tuple(operator for operator in ALL_OPERATORS if not operator.startsw
 SIZES = (Size(128, 128), Size(256, 256), Size(100, 60))
 METERED = Size(128, 128)
 _NEEDED = ("numpy", "torch", "triton")
+# Each of them loads torch and Triton.
+_MOST_PROCESSES = 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def find_package(project: Project, argument: str) -> Package:
 
 def record(packages: Sequence[Package], archs: Sequence[str] = ARCHS, sizes: Sequence[Size] = SIZES) -> list[Launched]:
     """Every kernel that the packages launch, each once, on every architecture and at every size."""
-    rows = _work(_task("record", packages, archs=_known(archs), sizes=sizes), interpret=False, processes=1)
+    rows = _work(_task("record", packages, archs=_known(archs), sizes=sizes), interpret=False, parts=1)
     return [Launched(**row) for row in rows]
 
 
@@ -67,12 +69,13 @@ def compile_kernels(
 ) -> list[Compiled]:
     """The same compiled, but for those whose key is in `but`."""
     task = _task("compile", packages, archs=_known(archs), sizes=sizes, but=sorted(but))
-    return [Compiled(**row) for row in _work(task, interpret=False)]
+    parts = len(packages) * len(archs) * len(sizes)
+    return [Compiled(**row) for row in _work(task, interpret=False, parts=parts)]
 
 
 def meter(packages: Sequence[Package]) -> list[Metered]:
     """What a call of each operator that launches kernels moves and computes."""
-    return [Metered.from_json(row) for row in _work(_task("meter", packages), interpret=True)]
+    return [Metered.from_json(row) for row in _work(_task("meter", packages), interpret=True, parts=len(packages))]
 
 
 def triton_version() -> str:
@@ -101,10 +104,13 @@ def _require_libraries() -> None:
         )
 
 
-def _work(task: Mapping[str, Any], *, interpret: bool, processes: int | None = None) -> list[dict[str, Any]]:
-    """The rows that the processes find, each having a share of the task, in the task's order."""
+def _work(task: Mapping[str, Any], *, interpret: bool, parts: int) -> list[dict[str, Any]]:
+    """The rows that some processes find, each having a share of the task, in the task's order.
+
+    There are as many as it has parts that are worth one, but no more than there are cores.
+    """
     _require_libraries()
-    count = processes or os.cpu_count() or 1
+    count = max(1, min(parts, os.cpu_count() or 1, _MOST_PROCESSES))
     with ThreadPoolExecutor(count) as pool:
         shares = pool.map(lambda number: _start({**task, "share": (number, count)}, interpret), range(count))
         placed = [row for share in shares for row in share]
