@@ -266,7 +266,9 @@ def product(elements: Iterable[Element]) -> Expr | None:
         OutsideNormalForm: two indices run over one dim, which named dims cannot say.
     """
     remaining = list(elements)
-    for dummy in sorted({i for e in remaining for i in e.index if "'" in i}):
+    while dummies := {i for e in remaining for i in e.index if "'" in i}:
+        # Vectors before matrices: `A @ (B @ x)` rather than `(A @ B) @ x`.
+        dummy = min(dummies, key=lambda dummy: (len(_indices_beside(dummy, remaining)), dummy))
         inside = [e for e in remaining if dummy in e.index]
         remaining = [e for e in remaining if dummy not in e.index]
         remaining.append(_contracted(inside, dummy))
@@ -276,9 +278,14 @@ def product(elements: Iterable[Element]) -> Expr | None:
     return result
 
 
+def _indices_beside(dummy: Index, elements: Iterable[Element]) -> tuple[Index, ...]:
+    """The other indices of the elements that have `dummy`: those of what is left when it is summed over."""
+    return tuple(dict.fromkeys(i for e in elements if dummy in e.index for i in e.index if i != dummy))
+
+
 def _contracted(inside: list[Element], dummy: Index) -> Element:
     dim = dummy.split("'")[0]
-    kept = tuple(dict.fromkeys(i for e in inside for i in e.index if i != dummy))
+    kept = _indices_beside(dummy, inside)
     span = inside[0].tensor.span
     if dim in (i.split("'")[0] for i in kept):
         raise OutsideNormalForm(f"two indices over {dim} meet here", span)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from functools import cache
@@ -50,10 +51,9 @@ def variant(name: str) -> Derivation:
     return algebra.derive(load_spec(SPECS / f"{name}.yaml"))
 
 
-def recurrence(update: str, output: str = "o = S.T @ q", *, state: str = "S: [K, V]", more: str = "") -> Spec:
-    """A spec with these statements. It declares those of the names above that they use, and a vector for each dim."""
-    text = f"{update} {output} {more}"
-    names = set("".join(char if char.isalnum() or char == "_" else " " for char in text).split())
+def text_of(update: str, output: str = "o = S.T @ q", *, state: str = "S: [K, V]", more: str = "") -> str:
+    """A spec with these statements. It declares those of the names above that they use."""
+    names = set(re.findall(r"\w+", f"{update} {output} {more}"))
     inputs = {name: decl for name, decl in _INPUTS.items() if name in names}
     params = {name: decl for name, decl in _PARAMS.items() if name in names}
     lines = ["flagen: 1", "name: written", f"state: {{{state}}}", "inputs:"]
@@ -62,7 +62,12 @@ def recurrence(update: str, output: str = "o = S.T @ q", *, state: str = "S: [K,
     lines += ["steps: {n: num_steps}"] if "repeat" in names else []
     lines += [textwrap.dedent(more).strip()] if more else []
     lines += ["update:", textwrap.indent(textwrap.dedent(update).strip(), "  "), f"output: {output}"]
-    return parse_spec("\n".join(lines) + "\n", "written.yaml")
+    return "\n".join(lines) + "\n"
+
+
+def recurrence(update: str, output: str = "o = S.T @ q", **more: str) -> Spec:
+    """The spec that `text_of` writes."""
+    return parse_spec(text_of(update, output, **more), "written.yaml")
 
 
 def derived(update: str, output: str = "o = S.T @ q", **more: str) -> Derivation:

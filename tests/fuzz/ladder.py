@@ -128,7 +128,9 @@ class Problem:
         values = run(leaves)
         random = torch.Generator().manual_seed(0)
         loss = sum((x * torch.randn(x.shape, generator=random, dtype=torch.float64)).sum() for x in values.values())
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        # What depends on no argument has no graph.
+        loss = loss + 0 * sum(x.sum() for x in leaves.values())
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
         found = {name: x.detach() for name, x in values.items()}
         return {**found, **{f"d {name}": x for name, x in zip(leaves, gradients, strict=True)}}
 
