@@ -25,8 +25,8 @@ from flagen.algebra.normal_form import Decay, NormalForm, Position
 from flagen.algebra.recurrence import Setting, Token
 from flagen.diagnostics import InternalError
 from flagen.spec.model import Dims, Expr, Interval, Spec
-from flagen.spec.ranges import EVERYTHING
 
+_ANYWHERE = Interval()
 _SIZES = (2, 3)
 _ATTEMPTS = 5
 
@@ -162,7 +162,7 @@ class _Comparison:
             return self._random(state.dims, "initial state")
         return _scope(self.sizes, self.oracle).build(state.dims, lambda _: Dual(decimal(state.init)))
 
-    def _random(self, dims: Dims, name: str | None, within: Interval = EVERYTHING) -> Tensor:
+    def _random(self, dims: Dims, name: str | None, within: Interval = _ANYWHERE) -> Tensor:
         """A random tensor; where it has a `name`, also a random direction to differentiate along."""
 
         def element(_: tuple[int, ...]) -> Dual:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 from flagen.algebra.equations import Equation, Exponent, Factor
-from flagen.algebra.normal_form import Block, Decay, MicroStep, NormalForm
+from flagen.algebra.normal_form import Block, Decay, MicroStep, NormalForm, Read
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter
 from flagen.backends.text import tuple_of, wrapped
@@ -44,7 +44,6 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "rows": arguments,
             "row_names": [name for name, _ in arguments],
             "reads": [_read_name(nf, read.name) for read in nf.reads],
-            "read_values": reads,
             "output": o,
             "transposed": nf.transposed,
             "equations_of_chunk": [
@@ -58,7 +57,10 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "scan": equations.scan,
             "scanned": equations.scanned,
             "kept": chunk.kept,
-            "read_axes": [3 if read.side == "left" else 2 for read in nf.reads],
+            "read": _returned(f"_tokens({value}, tokens)" for value in reads),
+            "nothing_read": _returned(
+                f"S.new_zeros(S.shape[0], 0, S.shape[1], S.shape[{_axis(read)}])" for read in nf.reads
+            ),
             "after": equations.after,
             "first": arguments[0][0],
             "functions": equations.functions | rows_printer.functions,
@@ -85,6 +87,16 @@ class _ReadScope(Scope):
 
 def _read_name(nf: NormalForm, name: str) -> str:
     return "read" if len(nf.reads) == 1 else name
+
+
+def _returned(reads: Iterable[str]) -> str:
+    """The reads and the state, as what a function returns."""
+    return ", ".join((*reads, "S")) if (reads := list(reads)) else "(S,)"
+
+
+def _axis(read: Read) -> int:
+    """The axis of the state that is as long as what is read."""
+    return 3 if read.side == "left" else 2
 
 
 def _names(chunk: ChunkPlan) -> dict[str, str]:
