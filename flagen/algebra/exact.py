@@ -111,8 +111,8 @@ class Oracle:
     known: dict[tuple[object, ...], mpq] = field(default_factory=dict)
 
     def rational(self, low: float = -math.inf, high: float = math.inf) -> mpq:
-        """A small rational strictly inside the range, and no integer where there is room: a spec's own constants are
-        integers more often than not, and must not meet it in a denominator (`1 - x`, `x / (1 + y)`)."""
+        """A small rational strictly inside the range, and no integer where that is unbounded or narrow: a spec's own
+        constants are integers more often than not, and must not meet it in a denominator (`1 - x`, `x / (1 + y)`)."""
         step = mpq(self.random.choice(_NUMERATORS), self.random.choice(_DENOMINATORS))
         if math.isinf(low) and math.isinf(high):
             return step * self.random.choice((-1, 1))
