@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +59,7 @@ def check(spec: Spec, package: ModuleType) -> None:
         if hasattr(package, f"naive_chunk_{spec.name}"):
             chunked = partial(problem.called, package, form="naive_chunk", chunk_size=shape.chunk)
             compare(f"naive_chunk, {shape}", expected, problem.results(chunked))
+        compare(f"the module, {shape}", expected, problem.results(partial(problem.through_module, package)))
 
 
 def compare(what: str, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
@@ -156,21 +158,38 @@ class Problem:
         assert param.default is not None
         return Scope(sizes, {}, {}, (1, 1)).evaluate(param.default).item()
 
+    def through_module(self, package: ModuleType, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As `called`, by the module, its params in the place of the functions' arguments."""
+        spec, module_class = self.spec, getattr(package, self.spec.class_name)
+        steps = {} if spec.steps is None else {spec.steps.argument: self.shape.steps}
+        known = {**self.sizes, **self.numbers, **steps}
+        wanted = inspect.signature(module_class).parameters
+        module = module_class(**{name: value for name, value in known.items() if name in wanted}, carry_state=False)
+        params = {p.name: leaves[p.name] for p in spec.params if p.is_tensor}
+        inputs = tuple(leaves[i.name] for i in spec.inputs)
+        return self.named(*torch.func.functional_call(module, params, inputs, self.carried(leaves)))
+
     def called(
         self, package: ModuleType, leaves: Mapping[str, Tensor], *, form: str = "naive_recurrent", **more: object
     ) -> dict[str, Tensor]:
+        """What a function of the package returns: inputs by position, then what has a default by its name."""
         spec = self.spec
         optional = {p.name for p in spec.params if p.is_tensor and p.default is not None}
         positional = [x for name, x in leaves.items() if name not in optional and not name.startswith("first ")]
         named: dict[str, object] = {name: x for name, x in leaves.items() if name in optional}
-        if self.shape.initial:
-            states = tuple(leaves[f"first {state.name}"] for state in spec.states)
-            named["initial_state"] = states if len(states) > 1 else states[0]
         if spec.steps is not None:
             named[spec.steps.argument] = self.shape.steps
         function = getattr(package, f"{form}_{spec.name}")
-        o, final = function(
-            *positional, **named, **self.numbers, output_final_state=True, cu_seqlens=self.cu_seqlens, **more
-        )
-        finals = final if len(spec.states) > 1 else (final,)
-        return {"o": o, **{f"final {state.name}": x for state, x in zip(spec.states, finals, strict=True)}}
+        return self.named(*function(*positional, **named, **self.numbers, **self.carried(leaves), **more))
+
+    def carried(self, leaves: Mapping[str, Tensor]) -> dict[str, object]:
+        """The arguments that every form of every package takes."""
+        states = tuple(leaves[f"first {state.name}"] for state in self.spec.states if self.shape.initial)
+        initial = states if len(states) > 1 else states[0] if states else None
+        return {"initial_state": initial, "output_final_state": True, "cu_seqlens": self.cu_seqlens}
+
+    def named(self, o: Tensor, final: Tensor | tuple[Tensor, ...] | None) -> dict[str, Tensor]:
+        """What a call returned, by name."""
+        assert final is not None, "the final state was asked for"
+        finals = final if len(self.spec.states) > 1 else (final,)
+        return {"o": o, **{f"final {state.name}": x for state, x in zip(self.spec.states, finals, strict=True)}}

@@ -1,0 +1,52 @@
+"""The ladder fails where it should: a package with one character wrong does not climb it."""
+
+from __future__ import annotations
+
+import pytest
+
+from flagen.spec import load_spec
+from tests.algebra.cases import SPECS
+from tests.fuzz.ladder import check
+from tests.fuzz.packages import build, imported
+
+SPEC = load_spec(SPECS / "gated_delta_product.yaml")
+FILES = build(SPEC, kernels=False)
+
+# Each says the same in the file as printed, but for one thing.
+MISTAKES = [
+    ("naive.py", "+ b_t[", "- b_t["),
+    ("naive.py", "alpha_t[..., None, None] * S", "1 * S"),
+    ("naive.py", "b_t[:, j,", "b_t[:, 0,"),
+    ("naive.py", "scale * torch.einsum", "torch.einsum"),
+    ("chunk.py", "A @ U", "A @ Ubar"),
+    ("chunk.py", "last_q = seen_q - 1", "last_q = seen_q - 2"),
+    ("chunk.py", "seen_q = (token + 1)", "seen_q = (token + 0)"),
+    ("chunk.py", "S = at_end_n * S", "S = S"),
+    ("chunk.py", "g[..., 1:, :]", "g[..., :-1, :]"),
+    ("chunk.py", "solve_triangular(-L", "solve_triangular(L"),
+    ("chunk.py", "y=-(b", "y=(b"),
+    ("chunk.py", "[:, :tokens]", "[:, -tokens:]"),
+    ("arguments.py", "state[run : run + 1]", "state[:1]"),
+    (
+        "arguments.py",
+        "repeat_interleave(self.HV // x.shape[2], dim=2)",
+        "repeat(1, 1, self.HV // x.shape[2], *[1] * (x.ndim - 3))",
+    ),
+    ("module.py", "output_final_state=output_final_state or self.carry_state", "output_final_state=False"),
+    ("module.py", "initial_state=self.state if initial_state is None else initial_state", "initial_state=self.state"),
+]
+
+
+def test_as_built():
+    with imported(FILES) as package:
+        check(SPEC, package)
+
+
+@pytest.mark.parametrize(("path", "right", "wrong"), MISTAKES, ids=[f"{path}: {wrong}" for path, _, wrong in MISTAKES])
+def test_one_mistake(path, right, wrong):
+    assert right in FILES[path], "the file no longer says this: make the mistake elsewhere"
+    with (
+        imported({**FILES, path: FILES[path].replace(right, wrong)}) as package,
+        pytest.raises(AssertionError),
+    ):
+        check(SPEC, package)
