@@ -19,6 +19,17 @@ def pytest_configure(config: pytest.Config) -> None:
     # Triton reads this when it is imported: one process has either the interpreter or the compiler.
     if not _only_gpu_tests(config):
         os.environ.setdefault("TRITON_INTERPRET", "1")
+        _fix_examples()
+
+
+def _fix_examples() -> None:
+    """The same random examples everywhere, so that a change fails for what it changed; HYPOTHESIS_PROFILE=explore looks
+    for new ones."""
+    from hypothesis import settings  # A machine that runs the GPU tests alone need not have it.
+
+    settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
+    settings.register_profile("explore", deadline=None)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 def _only_gpu_tests(config: pytest.Config) -> bool:
