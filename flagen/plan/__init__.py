@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flagen.algebra import Derivation
 from flagen.plan.chunk import plan_chunk
+from flagen.plan.chunk_kernel import plan_chunk_kernel
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.model import Plan, Unavailable
 from flagen.spec.model import Spec
@@ -13,8 +14,10 @@ __all__ = ["Plan", "Unavailable", "make_plan"]
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     """Plan every form of `spec`; one it cannot have says why."""
+    fused = plan_fused_recurrent(spec)
     if derivation.chunk_form is None:
         assert derivation.no_chunk_form is not None
         chunk = Unavailable(derivation.no_chunk_form.reason, derivation.no_chunk_form.span)
-        return Plan(spec, derivation, chunk, plan_fused_recurrent(spec))
-    return Plan(spec, derivation, plan_chunk(derivation.chunk_form), plan_fused_recurrent(spec))
+        return Plan(spec, derivation, chunk, fused, chunk)
+    form = plan_chunk(derivation.chunk_form)
+    return Plan(spec, derivation, form, fused, plan_chunk_kernel(form))

@@ -11,6 +11,7 @@ from flagen.spec.model import Spec
 if TYPE_CHECKING:
     from flagen.algebra import Derivation
     from flagen.plan.chunk import ChunkPlan
+    from flagen.plan.chunk_kernel import ChunkKernelPlan
     from flagen.plan.fused import FusedPlan
 
 
@@ -33,8 +34,13 @@ class Plan:
     derivation: Derivation
     chunk: ChunkPlan | Unavailable
     fused: FusedPlan | Unavailable
+    chunk_kernel: ChunkKernelPlan | Unavailable
 
     def dump(self) -> str:
         """The plan as text, a section a form."""
-        sections = (("naive_chunk", self.chunk.dump()), ("fused_recurrent", self.fused.dump()))
+        sections = (
+            ("naive_chunk", self.chunk.dump()),
+            ("fused_recurrent", self.fused.dump()),
+            ("chunk", self.chunk_kernel.dump()),
+        )
         return "\n\n".join(f"{name}_{self.spec.name}\n{text}" for name, text in sections)

@@ -228,7 +228,7 @@ def _combined(tile: Tile, paddings: tuple[Padding, ...]) -> Padding:
             known = _all_known(paddings)
             if known is not None:
                 return _evaluated(name, known)
-            return FINITE if name in _FINITE_ON_FINITE and all(map(_is_finite, paddings)) else ANYTHING
+            return FINITE if name in _FINITE_ON_FINITE and all(map(is_finite, paddings)) else ANYTHING
         case Once():
             return _product((paddings[0], FINITE))
     raise InternalError(f"no rule for the padding of {tile!r}")
@@ -240,7 +240,7 @@ def _negated(padding: Padding) -> Padding:
 
 def _product(paddings: Iterable[Padding]) -> Padding:
     factors = tuple(paddings)
-    if not all(map(_is_finite, factors)):
+    if not all(map(is_finite, factors)):
         return ANYTHING
     if 0.0 in factors:
         return 0.0
@@ -253,9 +253,9 @@ def _sum(left: Padding, right: Padding) -> Padding:
     if known is not None:
         return _number(sum(known))
     for term, other in ((left, right), (right, left)):
-        if isinstance(term, float) and math.isinf(term) and _is_finite(other):
+        if isinstance(term, float) and math.isinf(term) and is_finite(other):
             return term
-    return FINITE if _is_finite(left) and _is_finite(right) else ANYTHING
+    return FINITE if is_finite(left) and is_finite(right) else ANYTHING
 
 
 def _quotient(left: Padding, right: Padding) -> Padding:
@@ -268,7 +268,7 @@ def _summed(*lanes: Padding) -> Padding:
     """What a sum leaves in padded lanes of the dims it keeps, from those it runs over."""
     if all(padding == 0.0 for padding in lanes):
         return 0.0
-    return FINITE if all(map(_is_finite, lanes)) else ANYTHING
+    return FINITE if all(map(is_finite, lanes)) else ANYTHING
 
 
 def _evaluated(name: str, numbers: tuple[float, ...]) -> Padding:
@@ -294,7 +294,8 @@ def _all_known(paddings: Iterable[Padding]) -> tuple[float, ...] | None:
     return known if len(known) == len(every) else None
 
 
-def _is_finite(padding: Padding) -> bool:
+def is_finite(padding: Padding) -> bool:
+    """Whether no such lane holds an infinity or a NaN."""
     return math.isfinite(padding) if isinstance(padding, float) else padding is FINITE
 
 

@@ -1,8 +1,10 @@
-"""Triton: `fused_recurrent_<name>`, its kernel, and the launch around it."""
+"""Triton: `fused_recurrent_<name>` and `chunk_<name>`, their kernels, and the launches around them."""
 
 from __future__ import annotations
 
 from flagen.backends.protocol import Rendering
+from flagen.backends.triton_.chunk_kernel import chunk_kernel_context
+from flagen.backends.triton_.chunk_launcher import chunk_launcher_context
 from flagen.backends.triton_.kernel import kernel_context
 from flagen.backends.triton_.launcher import launcher_context
 from flagen.plan.model import Plan, Unavailable
@@ -14,10 +16,23 @@ class TritonBackend:
     name = "triton"
 
     def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
-        """`kernels.py` and `fused_recurrent.py`, where the plan has a fused form."""
-        if isinstance(plan.fused, Unavailable):
-            return ()
-        return (
-            Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused)),
-            Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher_context(plan.fused)),
-        )
+        """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both."""
+        return (*_fused_recurrent(plan), *_chunk(plan))
+
+
+def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
+    if isinstance(plan.fused, Unavailable):
+        return ()
+    return (
+        Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused)),
+        Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher_context(plan.fused)),
+    )
+
+
+def _chunk(plan: Plan) -> tuple[Rendering, ...]:
+    if isinstance(plan.chunk_kernel, Unavailable):
+        return ()
+    return (
+        Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", chunk_kernel_context(plan.chunk_kernel)),
+        Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", chunk_launcher_context(plan.chunk_kernel)),
+    )

@@ -12,11 +12,11 @@ def ownership(plan: FusedPlan) -> str:
     """Which part of the work one program has, and why it can have it."""
     spec, split = plan.spec, plan.split
     if split is None:
-        crossed = _listed(dim for dim in plan.order if any(dim in state.dims for state in spec.states))
+        crossed = listed(dim for dim in plan.order if any(dim in state.dims for state in spec.states))
         reason = f": there are sums over {crossed}, so no part of it can go on alone" if crossed else ""
-        return f"A program owns {_listed(state.name for state in spec.states)} of one head of one sequence{reason}."
-    cut = _listed(state.name for state in spec.states if split.dim in state.dims)
-    whole = _listed(state.name for state in spec.states if split.dim not in state.dims)
+        return f"A program owns {listed(state.name for state in spec.states)} of one head of one sequence{reason}."
+    cut = listed(state.name for state in spec.states if split.dim in state.dims)
+    whole = listed(state.name for state in spec.states if split.dim not in state.dims)
     aside = f" Beside it, each computes the whole of {whole}." if whole else ""
     block = f"A program owns BLOCK_{split.dim} indices of {split.dim} of {cut}, of one head of one sequence.{aside}"
     if split.partial:
@@ -30,8 +30,8 @@ def ownership(plan: FusedPlan) -> str:
 def traffic(plan: FusedPlan) -> str:
     """What the kernel moves between memory and registers."""
     spec, split = plan.spec, plan.split
-    once = _count([decl.dims for decl in spec.inputs if decl.per == "token"])
-    each = _count([decl.dims for decl in spec.inputs if decl.per == "step"])
+    once = count([decl.dims for decl in spec.inputs if decl.per == "token"])
+    each = count([decl.dims for decl in spec.inputs if decl.per == "step"])
     symbol = "" if spec.steps is None else spec.steps.symbol
     read = " + ".join(filter(None, (once, each and f"{symbol}*({each})")))
     output = _size(spec.output_dims)
@@ -43,7 +43,7 @@ def traffic(plan: FusedPlan) -> str:
     )
 
 
-def _count(rows: Sequence[Dims]) -> str:
+def count(rows: Sequence[Dims]) -> str:
     """How many elements rows over these dims have together: `2*K + V + 1`."""
     counts: dict[str, int] = {}
     for dims in rows:
@@ -57,6 +57,7 @@ def _size(dims: Dims) -> str:
     return "*".join(dims) or "1"
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """`a, b and c`."""
     every = list(names)
     return " and ".join(filter(None, (", ".join(every[:-1]), *every[-1:])))

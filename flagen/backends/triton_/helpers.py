@@ -131,3 +131,24 @@ def helpers_for(text: Iterable[str]) -> tuple[str, ...]:
 
 def _calls(text: str) -> set[str]:
     return {name for name in re.findall(r"(?<![\w.])(\w+)\(", text) if name in HELPERS}
+
+
+_OF_ROWS = {
+    "l2norm": '''@triton.jit
+def l2norm(x):
+    """Every row of x, [rows, channels], by its norm."""
+    return x * tl.rsqrt(tl.sum(x * x, axis=1) + 1e-6)[:, None]
+''',
+    "softmax": '''@triton.jit
+def softmax(x):
+    """The softmax of every row of x, [rows, channels]."""
+    weights = tl.exp(x - tl.max(x, axis=1)[:, None])
+    return weights / tl.sum(weights, axis=1)[:, None]
+''',
+}
+
+
+def row_helpers_for(text: Iterable[str]) -> tuple[str, ...]:
+    """As `helpers_for`, for kernels whose tiles have rows: there the row maps run along the second axis."""
+    of_rows = {HELPERS[name]: source for name, source in _OF_ROWS.items()}
+    return tuple(of_rows.get(source, source) for source in helpers_for(text))

@@ -26,7 +26,7 @@ def launcher_context(plan: FusedPlan) -> Mapping[str, object]:
         **common_context(spec),
         "tensors": tensor_names(spec),
         "forwarded": [p.name if not p.keyword else f"{p.name}={p.name}" for p in parameters(spec)],
-        "defaults": list(_defaults(spec)),
+        "defaults": list(default_values(spec)),
         "config_arguments": [f"args.{dim}" for dim in plan.order],
         "blocks": blocks,
         "programs": " * ".join(("args.runs", "args.HV", *(["blocks"] if blocks else []))),
@@ -49,7 +49,7 @@ def _compile_time(spec: Spec, size: str) -> str:
     return spec.steps.argument if spec.steps is not None and size == spec.steps.symbol else f"args.{size}"
 
 
-def _defaults(spec: Spec) -> Iterator[tuple[str, str]]:
+def default_values(spec: Spec) -> Iterator[tuple[str, str]]:
     """(param, what it is when not given) for every param that has a default."""
     printer = Scope(spec).printer()
     for param in spec.params:

@@ -28,7 +28,7 @@ from flagen.plan.tiles import (
 )
 from flagen.spec.model import Dims
 
-_SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(5)
+_SUM, _PRODUCT, _SIGN, _POWER, ATOM = range(5)
 """How tightly Python's operators bind."""
 
 _IN_CORE = {name: f"tl.{name}" for name in ("exp", "exp2", "log", "sqrt", "rsqrt", "abs", "sigmoid")}
@@ -57,34 +57,34 @@ class Printer:
             case Constant(value):
                 return literal(value)
             case Size(name) | Value(name):
-                return name, _ATOM
+                return name, ATOM
             case Head():
-                return "head", _ATOM
+                return "head", ATOM
             case StateTile(name, previous):
-                return f"{name}_prev" if previous else name, _ATOM
+                return f"{name}_prev" if previous else name, ATOM
             case Negative(value):
                 return f"-{self._spread(value, tile.dims, _SIGN)}", _SIGN
             case Product(factors, dims):
                 return self._product(factors, dims)
             case Arithmetic("**", left, right):
-                return f"{self._within(left, _ATOM)} ** {self._within(right, _SIGN)}", _POWER
+                return f"{self._within(left, ATOM)} ** {self._within(right, _SIGN)}", _POWER
             case Arithmetic(op, left, right, dims):
                 level = _PRODUCT if op == "/" else _SUM
                 return f"{self._spread(left, dims, level)} {op} {self._spread(right, dims, level + 1)}", level
             case Function():
                 return self._function(tile)
             case Sum(value, dim):
-                return f"tl.sum({self(value)}, axis={value.dims.index(dim)})", _ATOM
+                return f"tl.sum({self(value)}, axis={value.dims.index(dim)})", ATOM
             case MatMul(left, right, dim):
                 sides = self._transposed(left, dim, last=True), self._transposed(right, dim, last=False)
-                return f'tl.dot({", ".join(sides)}, input_precision="ieee")', _ATOM
+                return f'tl.dot({", ".join(sides)}, input_precision="ieee")', ATOM
             case Normalize(function, value):
-                return f"{function}({self(value)})", _ATOM
+                return f"{function}({self(value)})", ATOM
             case Masked(value, dim, fill, dims):
                 mask = self.axes.spread(self.axes.mask(dim), (dim,), dims)
-                return f"tl.where({mask}, {self._spread(value, dims, _SUM)}, {literal(fill)[0]})", _ATOM
+                return f"tl.where({mask}, {self._spread(value, dims, _SUM)}, {literal(fill)[0]})", ATOM
             case Once(value):
-                return f"tl.where(block == 0, {self(value)}, 0.0)", _ATOM
+                return f"tl.where(block == 0, {self(value)}, 0.0)", ATOM
         raise InternalError(f"the Triton printer does not know {type(tile).__name__}: {tile!r}")
 
     def _product(self, factors: tuple[Tile, ...], dims: Dims) -> Printed:
@@ -97,12 +97,12 @@ class Printer:
         if name == "square" and isinstance(args[0], Value | StateTile):
             return f"{self(args[0])} * {self(args[0])}", _PRODUCT
         if name in _IN_CORE:
-            return f"{_IN_CORE[name]}({self._tensor(args[0])})", _ATOM
+            return f"{_IN_CORE[name]}({self._tensor(args[0])})", ATOM
         helper = next((helper for helper in (name, f"_{name}") if helper in HELPERS), None)
         if helper is None:
             raise InternalError(f"the Triton printer does not know the function {name}")
         bare = name in _TAKE_NUMBERS and not all(map(is_static, args))
-        return f"{helper}({', '.join(map(self if bare else self._tensor, args))})", _ATOM
+        return f"{helper}({', '.join(map(self if bare else self._tensor, args))})", ATOM
 
     def _tensor(self, tile: Tile) -> str:
         """`tile` where a tensor is wanted: numbers and sizes alone are Python numbers to the compiler."""
@@ -116,7 +116,7 @@ class Printer:
         """`tile` as an operand among tiles over `dims`, in parentheses where it binds less tightly than `level`."""
         if tile.dims == dims or not tile.dims:
             return self._within(tile, level)
-        return self.axes.spread(self._within(tile, _ATOM), tile.dims, dims)
+        return self.axes.spread(self._within(tile, ATOM), tile.dims, dims)
 
     def _within(self, tile: Tile, level: int) -> str:
         text, binding = self._print(tile)
@@ -126,5 +126,5 @@ class Printer:
 def literal(value: Fraction | float) -> Printed:
     """A number. Beside a float32 tensor Triton makes it a float32, whatever its size."""
     if math.isinf(value):
-        return f'float("{"-" if value < 0 else ""}inf")', _ATOM
-    return repr(float(value)), _SIGN if value < 0 else _ATOM
+        return f'float("{"-" if value < 0 else ""}inf")', ATOM
+    return repr(float(value)), _SIGN if value < 0 else ATOM

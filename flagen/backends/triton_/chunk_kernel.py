@@ -1,0 +1,487 @@
+"""The context of `chunk_kernels.py`: the kernels of a chunk plan as source lines, in the order of its equations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flagen.backends.torch_.common import equations
+from flagen.backends.triton_.axes import Axes
+from flagen.backends.triton_.chunk_describe import prepare_docs, walk_docs
+from flagen.backends.triton_.helpers import row_helpers_for
+from flagen.backends.triton_.printer import ATOM, Printed, Printer, literal
+from flagen.plan.chunk_kernel import ChunkKernelPlan, Part, RowLoad, RowSet
+from flagen.plan.rows import ROW, TOKEN
+from flagen.plan.schedule import Load, Set, declared_names
+from flagen.plan.tiles import Arithmetic, Tile, Value
+from flagen.spec.model import Dims, Input, Param
+
+LOCALS = frozenset(
+    """
+    block blocks chunk chunk_row chunk_sequence coarse coarse_end coarse_read coarse_sum decay dtype end end_token
+    erased_writes fine fine_end fine_read fine_sum first_chunk first_token from_start from_start_read head inverse k_row
+    key_head L log_decay program q_row R row S_operand scores sequence start state_row to_end token U U_operand v_row
+    value_head w_row whole write_scores y_row
+    """.split()
+)
+"""What the templates call things; a name of the spec that is among them gets an underscore."""
+
+DOT = "input_precision=PRECISION"
+
+
+def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
+    """Every value `triton/chunk_kernels.py.j2` uses."""
+    walk = Walk(plan)
+    prepare = None if plan.prepare is None else Prepare(plan, plan.prepare)
+    sections = [walk.sections(), *([prepare.sections()] if prepare else [])]
+    text = [line for section in sections for lines in section.values() for line in lines]
+    (state,) = plan.spec.states
+    return {
+        "name": plan.spec.name,
+        "equations": equations(plan.spec),
+        "key": plan.key,
+        "value": plan.value,
+        "steps": steps_symbol(plan),
+        "helpers": row_helpers_for(text),
+        "decays": plan.row_decay is not None,
+        "prepare": None if prepare is None else {"parameters": prepare.parameters(), **prepare.sections()},
+        "prepare_docs": prepare_docs(plan),
+        "walk": {"parameters": walk.parameters(), **walk.sections()},
+        "walk_docs": walk_docs(plan),
+        "S": walk.name(state.name),
+        "initial": f"{state.name}_initial_ptr",
+        "final": f"{state.name}_final_ptr",
+        "init": literal(state.init)[0],
+        "key_index": walk.axes.index(plan.key),
+        "value_index": walk.axes.index(plan.value),
+        "key_mask": walk.axes.mask(plan.key),
+        "value_mask": walk.axes.mask(plan.value),
+        "row_index": walk.axes.index(plan.row_axis),
+        "operand": next(decl.name for decl in plan.spec.inputs if decl.dims and decl.name in pointers(plan, plan.walk)),
+    }
+
+
+def steps_symbol(plan: ChunkKernelPlan) -> str | None:
+    """The name of the step count inside the kernels, where a token has several rows."""
+    return plan.spec.steps.symbol if plan.row_axis == ROW and plan.spec.steps else None
+
+
+def pointers(plan: ChunkKernelPlan, part: Part) -> tuple[str, ...]:
+    """The inputs and tensor params that a kernel loads, in the order of the signature's tensors."""
+    read = {action.source.name for action in (*part.once, *part.rows) if isinstance(action, Load | RowLoad)}
+    every = (*plan.spec.inputs, *(param for param in plan.spec.params if param.is_tensor))
+    return tuple(decl.name for decl in every if decl.name in read)
+
+
+def scalars(plan: ChunkKernelPlan, part: Part) -> tuple[str, ...]:
+    """The numbers among the params that a kernel's expressions name."""
+    return tuple(p.name for p in plan.spec.params if not p.is_tensor and p.name in part.numbers)
+
+
+def scratch(plan: ChunkKernelPlan) -> tuple[str, ...]:
+    """What the prepared chunks are kept in."""
+    if plan.prepare is None:
+        return ()
+    writes = ("write_scores", "erased_writes") if plan.write_key is not None else ()
+    decays = ("from_start", "to_end") if plan.row_decay is not None else ()
+    return ("inverse", "scores", *writes, *decays)
+
+
+def compile_time(plan: ChunkKernelPlan, part: Part) -> tuple[str, ...]:
+    """Every size that a kernel is compiled for."""
+    symbol = steps_symbol(plan)
+    values = [plan.value] if part is plan.walk else []
+    return (
+        *([symbol] if symbol else []),
+        "H",
+        "HV",
+        plan.key,
+        *values,
+        "CHUNK",
+        *(["BLOCK_TOKENS"] if symbol else []),
+        *(f"BLOCK_{dim}" for dim in (plan.key, *values)),
+        "PRECISION",
+    )
+
+
+class RowPrinter(Printer):
+    """Prints tiles over rows; `names` are what their values are called there."""
+
+    def __init__(self, axes: Axes, names: Mapping[str, str]) -> None:
+        super().__init__(axes)
+        self.names = names
+
+    def _print(self, tile: Tile) -> Printed:
+        if isinstance(tile, Value):
+            return self.names.get(tile.name, tile.name), ATOM
+        return super()._print(tile)
+
+
+class RowKernel:
+    """Writes what the kernels of a plan have in common: their loads, their expressions, their decays."""
+
+    def __init__(self, plan: ChunkKernelPlan, part: Part) -> None:
+        self.plan, self.part = plan, part
+        self.axes = Axes(plan.order, frozenset(declared_names(plan.spec)))
+        self.row = plan.row_axis
+        self.grouped = self.row == ROW
+        self.printers = {axis: RowPrinter(self.axes, self._names(axis)) for axis in ("", TOKEN, ROW)}
+
+    def name(self, name: str, axis: str = "") -> str:
+        """What a name of the spec is called in the kernel; a token's value has one name for tokens, one for rows."""
+        called = f"{name}_" if name in LOCALS else name
+        per_step = {decl.name for decl in (*self.plan.spec.inputs, *self.plan.spec.derived) if decl.per == "step"}
+        return f"{called}_row" if axis == ROW and self.grouped and name not in per_step else called
+
+    def _names(self, axis: str) -> dict[str, str]:
+        """What expressions call the values of a kernel: float32, whatever the dtype they were loaded in."""
+        names = {self.plan.read: "read", "log_decay": "log_decay"}
+        for action in self.part.once:
+            if isinstance(action, Load):
+                names[action.source.name] = self.name(action.source.name)
+            elif action.target != "log_decay":
+                names[action.target] = self.name(action.target)
+        for row in self.part.rows:
+            if row.axis != axis:
+                continue
+            if isinstance(row, RowSet):
+                names[row.target] = self.name(row.target, axis)
+            else:
+                called = self.name(row.source.name, axis)
+                names[row.source.name] = f"{called}.to(tl.float32)" if self._raw(row) else called
+        return names
+
+    def _raw(self, load: RowLoad) -> bool:
+        """Whether an input is loaded as it is: for the matrix products."""
+        vectors = [tile for tile in self.plan.vectors if isinstance(tile, Value)]
+        return any(tile.name == load.source.name and load.axis in tile.dims for tile in vectors)
+
+    # ----------------------------------------------------------------------------------------------------------- loads
+
+    def once(self) -> list[str]:
+        """What is the same for every chunk."""
+        lines = ["head = value_head.to(tl.float32)"] if self.part.reads_head else []
+        for action in self.part.once:
+            if isinstance(action, Load):
+                lines.append(f"{self.name(action.source.name)} = {self._param(action.source)}")
+            else:
+                name = action.target if action.target == "log_decay" else self.name(action.target)
+                lines.append(f"{name} = {self.printers[''].assigned(action.value)}")
+        return lines
+
+    def _param(self, source: Input | Param) -> str:
+        assert isinstance(source, Param)
+        address = self.axes.address("value_head" if source.per_head else "", source.dims)
+        mask = f", mask={self.axes.within(source.dims)}, other=0.0" if source.dims else ""
+        return f"tl.load({source.name}_ptr + {address}{mask}).to(tl.float32)"
+
+    def loads(self) -> list[str]:
+        """The inputs of a chunk's rows, then what is evaluated from them for each."""
+        lines = []
+        for action in self.part.rows:
+            if isinstance(action, RowLoad):
+                lines.append(f"{self.name(action.source.name, action.axis)} = {self._load(action)}")
+            else:
+                value = self.printers[action.axis].assigned(action.value)
+                lines.append(f"{self.name(action.target, action.axis)} = {value}")
+        return lines
+
+    def _load(self, load: RowLoad) -> str:
+        decl, axis = load.source, load.axis
+        heads, head = ("HV", "value_head") if decl.heads == "HV" else ("H", "key_head")
+        place = "row // " + (steps_symbol(self.plan) or "") if axis == ROW and decl.per == "token" else axis
+        offset, mask = self.tile(f"{place} * {heads} + {head}", axis, decl.dims)
+        cast = "" if self._raw(load) else ".to(tl.float32)"
+        return f"tl.load({decl.name}_ptr + {offset}, mask={mask}, other=0.0){cast}"
+
+    def tile(self, row: str, axis: str, dims: Dims) -> tuple[str, str]:
+        """Offsets and mask of rows along `axis` whose elements are contiguous over `dims`; `row` numbers them."""
+        if not dims:
+            return row, self.axes.mask(axis)
+        (dim,) = dims
+        over = self.axes.sorted((axis, dim))
+        rows = self.axes.spread(f"({row})", (axis,), over)
+        columns = self.axes.spread(self.axes.index(dim), (dim,), over)
+        return f"{rows} * {dim} + {columns}", self.axes.within((axis, dim))
+
+    # ------------------------------------------------------------------------------------------------------ expressions
+
+    def print(self, tile: Tile, axis: str) -> str:
+        return self.printers[axis](tile)
+
+    def rows_by(self, text: str, axis: str, over: Dims) -> str:
+        """`text`, numbers of rows along `axis`, as a factor of a tile over `over`: ` * text[:, None]`."""
+        if not text:
+            return ""
+        return " * " + self.axes.spread(atom(text), (axis,), over)
+
+    def operands(self, *roles: str) -> list[str]:
+        """Operands that are no plain inputs, evaluated in float32 and rounded to the dtype of the products."""
+        lines, done = [], set()
+        for role in roles:
+            tile, axis = self.plan.vector(role), self.axis_of(role)
+            if tile is not None and not isinstance(tile, Value) and tile not in done:
+                done.add(tile)
+                lines.append(f"{self.operand(role)} = ({self.print(tile, axis)}).to(dtype)")
+        return lines
+
+    def operand(self, role: str) -> str:
+        """What the vectors of `role` are called; the same vectors have one name."""
+        tile, axis = self.plan.vector(role), self.axis_of(role)
+        if isinstance(tile, Value):
+            return self.name(tile.name, axis)
+        first = next(other for other in ROLES if self.plan.vector(other) == tile)
+        return f"{first}_row"
+
+    def axis_of(self, role: str) -> str:
+        return TOKEN if role == "q" else self.row
+
+    # ----------------------------------------------------------------------------------------------------------- decays
+
+    def decays(self) -> list[str]:
+        """Sums of the log decays of a chunk, and the factors at its ends."""
+        if self.plan.row_decay is None:
+            return []
+        lines = []
+        if self.plan.token_decay is not None:
+            lines += [
+                f"coarse, fine = split_log_decay({self.print(self.plan.token_decay, TOKEN)})",
+                "coarse_read, fine_read = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)",
+            ]
+        decay = self.print(self.plan.row_decay, self.row)
+        if self.plan.token_decay is not None:
+            # The decay comes before the first row of each token.
+            decay = f"tl.where({self.axes.index(ROW)} % {steps_symbol(self.plan)} == 0, {decay}, 0.0)"
+        return [
+            *lines,
+            f"coarse, fine = split_log_decay({decay})",
+            "coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)",
+            "coarse_end, fine_end = tl.sum(coarse, axis=0), tl.sum(fine, axis=0)",
+        ]
+
+    def between(self, axis: str) -> str:
+        """The decay from each row to each later one, or to what each token reads: a matrix."""
+        coarse, fine = ("coarse_read", "fine_read") if axis != self.row else ("coarse_sum", "fine_sum")
+        return (
+            f"tl.exp2(({coarse}[:, None] - coarse_sum[None, :]) + ({fine}[:, None] - fine_sum[None, :]))"
+        )
+
+    def seen(self) -> str:
+        """Which rows a token's read sees."""
+        rows = f"{self.axes.index(self.row)}[None, :]"
+        if self.grouped:
+            rows = f"{rows} // {steps_symbol(self.plan)}"
+        return f"{self.axes.index(TOKEN)}[:, None] >= {rows}"
+
+    def scores(self, name: str, reader: str, writer: str, *scales: str) -> list[str]:
+        """Masked products of each reading row with each writing row, decayed: reader's scale first."""
+        of_reader, of_writer = scales
+        product = f"tl.dot({self.operand(reader)}, tl.trans({self.operand(writer)}), {DOT})"
+        if of_reader:
+            product += f" * {atom(of_reader)}[:, None]"
+        if of_writer:
+            product += f" * {atom(of_writer)}[None, :]"
+        decay = self.plan.row_decay is not None
+        row = self.axes.index(self.row)
+        mask = self.seen() if reader == "q" else f"{row}[:, None] > {row}[None, :]"
+        return [
+            f"{name} = {product}{' * decay' if decay else ''}",
+            f"{name} = tl.where({mask}, {name}, 0.0)",
+        ]
+
+    def scale(self, role: str) -> str:
+        """What multiplies a whole row of `role`; empty where nothing does."""
+        tile = self.plan.scale(role)
+        return "" if tile is None else self.print(tile, self.axis_of(role))
+
+
+class Walk(RowKernel):
+    """The kernel that walks the chunks of a sequence with the state in registers."""
+
+    def __init__(self, plan: ChunkKernelPlan) -> None:
+        super().__init__(plan, plan.walk)
+        self.value = plan.value
+        self.state = self.name(plan.spec.states[0].name)
+
+    def parameters(self) -> list[str]:
+        plan, (state,) = self.plan, self.plan.spec.states
+        names = [*pointers(plan, self.part), f"{state.name}_initial", "cu_seqlens"]
+        if plan.prepare is not None:
+            names += ["first_chunk", *scratch(plan)]
+        names += ["o", f"{state.name}_final"]
+        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, self.part)]
+        return [*(f"{name}_ptr" for name in names), *scalars(plan, self.part), "T", *sizes]
+
+    def sections(self) -> dict[str, list[str]]:
+        additive = self.plan.delta is None
+        return {
+            "once": self.once(),
+            "loads": [*self.loads(), *([] if additive else self._load_scratch())],
+            "operands": self.operands(*ROLES),
+            "decays": [*self.decays(), *self._ends()] if additive else [],
+            "scores": self._scores() if additive else [],
+            "solve": [] if additive else self._solve(),
+            "read": self._read(),
+            "output": self._output(),
+            "next_state": self._next_state(),
+        }
+
+    def _load_scratch(self) -> list[str]:
+        row, token = self.axes.index(self.row), self.axes.index(TOKEN)
+        square = f"{row}[:, None] * CHUNK + {row}[None, :]"
+        if self.grouped:
+            scores = f"chunk_row * (BLOCK_TOKENS * CHUNK) + {token}[:, None] * CHUNK + {row}[None, :]"
+        else:
+            scores = f"chunk_row * (CHUNK * CHUNK) + {square}"
+        places = {
+            "inverse": f"chunk_row * (CHUNK * CHUNK) + {square}",
+            "scores": scores,
+            "write_scores": scores,
+            "erased_writes": f"chunk_row * (CHUNK * CHUNK) + {square}",
+            "from_start": f"chunk_row * CHUNK + {row}",
+            "to_end": f"chunk_row * CHUNK + {row}",
+        }
+        lines = [f"{name} = tl.load({name}_ptr + {places[name]})" for name in scratch(self.plan)]
+        if self.plan.row_decay is not None:
+            if self.grouped:
+                first = f"{token} * {steps_symbol(self.plan)}"
+                lines.append(
+                    f"from_start_read = tl.load(from_start_ptr + chunk_row * CHUNK + {first}, "
+                    f"mask={first} < CHUNK, other=0.0)"
+                )
+            lines.append("whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)")
+        return lines
+
+    def _ends(self) -> list[str]:
+        if self.plan.row_decay is None:
+            return []
+        return [*FACTORS, "whole = tl.exp2(coarse_end + fine_end)", f"decay = {self.between(TOKEN)}"]
+
+    def _scores(self) -> list[str]:
+        return self.scores("scores", "q", "k", "", self.scale("v"))
+
+    def _solve(self) -> list[str]:
+        """R = z + N v + e^Γ S y, and U = (I - L)^{-1} R."""
+        plan, over = self.plan, (self.value, self.row)
+        assert plan.delta is not None
+        from_start = "from_start" if plan.row_decay is not None else ""
+        scale = " * ".join(filter(None, (self.scale("y"), from_start)))
+        terms = []
+        if plan.delta.z is not None:
+            terms.append(self.axes.spread(self._sum_term(plan.delta.z), self.axes.sorted(plan.delta.z.dims), over))
+        if plan.write_key is not None:
+            terms.append(f"tl.dot({self.operand('v')}, tl.trans(erased_writes), {DOT})")
+        erased = f"tl.dot(S_operand, tl.trans({self.operand('y')}), {DOT})"
+        terms.append(erased + self.rows_by(scale, self.row, over))
+        return [
+            f"R = {' + '.join(terms)}",
+            f"U = tl.dot(R.to(dtype), tl.trans(inverse), R, {DOT})",
+            "U_operand = U.to(dtype)",
+        ]
+
+    def _sum_term(self, tile: Tile) -> str:
+        text = self.print(tile, self.row)
+        return f"({text})" if isinstance(tile, Arithmetic) or len(tile.dims) == 1 and not text.isidentifier() else text
+
+    def _read(self) -> list[str]:
+        over = (self.value, TOKEN)
+        start = "" if self.plan.row_decay is None else "from_start_read" if self.grouped else "from_start"
+        lines = [
+            f"read = tl.dot(S_operand, tl.trans({self.operand('q')}), {DOT}){self.rows_by(start, TOKEN, over)}"
+        ]
+        if self.plan.delta is not None:
+            lines.append(f"read = tl.dot(U_operand, tl.trans(scores), read, {DOT})")
+        if self.plan.write_key is not None:
+            scores = "scores.to(dtype)" if self.plan.delta is None else "write_scores"
+            lines.append(f"read = tl.dot({self.operand('v')}, tl.trans({scores}), read, {DOT})")
+        if self.scale("q"):
+            lines.append(f"read = read{self.rows_by(self.scale('q'), TOKEN, over)}")
+        return lines
+
+    def _output(self) -> list[str]:
+        offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
+        return [
+            f"o = {self.print(self.plan.output, TOKEN)}",
+            f"tl.store(o_ptr + {offset}, o.to(o_ptr.dtype.element_ty), mask={mask})",
+        ]
+
+    def _next_state(self) -> list[str]:
+        plan, over = self.plan, (self.value, self.row)
+        S = self.state
+        to_end = "" if plan.row_decay is None else "to_end"
+        kept = S if plan.row_decay is None else f"whole * {S}"
+        lines = []
+        if plan.delta is not None:
+            scale = " * ".join(filter(None, (self.scale("w"), to_end)))
+            written = f"(U{self.rows_by(scale, self.row, over)}).to(dtype)" if scale else "U_operand"
+            lines.append(f"{S} = tl.dot({written}, {self.operand('w')}, {kept}, {DOT})")
+            kept = S
+        if plan.write_key is not None:
+            scale = " * ".join(filter(None, (self.scale("v"), to_end)))
+            v = self.operand("v")
+            written = f"({v}{self.rows_by(scale, self.row, over)}).to(dtype)" if scale else v
+            lines.append(f"{S} = tl.dot({written}, {self.operand('k')}, {kept}, {DOT})")
+        return lines
+
+
+class Prepare(RowKernel):
+    """The kernel that prepares all chunks at once: scores and inverses."""
+
+    def parameters(self) -> list[str]:
+        plan = self.plan
+        names = [*pointers(plan, self.part), "cu_seqlens", "chunk_sequence", "first_chunk", *scratch(plan)]
+        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, self.part)]
+        return [*(f"{name}_ptr" for name in names), *scalars(plan, self.part), "T", *sizes]
+
+    def sections(self) -> dict[str, list[str]]:
+        return {
+            "once": self.once(),
+            "loads": self.loads(),
+            "operands": self.operands("q", "w", "y", "k"),
+            "decays": [*self.decays(), *self._ends()],
+            "scores": self._scores(),
+            "erasures": self._erasures(),
+        }
+
+    def _ends(self) -> list[str]:
+        if self.plan.row_decay is None:
+            return []
+        row = self.axes.index(self.row)
+        return [
+            *FACTORS,
+            f"tl.store(from_start_ptr + chunk_row * CHUNK + {row}, from_start)",
+            f"tl.store(to_end_ptr + chunk_row * CHUNK + {row}, to_end)",
+        ]
+
+    def _scores(self) -> list[str]:
+        lines = [f"decay = {self.between(TOKEN)}"] if self.plan.row_decay is not None else []
+        lines += self.scores("scores", "q", "w", "", self.scale("w"))
+        lines.append(self._store("scores", TOKEN))
+        if self.plan.write_key is not None:
+            lines += self.scores("write_scores", "q", "k", "", self.scale("v"))
+            lines.append(self._store("write_scores", TOKEN))
+        return lines
+
+    def _erasures(self) -> list[str]:
+        lines = []
+        if self.plan.row_decay is not None and self.grouped:
+            lines.append(f"decay = {self.between(self.row)}")
+        if self.plan.write_key is not None:
+            lines += self.scores("erased_writes", "y", "k", self.scale("y"), self.scale("v"))
+            lines.append(self._store("erased_writes", self.row))
+        return lines + self.scores("L", "y", "w", self.scale("y"), self.scale("w"))
+
+    def _store(self, name: str, axis: str) -> str:
+        size = "BLOCK_TOKENS" if axis != self.row else "CHUNK"
+        place = f"{self.axes.index(axis)}[:, None] * CHUNK + {self.axes.index(self.row)}[None, :]"
+        return f"tl.store({name}_ptr + chunk_row * ({size} * CHUNK) + {place}, {name}.to({name}_ptr.dtype.element_ty))"
+
+
+FACTORS = (
+    "from_start = tl.exp2(coarse_sum + fine_sum)",
+    "to_end = tl.exp2((coarse_end - coarse_sum) + (fine_end - fine_sum))",
+)
+ROLES = ("q", "w", "y", "k", "v")
+
+
+def atom(text: str) -> str:
+    return text if text.isidentifier() else f"({text})"

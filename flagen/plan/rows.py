@@ -1,0 +1,149 @@
+"""Expressions over the rows of a chunk: what varies from token to token gets one axis more, its row in the chunk.
+
+A row vector is kept as `scale * vector`. What a row has one number for stays off the matrix products, whose operands
+are then the inputs themselves, in their own dtype; the numbers multiply what comes out, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from flagen.plan.padding import PaddingRules, is_finite
+from flagen.plan.tiles import (
+    Arithmetic,
+    Constant,
+    Function,
+    Head,
+    Masked,
+    Negative,
+    Normalize,
+    Product,
+    Size,
+    Sum,
+    Tile,
+    Value,
+    operands,
+)
+from flagen.spec.model import Dims
+
+TOKEN, ROW = "token", "row"
+"""Axes of a chunk: its tokens, and its rows where a token has several."""
+
+
+class TooWide(Exception):
+    """A tile over rows has more axes than a kernel can hold."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Row vectors `scale * vector`; without a `scale` just `vector`."""
+
+    vector: Tile
+    scale: Tile | None
+
+
+@dataclass(frozen=True)
+class RowAxis:
+    """Gives tiles the axis `axis`. `order` is the order of axes in a kernel, `fixed` what no token changes."""
+
+    axis: str
+    order: Dims
+    fixed: frozenset[str]
+
+    def __call__(self, tile: Tile) -> Tile:
+        """`tile` for every row of a chunk.
+
+        Raises:
+            TooWide: it has too many axes then.
+        """
+        match tile:
+            case Constant() | Size() | Head():
+                return tile
+            case Value(name, kind, dims):
+                return Value(name, kind, self._sorted(dims if name in self.fixed else (*dims, self.axis)))
+            case Negative(value):
+                inner = self(value)
+                return Negative(inner, inner.dims)
+            case Product(factors):
+                return self.product(*map(self, factors))
+            case Arithmetic(op, left, right):
+                sides = self(left), self(right)
+                return Arithmetic(op, *sides, self._dims(sides))
+            case Function(name, args):
+                every = tuple(map(self, args))
+                return Function(name, every, self._dims(every))
+            case Sum(value, dim):
+                inner = self(value)
+                return Sum(inner, dim, tuple(d for d in inner.dims if d != dim))
+            case Masked(value, dim, fill):
+                inner = self(value)
+                return Masked(inner, dim, fill, inner.dims)
+            case Normalize(function, value):
+                inner = self(value)
+                if self.axis not in inner.dims:
+                    raise TooWide(f"`{function}` of what no token changes")
+                return Normalize(function, inner, inner.dims)
+        raise TooWide("a product of matrices in a token")
+
+    def operand(self, tile: Tile) -> Operand:
+        """`tile`, a vector for each row, with the numbers split off that scale a whole row."""
+        negative, factors = _flat(self(tile))
+        scales = [factor for factor in factors if set(factor.dims) <= {self.axis}]
+        vectors = [factor for factor in factors if factor not in scales]
+        if not vectors:
+            raise TooWide("a row that is the same for every channel")
+        if negative:
+            scales = [_negated(scales[0]), *scales[1:]] if scales else [Constant(Fraction(-1))]
+        return Operand(self.product(*vectors), self.product(*scales) if scales else None)
+
+    def product(self, *factors: Tile) -> Tile:
+        return factors[0] if len(factors) == 1 else Product(factors, self._dims(factors))
+
+    def _dims(self, tiles: tuple[Tile, ...]) -> Dims:
+        return self._sorted(tuple(dict.fromkeys(dim for tile in tiles for dim in tile.dims)))
+
+    def _sorted(self, dims: Dims) -> Dims:
+        if len(dims) > 2:
+            raise TooWide(f"a tile over [{', '.join(dims)}] of a chunk")
+        return tuple(dim for dim in self.order if dim in dims)
+
+
+def cleared(rules: PaddingRules, tile: Tile, *lanes: str) -> Tile:
+    """`tile` with zeros in the lanes that pad any of `lanes`, where those are not certain."""
+    for lane in lanes:
+        if rules.padding(tile, frozenset((lane,))) != 0.0:
+            tile = Masked(tile, lane, 0.0, tile.dims if lane in tile.dims else (lane, *tile.dims))
+    return tile
+
+
+def finite(rules: PaddingRules, tile: Tile, lane: str) -> Tile:
+    """`tile` with finite numbers in the lanes that pad `lane`: they are to be multiplied by zeros."""
+    if lane not in tile.dims or is_finite(rules.padding(tile, frozenset((lane,)))):
+        return tile
+    return Masked(tile, lane, 0.0, tile.dims)
+
+
+def _flat(tile: Tile) -> tuple[bool, list[Tile]]:
+    """The sign and the factors of a product, however it is grouped."""
+    match tile:
+        case Negative(value):
+            negative, factors = _flat(value)
+            return not negative, factors
+        case Product(parts):
+            signs, groups = zip(*map(_flat, parts), strict=True)
+            return sum(signs) % 2 == 1, [factor for group in groups for factor in group]
+    return False, [tile]
+
+
+def _negated(tile: Tile) -> Tile:
+    return tile.value if isinstance(tile, Negative) else Negative(tile, tile.dims)
+
+
+def values_in(tile: Tile) -> Iterator[Value]:
+    """Every name that `tile` reads."""
+    if isinstance(tile, Value):
+        yield tile
+    for part in operands(tile):
+        yield from values_in(part)
