@@ -24,7 +24,7 @@ from flagen.plan.schedule import Load, Set
 from flagen.plan.show import show
 from flagen.plan.split import crossed_dims
 from flagen.plan.tiles import Head, Lowering, Masked, Tile, TooManyDims, Value, tiles_in
-from flagen.spec.model import Binary, Derived, Dims, Expr, Input, Name, Negate, Spec, walk
+from flagen.spec.model import Binary, Derived, Dims, Expr, Input, Name, Negate, Param, Spec, walk
 from flagen.spec.ranges import interval_of
 
 SIZES = (16, 32, 64)
@@ -77,7 +77,9 @@ class ChunkKernelPlan:
     delta, write: the rows there are; a write row's operands share one scale, kept with `write_value`.
     row_decay, token_decay: the log decay between a row and the one before it, and the same for tokens.
     contracts: an erasure's scale lies within [-1, 1], so that the inverse's entries stay small.
-    prepare: what the kernel that runs before the walk reads, if there is one; `walk`: what the walk itself reads.
+    prepare, erase: what the kernel that runs before the walk reads, if there is one: for its scores, and what its
+        erasures need beside that.
+    walk: what the walk itself reads.
     """
 
     chunk: ChunkPlan
@@ -92,6 +94,7 @@ class ChunkKernelPlan:
     output: Tile
     contracts: bool
     prepare: Part | None
+    erase: Part | None
     walk: Part
     size: int
 
@@ -129,6 +132,11 @@ class ChunkKernelPlan:
     def scale(self, role: str) -> Tile | None:
         """What multiplies a whole row of these."""
         return self._rows[role].scale if role in self._rows else None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether rows that erase and rows that write share a chunk, which then has four matrices of scores."""
+        return self.delta is not None and self.write_key is not None
 
     @property
     def vectors(self) -> tuple[Tile, ...]:
@@ -188,9 +196,11 @@ class _Planner:
         tile = self._tile(decl.value)
         self.derived[decl.name] = tile
         self.masks.assign(decl.name, tile)
-        axes = [""] if decl.name in self.fixed else [axis for axis in {TOKEN, self.row_axis} if decl.per == "token" or axis == ROW]
-        for axis in axes:
-            self.rules.assign(decl.name, self._lifted(decl.value, axis) if axis else tile)
+        if decl.name in self.fixed:
+            self.rules.assign(decl.name, tile)
+            return
+        for axis in dict.fromkeys((TOKEN, self.row_axis) if decl.per == "token" else (ROW,)):
+            self.rules.assign(decl.name, self._lifted(decl.value, axis))
 
     def plan(self) -> ChunkKernelPlan:
         (read,) = self.nf.reads
@@ -204,16 +214,19 @@ class _Planner:
             row_decay = Masked(Value(once.target, "local", ()), self.row_axis, 0.0, (self.row_axis,))
         output = self._lifted(self.nf.output, TOKEN)
         self._check_output(output)
-        plan_operands = [q, *((delta.w, delta.y) if delta else ())]
-        keys = [operand.vector for operand in plan_operands] + ([] if key is None else [key])
-        scales = [operand.scale for operand in (*plan_operands[1:], *([] if value is None else [value]))]
+        read_by_all = [q.vector, key, None if value is None else value.scale]
+        if delta is not None:
+            read_by_all += [delta.w.vector, delta.w.scale]
+        erased = [] if delta is None else [delta.y.vector, delta.y.scale]
+        values = [delta.z if delta else None, None if value is None else value.vector, q.scale, output]
         decays = [row_decay, token_decay]
-        rows = [delta.z if delta else None, None if value is None else value.vector, q.scale, output]
+        prepare, erase = None, None
         if delta is None:
-            prepare, walk = None, self._part([*keys, *scales, *decays, *rows], once)
+            walk = self._part([*read_by_all, *decays, *values], once)
         else:
-            prepare = self._part([*keys, *scales, *decays], once)
-            walk = self._part([*keys, *scales, *rows], None)
+            prepare = self._part([*read_by_all, *decays], once)
+            erase = _without(self._part(erased, None), prepare)
+            walk = self._part([*read_by_all, *erased, *values], None)
         return ChunkKernelPlan(
             chunk=self.chunk,
             row_axis=self.row_axis,
@@ -227,6 +240,7 @@ class _Planner:
             output=output,
             contracts=self._contracts(),
             prepare=prepare,
+            erase=erase,
             walk=walk,
             size=max(size for size in SIZES if size <= max(self.chunk.size, SIZES[0])),
         )
@@ -300,7 +314,8 @@ class _Planner:
 
     def _contracts(self) -> bool:
         """Whether what scales an erasure's read lies within [-1, 1]; without a declared range it may be anything."""
-        declared = (*self.spec.inputs, *self.spec.params, *self.spec.derived)
+        spec = self.spec
+        declared: tuple[Input | Param | Derived, ...] = (*spec.inputs, *spec.params, *spec.derived)
         ranges = {decl.name: decl.range for decl in declared}
         bounds = [interval_of(factor, ranges) for row in self.step.deltas for factor in _scalar_factors(row.y)]
         return bool(bounds) and math.prod(max(-bound.low, bound.high) for bound in bounds) <= 1
@@ -354,10 +369,7 @@ class _Planner:
         if constant is not None:
             fixed.append(constant)
         loads = [
-            RowLoad(decl, axis)
-            for axis in (TOKEN, ROW)
-            for decl in self.spec.inputs
-            if (decl.name, axis) in needed
+            RowLoad(decl, axis) for axis in (TOKEN, ROW) for decl in self.spec.inputs if (decl.name, axis) in needed
         ]
         sets = [
             RowSet(decl.name, axis, self._axis(axis)(self.derived[decl.name]))
@@ -365,7 +377,7 @@ class _Planner:
             for decl in self.spec.derived
             if (decl.name, axis) in needed
         ]
-        every = (*given, *(action.value for action in (*fixed, *sets)))
+        every = (*given, *(action.value for action in fixed), *(action.value for action in sets))
         reads_head = any(isinstance(part, Head) for tile in every for part in tiles_in(tile))
         numbers = frozenset(param.name for param in self.spec.params if not param.is_tensor) & {x for x, _ in needed}
         return Part((*params, *fixed), (*loads, *sets), reads_head, numbers)
@@ -384,6 +396,13 @@ class _Planner:
                     definition = self.derived[value.name]
                     waiting.append(self._axis(axis)(definition) if axis else definition)
         return needed
+
+
+def _without(part: Part, other: Part) -> Part:
+    """What of `part` is not in `other` as well."""
+    once = tuple(action for action in part.once if action not in other.once)
+    rows = tuple(row for row in part.rows if row not in other.rows)
+    return Part(once, rows, part.reads_head and not other.reads_head, part.numbers)
 
 
 def _fixed_names(spec: Spec) -> frozenset[str]:

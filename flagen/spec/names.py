@@ -55,7 +55,9 @@ _MODULE_ATTRIBUTES = _words("""
 RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS
 """Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
 
-PACKAGE_MODULES = frozenset(("arguments", "naive", "chunk", "chunk_fused", "chunk_kernels", "fused_recurrent", "kernels", "module"))
+PACKAGE_MODULES = frozenset(
+    ("arguments", "naive", "chunk", "chunk_fused", "chunk_kernels", "fused_recurrent", "kernels", "module")
+)
 """The modules of a generated package."""
 
 _FUNCTION_PREFIXES = ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk")

@@ -6,12 +6,14 @@ A closed-loop delta rule; what a second key p retrieves is fed back against the 
 """
 
 from .chunk import naive_chunk_comba
+from .chunk_fused import chunk_comba
 from .fused_recurrent import fused_recurrent_comba
 from .module import Comba
 from .naive import naive_recurrent_comba
 
 __all__ = [
     "Comba",
+    "chunk_comba",
     "fused_recurrent_comba",
     "naive_chunk_comba",
     "naive_recurrent_comba",

@@ -6,12 +6,14 @@ n delta steps per token, so that the transition is a product of n generalized Ho
 """
 
 from .chunk import naive_chunk_delta_product
+from .chunk_fused import chunk_delta_product
 from .fused_recurrent import fused_recurrent_delta_product
 from .module import DeltaProduct
 from .naive import naive_recurrent_delta_product
 
 __all__ = [
     "DeltaProduct",
+    "chunk_delta_product",
     "fused_recurrent_delta_product",
     "naive_chunk_delta_product",
     "naive_recurrent_delta_product",

@@ -6,12 +6,14 @@ Each write replaces what the key already retrieves, one step of online regressio
 """
 
 from .chunk import naive_chunk_delta_rule
+from .chunk_fused import chunk_delta_rule
 from .fused_recurrent import fused_recurrent_delta_rule
 from .module import DeltaRule
 from .naive import naive_recurrent_delta_rule
 
 __all__ = [
     "DeltaRule",
+    "chunk_delta_rule",
     "fused_recurrent_delta_rule",
     "naive_chunk_delta_rule",
     "naive_recurrent_delta_rule",

@@ -7,17 +7,16 @@ import triton.language as tl
 
 
 def launch_config(K: int, V: int, chunk_size: int, single: bool) -> dict[str, int]:
-    """Tiles and warps for these sizes; `single` tells that the operands are float32.
+    """Tiles and warps of the walk for these sizes; `single` tells that the operands are float32.
 
-    With K = V = 128 and chunks of 64 nothing spills on sm_80 and sm_90 in bf16: the state takes 32 registers of a
-    thread. Wider keys and float32 need twice the room, and get smaller tiles.
+    Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
+    float32 twice as much: they get smaller tiles.
     """
-    wide = single or K > 128
-    rows = min(chunk_size, 32) if wide else chunk_size
+    rows = min(chunk_size, 32) if single or K > 128 else chunk_size
     return {
         "CHUNK": rows,
         "BLOCK_K": max(16, triton.next_power_of_2(K)),
-        "BLOCK_V": max(16, min(32 if wide else 64, triton.next_power_of_2(V))),
+        "BLOCK_V": max(16, min(32 if single or K > 128 else 64, triton.next_power_of_2(V))),
         "num_warps": 8,
         "num_stages": 1 if single else 2,
     }
@@ -77,8 +76,8 @@ def chunk_delta_rule_prepare_kernel(
         L_ij = y_i . w_j, j < i
         A_ij = q_i . w_j, j <= i
 
-    A program owns one chunk of one head. Each token of a head reads 2*K + 1 elements; a chunk writes (I - L)^-1, A,
-    [CHUNK, CHUNK] or less, in the dtype of the inputs.
+    A program owns one chunk of one head. Each token of a head reads 2*K + 1 elements; a chunk writes (I - L)^-1 and
+    A, of CHUNK columns, in the dtype of the inputs. The inverse is stored without its diagonal of ones.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
@@ -110,7 +109,6 @@ def chunk_delta_rule_prepare_kernel(
         mask=token_mask[:, None] & K_mask[None, :],
         other=0.0,
     )
-    beta = tl.load(beta_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
 
     scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
@@ -119,6 +117,7 @@ def chunk_delta_rule_prepare_kernel(
         scores.to(scores_ptr.dtype.element_ty),
     )
 
+    beta = tl.load(beta_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
     L = tl.dot(k, tl.trans(k), input_precision=PRECISION) * (-beta)[:, None]
     L = tl.where(token_index[:, None] > token_index[None, :], L, 0.0)
     inverse = invert(L, CHUNK, PRECISION)

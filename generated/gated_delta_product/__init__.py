@@ -6,12 +6,14 @@ n Householder steps per token under one scalar forget gate.
 """
 
 from .chunk import naive_chunk_gated_delta_product
+from .chunk_fused import chunk_gated_delta_product
 from .fused_recurrent import fused_recurrent_gated_delta_product
 from .module import GatedDeltaProduct
 from .naive import naive_recurrent_gated_delta_product
 
 __all__ = [
     "GatedDeltaProduct",
+    "chunk_gated_delta_product",
     "fused_recurrent_gated_delta_product",
     "naive_chunk_gated_delta_product",
     "naive_recurrent_gated_delta_product",

@@ -70,7 +70,7 @@ def chunk_gated_delta_product(
         q, k, v, g, beta, num_householder=num_householder, initial_state=initial_state, cu_seqlens=cu_seqlens
     )
     if chunk_size not in (16, 32, 64):
-        raise ValueError(f"chunk_size: expected 16, 32, 64, got {chunk_size!r}")
+        raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, g, beta, initial_state)
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
     has_kernel = args.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
@@ -180,7 +180,7 @@ def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int,
 
 
 def _precision(dtype: torch.dtype, device: torch.device) -> str:
-    """How products of float32 are taken. The inverse of 16-bit inputs may have large entries: tf32 would not do."""
+    """How products of float32 are taken. The inverse of 16-bit inputs may have large entries."""
     if device.type == "cpu" or torch.version.hip:
         return "ieee"
     return "tf32x3" if dtype == torch.float32 else "bf16x3"

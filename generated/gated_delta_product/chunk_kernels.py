@@ -7,18 +7,17 @@ import triton.language as tl
 
 
 def launch_config(K: int, V: int, n: int, chunk_size: int, single: bool) -> dict[str, int]:
-    """Tiles and warps for these sizes; `single` tells that the operands are float32.
+    """Tiles and warps of the walk for these sizes; `single` tells that the operands are float32.
 
-    With K = V = 128 and chunks of 64 nothing spills on sm_80 and sm_90 in bf16: the state takes 32 registers of a
-    thread. Wider keys and float32 need twice the room, and get smaller tiles.
+    Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
+    float32 twice as much: they get smaller tiles.
     """
-    wide = single or K > 128
-    rows = min(chunk_size, 32) if wide else chunk_size
+    rows = min(chunk_size, 32) if single or K > 128 else chunk_size
     return {
         "CHUNK": rows,
         "BLOCK_TOKENS": max(16, triton.next_power_of_2(rows // n)),
         "BLOCK_K": max(16, triton.next_power_of_2(K)),
-        "BLOCK_V": max(16, min(32 if wide else 64, triton.next_power_of_2(V))),
+        "BLOCK_V": max(16, min(32 if single or K > 128 else 64, triton.next_power_of_2(V))),
         "num_warps": 8,
         "num_stages": 1 if single else 2,
     }
@@ -96,8 +95,9 @@ def chunk_gated_delta_product_prepare_kernel(
         A_ij = q_i . w_j e^(G_i - G_j), j in a token up to i
 
     G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns one chunk of one
-    head. Each token of a head reads K + 1 + n*(K + 1) elements; a chunk writes (I - L)^-1, A, [CHUNK, CHUNK] or
-    less, in the dtype of the inputs, and for each row e^G and e^(G_end - G) in float32.
+    head. Each token of a head reads K + 1 + n*(K + 1) elements; a chunk writes (I - L)^-1 and A, of CHUNK columns,
+    in the dtype of the inputs, and for each row e^G and e^(G_end - G) in float32. The inverse is stored without its
+    diagonal of ones.
     """
     TOKENS: tl.constexpr = CHUNK // n
     program = tl.program_id(0)
@@ -135,8 +135,6 @@ def chunk_gated_delta_product_prepare_kernel(
         other=0.0,
     )
     g_row = tl.load(g_ptr + row // n * HV + value_head, mask=row_mask, other=0.0).to(tl.float32)
-    beta = tl.load(beta_ptr + row * HV + value_head, mask=row_mask, other=0.0).to(tl.float32)
-    b = beta
 
     coarse, fine = split_log_decay(g)
     coarse_read, fine_read = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
@@ -156,8 +154,10 @@ def chunk_gated_delta_product_prepare_kernel(
         scores.to(scores_ptr.dtype.element_ty),
     )
 
+    beta = tl.load(beta_ptr + row * HV + value_head, mask=row_mask, other=0.0).to(tl.float32)
+    b = beta
     decay = tl.exp2((coarse_sum[:, None] - coarse_sum[None, :]) + (fine_sum[:, None] - fine_sum[None, :]))
-    L = tl.dot(k, tl.trans(k), input_precision=PRECISION) * (-b)[:, None] * decay
+    L = tl.dot(k, tl.trans(k), input_precision=PRECISION) * ((-b)[:, None] * decay)
     L = tl.where(row_index[:, None] > row_index[None, :], L, 0.0)
     inverse = invert(L, CHUNK, PRECISION)
     tl.store(

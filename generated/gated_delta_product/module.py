@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .chunk import naive_chunk_gated_delta_product
+from .chunk_fused import chunk_gated_delta_product
 from .fused_recurrent import fused_recurrent_gated_delta_product
 from .naive import naive_recurrent_gated_delta_product
 
@@ -99,7 +100,7 @@ class GatedDeltaProduct(nn.Module):
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """Token by token for decoding, chunk by chunk otherwise; the kernel where there is one for the device."""
         if x.shape[1] > _SHORT:
-            return naive_chunk_gated_delta_product
+            return chunk_gated_delta_product if x.is_cuda else naive_chunk_gated_delta_product
         if x.is_cuda:
             return fused_recurrent_gated_delta_product
         return naive_recurrent_gated_delta_product

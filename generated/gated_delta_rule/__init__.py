@@ -6,12 +6,14 @@ The delta rule under one forget gate per head; the gate clears the memory, the r
 """
 
 from .chunk import naive_chunk_gated_delta_rule
+from .chunk_fused import chunk_gated_delta_rule
 from .fused_recurrent import fused_recurrent_gated_delta_rule
 from .module import GatedDeltaRule
 from .naive import naive_recurrent_gated_delta_rule
 
 __all__ = [
     "GatedDeltaRule",
+    "chunk_gated_delta_rule",
     "fused_recurrent_gated_delta_rule",
     "naive_chunk_gated_delta_rule",
     "naive_recurrent_gated_delta_rule",

@@ -63,7 +63,7 @@ def chunk_gated_delta_rule(
     """
     args = check_arguments(q, k, v, g, beta, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if chunk_size not in (16, 32, 64):
-        raise ValueError(f"chunk_size: expected 16, 32, 64, got {chunk_size!r}")
+        raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, g, beta, initial_state)
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
     has_kernel = args.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
@@ -164,7 +164,7 @@ def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int,
 
 
 def _precision(dtype: torch.dtype, device: torch.device) -> str:
-    """How products of float32 are taken. The inverse of 16-bit inputs has small entries, and is rounded further: tf32 does."""
+    """How products of float32 are taken. For 16-bit inputs the inverse has small entries: tf32 does."""
     if device.type == "cpu" or torch.version.hip:
         return "ieee"
     return "tf32x3" if dtype == torch.float32 else "tf32"

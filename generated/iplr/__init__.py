@@ -6,12 +6,14 @@ A transition of the identity plus low rank, its two vectors chosen freely of the
 """
 
 from .chunk import naive_chunk_iplr
+from .chunk_fused import chunk_iplr
 from .fused_recurrent import fused_recurrent_iplr
 from .module import IPLR
 from .naive import naive_recurrent_iplr
 
 __all__ = [
     "IPLR",
+    "chunk_iplr",
     "fused_recurrent_iplr",
     "naive_chunk_iplr",
     "naive_recurrent_iplr",

@@ -49,7 +49,7 @@ def chunk_iplr(
         initial_state: [N, HV, K, V]; default zero.
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
-        chunk_size: rows per chunk: 16, 32 or 64; at most 32 are used where K is above 128, and for float32.
+        chunk_size: rows per chunk: 16, 32 or 64; at most 32 are used.
 
     Returns:
         o, [B, T, HV, V] in v's dtype; the final state,
@@ -61,7 +61,7 @@ def chunk_iplr(
     """
     args = check_arguments(q, k, v, a, b, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if chunk_size not in (16, 32, 64):
-        raise ValueError(f"chunk_size: expected 16, 32, 64, got {chunk_size!r}")
+        raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, a, b, initial_state)
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
     has_kernel = args.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
@@ -160,7 +160,7 @@ def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int,
 
 
 def _precision(dtype: torch.dtype, device: torch.device) -> str:
-    """How products of float32 are taken. The inverse of 16-bit inputs may have large entries: tf32 would not do."""
+    """How products of float32 are taken. The inverse of 16-bit inputs may have large entries."""
     if device.type == "cpu" or torch.version.hip:
         return "ieee"
     return "tf32x3" if dtype == torch.float32 else "bf16x3"

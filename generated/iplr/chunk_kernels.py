@@ -7,17 +7,17 @@ import triton.language as tl
 
 
 def launch_config(K: int, V: int, chunk_size: int, single: bool) -> dict[str, int]:
-    """Tiles and warps for these sizes; `single` tells that the operands are float32.
+    """Tiles and warps of the walk for these sizes; `single` tells that the operands are float32.
 
-    With K = V = 128 and chunks of 64 nothing spills on sm_80 and sm_90 in bf16: the state takes 32 registers of a
-    thread. Wider keys and float32 need twice the room, and get smaller tiles.
+    Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
+    float32 twice as much: they get smaller tiles.
     """
-    wide = single or K > 128
-    rows = min(chunk_size, 32) if wide else chunk_size
+    # Rows that erase and rows that write: four matrices of a chunk do not fit beside one another for more rows.
+    rows = min(chunk_size, 32)
     return {
         "CHUNK": rows,
         "BLOCK_K": max(16, triton.next_power_of_2(K)),
-        "BLOCK_V": max(16, min(32 if wide else 64, triton.next_power_of_2(V))),
+        "BLOCK_V": max(16, min(32 if single or K > 128 else 64, triton.next_power_of_2(V))),
         "num_warps": 8,
         "num_stages": 1 if single else 2,
     }
@@ -83,7 +83,7 @@ def chunk_iplr_prepare_kernel(
         B_ij = q_i . k_j, j <= i
 
     A program owns one chunk of one head. Each token of a head reads 4*K elements; a chunk writes (I - L)^-1, A, N
-    and B, [CHUNK, CHUNK] or less, in the dtype of the inputs.
+    and B, of CHUNK columns, in the dtype of the inputs. The inverse is stored without its diagonal of ones.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
@@ -115,11 +115,6 @@ def chunk_iplr_prepare_kernel(
         mask=token_mask[:, None] & K_mask[None, :],
         other=0.0,
     )
-    a = tl.load(
-        a_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
-        mask=token_mask[:, None] & K_mask[None, :],
-        other=0.0,
-    )
     b = tl.load(
         b_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
         mask=token_mask[:, None] & K_mask[None, :],
@@ -139,6 +134,11 @@ def chunk_iplr_prepare_kernel(
         write_scores.to(write_scores_ptr.dtype.element_ty),
     )
 
+    a = tl.load(
+        a_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+        mask=token_mask[:, None] & K_mask[None, :],
+        other=0.0,
+    )
     erased_writes = tl.dot(a, tl.trans(k), input_precision=PRECISION)
     erased_writes = tl.where(token_index[:, None] > token_index[None, :], erased_writes, 0.0)
     tl.store(

@@ -6,12 +6,14 @@ Linear attention under a fixed decay that grows with the head and fades towards 
 """
 
 from .chunk import naive_chunk_lightning_attn
+from .chunk_fused import chunk_lightning_attn
 from .fused_recurrent import fused_recurrent_lightning_attn
 from .module import LightningAttn
 from .naive import naive_recurrent_lightning_attn
 
 __all__ = [
     "LightningAttn",
+    "chunk_lightning_attn",
     "fused_recurrent_lightning_attn",
     "naive_chunk_lightning_attn",
     "naive_recurrent_lightning_attn",

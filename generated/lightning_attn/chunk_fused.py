@@ -61,7 +61,7 @@ def chunk_lightning_attn(
     """
     args = check_arguments(q, k, v, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if chunk_size not in (16, 32, 64):
-        raise ValueError(f"chunk_size: expected 16, 32, 64, got {chunk_size!r}")
+        raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, initial_state)
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
     has_kernel = args.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .chunk import naive_chunk_lightning_attn
+from .chunk_fused import chunk_lightning_attn
 from .fused_recurrent import fused_recurrent_lightning_attn
 from .naive import naive_recurrent_lightning_attn
 
@@ -97,7 +98,7 @@ class LightningAttn(nn.Module):
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """Token by token for decoding, chunk by chunk otherwise; the kernel where there is one for the device."""
         if x.shape[1] > _SHORT:
-            return naive_chunk_lightning_attn
+            return chunk_lightning_attn if x.is_cuda else naive_chunk_lightning_attn
         if x.is_cuda:
             return fused_recurrent_lightning_attn
         return naive_recurrent_lightning_attn

@@ -6,12 +6,14 @@ Attention without the softmax; its state is the running sum of the outer product
 """
 
 from .chunk import naive_chunk_linear_attn
+from .chunk_fused import chunk_linear_attn
 from .fused_recurrent import fused_recurrent_linear_attn
 from .module import LinearAttn
 from .naive import naive_recurrent_linear_attn
 
 __all__ = [
     "LinearAttn",
+    "chunk_linear_attn",
     "fused_recurrent_linear_attn",
     "naive_chunk_linear_attn",
     "naive_recurrent_linear_attn",

@@ -7,17 +7,16 @@ import triton.language as tl
 
 
 def launch_config(K: int, V: int, chunk_size: int, single: bool) -> dict[str, int]:
-    """Tiles and warps for these sizes; `single` tells that the operands are float32.
+    """Tiles and warps of the walk for these sizes; `single` tells that the operands are float32.
 
-    With K = V = 128 and chunks of 64 nothing spills on sm_80 and sm_90 in bf16: the state takes 32 registers of a
-    thread. Wider keys and float32 need twice the room, and get smaller tiles.
+    Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
+    float32 twice as much: they get smaller tiles.
     """
-    wide = single or K > 128
-    rows = min(chunk_size, 32) if wide else chunk_size
+    rows = min(chunk_size, 32) if single or K > 128 else chunk_size
     return {
         "CHUNK": rows,
         "BLOCK_K": max(16, triton.next_power_of_2(K)),
-        "BLOCK_V": max(16, min(32 if wide else 64, triton.next_power_of_2(V))),
+        "BLOCK_V": max(16, min(32 if single else 64, triton.next_power_of_2(V))),
         "num_warps": 8,
         "num_stages": 1 if single else 2,
     }

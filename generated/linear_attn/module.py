@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .chunk import naive_chunk_linear_attn
+from .chunk_fused import chunk_linear_attn
 from .fused_recurrent import fused_recurrent_linear_attn
 from .naive import naive_recurrent_linear_attn
 
@@ -89,7 +90,7 @@ class LinearAttn(nn.Module):
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """Token by token for decoding, chunk by chunk otherwise; the kernel where there is one for the device."""
         if x.shape[1] > _SHORT:
-            return naive_chunk_linear_attn
+            return chunk_linear_attn if x.is_cuda else naive_chunk_linear_attn
         if x.is_cuda:
             return fused_recurrent_linear_attn
         return naive_recurrent_linear_attn

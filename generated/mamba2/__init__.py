@@ -6,12 +6,14 @@ A selective state space whose transition is one scalar per head, discretized by 
 """
 
 from .chunk import naive_chunk_mamba2
+from .chunk_fused import chunk_mamba2
 from .fused_recurrent import fused_recurrent_mamba2
 from .module import Mamba2
 from .naive import naive_recurrent_mamba2
 
 __all__ = [
     "Mamba2",
+    "chunk_mamba2",
     "fused_recurrent_mamba2",
     "naive_chunk_mamba2",
     "naive_recurrent_mamba2",

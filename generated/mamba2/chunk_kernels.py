@@ -7,17 +7,16 @@ import triton.language as tl
 
 
 def launch_config(N: int, P: int, chunk_size: int, single: bool) -> dict[str, int]:
-    """Tiles and warps for these sizes; `single` tells that the operands are float32.
+    """Tiles and warps of the walk for these sizes; `single` tells that the operands are float32.
 
-    With N = P = 128 and chunks of 64 nothing spills on sm_80 and sm_90 in bf16: the state takes 32 registers of a
-    thread. Wider keys and float32 need twice the room, and get smaller tiles.
+    Compiled for sm_80 and sm_90 in bf16 with N = P = 128, nothing spills. Wider keys need more room for a chunk's rows,
+    float32 twice as much: they get smaller tiles.
     """
-    wide = single or N > 128
-    rows = min(chunk_size, 32) if wide else chunk_size
+    rows = min(chunk_size, 32) if single or N > 128 else chunk_size
     return {
         "CHUNK": rows,
         "BLOCK_N": max(16, triton.next_power_of_2(N)),
-        "BLOCK_P": max(16, min(32 if wide else 64, triton.next_power_of_2(P))),
+        "BLOCK_P": max(16, min(32 if single else 64, triton.next_power_of_2(P))),
         "num_warps": 8,
         "num_stages": 1 if single else 2,
     }
@@ -137,7 +136,7 @@ def chunk_mamba2_kernel(
         whole = tl.exp2(coarse_end + fine_end)
         decay = tl.exp2((coarse_sum[:, None] - coarse_sum[None, :]) + (fine_sum[:, None] - fine_sum[None, :]))
 
-        scores = tl.dot(C, tl.trans(B), input_precision=PRECISION) * dt[None, :] * decay
+        scores = tl.dot(C, tl.trans(B), input_precision=PRECISION) * (dt[None, :] * decay)
         scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
         S_operand = S.to(dtype)
         read = tl.dot(S_operand, tl.trans(C), input_precision=PRECISION) * from_start[None, :]

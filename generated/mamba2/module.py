@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .chunk import naive_chunk_mamba2
+from .chunk_fused import chunk_mamba2
 from .fused_recurrent import fused_recurrent_mamba2
 from .naive import naive_recurrent_mamba2
 
@@ -106,7 +107,7 @@ class Mamba2(nn.Module):
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """Token by token for decoding, chunk by chunk otherwise; the kernel where there is one for the device."""
         if x.shape[1] > _SHORT:
-            return naive_chunk_mamba2
+            return chunk_mamba2 if x.is_cuda else naive_chunk_mamba2
         if x.is_cuda:
             return fused_recurrent_mamba2
         return naive_recurrent_mamba2

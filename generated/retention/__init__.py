@@ -6,12 +6,14 @@ Linear attention whose state decays at a fixed rate, slower from head to head.
 """
 
 from .chunk import naive_chunk_retention
+from .chunk_fused import chunk_retention
 from .fused_recurrent import fused_recurrent_retention
 from .module import Retention
 from .naive import naive_recurrent_retention
 
 __all__ = [
     "Retention",
+    "chunk_retention",
     "fused_recurrent_retention",
     "naive_chunk_retention",
     "naive_recurrent_retention",

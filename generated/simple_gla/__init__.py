@@ -6,12 +6,14 @@ Gated linear attention with one data-dependent forget gate per head instead of o
 """
 
 from .chunk import naive_chunk_simple_gla
+from .chunk_fused import chunk_simple_gla
 from .fused_recurrent import fused_recurrent_simple_gla
 from .module import SimpleGLA
 from .naive import naive_recurrent_simple_gla
 
 __all__ = [
     "SimpleGLA",
+    "chunk_simple_gla",
     "fused_recurrent_simple_gla",
     "naive_chunk_simple_gla",
     "naive_recurrent_simple_gla",

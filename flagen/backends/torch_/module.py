@@ -27,6 +27,8 @@ def package_file(plan: Plan) -> Rendering:
     forms = [("naive", f"naive_recurrent_{spec.name}")]
     if not isinstance(plan.chunk, Unavailable):
         forms.append(("chunk", f"naive_chunk_{spec.name}"))
+    if not isinstance(plan.chunk_kernel, Unavailable):
+        forms.append(("chunk_fused", f"chunk_{spec.name}"))
     if not isinstance(plan.fused, Unavailable):
         forms.append(("fused_recurrent", f"fused_recurrent_{spec.name}"))
     forms.append(("module", spec.class_name))
@@ -83,6 +85,7 @@ def module_file(plan: Plan) -> Rendering:
             "state_shapes": state_shapes(spec),
             "output_doc": f"{output_shape(spec)} in {output_like(spec)}'s dtype",
             "has_chunk": not isinstance(plan.chunk, Unavailable),
+            "has_chunk_kernel": not isinstance(plan.chunk_kernel, Unavailable),
             "has_fused": not isinstance(plan.fused, Unavailable),
         },
     )

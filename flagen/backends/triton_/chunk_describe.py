@@ -40,7 +40,7 @@ def walk_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
 
 def prepare_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     """The docstring of the kernel that prepares all chunks; empty where there is none."""
-    if plan.prepare is None:
+    if plan.prepare is None or plan.erase is None:
         return {"equations": [], "text": ""}
     seen = "j in a token up to i" if plan.row_axis == ROW else "j <= i"
     equations = [*_front_end(plan, ("q", "w", "y", "k", "g")), f"L_ij = {_score('y', 'w', plan)}, j < i"]
@@ -48,12 +48,12 @@ def prepare_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     if plan.write_key is not None:
         equations.append(f"N_ij = {_score('y', 'k', plan)}, j < i")
         equations.append(f"B_ij = {_score('q', 'k', plan)}, {seen}")
-    matrices = "(I - L)^-1, A" + (", N and B" if plan.write_key is not None else "")
+    matrices = "(I - L)^-1 and A" if plan.write_key is None else "(I - L)^-1, A, N and B"
     factors = ", and for each row e^G and e^(G_end - G) in float32" if plan.row_decay is not None else ""
     text = (
         f"{_sums(plan)}A program owns one chunk of one head. Each token of a head reads"
-        f" {_read(plan, plan.prepare)} elements; a chunk writes {matrices}, [CHUNK, CHUNK] or less, in the dtype of"
-        f" the inputs{factors}."
+        f" {_read(plan, plan.prepare, plan.erase)} elements; a chunk writes {matrices}, of CHUNK columns, in the"
+        f" dtype of the inputs{factors}. The inverse is stored without its diagonal of ones."
     )
     return {"equations": equations, "text": text}
 
@@ -85,10 +85,10 @@ def _score(reader: str, writer: str, plan: ChunkKernelPlan) -> str:
     return f"{reader}_i . {writer}_j{decay}"
 
 
-def _read(plan: ChunkKernelPlan, part: Part) -> str:
+def _read(plan: ChunkKernelPlan, *parts: Part) -> str:
     """How many elements a token has of what a kernel loads."""
     symbol = "" if plan.spec.steps is None else plan.spec.steps.symbol
-    loads = {action.source.name: action.source for action in part.rows if isinstance(action, RowLoad)}
+    loads = {action.source.name: action.source for part in parts for action in part.rows if isinstance(action, RowLoad)}
     once = count([decl.dims for decl in loads.values() if decl.per == "token"])
     each = count([decl.dims for decl in loads.values() if decl.per == "step"])
     return " + ".join(filter(None, (once, each and f"{symbol}*({each})")))

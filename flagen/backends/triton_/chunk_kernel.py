@@ -8,12 +8,13 @@ from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.chunk_describe import prepare_docs, walk_docs
 from flagen.backends.triton_.helpers import row_helpers_for
+from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.printer import ATOM, Printed, Printer, literal
 from flagen.plan.chunk_kernel import ChunkKernelPlan, Part, RowLoad, RowSet
 from flagen.plan.rows import ROW, TOKEN
-from flagen.plan.schedule import Load, Set, declared_names
+from flagen.plan.schedule import Load, declared_names
 from flagen.plan.tiles import Arithmetic, Tile, Value
-from flagen.spec.model import Dims, Input, Param
+from flagen.spec.model import Derived, Dims, Input, Param
 
 LOCALS = frozenset(
     """
@@ -31,7 +32,7 @@ DOT = "input_precision=PRECISION"
 def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
     """Every value `triton/chunk_kernels.py.j2` uses."""
     walk = Walk(plan)
-    prepare = None if plan.prepare is None else Prepare(plan, plan.prepare)
+    prepare = None if plan.prepare is None or plan.erase is None else Prepare(plan, plan.prepare, plan.erase)
     sections = [walk.sections(), *([prepare.sections()] if prepare else [])]
     text = [line for section in sections for lines in section.values() for line in lines]
     (state,) = plan.spec.states
@@ -56,6 +57,8 @@ def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
         "key_mask": walk.axes.mask(plan.key),
         "value_mask": walk.axes.mask(plan.value),
         "row_index": walk.axes.index(plan.row_axis),
+        "crowded": plan.crowded,
+        "widest": "32 if single else 64" if plan.delta is None else f"32 if single or {plan.key} > 128 else 64",
         "operand": next(decl.name for decl in plan.spec.inputs if decl.dims and decl.name in pointers(plan, plan.walk)),
     }
 
@@ -65,16 +68,20 @@ def steps_symbol(plan: ChunkKernelPlan) -> str | None:
     return plan.spec.steps.symbol if plan.row_axis == ROW and plan.spec.steps else None
 
 
-def pointers(plan: ChunkKernelPlan, part: Part) -> tuple[str, ...]:
+def pointers(plan: ChunkKernelPlan, *parts: Part) -> tuple[str, ...]:
     """The inputs and tensor params that a kernel loads, in the order of the signature's tensors."""
-    read = {action.source.name for action in (*part.once, *part.rows) if isinstance(action, Load | RowLoad)}
-    every = (*plan.spec.inputs, *(param for param in plan.spec.params if param.is_tensor))
-    return tuple(decl.name for decl in every if decl.name in read)
+    read = {
+        action.source.name
+        for part in parts
+        for action in (*part.once, *part.rows)
+        if isinstance(action, Load | RowLoad)
+    }
+    return tuple(name for name in tensor_names(plan.spec) if name in read)
 
 
-def scalars(plan: ChunkKernelPlan, part: Part) -> tuple[str, ...]:
+def scalars(plan: ChunkKernelPlan, *parts: Part) -> tuple[str, ...]:
     """The numbers among the params that a kernel's expressions name."""
-    return tuple(p.name for p in plan.spec.params if not p.is_tensor and p.name in part.numbers)
+    return tuple(p.name for p in plan.spec.params if not p.is_tensor and any(p.name in part.numbers for part in parts))
 
 
 def scratch(plan: ChunkKernelPlan) -> tuple[str, ...]:
@@ -119,8 +126,8 @@ class RowPrinter(Printer):
 class RowKernel:
     """Writes what the kernels of a plan have in common: their loads, their expressions, their decays."""
 
-    def __init__(self, plan: ChunkKernelPlan, part: Part) -> None:
-        self.plan, self.part = plan, part
+    def __init__(self, plan: ChunkKernelPlan, *parts: Part) -> None:
+        self.plan, self.parts = plan, parts
         self.axes = Axes(plan.order, frozenset(declared_names(plan.spec)))
         self.row = plan.row_axis
         self.grouped = self.row == ROW
@@ -129,18 +136,20 @@ class RowKernel:
     def name(self, name: str, axis: str = "") -> str:
         """What a name of the spec is called in the kernel; a token's value has one name for tokens, one for rows."""
         called = f"{name}_" if name in LOCALS else name
-        per_step = {decl.name for decl in (*self.plan.spec.inputs, *self.plan.spec.derived) if decl.per == "step"}
+        spec = self.plan.spec
+        declared: tuple[Input | Derived, ...] = (*spec.inputs, *spec.derived)
+        per_step = {decl.name for decl in declared if decl.per == "step"}
         return f"{called}_row" if axis == ROW and self.grouped and name not in per_step else called
 
     def _names(self, axis: str) -> dict[str, str]:
         """What expressions call the values of a kernel: float32, whatever the dtype they were loaded in."""
         names = {self.plan.read: "read", "log_decay": "log_decay"}
-        for action in self.part.once:
+        for action in (action for part in self.parts for action in part.once):
             if isinstance(action, Load):
                 names[action.source.name] = self.name(action.source.name)
             elif action.target != "log_decay":
                 names[action.target] = self.name(action.target)
-        for row in self.part.rows:
+        for row in (row for part in self.parts for row in part.rows):
             if row.axis != axis:
                 continue
             if isinstance(row, RowSet):
@@ -159,8 +168,8 @@ class RowKernel:
 
     def once(self) -> list[str]:
         """What is the same for every chunk."""
-        lines = ["head = value_head.to(tl.float32)"] if self.part.reads_head else []
-        for action in self.part.once:
+        lines = ["head = value_head.to(tl.float32)"] if any(part.reads_head for part in self.parts) else []
+        for action in (action for part in self.parts for action in part.once):
             if isinstance(action, Load):
                 lines.append(f"{self.name(action.source.name)} = {self._param(action.source)}")
             else:
@@ -174,10 +183,10 @@ class RowKernel:
         mask = f", mask={self.axes.within(source.dims)}, other=0.0" if source.dims else ""
         return f"tl.load({source.name}_ptr + {address}{mask}).to(tl.float32)"
 
-    def loads(self) -> list[str]:
+    def loads(self, part: Part) -> list[str]:
         """The inputs of a chunk's rows, then what is evaluated from them for each."""
         lines = []
-        for action in self.part.rows:
+        for action in part.rows:
             if isinstance(action, RowLoad):
                 lines.append(f"{self.name(action.source.name, action.axis)} = {self._load(action)}")
             else:
@@ -261,9 +270,7 @@ class RowKernel:
     def between(self, axis: str) -> str:
         """The decay from each row to each later one, or to what each token reads: a matrix."""
         coarse, fine = ("coarse_read", "fine_read") if axis != self.row else ("coarse_sum", "fine_sum")
-        return (
-            f"tl.exp2(({coarse}[:, None] - coarse_sum[None, :]) + ({fine}[:, None] - fine_sum[None, :]))"
-        )
+        return f"tl.exp2(({coarse}[:, None] - coarse_sum[None, :]) + ({fine}[:, None] - fine_sum[None, :]))"
 
     def seen(self) -> str:
         """Which rows a token's read sees."""
@@ -276,15 +283,17 @@ class RowKernel:
         """Masked products of each reading row with each writing row, decayed: reader's scale first."""
         of_reader, of_writer = scales
         product = f"tl.dot({self.operand(reader)}, tl.trans({self.operand(writer)}), {DOT})"
-        if of_reader:
-            product += f" * {atom(of_reader)}[:, None]"
-        if of_writer:
-            product += f" * {atom(of_writer)}[None, :]"
-        decay = self.plan.row_decay is not None
+        factors = [
+            *([f"{atom(of_reader)}[:, None]"] if of_reader else []),
+            *([f"{atom(of_writer)}[None, :]"] if of_writer else []),
+            *(["decay"] if self.plan.row_decay is not None else []),
+        ]
+        # Factors first: a product of products would hold two more tiles at a time.
+        factor = f" * {atom(' * '.join(factors)) if len(factors) > 1 else factors[0]}" if factors else ""
         row = self.axes.index(self.row)
         mask = self.seen() if reader == "q" else f"{row}[:, None] > {row}[None, :]"
         return [
-            f"{name} = {product}{' * decay' if decay else ''}",
+            f"{name} = {product}{factor}",
             f"{name} = tl.where({mask}, {name}, 0.0)",
         ]
 
@@ -304,18 +313,18 @@ class Walk(RowKernel):
 
     def parameters(self) -> list[str]:
         plan, (state,) = self.plan, self.plan.spec.states
-        names = [*pointers(plan, self.part), f"{state.name}_initial", "cu_seqlens"]
+        names = [*pointers(plan, *self.parts), f"{state.name}_initial", "cu_seqlens"]
         if plan.prepare is not None:
             names += ["first_chunk", *scratch(plan)]
         names += ["o", f"{state.name}_final"]
-        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, self.part)]
-        return [*(f"{name}_ptr" for name in names), *scalars(plan, self.part), "T", *sizes]
+        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, self.parts[0])]
+        return [*(f"{name}_ptr" for name in names), *scalars(plan, *self.parts), "T", *sizes]
 
     def sections(self) -> dict[str, list[str]]:
         additive = self.plan.delta is None
         return {
             "once": self.once(),
-            "loads": [*self.loads(), *([] if additive else self._load_scratch())],
+            "loads": [*self.loads(self.plan.walk), *([] if additive else self._load_scratch())],
             "operands": self.operands(*ROLES),
             "decays": [*self.decays(), *self._ends()] if additive else [],
             "scores": self._scores() if additive else [],
@@ -380,14 +389,14 @@ class Walk(RowKernel):
 
     def _sum_term(self, tile: Tile) -> str:
         text = self.print(tile, self.row)
-        return f"({text})" if isinstance(tile, Arithmetic) or len(tile.dims) == 1 and not text.isidentifier() else text
+        return (
+            f"({text})" if isinstance(tile, Arithmetic) or (len(tile.dims) == 1 and not text.isidentifier()) else text
+        )
 
     def _read(self) -> list[str]:
         over = (self.value, TOKEN)
         start = "" if self.plan.row_decay is None else "from_start_read" if self.grouped else "from_start"
-        lines = [
-            f"read = tl.dot(S_operand, tl.trans({self.operand('q')}), {DOT}){self.rows_by(start, TOKEN, over)}"
-        ]
+        lines = [f"read = tl.dot(S_operand, tl.trans({self.operand('q')}), {DOT}){self.rows_by(start, TOKEN, over)}"]
         if self.plan.delta is not None:
             lines.append(f"read = tl.dot(U_operand, tl.trans(scores), read, {DOT})")
         if self.plan.write_key is not None:
@@ -424,19 +433,19 @@ class Walk(RowKernel):
 
 
 class Prepare(RowKernel):
-    """The kernel that prepares all chunks at once: scores and inverses."""
+    """The kernel that prepares all chunks at once: scores, then inverses; what is left of the former makes room."""
 
     def parameters(self) -> list[str]:
         plan = self.plan
-        names = [*pointers(plan, self.part), "cu_seqlens", "chunk_sequence", "first_chunk", *scratch(plan)]
-        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, self.part)]
-        return [*(f"{name}_ptr" for name in names), *scalars(plan, self.part), "T", *sizes]
+        names = [*pointers(plan, *self.parts), "cu_seqlens", "chunk_sequence", "first_chunk", *scratch(plan)]
+        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, self.parts[0])]
+        return [*(f"{name}_ptr" for name in names), *scalars(plan, *self.parts), "T", *sizes]
 
     def sections(self) -> dict[str, list[str]]:
         return {
             "once": self.once(),
-            "loads": self.loads(),
-            "operands": self.operands("q", "w", "y", "k"),
+            "loads": self.loads(self.parts[0]),
+            "operands": self.operands("q", "w", "k"),
             "decays": [*self.decays(), *self._ends()],
             "scores": self._scores(),
             "erasures": self._erasures(),
@@ -462,7 +471,7 @@ class Prepare(RowKernel):
         return lines
 
     def _erasures(self) -> list[str]:
-        lines = []
+        lines = [*self.loads(self.parts[1]), *self.operands("y")]
         if self.plan.row_decay is not None and self.grouped:
             lines.append(f"decay = {self.between(self.row)}")
         if self.plan.write_key is not None:

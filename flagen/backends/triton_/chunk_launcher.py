@@ -35,7 +35,7 @@ def chunk_launcher_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
         "config_arguments": [f"args.{plan.key}", f"args.{plan.value}", *([steps] if steps else [])],
         "prepare": plan.prepare is not None,
         "scratch": [{"name": name, **_array(plan, name)} for name in scratch(plan)],
-        "prepare_arguments": [] if plan.prepare is None else list(_prepare_arguments(plan, plan.prepare)),
+        "prepare_arguments": list(_prepare_arguments(plan)),
         "walk_arguments": list(_walk_arguments(plan)),
         "precision": "tf32" if plan.contracts or plan.delta is None else "bf16x3",
         "precision_note": _precision_note(plan),
@@ -45,15 +45,16 @@ def chunk_launcher_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
 def _size_doc(plan: ChunkKernelPlan, steps: str | None) -> str:
     *most, last = map(str, SIZES)
     rows = "rows per chunk" if steps is None else f"rows per chunk, {steps} of each token"
-    return f"{rows}: {', '.join(most)} or {last}; at most 32 are used where {plan.key} is above 128, and for float32."
+    limit = "" if plan.crowded else f" where {plan.key} is above 128, and for float32"
+    return f"{rows}: {', '.join(most)} or {last}; at most 32 are used{limit}."
 
 
 def _precision_note(plan: ChunkKernelPlan) -> str:
     if plan.delta is None:
         return "Products of 16-bit operands are exact."
     if plan.contracts:
-        return "The inverse of 16-bit inputs has small entries, and is rounded further: tf32 does."
-    return "The inverse of 16-bit inputs may have large entries: tf32 would not do."
+        return "For 16-bit inputs the inverse has small entries: tf32 does."
+    return "The inverse of 16-bit inputs may have large entries."
 
 
 def _array(plan: ChunkKernelPlan, name: str) -> dict[str, object]:
@@ -64,17 +65,20 @@ def _array(plan: ChunkKernelPlan, name: str) -> dict[str, object]:
     return {"shape": shapes.get(name, [rows, rows]), "dtype": "torch.float32" if single else "dtype"}
 
 
-def _prepare_arguments(plan: ChunkKernelPlan, part: Part) -> tuple[str, ...]:
+def _prepare_arguments(plan: ChunkKernelPlan) -> tuple[str, ...]:
+    if plan.prepare is None or plan.erase is None:
+        return ()
+    parts = plan.prepare, plan.erase
     tiles = ("CHUNK", *(["BLOCK_TOKENS"] if steps_symbol(plan) else []), f"BLOCK_{plan.key}")
     return (
-        *(name for name in pointers(plan, part)),
+        *(name for name in pointers(plan, *parts)),
         "None if cu_seqlens is None else cu_seqlens.contiguous()",
         "chunk_sequence",
         "first_chunk",
         *scratch(plan),
-        *(f"float({name})" for name in scalars(plan, part)),
+        *(f"float({name})" for name in scalars(plan, *parts)),
         "args.tokens",
-        *_sizes(plan, part),
+        *_sizes(plan, parts[0]),
         *(f'{name}=config["{name}"]' for name in tiles),
         "PRECISION=precision",
     )
