@@ -42,7 +42,7 @@ def chunk_gated_delta_product(
     Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32. The
     kernels go forward only: `naive_chunk_gated_delta_product` runs in their place where a gradient is wanted (grad
     mode is on and an argument requires one), for float64, and for tensors that are not on a GPU, unless Triton's
-    interpreter is on (TRITON_INTERPRET=1); also for more micro-steps than a chunk has rows.
+    interpreter is on (TRITON_INTERPRET=1); also for more than 16 micro-steps.
 
     Args:
         q: [B, T, H, K].
@@ -55,8 +55,8 @@ def chunk_gated_delta_product(
         initial_state: [N, HV, K, V]; default zero.
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
-        chunk_size: rows per chunk, num_householder of each token: 16, 32 or 64; at most 32 are used where K is above
-            128, and for float32.
+        chunk_size: the most rows per chunk, num_householder of each token: 16, 32 or 64; `launch_config` tells where
+            fewer are used.
 
     Returns:
         o, [B, T, HV, V] in v's dtype; the final state,
@@ -74,7 +74,7 @@ def chunk_gated_delta_product(
     given = (q, k, v, g, beta, initial_state)
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
     has_kernel = args.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    has_kernel = has_kernel and num_householder <= min(chunk_size, 32)
+    has_kernel = has_kernel and num_householder <= 16
     if wants_gradient or args.dtype == torch.float64 or not has_kernel:
         return naive_chunk_gated_delta_product(
             q,

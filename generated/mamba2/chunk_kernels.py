@@ -12,10 +12,11 @@ def launch_config(N: int, P: int, chunk_size: int, single: bool) -> dict[str, in
     Compiled for sm_80 and sm_90 in bf16 with N = P = 128, nothing spills. Wider keys need more room for a chunk's rows,
     float32 twice as much: they get smaller tiles.
     """
+    BLOCK_N = max(16, triton.next_power_of_2(N))
     rows = min(chunk_size, 32) if single or N > 128 else chunk_size
     return {
         "CHUNK": rows,
-        "BLOCK_N": max(16, triton.next_power_of_2(N)),
+        "BLOCK_N": BLOCK_N,
         "BLOCK_P": max(16, min(32 if single else 64, triton.next_power_of_2(P))),
         "num_warps": 8,
         "num_stages": 1 if single else 2,

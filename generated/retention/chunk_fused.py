@@ -45,7 +45,7 @@ def chunk_retention(
         initial_state: [N, HV, K, V]; default zero.
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
-        chunk_size: rows per chunk: 16, 32 or 64; at most 32 are used where K is above 128, and for float32.
+        chunk_size: the most tokens per chunk: 16, 32 or 64; `launch_config` tells where fewer are used.
 
     Returns:
         o, [B, T, HV, V] in v's dtype; the final state,

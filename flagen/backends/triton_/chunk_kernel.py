@@ -58,6 +58,7 @@ def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
         "value_mask": walk.axes.mask(plan.value),
         "row_index": walk.axes.index(plan.row_axis),
         "crowded": plan.crowded,
+        "reflects": plan.delta is not None and not plan.contracts,
         "widest": "32 if single else 64" if plan.delta is None else f"32 if single or {plan.key} > 128 else 64",
         "operand": next(decl.name for decl in plan.spec.inputs if decl.dims and decl.name in pointers(plan, plan.walk)),
     }

@@ -44,9 +44,8 @@ def chunk_launcher_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
 
 def _size_doc(plan: ChunkKernelPlan, steps: str | None) -> str:
     *most, last = map(str, SIZES)
-    rows = "rows per chunk" if steps is None else f"rows per chunk, {steps} of each token"
-    limit = "" if plan.crowded else f" where {plan.key} is above 128, and for float32"
-    return f"{rows}: {', '.join(most)} or {last}; at most 32 are used{limit}."
+    rows = "tokens per chunk" if steps is None else f"rows per chunk, {steps} of each token"
+    return f"the most {rows}: {', '.join(most)} or {last}; `launch_config` tells where fewer are used."
 
 
 def _precision_note(plan: ChunkKernelPlan) -> str:
