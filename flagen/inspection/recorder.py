@@ -6,7 +6,7 @@ The launcher runs on CPU tensors, in a process that compiles. Nothing is launche
 compiler wants to know of the arguments it was given. One behind `triton.autotune` is kept once for each configuration.
 
 A launcher that asks torch what GPU it runs on (`torch.cuda.is_available`, `get_device_capability`,
-`get_device_properties`) is answered for the architecture.
+`get_device_properties`, `torch.version.hip`) is answered for the architecture.
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ def _pretending(arch: str) -> list[Patch]:
         "get_device_capability": device.capability,
         "get_device_properties": properties,
     }
-    return [Patch(torch.cuda, name, lambda *_, answer=answer: answer) for name, answer in answers.items()]
+    hip = Patch(torch.version, "hip", "6.4" if arch.startswith("gfx") else None)
+    return [hip, *(Patch(torch.cuda, name, lambda *_, answer=answer: answer) for name, answer in answers.items())]
 
 
 @contextmanager

@@ -234,13 +234,13 @@ def chunk_comba_kernel(
     V_mask = V_index < V
     token_index = tl.arange(0, CHUNK)
 
-    state_row = sequence * HV + value_head
-    state_place = state_row * (K * V) + K_index[None, :] * V + V_index[:, None]
+    state_start = (sequence * HV + value_head) * (K * V)
+    state_place = K_index[None, :] * V + V_index[:, None]
     state_mask = K_mask[None, :] & V_mask[:, None]
     if S_initial_ptr is None:
         S = tl.full((BLOCK_V, BLOCK_K), 0.0, tl.float32)
     else:
-        S = tl.load(S_initial_ptr + state_place, mask=state_mask, other=0.0).to(tl.float32)
+        S = tl.load(S_initial_ptr + state_start + state_place, mask=state_mask, other=0.0).to(tl.float32)
 
     for start in range(first_token, end_token, TOKENS):
         token = start + token_index
@@ -294,4 +294,4 @@ def chunk_comba_kernel(
         S = tl.dot((U * to_end[None, :]).to(dtype), k, whole * S, input_precision=PRECISION)
 
     if S_final_ptr is not None:
-        tl.store(S_final_ptr + state_place, S, mask=state_mask)
+        tl.store(S_final_ptr + state_start + state_place, S, mask=state_mask)

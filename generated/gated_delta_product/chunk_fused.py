@@ -110,7 +110,7 @@ def chunk_gated_delta_product(
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
     g, beta = (x.contiguous() for x in (g, beta))
     config = launch_config(args.K, args.V, num_householder, chunk_size, dtype == torch.float32)
-    precision = _precision(dtype, args.device)
+    precision = _precision(dtype)
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, config["CHUNK"] // num_householder)
     inverse = torch.empty(chunks, args.HV, config["CHUNK"], config["CHUNK"], dtype=dtype, device=args.device)
     scores = torch.empty(chunks, args.HV, config["BLOCK_TOKENS"], config["CHUNK"], dtype=dtype, device=args.device)
@@ -179,8 +179,8 @@ def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int,
     return chunks, torch.repeat_interleave(counts, output_size=chunks), counts.cumsum(0) - counts
 
 
-def _precision(dtype: torch.dtype, device: torch.device) -> str:
+def _precision(dtype: torch.dtype) -> str:
     """How products of float32 are taken. The inverse of 16-bit inputs may have large entries."""
-    if device.type == "cpu" or torch.version.hip:
+    if torch.version.hip or not torch.cuda.is_available():
         return "ieee"
     return "tf32x3" if dtype == torch.float32 else "bf16x3"

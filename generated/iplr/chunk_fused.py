@@ -92,7 +92,7 @@ def chunk_iplr(
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype, a.dtype, b.dtype))
     q, k, v, a, b = (x.to(dtype).contiguous() for x in (q, k, v, a, b))
     config = launch_config(args.K, args.V, chunk_size, dtype == torch.float32)
-    precision = _precision(dtype, args.device)
+    precision = _precision(dtype)
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, config["CHUNK"])
     inverse = torch.empty(chunks, args.HV, config["CHUNK"], config["CHUNK"], dtype=dtype, device=args.device)
     scores = torch.empty(chunks, args.HV, config["CHUNK"], config["CHUNK"], dtype=dtype, device=args.device)
@@ -159,8 +159,8 @@ def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int,
     return chunks, torch.repeat_interleave(counts, output_size=chunks), counts.cumsum(0) - counts
 
 
-def _precision(dtype: torch.dtype, device: torch.device) -> str:
+def _precision(dtype: torch.dtype) -> str:
     """How products of float32 are taken. The inverse of 16-bit inputs may have large entries."""
-    if device.type == "cpu" or torch.version.hip:
+    if torch.version.hip or not torch.cuda.is_available():
         return "ieee"
     return "tf32x3" if dtype == torch.float32 else "bf16x3"

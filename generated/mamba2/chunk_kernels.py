@@ -101,13 +101,13 @@ def chunk_mamba2_kernel(
     A = tl.load(A_ptr + value_head).to(tl.float32)
     D = tl.load(D_ptr + value_head).to(tl.float32)
 
-    state_row = sequence * HV + value_head
-    state_place = state_row * (N * P) + N_index[None, :] * P + P_index[:, None]
+    state_start = (sequence * HV + value_head) * (N * P)
+    state_place = N_index[None, :] * P + P_index[:, None]
     state_mask = N_mask[None, :] & P_mask[:, None]
     if S_initial_ptr is None:
         S = tl.full((BLOCK_P, BLOCK_N), 0.0, tl.float32)
     else:
-        S = tl.load(S_initial_ptr + state_place, mask=state_mask, other=0.0).to(tl.float32)
+        S = tl.load(S_initial_ptr + state_start + state_place, mask=state_mask, other=0.0).to(tl.float32)
 
     for start in range(first_token, end_token, CHUNK):
         token = start + token_index
@@ -151,4 +151,4 @@ def chunk_mamba2_kernel(
         S = tl.dot((x * (dt * to_end)[None, :]).to(dtype), B, whole * S, input_precision=PRECISION)
 
     if S_final_ptr is not None:
-        tl.store(S_final_ptr + state_place, S, mask=state_mask)
+        tl.store(S_final_ptr + state_start + state_place, S, mask=state_mask)

@@ -88,7 +88,7 @@ def chunk_retention(
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
     config = launch_config(args.K, args.V, chunk_size, dtype == torch.float32)
-    precision = _precision(dtype, args.device)
+    precision = _precision(dtype)
     with torch.cuda.device_of(q):
         blocks = -(-args.V // config["BLOCK_V"])
         chunk_retention_kernel[(args.runs * args.HV * blocks,)](
@@ -111,8 +111,8 @@ def chunk_retention(
     return o, S_final if output_final_state else None
 
 
-def _precision(dtype: torch.dtype, device: torch.device) -> str:
+def _precision(dtype: torch.dtype) -> str:
     """How products of float32 are taken. Products of 16-bit operands are exact."""
-    if device.type == "cpu" or torch.version.hip:
+    if torch.version.hip or not torch.cuda.is_available():
         return "ieee"
     return "tf32x3" if dtype == torch.float32 else "tf32"

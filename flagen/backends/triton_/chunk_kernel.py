@@ -20,7 +20,7 @@ LOCALS = frozenset(
     """
     block blocks chunk chunk_row chunk_sequence coarse coarse_end coarse_read coarse_sum decay dtype end end_token
     erased_writes fine fine_end fine_read fine_sum first_chunk first_token from_start from_start_read head inverse k_row
-    key_head L log_decay program q_row R row S_operand scores sequence start state_row to_end token U U_operand v_row
+    key_head L log_decay program q_row R row S_operand scores sequence start state_start to_end token U U_operand v_row
     value_head w_row whole write_scores y_row
     """.split()
 )
