@@ -7,7 +7,7 @@ import triton.language as tl
 
 
 def launch_config(K: int, V: int, chunk_size: int, single: bool) -> dict[str, int]:
-    """Tiles and warps of the walk for these sizes; `single` tells that the operands are float32.
+    """Tiles and warps for these sizes; `single` tells that the operands are float32.
 
     Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
     float32 twice as much: they get smaller tiles.
@@ -197,12 +197,14 @@ def chunk_delta_rule_kernel(
     token_index = tl.arange(0, CHUNK)
 
     state_start = (sequence * HV + value_head) * (K * V)
-    state_place = K_index[None, :] * V + V_index[:, None]
-    state_mask = K_mask[None, :] & V_mask[:, None]
     if S_initial_ptr is None:
         S = tl.full((BLOCK_V, BLOCK_K), 0.0, tl.float32)
     else:
-        S = tl.load(S_initial_ptr + state_start + state_place, mask=state_mask, other=0.0).to(tl.float32)
+        S = tl.load(
+            S_initial_ptr + state_start + K_index[None, :] * V + V_index[:, None],
+            mask=K_mask[None, :] & V_mask[:, None],
+            other=0.0,
+        ).to(tl.float32)
 
     for start in range(first_token, end_token, TOKENS):
         token = start + token_index
@@ -245,4 +247,9 @@ def chunk_delta_rule_kernel(
         S = tl.dot(U_operand, k, S, input_precision=PRECISION)
 
     if S_final_ptr is not None:
-        tl.store(S_final_ptr + state_start + state_place, S, mask=state_mask)
+        # In the order of memory, not in that of the state: offsets of its own need no registers in the loop.
+        tl.store(
+            S_final_ptr + state_start + K_index[:, None] * V + V_index[None, :],
+            tl.trans(S),
+            mask=K_mask[:, None] & V_mask[None, :],
+        )

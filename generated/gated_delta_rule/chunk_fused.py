@@ -123,8 +123,8 @@ def chunk_gated_delta_rule(
             CHUNK=config["CHUNK"],
             BLOCK_K=config["BLOCK_K"],
             PRECISION=precision,
-            num_warps=4 if args.K <= 128 else 8,
-            num_stages=1,
+            num_warps=config["num_warps"],
+            num_stages=1,  # Without a loop there is nothing to fetch ahead.
         )
         blocks = -(-args.V // config["BLOCK_V"])
         chunk_gated_delta_rule_kernel[(args.runs * args.HV * blocks,)](

@@ -7,7 +7,7 @@ import triton.language as tl
 
 
 def launch_config(N: int, P: int, chunk_size: int, single: bool) -> dict[str, int]:
-    """Tiles and warps of the walk for these sizes; `single` tells that the operands are float32.
+    """Tiles and warps for these sizes; `single` tells that the operands are float32.
 
     Compiled for sm_80 and sm_90 in bf16 with N = P = 128, nothing spills. Wider keys need more room for a chunk's rows,
     float32 twice as much: they get smaller tiles.
@@ -102,12 +102,14 @@ def chunk_mamba2_kernel(
     D = tl.load(D_ptr + value_head).to(tl.float32)
 
     state_start = (sequence * HV + value_head) * (N * P)
-    state_place = N_index[None, :] * P + P_index[:, None]
-    state_mask = N_mask[None, :] & P_mask[:, None]
     if S_initial_ptr is None:
         S = tl.full((BLOCK_P, BLOCK_N), 0.0, tl.float32)
     else:
-        S = tl.load(S_initial_ptr + state_start + state_place, mask=state_mask, other=0.0).to(tl.float32)
+        S = tl.load(
+            S_initial_ptr + state_start + N_index[None, :] * P + P_index[:, None],
+            mask=N_mask[None, :] & P_mask[:, None],
+            other=0.0,
+        ).to(tl.float32)
 
     for start in range(first_token, end_token, CHUNK):
         token = start + token_index
@@ -151,4 +153,9 @@ def chunk_mamba2_kernel(
         S = tl.dot((x * (dt * to_end)[None, :]).to(dtype), B, whole * S, input_precision=PRECISION)
 
     if S_final_ptr is not None:
-        tl.store(S_final_ptr + state_start + state_place, S, mask=state_mask)
+        # In the order of memory, not in that of the state: offsets of its own need no registers in the loop.
+        tl.store(
+            S_final_ptr + state_start + N_index[:, None] * P + P_index[None, :],
+            tl.trans(S),
+            mask=N_mask[:, None] & P_mask[None, :],
+        )

@@ -20,7 +20,6 @@ def chunk_launcher_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
     (state,) = spec.states
     return {
         **common_context(spec, size),
-        "key": plan.key,
         "value": plan.value,
         "steps": steps,
         "sizes": SIZES,
