@@ -77,8 +77,8 @@ class ChunkKernelPlan:
     delta, write: the rows there are; a write row's operands share one scale, kept with `write_value`.
     row_decay, token_decay: the log decay between a row and the one before it, and the same for tokens.
     contracts: an erasure's scale lies within [-1, 1], so that the inverse's entries stay small.
-    prepare, erase: what the kernel that runs before the walk reads, if there is one: for its scores, and what its
-        erasures need beside that.
+    prepare: what the kernel that runs before the walk reads, if there is one, in the order it is needed: for decays,
+        for scores, for erasures.
     walk: what the walk itself reads.
     """
 
@@ -93,8 +93,7 @@ class ChunkKernelPlan:
     token_decay: Tile | None
     output: Tile
     contracts: bool
-    prepare: Part | None
-    erase: Part | None
+    prepare: tuple[Part, Part, Part] | None
     walk: Part
     size: int
 
@@ -220,12 +219,13 @@ class _Planner:
         erased = [] if delta is None else [delta.y.vector, delta.y.scale]
         values = [delta.z if delta else None, None if value is None else value.vector, q.scale, output]
         decays = [row_decay, token_decay]
-        prepare, erase = None, None
+        prepare = None
         if delta is None:
             walk = self._part([*read_by_all, *decays, *values], once)
         else:
-            prepare = self._part([*read_by_all, *decays], once)
-            erase = _without(self._part(erased, None), prepare)
+            first = self._part(decays, once)
+            second = _without(self._part(read_by_all, None), first)
+            prepare = (first, second, _without(self._part(erased, None), first, second))
             walk = self._part([*read_by_all, *erased, *values], None)
         return ChunkKernelPlan(
             chunk=self.chunk,
@@ -240,7 +240,6 @@ class _Planner:
             output=output,
             contracts=self._contracts(),
             prepare=prepare,
-            erase=erase,
             walk=walk,
             size=max(size for size in SIZES if size <= max(self.chunk.size, SIZES[0])),
         )
@@ -398,11 +397,11 @@ class _Planner:
         return needed
 
 
-def _without(part: Part, other: Part) -> Part:
-    """What of `part` is not in `other` as well."""
-    once = tuple(action for action in part.once if action not in other.once)
-    rows = tuple(row for row in part.rows if row not in other.rows)
-    return Part(once, rows, part.reads_head and not other.reads_head, part.numbers)
+def _without(part: Part, *others: Part) -> Part:
+    """What of `part` is in none of `others`."""
+    once = tuple(action for action in part.once if all(action not in other.once for other in others))
+    rows = tuple(row for row in part.rows if all(row not in other.rows for other in others))
+    return Part(once, rows, part.reads_head, part.numbers)
 
 
 def _fixed_names(spec: Spec) -> frozenset[str]:

@@ -127,17 +127,7 @@ def chunk_gated_delta_product_prepare_kernel(
     row_index = tl.arange(0, CHUNK)
     row = start * n + row_index
     row_mask = row < end * n
-    q = tl.load(
-        q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
-        mask=token_mask[:, None] & K_mask[None, :],
-        other=0.0,
-    )
     g = tl.load(g_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
-    k = tl.load(
-        k_ptr + (row * H + key_head)[:, None] * K + K_index[None, :],
-        mask=row_mask[:, None] & K_mask[None, :],
-        other=0.0,
-    )
     g_row = tl.load(g_ptr + row // n * HV + value_head, mask=row_mask, other=0.0).to(tl.float32)
 
     coarse, fine = split_log_decay(g)
@@ -149,6 +139,17 @@ def chunk_gated_delta_product_prepare_kernel(
     to_end = tl.exp2((coarse_end - coarse_sum) + (fine_end - fine_sum))
     tl.store(from_start_ptr + chunk_row * CHUNK + row_index, from_start)
     tl.store(to_end_ptr + chunk_row * CHUNK + row_index, to_end)
+
+    q = tl.load(
+        q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+        mask=token_mask[:, None] & K_mask[None, :],
+        other=0.0,
+    )
+    k = tl.load(
+        k_ptr + (row * H + key_head)[:, None] * K + K_index[None, :],
+        mask=row_mask[:, None] & K_mask[None, :],
+        other=0.0,
+    )
 
     decay = tl.exp2((coarse_read[:, None] - coarse_sum[None, :]) + (fine_read[:, None] - fine_sum[None, :]))
     scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * decay
@@ -287,11 +288,9 @@ def chunk_gated_delta_product_kernel(
             scores_ptr + chunk_row * (BLOCK_TOKENS * CHUNK) + token_index[:, None] * CHUNK + row_index[None, :]
         )
         from_start = tl.load(from_start_ptr + chunk_row * CHUNK + row_index)
-        to_end = tl.load(to_end_ptr + chunk_row * CHUNK + row_index)
         from_start_read = tl.load(
             from_start_ptr + chunk_row * CHUNK + token_index * n, mask=token_index * n < CHUNK, other=0.0
         )
-        whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)
 
         S_operand = S.to(dtype)
         R = b[None, :] * v + tl.dot(S_operand, tl.trans(k), input_precision=PRECISION) * (-b * from_start)[None, :]
@@ -305,6 +304,8 @@ def chunk_gated_delta_product_kernel(
             o.to(o_ptr.dtype.element_ty),
             mask=V_mask[:, None] & token_mask[None, :],
         )
+        to_end = tl.load(to_end_ptr + chunk_row * CHUNK + row_index)
+        whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)
         S = tl.dot((U * to_end[None, :]).to(dtype), k, whole * S, input_precision=PRECISION)
 
     if S_final_ptr is not None:

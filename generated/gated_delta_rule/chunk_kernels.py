@@ -117,6 +117,16 @@ def chunk_gated_delta_rule_prepare_kernel(
     token_index = tl.arange(0, CHUNK)
     token = start + token_index
     token_mask = token < end_token
+    g = tl.load(g_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
+
+    coarse, fine = split_log_decay(g)
+    coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
+    coarse_end, fine_end = tl.sum(coarse, axis=0), tl.sum(fine, axis=0)
+    from_start = tl.exp2(coarse_sum + fine_sum)
+    to_end = tl.exp2((coarse_end - coarse_sum) + (fine_end - fine_sum))
+    tl.store(from_start_ptr + chunk_row * CHUNK + token_index, from_start)
+    tl.store(to_end_ptr + chunk_row * CHUNK + token_index, to_end)
+
     q = tl.load(
         q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
         mask=token_mask[:, None] & K_mask[None, :],
@@ -127,15 +137,6 @@ def chunk_gated_delta_rule_prepare_kernel(
         mask=token_mask[:, None] & K_mask[None, :],
         other=0.0,
     )
-    g = tl.load(g_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
-
-    coarse, fine = split_log_decay(g)
-    coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
-    coarse_end, fine_end = tl.sum(coarse, axis=0), tl.sum(fine, axis=0)
-    from_start = tl.exp2(coarse_sum + fine_sum)
-    to_end = tl.exp2((coarse_end - coarse_sum) + (fine_end - fine_sum))
-    tl.store(from_start_ptr + chunk_row * CHUNK + token_index, from_start)
-    tl.store(to_end_ptr + chunk_row * CHUNK + token_index, to_end)
 
     decay = tl.exp2((coarse_sum[:, None] - coarse_sum[None, :]) + (fine_sum[:, None] - fine_sum[None, :]))
     scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * decay
@@ -263,8 +264,6 @@ def chunk_gated_delta_rule_kernel(
         )
         scores = tl.load(scores_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
         from_start = tl.load(from_start_ptr + chunk_row * CHUNK + token_index)
-        to_end = tl.load(to_end_ptr + chunk_row * CHUNK + token_index)
-        whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)
 
         S_operand = S.to(dtype)
         R = (
@@ -281,6 +280,8 @@ def chunk_gated_delta_rule_kernel(
             o.to(o_ptr.dtype.element_ty),
             mask=V_mask[:, None] & token_mask[None, :],
         )
+        to_end = tl.load(to_end_ptr + chunk_row * CHUNK + token_index)
+        whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)
         S = tl.dot((U * to_end[None, :]).to(dtype), k, whole * S, input_precision=PRECISION)
 
     if S_final_ptr is not None:

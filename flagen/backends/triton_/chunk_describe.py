@@ -40,7 +40,7 @@ def walk_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
 
 def prepare_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     """The docstring of the kernel that prepares all chunks; empty where there is none."""
-    if plan.prepare is None or plan.erase is None:
+    if plan.prepare is None:
         return {"equations": [], "text": ""}
     seen = "j in a token up to i" if plan.row_axis == ROW else "j <= i"
     equations = [*_front_end(plan, ("q", "w", "y", "k", "g")), f"L_ij = {_score('y', 'w', plan)}, j < i"]
@@ -52,7 +52,7 @@ def prepare_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     factors = ", and for each row e^G and e^(G_end - G) in float32" if plan.row_decay is not None else ""
     text = (
         f"{_sums(plan)}A program owns one chunk of one head. Each token of a head reads"
-        f" {_read(plan, plan.prepare, plan.erase)} elements; a chunk writes {matrices}, of CHUNK columns, in the"
+        f" {_read(plan, *plan.prepare)} elements; a chunk writes {matrices}, of CHUNK columns, in the"
         f" dtype of the inputs{factors}. The inverse is stored without its diagonal of ones."
     )
     return {"equations": equations, "text": text}

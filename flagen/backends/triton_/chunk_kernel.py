@@ -32,7 +32,7 @@ DOT = "input_precision=PRECISION"
 def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
     """Every value `triton/chunk_kernels.py.j2` uses."""
     walk = Walk(plan)
-    prepare = None if plan.prepare is None or plan.erase is None else Prepare(plan, plan.prepare, plan.erase)
+    prepare = None if plan.prepare is None else Prepare(plan, *plan.prepare)
     sections = [walk.sections(), *([prepare.sections()] if prepare else [])]
     text = [line for section in sections for lines in section.values() for line in lines]
     (state,) = plan.spec.states
@@ -348,17 +348,13 @@ class Walk(RowKernel):
             "write_scores": scores,
             "erased_writes": f"chunk_row * (CHUNK * CHUNK) + {square}",
             "from_start": f"chunk_row * CHUNK + {row}",
-            "to_end": f"chunk_row * CHUNK + {row}",
         }
-        lines = [f"{name} = tl.load({name}_ptr + {places[name]})" for name in scratch(self.plan)]
-        if self.plan.row_decay is not None:
-            if self.grouped:
-                first = f"{token} * {steps_symbol(self.plan)}"
-                lines.append(
-                    f"from_start_read = tl.load(from_start_ptr + chunk_row * CHUNK + {first}, "
-                    f"mask={first} < CHUNK, other=0.0)"
-                )
-            lines.append("whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)")
+        early = [name for name in scratch(self.plan) if name != "to_end"]
+        lines = [f"{name} = tl.load({name}_ptr + {places[name]})" for name in early]
+        if self.plan.row_decay is not None and self.grouped:
+            first = f"{token} * {steps_symbol(self.plan)}"
+            place = f"from_start_ptr + chunk_row * CHUNK + {first}"
+            lines.append(f"from_start_read = tl.load({place}, mask={first} < CHUNK, other=0.0)")
         return lines
 
     def _ends(self) -> list[str]:
@@ -420,6 +416,12 @@ class Walk(RowKernel):
         to_end = "" if plan.row_decay is None else "to_end"
         kept = S if plan.row_decay is None else f"whole * {S}"
         lines = []
+        if plan.delta is not None and to_end:
+            # Not before they are needed: registers are scarce until here.
+            lines += [
+                f"to_end = tl.load(to_end_ptr + chunk_row * CHUNK + {self.axes.index(self.row)})",
+                "whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)",
+            ]
         if plan.delta is not None:
             scale = " * ".join(filter(None, (self.scale("w"), to_end)))
             written = f"(U{self.rows_by(scale, self.row, over)}).to(dtype)" if scale else "U_operand"
@@ -434,7 +436,7 @@ class Walk(RowKernel):
 
 
 class Prepare(RowKernel):
-    """The kernel that prepares all chunks at once: scores, then inverses; what is left of the former makes room."""
+    """The kernel that prepares all chunks at once. It loads nothing before it is needed: registers are scarce."""
 
     def parameters(self) -> list[str]:
         plan = self.plan
@@ -448,6 +450,7 @@ class Prepare(RowKernel):
             "loads": self.loads(self.parts[0]),
             "operands": self.operands("q", "w", "k"),
             "decays": [*self.decays(), *self._ends()],
+            "vectors": self.loads(self.parts[1]),
             "scores": self._scores(),
             "erasures": self._erasures(),
         }
@@ -472,7 +475,7 @@ class Prepare(RowKernel):
         return lines
 
     def _erasures(self) -> list[str]:
-        lines = [*self.loads(self.parts[1]), *self.operands("y")]
+        lines = [*self.loads(self.parts[2]), *self.operands("y")]
         if self.plan.row_decay is not None and self.grouped:
             lines.append(f"decay = {self.between(self.row)}")
         if self.plan.write_key is not None:

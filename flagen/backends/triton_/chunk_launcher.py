@@ -64,9 +64,9 @@ def _array(plan: ChunkKernelPlan, name: str) -> dict[str, object]:
 
 
 def _prepare_arguments(plan: ChunkKernelPlan) -> tuple[str, ...]:
-    if plan.prepare is None or plan.erase is None:
+    if plan.prepare is None:
         return ()
-    parts = plan.prepare, plan.erase
+    parts = plan.prepare
     tiles = ("CHUNK", *(["BLOCK_TOKENS"] if steps_symbol(plan) else []), f"BLOCK_{plan.key}")
     return (
         *(name for name in pointers(plan, *parts)),

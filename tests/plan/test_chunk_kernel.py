@@ -1,0 +1,115 @@
+"""The plan of the chunk kernels: which recurrences have them, and what stays off the matrix products."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flagen import algebra
+from flagen.plan import Unavailable, make_plan
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.show import show
+from flagen.spec import load_spec, parse_spec
+
+SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
+ADDITIVE = {"linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"}
+DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
+
+INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}"
+
+
+def planned(text: str) -> ChunkKernelPlan | Unavailable:
+    spec = parse_spec("flagen: 1\nname: example\nstate: {S: [K, V]}\n" + text)
+    return make_plan(spec, algebra.derive(spec)).chunk_kernel
+
+
+def kernels(text: str) -> ChunkKernelPlan:
+    plan = planned(text)
+    assert isinstance(plan, ChunkKernelPlan), plan
+    return plan
+
+
+def refusal(text: str) -> str:
+    plan = planned(text)
+    assert isinstance(plan, Unavailable), plan
+    return plan.reason.removeprefix("no chunk kernel yet: ")
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_variants_with_kernels(name):
+    spec = load_spec(SPECS[name])
+    plan = make_plan(spec, algebra.derive(spec)).chunk_kernel
+    if name in ADDITIVE | DELTA:
+        assert isinstance(plan, ChunkKernelPlan)
+        assert (plan.prepare is None) == (name in ADDITIVE)
+    else:
+        assert isinstance(plan, Unavailable)
+        assert plan.reason.startswith("no chunk kernel yet: ")
+        assert plan.span.line > 0
+
+
+def test_what_a_row_has_one_number_for_stays_off_the_products():
+    plan = kernels(
+        f"inputs: {{{INPUTS}, a: [], b: []}}\nupdate: S = S + outer(-a * k, b * v)\noutput: o = S.T @ q * a\n"
+    )
+    assert plan.write_value is not None and plan.write_value.scale is not None
+    assert show(plan.vector("k")) == "k"
+    assert show(plan.write_value.vector) == "v"
+    assert show(plan.write_value.scale) == "-a * b"
+    assert plan.q.scale is None
+
+
+def test_operands_are_cleared_beyond_the_ends_of_their_axes():
+    plan = kernels(f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(exp(k), v)\noutput: o = S.T @ tanh(q)\n")
+    assert show(plan.vector("k")) == "where_K(where_token(exp(k), else 0), else 0)"
+    assert show(plan.vector("q")) == "tanh(q)"
+    assert show(plan.vector("v")) == "v"
+
+
+def test_a_decay_that_no_token_changes_is_evaluated_once():
+    decayed = "decay: {alpha: 1 / (2 + head)}\nupdate: S = alpha * S + outer(k, v)"
+    plan = kernels(f"inputs: {{{INPUTS}}}\n{decayed}\noutput: o = S.T @ q\n")
+    assert [action.target for action in plan.walk.once] == ["log_decay"]
+    assert show(plan.row_decay) == "where_token(log_decay, else 0)"
+
+
+def test_each_kernel_loads_what_it_uses():
+    spec = load_spec(SPECS["gated_delta_rule"])
+    plan = make_plan(spec, algebra.derive(spec)).chunk_kernel
+    assert isinstance(plan, ChunkKernelPlan) and plan.prepare is not None
+    for part, names in zip(plan.prepare, (["g"], ["q", "k"], ["beta"]), strict=True):
+        assert [row.source.name for row in part.rows] == names
+    assert [row.source.name for row in plan.walk.rows] == ["q", "k", "v", "beta"]
+
+
+@pytest.mark.parametrize(("range_of_beta", "contracts"), [("[0, 1]", True), ("[-1, 1]", True), ("[0, 2]", False)])
+def test_the_declared_range_decides_how_an_inverse_is_taken(range_of_beta, contracts):
+    plan = kernels(
+        f"inputs: {{{INPUTS}, beta: {{dims: [], range: {range_of_beta}}}}}\n"
+        "update: S = S + beta * outer(k, v - S.T @ k)\noutput: o = S.T @ q\n"
+    )
+    assert plan.contracts is contracts
+
+
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        (
+            f"inputs: {{{INPUTS}, g: [K]}}\nupdate: S = exp(g) * S + outer(k, v)\noutput: o = S.T @ q",
+            "the decay is a vector",
+        ),
+        (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k - S @ v, v)\noutput: o = S.T @ q", "the erasure acts on"),
+        (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, v)\noutput: o = S_prev.T @ q", "before its update"),
+        (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, v)\noutput: o = S.T @ q + S_prev.T @ k", "other reads"),
+        (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, v) + outer(q, v * v)\noutput: o = S.T @ q", "several rows"),
+        (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, l2norm(v))\noutput: o = S.T @ q", "sums over V"),
+        (f"inputs: {{{INPUTS}, x: [J]}}\nupdate: S = S + outer(sum(x) * k, v)\noutput: o = S.T @ q", "other dims"),
+        (
+            f"inputs: {{{INPUTS}, g: []}}\nupdate: S = exp(g) * S + outer(k, v - S_prev.T @ k)\noutput: o = S.T @ q",
+            "before its decay",
+        ),
+    ],
+)
+def test_what_has_no_kernels_yet_says_why(rest, reason):
+    assert reason in refusal(rest + "\n")
