@@ -100,6 +100,8 @@ def chunk_delta_product(
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
     (beta,) = (x.contiguous() for x in (beta,))
     config = launch_config(args.K, args.V, num_householder, chunk_size, dtype == torch.float32)
+    if torch.version.hip:
+        config["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     precision = _precision(dtype)
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, config["CHUNK"] // num_householder)
     inverse = torch.empty(chunks, args.HV, config["CHUNK"], config["CHUNK"], dtype=dtype, device=args.device)

@@ -88,6 +88,8 @@ def chunk_retention(
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
     config = launch_config(args.K, args.V, chunk_size, dtype == torch.float32)
+    if torch.version.hip:
+        config["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     precision = _precision(dtype)
     with torch.cuda.device_of(q):
         blocks = -(-args.V // config["BLOCK_V"])
