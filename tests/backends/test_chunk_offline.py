@@ -50,7 +50,7 @@ def test_a_variant_compiles_without_spills(compiled, name, arch):
 def test_a_variant_compiles_for_amd(compiled, name):
     """There the walk keeps part of what it reads in scratch memory; the bound is what it does today."""
     for row in rows(compiled, name, "gfx942"):
-        assert row.spill_bytes <= 2200, row.kernel
+        assert row.spill_bytes <= 1300, row.kernel
         assert row.shared_memory <= DEVICES["gfx942"].shared_memory
         assert any("mfma" in kind for kind in row.matrix_instructions)
 
