@@ -326,7 +326,7 @@ class _Sorter:
     # ------------------------------------------------------------------------------------------------------ orientation
 
     def _oriented(self, output: Expr) -> NormalForm:
-        reads = Reads(self.expansion, self.state)
+        reads = Reads(self.expansion, self.state, frozenset(self.ranges))
         result = reads.extract(output)
         key = self._key_dim(reads)
         rows, columns = self.state.dims

@@ -47,10 +47,14 @@ def freed(elements: Iterable[Element], dummy: str) -> list[Element]:
 
 @dataclass
 class Reads:
-    """Replaces each read of the state in the output by a name, and remembers (contracted dim, version, q) → name."""
+    """Replaces each read of the state in the output by a name, and remembers (contracted dim, version, q) → name.
+
+    `taken` are the names that the output may use beside the reads.
+    """
 
     expansion: Expansion
     state: State
+    taken: frozenset[str]
     found: dict[tuple[str, int, Expr], str] = field(default_factory=dict)
 
     def extract(self, expr: Expr) -> Expr:
@@ -109,7 +113,13 @@ class Reads:
             (inner if contracted in indices else outer).extend(members)
         q = product(freed(inner, contracted)) or ONE
         key = (side, version_of(read), q)
-        name = self.found.setdefault(key, f"read{len(self.found)}")
+        name = self.found.setdefault(key, self._free_name())
         result = Name(name, "local", (kept,), expr.span)
         factor = product(outer)
         return scaled(monomial.coefficient, result if factor is None else Binary("*", factor, result, expr.span))
+
+    def _free_name(self) -> str:
+        name = f"read{len(self.found)}"
+        while name in self.taken:
+            name += "_"
+        return name

@@ -20,6 +20,9 @@ SIZES = frozenset(("H", "HV"))
 """The sizes every spec has; the others are its dims."""
 
 
+SymbolKind = Literal["dim", "step count", "step argument", "state", "input", "param", "derived", "local"]
+
+
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -32,8 +35,10 @@ _PYTHON_BUILTINS = _words("""
 """)
 
 _GENERATED = _words("""
-    args arguments chunk chunk_size check_arguments cu_seqlens dataclass einsum final_state flagen functional
-    fused_recurrent initial_state kernels math module naive nn output_final_state self t T Tensor tl torch triton
+    annotations args arguments axes batch by_step by_token chunk chunk_size check_arguments cu_seqlens dataclass device
+    dtype einsum final final_state finals flagen functional fused_recurrent initial_state j kernels layouts math module
+    naive name nn offsets output_final_state outputs promote run runs self sequences sizes t T Tensor tensor tensors tl
+    tokens torch triton
 """)
 
 _KERNELS = _words("""
@@ -42,17 +47,22 @@ _KERNELS = _words("""
 """)
 
 _CLASSES = _words("""
-    Arguments Exception Module NotImplementedError Parameter RuntimeError Sequence TypeError ValueError
+    Arguments Callable Exception ImportError Iterator Module NotImplementedError Parameter RuntimeError Sequence
+    TypeError ValueError
 """)
 
 _MODULE_ATTRIBUTES = _words("""
-    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda device double dtype
-    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu
+    T_destination add_module apply bfloat16 buffers call_super_init carry_state children compile cpu cuda device double
+    dtype dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu
     load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters requires_grad_
-    set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu zero_grad
+    reset_parameters reset_state set_extra_state set_submodule share_memory state state_dict to to_empty train training
+    type xpu zero_grad
 """)
 
-RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS
+_MODULE_OWNS: tuple[SymbolKind, ...] = ("dim", "param", "step argument")
+"""What a generated module has as attributes: its params, the sizes that they need, and the step count."""
+
+RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
 """Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
 
 PACKAGE_MODULES = frozenset(
@@ -65,8 +75,6 @@ _FUNCTION_PREFIXES = ("naive_recurrent", "naive_chunk", "fused_recurrent", "chun
 _PACKAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 
-
-SymbolKind = Literal["dim", "step count", "step argument", "state", "input", "param", "derived", "local"]
 
 _KIND_WORDS: dict[SymbolKind, str] = {
     "dim": "a dim",
@@ -129,7 +137,7 @@ def class_name_problem(class_name: str, name: str) -> str | None:
         return "a class name is a letter, then at most 63 letters, digits and `_`"
     if keyword.iskeyword(class_name):
         return f"`{class_name}` is a keyword of Python"
-    if class_name in RESERVED or class_name in _CLASSES:
+    if class_name in RESERVED:
         return f"`{class_name}` is a name the generated code uses"
     if class_name in [f"{function}_{name}" for function in _FUNCTION_PREFIXES]:
         return f"`{class_name}` is a function of the generated package"
@@ -147,8 +155,8 @@ def identifier_problem(name: str, kind: SymbolKind) -> tuple[str, str, str] | No
         hint = "a letter, then at most 63 letters, digits and `_`, all of ASCII"
         return "E301", f"{quoted(name)} is not a name", hint
     reason = _reserved_because(name)
-    if reason is None and kind == "param" and (name in _MODULE_ATTRIBUTES or name.startswith("register_")):
-        reason = "the module that owns the params has an attribute of this name"
+    if reason is None and kind in _MODULE_OWNS and (name in _MODULE_ATTRIBUTES or name.startswith("register_")):
+        reason = "the generated module has an attribute of this name"
     return ("E302", f"`{name}` is reserved: {reason}", "choose another name") if reason else None
 
 

@@ -18,14 +18,14 @@ from flagen.backends.torch_.printer import Code, Printer
 from flagen.backends.torch_.scope import Scope, prelude
 from flagen.plan.chunk import ChunkPlan, Count
 from flagen.plan.model import Plan
-from flagen.spec.model import Expr, Name, Number, Spec
+from flagen.spec.model import Expr, Name, Number
 
 
 def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
     """`chunk.py` of a package that has a chunk form."""
     spec, nf = plan.spec, chunk.normal_form
     rows = dict(_Rows(chunk).all())
-    scope = _ReadScope(spec, nf)
+    scope = _ReadScope(spec, nf.reads)
     lines, before = prelude(scope, (*_expressions(nf), nf.output))
     printer = Printer(scope.code)
     names = _names(chunk)
@@ -43,7 +43,7 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "prelude": lines,
             "rows": arguments,
             "row_names": [name for name, _ in arguments],
-            "reads": [_read_name(nf, read.name) for read in nf.reads],
+            "reads": [scope.read_name(read.name) for read in nf.reads],
             "output": o,
             "transposed": nf.transposed,
             "equations_of_chunk": [
@@ -71,22 +71,20 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
     )
 
 
+@dataclass(frozen=True)
 class _ReadScope(Scope):
     """Names outside the chunk form, and the reads that come out of it."""
 
-    def __init__(self, spec: Spec, nf: NormalForm) -> None:
-        super().__init__(spec)
-        object.__setattr__(self, "_nf", nf)
+    reads: tuple[Read, ...]
 
     def code(self, expr: Expr) -> Code:
         if isinstance(expr, Name) and expr.kind == "local":
-            nf: NormalForm = self._nf  # type: ignore[attr-defined]
-            return Code(_read_name(nf, expr.name), expr.dims, "token")
+            return Code(self.read_name(expr.name), expr.dims, "token")
         return super().code(expr)
 
-
-def _read_name(nf: NormalForm, name: str) -> str:
-    return "read" if len(nf.reads) == 1 else name
+    def read_name(self, name: str) -> str:
+        """What a read is called; a single one needs no number."""
+        return "read" if len(self.reads) == 1 and "read" not in self.names else name
 
 
 def _returned(reads: Iterable[str]) -> str:

@@ -35,7 +35,8 @@ class Scope:
         blocks = (s.body if isinstance(s, Repeat) else (s,) for s in (*spec.update, *spec.output))
         assigned = {statement.target for block in blocks for statement in block}
         declared = {d.name for group in (spec.states, spec.inputs, spec.params, spec.derived) for d in group}
-        return frozenset(assigned | declared | set(spec.dims))
+        counted = {spec.steps.argument} if spec.steps else set()
+        return frozenset(assigned | declared | counted | set(spec.dims))
 
     def level(self, name: Name) -> Level:
         """What the value of `name` depends on."""

@@ -1,0 +1,149 @@
+"""No name of a spec meets one of the generated code: such names are reserved, give way, or live in other functions."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections.abc import Iterator, Mapping
+from functools import cache
+
+import pytest
+
+from flagen.spec import load_spec, parse_spec
+from flagen.spec.model import Repeat, Spec
+from flagen.spec.names import identifier_problem
+from tests.algebra.cases import SPECS, VARIANTS
+from tests.algebra.shapes import SHAPES
+from tests.fuzz.ladder import check
+from tests.fuzz.packages import build, imported
+
+# Committed packages, and shapes that bring code of their own: several reads, blocks of rows, reads and decays anywhere.
+SPECS_OF = {name: load_spec(SPECS / f"{name}.yaml") for name in VARIANTS} | {
+    name: SHAPES[name].spec for name in list(SHAPES)[::9]
+}
+
+
+@cache
+def trees(example: str) -> Mapping[str, ast.Module]:
+    """The PyTorch files of a package."""
+    paths = ("naive.py", "chunk.py", "arguments.py", "module.py")
+    if example in VARIANTS:
+        package = SPECS.parent / "generated" / example
+        return {path: ast.parse((package / path).read_text()) for path in paths if (package / path).exists()}
+    files = build(SPECS_OF[example], kernels=False)
+    return {path: ast.parse(files[path]) for path in paths}
+
+
+def names_of(spec: Spec) -> set[str]:
+    """Every name that `spec` declares or assigns."""
+    blocks = [s.body if isinstance(s, Repeat) else (s,) for s in (*spec.update, *spec.output)]
+    groups = (spec.states, spec.inputs, spec.params, spec.derived)
+    names = {decl.name for group in groups for decl in group} | set(spec.dims)
+    names |= {statement.target for block in blocks for statement in block}
+    return names | ({spec.steps.symbol, spec.steps.argument} if spec.steps else set())
+
+
+def shared(path: str, tree: ast.Module) -> Iterator[str]:
+    """The identifiers that stand beside names of the spec: those of functions with the shared signature, of the
+    module's methods that know params, and the attributes that sizes and params have for neighbours."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name != "l2norm":
+            yield from identifiers(node)
+        if isinstance(node, ast.ClassDef):
+            for method in (n for n in node.body if isinstance(n, ast.FunctionDef)):
+                yield method.name
+                if path == "module.py" and method.name in ("__init__", "forward", "reset_parameters"):
+                    yield from identifiers(method)
+        owned = (n for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name))
+        yield from (n.attr for n in owned if n.value.id in ("args", "self"))
+
+
+def identifiers(node: ast.AST) -> set[str]:
+    """Names and parameters in a function, but for those of comprehensions, which have a scope of their own."""
+    nodes = list(ast.walk(node))
+    inside = [target for n in nodes if isinstance(n, ast.comprehension) for target in ast.walk(n.target)]
+    names = {n.id for n in nodes if isinstance(n, ast.Name)} | {n.arg for n in nodes if isinstance(n, ast.arg)}
+    return names - {n.id for n in inside if isinstance(n, ast.Name)}
+
+
+def made_up(spec: Spec) -> set[str]:
+    """Names that are made to differ from every name of the spec, and those of the package's own functions."""
+    names = {f"{name}_t" for name in names_of(spec)} | {f"{state.name}_prev" for state in spec.states}
+    names |= {"read", *(f"read{number}" for number in range(4)), spec.class_name, "l2norm"}
+    return names | {f"{form}_{spec.name}" for form in ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk")}
+
+
+@pytest.mark.parametrize("example", SPECS_OF)
+def test_every_identifier_is_the_specs_own_or_cannot_be(example):
+    spec = SPECS_OF[example]
+    known = names_of(spec) | made_up(spec)
+    free: dict[str, set[str]] = {}
+    for path, tree in trees(example).items():
+        # The module keeps params, sizes and the step count; to the functions, everything is a name.
+        kinds = ("param", "dim", "step argument") if path == "module.py" else ("input", "param", "local", "dim")
+        for name in set(shared(path, tree)) - known:
+            if not name.startswith("_") and any(identifier_problem(name, kind) is None for kind in kinds):
+                free.setdefault(path, set()).add(name)
+    assert not free, "generated code uses these, and a spec may declare them"
+
+
+@pytest.mark.parametrize("example", SPECS_OF)
+def test_builtins_in_generated_code_cannot_be_declared(example):
+    names = {n.id for tree in trees(example).values() for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    used = {name for name in names if hasattr(builtins, name)} - names_of(SPECS_OF[example])
+    assert all(identifier_problem(name, "input") for name in used)
+
+
+HARD = """
+flagen: 1
+name: hard_names
+state:
+  S_all: [last, size]
+inputs:
+  read: [last]
+  read0: [last]
+  decay: {dims: [size], heads: HV}
+  w: {dims: [], range: [0, 1]}
+  y: {dims: [last], per: step}
+  y_t: {dims: [size], per: step, heads: HV}
+  g: {dims: [], range: [-.inf, 0]}
+params:
+  scale: {default: last ** -0.5}
+  U: {dims: [last], per: head}
+  L: {dims: [size], default: 1}
+  params: {range: [0, 1]}
+steps: {n: g_t}
+let: {z: tanh(read0) * U, k: y * w}
+decay: {at_end: exp(g)}
+update:
+  - S_all = at_end * S_all
+  - state = S_all.T @ z
+  - repeat: n
+    do:
+      - q = y_t - S_all.T @ k
+      - S_all = S_all + w * outer(k, q)
+output:
+  - Gq0 = S_all.T @ read + params * state
+  - o = scale * Gq0 * L + decay
+"""
+
+
+def test_names_that_the_code_uses_elsewhere():
+    """Names of the private functions, of the equations, of reads, of what is made of other names: all of them work."""
+    spec = parse_spec(HARD)
+    with imported(build(spec)) as package:
+        assert hasattr(package, "naive_chunk_hard_names")
+        check(spec, package)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("tokens", "input"), ("outputs", "local"), ("runs", "dim"), ("final", "param"), ("j", "input")),
+        *(("state", "param"), ("half", "dim"), ("train", "step argument"), ("Iterator", "input"), ("offsets", "dim")),
+    ],
+)
+def test_reserved(name, kind):
+    problem = identifier_problem(name, kind)
+    assert problem is not None
+    assert problem[0] == "E302"
