@@ -322,6 +322,8 @@ class _Planner:
     # ----------------------------------------------------------------------------------------------------------- tiles
 
     def _operand(self, expr: Expr, axis: str) -> Operand:
+        if len(expr.dims) != 1:
+            self._refuse("a row is the same for every channel", expr.span)
         tile, (dim,) = self._tile(expr), expr.dims
         try:
             operand = self._axis(axis).operand(tile)

@@ -38,15 +38,15 @@ def in_a_pipe(*arguments: str) -> list[str]:
 
 
 def test_inspect_prints_a_row_a_kernel_and_size(flagen: Flagen, project: Workspace) -> None:
-    project.take("linear_attn")
-    flagen("build", "linear_attn")
-    head, *rows, summary = in_a_pipe("inspect", "linear_attn", "--arch", "sm_90")
+    project.take("gla")
+    flagen("build", "gla")
+    head, *rows, summary = in_a_pipe("inspect", "gla", "--arch", "sm_90")
     assert re.split(r"  +", head) == [
         *("kernel", "size", "config", "arch", "registers", "spilled", "shared", "matrix instructions", "verdict")
     ]
     cells = [re.split(r"  +", row) for row in rows]
     assert [row[:2] for row in cells] == [
-        ["fused_recurrent_linear_attn_kernel", size] for size in ("128x128", "256x256", "100x60")
+        ["fused_recurrent_gla_kernel", size] for size in ("128x128", "256x256", "100x60")
     ]
     assert all(row[3] == "sm_90" and 16 <= int(row[4]) <= 255 and row[5] == "0" for row in cells)
     assert all(row[7:] == ["-", "ok"] for row in cells)
@@ -54,14 +54,14 @@ def test_inspect_prints_a_row_a_kernel_and_size(flagen: Flagen, project: Workspa
 
 
 def test_meter_prints_bytes_for_each_token_and_head(flagen: Flagen, project: Workspace) -> None:
-    project.take("linear_attn")
-    flagen("build", "linear_attn")
-    title, head, kernel, moved, state, note = in_a_pipe("meter", "linear_attn")
-    assert title == "fused_recurrent_linear_attn, bf16, every dim 128, 16 tokens, 1 head"
+    project.take("gla")
+    flagen("build", "gla")
+    title, head, kernel, moved, state, note = in_a_pipe("meter", "gla")
+    assert title == "fused_recurrent_gla, bf16, every dim 128, 16 tokens, 1 head"
     assert head.split() == ["launches", "programs", "read", "written", "requested", "flops", "of", "tl.dot"]
-    # q, k and v read and o written: 128 elements of two bytes each.
-    assert kernel.split()[:1] + kernel.split()[3:5] == ["fused_recurrent_linear_attn_kernel", "768", "256"]
-    assert moved == "bytes moved for each token and head: 1024, 1.00 times the minimum of 1024"
+    # q, k, v and g read and o written: 128 elements of two bytes each.
+    assert kernel.split()[:1] + kernel.split()[3:5] == ["fused_recurrent_gla_kernel", "1024", "256"]
+    assert moved == "bytes moved for each token and head: 1280, 1.00 times the minimum of 1280"
     assert state == "bytes a final state adds for each head: 65536, at least 65536"
     assert note.startswith(f"counted in the interpreter of Triton {version('triton')}")
 
