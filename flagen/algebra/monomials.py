@@ -18,6 +18,7 @@ from fractions import Fraction
 
 import sympy
 
+from flagen.algebra.limits import product_problem
 from flagen.diagnostics import NOWHERE, InternalError, Span
 from flagen.spec.model import (
     Binary,
@@ -91,6 +92,7 @@ class Expansion:
 
     def cancelled(self, expr: Expr) -> Expr:
         """The state-free `expr` with its sums multiplied out and what cancels gone: `1 - (1 - a)` is `a`."""
+        _check_product(expr, sums_stay=False)
         terms = self._expanded(self._multiplied_out(expr, {dim: dim for dim in expr.dims}), expr.span)
         ordered = sorted(terms, key=lambda m: [_position(e) for e in m.elements])
         return total(scaled(m.coefficient, product(m.elements)) for m in ordered) or Number(Fraction(0))
@@ -110,6 +112,7 @@ class Expansion:
         Raises:
             OutsideNormalForm: the expression is not affine in the states.
         """
+        _check_product(expr, sums_stay=True)
         found: dict[tuple[Element, ...], Monomial] = {}
         for sign, term in _terms(expr):
             for monomial in self._expanded(sign * self._polynomial(term, indices), term.span):
@@ -209,6 +212,11 @@ class Expansion:
             else:
                 raise InternalError(f"SymPy returned a node that is no monomial in tensor elements: {factor}")
         return Monomial(coefficient, tuple(sorted(elements, key=_position)), span)
+
+
+def _check_product(expr: Expr, *, sums_stay: bool) -> None:
+    if problem := product_problem(expr, sums_stay=sums_stay):
+        raise OutsideNormalForm(problem, expr.span)
 
 
 def _terms(expr: Expr) -> Iterator[tuple[int, Expr]]:

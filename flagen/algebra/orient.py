@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from flagen.algebra.limits import Extent, extent
 from flagen.algebra.logarithm import log_of
 from flagen.algebra.monomials import (
     Element,
@@ -130,6 +131,7 @@ class _Sorter:
         self.ranges |= {d.name: d.range for d in spec.params}
         self.ranges |= {d.name: d.range for d in spec.derived}
         self.locals: dict[str, Expr] = {}
+        self.extents: dict[str, Extent] = {}  # of each local
         self.blocks: list[_Block] = [_Block(repeated=False)]
         self.positions: list[Position] = [Position(0, 0)]  # of each version of the state
         self.captured: set[int] = set()  # versions that a local has read
@@ -143,7 +145,7 @@ class _Sorter:
                 self._assign(statement)
         outputs = dict(self.locals)
         for statement in self.spec.output:
-            value = self._resolve(statement.value)
+            value = self._resolved(statement)
             self.locals[statement.target] = outputs[statement.target] = value
         return self._oriented(outputs["o"])
 
@@ -154,7 +156,7 @@ class _Sorter:
         return len(self.positions) - 1
 
     def _assign(self, statement: Assign) -> None:
-        value = self._resolve(statement.value)
+        value = self._resolved(statement)
         if not statement.to_state:
             self.locals[statement.target] = value
             self.captured |= set(versions_in(value))
@@ -310,6 +312,14 @@ class _Sorter:
         return None if factor == ONE else factor
 
     # ------------------------------------------------------------------------------------------------------------ names
+
+    def _resolved(self, statement: Assign) -> Expr:
+        """The value of `statement` with its locals written out."""
+        size = extent(statement.value, self.extents)
+        if size.problem:
+            raise OutsideNormalForm(size.problem, statement.span)
+        self.extents[statement.target] = size
+        return self._resolve(statement.value)
 
     def _resolve(self, expr: Expr) -> Expr:
         """`expr` with locals inlined and each state read tied to the version of the state it sees."""
