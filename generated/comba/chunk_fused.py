@@ -83,6 +83,24 @@ def chunk_comba(
             cu_seqlens=cu_seqlens,
             chunk_size=chunk_size,
         )
+    return _launch(args, q, k, v, p, g, beta, scale, initial_state, output_final_state, cu_seqlens, chunk_size)
+
+
+def _launch(
+    args: Arguments,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    p: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    scale: float | None,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernels: the output, and the final state if it is wanted."""
     try:
         from .chunk_kernels import chunk_comba_kernel, chunk_comba_prepare_kernel, launch_config
     except ImportError as error:
@@ -155,7 +173,7 @@ def chunk_comba(
             PRECISION=precision,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final
 
 
 def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:

@@ -75,6 +75,22 @@ def chunk_delta_rule(
             cu_seqlens=cu_seqlens,
             chunk_size=chunk_size,
         )
+    return _launch(args, q, k, v, beta, scale, initial_state, output_final_state, cu_seqlens, chunk_size)
+
+
+def _launch(
+    args: Arguments,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    scale: float | None,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernels: the output, and the final state if it is wanted."""
     try:
         from .chunk_kernels import chunk_delta_rule_kernel, chunk_delta_rule_prepare_kernel, launch_config
     except ImportError as error:
@@ -140,7 +156,7 @@ def chunk_delta_rule(
             PRECISION=precision,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final
 
 
 def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:

@@ -89,6 +89,26 @@ def chunk_gated_delta_product(
             cu_seqlens=cu_seqlens,
             chunk_size=max(chunk_size // num_householder, 1),
         )
+    return _launch(
+        args, q, k, v, g, beta, scale, num_householder, initial_state, output_final_state, cu_seqlens, chunk_size
+    )
+
+
+def _launch(
+    args: Arguments,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    scale: float | None,
+    num_householder: int,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernels: the output, and the final state if it is wanted."""
     try:
         from .chunk_kernels import (
             chunk_gated_delta_product_kernel,
@@ -168,7 +188,7 @@ def chunk_gated_delta_product(
             PRECISION=precision,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final
 
 
 def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:

@@ -15,7 +15,7 @@ import os
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_arguments
 from .naive import naive_recurrent_gated_delta_rule
 
 
@@ -72,6 +72,22 @@ def fused_recurrent_gated_delta_rule(
             output_final_state=output_final_state,
             cu_seqlens=cu_seqlens,
         )
+    return _launch(args, q, k, v, g, beta, scale, initial_state, output_final_state, cu_seqlens)
+
+
+def _launch(
+    args: Arguments,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    scale: float | None,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernel: the output, and the final state if it is wanted."""
     try:
         from .kernels import fused_recurrent_gated_delta_rule_kernel, launch_config
     except ImportError as import_error:
@@ -107,4 +123,4 @@ def fused_recurrent_gated_delta_rule(
             args.V,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final

@@ -14,7 +14,7 @@ import os
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_arguments
 from .naive import naive_recurrent_gla
 
 
@@ -68,6 +68,21 @@ def fused_recurrent_gla(
             output_final_state=output_final_state,
             cu_seqlens=cu_seqlens,
         )
+    return _launch(args, q, k, v, g, scale, initial_state, output_final_state, cu_seqlens)
+
+
+def _launch(
+    args: Arguments,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    scale: float | None,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernel: the output, and the final state if it is wanted."""
     try:
         from .kernels import fused_recurrent_gla_kernel, launch_config
     except ImportError as import_error:
@@ -101,4 +116,4 @@ def fused_recurrent_gla(
             args.V,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final

@@ -15,7 +15,7 @@ import os
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_arguments
 from .naive import naive_recurrent_hgrn2
 
 
@@ -58,6 +58,19 @@ def fused_recurrent_hgrn2(
         return naive_recurrent_hgrn2(
             q, g, v, initial_state=initial_state, output_final_state=output_final_state, cu_seqlens=cu_seqlens
         )
+    return _launch(args, q, g, v, initial_state, output_final_state, cu_seqlens)
+
+
+def _launch(
+    args: Arguments,
+    q: Tensor,
+    g: Tensor,
+    v: Tensor,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernel: the output, and the final state if it is wanted."""
     try:
         from .kernels import fused_recurrent_hgrn2_kernel, launch_config
     except ImportError as import_error:
@@ -87,4 +100,4 @@ def fused_recurrent_hgrn2(
             args.V,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final

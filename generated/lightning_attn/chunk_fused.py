@@ -15,7 +15,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_lightning_attn
 
 
@@ -78,6 +78,25 @@ def chunk_lightning_attn(
             cu_seqlens=cu_seqlens,
             chunk_size=chunk_size,
         )
+    return _launch(
+        args, q, k, v, layer_idx, num_layers, scale, initial_state, output_final_state, cu_seqlens, chunk_size
+    )
+
+
+def _launch(
+    args: Arguments,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layer_idx: float,
+    num_layers: float,
+    scale: float | None,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernels: the output, and the final state if it is wanted."""
     try:
         from .chunk_kernels import chunk_lightning_attn_kernel, launch_config
     except ImportError as error:
@@ -118,7 +137,7 @@ def chunk_lightning_attn(
             PRECISION=precision,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final
 
 
 def _precision(dtype: torch.dtype) -> str:

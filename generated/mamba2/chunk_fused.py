@@ -15,7 +15,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_mamba2
 
 
@@ -78,6 +78,23 @@ def chunk_mamba2(
             cu_seqlens=cu_seqlens,
             chunk_size=chunk_size,
         )
+    return _launch(args, x, dt, B, C, A, D, initial_state, output_final_state, cu_seqlens, chunk_size)
+
+
+def _launch(
+    args: Arguments,
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    A: Tensor,
+    D: Tensor,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernels: the output, and the final state if it is wanted."""
     try:
         from .chunk_kernels import chunk_mamba2_kernel, launch_config
     except ImportError as error:
@@ -115,7 +132,7 @@ def chunk_mamba2(
             PRECISION=precision,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final
 
 
 def _precision(dtype: torch.dtype) -> str:

@@ -14,7 +14,7 @@ import os
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_arguments
 from .naive import naive_recurrent_mamba2
 
 
@@ -63,6 +63,22 @@ def fused_recurrent_mamba2(
         return naive_recurrent_mamba2(
             x, dt, B, C, A, D, initial_state=initial_state, output_final_state=output_final_state, cu_seqlens=cu_seqlens
         )
+    return _launch(args, x, dt, B, C, A, D, initial_state, output_final_state, cu_seqlens)
+
+
+def _launch(
+    args: Arguments,
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    A: Tensor,
+    D: Tensor,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernel: the output, and the final state if it is wanted."""
     try:
         from .kernels import fused_recurrent_mamba2_kernel, launch_config
     except ImportError as import_error:
@@ -95,4 +111,4 @@ def fused_recurrent_mamba2(
             args.P,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final

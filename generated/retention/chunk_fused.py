@@ -15,7 +15,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_retention
 
 
@@ -72,6 +72,21 @@ def chunk_retention(
             cu_seqlens=cu_seqlens,
             chunk_size=chunk_size,
         )
+    return _launch(args, q, k, v, scale, initial_state, output_final_state, cu_seqlens, chunk_size)
+
+
+def _launch(
+    args: Arguments,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernels: the output, and the final state if it is wanted."""
     try:
         from .chunk_kernels import chunk_retention_kernel, launch_config
     except ImportError as error:
@@ -110,7 +125,7 @@ def chunk_retention(
             PRECISION=precision,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final
 
 
 def _precision(dtype: torch.dtype) -> str:

@@ -14,7 +14,7 @@ import os
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_arguments
 from .naive import naive_recurrent_rwkv6
 
 
@@ -71,6 +71,22 @@ def fused_recurrent_rwkv6(
             output_final_state=output_final_state,
             cu_seqlens=cu_seqlens,
         )
+    return _launch(args, r, k, v, w, u, scale, initial_state, output_final_state, cu_seqlens)
+
+
+def _launch(
+    args: Arguments,
+    r: Tensor,
+    k: Tensor,
+    v: Tensor,
+    w: Tensor,
+    u: Tensor,
+    scale: float | None,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernel: the output, and the final state if it is wanted."""
     try:
         from .kernels import fused_recurrent_rwkv6_kernel, launch_config
     except ImportError as import_error:
@@ -105,4 +121,4 @@ def fused_recurrent_rwkv6(
             args.V,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final

@@ -14,7 +14,7 @@ import os
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_arguments
 from .naive import naive_recurrent_rwkv7
 
 
@@ -74,6 +74,23 @@ def fused_recurrent_rwkv7(
             output_final_state=output_final_state,
             cu_seqlens=cu_seqlens,
         )
+    return _launch(args, r, w, k, v, a, b, scale, initial_state, output_final_state, cu_seqlens)
+
+
+def _launch(
+    args: Arguments,
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: float | None,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernel: the output, and the final state if it is wanted."""
     try:
         from .kernels import fused_recurrent_rwkv7_kernel, launch_config
     except ImportError as import_error:
@@ -109,4 +126,4 @@ def fused_recurrent_rwkv7(
             args.V,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final

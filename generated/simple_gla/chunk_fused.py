@@ -15,7 +15,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_simple_gla
 
 
@@ -75,6 +75,22 @@ def chunk_simple_gla(
             cu_seqlens=cu_seqlens,
             chunk_size=chunk_size,
         )
+    return _launch(args, q, k, v, g, scale, initial_state, output_final_state, cu_seqlens, chunk_size)
+
+
+def _launch(
+    args: Arguments,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    scale: float | None,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    cu_seqlens: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Launch the kernels: the output, and the final state if it is wanted."""
     try:
         from .chunk_kernels import chunk_simple_gla_kernel, launch_config
     except ImportError as error:
@@ -115,7 +131,7 @@ def chunk_simple_gla(
             PRECISION=precision,
             **config,
         )
-    return o, S_final if output_final_state else None
+    return o, S_final
 
 
 def _precision(dtype: torch.dtype) -> str:

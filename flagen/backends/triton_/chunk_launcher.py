@@ -8,7 +8,7 @@ from flagen.backends.signature import Parameter, parameters
 from flagen.backends.torch_.common import common_context
 from flagen.backends.triton_.chunk_kernel import pointers, scalars, scratch, steps_symbol
 from flagen.backends.triton_.kernel import tensor_names
-from flagen.backends.triton_.launcher import default_values
+from flagen.backends.triton_.launcher import default_values, launch_parameters
 from flagen.plan.chunk_kernel import SIZES, ChunkKernelPlan, Part
 
 
@@ -18,6 +18,7 @@ def chunk_launcher_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
     steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
     size = Parameter("chunk_size", "int", str(plan.size), True, _size_doc(plan, steps))
     (state,) = spec.states
+    launched = launch_parameters(spec, ["initial_state"], size)
     return {
         **common_context(spec, size),
         "value": plan.value,
@@ -25,6 +26,8 @@ def chunk_launcher_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
         "sizes": SIZES,
         "tensors": tensor_names(spec),
         "forwarded": [p.name if not p.keyword else f"{p.name}={p.name}" for p in parameters(spec)],
+        "launch_parameters": [f"{p.name}: {p.annotation}" for p in launched],
+        "launch_arguments": [p.name for p in launched],
         "defaults": list(default_values(spec)),
         "state": state.name,
         "output_shape": f"args.batch, args.tokens, args.HV, args.{plan.value}",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from flagen.backends.signature import parameters
+from flagen.backends.signature import Parameter, parameters
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.scope import Scope
@@ -22,6 +22,8 @@ def launcher_context(plan: FusedPlan) -> Mapping[str, object]:
     output = ["args.batch", "args.tokens", "args.HV", *(f"args.{dim}" for dim in spec.output_dims)]
     finals = [final_name(state.name, plan.names) for state in spec.states]
     initials = [initial_name(state.name, plan.names) for state in spec.states]
+    initials = initials if len(initials) > 1 else ["initial_state"]
+    launched = launch_parameters(spec, initials)
     return {
         **common_context(spec),
         "tensors": tensor_names(spec),
@@ -37,11 +39,22 @@ def launcher_context(plan: FusedPlan) -> Mapping[str, object]:
             for final, state in zip(finals, spec.states, strict=True)
         ],
         "no_initials": tuple_of(["None"] * len(initials)),
-        "initials": ["initial_state"] if len(initials) == 1 else initials,
-        "finals": finals[0] if len(finals) == 1 else tuple_of(finals),
+        "initials": initials,
+        "final_names": finals,
+        "launch_parameters": [f"{p.name}: {p.annotation}" for p in launched],
+        "launch_arguments": [p.name for p in launched],
         "scalars": [param.name for param in spec.params if not param.is_tensor],
         "compile_time": [_compile_time(spec, name) for name in compile_time_sizes(plan)],
     }
+
+
+def launch_parameters(spec: Spec, initials: Sequence[str], *extra: Parameter) -> list[Parameter]:
+    """What the launch is handed: the arguments of the public function, each state on its own under its name."""
+    states = [Parameter(name, "Tensor | None", None, False, "") for name in initials]
+    launched: list[Parameter] = []
+    for parameter in (*parameters(spec), *extra):
+        launched += states if parameter.name == "initial_state" else [parameter]
+    return launched
 
 
 def _compile_time(spec: Spec, size: str) -> str:
