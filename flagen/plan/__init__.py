@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flagen.algebra import Derivation
 from flagen.plan.chunk import plan_chunk
-from flagen.plan.chunk_kernel import plan_chunk_kernel
+from flagen.plan.chunk_families import plan_chunk_kernel
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.model import Plan, Unavailable
 from flagen.spec.model import Spec

@@ -10,62 +10,16 @@ kernel loads and evaluates, on which axis, and what has to be cleared beyond a s
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NoReturn
 
-from flagen.diagnostics import Span
+from flagen.algebra.normal_form import NormalForm
 from flagen.plan.chunk import ChunkPlan
-from flagen.plan.model import Unavailable
-from flagen.plan.padding import PaddingRules
-from flagen.plan.rows import ROW, TOKEN, Operand, RowAxis, TooWide, cleared, finite, values_in
-from flagen.plan.schedule import Load, Set
+from flagen.plan.row_planner import Delta, Part, RowPlanner, without
+from flagen.plan.rows import ROW, TOKEN, Operand, cleared
+from flagen.plan.schedule import Set
 from flagen.plan.show import show
-from flagen.plan.split import crossed_dims
-from flagen.plan.tiles import Head, Lowering, Masked, Tile, TooManyDims, Value, tiles_in
-from flagen.spec.model import Binary, Derived, Dims, Expr, Input, Name, Negate, Param, Spec, walk
-from flagen.spec.ranges import interval_of
-
-SIZES = (16, 32, 64)
-"""Rows of a chunk that the kernels are made for: tiles of matrix instructions, and an inverse by blocks of 16."""
-
-
-@dataclass(frozen=True)
-class RowLoad:
-    """Load an input for every row along `axis`."""
-
-    source: Input
-    axis: str
-
-
-@dataclass(frozen=True)
-class RowSet:
-    """Evaluate a `let`, `decay` or `gate` name for every row along `axis`."""
-
-    target: str
-    axis: str
-    value: Tile
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one kernel reads and evaluates before its matrix products: once, and for every chunk; `numbers` are the
-    scalar params that it names."""
-
-    once: tuple[Load | Set, ...]
-    rows: tuple[RowLoad | RowSet, ...]
-    reads_head: bool
-    numbers: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Delta:
-    """Rows u = z + S^T y, written along w."""
-
-    w: Operand
-    y: Operand
-    z: Tile | None
+from flagen.plan.tiles import Masked, Tile, Value
+from flagen.spec.model import Dims, Expr, Spec
 
 
 @dataclass(frozen=True)
@@ -155,64 +109,49 @@ class ChunkKernelPlan:
         return "\n".join((*lines, f"    o = {show(self.output)}"))
 
 
-class NoKernel(Exception):
-    """What keeps a chunk form out of the kernels."""
-
-    def __init__(self, reason: str, span: Span) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.span = span
-
-
-def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | Unavailable:
-    """The kernels of `chunk`, or why there are none yet."""
-    try:
-        return _Planner(chunk).plan()
-    except NoKernel as missing:
-        return Unavailable(f"no chunk kernel yet: {missing.reason}", missing.span)
+def fits(nf: NormalForm) -> bool:
+    """Whether `nf` is of this family: one row a micro-step or a row of each kind, decays of no channel's own, and one
+    read of the state after its update."""
+    (*_, last) = nf.blocks
+    only = nf.steps[0]
+    if len(nf.steps) != 1 or nf.slots > 1 or nf.decay_kind == "key" or nf.transposed:
+        return False
+    if last.repeated and (only.decay is not None or not nf.has_delta):
+        return False
+    if nf.decays and any(not row.after_decay for row in only.deltas):
+        return False
+    return [(read.side, read.position) for read in nf.reads] == [("left", nf.end)]
 
 
-class _Planner:
+def plan_scalar_decay(chunk: ChunkPlan, size: int) -> ChunkKernelPlan:
+    """The kernels of a chunk form that `fits`, with at most `size` rows a chunk.
+
+    Raises:
+        NoKernel: an expression keeps it out of the kernels.
+    """
+    return _Planner(chunk).plan(size)
+
+
+class _Planner(RowPlanner):
     def __init__(self, chunk: ChunkPlan) -> None:
-        self.chunk = chunk
-        self.nf = chunk.normal_form
-        self.spec = self.nf.spec
-        self._check_form()
-        (self.block,) = self.nf.blocks
+        (self.block,) = chunk.normal_form.blocks
         (self.step,) = self.block.steps
-        self.row_axis = ROW if self.block.repeated else TOKEN
-        self.order = (self.nf.value, TOKEN, ROW, self.nf.key)
-        self.fixed = _fixed_names(self.spec)
-        self.lower = Lowering((self.nf.value, self.nf.key))
-        self.rules = PaddingRules(self.spec)
-        self.derived: dict[str, Tile] = {}
-        self.masks = PaddingRules(self.spec)
-        for decl in self.spec.derived:
-            self._derive(decl)
+        super().__init__(chunk.normal_form, ROW if self.block.repeated else TOKEN)
+        self.chunk = chunk
 
-    def _derive(self, decl: Derived) -> None:
-        """Note what a derived name stands for, and what it holds beyond the ends of its axes."""
-        tile = self._tile(decl.value)
-        self.derived[decl.name] = tile
-        self.masks.assign(decl.name, tile)
-        if decl.name in self.fixed:
-            self.rules.assign(decl.name, tile)
-            return
-        for axis in dict.fromkeys((TOKEN, self.row_axis) if decl.per == "token" else (ROW,)):
-            self.rules.assign(decl.name, self._lifted(decl.value, axis))
-
-    def plan(self) -> ChunkKernelPlan:
+    def plan(self, size: int) -> ChunkKernelPlan:
         (read,) = self.nf.reads
         q = self._operand(read.q, TOKEN)
-        delta, key, value = self._delta(), None, None
+        delta, key, value = None, None, None
+        for row in self.step.deltas:
+            delta = self._delta(row)
         for write in self.step.writes:
             key, value = self._write(write.k, write.v)
         row_decay, token_decay = self._decays()
         once = self._constant(row_decay)
         if once is not None:
             row_decay = Masked(Value(once.target, "local", ()), self.row_axis, 0.0, (self.row_axis,))
-        output = self._lifted(self.nf.output, TOKEN)
-        self._check_output(output)
+        output = self._output()
         read_by_all = [q.vector, key, None if value is None else value.scale]
         if delta is not None:
             read_by_all += [delta.w.vector, delta.w.scale]
@@ -224,8 +163,8 @@ class _Planner:
             walk = self._part([*read_by_all, *decays, *values], once)
         else:
             first = self._part(decays, once)
-            second = _without(self._part(read_by_all, None), first)
-            prepare = (first, second, _without(self._part(erased, None), first, second))
+            second = without(self._part(read_by_all, None), first)
+            prepare = (first, second, without(self._part(erased, None), first, second))
             walk = self._part([*read_by_all, *erased, *values], None)
         return ChunkKernelPlan(
             chunk=self.chunk,
@@ -241,51 +180,10 @@ class _Planner:
             contracts=self._contracts(),
             prepare=prepare,
             walk=walk,
-            size=max(size for size in SIZES if size <= max(self.chunk.size, SIZES[0])),
+            size=size,
         )
 
-    # ---------------------------------------------------------------------------------------------------------- limits
-
-    def _check_form(self) -> None:
-        nf, state = self.nf, self.spec.states[0]
-        if len(self.spec.states) != 1 or set(self.spec.dims) != {nf.key, nf.value}:
-            self._refuse("it has other dims than those of its state", state.span)
-        if nf.decay_kind == "key":
-            self._refuse("the decay is a vector over the key channels", state.span)
-        if nf.transposed:
-            self._refuse("the erasure acts on the state's second dim", state.span)
-        if len(nf.reads) != 1 or nf.reads[0].side != "left":
-            self._refuse("the output needs other reads than one S.T @ q", self.spec.output[-1].span)
-        if nf.reads[0].position != nf.end:
-            self._refuse("the output reads the state before its update is complete", self.spec.output[-1].span)
-        if len(nf.steps) != 1 or nf.slots > 1:
-            self._refuse("a token has micro-steps of several kinds, or several rows in one", state.span)
-        (block,) = nf.blocks
-        if block.repeated and (block.steps[0].decay is not None or not nf.has_delta):
-            self._refuse("the micro-steps decay, or only write", state.span)
-        if nf.decay_kind != "none" and any(not row.after_decay for row in block.steps[0].deltas):
-            self._refuse("the erasure reads the state before its decay", state.span)
-        if not math.isfinite(state.init):
-            self._refuse("the state starts at an infinity", state.span)
-
-    def _check_output(self, output: Tile) -> None:
-        if self.spec.output_dims != (self.nf.value,):
-            self._refuse("the output is no vector over the state's second dim", self.spec.output[-1].span)
-        if TOKEN not in output.dims:
-            self._refuse("no token changes the output", self.spec.output[-1].span)
-
-    def _refuse(self, reason: str, span: Span) -> NoReturn:
-        raise NoKernel(reason, span)
-
     # ------------------------------------------------------------------------------------------------------------ rows
-
-    def _delta(self) -> Delta | None:
-        for row in self.step.deltas:
-            z = None if row.z is None else self._lifted(row.z, self.row_axis)
-            if z is not None:
-                z = cleared(self.rules, z, self.row_axis)
-            return Delta(self._operand(row.w, self.row_axis), self._operand(row.y, self.row_axis), z)
-        return None
 
     def _write(self, k: Expr, v: Expr) -> tuple[Tile, Operand]:
         """The key and the value of a write row, the scales of both with the value."""
@@ -310,121 +208,3 @@ class _Planner:
         if isinstance(decay, Masked) and not decay.value.dims:
             return Set("log_decay", decay.value)
         return None
-
-    def _contracts(self) -> bool:
-        """Whether what scales an erasure's read lies within [-1, 1]; without a declared range it may be anything."""
-        spec = self.spec
-        declared: tuple[Input | Param | Derived, ...] = (*spec.inputs, *spec.params, *spec.derived)
-        ranges = {decl.name: decl.range for decl in declared}
-        bounds = [interval_of(factor, ranges) for row in self.step.deltas for factor in _scalar_factors(row.y)]
-        return bool(bounds) and math.prod(max(-bound.low, bound.high) for bound in bounds) <= 1
-
-    # ----------------------------------------------------------------------------------------------------------- tiles
-
-    def _operand(self, expr: Expr, axis: str) -> Operand:
-        if len(expr.dims) != 1:
-            self._refuse("a row is the same for every channel", expr.span)
-        tile, (dim,) = self._tile(expr), expr.dims
-        try:
-            operand = self._axis(axis).operand(tile)
-        except TooWide as wide:
-            self._refuse(f"needs {wide}", expr.span)
-        lanes = (axis, dim) if dim == self.nf.key else (axis,)
-        scale = None if operand.scale is None else finite(self.rules, operand.scale, axis)
-        return Operand(cleared(self.rules, operand.vector, *lanes), scale)
-
-    def _lifted(self, expr: Expr, axis: str) -> Tile:
-        tile = self._tile(expr)
-        try:
-            return self._axis(axis)(tile)
-        except TooWide as wide:
-            self._refuse(f"needs {wide}", expr.span)
-
-    def _tile(self, expr: Expr) -> Tile:
-        tile = self.masks.mask(self._lowered(expr))
-        if self.nf.value in crossed_dims(tile):
-            self._refuse(f"something sums over {self.nf.value}, of which a program owns a block", expr.span)
-        return tile
-
-    def _lowered(self, expr: Expr) -> Tile:
-        try:
-            return self.lower(expr)
-        except TooManyDims as wide:
-            self._refuse(f"needs an intermediate over [{', '.join(wide.dims)}]", wide.span)
-
-    def _axis(self, axis: str) -> RowAxis:
-        return RowAxis(axis, self.order, self.fixed)
-
-    # ----------------------------------------------------------------------------------------------------------- parts
-
-    def _part(self, tiles: Iterable[Tile | None], constant: Set | None) -> Part:
-        """Everything that `tiles` need, directly or through derived names."""
-        given = [tile for tile in tiles if tile is not None] + ([] if constant is None else [constant.value])
-        needed = self._closure(given)
-        params = [Load(param) for param in self.spec.params if param.is_tensor and (param.name, "") in needed]
-        fixed = [
-            Set(decl.name, self.derived[decl.name])
-            for decl in self.spec.derived
-            if decl.name in self.fixed and (decl.name, "") in needed
-        ]
-        if constant is not None:
-            fixed.append(constant)
-        loads = [
-            RowLoad(decl, axis) for axis in (TOKEN, ROW) for decl in self.spec.inputs if (decl.name, axis) in needed
-        ]
-        sets = [
-            RowSet(decl.name, axis, self._axis(axis)(self.derived[decl.name]))
-            for axis in (TOKEN, ROW)
-            for decl in self.spec.derived
-            if (decl.name, axis) in needed
-        ]
-        every = (*given, *(action.value for action in fixed), *(action.value for action in sets))
-        reads_head = any(isinstance(part, Head) for tile in every for part in tiles_in(tile))
-        numbers = frozenset(param.name for param in self.spec.params if not param.is_tensor) & {x for x, _ in needed}
-        return Part((*params, *fixed), (*loads, *sets), reads_head, numbers)
-
-    def _closure(self, tiles: Iterable[Tile]) -> set[tuple[str, str]]:
-        """(name, axis) of all that `tiles` read, directly or through derived names; "" is the axis of what is fixed."""
-        needed: set[tuple[str, str]] = set()
-        waiting = list(tiles)
-        while waiting:
-            for value in values_in(waiting.pop()):
-                axis = next((axis for axis in (TOKEN, ROW) if axis in value.dims), "")
-                if (value.name, axis) in needed:
-                    continue
-                needed.add((value.name, axis))
-                if value.kind == "derived":
-                    definition = self.derived[value.name]
-                    waiting.append(self._axis(axis)(definition) if axis else definition)
-        return needed
-
-
-def _without(part: Part, *others: Part) -> Part:
-    """What of `part` is in none of `others`."""
-    once = tuple(action for action in part.once if all(action not in other.once for other in others))
-    rows = tuple(row for row in part.rows if all(row not in other.rows for other in others))
-    return Part(once, rows, part.reads_head, part.numbers)
-
-
-def _fixed_names(spec: Spec) -> frozenset[str]:
-    """Params, and what is derived from them and `head` alone: the same for every token."""
-    fixed = {param.name for param in spec.params}
-    for decl in spec.derived:
-        if all(node.name in fixed for node in walk(decl.value) if isinstance(node, Name) and node.kind in _VARYING):
-            fixed.add(decl.name)
-    return frozenset(fixed)
-
-
-_VARYING = ("input", "param", "derived")
-
-
-def _scalar_factors(expr: Expr) -> Iterator[Expr]:
-    """The factors of a product that have no dims."""
-    match expr:
-        case Negate(value):
-            yield from _scalar_factors(value)
-        case Binary("*", left, right):
-            yield from _scalar_factors(left)
-            yield from _scalar_factors(right)
-        case _ if not expr.dims:
-            yield expr

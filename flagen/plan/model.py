@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flagen.plan.chunk import ChunkPlan
     from flagen.plan.chunk_kernel import ChunkKernelPlan
     from flagen.plan.fused import FusedPlan
+    from flagen.plan.key_kernel import KeyKernelPlan
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Plan:
     derivation: Derivation
     chunk: ChunkPlan | Unavailable
     fused: FusedPlan | Unavailable
-    chunk_kernel: ChunkKernelPlan | Unavailable
+    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | Unavailable
 
     def dump(self) -> str:
         """The plan as text, a section a form."""

@@ -32,6 +32,10 @@ TOKEN, ROW = "token", "row"
 """Axes of a chunk: its tokens, and its rows where a token has several."""
 
 
+L2NORM_EPSILON = Fraction(1, 10**6)
+"""What `l2norm` adds to the sum of squares."""
+
+
 class TooWide(Exception):
     """A tile over rows has more axes than a kernel can hold."""
 
@@ -89,7 +93,7 @@ class RowAxis:
 
     def operand(self, tile: Tile) -> Operand:
         """`tile`, a vector for each row, with the numbers split off that scale a whole row."""
-        negative, factors = _flat(self(tile))
+        negative, factors = self._factors(self(tile))
         scales = [factor for factor in factors if set(factor.dims) <= {self.axis}]
         vectors = [factor for factor in factors if factor not in scales]
         if not vectors:
@@ -97,6 +101,29 @@ class RowAxis:
         if negative:
             scales = [_negated(scales[0]), *scales[1:]] if scales else [Constant(Fraction(-1))]
         return Operand(self.product(*vectors), self.product(*scales) if scales else None)
+
+    def _factors(self, tile: Tile) -> tuple[bool, list[Tile]]:
+        """The sign and the factors of a product, however it is grouped; a norm and a divisor are factors, too."""
+        match tile:
+            case Negative(value):
+                negative, factors = self._factors(value)
+                return not negative, factors
+            case Product(parts):
+                signs, groups = zip(*map(self._factors, parts), strict=True)
+                return sum(signs) % 2 == 1, [factor for group in groups for factor in group]
+            case Arithmetic("/", left, right) if set(right.dims) <= {self.axis} < set(left.dims):
+                negative, factors = self._factors(left)
+                return negative, [*factors, Arithmetic("/", Constant(Fraction(1)), right, right.dims)]
+            case Normalize("l2norm", value):
+                negative, factors = self._factors(value)
+                return negative, [*factors, self._reciprocal_norm(value)]
+        return False, [tile]
+
+    def _reciprocal_norm(self, value: Tile) -> Tile:
+        (channel,) = set(value.dims) - {self.axis}
+        square = Sum(Function("square", (value,), value.dims), channel, (self.axis,))
+        kept = Arithmetic("+", square, Constant(L2NORM_EPSILON), (self.axis,))
+        return Function("rsqrt", (kept,), (self.axis,))
 
     def product(self, *factors: Tile) -> Tile:
         return factors[0] if len(factors) == 1 else Product(factors, self._dims(factors))
@@ -123,18 +150,6 @@ def finite(rules: PaddingRules, tile: Tile, lane: str) -> Tile:
     if lane not in tile.dims or is_finite(rules.padding(tile, frozenset((lane,)))):
         return tile
     return Masked(tile, lane, 0.0, tile.dims)
-
-
-def _flat(tile: Tile) -> tuple[bool, list[Tile]]:
-    """The sign and the factors of a product, however it is grouped."""
-    match tile:
-        case Negative(value):
-            negative, factors = _flat(value)
-            return not negative, factors
-        case Product(parts):
-            signs, groups = zip(*map(_flat, parts), strict=True)
-            return sum(signs) % 2 == 1, [factor for group in groups for factor in group]
-    return False, [tile]
 
 
 def _negated(tile: Tile) -> Tile:

@@ -237,7 +237,7 @@ class _Hoist:
         for done in self.actions:
             if done.value == tile:
                 return Value(done.target, "local", tile.dims)
-        name = _fresh(f"{target}_fixed", self.taken)
+        name = fresh(f"{target}_fixed", self.taken)
         self.actions.append(Set(name, tile))
         return Value(name, "local", tile.dims)
 
@@ -268,7 +268,7 @@ def declared_names(spec: Spec) -> Iterator[str]:
         yield from (assign.target for assign in body)
 
 
-def _fresh(wanted: str, taken: set[str]) -> str:
+def fresh(wanted: str, taken: set[str]) -> str:
     """`wanted`, or the first of `wanted_2`, `wanted_3`, ... that nothing is called yet."""
     name, count = wanted, 1
     while name in taken:

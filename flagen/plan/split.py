@@ -52,11 +52,16 @@ def choose_split(spec: Spec, schedule: Schedule) -> tuple[Split | None, Schedule
 def crossed_dims(tile: Tile) -> Iterator[str]:
     """The dims that something in `tile` runs over from end to end."""
     for part in tiles_in(tile):
-        match part:
-            case Sum(_, dim) | MatMul(_, _, dim):
-                yield dim
-            case Normalize(_, _, dims):
-                yield from dims
+        yield from crossed_here(part)
+
+
+def crossed_here(tile: Tile) -> Iterator[str]:
+    """The dims that `tile` itself runs over, not what it is computed from."""
+    match tile:
+        case Sum(_, dim) | MatMul(_, _, dim):
+            yield dim
+        case Normalize(_, _, dims):
+            yield from dims
 
 
 def _states_with(spec: Spec, dim: str) -> int:

@@ -6,21 +6,22 @@ import triton
 import triton.language as tl
 
 
-def launch_config(K: int, V: int, chunk_size: int, single: bool) -> dict[str, int]:
-    """Tiles and warps for these sizes; `single` tells that the operands are float32.
+def launch_config(K: int, V: int, chunk_size: int, single: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """Tiles and warps of both kernels for these sizes; `single` tells that the operands are float32.
 
     Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
     float32 twice as much: they get smaller tiles.
     """
     BLOCK_K = max(16, triton.next_power_of_2(K))
     rows = min(chunk_size, 32) if single or K > 128 else chunk_size
-    return {
+    tiles = {
         "CHUNK": rows,
         "BLOCK_K": BLOCK_K,
-        "BLOCK_V": max(16, min(32 if single or K > 128 else 64, triton.next_power_of_2(V))),
         "num_warps": 8,
-        "num_stages": 1 if single else 2,
     }
+    BLOCK_V = max(16, min(32 if single or K > 128 else 64, triton.next_power_of_2(V)))
+    walk = {**tiles, "BLOCK_V": BLOCK_V, "num_stages": 1 if single else 2}
+    return {**tiles, "num_stages": 1}, walk  # Without a loop there is nothing to fetch ahead.
 
 
 @triton.jit

@@ -6,12 +6,14 @@ A transition of a diagonal plus low rank, the general linear recurrence of the d
 """
 
 from .chunk import naive_chunk_dplr
+from .chunk_fused import chunk_dplr
 from .fused_recurrent import fused_recurrent_dplr
 from .module import DPLR
 from .naive import naive_recurrent_dplr
 
 __all__ = [
     "DPLR",
+    "chunk_dplr",
     "fused_recurrent_dplr",
     "naive_chunk_dplr",
     "naive_recurrent_dplr",

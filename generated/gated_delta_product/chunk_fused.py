@@ -129,15 +129,15 @@ def _launch(
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
     g, beta = (x.contiguous() for x in (g, beta))
-    config = launch_config(args.K, args.V, num_householder, chunk_size, dtype == torch.float32)
+    prepare, walk = launch_config(args.K, args.V, num_householder, chunk_size, dtype == torch.float32)
     if torch.version.hip:
-        config["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+        walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     precision = _precision(dtype)
-    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, config["CHUNK"] // num_householder)
-    inverse = torch.empty(chunks, args.HV, config["CHUNK"], config["CHUNK"], dtype=dtype, device=args.device)
-    scores = torch.empty(chunks, args.HV, config["BLOCK_TOKENS"], config["CHUNK"], dtype=dtype, device=args.device)
-    from_start = torch.empty(chunks, args.HV, config["CHUNK"], dtype=torch.float32, device=args.device)
-    to_end = torch.empty(chunks, args.HV, config["CHUNK"], dtype=torch.float32, device=args.device)
+    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"] // num_householder)
+    inverse = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
+    scores = torch.empty(chunks, args.HV, walk["BLOCK_TOKENS"], walk["CHUNK"], dtype=dtype, device=args.device)
+    from_start = torch.empty(chunks, args.HV, walk["CHUNK"], dtype=torch.float32, device=args.device)
+    to_end = torch.empty(chunks, args.HV, walk["CHUNK"], dtype=torch.float32, device=args.device)
     with torch.cuda.device_of(q):
         chunk_gated_delta_product_prepare_kernel[(chunks * args.HV,)](
             q,
@@ -156,14 +156,10 @@ def _launch(
             H=args.H,
             HV=args.HV,
             K=args.K,
-            CHUNK=config["CHUNK"],
-            BLOCK_TOKENS=config["BLOCK_TOKENS"],
-            BLOCK_K=config["BLOCK_K"],
             PRECISION=precision,
-            num_warps=config["num_warps"],
-            num_stages=1,  # Without a loop there is nothing to fetch ahead.
+            **prepare,
         )
-        blocks = -(-args.V // config["BLOCK_V"])
+        blocks = -(-args.V // walk["BLOCK_V"])
         chunk_gated_delta_product_kernel[(args.runs * args.HV * blocks,)](
             q,
             k,
@@ -186,7 +182,7 @@ def _launch(
             K=args.K,
             V=args.V,
             PRECISION=precision,
-            **config,
+            **walk,
         )
     return o, S_final
 

@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 
 
-def launch_config(K: int, V: int, n: int, chunk_size: int, single: bool) -> dict[str, int]:
-    """Tiles and warps for these sizes; `single` tells that the operands are float32.
+def launch_config(K: int, V: int, n: int, chunk_size: int, single: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """Tiles and warps of both kernels for these sizes; `single` tells that the operands are float32.
 
     Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
     float32 twice as much: they get smaller tiles.
@@ -17,14 +17,15 @@ def launch_config(K: int, V: int, n: int, chunk_size: int, single: bool) -> dict
     # Erasures of more than what is there cancel one another, the more of them the fewer the channels: 16-bit products
     # of longer chunks would be too coarse for that.
     rows = min(rows, max(16, BLOCK_K // 2))
-    return {
+    tiles = {
         "CHUNK": rows,
         "BLOCK_TOKENS": max(16, triton.next_power_of_2(rows // n)),
         "BLOCK_K": BLOCK_K,
-        "BLOCK_V": max(16, min(32 if single or K > 128 else 64, triton.next_power_of_2(V))),
         "num_warps": 8,
-        "num_stages": 1 if single else 2,
     }
+    BLOCK_V = max(16, min(32 if single or K > 128 else 64, triton.next_power_of_2(V)))
+    walk = {**tiles, "BLOCK_V": BLOCK_V, "num_stages": 1 if single else 2}
+    return {**tiles, "num_stages": 1}, walk  # Without a loop there is nothing to fetch ahead.
 
 
 @triton.jit

@@ -113,15 +113,15 @@ def _launch(
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
     g, beta = (x.contiguous() for x in (g, beta))
-    config = launch_config(args.K, args.V, chunk_size, dtype == torch.float32)
+    prepare, walk = launch_config(args.K, args.V, chunk_size, dtype == torch.float32)
     if torch.version.hip:
-        config["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+        walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     precision = _precision(dtype)
-    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, config["CHUNK"])
-    inverse = torch.empty(chunks, args.HV, config["CHUNK"], config["CHUNK"], dtype=dtype, device=args.device)
-    scores = torch.empty(chunks, args.HV, config["CHUNK"], config["CHUNK"], dtype=dtype, device=args.device)
-    from_start = torch.empty(chunks, args.HV, config["CHUNK"], dtype=torch.float32, device=args.device)
-    to_end = torch.empty(chunks, args.HV, config["CHUNK"], dtype=torch.float32, device=args.device)
+    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"])
+    inverse = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
+    scores = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
+    from_start = torch.empty(chunks, args.HV, walk["CHUNK"], dtype=torch.float32, device=args.device)
+    to_end = torch.empty(chunks, args.HV, walk["CHUNK"], dtype=torch.float32, device=args.device)
     with torch.cuda.device_of(q):
         chunk_gated_delta_rule_prepare_kernel[(chunks * args.HV,)](
             q,
@@ -139,13 +139,10 @@ def _launch(
             H=args.H,
             HV=args.HV,
             K=args.K,
-            CHUNK=config["CHUNK"],
-            BLOCK_K=config["BLOCK_K"],
             PRECISION=precision,
-            num_warps=config["num_warps"],
-            num_stages=1,  # Without a loop there is nothing to fetch ahead.
+            **prepare,
         )
-        blocks = -(-args.V // config["BLOCK_V"])
+        blocks = -(-args.V // walk["BLOCK_V"])
         chunk_gated_delta_rule_kernel[(args.runs * args.HV * blocks,)](
             q,
             k,
@@ -167,7 +164,7 @@ def _launch(
             K=args.K,
             V=args.V,
             PRECISION=precision,
-            **config,
+            **walk,
         )
     return o, S_final
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .chunk import naive_chunk_gla
+from .chunk_fused import chunk_gla
 from .fused_recurrent import fused_recurrent_gla
 from .naive import naive_recurrent_gla
 
@@ -92,7 +93,7 @@ class GLA(nn.Module):
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """Token by token for decoding, chunk by chunk otherwise; the kernel where there is one for the device."""
         if x.shape[1] > _SHORT:
-            return naive_chunk_gla
+            return chunk_gla if x.is_cuda else naive_chunk_gla
         if x.is_cuda:
             return fused_recurrent_gla
         return naive_recurrent_gla

@@ -6,12 +6,14 @@ Gated linear attention whose key is the complement of the forget gate; a channel
 """
 
 from .chunk import naive_chunk_hgrn2
+from .chunk_fused import chunk_hgrn2
 from .fused_recurrent import fused_recurrent_hgrn2
 from .module import HGRN2
 from .naive import naive_recurrent_hgrn2
 
 __all__ = [
     "HGRN2",
+    "chunk_hgrn2",
     "fused_recurrent_hgrn2",
     "naive_chunk_hgrn2",
     "naive_recurrent_hgrn2",

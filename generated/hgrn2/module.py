@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .chunk import naive_chunk_hgrn2
+from .chunk_fused import chunk_hgrn2
 from .fused_recurrent import fused_recurrent_hgrn2
 from .naive import naive_recurrent_hgrn2
 
@@ -85,7 +86,7 @@ class HGRN2(nn.Module):
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """Token by token for decoding, chunk by chunk otherwise; the kernel where there is one for the device."""
         if x.shape[1] > _SHORT:
-            return naive_chunk_hgrn2
+            return chunk_hgrn2 if x.is_cuda else naive_chunk_hgrn2
         if x.is_cuda:
             return fused_recurrent_hgrn2
         return naive_recurrent_hgrn2

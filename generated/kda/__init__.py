@@ -6,12 +6,14 @@ The gated delta rule with a forget gate on every key channel.
 """
 
 from .chunk import naive_chunk_kda
+from .chunk_fused import chunk_kda
 from .fused_recurrent import fused_recurrent_kda
 from .module import KDA
 from .naive import naive_recurrent_kda
 
 __all__ = [
     "KDA",
+    "chunk_kda",
     "fused_recurrent_kda",
     "naive_chunk_kda",
     "naive_recurrent_kda",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .chunk import naive_chunk_kda
+from .chunk_fused import chunk_kda
 from .fused_recurrent import fused_recurrent_kda
 from .naive import naive_recurrent_kda
 
@@ -95,7 +96,7 @@ class KDA(nn.Module):
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """Token by token for decoding, chunk by chunk otherwise; the kernel where there is one for the device."""
         if x.shape[1] > _SHORT:
-            return naive_chunk_kda
+            return chunk_kda if x.is_cuda else naive_chunk_kda
         if x.is_cuda:
             return fused_recurrent_kda
         return naive_recurrent_kda

@@ -14,13 +14,14 @@ def launch_config(K: int, V: int, chunk_size: int, single: bool) -> dict[str, in
     """
     BLOCK_K = max(16, triton.next_power_of_2(K))
     rows = min(chunk_size, 32) if single or K > 128 else chunk_size
-    return {
+    tiles = {
         "CHUNK": rows,
         "BLOCK_K": BLOCK_K,
-        "BLOCK_V": max(16, min(32 if single else 64, triton.next_power_of_2(V))),
         "num_warps": 8,
-        "num_stages": 1 if single else 2,
     }
+    BLOCK_V = max(16, min(32 if single else 64, triton.next_power_of_2(V)))
+    walk = {**tiles, "BLOCK_V": BLOCK_V, "num_stages": 1 if single else 2}
+    return walk
 
 
 # Not specialized on T: what is compiled for one length serves all.

@@ -107,12 +107,12 @@ def _launch(
     dtype = reduce(torch.promote_types, (x.dtype, B.dtype, C.dtype))
     x, B, C = (x.to(dtype).contiguous() for x in (x, B, C))
     dt, A, D = (x.contiguous() for x in (dt, A, D))
-    config = launch_config(args.N, args.P, chunk_size, dtype == torch.float32)
+    walk = launch_config(args.N, args.P, chunk_size, dtype == torch.float32)
     if torch.version.hip:
-        config["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+        walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     precision = _precision(dtype)
     with torch.cuda.device_of(x):
-        blocks = -(-args.P // config["BLOCK_P"])
+        blocks = -(-args.P // walk["BLOCK_P"])
         chunk_mamba2_kernel[(args.runs * args.HV * blocks,)](
             x,
             dt,
@@ -130,7 +130,7 @@ def _launch(
             N=args.N,
             P=args.P,
             PRECISION=precision,
-            **config,
+            **walk,
         )
     return o, S_final
 

@@ -14,13 +14,14 @@ def launch_config(N: int, P: int, chunk_size: int, single: bool) -> dict[str, in
     """
     BLOCK_N = max(16, triton.next_power_of_2(N))
     rows = min(chunk_size, 32) if single or N > 128 else chunk_size
-    return {
+    tiles = {
         "CHUNK": rows,
         "BLOCK_N": BLOCK_N,
-        "BLOCK_P": max(16, min(32 if single else 64, triton.next_power_of_2(P))),
         "num_warps": 8,
-        "num_stages": 1 if single else 2,
     }
+    BLOCK_P = max(16, min(32 if single else 64, triton.next_power_of_2(P)))
+    walk = {**tiles, "BLOCK_P": BLOCK_P, "num_stages": 1 if single else 2}
+    return walk
 
 
 @triton.jit

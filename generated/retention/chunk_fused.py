@@ -102,12 +102,12 @@ def _launch(
         S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=torch.float32, device=args.device)
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
-    config = launch_config(args.K, args.V, chunk_size, dtype == torch.float32)
+    walk = launch_config(args.K, args.V, chunk_size, dtype == torch.float32)
     if torch.version.hip:
-        config["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+        walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     precision = _precision(dtype)
     with torch.cuda.device_of(q):
-        blocks = -(-args.V // config["BLOCK_V"])
+        blocks = -(-args.V // walk["BLOCK_V"])
         chunk_retention_kernel[(args.runs * args.HV * blocks,)](
             q,
             k,
@@ -123,7 +123,7 @@ def _launch(
             K=args.K,
             V=args.V,
             PRECISION=precision,
-            **config,
+            **walk,
         )
     return o, S_final
 

@@ -6,12 +6,14 @@ A data-dependent decay per key channel, read before the write, with a bonus for 
 """
 
 from .chunk import naive_chunk_rwkv6
+from .chunk_fused import chunk_rwkv6
 from .fused_recurrent import fused_recurrent_rwkv6
 from .module import RWKV6
 from .naive import naive_recurrent_rwkv6
 
 __all__ = [
     "RWKV6",
+    "chunk_rwkv6",
     "fused_recurrent_rwkv6",
     "naive_chunk_rwkv6",
     "naive_recurrent_rwkv6",

@@ -6,12 +6,14 @@ A generalized delta rule with vector-valued decay, removal and replacement, the 
 """
 
 from .chunk import naive_chunk_rwkv7
+from .chunk_fused import chunk_rwkv7
 from .fused_recurrent import fused_recurrent_rwkv7
 from .module import RWKV7
 from .naive import naive_recurrent_rwkv7
 
 __all__ = [
     "RWKV7",
+    "chunk_rwkv7",
     "fused_recurrent_rwkv7",
     "naive_chunk_rwkv7",
     "naive_recurrent_rwkv7",

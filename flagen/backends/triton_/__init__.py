@@ -6,7 +6,9 @@ from flagen.backends.protocol import Rendering
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context
 from flagen.backends.triton_.kernel import kernel_context
+from flagen.backends.triton_.key_kernel import key_kernel_context
 from flagen.backends.triton_.launcher import launcher_context
+from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable
 
 
@@ -30,9 +32,11 @@ def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
 
 
 def _chunk(plan: Plan) -> tuple[Rendering, ...]:
-    if isinstance(plan.chunk_kernel, Unavailable):
+    kernels = plan.chunk_kernel
+    if isinstance(kernels, Unavailable):
         return ()
-    return (
-        Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", chunk_kernel_context(plan.chunk_kernel)),
-        Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", chunk_launcher_context(plan.chunk_kernel)),
-    )
+    if isinstance(kernels, KeyKernelPlan):
+        rendering = Rendering("chunk_kernels.py", "triton/key_kernels.py.j2", key_kernel_context(kernels))
+    else:
+        rendering = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", chunk_kernel_context(kernels))
+    return rendering, Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", chunk_launcher_context(kernels))

@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from flagen.backends.triton_.describe import count
-from flagen.plan.chunk_kernel import ChunkKernelPlan, Part, RowLoad
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.row_planner import Part, RowLoad
 from flagen.plan.rows import ROW
 from flagen.spec.model import Expr
 from flagen.spec.printer import to_source

@@ -5,28 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flagen.backends.torch_.common import equations
-from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.chunk_describe import prepare_docs, walk_docs
 from flagen.backends.triton_.helpers import row_helpers_for
-from flagen.backends.triton_.kernel import tensor_names
-from flagen.backends.triton_.printer import ATOM, Printed, Printer, literal
-from flagen.plan.chunk_kernel import ChunkKernelPlan, Part, RowLoad, RowSet
+from flagen.backends.triton_.printer import literal
+from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, atom, heads, pointers, scalars, steps_symbol
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.row_planner import Part
 from flagen.plan.rows import ROW, TOKEN
-from flagen.plan.schedule import Load, declared_names
-from flagen.plan.tiles import Arithmetic, Tile, Value
-from flagen.spec.model import Derived, Dims, Input, Param
-
-LOCALS = frozenset(
-    """
-    block blocks chunk chunk_row chunk_sequence coarse coarse_end coarse_read coarse_sum decay dtype end end_token
-    erased_writes fine fine_end fine_read fine_sum first_chunk first_token from_start from_start_read head inverse k_row
-    key_head L log_decay program q_row R row S_operand scores sequence start state_start to_end token U U_operand v_row
-    value_head w_row whole write_scores y_row
-    """.split()
-)
-"""What the templates call things; a name of the spec that is among them gets an underscore."""
-
-DOT = "input_precision=PRECISION"
+from flagen.plan.tiles import Arithmetic, Tile
 
 
 def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
@@ -44,9 +30,10 @@ def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
         "steps": steps_symbol(plan),
         "helpers": row_helpers_for(text),
         "decays": plan.row_decay is not None,
-        "prepare": None if prepare is None else {"parameters": prepare.parameters(), **prepare.sections()},
+        "transposed": False,
+        "prepare": None if prepare is None else prepare.context(),
         "prepare_docs": prepare_docs(plan),
-        "walk": {"parameters": walk.parameters(), **walk.sections()},
+        "walk": walk.context(),
         "walk_docs": walk_docs(plan),
         "S": walk.name(state.name),
         "initial": f"{state.name}_initial_ptr",
@@ -64,27 +51,6 @@ def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
     }
 
 
-def steps_symbol(plan: ChunkKernelPlan) -> str | None:
-    """The name of the step count inside the kernels, where a token has several rows."""
-    return plan.spec.steps.symbol if plan.row_axis == ROW and plan.spec.steps else None
-
-
-def pointers(plan: ChunkKernelPlan, *parts: Part) -> tuple[str, ...]:
-    """The inputs and tensor params that a kernel loads, in the order of the signature's tensors."""
-    read = {
-        action.source.name
-        for part in parts
-        for action in (*part.once, *part.rows)
-        if isinstance(action, Load | RowLoad)
-    }
-    return tuple(name for name in tensor_names(plan.spec) if name in read)
-
-
-def scalars(plan: ChunkKernelPlan, *parts: Part) -> tuple[str, ...]:
-    """The numbers among the params that a kernel's expressions name."""
-    return tuple(p.name for p in plan.spec.params if not p.is_tensor and any(p.name in part.numbers for part in parts))
-
-
 def scratch(plan: ChunkKernelPlan) -> tuple[str, ...]:
     """What the prepared chunks are kept in."""
     if plan.prepare is None:
@@ -94,14 +60,13 @@ def scratch(plan: ChunkKernelPlan) -> tuple[str, ...]:
     return ("inverse", "scores", *writes, *decays)
 
 
-def compile_time(plan: ChunkKernelPlan, part: Part) -> tuple[str, ...]:
+def compile_time(plan: ChunkKernelPlan, *parts: Part) -> tuple[str, ...]:
     """Every size that a kernel is compiled for."""
     symbol = steps_symbol(plan)
-    values = [plan.value] if part is plan.walk else []
+    values = [plan.value] if plan.walk in parts else []
     return (
         *([symbol] if symbol else []),
-        "H",
-        "HV",
+        *heads(*parts),
         plan.key,
         *values,
         "CHUNK",
@@ -111,141 +76,8 @@ def compile_time(plan: ChunkKernelPlan, part: Part) -> tuple[str, ...]:
     )
 
 
-class RowPrinter(Printer):
-    """Prints tiles over rows; `names` are what their values are called there."""
-
-    def __init__(self, axes: Axes, names: Mapping[str, str]) -> None:
-        super().__init__(axes)
-        self.names = names
-
-    def _print(self, tile: Tile) -> Printed:
-        if isinstance(tile, Value):
-            return self.names.get(tile.name, tile.name), ATOM
-        return super()._print(tile)
-
-
-class RowKernel:
-    """Writes what the kernels of a plan have in common: their loads, their expressions, their decays."""
-
-    def __init__(self, plan: ChunkKernelPlan, *parts: Part) -> None:
-        self.plan, self.parts = plan, parts
-        self.axes = Axes(plan.order, frozenset(declared_names(plan.spec)))
-        self.row = plan.row_axis
-        self.grouped = self.row == ROW
-        self.printers = {axis: RowPrinter(self.axes, self._names(axis)) for axis in ("", TOKEN, ROW)}
-
-    def name(self, name: str, axis: str = "") -> str:
-        """What a name of the spec is called in the kernel; a token's value has one name for tokens, one for rows."""
-        called = f"{name}_" if name in LOCALS else name
-        spec = self.plan.spec
-        declared: tuple[Input | Derived, ...] = (*spec.inputs, *spec.derived)
-        per_step = {decl.name for decl in declared if decl.per == "step"}
-        return f"{called}_row" if axis == ROW and self.grouped and name not in per_step else called
-
-    def _names(self, axis: str) -> dict[str, str]:
-        """What expressions call the values of a kernel: float32, whatever the dtype they were loaded in."""
-        names = {self.plan.read: "read", "log_decay": "log_decay"}
-        for action in (action for part in self.parts for action in part.once):
-            if isinstance(action, Load):
-                names[action.source.name] = self.name(action.source.name)
-            elif action.target != "log_decay":
-                names[action.target] = self.name(action.target)
-        for row in (row for part in self.parts for row in part.rows):
-            if row.axis != axis:
-                continue
-            if isinstance(row, RowSet):
-                names[row.target] = self.name(row.target, axis)
-            else:
-                called = self.name(row.source.name, axis)
-                names[row.source.name] = f"{called}.to(tl.float32)" if self._raw(row) else called
-        return names
-
-    def _raw(self, load: RowLoad) -> bool:
-        """Whether an input is loaded as it is: for the matrix products."""
-        vectors = [tile for tile in self.plan.vectors if isinstance(tile, Value)]
-        return any(tile.name == load.source.name and load.axis in tile.dims for tile in vectors)
-
-    # ----------------------------------------------------------------------------------------------------------- loads
-
-    def once(self) -> list[str]:
-        """What is the same for every chunk."""
-        lines = ["head = value_head.to(tl.float32)"] if any(part.reads_head for part in self.parts) else []
-        for action in (action for part in self.parts for action in part.once):
-            if isinstance(action, Load):
-                lines.append(f"{self.name(action.source.name)} = {self._param(action.source)}")
-            else:
-                name = action.target if action.target == "log_decay" else self.name(action.target)
-                lines.append(f"{name} = {self.printers[''].assigned(action.value)}")
-        return lines
-
-    def _param(self, source: Input | Param) -> str:
-        assert isinstance(source, Param)
-        address = self.axes.address("value_head" if source.per_head else "", source.dims)
-        mask = f", mask={self.axes.within(source.dims)}, other=0.0" if source.dims else ""
-        return f"tl.load({source.name}_ptr + {address}{mask}).to(tl.float32)"
-
-    def loads(self, part: Part) -> list[str]:
-        """The inputs of a chunk's rows, then what is evaluated from them for each."""
-        lines = []
-        for action in part.rows:
-            if isinstance(action, RowLoad):
-                lines.append(f"{self.name(action.source.name, action.axis)} = {self._load(action)}")
-            else:
-                value = self.printers[action.axis].assigned(action.value)
-                lines.append(f"{self.name(action.target, action.axis)} = {value}")
-        return lines
-
-    def _load(self, load: RowLoad) -> str:
-        decl, axis = load.source, load.axis
-        heads, head = ("HV", "value_head") if decl.heads == "HV" else ("H", "key_head")
-        place = "row // " + (steps_symbol(self.plan) or "") if axis == ROW and decl.per == "token" else axis
-        offset, mask = self.tile(f"{place} * {heads} + {head}", axis, decl.dims)
-        cast = "" if self._raw(load) else ".to(tl.float32)"
-        return f"tl.load({decl.name}_ptr + {offset}, mask={mask}, other=0.0){cast}"
-
-    def tile(self, row: str, axis: str, dims: Dims) -> tuple[str, str]:
-        """Offsets and mask of rows along `axis` whose elements are contiguous over `dims`; `row` numbers them."""
-        if not dims:
-            return row, self.axes.mask(axis)
-        (dim,) = dims
-        over = self.axes.sorted((axis, dim))
-        rows = self.axes.spread(f"({row})", (axis,), over)
-        columns = self.axes.spread(self.axes.index(dim), (dim,), over)
-        return f"{rows} * {dim} + {columns}", self.axes.within((axis, dim))
-
-    # ------------------------------------------------------------------------------------------------------ expressions
-
-    def print(self, tile: Tile, axis: str) -> str:
-        return self.printers[axis](tile)
-
-    def rows_by(self, text: str, axis: str, over: Dims) -> str:
-        """`text`, numbers of rows along `axis`, as a factor of a tile over `over`: ` * text[:, None]`."""
-        if not text:
-            return ""
-        return " * " + self.axes.spread(atom(text), (axis,), over)
-
-    def operands(self, *roles: str) -> list[str]:
-        """Operands that are no plain inputs, evaluated in float32 and rounded to the dtype of the products."""
-        lines, done = [], set()
-        for role in roles:
-            tile, axis = self.plan.vector(role), self.axis_of(role)
-            if tile is not None and not isinstance(tile, Value) and tile not in done:
-                done.add(tile)
-                lines.append(f"{self.operand(role)} = ({self.print(tile, axis)}).to(dtype)")
-        return lines
-
-    def operand(self, role: str) -> str:
-        """What the vectors of `role` are called; the same vectors have one name."""
-        tile, axis = self.plan.vector(role), self.axis_of(role)
-        if isinstance(tile, Value):
-            return self.name(tile.name, axis)
-        first = next(other for other in ROLES if self.plan.vector(other) == tile)
-        return f"{first}_row"
-
-    def axis_of(self, role: str) -> str:
-        return TOKEN if role == "q" else self.row
-
-    # ----------------------------------------------------------------------------------------------------------- decays
+class ScalarDecayKernel(RowKernel[ChunkKernelPlan]):
+    """What the kernels of a plan have in common."""
 
     def decays(self) -> list[str]:
         """Sums of the log decays of a chunk, and the factors at its ends."""
@@ -298,13 +130,8 @@ class RowKernel:
             f"{name} = tl.where({mask}, {name}, 0.0)",
         ]
 
-    def scale(self, role: str) -> str:
-        """What multiplies a whole row of `role`; empty where nothing does."""
-        tile = self.plan.scale(role)
-        return "" if tile is None else self.print(tile, self.axis_of(role))
 
-
-class Walk(RowKernel):
+class Walk(ScalarDecayKernel):
     """The kernel that walks the chunks of a sequence with the state in registers."""
 
     def __init__(self, plan: ChunkKernelPlan) -> None:
@@ -318,7 +145,7 @@ class Walk(RowKernel):
         if plan.prepare is not None:
             names += ["first_chunk", *scratch(plan)]
         names += ["o", f"{state.name}_final"]
-        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, self.parts[0])]
+        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, *self.parts)]
         return [*(f"{name}_ptr" for name in names), *scalars(plan, *self.parts), "T", *sizes]
 
     def sections(self) -> dict[str, list[str]]:
@@ -435,13 +262,13 @@ class Walk(RowKernel):
         return lines
 
 
-class Prepare(RowKernel):
+class Prepare(ScalarDecayKernel):
     """The kernel that prepares all chunks at once. It loads nothing before it is needed: registers are scarce."""
 
     def parameters(self) -> list[str]:
         plan = self.plan
         names = [*pointers(plan, *self.parts), "cu_seqlens", "chunk_sequence", "first_chunk", *scratch(plan)]
-        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, self.parts[0])]
+        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, *self.parts)]
         return [*(f"{name}_ptr" for name in names), *scalars(plan, *self.parts), "T", *sizes]
 
     def sections(self) -> dict[str, list[str]]:
@@ -493,8 +320,3 @@ FACTORS = (
     "from_start = tl.exp2(coarse_sum + fine_sum)",
     "to_end = tl.exp2((coarse_end - coarse_sum) + (fine_end - fine_sum))",
 )
-ROLES = ("q", "w", "y", "k", "v")
-
-
-def atom(text: str) -> str:
-    return text if text.isidentifier() else f"({text})"

@@ -1,0 +1,234 @@
+"""What the kernels over the rows of a chunk have in common: their loads, their expressions, their operands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+from flagen.backends.triton_.axes import Axes
+from flagen.backends.triton_.kernel import tensor_names
+from flagen.backends.triton_.printer import ATOM, Printed, Printer
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.row_planner import Part, RowLoad, RowSet
+from flagen.plan.rows import ROW, TOKEN
+from flagen.plan.schedule import Load, declared_names
+from flagen.plan.tiles import Tile, Value
+from flagen.spec.model import Derived, Dims, Input, Param
+
+LOCALS = frozenset(
+    """
+    block blocks chunk chunk_row chunk_sequence coarse coarse_end coarse_read coarse_sum decay dtype end end_token
+    erased_decay erased_writes exponent fine fine_end fine_read fine_sum first first_chunk first_token from_start
+    from_start_before from_start_read head inverse k_row k_to_end key_head L level log_decay near program q_from_start
+    q_row R read_erased reading reading_before row S_operand scores seen seen_end seen_first sequence start state_start
+    to_end token U U_operand v_row value_head w_row w_to_end whole write_scores writing y_from_start y_row
+    """.split()
+)
+"""What the templates call things; a name of the spec that is among them gets an underscore."""
+
+DOT = "input_precision=PRECISION"
+ROLES = ("q", "w", "y", "k", "v")
+
+RowPlan = ChunkKernelPlan | KeyKernelPlan
+P = TypeVar("P", ChunkKernelPlan, KeyKernelPlan)
+
+
+def steps_symbol(plan: RowPlan) -> str | None:
+    """The name of the step count inside the kernels, where a token has several rows."""
+    return plan.spec.steps.symbol if plan.row_axis == ROW and plan.spec.steps else None
+
+
+def pointers(plan: RowPlan, *parts: Part) -> tuple[str, ...]:
+    """The inputs and tensor params that a kernel loads, in the order of the signature's tensors."""
+    read = {
+        action.source.name
+        for part in parts
+        for action in (*part.once, *part.rows)
+        if isinstance(action, Load | RowLoad)
+    }
+    return tuple(name for name in tensor_names(plan.spec) if name in read)
+
+
+def scalars(plan: RowPlan, *parts: Part) -> tuple[str, ...]:
+    """The numbers among the params that a kernel's expressions name."""
+    return tuple(p.name for p in plan.spec.params if not p.is_tensor and any(p.name in part.numbers for part in parts))
+
+
+def key_heads(*parts: Part) -> bool:
+    """Whether a kernel loads something that value heads share."""
+    loads = [action for part in parts for action in part.rows if isinstance(action, RowLoad)]
+    return any(load.source.heads == "H" for load in loads)
+
+
+def heads(*parts: Part) -> tuple[str, ...]:
+    """The numbers of heads that a kernel needs to know."""
+    return ("H", "HV") if key_heads(*parts) else ("HV",)
+
+
+class RowPrinter(Printer):
+    """Prints tiles over rows; `names` are what their values are called there."""
+
+    def __init__(self, axes: Axes, names: Mapping[str, str]) -> None:
+        super().__init__(axes)
+        self.names = names
+
+    def _print(self, tile: Tile) -> Printed:
+        if isinstance(tile, Value):
+            return self.names.get(tile.name, tile.name), ATOM
+        return super()._print(tile)
+
+
+class RowKernel(Generic[P]):
+    """Writes what the kernels of a plan have in common: their loads, their expressions, their decays."""
+
+    def __init__(self, plan: P, *parts: Part) -> None:
+        self.plan: P = plan
+        self.parts = parts
+        self.axes = Axes(plan.order, frozenset(declared_names(plan.spec)))
+        self.row = plan.row_axis
+        self.grouped = self.row == ROW
+        self.printers = {axis: RowPrinter(self.axes, self._names(axis)) for axis in ("", TOKEN, ROW)}
+
+    def parameters(self) -> list[str]:
+        """The parameters of the kernel."""
+        raise NotImplementedError
+
+    def sections(self) -> dict[str, list[str]]:
+        """The lines of the kernel, in parts that a template puts in place."""
+        raise NotImplementedError
+
+    def context(self) -> Mapping[str, object]:
+        """What a template needs to know of the kernel."""
+        return {"parameters": self.parameters(), "key_heads": key_heads(*self.parts), **self.sections()}
+
+    def name(self, name: str, axis: str = "") -> str:
+        """What a name of the spec is called in the kernel; a token's value has one name for tokens, one for rows."""
+        called = f"{name}_" if name in LOCALS else name
+        plan: RowPlan = self.plan
+        declared: tuple[Input | Derived, ...] = (*plan.spec.inputs, *plan.spec.derived)
+        per_step = {decl.name for decl in declared if decl.per == "step"}
+        return f"{called}_row" if axis == ROW and self.grouped and name not in per_step else called
+
+    def _names(self, axis: str) -> dict[str, str]:
+        """What expressions call the values of a kernel: float32, whatever the dtype they were loaded in."""
+        names = {self.plan.read: "read", "log_decay": "log_decay"}
+        for action in (action for part in self.parts for action in part.once):
+            if isinstance(action, Load):
+                names[action.source.name] = self.name(action.source.name)
+            elif action.target != "log_decay":
+                names[action.target] = self.name(action.target)
+        for row in (row for part in self.parts for row in part.rows):
+            if row.axis != axis:
+                continue
+            if isinstance(row, RowSet):
+                names[row.target] = self.name(row.target, axis)
+            else:
+                called = self.name(row.source.name, axis)
+                names[row.source.name] = f"{called}.to(tl.float32)" if self._raw(row) else called
+        return names
+
+    def _raw(self, load: RowLoad) -> bool:
+        """Whether an input is loaded as it is: for the matrix products."""
+        vectors = [tile for tile in self.plan.vectors if isinstance(tile, Value)]
+        return any(tile.name == load.source.name and load.axis in tile.dims for tile in vectors)
+
+    # ----------------------------------------------------------------------------------------------------------- loads
+
+    def once(self) -> list[str]:
+        """What is the same for every chunk."""
+        lines = ["head = value_head.to(tl.float32)"] if any(part.reads_head for part in self.parts) else []
+        for action in (action for part in self.parts for action in part.once):
+            if isinstance(action, Load):
+                lines.append(f"{self.name(action.source.name)} = {self._param(action.source)}")
+            else:
+                name = action.target if action.target == "log_decay" else self.name(action.target)
+                lines.append(f"{name} = {self.printers[''].assigned(action.value)}")
+        return lines
+
+    def _param(self, source: Input | Param) -> str:
+        assert isinstance(source, Param)
+        address = self.axes.address("value_head" if source.per_head else "", source.dims)
+        mask = f", mask={self.axes.within(source.dims)}, other=0.0" if source.dims else ""
+        return f"tl.load({source.name}_ptr + {address}{mask}).to(tl.float32)"
+
+    def loads(self, part: Part) -> list[str]:
+        """The inputs of a chunk's rows, then what is evaluated from them for each."""
+        lines = []
+        for action in part.rows:
+            if isinstance(action, RowLoad):
+                lines.append(f"{self.name(action.source.name, action.axis)} = {self._load(action)}")
+            else:
+                value = self.printers[action.axis].assigned(action.value)
+                lines.append(f"{self.name(action.target, action.axis)} = {value}")
+        return lines
+
+    def _load(self, load: RowLoad) -> str:
+        decl, axis = load.source, load.axis
+        heads, head = ("HV", "value_head") if decl.heads == "HV" else ("H", "key_head")
+        place = "row // " + (steps_symbol(self.plan) or "") if axis == ROW and decl.per == "token" else axis
+        offset, mask = self.tile(f"{place} * {heads} + {head}", axis, decl.dims)
+        cast = "" if self._raw(load) else ".to(tl.float32)"
+        return f"tl.load({decl.name}_ptr + {offset}, mask={mask}, other=0.0){cast}"
+
+    def tile(self, row: str, axis: str, dims: Dims) -> tuple[str, str]:
+        """Offsets and mask of rows along `axis` whose elements are contiguous over `dims`; `row` numbers them."""
+        if not dims:
+            return row, self.axes.mask(axis)
+        (dim,) = dims
+        over = self.axes.sorted((axis, dim))
+        rows = self.axes.spread(f"({row})", (axis,), over)
+        columns = self.axes.spread(self.axes.index(dim), (dim,), over)
+        return f"{rows} * {dim} + {columns}", self.axes.within((axis, dim))
+
+    # ------------------------------------------------------------------------------------------------------ expressions
+
+    def print(self, tile: Tile, axis: str) -> str:
+        return self.printers[axis](tile)
+
+    def rows_by(self, text: str, axis: str, over: Dims) -> str:
+        """`text`, numbers of rows along `axis`, as a factor of a tile over `over`: ` * text[:, None]`."""
+        if not text:
+            return ""
+        return " * " + self.axes.spread(atom(text), (axis,), over)
+
+    def operands(self, *roles: str) -> list[str]:
+        """Operands that are no plain inputs, evaluated in float32 and rounded to the dtype of the products."""
+        lines, done = [], set()
+        for role in roles:
+            tile, axis = self.plan.vector(role), self.axis_of(role)
+            if tile is not None and not isinstance(tile, Value) and tile not in done:
+                done.add(tile)
+                lines.append(f"{self.operand(role)} = ({self.print(tile, axis)}).to(dtype)")
+        return lines
+
+    def operand(self, role: str) -> str:
+        """What the vectors of `role` are called; the same vectors have one name."""
+        tile, axis = self.plan.vector(role), self.axis_of(role)
+        if isinstance(tile, Value):
+            return self.name(tile.name, axis)
+        first = next(other for other in ROLES if self.plan.vector(other) == tile)
+        return f"{first}_row"
+
+    def axis_of(self, role: str) -> str:
+        return TOKEN if role == "q" else self.row
+
+    def scale(self, role: str) -> str:
+        """What multiplies a whole row of `role`, one for each row; empty where nothing does."""
+        tile = self.plan.scale(role)
+        if tile is None:
+            return ""
+        text = self.print(tile, self.axis_of(role))
+        return text if tile.dims else f"tl.full((1,), {text}, tl.float32)"
+
+    def factor(self, role: str, spread: str) -> list[str]:
+        """What multiplies a whole row of `role`, spread over a tile by `[:, None]` or `[None, :]`; empty if nothing."""
+        tile = self.plan.scale(role)
+        if tile is None:
+            return []
+        text = atom(self.print(tile, self.axis_of(role)))
+        return [f"{text}{spread}" if tile.dims else text]
+
+
+def atom(text: str) -> str:
+    return text if text.isidentifier() else f"({text})"

@@ -1,0 +1,44 @@
+"""Which family of chunk kernels a chunk form gets, and what keeps it from having any.
+
+flagen.plan.chunk_kernel    decays of no channel's own, or none; one read of the state after its update
+flagen.plan.key_kernel      everything else: decays of each key channel, reads before the update, right reads
+"""
+
+from __future__ import annotations
+
+import math
+
+from flagen.algebra.normal_form import NormalForm
+from flagen.plan import chunk_kernel
+from flagen.plan.chunk import ChunkPlan
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.key_kernel import KeyKernelPlan, plan_key_decay
+from flagen.plan.model import Unavailable
+from flagen.plan.row_planner import NoKernel
+
+SIZES = (16, 32, 64)
+"""Rows of a chunk that the kernels are made for: tiles of matrix instructions, and an inverse by blocks of 16."""
+
+
+def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan | Unavailable:
+    """The kernels of `chunk`, or why there are none yet."""
+    nf = chunk.normal_form
+    size = max(size for size in SIZES if size <= max(chunk.size, SIZES[0]))
+    try:
+        _check(nf)
+        if chunk_kernel.fits(nf):
+            return chunk_kernel.plan_scalar_decay(chunk, size)
+        return plan_key_decay(chunk, size)
+    except NoKernel as missing:
+        return Unavailable(f"no chunk kernel yet: {missing.reason}", missing.span)
+
+
+def _check(nf: NormalForm) -> None:
+    """What no family takes."""
+    spec, state, output = nf.spec, nf.spec.states[0], nf.spec.output[-1]
+    if len(spec.states) != 1 or set(spec.dims) != {nf.key, nf.value}:
+        raise NoKernel("it has other dims than those of its state", state.span)
+    if not math.isfinite(state.init):
+        raise NoKernel("the state starts at an infinity", state.span)
+    if len(spec.output_dims) != 1:
+        raise NoKernel("the output is no vector", output.span)

@@ -1,0 +1,233 @@
+"""What the planners of chunk kernels have in common: from the normal form's expressions to tiles over the rows of a
+chunk, and from tiles to what a kernel has to load and evaluate for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+from flagen.algebra.normal_form import DeltaRow, NormalForm
+from flagen.diagnostics import Span
+from flagen.plan.padding import PaddingRules
+from flagen.plan.rows import ROW, TOKEN, Operand, RowAxis, TooWide, cleared, finite, values_in
+from flagen.plan.schedule import Load, Set
+from flagen.plan.split import crossed_dims
+from flagen.plan.tiles import Head, Lowering, Tile, TooManyDims, tiles_in
+from flagen.spec.model import Binary, Derived, Expr, Input, Interval, Name, Negate, Param, Spec, walk
+from flagen.spec.ranges import interval_of
+
+
+@dataclass(frozen=True)
+class RowLoad:
+    """Load an input for every row along `axis`."""
+
+    source: Input
+    axis: str
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Evaluate a `let`, `decay` or `gate` name for every row along `axis`."""
+
+    target: str
+    axis: str
+    value: Tile
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one kernel reads and evaluates before its matrix products: once, and for every chunk; `numbers` are the
+    scalar params that it names."""
+
+    once: tuple[Load | Set, ...]
+    rows: tuple[RowLoad | RowSet, ...]
+    reads_head: bool
+    numbers: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Rows u = z + S^T y, written along w."""
+
+    w: Operand
+    y: Operand
+    z: Tile | None
+
+
+class NoKernel(Exception):
+    """What keeps a chunk form out of the kernels."""
+
+    def __init__(self, reason: str, span: Span) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.span = span
+
+
+class RowPlanner:
+    """Lowers the expressions of `nf` to tiles; `row_axis` is the axis of the rows that write."""
+
+    def __init__(self, nf: NormalForm, row_axis: str) -> None:
+        self.nf, self.spec, self.row_axis = nf, nf.spec, row_axis
+        self.order = (nf.value, TOKEN, ROW, nf.key)
+        self.fixed = _fixed_names(self.spec)
+        self.lower = Lowering((nf.value, nf.key))
+        self.rules = PaddingRules(self.spec)
+        self.derived: dict[str, Tile] = {}
+        self.masks = PaddingRules(self.spec)
+        for decl in self.spec.derived:
+            self._derive(decl)
+
+    def _derive(self, decl: Derived) -> None:
+        """Note what a derived name stands for, and what it holds beyond the ends of its axes."""
+        tile = self._tile(decl.value)
+        self.derived[decl.name] = tile
+        self.masks.assign(decl.name, tile)
+        if decl.name in self.fixed:
+            self.rules.assign(decl.name, tile)
+            return
+        for axis in dict.fromkeys((TOKEN, self.row_axis) if decl.per == "token" else (ROW,)):
+            self.rules.assign(decl.name, self._lifted(decl.value, axis))
+
+    def _refuse(self, reason: str, span: Span) -> NoReturn:
+        raise NoKernel(reason, span)
+
+    def _contracts(self) -> bool:
+        """Whether what scales an erasure's read lies within [-1, 1]; without a declared range it may be anything."""
+        ranges = self._ranges()
+        bounds = [
+            interval_of(factor, ranges)
+            for step in self.nf.steps
+            for row in step.deltas
+            for factor in _scalar_factors(row.y)
+        ]
+        return bool(bounds) and math.prod(max(-bound.low, bound.high) for bound in bounds) <= 1
+
+    def _ranges(self) -> dict[str, Interval]:
+        spec = self.spec
+        declared: tuple[Input | Param | Derived, ...] = (*spec.inputs, *spec.params, *spec.derived)
+        return {decl.name: decl.range for decl in declared}
+
+    # ------------------------------------------------------------------------------------------------------------ rows
+
+    def _delta(self, row: DeltaRow) -> Delta:
+        z = None if row.z is None else cleared(self.rules, self._lifted(row.z, self.row_axis), self.row_axis)
+        return Delta(self._operand(row.w, self.row_axis), self._operand(row.y, self.row_axis), z)
+
+    def _output(self) -> Tile:
+        """The output of a token, in terms of what it reads from the state."""
+        output = self._lifted(self.nf.output, TOKEN)
+        if TOKEN not in output.dims:
+            self._refuse("no token changes the output", self.spec.output[-1].span)
+        return output
+
+    # ----------------------------------------------------------------------------------------------------------- tiles
+
+    def _operand(self, expr: Expr, axis: str) -> Operand:
+        if len(expr.dims) != 1:
+            self._refuse("a row is the same for every channel", expr.span)
+        tile, (dim,) = self._tile(expr), expr.dims
+        try:
+            operand = self._axis(axis).operand(tile)
+        except TooWide as wide:
+            self._refuse(f"needs {wide}", expr.span)
+        lanes = (axis, dim) if dim == self.nf.key else (axis,)
+        scale = None if operand.scale is None else finite(self.rules, operand.scale, axis)
+        return Operand(cleared(self.rules, operand.vector, *lanes), scale)
+
+    def _lifted(self, expr: Expr, axis: str) -> Tile:
+        tile = self._tile(expr)
+        try:
+            return self._axis(axis)(tile)
+        except TooWide as wide:
+            self._refuse(f"needs {wide}", expr.span)
+
+    def _tile(self, expr: Expr) -> Tile:
+        tile = self.masks.mask(self._lowered(expr))
+        if self.nf.value in crossed_dims(tile):
+            self._refuse(f"something sums over {self.nf.value}, of which a program owns a block", expr.span)
+        return tile
+
+    def _lowered(self, expr: Expr) -> Tile:
+        try:
+            return self.lower(expr)
+        except TooManyDims as wide:
+            self._refuse(f"needs an intermediate over [{', '.join(wide.dims)}]", wide.span)
+
+    def _axis(self, axis: str) -> RowAxis:
+        return RowAxis(axis, self.order, self.fixed)
+
+    # ----------------------------------------------------------------------------------------------------------- parts
+
+    def _part(self, tiles: Iterable[Tile | None], constant: Set | None) -> Part:
+        """Everything that `tiles` need, directly or through derived names."""
+        given = [tile for tile in tiles if tile is not None] + ([] if constant is None else [constant.value])
+        needed = self._closure(given)
+        params = [Load(param) for param in self.spec.params if param.is_tensor and (param.name, "") in needed]
+        fixed = [
+            Set(decl.name, self.derived[decl.name])
+            for decl in self.spec.derived
+            if decl.name in self.fixed and (decl.name, "") in needed
+        ]
+        if constant is not None:
+            fixed.append(constant)
+        loads = [
+            RowLoad(decl, axis) for axis in (TOKEN, ROW) for decl in self.spec.inputs if (decl.name, axis) in needed
+        ]
+        sets = [
+            RowSet(decl.name, axis, self._axis(axis)(self.derived[decl.name]))
+            for axis in (TOKEN, ROW)
+            for decl in self.spec.derived
+            if (decl.name, axis) in needed
+        ]
+        every = (*given, *(action.value for action in fixed), *(action.value for action in sets))
+        reads_head = any(isinstance(part, Head) for tile in every for part in tiles_in(tile))
+        numbers = frozenset(param.name for param in self.spec.params if not param.is_tensor) & {x for x, _ in needed}
+        return Part((*params, *fixed), (*loads, *sets), reads_head, numbers)
+
+    def _closure(self, tiles: Iterable[Tile]) -> set[tuple[str, str]]:
+        """(name, axis) of all that `tiles` read, directly or through derived names; "" is the axis of what is fixed."""
+        needed: set[tuple[str, str]] = set()
+        waiting = list(tiles)
+        while waiting:
+            for value in values_in(waiting.pop()):
+                axis = next((axis for axis in (TOKEN, ROW) if axis in value.dims), "")
+                if value.kind == "local" or (value.name, axis) in needed:
+                    continue
+                needed.add((value.name, axis))
+                if value.kind == "derived":
+                    definition = self.derived[value.name]
+                    waiting.append(self._axis(axis)(definition) if axis else definition)
+        return needed
+
+
+def _fixed_names(spec: Spec) -> frozenset[str]:
+    """Params, and what is derived from them and `head` alone: the same for every token."""
+    fixed = {param.name for param in spec.params}
+    for decl in spec.derived:
+        if all(node.name in fixed for node in walk(decl.value) if isinstance(node, Name) and node.kind in _VARYING):
+            fixed.add(decl.name)
+    return frozenset(fixed)
+
+
+_VARYING = ("input", "param", "derived")
+
+
+def _scalar_factors(expr: Expr) -> Iterator[Expr]:
+    """The factors of a product that have no dims."""
+    match expr:
+        case Negate(value):
+            yield from _scalar_factors(value)
+        case Binary("*", left, right):
+            yield from _scalar_factors(left)
+            yield from _scalar_factors(right)
+        case _ if not expr.dims:
+            yield expr
+
+
+def without(part: Part, *others: Part) -> Part:
+    """What of `part` is in none of `others`."""
+    once = tuple(action for action in part.once if all(action not in other.once for other in others))
+    rows = tuple(row for row in part.rows if all(row not in other.rows for other in others))
+    return Part(once, rows, part.reads_head, part.numbers)
