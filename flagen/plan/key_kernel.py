@@ -78,18 +78,20 @@ class KeyKernelPlan:
     """The rows of a chunk as operands, and what its kernels read.
 
     order: the order of a tile's axes: values, rows, keys.
-    q: what the state is read with.
+    q: what the state is read with: over the keys, or, from the `right`, over the values.
     read_after: the decay of its own token counts for a read; `reads_itself`: what its own token writes counts, too.
     erase_after: the decay of its own token counts for an erasure.
     log_decay: over tokens and keys, or over tokens alone; None where nothing decays.
     folded: the walk gets rows into which (I - L)^-1 and the scores of the write rows are multiplied already.
     whole_keys: something sums over the keys before the products: a program needs all of them at once.
     numbers: what the preparation leaves for the walk besides, one for each row.
+    walk: what the walk reads and evaluates; `outputs`: what the kernel of a right read does.
     """
 
     chunk: ChunkPlan
     order: Dims
     q: Operand
+    right: bool
     read_after: bool
     reads_itself: bool
     delta: Delta | None
@@ -105,6 +107,7 @@ class KeyKernelPlan:
     numbers: tuple[RowSet, ...]
     prepare: Preparation
     walk: Part
+    outputs: Part | None
     size: int
 
     row_axis = TOKEN
@@ -156,8 +159,9 @@ class KeyKernelPlan:
     def dump(self) -> str:
         """The plan as text: the launches, then the rows."""
         folded = ", (I - L)^-1 folded into its rows" if self.folded else ""
+        read = "; then the outputs of all chunks" if self.right else ""
         lines = [
-            f"prepare all chunks, then a walk over chunks{folded}; {self.size} rows a chunk;"
+            f"prepare all chunks, then a walk over chunks{folded}{read}; {self.size} rows a chunk;"
             f" the state transposed, in blocks of {self.value}"
         ]
         if self.log_decay is not None:
@@ -197,11 +201,12 @@ class _Planner(RowPlanner):
             self._refuse("a token has several rows, and not all of them are of one kind or decay alike", span)
         if len(nf.reads) != 1:
             self._refuse("the output reads the state more than once", self.spec.output[-1].span)
-        if nf.reads[0].side == "right":
-            self._refuse("the output reads the state from the right", self.spec.output[-1].span)
 
     def plan(self, size: int) -> KeyKernelPlan:
+        right = self.read.side == "right"
         q = self._operand(self.read.q, TOKEN)
+        if right:
+            q = replace(q, vector=cleared(self.rules, q.vector, self.nf.value))
         delta, key, value = None, None, None
         for row in self.step.deltas:
             delta = self._delta(row)
@@ -216,16 +221,22 @@ class _Planner(RowPlanner):
             delta = replace(delta, z=numbers.taken_out(delta.z))
         if value is not None:
             value = numbers.taken_out(value)
-        walk = self._part([output, value, None if delta is None else delta.z], None)
+        z = None if delta is None else delta.z
+        outputs = None
+        if right:
+            outputs, delta, key = self._right_outputs(q, output, value, delta, key, numbers)
+        walk = self._part([value, z, *([] if right else [output])], None)
 
-        prepared = [row for row in (q, key, *((delta.w, delta.y) if delta else ())) if row is not None]
+        rows = (key, *((delta.w, delta.y) if delta else ()), None if right else q)
+        prepared = [row for row in rows if row is not None]
         sums = _Sums(self, whole=self._needs_whole_keys(prepared, log_decay, numbers.found))
         if delta is not None:
             delta = replace(delta, w=sums.scaled(delta.w), y=sums.scaled(delta.y))
         return KeyKernelPlan(
             chunk=self.chunk,
             order=self.order,
-            q=sums.scaled(q),
+            q=q if right else sums.scaled(q),
+            right=right,
             read_after=self.read.position.after_decay or self.read.position == self.nf.end,
             reads_itself=self.read.position == self.nf.end,
             delta=delta,
@@ -234,15 +245,37 @@ class _Planner(RowPlanner):
             write_value=value,
             log_decay=log_decay,
             leaf=self._leaf(),
-            folded=delta is not None and key is not None and delta.z is None,
+            folded=delta is not None and key is not None and delta.z is None and not right,
             contracts=self._contracts(),
             whole_keys=sums.whole,
             output=output,
             numbers=tuple(numbers.found),
             prepare=self._preparation(prepared, log_decay, numbers.found, sums),
             walk=walk,
+            outputs=outputs,
             size=self._fitting(size),
         )
+
+    def _right_outputs(
+        self,
+        q: Operand,
+        output: Tile,
+        value: Tile | None,
+        delta: Delta | None,
+        key: Operand | None,
+        numbers: _Numbers,
+    ) -> tuple[Part, Delta | None, Operand | None]:
+        """What the kernel of a right read loads; it scales the written rows itself, by numbers that were prepared."""
+        if self.sums_keys(output):
+            self._refuse(
+                f"the output sums over {self.nf.key}, of which a program owns a block", self.spec.output[-1].span
+            )
+        if delta is not None:
+            delta = replace(delta, w=numbers.scaled(delta.w))
+        key = None if key is None else numbers.scaled(key)
+        rows = (q, key, None if delta is None else delta.w)
+        scales = [row.scale for row in rows if row is not None]
+        return self._part([q.vector, value, output, *scales], None), delta, key
 
     def _needs_whole_keys(self, rows: Iterable[Operand], log_decay: Tile | None, numbers: Iterable[RowSet]) -> bool:
         """Whether a sum over the keys is needed in the blocks of keys themselves, or not for each row."""
@@ -343,6 +376,9 @@ class _Numbers:
 
     planner: _Planner
     found: list[RowSet] = field(default_factory=list)
+
+    def scaled(self, row: Operand) -> Operand:
+        return row if row.scale is None else replace(row, scale=self.taken_out(row.scale))
 
     def taken_out(self, tile: Tile) -> Tile:
         if set(tile.dims) != {TOKEN} or not self.planner.sums_keys(tile):

@@ -98,7 +98,13 @@ def _launch(
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernels: the output, and the final state if it is wanted."""
     try:
-        from .chunk_kernels import chunk_gated_delta_rule_kernel, chunk_gated_delta_rule_prepare_kernel, launch_config
+        from .chunk_kernels import (
+            chunk_gated_delta_rule_kernel,
+            chunk_gated_delta_rule_output_kernel,
+            chunk_gated_delta_rule_prepare_kernel,
+            chunk_gated_delta_rule_states_kernel,
+            launch_config,
+        )
     except ImportError as error:
         raise RuntimeError(
             "chunk_gated_delta_rule needs Triton on a GPU: install it, or call naive_chunk_gated_delta_rule"
@@ -117,6 +123,7 @@ def _launch(
     if torch.version.hip:
         walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     precision = _precision(dtype)
+    blocks = -(-args.V // walk["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"])
     inverse = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
     scores = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
@@ -142,31 +149,86 @@ def _launch(
             PRECISION=precision,
             **prepare,
         )
-        blocks = -(-args.V // walk["BLOCK_V"])
-        chunk_gated_delta_rule_kernel[(args.runs * args.HV * blocks,)](
-            q,
-            k,
-            v,
-            beta,
-            None if initial_state is None else initial_state.contiguous(),
-            None if cu_seqlens is None else cu_seqlens.contiguous(),
-            first_chunk,
-            inverse,
-            scores,
-            from_start,
-            to_end,
-            o,
-            S_final,
-            float(scale),
-            args.tokens,
-            H=args.H,
-            HV=args.HV,
-            K=args.K,
-            V=args.V,
-            PRECISION=precision,
-            **walk,
-        )
+        if _splits(args.runs * args.HV * blocks, args.device):
+            states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
+            U = torch.empty(chunks, args.HV, args.V, walk["CHUNK"], dtype=dtype, device=args.device)
+            chunk_gated_delta_rule_states_kernel[(args.runs * args.HV * blocks,)](
+                k,
+                v,
+                beta,
+                None if initial_state is None else initial_state.contiguous(),
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                inverse,
+                from_start,
+                to_end,
+                states,
+                U,
+                S_final,
+                args.tokens,
+                H=args.H,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=precision,
+                **walk,
+            )
+            chunk_gated_delta_rule_output_kernel[(chunks * args.HV * blocks,)](
+                q,
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                chunk_sequence,
+                first_chunk,
+                scores,
+                from_start,
+                states,
+                U,
+                o,
+                float(scale),
+                args.tokens,
+                H=args.H,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=precision,
+                **walk,
+            )
+        else:
+            chunk_gated_delta_rule_kernel[(args.runs * args.HV * blocks,)](
+                q,
+                k,
+                v,
+                beta,
+                None if initial_state is None else initial_state.contiguous(),
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                inverse,
+                scores,
+                from_start,
+                to_end,
+                o,
+                S_final,
+                float(scale),
+                args.tokens,
+                H=args.H,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=precision,
+                **walk,
+            )
     return o, S_final
+
+
+def _splits(programs: int, device: torch.device) -> bool:
+    """Whether to compute the outputs in a kernel of their own, all chunks at once.
+
+    The walk has one program for each block of values of each head of each sequence, and goes from chunk to chunk. Where
+    that leaves half of the multiprocessors idle, the less it does the better, although the states before all chunks then
+    go through memory.
+    """
+    if device.type != "cuda":
+        return False
+    return 2 * programs <= torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:

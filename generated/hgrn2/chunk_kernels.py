@@ -8,7 +8,7 @@ import triton.language as tl
 
 
 def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[dict[str, int], dict[str, int]]:
-    """Tiles and warps of both kernels for these sizes; `dtype` is that of the operands.
+    """Tiles and warps of the kernels for these sizes; `dtype` is that of the operands.
 
     Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
     float32 twice as much: they get smaller tiles.
@@ -301,3 +301,173 @@ def chunk_hgrn2_kernel(
             tl.trans(S),
             mask=K_mask[:, None] & V_mask[None, :],
         )
+
+
+# Not specialized on T: what is compiled for one length serves all.
+@triton.jit(do_not_specialize=["T"])
+def chunk_hgrn2_states_kernel(
+    v_ptr,
+    S_initial_ptr,
+    cu_seqlens_ptr,
+    first_chunk_ptr,
+    k_to_end_ptr,
+    whole_ptr,
+    states_ptr,
+    S_final_ptr,
+    T,
+    HV: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Walk the chunks of one sequence of one value head and leave behind the state before each of them.
+
+        S = whole S + k_to_end^T v
+
+    A program owns BLOCK_V indices of V of the state of one head of one sequence, transposed: [V, K], so that matrix
+    products have the state's rows as theirs. Nothing sums over V. Before each chunk it writes S, in the dtype of
+    the products.
+    """
+    TOKENS: tl.constexpr = CHUNK
+    program = tl.program_id(0)
+    blocks = tl.cdiv(V, BLOCK_V)
+    block = program % blocks
+    value_head = program // blocks % HV
+    sequence = (program // (blocks * HV)).to(tl.int64)
+    if cu_seqlens_ptr is None:
+        first_token = sequence * T
+        end_token = first_token + T
+        chunk = sequence * tl.cdiv(T, TOKENS)
+    else:
+        first_token = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
+        end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
+        chunk = tl.load(first_chunk_ptr + sequence)
+    dtype = k_to_end_ptr.dtype.element_ty
+    K_index = tl.arange(0, BLOCK_K)
+    K_mask = K_index < K
+    V_index = block * BLOCK_V + tl.arange(0, BLOCK_V)
+    V_mask = V_index < V
+    token_index = tl.arange(0, CHUNK)
+
+    state_start = (sequence * HV + value_head) * (K * V)
+    if S_initial_ptr is None:
+        S = tl.full((BLOCK_V, BLOCK_K), 0.0, tl.float32)
+    else:
+        S = tl.load(
+            S_initial_ptr + state_start + K_index[None, :] * V + V_index[:, None],
+            mask=K_mask[None, :] & V_mask[:, None],
+            other=0.0,
+        ).to(tl.float32)
+
+    for start in range(first_token, end_token, TOKENS):
+        token = start + token_index
+        token_mask = token < end_token
+        chunk_row = chunk * HV + value_head
+        chunk += 1
+        v = tl.load(
+            v_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
+            mask=V_mask[:, None] & token_mask[None, :],
+            other=0.0,
+        )
+        k_to_end = tl.load(
+            k_to_end_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            mask=K_mask[None, :],
+            other=0.0,
+        )
+        whole = tl.load(whole_ptr + chunk_row * K + K_index, mask=K_mask, other=0.0)
+
+        S_operand = S.to(dtype)
+        tl.store(
+            states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
+            S_operand,
+            mask=V_mask[:, None] & K_mask[None, :],
+        )
+        S = tl.dot(v, k_to_end, S * whole[None, :], input_precision=PRECISION)
+
+    if S_final_ptr is not None:
+        # In the order of memory, not in that of the state: offsets of its own need no registers in the loop.
+        tl.store(
+            S_final_ptr + state_start + K_index[:, None] * V + V_index[None, :],
+            tl.trans(S),
+            mask=K_mask[:, None] & V_mask[None, :],
+        )
+
+
+# Not specialized on T: what is compiled for one length serves all.
+@triton.jit(do_not_specialize=["T"])
+def chunk_hgrn2_output_kernel(
+    v_ptr,
+    cu_seqlens_ptr,
+    chunk_sequence_ptr,
+    first_chunk_ptr,
+    q_from_start_ptr,
+    scores_ptr,
+    states_ptr,
+    o_ptr,
+    T,
+    HV: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Put out what the tokens of all chunks read, from the state before each chunk.
+
+        read = q_from_start S + A v
+        o = read
+
+    A program owns BLOCK_V indices of V of one chunk of one head.
+    """
+    TOKENS: tl.constexpr = CHUNK
+    blocks = tl.cdiv(V, BLOCK_V)
+    block = tl.program_id(0) % blocks
+    program = tl.program_id(0) // blocks
+    value_head = program % HV
+    chunk = (program // HV).to(tl.int64)
+    chunk_row = chunk * HV + value_head
+    if cu_seqlens_ptr is None:
+        chunks = tl.cdiv(T, TOKENS)
+        start = chunk // chunks * T + chunk % chunks * TOKENS
+        end_token = (chunk // chunks + 1) * T
+    else:
+        sequence = tl.load(chunk_sequence_ptr + chunk)
+        chunks_before = tl.load(first_chunk_ptr + sequence)
+        start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64) + (chunk - chunks_before) * TOKENS
+        end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
+    K_index = tl.arange(0, BLOCK_K)
+    K_mask = K_index < K
+    V_index = block * BLOCK_V + tl.arange(0, BLOCK_V)
+    V_mask = V_index < V
+    token_index = tl.arange(0, CHUNK)
+    token = start + token_index
+    token_mask = token < end_token
+    v = tl.load(
+        v_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
+        mask=V_mask[:, None] & token_mask[None, :],
+        other=0.0,
+    )
+    q_from_start = tl.load(
+        q_from_start_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+        mask=K_mask[None, :],
+        other=0.0,
+    )
+    scores = tl.load(scores_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
+
+    S_operand = tl.load(
+        states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
+        mask=V_mask[:, None] & K_mask[None, :],
+        other=0.0,
+    )
+    read = tl.dot(S_operand, tl.trans(q_from_start), input_precision=PRECISION)
+    read = tl.dot(v, tl.trans(scores), read, input_precision=PRECISION)
+    o = read
+    tl.store(
+        o_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
+        o.to(o_ptr.dtype.element_ty),
+        mask=V_mask[:, None] & token_mask[None, :],
+    )

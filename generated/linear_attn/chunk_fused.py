@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from functools import reduce
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -87,7 +88,12 @@ def _launch(
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernels: the output, and the final state if it is wanted."""
     try:
-        from .chunk_kernels import chunk_linear_attn_kernel, launch_config
+        from .chunk_kernels import (
+            chunk_linear_attn_kernel,
+            chunk_linear_attn_output_kernel,
+            chunk_linear_attn_states_kernel,
+            launch_config,
+        )
     except ImportError as error:
         raise RuntimeError(
             "chunk_linear_attn needs Triton on a GPU: install it, or call naive_chunk_linear_attn"
@@ -105,26 +111,86 @@ def _launch(
     if torch.version.hip:
         walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     precision = _precision(dtype)
+    blocks = -(-args.V // walk["BLOCK_V"])
     with torch.cuda.device_of(q):
-        blocks = -(-args.V // walk["BLOCK_V"])
-        chunk_linear_attn_kernel[(args.runs * args.HV * blocks,)](
-            q,
-            k,
-            v,
-            None if initial_state is None else initial_state.contiguous(),
-            None if cu_seqlens is None else cu_seqlens.contiguous(),
-            o,
-            S_final,
-            float(scale),
-            args.tokens,
-            H=args.H,
-            HV=args.HV,
-            K=args.K,
-            V=args.V,
-            PRECISION=precision,
-            **walk,
-        )
+        if _splits(args.runs * args.HV * blocks, args.device):
+            chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"])
+            states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
+            chunk_linear_attn_states_kernel[(args.runs * args.HV * blocks,)](
+                k,
+                v,
+                None if initial_state is None else initial_state.contiguous(),
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                states,
+                S_final,
+                args.tokens,
+                H=args.H,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=precision,
+                **walk,
+            )
+            chunk_linear_attn_output_kernel[(chunks * args.HV * blocks,)](
+                q,
+                k,
+                v,
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                chunk_sequence,
+                first_chunk,
+                states,
+                o,
+                float(scale),
+                args.tokens,
+                H=args.H,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=precision,
+                **walk,
+            )
+        else:
+            chunk_linear_attn_kernel[(args.runs * args.HV * blocks,)](
+                q,
+                k,
+                v,
+                None if initial_state is None else initial_state.contiguous(),
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                o,
+                S_final,
+                float(scale),
+                args.tokens,
+                H=args.H,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=precision,
+                **walk,
+            )
     return o, S_final
+
+
+def _splits(programs: int, device: torch.device) -> bool:
+    """Whether to compute the outputs in a kernel of their own, all chunks at once.
+
+    The walk has one program for each block of values of each head of each sequence, and goes from chunk to chunk. Where
+    that leaves half of the multiprocessors idle, the less it does the better, although the states before all chunks then
+    go through memory.
+    """
+    if device.type != "cuda":
+        return False
+    return 2 * programs <= torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:
+    """How many chunks of `size` tokens there are; of packed sequences, also each chunk's sequence and each sequence's
+    first chunk."""
+    if cu_seqlens is None or args.offsets is None:
+        return args.runs * -(-args.tokens // size), None, None
+    chunks = sum(-(-(end - start) // size) for start, end in pairwise(args.offsets))
+    counts = (cu_seqlens.long().diff() + size - 1) // size
+    return chunks, torch.repeat_interleave(counts, output_size=chunks), counts.cumsum(0) - counts
 
 
 def _precision(dtype: torch.dtype) -> str:

@@ -160,3 +160,212 @@ def chunk_mamba2_kernel(
             tl.trans(S),
             mask=N_mask[:, None] & P_mask[None, :],
         )
+
+
+# Not specialized on T: what is compiled for one length serves all.
+@triton.jit(do_not_specialize=["T"])
+def chunk_mamba2_states_kernel(
+    x_ptr,
+    dt_ptr,
+    B_ptr,
+    A_ptr,
+    S_initial_ptr,
+    cu_seqlens_ptr,
+    first_chunk_ptr,
+    states_ptr,
+    S_final_ptr,
+    T,
+    H: tl.constexpr,
+    HV: tl.constexpr,
+    N: tl.constexpr,
+    P: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Walk the chunks of one sequence of one value head and leave behind the state before each of them.
+
+        k = B
+        v = dt * x
+        g = dt * A
+        S = e^G_end S + (e^(G_end - G) k)^T v
+
+    G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns BLOCK_P indices
+    of P of the state of one head of one sequence, transposed: [P, N], so that matrix products have the state's rows
+    as theirs. Nothing sums over P. Before each chunk it writes S, in the dtype of the products.
+    """
+    TOKENS: tl.constexpr = CHUNK
+    program = tl.program_id(0)
+    blocks = tl.cdiv(P, BLOCK_P)
+    block = program % blocks
+    value_head = program // blocks % HV
+    key_head = value_head // (HV // H)
+    sequence = (program // (blocks * HV)).to(tl.int64)
+    if cu_seqlens_ptr is None:
+        first_token = sequence * T
+        end_token = first_token + T
+        chunk = sequence * tl.cdiv(T, TOKENS)
+    else:
+        first_token = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
+        end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
+        chunk = tl.load(first_chunk_ptr + sequence)
+    dtype = x_ptr.dtype.element_ty
+    N_index = tl.arange(0, BLOCK_N)
+    N_mask = N_index < N
+    P_index = block * BLOCK_P + tl.arange(0, BLOCK_P)
+    P_mask = P_index < P
+    token_index = tl.arange(0, CHUNK)
+    A = tl.load(A_ptr + value_head).to(tl.float32)
+
+    state_start = (sequence * HV + value_head) * (N * P)
+    if S_initial_ptr is None:
+        S = tl.full((BLOCK_P, BLOCK_N), 0.0, tl.float32)
+    else:
+        S = tl.load(
+            S_initial_ptr + state_start + N_index[None, :] * P + P_index[:, None],
+            mask=N_mask[None, :] & P_mask[:, None],
+            other=0.0,
+        ).to(tl.float32)
+
+    for start in range(first_token, end_token, TOKENS):
+        token = start + token_index
+        token_mask = token < end_token
+        chunk_row = chunk * HV + value_head
+        chunk += 1
+        x = tl.load(
+            x_ptr + (token * HV + value_head)[None, :] * P + P_index[:, None],
+            mask=P_mask[:, None] & token_mask[None, :],
+            other=0.0,
+        )
+        dt = tl.load(dt_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
+        B = tl.load(
+            B_ptr + (token * H + key_head)[:, None] * N + N_index[None, :],
+            mask=token_mask[:, None] & N_mask[None, :],
+            other=0.0,
+        )
+
+        coarse, fine = split_log_decay(tl.where(token_mask, dt * A, 0.0))
+        coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
+        coarse_end, fine_end = tl.sum(coarse, axis=0), tl.sum(fine, axis=0)
+        to_end = tl.exp2((coarse_end - coarse_sum) + (fine_end - fine_sum))
+        whole = tl.exp2(coarse_end + fine_end)
+
+        S_operand = S.to(dtype)
+        tl.store(
+            states_ptr + chunk_row * (P * N) + P_index[:, None] * N + N_index[None, :],
+            S_operand,
+            mask=P_mask[:, None] & N_mask[None, :],
+        )
+        S = tl.dot((x * (dt * to_end)[None, :]).to(dtype), B, whole * S, input_precision=PRECISION)
+
+    if S_final_ptr is not None:
+        # In the order of memory, not in that of the state: offsets of its own need no registers in the loop.
+        tl.store(
+            S_final_ptr + state_start + N_index[:, None] * P + P_index[None, :],
+            tl.trans(S),
+            mask=N_mask[:, None] & P_mask[None, :],
+        )
+
+
+# Not specialized on T: what is compiled for one length serves all.
+@triton.jit(do_not_specialize=["T"])
+def chunk_mamba2_output_kernel(
+    x_ptr,
+    dt_ptr,
+    B_ptr,
+    C_ptr,
+    A_ptr,
+    D_ptr,
+    cu_seqlens_ptr,
+    chunk_sequence_ptr,
+    first_chunk_ptr,
+    states_ptr,
+    o_ptr,
+    T,
+    H: tl.constexpr,
+    HV: tl.constexpr,
+    N: tl.constexpr,
+    P: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Put out what the tokens of all chunks read, from the state before each chunk.
+
+        q = C
+        k = B
+        v = dt * x
+        g = dt * A
+        A_ij = q_i . k_j e^(G_i - G_j), j <= i
+        read = e^G (q S) + A v
+        o = read + D * x
+
+    G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns BLOCK_P indices
+    of P of one chunk of one head, and reads S from before it.
+    """
+    TOKENS: tl.constexpr = CHUNK
+    blocks = tl.cdiv(P, BLOCK_P)
+    block = tl.program_id(0) % blocks
+    program = tl.program_id(0) // blocks
+    value_head = program % HV
+    key_head = value_head // (HV // H)
+    chunk = (program // HV).to(tl.int64)
+    chunk_row = chunk * HV + value_head
+    if cu_seqlens_ptr is None:
+        chunks = tl.cdiv(T, TOKENS)
+        start = chunk // chunks * T + chunk % chunks * TOKENS
+        end_token = (chunk // chunks + 1) * T
+    else:
+        sequence = tl.load(chunk_sequence_ptr + chunk)
+        chunks_before = tl.load(first_chunk_ptr + sequence)
+        start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64) + (chunk - chunks_before) * TOKENS
+        end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
+    dtype = x_ptr.dtype.element_ty
+    N_index = tl.arange(0, BLOCK_N)
+    N_mask = N_index < N
+    P_index = block * BLOCK_P + tl.arange(0, BLOCK_P)
+    P_mask = P_index < P
+    token_index = tl.arange(0, CHUNK)
+    token = start + token_index
+    token_mask = token < end_token
+    A = tl.load(A_ptr + value_head).to(tl.float32)
+    D = tl.load(D_ptr + value_head).to(tl.float32)
+    x = tl.load(
+        x_ptr + (token * HV + value_head)[None, :] * P + P_index[:, None],
+        mask=P_mask[:, None] & token_mask[None, :],
+        other=0.0,
+    )
+    dt = tl.load(dt_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
+    B = tl.load(
+        B_ptr + (token * H + key_head)[:, None] * N + N_index[None, :],
+        mask=token_mask[:, None] & N_mask[None, :],
+        other=0.0,
+    )
+    C = tl.load(
+        C_ptr + (token * H + key_head)[:, None] * N + N_index[None, :],
+        mask=token_mask[:, None] & N_mask[None, :],
+        other=0.0,
+    )
+
+    coarse, fine = split_log_decay(tl.where(token_mask, dt * A, 0.0))
+    coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
+    from_start = tl.exp2(coarse_sum + fine_sum)
+    decay = tl.exp2((coarse_sum[:, None] - coarse_sum[None, :]) + (fine_sum[:, None] - fine_sum[None, :]))
+
+    scores = tl.dot(C, tl.trans(B), input_precision=PRECISION) * (dt[None, :] * decay)
+    scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
+    S_operand = tl.load(
+        states_ptr + chunk_row * (P * N) + P_index[:, None] * N + N_index[None, :],
+        mask=P_mask[:, None] & N_mask[None, :],
+        other=0.0,
+    )
+    read = tl.dot(S_operand, tl.trans(C), input_precision=PRECISION) * from_start[None, :]
+    read = tl.dot(x, tl.trans(scores.to(dtype)), read, input_precision=PRECISION)
+    o = read + D * x.to(tl.float32)
+    tl.store(
+        o_ptr + (token * HV + value_head)[None, :] * P + P_index[:, None],
+        o.to(o_ptr.dtype.element_ty),
+        mask=P_mask[:, None] & token_mask[None, :],
+    )

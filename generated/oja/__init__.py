@@ -6,12 +6,14 @@ The delta rule seen from the value side; each write corrects what the value alre
 """
 
 from .chunk import naive_chunk_oja
+from .chunk_fused import chunk_oja
 from .fused_recurrent import fused_recurrent_oja
 from .module import Oja
 from .naive import naive_recurrent_oja
 
 __all__ = [
     "Oja",
+    "chunk_oja",
     "fused_recurrent_oja",
     "naive_chunk_oja",
     "naive_recurrent_oja",

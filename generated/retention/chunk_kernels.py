@@ -162,3 +162,202 @@ def chunk_retention_kernel(
             tl.trans(S),
             mask=K_mask[:, None] & V_mask[None, :],
         )
+
+
+# Not specialized on T: what is compiled for one length serves all.
+@triton.jit(do_not_specialize=["T"])
+def chunk_retention_states_kernel(
+    k_ptr,
+    v_ptr,
+    S_initial_ptr,
+    cu_seqlens_ptr,
+    first_chunk_ptr,
+    states_ptr,
+    S_final_ptr,
+    T,
+    H: tl.constexpr,
+    HV: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Walk the chunks of one sequence of one value head and leave behind the state before each of them.
+
+        g = log1p(-2 ** (-5 - head))
+        S = e^G_end S + (e^(G_end - G) k)^T v
+
+    G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns BLOCK_V indices
+    of V of the state of one head of one sequence, transposed: [V, K], so that matrix products have the state's rows
+    as theirs. Nothing sums over V. Before each chunk it writes S, in the dtype of the products.
+    """
+    TOKENS: tl.constexpr = CHUNK
+    program = tl.program_id(0)
+    blocks = tl.cdiv(V, BLOCK_V)
+    block = program % blocks
+    value_head = program // blocks % HV
+    key_head = value_head // (HV // H)
+    sequence = (program // (blocks * HV)).to(tl.int64)
+    if cu_seqlens_ptr is None:
+        first_token = sequence * T
+        end_token = first_token + T
+        chunk = sequence * tl.cdiv(T, TOKENS)
+    else:
+        first_token = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
+        end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
+        chunk = tl.load(first_chunk_ptr + sequence)
+    dtype = k_ptr.dtype.element_ty
+    K_index = tl.arange(0, BLOCK_K)
+    K_mask = K_index < K
+    V_index = block * BLOCK_V + tl.arange(0, BLOCK_V)
+    V_mask = V_index < V
+    token_index = tl.arange(0, CHUNK)
+    head = value_head.to(tl.float32)
+    log_decay = log1p(-tl.exp2(-5.0 - head))
+
+    state_start = (sequence * HV + value_head) * (K * V)
+    if S_initial_ptr is None:
+        S = tl.full((BLOCK_V, BLOCK_K), 0.0, tl.float32)
+    else:
+        S = tl.load(
+            S_initial_ptr + state_start + K_index[None, :] * V + V_index[:, None],
+            mask=K_mask[None, :] & V_mask[:, None],
+            other=0.0,
+        ).to(tl.float32)
+
+    for start in range(first_token, end_token, TOKENS):
+        token = start + token_index
+        token_mask = token < end_token
+        chunk_row = chunk * HV + value_head
+        chunk += 1
+        k = tl.load(
+            k_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+            mask=token_mask[:, None] & K_mask[None, :],
+            other=0.0,
+        )
+        v = tl.load(
+            v_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
+            mask=V_mask[:, None] & token_mask[None, :],
+            other=0.0,
+        )
+
+        coarse, fine = split_log_decay(tl.where(token_mask, log_decay, 0.0))
+        coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
+        coarse_end, fine_end = tl.sum(coarse, axis=0), tl.sum(fine, axis=0)
+        to_end = tl.exp2((coarse_end - coarse_sum) + (fine_end - fine_sum))
+        whole = tl.exp2(coarse_end + fine_end)
+
+        S_operand = S.to(dtype)
+        tl.store(
+            states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
+            S_operand,
+            mask=V_mask[:, None] & K_mask[None, :],
+        )
+        S = tl.dot((v * to_end[None, :]).to(dtype), k, whole * S, input_precision=PRECISION)
+
+    if S_final_ptr is not None:
+        # In the order of memory, not in that of the state: offsets of its own need no registers in the loop.
+        tl.store(
+            S_final_ptr + state_start + K_index[:, None] * V + V_index[None, :],
+            tl.trans(S),
+            mask=K_mask[:, None] & V_mask[None, :],
+        )
+
+
+# Not specialized on T: what is compiled for one length serves all.
+@triton.jit(do_not_specialize=["T"])
+def chunk_retention_output_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    cu_seqlens_ptr,
+    chunk_sequence_ptr,
+    first_chunk_ptr,
+    states_ptr,
+    o_ptr,
+    scale,
+    T,
+    H: tl.constexpr,
+    HV: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Put out what the tokens of all chunks read, from the state before each chunk.
+
+        g = log1p(-2 ** (-5 - head))
+        A_ij = q_i . k_j e^(G_i - G_j), j <= i
+        read = e^G (q S) + A v
+        o = scale * read
+
+    G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns BLOCK_V indices
+    of V of one chunk of one head, and reads S from before it.
+    """
+    TOKENS: tl.constexpr = CHUNK
+    blocks = tl.cdiv(V, BLOCK_V)
+    block = tl.program_id(0) % blocks
+    program = tl.program_id(0) // blocks
+    value_head = program % HV
+    key_head = value_head // (HV // H)
+    chunk = (program // HV).to(tl.int64)
+    chunk_row = chunk * HV + value_head
+    if cu_seqlens_ptr is None:
+        chunks = tl.cdiv(T, TOKENS)
+        start = chunk // chunks * T + chunk % chunks * TOKENS
+        end_token = (chunk // chunks + 1) * T
+    else:
+        sequence = tl.load(chunk_sequence_ptr + chunk)
+        chunks_before = tl.load(first_chunk_ptr + sequence)
+        start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64) + (chunk - chunks_before) * TOKENS
+        end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
+    dtype = q_ptr.dtype.element_ty
+    K_index = tl.arange(0, BLOCK_K)
+    K_mask = K_index < K
+    V_index = block * BLOCK_V + tl.arange(0, BLOCK_V)
+    V_mask = V_index < V
+    token_index = tl.arange(0, CHUNK)
+    token = start + token_index
+    token_mask = token < end_token
+    head = value_head.to(tl.float32)
+    log_decay = log1p(-tl.exp2(-5.0 - head))
+    q = tl.load(
+        q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+        mask=token_mask[:, None] & K_mask[None, :],
+        other=0.0,
+    )
+    k = tl.load(
+        k_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+        mask=token_mask[:, None] & K_mask[None, :],
+        other=0.0,
+    )
+    v = tl.load(
+        v_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
+        mask=V_mask[:, None] & token_mask[None, :],
+        other=0.0,
+    )
+
+    coarse, fine = split_log_decay(tl.where(token_mask, log_decay, 0.0))
+    coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
+    from_start = tl.exp2(coarse_sum + fine_sum)
+    decay = tl.exp2((coarse_sum[:, None] - coarse_sum[None, :]) + (fine_sum[:, None] - fine_sum[None, :]))
+
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * decay
+    scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
+    S_operand = tl.load(
+        states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
+        mask=V_mask[:, None] & K_mask[None, :],
+        other=0.0,
+    )
+    read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION) * from_start[None, :]
+    read = tl.dot(v, tl.trans(scores.to(dtype)), read, input_precision=PRECISION)
+    o = scale * read
+    tl.store(
+        o_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
+        o.to(o_ptr.dtype.element_ty),
+        mask=V_mask[:, None] & token_mask[None, :],
+    )

@@ -101,7 +101,13 @@ def _launch(
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernels: the output, and the final state if it is wanted."""
     try:
-        from .chunk_kernels import chunk_rwkv7_kernel, chunk_rwkv7_prepare_kernel, launch_config
+        from .chunk_kernels import (
+            chunk_rwkv7_kernel,
+            chunk_rwkv7_output_kernel,
+            chunk_rwkv7_prepare_kernel,
+            chunk_rwkv7_states_kernel,
+            launch_config,
+        )
     except ImportError as error:
         raise RuntimeError("chunk_rwkv7 needs Triton on a GPU: install it, or call naive_chunk_rwkv7") from error
 
@@ -119,6 +125,7 @@ def _launch(
     if torch.version.hip:
         walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     precision = _precision(dtype)
+    blocks = -(-args.V // walk["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"])
     q_from_start = torch.empty(chunks, args.HV, walk["CHUNK"], args.K, dtype=dtype, device=args.device)
     scores = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
@@ -149,29 +156,78 @@ def _launch(
             PRECISION=precision,
             **prepare,
         )
-        blocks = -(-args.V // walk["BLOCK_V"])
-        chunk_rwkv7_kernel[(args.runs * args.HV * blocks,)](
-            v,
-            None if initial_state is None else initial_state.contiguous(),
-            None if cu_seqlens is None else cu_seqlens.contiguous(),
-            first_chunk,
-            q_from_start,
-            scores,
-            y_from_start,
-            w_to_end,
-            k_to_end,
-            whole,
-            o,
-            S_final,
-            float(scale),
-            args.tokens,
-            HV=args.HV,
-            K=args.K,
-            V=args.V,
-            PRECISION=precision,
-            **walk,
-        )
+        if _splits(args.runs * args.HV * blocks, args.device):
+            states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
+            chunk_rwkv7_states_kernel[(args.runs * args.HV * blocks,)](
+                v,
+                None if initial_state is None else initial_state.contiguous(),
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                y_from_start,
+                w_to_end,
+                k_to_end,
+                whole,
+                states,
+                S_final,
+                args.tokens,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=precision,
+                **walk,
+            )
+            chunk_rwkv7_output_kernel[(chunks * args.HV * blocks,)](
+                v,
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                chunk_sequence,
+                first_chunk,
+                q_from_start,
+                scores,
+                states,
+                o,
+                float(scale),
+                args.tokens,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=precision,
+                **walk,
+            )
+        else:
+            chunk_rwkv7_kernel[(args.runs * args.HV * blocks,)](
+                v,
+                None if initial_state is None else initial_state.contiguous(),
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                q_from_start,
+                scores,
+                y_from_start,
+                w_to_end,
+                k_to_end,
+                whole,
+                o,
+                S_final,
+                float(scale),
+                args.tokens,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=precision,
+                **walk,
+            )
     return o, S_final
+
+
+def _splits(programs: int, device: torch.device) -> bool:
+    """Whether to compute the outputs in a kernel of their own, all chunks at once.
+
+    The walk has one program for each block of values of each head of each sequence, and goes from chunk to chunk. Where
+    that leaves half of the multiprocessors idle, the less it does the better, although the states before all chunks then
+    go through memory.
+    """
+    if device.type != "cuda":
+        return False
+    return 2 * programs <= torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:

@@ -3,40 +3,82 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.describe import count
+from flagen.backends.triton_.rows import RowPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.row_planner import Part, RowLoad
 from flagen.plan.rows import ROW
-from flagen.spec.model import Expr
+from flagen.spec.model import Expr, Spec
 from flagen.spec.printer import to_source
+
+WALK = "Walk the chunks of one sequence of one value head with the state in registers."
+STATES = "Walk the chunks of one sequence of one value head and leave behind the state before each of them."
+OUTPUT = "Put out what the tokens of all chunks read, from the state before each chunk."
+
+
+def indented(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def derived_from(spec: Spec) -> list[str]:
+    """What a chunk's equations are made of."""
+    return [*indented(equations(spec)), "", "is, for the rows of a chunk and the state S before it,", ""]
 
 
 def walk_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
-    """The docstring of the kernel that carries the state."""
-    end, to_end = ("e^G_end S", "e^(G_end - G) ") if plan.row_decay is not None else ("S", "")
+    """The docstring of the kernel that carries the state and puts out what it reads."""
+    lines = [*_solving(plan, ("q", "w", "y", "z", "k", "v", *(["g"] if plan.delta is None else []))), *_reading(plan)]
+    return {
+        "title": WALK,
+        "equations": [*derived_from(plan.spec), *indented([*lines, _next_state(plan)])],
+        "text": f"{_sums(plan)}{_walk_text(plan)}",
+    }
+
+
+def states_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
+    """The docstring of the kernel that carries the state and leaves it behind for every chunk."""
+    equations = _solving(plan, ("w", "y", "z", "k", "v", *(["g"] if plan.delta is None else [])))
+    kept = "S" if plan.delta is None else "S and U"
+    return {
+        "title": STATES,
+        "equations": indented([*(line for line in equations if not line.startswith("A_")), _next_state(plan)]),
+        "text": f"{_sums(plan)}{owned(plan)} Before each chunk it writes {kept}, in the dtype of the products.",
+    }
+
+
+def output_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
+    """The docstring of the kernel that puts out what is read, from the states before each chunk."""
+    wanted = ("q", *(("k", "v", "g") if plan.delta is None else ("v",)))
+    scores = [line for line in _solving(plan, wanted) if not line.startswith(("R ", "U "))]
+    kept = "S" if plan.delta is None else "S and U"
+    owner = f"A program owns BLOCK_{plan.value} indices of {plan.value} of one chunk of one head"
+    text = f"{_sums(plan)}{owner}, and reads {kept} from before it."
+    return {"title": OUTPUT, "equations": indented([*scores, *_reading(plan)]), "text": text}
+
+
+def _solving(plan: ChunkKernelPlan, wanted: Collection[str]) -> list[str]:
+    """What does not need the state, then what it takes to know the rows that are written."""
+    equations = list(_front_end(plan, wanted))
     start = "e^G " if plan.row_decay is not None else ""
-    equations = list(_front_end(plan, ("q", "w", "y", "z", "k", "v", *(["g"] if plan.delta is None else []))))
-    read, state = [f"{start}(q S)"], [end]
     if plan.delta is None:
-        equations.append(f"A_ij = {_score('q', 'k', plan)}, j <= i")
-        read.append("A v")
-        state.append(f"({to_end}k)^T v")
-    else:
-        right = [*(["z"] if plan.delta.z is not None else []), *(["N v"] if plan.write_key is not None else [])]
-        equations += [f"R = {' + '.join((*right, f'{start}(y S)'))}", "U = (I - L)^-1 R"]
-        read.append("A U")
-        state.append(f"({to_end}w)^T U")
-        if plan.write_key is not None:
-            read.append("B v")
-            state.append(f"({to_end}k)^T v")
-    equations += [
-        f"read = {' + '.join(read)}",
-        f"o = {_output(plan)}",
-        f"S = {' + '.join(state)}",
-    ]
-    return {"equations": equations, "text": f"{_sums(plan)}{_walk_text(plan)}"}
+        return [*equations, f"A_ij = {_score('q', 'k', plan)}, j <= i"]
+    right = [*(["z"] if plan.delta.z is not None else []), *(["N v"] if plan.write_key is not None else [])]
+    return [*equations, f"R = {' + '.join((*right, f'{start}(y S)'))}", "U = (I - L)^-1 R"]
+
+
+def _reading(plan: ChunkKernelPlan) -> list[str]:
+    read = ["e^G (q S)" if plan.row_decay is not None else "(q S)"]
+    read += ["A v"] if plan.delta is None else ["A U", *(["B v"] if plan.write_key is not None else [])]
+    return [f"read = {' + '.join(read)}", f"o = {_output(plan)}"]
+
+
+def _next_state(plan: ChunkKernelPlan) -> str:
+    end, to_end = ("e^G_end S", "e^(G_end - G) ") if plan.row_decay is not None else ("S", "")
+    state = [end, *([f"({to_end}w)^T U"] if plan.delta is not None else [])]
+    return f"S = {' + '.join((*state, *([f'({to_end}k)^T v'] if plan.write_key is not None else [])))}"
 
 
 def prepare_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
@@ -63,10 +105,16 @@ def _walk_text(plan: ChunkKernelPlan) -> str:
     value = plan.value
     prepared = "" if plan.prepare is None else "; each chunk reads what was prepared for it"
     return (
-        f"A program owns BLOCK_{value} indices of {value} of the state of one head of one sequence, transposed:"
-        f" [{value}, {plan.key}], so that matrix products have the state's rows as theirs. Nothing sums over {value}."
-        f" Each token of a head reads {_read(plan, plan.walk)} elements and writes {value}{prepared}; each sequence"
-        f" reads and writes {plan.key}*{value} elements of state, in float32."
+        f"{owned(plan)} Each token of a head reads {_read(plan, plan.walk)} elements and writes {value}{prepared}; each"
+        f" sequence reads and writes {plan.key}*{value} elements of state, in float32."
+    )
+
+
+def owned(plan: RowPlan) -> str:
+    return (
+        f"A program owns BLOCK_{plan.value} indices of {plan.value} of the state of one head of one sequence,"
+        f" transposed: [{plan.value}, {plan.key}], so that matrix products have the state's rows as theirs. Nothing"
+        f" sums over {plan.value}."
     )
 
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flagen.backends.torch_.common import equations
-from flagen.backends.triton_.chunk_describe import prepare_docs, walk_docs
+from flagen.backends.triton_.chunk_describe import output_docs, prepare_docs, states_docs, walk_docs
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.printer import literal
-from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, atom, heads, pointers, scalars, steps_symbol
+from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, atom, heads, key_heads, pointers, scalars, steps_symbol
+from flagen.backends.triton_.walk import Form, WalkKernel
 from flagen.plan.chunk_kernel import ChunkKernelPlan
-from flagen.plan.row_planner import Part
 from flagen.plan.rows import ROW, TOKEN
-from flagen.plan.tiles import Arithmetic, Tile
 
 
 def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
     """Every value `triton/chunk_kernels.py.j2` uses."""
-    walk = Walk(plan)
-    prepare = None if plan.prepare is None else Prepare(plan, *plan.prepare)
-    sections = [walk.sections(), *([prepare.sections()] if prepare else [])]
-    text = [line for section in sections for lines in section.values() for line in lines]
+    prepare, walk, states, output = kernels = kernels_of(plan)
+    text = [line for kernel in kernels if kernel is not None for line in kernel.lines()]
     (state,) = plan.spec.states
     return {
         "name": plan.spec.name,
-        "equations": equations(plan.spec),
         "key": plan.key,
         "value": plan.value,
         "steps": steps_symbol(plan),
@@ -33,8 +28,8 @@ def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
         "transposed": False,
         "prepare": None if prepare is None else prepare.context(),
         "prepare_docs": prepare_docs(plan),
-        "walk": walk.context(),
-        "walk_docs": walk_docs(plan),
+        "walks": [{**walk.context(), "docs": walk_docs(plan)}, {**states.context(), "docs": states_docs(plan)}],
+        "output": {**output.context(), "docs": output_docs(plan)},
         "S": walk.name(state.name),
         "initial": f"{state.name}_initial_ptr",
         "final": f"{state.name}_final_ptr",
@@ -47,8 +42,13 @@ def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
         "crowded": plan.crowded,
         "reflects": plan.delta is not None and not plan.contracts,
         "widest": "32 if single else 64" if plan.delta is None else f"32 if single or {plan.key} > 128 else 64",
-        "operand": next(decl.name for decl in plan.spec.inputs if decl.dims and decl.name in pointers(plan, plan.walk)),
     }
+
+
+def kernels_of(plan: ChunkKernelPlan) -> tuple[Prepare | None, Walk, Walk, Walk]:
+    """What prepares the chunks, if anything does; what then runs: the first kernel, or the other two."""
+    prepare = None if plan.prepare is None else Prepare(plan, *plan.prepare)
+    return prepare, Walk(plan, Form.FUSED), Walk(plan, Form.STATES), Walk(plan, Form.OUTPUT)
 
 
 def scratch(plan: ChunkKernelPlan) -> tuple[str, ...]:
@@ -60,20 +60,10 @@ def scratch(plan: ChunkKernelPlan) -> tuple[str, ...]:
     return ("inverse", "scores", *writes, *decays)
 
 
-def compile_time(plan: ChunkKernelPlan, *parts: Part) -> tuple[str, ...]:
-    """Every size that a kernel is compiled for."""
-    symbol = steps_symbol(plan)
-    values = [plan.value] if plan.walk in parts else []
-    return (
-        *([symbol] if symbol else []),
-        *heads(*parts),
-        plan.key,
-        *values,
-        "CHUNK",
-        *(["BLOCK_TOKENS"] if symbol else []),
-        *(f"BLOCK_{dim}" for dim in (plan.key, *values)),
-        "PRECISION",
-    )
+def tiles(plan: ChunkKernelPlan, *dims: str) -> tuple[str, ...]:
+    """The sizes that a kernel over `dims` is compiled for."""
+    tokens = ["BLOCK_TOKENS"] if steps_symbol(plan) else []
+    return (*dims, "CHUNK", *tokens, *(f"BLOCK_{dim}" for dim in dims), "PRECISION")
 
 
 class ScalarDecayKernel(RowKernel[ChunkKernelPlan]):
@@ -131,36 +121,31 @@ class ScalarDecayKernel(RowKernel[ChunkKernelPlan]):
         ]
 
 
-class Walk(ScalarDecayKernel):
-    """The kernel that walks the chunks of a sequence with the state in registers."""
+class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
+    """A kernel that has the state of a sequence."""
 
-    def __init__(self, plan: ChunkKernelPlan) -> None:
-        super().__init__(plan, plan.walk)
-        self.value = plan.value
-        self.state = self.name(plan.spec.states[0].name)
+    def scratch(self) -> tuple[str, ...]:
+        return scratch(self.plan)
 
-    def parameters(self) -> list[str]:
-        plan, (state,) = self.plan, self.plan.spec.states
-        names = [*pointers(plan, *self.parts), f"{state.name}_initial", "cu_seqlens"]
-        if plan.prepare is not None:
-            names += ["first_chunk", *scratch(plan)]
-        names += ["o", f"{state.name}_final"]
-        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, *self.parts)]
-        return [*(f"{name}_ptr" for name in names), *scalars(plan, *self.parts), "T", *sizes]
+    def steps(self) -> list[str]:
+        symbol = steps_symbol(self.plan)
+        return [symbol] if symbol else []
 
-    def sections(self) -> dict[str, list[str]]:
-        additive = self.plan.delta is None
-        return {
-            "once": self.once(),
-            "loads": [*self.loads(self.plan.walk), *([] if additive else self._load_scratch())],
-            "operands": self.operands(*ROLES),
-            "decays": [*self.decays(), *self._ends()] if additive else [],
-            "scores": self._scores() if additive else [],
-            "solve": [] if additive else self._solve(),
-            "read": self._read(),
-            "output": self._output(),
-            "next_state": self._next_state(),
-        }
+    def tiles(self) -> tuple[str, ...]:
+        return tiles(self.plan, self.plan.key, self.plan.value)
+
+    def operand_arrays(self) -> tuple[str, ...]:
+        return tuple(decl.name for decl in self.plan.spec.inputs if decl.dims)
+
+    @property
+    def keeps_updates(self) -> bool:
+        return self.plan.delta is not None
+
+    def loaded(self) -> list[str]:
+        rows = self.loads(self.plan.walk)
+        if self.plan.delta is not None:
+            return [*rows, *self._load_scratch(), *self.operands(*ROLES), ""]
+        return [*rows, *self.operands(*ROLES), "", *self.decays(), *self._ends(), "", *self._scores()]
 
     def _load_scratch(self) -> list[str]:
         row, token = self.axes.index(self.row), self.axes.index(TOKEN)
@@ -192,15 +177,16 @@ class Walk(ScalarDecayKernel):
     def _scores(self) -> list[str]:
         return self.scores("scores", "q", "k", "", self.scale("v"))
 
-    def _solve(self) -> list[str]:
+    def solved(self) -> list[str]:
         """R = z + N v + e^Γ S y, and U = (I - L)^{-1} R."""
         plan, over = self.plan, (self.value, self.row)
-        assert plan.delta is not None
+        if plan.delta is None:
+            return []
         from_start = "from_start" if plan.row_decay is not None else ""
         scale = " * ".join(filter(None, (self.scale("y"), from_start)))
         terms = []
         if plan.delta.z is not None:
-            terms.append(self.axes.spread(self._sum_term(plan.delta.z), self.axes.sorted(plan.delta.z.dims), over))
+            terms.append(self._sum_term(plan.delta.z))
         if plan.write_key is not None:
             terms.append(f"tl.dot({self.operand('v')}, tl.trans(erased_writes), {DOT})")
         erased = f"tl.dot(S_operand, tl.trans({self.operand('y')}), {DOT})"
@@ -211,13 +197,7 @@ class Walk(ScalarDecayKernel):
             "U_operand = U.to(dtype)",
         ]
 
-    def _sum_term(self, tile: Tile) -> str:
-        text = self.print(tile, self.row)
-        return (
-            f"({text})" if isinstance(tile, Arithmetic) or (len(tile.dims) == 1 and not text.isidentifier()) else text
-        )
-
-    def _read(self) -> list[str]:
+    def read(self) -> list[str]:
         over = (self.value, TOKEN)
         start = "" if self.plan.row_decay is None else "from_start_read" if self.grouped else "from_start"
         lines = [f"read = tl.dot(S_operand, tl.trans({self.operand('q')}), {DOT}){self.rows_by(start, TOKEN, over)}"]
@@ -230,14 +210,7 @@ class Walk(ScalarDecayKernel):
             lines.append(f"read = read{self.rows_by(self.scale('q'), TOKEN, over)}")
         return lines
 
-    def _output(self) -> list[str]:
-        offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
-        return [
-            f"o = {self.print(self.plan.output, TOKEN)}",
-            f"tl.store(o_ptr + {offset}, o.to(o_ptr.dtype.element_ty), mask={mask})",
-        ]
-
-    def _next_state(self) -> list[str]:
+    def next_state(self) -> list[str]:
         plan, over = self.plan, (self.value, self.row)
         S = self.state
         to_end = "" if plan.row_decay is None else "to_end"
@@ -268,8 +241,21 @@ class Prepare(ScalarDecayKernel):
     def parameters(self) -> list[str]:
         plan = self.plan
         names = [*pointers(plan, *self.parts), "cu_seqlens", "chunk_sequence", "first_chunk", *scratch(plan)]
-        sizes = [f"{name}: tl.constexpr" for name in compile_time(plan, *self.parts)]
+        symbol = steps_symbol(plan)
+        steps = [symbol] if symbol else []
+        sizes = [f"{name}: tl.constexpr" for name in (*steps, *heads(*self.parts), *tiles(plan, plan.key))]
         return [*(f"{name}_ptr" for name in names), *scalars(plan, *self.parts), "T", *sizes]
+
+    @property
+    def kernel(self) -> str:
+        return f"chunk_{self.plan.spec.name}_prepare_kernel"
+
+    def context(self) -> Mapping[str, object]:
+        """What a template needs to know of the kernel."""
+        return {"parameters": self.parameters(), "key_heads": key_heads(*self.parts), **self.sections()}
+
+    def lines(self) -> list[str]:
+        return [line for lines in self.sections().values() for line in lines]
 
     def sections(self) -> dict[str, list[str]]:
         return {

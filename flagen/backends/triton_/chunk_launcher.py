@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from flagen.backends.signature import Parameter, parameters
 from flagen.backends.torch_.common import common_context
+from flagen.backends.triton_.chunk_kernel import kernels_of as scalar_kernels
 from flagen.backends.triton_.chunk_kernel import scratch
 from flagen.backends.triton_.kernel import tensor_names
-from flagen.backends.triton_.key_kernel import arrays
+from flagen.backends.triton_.key_kernel import kernels_of as key_kernels
+from flagen.backends.triton_.key_rows import arrays
 from flagen.backends.triton_.launcher import default_values, launch_parameters
-from flagen.backends.triton_.rows import RowPlan, heads, pointers, scalars, steps_symbol
+from flagen.backends.triton_.rows import RowKernel, RowPlan, steps_symbol
 from flagen.plan.chunk_families import SIZES
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.row_planner import Part
 from flagen.plan.tiles import Value
 
 PACKED = "None if cu_seqlens is None else cu_seqlens.contiguous()"
@@ -23,13 +25,12 @@ START = "None if initial_state is None else initial_state.contiguous()"
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel: its grid, its arguments but the tiles, which are in the dict `tiles`, and what is computed first."""
+    """One kernel: its grid, and its arguments but the tiles, which are in the dict `tiles`."""
 
     kernel: str
     grid: str
     arguments: Sequence[str]
     tiles: str
-    before: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def chunk_launcher_context(plan: RowPlan) -> Mapping[str, object]:
     size = Parameter("chunk_size", "int", str(plan.size), True, _size_doc(steps))
     (state,) = spec.states
     launched = launch_parameters(spec, ["initial_state"], size)
-    launches = list(_launches(plan))
+    prepared, fused, split = _prepared(plan), _fused(plan), _split(plan)
     operands = _operands(plan)
     return {
         **common_context(spec, size),
@@ -64,13 +65,17 @@ def chunk_launcher_context(plan: RowPlan) -> Mapping[str, object]:
         "state_shape": ", ".join(f"args.{x}" for x in ("runs", "HV", *state.dims)),
         "vectors": operands,
         "others": [name for name in tensor_names(spec) if name not in operands],
-        "kernels": [*(launch.kernel for launch in launches), "launch_config"],
-        "tiles": ", ".join(launch.tiles for launch in launches),
+        "kernels": [*(launch.kernel for launch in (*prepared, *fused, *split)), "launch_config"],
+        "tiles": ", ".join(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split))),
         "config_arguments": _config_arguments(plan, steps),
         "config_lines": list(_config_lines(plan)),
-        "prepare": len(launches) > 1,
+        "value": plan.value,
+        "key": plan.key,
+        "prepared": prepared,
         "scratch": list(_scratch(plan)),
-        "launches": launches,
+        "fused": fused,
+        "split": split,
+        "left_behind": _left_behind(plan),
         "precision": "tf32" if plan.contracts or plan.delta is None else "bf16x3",
         "precision_note": _precision_note(plan),
     }
@@ -115,10 +120,11 @@ def _config_lines(plan: RowPlan) -> list[str]:
     """How many terms in bfloat16 a log decay takes to be exact enough for the products."""
     if not isinstance(plan, KeyKernelPlan) or plan.log_decay is None:
         return []
-    if plan.decay_input is None:
-        return ['prepare["TERMS"] = 3 if dtype == torch.float32 else 2']
-    exact = f"{plan.decay_input}.dtype == torch.bfloat16"
-    return [f'prepare["TERMS"] = 1 if {exact} else 3 if dtype == torch.float32 else 2']
+    terms = "3 if dtype == torch.float32 else 2"
+    if plan.decay_input is not None:
+        terms = f"1 if {plan.decay_input}.dtype == torch.bfloat16 else {terms}"
+    target = 'prepare["TERMS"] = output["TERMS"]' if plan.right else 'prepare["TERMS"]'
+    return [f"{target} = {terms}"]
 
 
 def _scratch(plan: RowPlan) -> list[Scratch]:
@@ -143,58 +149,58 @@ def _scratch(plan: RowPlan) -> list[Scratch]:
 # ------------------------------------------------------------------------------------------------------------ launches
 
 
-def _launches(plan: RowPlan) -> list[Launch]:
-    """The kernels in the order they run."""
-    name, (state,) = f"chunk_{plan.spec.name}", plan.spec.states
-    prepared = [array.name for array in _scratch(plan)]
-    prepare = _prepare_parts(plan)
-    first = (
-        Launch(
-            f"{name}_prepare_kernel",
-            "chunks * args.HV",
-            (
-                *pointers(plan, *prepare),
-                PACKED,
-                "chunk_sequence",
-                "first_chunk",
-                *prepared,
-                *(f"float({scalar})" for scalar in scalars(plan, *prepare)),
-                "args.tokens",
-                *_sizes(plan, *prepare),
-            ),
-            "prepare",
-        )
-        if prepare
-        else None
-    )
-    walk = Launch(
-        f"{name}_kernel",
-        "args.runs * args.HV * blocks",
-        (
-            *pointers(plan, plan.walk),
-            START,
-            PACKED,
-            *(["first_chunk", *prepared] if prepare else []),
-            "o",
-            f"{state.name}_final",
-            *(f"float({scalar})" for scalar in scalars(plan, plan.walk)),
-            "args.tokens",
-            *_sizes(plan, plan.walk),
+def _left_behind(plan: RowPlan) -> list[Scratch]:
+    """What the walk of the split form leaves for the outputs."""
+    states = Scratch("states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
+    kept = any("U_ptr" in kernel.parameters() for kernel in kernels_of(plan) if kernel is not None)
+    return [states, *([Scratch("U", [f"args.{plan.value}", 'walk["CHUNK"]'], "dtype")] if kept else [])]
+
+
+def _launch(plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str) -> Launch:
+    """The launch of `kernel`, whose parameters say what it is handed."""
+    spec, (state,) = plan.spec, plan.spec.states
+    known = {
+        "T": "args.tokens",
+        "cu_seqlens_ptr": PACKED,
+        f"{state.name}_initial_ptr": START,
+        **{param.name: f"float({param.name})" for param in spec.params if not param.is_tensor},
+    }
+    sizes = {name: f"{name}=args.{name}" for name in ("H", "HV", plan.key, plan.value)}
+    if spec.steps is not None:
+        sizes[spec.steps.symbol] = f"{spec.steps.symbol}={spec.steps.argument}"
+    arguments = []
+    for parameter in kernel.parameters():
+        name, compiled, _ = parameter.partition(": tl.constexpr")
+        if not compiled:
+            arguments.append(known.get(name, name.removesuffix("_ptr")))
+        elif name in sizes:
+            arguments.append(sizes[name])
+    return Launch(kernel.kernel, grid, arguments, tiles)
+
+
+def _prepared(plan: RowPlan) -> list[Launch]:
+    prepare = kernels_of(plan)[0]
+    return [] if prepare is None else [_launch(plan, prepare, "chunks * args.HV", "prepare")]
+
+
+def _fused(plan: RowPlan) -> list[Launch]:
+    """One walk that puts out what is read."""
+    walk = kernels_of(plan)[1]
+    return [] if walk is None else [_launch(plan, walk, "args.runs * args.HV * blocks", "walk")]
+
+
+def _split(plan: RowPlan) -> list[Launch]:
+    """A walk that leaves states, then the outputs of all chunks."""
+    _, _, states, output = kernels_of(plan)
+    right = isinstance(plan, KeyKernelPlan) and plan.right
+    return [
+        _launch(plan, states, "args.runs * args.HV * blocks", "walk"),
+        _launch(
+            plan, output, f"chunks * args.HV * {'key_blocks' if right else 'blocks'}", "output" if right else "walk"
         ),
-        "walk",
-        (f'blocks = -(-args.{plan.value} // walk["BLOCK_{plan.value}"])',),
-    )
-    return [walk] if first is None else [first, walk]
+    ]
 
 
-def _prepare_parts(plan: RowPlan) -> tuple[Part, ...]:
-    if isinstance(plan, KeyKernelPlan):
-        return (plan.prepare.part,)
-    return plan.prepare or ()
-
-
-def _sizes(plan: RowPlan, *parts: Part) -> tuple[str, ...]:
-    symbol = steps_symbol(plan)
-    steps = [] if symbol is None or plan.spec.steps is None else [f"{symbol}={plan.spec.steps.argument}"]
-    values = [plan.value] if plan.walk in parts else []
-    return (*steps, *(f"{name}=args.{name}" for name in (*heads(*parts), plan.key, *values)))
+def kernels_of(plan: RowPlan) -> tuple[RowKernel[Any] | None, RowKernel[Any] | None, RowKernel[Any], RowKernel[Any]]:
+    """What prepares the chunks, if anything; the fused walk, if there is one; the two kernels of the split form."""
+    return key_kernels(plan) if isinstance(plan, KeyKernelPlan) else scalar_kernels(plan)

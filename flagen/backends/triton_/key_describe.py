@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 
+from flagen.backends.triton_.chunk_describe import OUTPUT, STATES, WALK, derived_from, indented, owned
 from flagen.backends.triton_.describe import count
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad
@@ -15,15 +16,17 @@ from flagen.spec.printer import to_source
 
 def prepare_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
     """The docstring of the kernel that prepares all chunks."""
-    equations = list(_front_end(plan, ("q", "w", "y", "k", "g")))
+    equations = list(_front_end(plan, ("w", "y", "k", "g") if plan.right else ("q", "w", "y", "k", "g")))
     own = "j <= i" if plan.reads_itself else "j < i"
     read, erase = _offset(plan, after=plan.read_after), _offset(plan, after=plan.erase_after)
     erasing, writing = plan.delta is not None, plan.write_key is not None
     if erasing:
-        equations += [f"L_ij = {_score('y', 'w', erase)}, j < i", f"A_ij = {_score('q', 'w', read)}, {own}"]
+        equations.append(f"L_ij = {_score('y', 'w', erase)}, j < i")
+    if erasing and not plan.right:
+        equations.append(f"A_ij = {_score('q', 'w', read)}, {own}")
     if erasing and writing:
         equations.append(f"N_ij = {_score('y', 'k', erase)}, j < i")
-    if writing:
+    if writing and not plan.right:
         equations.append(f"{'B' if erasing else 'A'}_ij = {_score('q', 'k', read)}, {own}")
     equations += _rows(plan, read, erase)
     equations += [f"{number.target} = {show(number.value)}" for number in plan.numbers]
@@ -36,33 +39,72 @@ def prepare_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
 
 
 def walk_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
-    """The docstring of the kernel that carries the state."""
-    erasing, writing = plan.delta is not None, plan.write_key is not None
-    kept = "S" if plan.log_decay is None else "whole S"
-    equations = list(_front_end(plan, ("z", "v")))
-    read, state = ["q_from_start S"], [kept]
-    if plan.folded:
-        equations.append("U = y_from_start S")
-        read.append("A v")
-        state += ["w_to_end^T U", "k_to_end^T v"]
-    elif erasing:
-        assert plan.delta is not None
-        right = [*(["z"] if plan.delta.z is not None else []), *(["N v"] if writing else []), "y_from_start S"]
-        equations += [f"R = {' + '.join(right)}", "U = (I - L)^-1 R"]
-        read += ["A U", *(["B v"] if writing else [])]
-        state += ["w_to_end^T U", *(["k_to_end^T v"] if writing else [])]
-    else:
-        read.append("A v")
-        state.append("k_to_end^T v")
-    output = re.sub(rf"\b{plan.read}\b", "read", show(plan.output))
-    equations += [f"read = {' + '.join(read)}", f"o = {output}", f"S = {' + '.join(state)}"]
+    """The docstring of the kernel that carries the state and puts out what it reads."""
+    lines = [*_front_end(plan, ("z", "v")), *_solving(plan), *_reading(plan), _next_state(plan)]
     text = (
-        f"A program owns BLOCK_{plan.value} indices of {plan.value} of the state of one head of one sequence,"
-        f" transposed: [{plan.value}, {plan.key}], so that matrix products have the state's rows as theirs."
-        f" Nothing sums over {plan.value}. {_walk_traffic(plan)} each sequence reads and writes"
-        f" {plan.key}*{plan.value} elements of state, in float32."
+        f"{owned(plan)} {_walk_traffic(plan)} each sequence reads and writes {plan.key}*{plan.value} elements of state,"
+        f" in float32."
     )
-    return {"equations": equations, "text": text}
+    return {"title": WALK, "equations": [*derived_from(plan.spec), *indented(lines)], "text": text}
+
+
+def states_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+    """The docstring of the kernel that carries the state and leaves it behind for every chunk."""
+    lines = [*_front_end(plan, ("z", "v")), *_solving(plan), _next_state(plan)]
+    source = derived_from(plan.spec) if plan.right else []
+    text = f"{owned(plan)} Before each chunk it writes {_left(plan)}, in the dtype of the products."
+    return {"title": STATES, "equations": [*source, *indented(lines)], "text": text}
+
+
+def output_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+    """The docstring of the kernel that puts out what is read, from the states before each chunk."""
+    if not plan.right:
+        lines = [*_front_end(plan, ("v",)), *_reading(plan)]
+        text = f"A program owns BLOCK_{plan.value} indices of {plan.value} of one chunk of one head."
+        return {"title": OUTPUT, "equations": indented(lines), "text": text}
+    decays, own = plan.log_decay is not None, "j <= i" if plan.reads_itself else "j < i"
+    offset = _offset(plan, after=plan.read_after)
+    terms = [f"e^{offset}_i (S q_i)" if decays else "S q_i"]
+    between = f" e^({offset}_i - G_j)" if decays else ""
+    terms += [f"sum over {own} of (q_i . u_j) w_j{between}"] if plan.delta is not None else []
+    terms += [f"sum over {own} of (q_i . v_j) k_j{between}"] if plan.write_key is not None else []
+    lines = [*_front_end(plan, ("q", "w", "k", "v", "g")), f"read_i = {' + '.join(terms)}", f"o = {_output(plan)}"]
+    text = (
+        f"{_sums(plan)}A program owns BLOCK_{plan.key} indices of {plan.key} of one chunk of one head and passes over"
+        f" the values once. It reads {_left(plan)}.{_pairs(plan)}"
+    )
+    return {"title": OUTPUT, "equations": indented(lines), "text": text}
+
+
+def _solving(plan: KeyKernelPlan) -> list[str]:
+    if plan.delta is None:
+        return []
+    if plan.folded:
+        return ["U = y_from_start S"]
+    right = [*(["z"] if plan.delta.z is not None else []), *(["N v"] if plan.write_key is not None else [])]
+    return [f"R = {' + '.join((*right, 'y_from_start S'))}", "U = (I - L)^-1 R"]
+
+
+def _reading(plan: KeyKernelPlan) -> list[str]:
+    read = ["q_from_start S"]
+    if plan.delta is None or plan.folded:
+        read.append("A v")
+    else:
+        read += ["A U", *(["B v"] if plan.write_key is not None else [])]
+    return [f"read = {' + '.join(read)}", f"o = {_output(plan)}"]
+
+
+def _next_state(plan: KeyKernelPlan) -> str:
+    terms = ["S" if plan.log_decay is None else "whole S", *(["w_to_end^T U"] if plan.delta is not None else [])]
+    return f"S = {' + '.join((*terms, *(['k_to_end^T v'] if plan.write_key is not None else [])))}"
+
+
+def _output(plan: KeyKernelPlan) -> str:
+    return re.sub(rf"\b{plan.read}\b", "read", show(plan.output))
+
+
+def _left(plan: KeyKernelPlan) -> str:
+    return "S" if plan.delta is None or plan.folded else "S and U"
 
 
 def _rows(plan: KeyKernelPlan, read: str, erase: str) -> Iterator[str]:
@@ -79,7 +121,8 @@ def _rows(plan: KeyKernelPlan, read: str, erase: str) -> Iterator[str]:
     else:
         if plan.delta is not None:
             yield f"y_from_start = y{start['y']}"
-        yield f"q_from_start = q{start['q']}"
+        if not plan.right:
+            yield f"q_from_start = q{start['q']}"
         yield from (f"{x}_to_end = {x}{to_end}" for x in ("w", "k") if x in plan.rows)
     if decays:
         yield "whole = e^G_end"
@@ -90,13 +133,14 @@ def _offset(plan: KeyKernelPlan, *, after: bool) -> str:
 
 
 def _score(reader: str, writer: str, offset: str) -> str:
-    return f"{reader}_i . (w_j)".replace("(w_j)", f"{writer}_j e^({offset}_i - G_j)")
+    return f"{reader}_i . {writer}_j e^({offset}_i - G_j)"
 
 
 def _sums(plan: KeyKernelPlan) -> str:
     if plan.log_decay is None:
         return ""
-    before = " G' lacks the row's own." if not (plan.read_after and (plan.erase_after or not plan.delta)) else ""
+    moments = [plan.read_after, *([plan.erase_after] if plan.delta is not None else [])]
+    before = "" if all(moments) else " G' lacks the row's own."
     return f"G is the sum of g from the chunk's start up to a row, G_end to the chunk's end.{before} "
 
 

@@ -31,7 +31,7 @@ DOT = "input_precision=PRECISION"
 ROLES = ("q", "w", "y", "k", "v")
 
 RowPlan = ChunkKernelPlan | KeyKernelPlan
-P = TypeVar("P", ChunkKernelPlan, KeyKernelPlan)
+P = TypeVar("P", bound=RowPlan)
 
 
 def steps_symbol(plan: RowPlan) -> str | None:
@@ -90,17 +90,37 @@ class RowKernel(Generic[P]):
         self.grouped = self.row == ROW
         self.printers = {axis: RowPrinter(self.axes, self._names(axis)) for axis in ("", TOKEN, ROW)}
 
+    @property
+    def kernel(self) -> str:
+        """What the kernel is called."""
+        raise NotImplementedError
+
     def parameters(self) -> list[str]:
-        """The parameters of the kernel."""
+        """The parameters of the kernel: pointers, numbers, what it is compiled for."""
         raise NotImplementedError
 
-    def sections(self) -> dict[str, list[str]]:
-        """The lines of the kernel, in parts that a template puts in place."""
+    def lines(self) -> list[str]:
+        """What the kernel does, a statement a line."""
         raise NotImplementedError
 
-    def context(self) -> Mapping[str, object]:
-        """What a template needs to know of the kernel."""
-        return {"parameters": self.parameters(), "key_heads": key_heads(*self.parts), **self.sections()}
+    def indices(self) -> list[str]:
+        """The numbers of a chunk's tokens and rows within it."""
+        if not self.grouped:
+            return ["token_index = tl.arange(0, CHUNK)"]
+        return ["token_index = tl.arange(0, BLOCK_TOKENS)", "row_index = tl.arange(0, CHUNK)"]
+
+    def places(self) -> list[str]:
+        """Their numbers in the batch, and which of them the sequence has."""
+        if not self.grouped:
+            return ["token = start + token_index", "token_mask = token < end_token"]
+        symbol = steps_symbol(self.plan)
+        return [
+            "end = tl.minimum(end_token, start + TOKENS)",
+            "token = start + token_index",
+            "token_mask = token < end",
+            f"row = start * {symbol} + row_index",
+            f"row_mask = row < end * {symbol}",
+        ]
 
     def name(self, name: str, axis: str = "") -> str:
         """What a name of the spec is called in the kernel; a token's value has one name for tokens, one for rows."""

@@ -1,0 +1,31 @@
+"""Source lines of kernels: what of them is needed for what a kernel is to leave behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+_ASSIGNMENT = re.compile(r"\s*(?P<targets>\w+(?:, \w+)*) (?P<sum>\+?)= (?P<value>.*)")
+
+
+def live(lines: Sequence[str], wanted: Iterable[str] = ()) -> list[str]:
+    """`lines` without the assignments that neither `wanted` nor what follows them uses; other statements stay."""
+    used = set(wanted)
+    kept: list[str] = []
+    for line in reversed(lines):
+        assignment = _ASSIGNMENT.match(line)
+        if assignment is None:
+            used |= names_in(line)
+        else:
+            targets = set(assignment["targets"].split(", "))
+            if not targets & used:
+                continue
+            used -= set() if assignment["sum"] else targets
+            used |= names_in(assignment["value"])
+        kept.insert(0, line)
+    return kept
+
+
+def names_in(*lines: str) -> set[str]:
+    """The names that stand in `lines`."""
+    return {name for line in lines for name in re.findall(r"[^\W\d]\w*", line)}

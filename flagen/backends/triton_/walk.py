@@ -1,0 +1,186 @@
+"""The kernels between the preparation of chunks and the output, as far as all families have them in common.
+
+Fused, one kernel walks over the chunks of a sequence and puts out what its tokens read. Split, a walk leaves the state
+before each chunk (and U, where rows erase) in memory, and a kernel of its own puts out all chunks at once: more bytes,
+but less to do one after the other, where there are too few sequences and heads to fill a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from flagen.backends.triton_.lines import live, names_in
+from flagen.backends.triton_.rows import P, RowKernel, RowPlan, pointers, scalars
+from flagen.plan.rows import TOKEN
+from flagen.plan.tiles import Arithmetic, Tile
+
+PACKING = ("cu_seqlens", "chunk_sequence", "first_chunk")
+"""Where packed sequences and their chunks begin."""
+
+
+class Form(Enum):
+    """What a kernel leaves behind: outputs; the state before each chunk; outputs, from these."""
+
+    FUSED = ""
+    STATES = "states_"
+    OUTPUT = "output_"
+
+
+class WalkKernel(RowKernel[P]):
+    """Writes a kernel of `form` from the equations of a family."""
+
+    def __init__(self, plan: P, form: Form) -> None:
+        super().__init__(plan, plan.walk)
+        self.form = form
+        self.value, self.key = plan.value, plan.key
+        self.state = self.name(plan.spec.states[0].name)
+
+    # What a family says.
+
+    def scratch(self) -> tuple[str, ...]:
+        """What was prepared."""
+        raise NotImplementedError
+
+    def loaded(self) -> list[str]:
+        """What a chunk reads, and what is evaluated from it before the state is needed."""
+        raise NotImplementedError
+
+    def solved(self) -> list[str]:
+        """U from `S_operand`; nothing where no row erases."""
+        raise NotImplementedError
+
+    def read(self) -> list[str]:
+        """What the tokens read."""
+        raise NotImplementedError
+
+    def next_state(self) -> list[str]:
+        raise NotImplementedError
+
+    def tiles(self) -> tuple[str, ...]:
+        """The sizes of tiles that the kernel is compiled for."""
+        raise NotImplementedError
+
+    def operand_arrays(self) -> tuple[str, ...]:
+        """Arrays of the dtype of the products."""
+        raise NotImplementedError
+
+    @property
+    def keeps_updates(self) -> bool:
+        """Whether the outputs need U."""
+        raise NotImplementedError
+
+    # What follows for every family.
+
+    @property
+    def kernel(self) -> str:
+        return f"chunk_{self.plan.spec.name}_{self.form.value}kernel"
+
+    def context(self) -> Mapping[str, object]:
+        """What a template needs to know of the kernel."""
+        body = self.body()
+        return {
+            "kernel": self.kernel,
+            "parameters": self.parameters(),
+            "once": self._once(),
+            "indices": self._indices(),
+            "places": self._places(),
+            "body": body,
+            "key_heads": "key_head" in names_in(*body),
+            "counts_chunks": "chunk_row" in names_in(*body),
+            "dtype_of": self._dtype_source(),
+            "split": self.value,
+        }
+
+    def _places(self) -> list[str]:
+        """Which tokens and rows a chunk has, as far as the kernel asks."""
+        return live(self.places(), names_in(*self.body(), *self._once()))
+
+    def _indices(self) -> list[str]:
+        """The indices of a program's lanes; a walk has them outside of its loop."""
+        key, value = self.axes.index(self.key), self.axes.index(self.value)
+        rows = live(self.indices(), names_in(*self.body(), *self._places()))
+        if self.form is not Form.OUTPUT:
+            return rows
+        axes = [
+            f"{key} = tl.arange(0, BLOCK_{self.key})",
+            f"{self.axes.mask(self.key)} = {key} < {self.key}",
+            f"{value} = block * BLOCK_{self.value} + tl.arange(0, BLOCK_{self.value})",
+            f"{self.axes.mask(self.value)} = {value} < {self.value}",
+        ]
+        return [*live(axes, names_in(*self.body(), *self._once())), *rows]
+
+    def _dtype_source(self) -> str | None:
+        """An array of the dtype of the products, where a kernel rounds to that."""
+        if self.form is Form.OUTPUT and not any(".to(dtype)" in line for line in self.body()):
+            return None
+        return next(name for name in (*self.operand_arrays(), "states") if f"{name}_ptr" in self.parameters())
+
+    def body(self) -> list[str]:
+        """The statements for one chunk; an empty line between the parts of its equations."""
+        state_before, updates = self._state_before(), self._updates()
+        match self.form:
+            case Form.FUSED:
+                lines = [*self.loaded(), *state_before, *self.solved(), *self.read(), *self._put(), *self.next_state()]
+            case Form.STATES:
+                lines = [*self.loaded(), *state_before, *self.solved(), *updates, *self.next_state()]
+            case Form.OUTPUT:
+                lines = [*self.loaded(), *state_before, *updates, *self.read(), *self._put()]
+        return live(lines, {self.state} if self.form is not Form.OUTPUT else ())
+
+    def parameters(self) -> list[str]:
+        plan: RowPlan = self.plan
+        given, (state,) = names_in(*self.lines()), plan.spec.states
+        walks = self.form is not Form.OUTPUT
+        candidates = [*pointers(plan, plan.walk), *([f"{state.name}_initial"] if walks else []), *PACKING]
+        candidates += [*self.scratch(), "states", "U", "o", *([f"{state.name}_final"] if walks else [])]
+        given |= {f"{name}_ptr" for name in (f"{state.name}_initial", f"{state.name}_final", "cu_seqlens")}
+        if "chunk_row" in given:
+            given |= {"first_chunk_ptr"} if walks else {"first_chunk_ptr", "chunk_sequence_ptr"}
+        found = [f"{name}_ptr" for name in candidates if f"{name}_ptr" in given]
+        numbers = [name for name in scalars(plan, plan.walk) if name in given]
+        sizes = ["H", "HV"] if "key_head" in given else ["HV"]
+        return [*found, *numbers, "T", *(f"{name}: tl.constexpr" for name in (*self.steps(), *sizes, *self.tiles()))]
+
+    def steps(self) -> list[str]:
+        return []
+
+    def lines(self) -> list[str]:
+        return [*self._once(), *self.body()]
+
+    def _once(self) -> list[str]:
+        return live(self.once(), names_in(*self.body()))
+
+    def _state_before(self) -> list[str]:
+        if self.form is Form.FUSED:
+            return [f"S_operand = {self.state}.to(dtype)"]
+        place, mask = self._tile_place(self.key, self.axes.index(self.key), self.axes.mask(self.key))
+        if self.form is Form.OUTPUT:
+            return [f"S_operand = tl.load(states_ptr + {place}, mask={mask}, other=0.0)"]
+        return [f"S_operand = {self.state}.to(dtype)", f"tl.store(states_ptr + {place}, S_operand, mask={mask})"]
+
+    def _updates(self) -> list[str]:
+        if not self.keeps_updates:
+            return []
+        place, mask = self._tile_place("CHUNK", self.axes.index(self.row), "")
+        if self.form is Form.OUTPUT:
+            return [f"U_operand = tl.load(U_ptr + {place}, mask={mask}, other=0.0)"]
+        return [f"tl.store(U_ptr + {place}, U_operand, mask={mask})"]
+
+    def _tile_place(self, size: str, index: str, mask: str) -> tuple[str, str]:
+        """Where a chunk has its tile over the values and another axis, and the mask of it."""
+        value, within = self.axes.index(self.value), f"{self.axes.mask(self.value)}[:, None]"
+        place = f"chunk_row * ({self.value} * {size}) + {value}[:, None] * {size} + {index}[None, :]"
+        return place, f"{within} & {mask}[None, :]" if mask else within
+
+    def _put(self) -> list[str]:
+        offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
+        return [
+            f"o = {self.print(self.plan.output, TOKEN)}",
+            f"tl.store(o_ptr + {offset}, o.to(o_ptr.dtype.element_ty), mask={mask})",
+        ]
+
+    def _sum_term(self, tile: Tile) -> str:
+        text = self.print(tile, self.row)
+        loose = isinstance(tile, Arithmetic) or (len(tile.dims) == 1 and not text.isidentifier())
+        return self.axes.spread(f"({text})" if loose else text, self.axes.sorted(tile.dims), (self.value, self.row))
