@@ -105,10 +105,10 @@ def _launch(
         from .chunk_kernels import (
             chunk_comba_kernel,
             chunk_comba_output_kernel,
-            chunk_comba_prepare_kernel,
             chunk_comba_states_kernel,
             launch_config,
         )
+        from .chunk_prepare import chunk_comba_prepare_kernel
     except ImportError as error:
         raise RuntimeError("chunk_comba needs Triton on a GPU: install it, or call naive_chunk_comba") from error
 

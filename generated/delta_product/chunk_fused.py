@@ -106,10 +106,10 @@ def _launch(
         from .chunk_kernels import (
             chunk_delta_product_kernel,
             chunk_delta_product_output_kernel,
-            chunk_delta_product_prepare_kernel,
             chunk_delta_product_states_kernel,
             launch_config,
         )
+        from .chunk_prepare import chunk_delta_product_prepare_kernel
     except ImportError as error:
         raise RuntimeError(
             "chunk_delta_product needs Triton on a GPU: install it, or call naive_chunk_delta_product"

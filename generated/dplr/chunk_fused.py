@@ -101,13 +101,8 @@ def _launch(
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernels: the output, and the final state if it is wanted."""
     try:
-        from .chunk_kernels import (
-            chunk_dplr_kernel,
-            chunk_dplr_output_kernel,
-            chunk_dplr_prepare_kernel,
-            chunk_dplr_states_kernel,
-            launch_config,
-        )
+        from .chunk_kernels import chunk_dplr_kernel, chunk_dplr_output_kernel, chunk_dplr_states_kernel, launch_config
+        from .chunk_prepare import chunk_dplr_prepare_kernel
     except ImportError as error:
         raise RuntimeError("chunk_dplr needs Triton on a GPU: install it, or call naive_chunk_dplr") from error
 

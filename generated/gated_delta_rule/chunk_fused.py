@@ -101,10 +101,10 @@ def _launch(
         from .chunk_kernels import (
             chunk_gated_delta_rule_kernel,
             chunk_gated_delta_rule_output_kernel,
-            chunk_gated_delta_rule_prepare_kernel,
             chunk_gated_delta_rule_states_kernel,
             launch_config,
         )
+        from .chunk_prepare import chunk_gated_delta_rule_prepare_kernel
     except ImportError as error:
         raise RuntimeError(
             "chunk_gated_delta_rule needs Triton on a GPU: install it, or call naive_chunk_gated_delta_rule"

@@ -102,13 +102,8 @@ def _launch(
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernels: the output, and the final state if it is wanted."""
     try:
-        from .chunk_kernels import (
-            chunk_gdn2_kernel,
-            chunk_gdn2_output_kernel,
-            chunk_gdn2_prepare_kernel,
-            chunk_gdn2_states_kernel,
-            launch_config,
-        )
+        from .chunk_kernels import chunk_gdn2_kernel, chunk_gdn2_output_kernel, chunk_gdn2_states_kernel, launch_config
+        from .chunk_prepare import chunk_gdn2_prepare_kernel
     except ImportError as error:
         raise RuntimeError("chunk_gdn2 needs Triton on a GPU: install it, or call naive_chunk_gdn2") from error
 

@@ -93,13 +93,8 @@ def _launch(
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernels: the output, and the final state if it is wanted."""
     try:
-        from .chunk_kernels import (
-            chunk_gla_kernel,
-            chunk_gla_output_kernel,
-            chunk_gla_prepare_kernel,
-            chunk_gla_states_kernel,
-            launch_config,
-        )
+        from .chunk_kernels import chunk_gla_kernel, chunk_gla_output_kernel, chunk_gla_states_kernel, launch_config
+        from .chunk_prepare import chunk_gla_prepare_kernel
     except ImportError as error:
         raise RuntimeError("chunk_gla needs Triton on a GPU: install it, or call naive_chunk_gla") from error
 

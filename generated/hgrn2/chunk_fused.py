@@ -89,10 +89,10 @@ def _launch(
         from .chunk_kernels import (
             chunk_hgrn2_kernel,
             chunk_hgrn2_output_kernel,
-            chunk_hgrn2_prepare_kernel,
             chunk_hgrn2_states_kernel,
             launch_config,
         )
+        from .chunk_prepare import chunk_hgrn2_prepare_kernel
     except ImportError as error:
         raise RuntimeError("chunk_hgrn2 needs Triton on a GPU: install it, or call naive_chunk_hgrn2") from error
 

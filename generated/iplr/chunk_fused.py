@@ -96,13 +96,8 @@ def _launch(
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernels: the output, and the final state if it is wanted."""
     try:
-        from .chunk_kernels import (
-            chunk_iplr_kernel,
-            chunk_iplr_output_kernel,
-            chunk_iplr_prepare_kernel,
-            chunk_iplr_states_kernel,
-            launch_config,
-        )
+        from .chunk_kernels import chunk_iplr_kernel, chunk_iplr_output_kernel, chunk_iplr_states_kernel, launch_config
+        from .chunk_prepare import chunk_iplr_prepare_kernel
     except ImportError as error:
         raise RuntimeError("chunk_iplr needs Triton on a GPU: install it, or call naive_chunk_iplr") from error
 

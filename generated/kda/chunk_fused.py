@@ -98,13 +98,8 @@ def _launch(
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernels: the output, and the final state if it is wanted."""
     try:
-        from .chunk_kernels import (
-            chunk_kda_kernel,
-            chunk_kda_output_kernel,
-            chunk_kda_prepare_kernel,
-            chunk_kda_states_kernel,
-            launch_config,
-        )
+        from .chunk_kernels import chunk_kda_kernel, chunk_kda_output_kernel, chunk_kda_states_kernel, launch_config
+        from .chunk_prepare import chunk_kda_prepare_kernel
     except ImportError as error:
         raise RuntimeError("chunk_kda needs Triton on a GPU: install it, or call naive_chunk_kda") from error
 

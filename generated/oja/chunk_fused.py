@@ -98,12 +98,8 @@ def _launch(
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernels: the output, and the final state if it is wanted."""
     try:
-        from .chunk_kernels import (
-            chunk_oja_output_kernel,
-            chunk_oja_prepare_kernel,
-            chunk_oja_states_kernel,
-            launch_config,
-        )
+        from .chunk_kernels import chunk_oja_output_kernel, chunk_oja_states_kernel, launch_config
+        from .chunk_prepare import chunk_oja_prepare_kernel
     except ImportError as error:
         raise RuntimeError("chunk_oja needs Triton on a GPU: install it, or call naive_chunk_oja") from error
 

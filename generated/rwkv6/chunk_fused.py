@@ -100,10 +100,10 @@ def _launch(
         from .chunk_kernels import (
             chunk_rwkv6_kernel,
             chunk_rwkv6_output_kernel,
-            chunk_rwkv6_prepare_kernel,
             chunk_rwkv6_states_kernel,
             launch_config,
         )
+        from .chunk_prepare import chunk_rwkv6_prepare_kernel
     except ImportError as error:
         raise RuntimeError("chunk_rwkv6 needs Triton on a GPU: install it, or call naive_chunk_rwkv6") from error
 

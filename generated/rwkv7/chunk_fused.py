@@ -104,10 +104,10 @@ def _launch(
         from .chunk_kernels import (
             chunk_rwkv7_kernel,
             chunk_rwkv7_output_kernel,
-            chunk_rwkv7_prepare_kernel,
             chunk_rwkv7_states_kernel,
             launch_config,
         )
+        from .chunk_prepare import chunk_rwkv7_prepare_kernel
     except ImportError as error:
         raise RuntimeError("chunk_rwkv7 needs Triton on a GPU: install it, or call naive_chunk_rwkv7") from error
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from flagen.backends.protocol import Rendering
-from flagen.backends.triton_.chunk_kernel import chunk_kernel_context
+from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context
 from flagen.backends.triton_.kernel import kernel_context
-from flagen.backends.triton_.key_kernel import key_kernel_context
+from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context
 from flagen.backends.triton_.launcher import launcher_context
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable
@@ -35,8 +35,14 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
     kernels = plan.chunk_kernel
     if isinstance(kernels, Unavailable):
         return ()
+    launcher = Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", chunk_launcher_context(kernels))
     if isinstance(kernels, KeyKernelPlan):
-        rendering = Rendering("chunk_kernels.py", "triton/key_kernels.py.j2", key_kernel_context(kernels))
-    else:
-        rendering = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", chunk_kernel_context(kernels))
-    return rendering, Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", chunk_launcher_context(kernels))
+        return (
+            Rendering("chunk_prepare.py", "triton/key_prepare.py.j2", key_prepare_context(kernels)),
+            Rendering("chunk_kernels.py", "triton/key_kernels.py.j2", key_kernel_context(kernels)),
+            launcher,
+        )
+    walks = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", chunk_kernel_context(kernels))
+    if kernels.prepare is None:
+        return walks, launcher
+    return Rendering("chunk_prepare.py", "triton/chunk_prepare.py.j2", chunk_prepare_context(kernels)), walks, launcher

@@ -6,42 +6,41 @@ from collections.abc import Mapping
 
 from flagen.backends.triton_.chunk_describe import output_docs, prepare_docs, states_docs, walk_docs
 from flagen.backends.triton_.helpers import row_helpers_for
-from flagen.backends.triton_.printer import literal
 from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, atom, heads, key_heads, pointers, scalars, steps_symbol
-from flagen.backends.triton_.walk import Form, WalkKernel
+from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import ROW, TOKEN
 
 
 def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
     """Every value `triton/chunk_kernels.py.j2` uses."""
-    prepare, walk, states, output = kernels = kernels_of(plan)
-    text = [line for kernel in kernels if kernel is not None for line in kernel.lines()]
-    (state,) = plan.spec.states
+    _, walk, states, output = kernels_of(plan)
     return {
-        "name": plan.spec.name,
-        "key": plan.key,
-        "value": plan.value,
+        **walks_context(plan, [(walk, walk_docs(plan)), (states, states_docs(plan))], (output, output_docs(plan))),
         "steps": steps_symbol(plan),
-        "helpers": row_helpers_for(text),
-        "decays": plan.row_decay is not None,
         "transposed": False,
-        "prepare": None if prepare is None else prepare.context(),
-        "prepare_docs": prepare_docs(plan),
-        "walks": [{**walk.context(), "docs": walk_docs(plan)}, {**states.context(), "docs": states_docs(plan)}],
-        "output": {**output.context(), "docs": output_docs(plan)},
-        "S": walk.name(state.name),
-        "initial": f"{state.name}_initial_ptr",
-        "final": f"{state.name}_final_ptr",
-        "init": literal(state.init)[0],
-        "key_index": walk.axes.index(plan.key),
-        "value_index": walk.axes.index(plan.value),
-        "key_mask": walk.axes.mask(plan.key),
-        "value_mask": walk.axes.mask(plan.value),
-        "row_index": walk.axes.index(plan.row_axis),
+        "sums_decays": plan.row_decay is not None and plan.prepare is None,
+        "prepares": plan.prepare is not None,
         "crowded": plan.crowded,
         "reflects": plan.delta is not None and not plan.contracts,
         "widest": "32 if single else 64" if plan.delta is None else f"32 if single or {plan.key} > 128 else 64",
+    }
+
+
+def chunk_prepare_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
+    """Every value `triton/chunk_prepare.py.j2` uses."""
+    prepare, *_ = kernels_of(plan)
+    assert prepare is not None
+    return {
+        "name": plan.spec.name,
+        "key": plan.key,
+        "steps": steps_symbol(plan),
+        "helpers": row_helpers_for(prepare.lines()),
+        "decays": plan.row_decay is not None,
+        "prepare": {**prepare.context(), "docs": prepare_docs(plan)},
+        "key_index": prepare.axes.index(plan.key),
+        "key_mask": prepare.axes.mask(plan.key),
+        "row_index": prepare.axes.index(plan.row_axis),
     }
 
 

@@ -65,7 +65,7 @@ def chunk_launcher_context(plan: RowPlan) -> Mapping[str, object]:
         "state_shape": ", ".join(f"args.{x}" for x in ("runs", "HV", *state.dims)),
         "vectors": operands,
         "others": [name for name in tensor_names(spec) if name not in operands],
-        "kernels": [*(launch.kernel for launch in (*prepared, *fused, *split)), "launch_config"],
+        "kernels": [*(launch.kernel for launch in (*fused, *split)), "launch_config"],
         "tiles": ", ".join(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split))),
         "config_arguments": _config_arguments(plan, steps),
         "config_lines": list(_config_lines(plan)),

@@ -8,9 +8,9 @@ from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.key_describe import output_docs, prepare_docs, states_docs, walk_docs
 from flagen.backends.triton_.key_output import RightOutput
 from flagen.backends.triton_.key_rows import LOG2_E, Array, KeyRows, Score, arrays, decay_tiles, indented, scores_of
-from flagen.backends.triton_.printer import literal
+from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.rows import DOT, heads, key_heads, pointers, scalars
-from flagen.backends.triton_.walk import Form, WalkKernel
+from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import RowLoad
 from flagen.plan.rows import TOKEN
@@ -19,36 +19,36 @@ from flagen.plan.tiles import Value
 
 def key_kernel_context(plan: KeyKernelPlan) -> Mapping[str, object]:
     """Every value `triton/key_kernels.py.j2` uses."""
-    prepare, walk, states, output = kernels = kernels_of(plan)
-    text = [line for kernel in kernels if kernel is not None for line in kernel.lines()]
-    (state,) = plan.spec.states
-    walks = [{**walk.context(), "docs": walk_docs(plan)}] if walk is not None else []
+    _, walk, states, output = kernels_of(plan)
+    walks = [(walk, walk_docs(plan))] if walk is not None else []
     return {
-        "name": plan.spec.name,
-        "key": plan.key,
-        "value": plan.value,
-        "helpers": row_helpers_for(text),
-        "prepare": prepare.context(),
-        "prepare_docs": prepare_docs(plan),
-        "walks": [*walks, {**states.context(), "docs": states_docs(plan)}],
-        "output": {**output.context(), "docs": output_docs(plan)},
-        "S": states.name(state.name),
-        "initial": f"{state.name}_initial_ptr",
-        "final": f"{state.name}_final_ptr",
-        "init": literal(state.init)[0],
-        "key_index": states.axes.index(plan.key),
-        "value_index": states.axes.index(plan.value),
-        "key_mask": states.axes.mask(plan.key),
-        "value_mask": states.axes.mask(plan.value),
+        **walks_context(plan, [*walks, (states, states_docs(plan))], (output, output_docs(plan))),
+        "imported": sorted({"between", "decay_over", "from_middle", "halve"} & names_in(*output.lines())),
         "decays": plan.log_decay is not None,
         "leaf": plan.log_decay is not None and not plan.leaf.is_one,
-        "delta": plan.delta is not None,
         "leaf_levels": _leaf_levels(plan),
         "transposed": plan.chunk.normal_form.transposed,
         "steps": None,
         "whole_keys": plan.whole_keys,
         "right": plan.right,
         "reflects": plan.delta is not None and not plan.contracts,
+    }
+
+
+def key_prepare_context(plan: KeyKernelPlan) -> Mapping[str, object]:
+    """Every value `triton/key_prepare.py.j2` uses."""
+    prepare, *_ = kernels_of(plan)
+    return {
+        "name": plan.spec.name,
+        "key": plan.key,
+        "helpers": row_helpers_for(prepare.lines()),
+        "prepare": {**prepare.context(), "docs": prepare_docs(plan)},
+        "key_index": prepare.key_index,
+        "key_mask": prepare.axes.mask(plan.key),
+        "decays": plan.log_decay is not None,
+        "leaf": plan.log_decay is not None and not plan.leaf.is_one,
+        "delta": plan.delta is not None,
+        "whole_keys": plan.whole_keys,
     }
 
 
@@ -157,7 +157,8 @@ class Prepare(KeyRows):
 
     def context(self) -> Mapping[str, object]:
         """What a template needs to know of the kernel."""
-        dtype_of = next(array.name for array in arrays(self.plan) if not array.single)
+        rounds = any(".to(dtype)" in line for line in self.lines())
+        dtype_of = next(array.name for array in arrays(self.plan) if not array.single) if rounds else None
         known = {"key_heads": key_heads(*self.parts), "dtype_of": dtype_of}
         return {"parameters": self.parameters(), **known, **self.sections()}
 

@@ -99,6 +99,10 @@ class RowKernel(Generic[P]):
         """The parameters of the kernel: pointers, numbers, what it is compiled for."""
         raise NotImplementedError
 
+    def context(self) -> Mapping[str, object]:
+        """What a template needs to know of the kernel."""
+        raise NotImplementedError
+
     def lines(self) -> list[str]:
         """What the kernel does, a statement a line."""
         raise NotImplementedError

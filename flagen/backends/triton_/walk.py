@@ -7,16 +7,46 @@ but less to do one after the other, where there are too few sequences and heads 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from typing import Any
 
+from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.lines import live, names_in
+from flagen.backends.triton_.printer import literal
 from flagen.backends.triton_.rows import P, RowKernel, RowPlan, pointers, scalars
 from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Arithmetic, Tile
 
 PACKING = ("cu_seqlens", "chunk_sequence", "first_chunk")
 """Where packed sequences and their chunks begin."""
+
+
+Documented = tuple[RowKernel[Any], Mapping[str, object]]
+"""A kernel and what its docstring says."""
+
+
+def walks_context(plan: RowPlan, walks: Sequence[Documented], output: Documented) -> Mapping[str, object]:
+    """What the templates of all families use for the kernels that have the state."""
+    kernels = [*walks, output]
+    states, _ = walks[-1]
+    (state,) = plan.spec.states
+    return {
+        "name": plan.spec.name,
+        "key": plan.key,
+        "value": plan.value,
+        "helpers": row_helpers_for([line for kernel, _ in kernels for line in kernel.lines()]),
+        "walks": [{**walk.context(), "docs": docs} for walk, docs in walks],
+        "output": {**output[0].context(), "docs": output[1]},
+        "S": states.name(state.name),
+        "initial": f"{state.name}_initial_ptr",
+        "final": f"{state.name}_final_ptr",
+        "init": literal(state.init)[0],
+        "key_index": states.axes.index(plan.key),
+        "value_index": states.axes.index(plan.value),
+        "key_mask": states.axes.mask(plan.key),
+        "value_mask": states.axes.mask(plan.value),
+    }
 
 
 class Form(Enum):
