@@ -170,7 +170,7 @@ class PaddingRules:
             case Value(name, "input" | "param"):
                 return 0.0
             case Value(name):
-                return self._values[name, lanes]
+                return self._values.get((name, lanes), ANYTHING)
             case StateTile(name):
                 return self._states[name, lanes]
             case Masked(value, dim, fill):
@@ -195,7 +195,7 @@ class PaddingRules:
                 # `range: [-.inf, 0]` is a log of something that may be zero; no range at all says nothing.
                 return math.isinf(interval.low) and not math.isinf(interval.high)
             case Value(name):
-                return self._values[name, frozenset()] is ANYTHING
+                return self._values.get((name, frozenset()), ANYTHING) is ANYTHING
             case StateTile(name):
                 return any(math.isinf(state.init) for state in self.spec.states if state.name == name)
             case Function(name) if name in _FINITE_ON_INFINITE:
