@@ -27,6 +27,17 @@ output: o = (S @ m).T @ k
 """
 
 
+ONE_KERNEL = """\
+flagen: 1
+name: cell
+state: {S: [K, V]}
+inputs: {q: [K], k: [K], v: [V], g: [K]}
+update: S = exp(g) * tanh(S) + outer(k, v)
+output: o = S.T @ q
+"""
+"""Not affine: it has no chunk form."""
+
+
 def in_a_pipe(*arguments: str) -> list[str]:
     """Run the command in a process of its own; the lines it prints."""
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "40", "PYTHONPATH": str(ROOT)}
@@ -38,15 +49,15 @@ def in_a_pipe(*arguments: str) -> list[str]:
 
 
 def test_inspect_prints_a_row_a_kernel_and_size(flagen: Flagen, project: Workspace) -> None:
-    project.take("gla")
-    flagen("build", "gla")
-    head, *rows, summary = in_a_pipe("inspect", "gla", "--arch", "sm_90")
+    project.spec("cell").write_text(ONE_KERNEL)
+    flagen("build", "cell")
+    head, *rows, summary = in_a_pipe("inspect", "cell", "--arch", "sm_90")
     assert re.split(r"  +", head) == [
         *("kernel", "size", "config", "arch", "registers", "spilled", "shared", "matrix instructions", "verdict")
     ]
     cells = [re.split(r"  +", row) for row in rows]
     assert [row[:2] for row in cells] == [
-        ["fused_recurrent_gla_kernel", size] for size in ("128x128", "256x256", "100x60")
+        ["fused_recurrent_cell_kernel", size] for size in ("128x128", "256x256", "100x60")
     ]
     assert all(row[3] == "sm_90" and 16 <= int(row[4]) <= 255 and row[5] == "0" for row in cells)
     assert all(row[7:] == ["-", "ok"] for row in cells)
@@ -54,13 +65,13 @@ def test_inspect_prints_a_row_a_kernel_and_size(flagen: Flagen, project: Workspa
 
 
 def test_meter_prints_bytes_for_each_token_and_head(flagen: Flagen, project: Workspace) -> None:
-    project.take("gla")
-    flagen("build", "gla")
-    title, head, kernel, moved, state, note = in_a_pipe("meter", "gla")
-    assert title == "fused_recurrent_gla, bf16, every dim 128, 16 tokens, 1 head"
+    project.spec("cell").write_text(ONE_KERNEL)
+    flagen("build", "cell")
+    title, head, kernel, moved, state, note = in_a_pipe("meter", "cell")
+    assert title == "fused_recurrent_cell, bf16, every dim 128, 16 tokens, 1 head"
     assert head.split() == ["launches", "programs", "read", "written", "requested", "flops", "of", "tl.dot"]
     # q, k, v and g read and o written: 128 elements of two bytes each.
-    assert kernel.split()[:1] + kernel.split()[3:5] == ["fused_recurrent_gla_kernel", "1024", "256"]
+    assert kernel.split()[:1] + kernel.split()[3:5] == ["fused_recurrent_cell_kernel", "1024", "256"]
     assert moved == "bytes moved for each token and head: 1280, 1.00 times the minimum of 1280"
     assert state == "bytes a final state adds for each head: 65536, at least 65536"
     assert note.startswith(f"counted in the interpreter of Triton {version('triton')}")

@@ -91,7 +91,7 @@ def test_what_sums_over_the_keys_for_the_output_is_prepared():
     plan = kernels(decayed("[-1, 0]", output="output: o = S_prev.T @ q + dot(q, k) * v\n"))
     (number,) = plan.numbers
     assert show(number.value) == "sum_K(q * k)"
-    assert show(plan.output) == f"{number.target} * v + read0"
+    assert show(plan.output) == f"read0 + {number.target} * v"
     assert {action.source.name for action in plan.walk.rows} == {"v"}
     assert not plan.whole_keys
 
