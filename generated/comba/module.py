@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .chunk import naive_chunk_comba
 from .chunk_fused import chunk_comba
 from .fused_recurrent import fused_recurrent_comba
-from .naive import naive_recurrent_comba
 
 # Up to here one token after another is as fast as whole chunks.
 _SHORT = 16
@@ -97,9 +95,7 @@ class Comba(nn.Module):
         return o, final if output_final_state else None
 
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
-        """Token by token for decoding, chunk by chunk otherwise; the kernel where there is one for the device."""
+        """Token by token for decoding, chunk by chunk otherwise."""
         if x.shape[1] > _SHORT:
-            return chunk_comba if x.is_cuda else naive_chunk_comba
-        if x.is_cuda:
-            return fused_recurrent_comba
-        return naive_recurrent_comba
+            return chunk_comba
+        return fused_recurrent_comba

@@ -9,13 +9,14 @@ o = scale * (S.T @ q)
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_delta_product
 
@@ -62,30 +63,125 @@ def chunk_delta_product(
         RuntimeError: the tensors are on a GPU, and Triton is not installed.
     """
     args = check_arguments(
-        q, k, v, beta, num_householder=num_householder, initial_state=initial_state, cu_seqlens=cu_seqlens
+        q,
+        k,
+        v,
+        beta,
+        num_householder=num_householder,
+        initial_state=initial_state,
+        cu_seqlens=cu_seqlens,
+        shapes_only=True,
     )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, beta, initial_state)
-    wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
-    has_kernel = args.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    has_kernel = has_kernel and num_householder <= 16
-    if wants_gradient or args.dtype == torch.float64 or not has_kernel:
-        return naive_chunk_delta_product(
-            q,
-            k,
-            v,
-            beta,
-            scale=scale,
-            num_householder=num_householder,
-            initial_state=initial_state,
-            output_final_state=output_final_state,
-            cu_seqlens=cu_seqlens,
-            chunk_size=max(chunk_size // num_householder, 1),
-        )
-    return _launch(
-        args, q, k, v, beta, scale, num_householder, initial_state, output_final_state, cu_seqlens, chunk_size
+    run = _chunk
+    if not torch.compiler.is_compiling() and (
+        operators.wants_gradient(*given) or not operators.has_kernel(args) or num_householder > 16
+    ):
+        run = _in_pytorch
+    o, S_final = run(*given, cu_seqlens, scale, num_householder, output_final_state, chunk_size)
+    return o, S_final if output_final_state else None
+
+
+def _in_pytorch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float | None,
+    num_householder: int,
+    output_final_state: bool,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor]:
+    """The PyTorch form, called as the operator is."""
+    o, S_final = naive_chunk_delta_product(
+        q,
+        k,
+        v,
+        beta,
+        scale=scale,
+        num_householder=num_householder,
+        initial_state=initial_state,
+        output_final_state=output_final_state,
+        cu_seqlens=cu_seqlens,
+        chunk_size=max(chunk_size // num_householder, 1),
     )
+    return operators.results(o, S_final)
+
+
+@operators.register("chunk")
+def _chunk(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float | None,
+    num_householder: int,
+    output_final_state: bool,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor]:
+    """What torch.compile sees of `chunk_delta_product`: an operator that it does not look into."""
+    args = check_arguments(
+        q, k, v, beta, num_householder=num_householder, initial_state=initial_state, cu_seqlens=cu_seqlens
+    )
+    if not operators.has_kernel(args) or num_householder > 16:
+        return _in_pytorch(
+            q, k, v, beta, initial_state, cu_seqlens, scale, num_householder, output_final_state, chunk_size
+        )
+    return operators.results(
+        *_launch(args, q, k, v, beta, initial_state, cu_seqlens, scale, num_householder, output_final_state, chunk_size)
+    )
+
+
+@_chunk.register_fake
+def _allocate(q, k, v, beta, initial_state, cu_seqlens, scale, num_householder, output_final_state, chunk_size):
+    """The operator's results without their numbers, for tracing."""
+    args = check_arguments(
+        q,
+        k,
+        v,
+        beta,
+        num_householder=num_householder,
+        initial_state=initial_state,
+        cu_seqlens=cu_seqlens,
+        shapes_only=True,
+    )
+    o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
+    S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
+    return operators.results(o, S_final if output_final_state else None)
+
+
+@operators.register("chunk_backward")
+def _chunk_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float | None,
+    num_householder: int,
+    output_final_state: bool,
+    chunk_size: int,
+    do: Tensor | None,
+    dS_final: Tensor | None,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of q, k, v, beta, initial_state that are `wanted`: the PyTorch form runs again, then back."""
+    return operators.gradients(
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, num_householder, output_final_state, chunk_size),
+        (q, k, v, beta, initial_state),
+        (do, dS_final),
+        wanted,
+    )
+
+
+operators.differentiate(_chunk, _chunk_backward, tensors=5)
 
 
 def _launch(
@@ -94,11 +190,11 @@ def _launch(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
     scale: float | None,
     num_householder: int,
-    initial_state: Tensor | None,
     output_final_state: bool,
-    cu_seqlens: Tensor | None,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernels: the output, and the final state if it is wanted."""

@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .chunk import naive_chunk_gated_delta_product
 from .chunk_fused import chunk_gated_delta_product
 from .fused_recurrent import fused_recurrent_gated_delta_product
-from .naive import naive_recurrent_gated_delta_product
 
 # Up to here one token after another is as fast as whole chunks.
 _SHORT = 16
@@ -98,9 +96,7 @@ class GatedDeltaProduct(nn.Module):
         return o, final if output_final_state else None
 
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
-        """Token by token for decoding, chunk by chunk otherwise; the kernel where there is one for the device."""
+        """Token by token for decoding, chunk by chunk otherwise."""
         if x.shape[1] > _SHORT:
-            return chunk_gated_delta_product if x.is_cuda else naive_chunk_gated_delta_product
-        if x.is_cuda:
-            return fused_recurrent_gated_delta_product
-        return naive_recurrent_gated_delta_product
+            return chunk_gated_delta_product
+        return fused_recurrent_gated_delta_product

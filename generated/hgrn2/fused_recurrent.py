@@ -10,11 +10,12 @@ o = S.T @ q
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from . import operators
 from .arguments import Arguments, check_arguments
 from .naive import naive_recurrent_hgrn2
 
@@ -50,15 +51,77 @@ def fused_recurrent_hgrn2(
         ValueError: a shape, dtype, device or head count that does not fit, named.
         RuntimeError: the tensors are on a GPU, and Triton is not installed.
     """
-    args = check_arguments(q, g, v, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    args = check_arguments(q, g, v, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     given = (q, g, v, initial_state)
-    wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
-    has_kernel = args.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    if wants_gradient or args.dtype == torch.float64 or not has_kernel:
-        return naive_recurrent_hgrn2(
-            q, g, v, initial_state=initial_state, output_final_state=output_final_state, cu_seqlens=cu_seqlens
-        )
-    return _launch(args, q, g, v, initial_state, output_final_state, cu_seqlens)
+    run = _fused_recurrent
+    if not torch.compiler.is_compiling() and (operators.wants_gradient(*given) or not operators.has_kernel(args)):
+        run = _in_pytorch
+    o, S_final = run(*given, cu_seqlens, output_final_state)
+    return o, S_final if output_final_state else None
+
+
+def _in_pytorch(
+    q: Tensor,
+    g: Tensor,
+    v: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    output_final_state: bool,
+) -> tuple[Tensor, Tensor]:
+    """The PyTorch form, called as the operator is."""
+    o, S_final = naive_recurrent_hgrn2(
+        q, g, v, initial_state=initial_state, output_final_state=output_final_state, cu_seqlens=cu_seqlens
+    )
+    return operators.results(o, S_final)
+
+
+@operators.register("fused_recurrent")
+def _fused_recurrent(
+    q: Tensor,
+    g: Tensor,
+    v: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    output_final_state: bool,
+) -> tuple[Tensor, Tensor]:
+    """What torch.compile sees of `fused_recurrent_hgrn2`: an operator that it does not look into."""
+    args = check_arguments(q, g, v, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    if not operators.has_kernel(args):
+        return _in_pytorch(q, g, v, initial_state, cu_seqlens, output_final_state)
+    return operators.results(*_launch(args, q, g, v, initial_state, cu_seqlens, output_final_state))
+
+
+@_fused_recurrent.register_fake
+def _allocate(q, g, v, initial_state, cu_seqlens, output_final_state):
+    """The operator's results without their numbers, for tracing."""
+    args = check_arguments(q, g, v, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
+    o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
+    S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
+    return operators.results(o, S_final if output_final_state else None)
+
+
+@operators.register("fused_recurrent_backward")
+def _fused_recurrent_backward(
+    q: Tensor,
+    g: Tensor,
+    v: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    output_final_state: bool,
+    do: Tensor | None,
+    dS_final: Tensor | None,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of q, g, v, initial_state that are `wanted`: the PyTorch form runs again, then back."""
+    return operators.gradients(
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, output_final_state),
+        (q, g, v, initial_state),
+        (do, dS_final),
+        wanted,
+    )
+
+
+operators.differentiate(_fused_recurrent, _fused_recurrent_backward, tensors=4)
 
 
 def _launch(
@@ -67,8 +130,8 @@ def _launch(
     g: Tensor,
     v: Tensor,
     initial_state: Tensor | None,
-    output_final_state: bool,
     cu_seqlens: Tensor | None,
+    output_final_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernel: the output, and the final state if it is wanted."""
     try:

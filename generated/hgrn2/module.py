@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .chunk import naive_chunk_hgrn2
 from .chunk_fused import chunk_hgrn2
 from .fused_recurrent import fused_recurrent_hgrn2
-from .naive import naive_recurrent_hgrn2
 
 # Up to here one token after another is as fast as whole chunks.
 _SHORT = 16
@@ -84,9 +82,7 @@ class HGRN2(nn.Module):
         return o, final if output_final_state else None
 
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
-        """Token by token for decoding, chunk by chunk otherwise; the kernel where there is one for the device."""
+        """Token by token for decoding, chunk by chunk otherwise."""
         if x.shape[1] > _SHORT:
-            return chunk_hgrn2 if x.is_cuda else naive_chunk_hgrn2
-        if x.is_cuda:
-            return fused_recurrent_hgrn2
-        return naive_recurrent_hgrn2
+            return chunk_hgrn2
+        return fused_recurrent_hgrn2

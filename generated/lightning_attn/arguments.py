@@ -64,8 +64,11 @@ def check_arguments(
     *,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
+    shapes_only: bool = False,
 ) -> Arguments:
     """Check that the arguments fit together and return what they agree on.
+
+    With `shapes_only` the numbers in `cu_seqlens` stay unread and `offsets` None: all that torch.compile can trace.
 
     Raises:
         ValueError: a shape, dtype, device or head count that does not fit, with its name and what was expected.
@@ -88,8 +91,9 @@ def check_arguments(
     offsets = None
     runs = sizes["B"]
     if cu_seqlens is not None:
-        offsets = _offsets(cu_seqlens, sizes["B"], sizes["T"], device)
-        runs = len(offsets) - 1
+        _check_packing(cu_seqlens, sizes["B"], device)
+        offsets = None if shapes_only else _offsets(cu_seqlens, sizes["T"])
+        runs = cu_seqlens.shape[0] - 1
     if initial_state is not None:
         sizes["N"] = runs
         _fit(sizes, "initial_state", initial_state, ("N", "HV", "K", "V"))
@@ -129,11 +133,12 @@ def _fit(sizes: dict[str, int], name: str, tensor: Tensor, axes: tuple[str, ...]
             raise ValueError(
                 f"{name}: expected shape [{', '.join(axes)}] with {axis.split(' ')[0]} = {known}, got {shape}"
             )
-        if size == 0 and axis in ("H", "HV"):
+        if axis in ("H", "HV") and size == 0:
             raise ValueError(f"{name}: expected at least one head ({axis}), got shape {shape}")
 
 
-def _offsets(cu_seqlens: Tensor, batch: int, tokens: int, device: torch.device) -> tuple[int, ...]:
+def _check_packing(cu_seqlens: Tensor, batch: int, device: torch.device) -> None:
+    """Check what can be told of `cu_seqlens` without reading it."""
     if not isinstance(cu_seqlens, Tensor):
         raise ValueError(f"cu_seqlens: expected a tensor [N + 1], got {type(cu_seqlens).__name__}")
     if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.numel() < 2:
@@ -143,6 +148,14 @@ def _offsets(cu_seqlens: Tensor, batch: int, tokens: int, device: torch.device) 
         raise ValueError(f"cu_seqlens: expected device {device} as q, got {cu_seqlens.device}")
     if batch != 1:
         raise ValueError(f"cu_seqlens: expected packed sequences in a batch of 1, got a batch of {batch}")
+
+
+def _offsets(cu_seqlens: Tensor, tokens: int) -> tuple[int, ...]:
+    """The tokens at which packed sequences start and end, read from the device."""
+    if torch.compiler.is_dynamo_compiling():
+        raise RuntimeError(
+            "cu_seqlens: torch.compile cannot trace reading it; without fullgraph, the graph breaks here"
+        )
     offsets = tuple(cu_seqlens.tolist())
     if offsets[0] != 0 or offsets[-1] != tokens or any(a > b for a, b in pairwise(offsets)):
         raise ValueError(f"cu_seqlens: expected non-decreasing offsets from 0 to T = {tokens}, got {list(offsets)}")

@@ -9,13 +9,14 @@ o = scale * (S.T @ r)
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_rwkv7
 
@@ -62,27 +63,106 @@ def chunk_rwkv7(
         ValueError: a shape, dtype, device or head count that does not fit, named.
         RuntimeError: the tensors are on a GPU, and Triton is not installed.
     """
-    args = check_arguments(r, w, k, v, a, b, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    args = check_arguments(r, w, k, v, a, b, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (r, w, k, v, a, b, initial_state)
-    wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
-    has_kernel = args.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    if wants_gradient or args.dtype == torch.float64 or not has_kernel:
-        return naive_chunk_rwkv7(
-            r,
-            w,
-            k,
-            v,
-            a,
-            b,
-            scale=scale,
-            initial_state=initial_state,
-            output_final_state=output_final_state,
-            cu_seqlens=cu_seqlens,
-            chunk_size=chunk_size,
-        )
-    return _launch(args, r, w, k, v, a, b, scale, initial_state, output_final_state, cu_seqlens, chunk_size)
+    run = _chunk
+    if not torch.compiler.is_compiling() and (operators.wants_gradient(*given) or not operators.has_kernel(args)):
+        run = _in_pytorch
+    o, S_final = run(*given, cu_seqlens, scale, output_final_state, chunk_size)
+    return o, S_final if output_final_state else None
+
+
+def _in_pytorch(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float | None,
+    output_final_state: bool,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor]:
+    """The PyTorch form, called as the operator is."""
+    o, S_final = naive_chunk_rwkv7(
+        r,
+        w,
+        k,
+        v,
+        a,
+        b,
+        scale=scale,
+        initial_state=initial_state,
+        output_final_state=output_final_state,
+        cu_seqlens=cu_seqlens,
+        chunk_size=chunk_size,
+    )
+    return operators.results(o, S_final)
+
+
+@operators.register("chunk")
+def _chunk(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float | None,
+    output_final_state: bool,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor]:
+    """What torch.compile sees of `chunk_rwkv7`: an operator that it does not look into."""
+    args = check_arguments(r, w, k, v, a, b, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    if not operators.has_kernel(args):
+        return _in_pytorch(r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+    return operators.results(
+        *_launch(args, r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+    )
+
+
+@_chunk.register_fake
+def _allocate(r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_state, chunk_size):
+    """The operator's results without their numbers, for tracing."""
+    args = check_arguments(r, w, k, v, a, b, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
+    o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
+    S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
+    return operators.results(o, S_final if output_final_state else None)
+
+
+@operators.register("chunk_backward")
+def _chunk_backward(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float | None,
+    output_final_state: bool,
+    chunk_size: int,
+    do: Tensor | None,
+    dS_final: Tensor | None,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of r, w, k, v, a, b, initial_state that are `wanted`: the PyTorch form runs again, then back."""
+    return operators.gradients(
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size),
+        (r, w, k, v, a, b, initial_state),
+        (do, dS_final),
+        wanted,
+    )
+
+
+operators.differentiate(_chunk, _chunk_backward, tensors=7)
 
 
 def _launch(
@@ -93,10 +173,10 @@ def _launch(
     v: Tensor,
     a: Tensor,
     b: Tensor,
-    scale: float | None,
     initial_state: Tensor | None,
-    output_final_state: bool,
     cu_seqlens: Tensor | None,
+    scale: float | None,
+    output_final_state: bool,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor | None]:
     """Launch the kernels: the output, and the final state if it is wanted."""

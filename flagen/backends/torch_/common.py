@@ -46,9 +46,9 @@ def equations(spec: Spec) -> list[str]:
     return lines + [f"{statement.target} = {to_source(statement.value)}" for statement in spec.output]
 
 
-def check_call(spec: Spec) -> str:
-    """The call of `check_arguments`."""
+def check_call(spec: Spec, **named: str) -> str:
+    """The call of `check_arguments`; `named` are keywords that it adds, or gives another value than their name."""
     tensors = [*(i.name for i in spec.inputs), *(p.name for p in spec.params if p.is_tensor)]
-    named = [f"{spec.steps.argument}={spec.steps.argument}"] if spec.steps else []
-    named += ["initial_state=initial_state", "cu_seqlens=cu_seqlens"]
-    return f"check_arguments({', '.join((*tensors, *named))})"
+    steps = {spec.steps.argument: spec.steps.argument} if spec.steps else {}
+    keywords = {**steps, "initial_state": "initial_state", "cu_seqlens": "cu_seqlens", **named}
+    return f"check_arguments({', '.join((*tensors, *(f'{name}={value}' for name, value in keywords.items())))})"

@@ -18,8 +18,12 @@ class TritonBackend:
     name = "triton"
 
     def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
-        """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both."""
-        return (*_fused_recurrent(plan), *_chunk(plan))
+        """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both; and
+        `operators.py` for what they share."""
+        launchers = (*_fused_recurrent(plan), *_chunk(plan))
+        if not launchers:
+            return ()
+        return (*launchers, Rendering("operators.py", "triton/operators.py.j2", {"name": plan.spec.name}))
 
 
 def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:

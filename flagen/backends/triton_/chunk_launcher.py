@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flagen.backends.signature import Parameter, parameters
+from flagen.backends.signature import Parameter
 from flagen.backends.torch_.common import common_context
 from flagen.backends.triton_.chunk_kernel import kernels_of as scalar_kernels
 from flagen.backends.triton_.chunk_kernel import scratch
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.key_kernel import kernels_of as key_kernels
 from flagen.backends.triton_.key_rows import arrays
-from flagen.backends.triton_.launcher import default_values, launch_parameters
+from flagen.backends.triton_.launcher import default_values
+from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowKernel, RowPlan, steps_symbol
 from flagen.plan.chunk_families import SIZES
 from flagen.plan.key_kernel import KeyKernelPlan
@@ -48,17 +49,22 @@ def chunk_launcher_context(plan: RowPlan) -> Mapping[str, object]:
     steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
     size = Parameter("chunk_size", "int", str(plan.size), True, _size_doc(steps))
     (state,) = spec.states
-    launched = launch_parameters(spec, ["initial_state"], size)
+    operator = Operator(
+        spec,
+        "chunk",
+        f"naive_chunk_{spec.name}",
+        no_kernel="not operators.has_kernel(args)" + (f" or {steps} > 16" if steps else ""),
+        chunk_size=size,
+        tokens_of_chunk=f"max(chunk_size // {steps}, 1)" if steps else "chunk_size",
+    )
     prepared, fused, split = _prepared(plan), _fused(plan), _split(plan)
     operands = _operands(plan)
     return {
         **common_context(spec, size),
+        **operator.context(),
         "steps": steps,
         "sizes": SIZES,
         "tensors": tensor_names(spec),
-        "forwarded": [p.name if not p.keyword else f"{p.name}={p.name}" for p in parameters(spec)],
-        "launch_parameters": [f"{p.name}: {p.annotation}" for p in launched],
-        "launch_arguments": [p.name for p in launched],
         "defaults": list(default_values(spec)),
         "state": state.name,
         "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
