@@ -42,13 +42,13 @@ _GENERATED = _words("""
 """)
 
 _KERNELS = _words("""
-    block blocks config end_token first_token given has_kernel import_error key_head launch_config micro_step
-    num_warps os program row sequence shares state_row token value_head wants_gradient
+    block blocks config end_token first_token given import_error key_head launch_config micro_step num_warps operators
+    program row sequence shares state_row token value_head wanted
 """)
 
 _CLASSES = _words("""
-    Arguments Callable Exception ImportError Iterator Module NotImplementedError Parameter RuntimeError Sequence
-    TypeError ValueError
+    Arguments Callable Ellipsis Exception ImportError Iterator Module NoneType NotImplementedError Parameter RuntimeError
+    Sequence TypeError ValueError
 """)
 
 _MODULE_ATTRIBUTES = _words("""
@@ -65,9 +65,9 @@ _MODULE_OWNS: tuple[SymbolKind, ...] = ("dim", "param", "step argument")
 RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
 """Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
 
-PACKAGE_MODULES = frozenset(
-    ("arguments", "naive", "chunk", "chunk_fused", "chunk_kernels", "fused_recurrent", "kernels", "module")
-)
+PACKAGE_MODULES = _words("""
+    arguments naive chunk chunk_fused chunk_kernels fused_recurrent kernels module operators
+""")
 """The modules of a generated package."""
 
 _FUNCTION_PREFIXES = ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk")

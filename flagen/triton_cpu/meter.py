@@ -8,7 +8,7 @@ Bytes are counted twice over. `read` and `written` count each address once per l
 memory if its cache were perfect. `requested` counts every element that a load, a store or an atomic asks for: what
 crosses the levels nearer to the processor. Operators of torch that run between the kernels (casts, sums, fills) move
 bytes of their own, which a comparison must not hide: they are counted beside the kernels, each output and each input
-once, where they touch memory at all.
+once, where they touch memory at all. An operator written in Python (`torch.library.custom_op`) is what it runs.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ class _Meter:
     def patches(self) -> list[Patch]:
         builder, executor = stock(interpreter, "InterpreterBuilder"), stock(interpreter, "GridExecutor")
         heard = [Patch(builder, name, self._heard(stock(builder, name), on)) for name, on in _LISTENERS.items()]
-        return [*heard, Patch(executor, "__call__", self._launched(stock(executor, "__call__")))]
+        launched = Patch(executor, "__call__", self._launched(stock(executor, "__call__")))
+        return [*heard, launched, Patch(stock(torch.library, "CustomOpDef"), "__call__", _run_as_a_function)]
 
     def _heard(self, operation: Callable[..., Any], listener: Callable[..., None]) -> Callable[..., Any]:
         def heard(builder: Any, *arguments: Any, **named: Any) -> Any:
@@ -185,6 +186,11 @@ class _Meter:
             return result
 
         return launched
+
+
+def _run_as_a_function(operator: Any, /, *arguments: Any, **named: Any) -> Any:
+    """Call what an operator is made of: nothing that runs behind torch's dispatcher would be seen."""
+    return stock(operator, "_init_fn")(*arguments, **named)
 
 
 class _OperatorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import CustomOpDef, custom_op
 
 from .arguments import Arguments
 
@@ -20,15 +19,15 @@ from .arguments import Arguments
 NAMESPACE = "flagen_" + re.sub(r"\W", "_", __name__.rpartition(".")[0], flags=re.ASCII)
 
 
-def register(name: str) -> Callable[[Callable[..., tuple[Tensor, ...]]], CustomOpDef]:
+def register(name: str) -> Callable[[Callable[..., tuple[Tensor, ...]]], Any]:
     """Make a function the operator `name`; where that is taken, as after a reload, the name gets a number."""
     known = getattr(torch.ops, NAMESPACE)
     names = (name if number == 1 else f"{name}_{number}" for number in count(1))
     free = next(candidate for candidate in names if not hasattr(known, candidate))
-    return custom_op(f"{NAMESPACE}::{free}", mutates_args=())
+    return torch.library.custom_op(f"{NAMESPACE}::{free}", mutates_args=())
 
 
-def differentiate(forward: CustomOpDef, backward: CustomOpDef, tensors: int) -> None:
+def differentiate(forward: Any, backward: Any, tensors: int) -> None:
     """Let `backward` give the gradients of `forward`, whose first `tensors` arguments can have one.
 
     `backward` takes what `forward` takes, then a cotangent of each result, or None, and which gradients are wanted.
@@ -70,9 +69,10 @@ def gradients(
     # An operator runs where autograd is off; torch.func has its own.
     outputs, pull_back = torch.func.vjp(of_wanted, *(tensors[place] for place in places))
     along = (torch.zeros_like(o) if x is None else x for o, x in zip(outputs, cotangents, strict=True))
-    # Cloned, for one tensor may be two gradients, or the cotangent.
-    found = {place: x.clone() for place, x in zip(places, pull_back(tuple(along)), strict=True)}
-    return results(*(found.get(place) for place in range(len(tensors))))
+    found = dict(zip(places, pull_back(tuple(along)), strict=True))
+    # Copies, for one tensor may be two gradients, or a cotangent.
+    copies = {place: x.clone(memory_format=torch.contiguous_format) for place, x in found.items()}
+    return results(*(copies.get(place) for place in range(len(tensors))))
 
 
 def results(*tensors: Tensor | None) -> tuple[Tensor, ...]:

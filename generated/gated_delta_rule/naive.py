@@ -32,6 +32,8 @@ def naive_recurrent_gated_delta_rule(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the recurrence as it is defined: differentiable, on any device, in any dtype, float64 included.
 
+    torch.compile unrolls the tokens; at `cu_seqlens`, which has to be read, it breaks the graph.
+
     Args:
         q: [B, T, H, K].
         k: [B, T, H, K].

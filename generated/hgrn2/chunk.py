@@ -35,6 +35,8 @@ def naive_chunk_hgrn2(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the derived chunk form: differentiable, on any device, in any dtype, float64 included.
 
+    torch.compile unrolls the chunks; at `cu_seqlens`, which has to be read, it breaks the graph.
+
     Args:
         q: [B, T, H, K].
         g: log of the forget gate, [B, T, HV, K], at most 0; HV is a multiple of H.

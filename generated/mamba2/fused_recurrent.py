@@ -37,6 +37,9 @@ def fused_recurrent_mamba2(
     gradient is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are not on
     a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
+    To torch.compile this is one operator, for packed sequences too; its gradient is that of the PyTorch form, which
+    runs again for it.
+
     Args:
         x: [B, T, HV, P]; HV is a multiple of H.
         dt: step size, [B, T, HV], at least 0.

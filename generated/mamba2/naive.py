@@ -31,6 +31,8 @@ def naive_recurrent_mamba2(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the recurrence as it is defined: differentiable, on any device, in any dtype, float64 included.
 
+    torch.compile unrolls the tokens; at `cu_seqlens`, which has to be read, it breaks the graph.
+
     Args:
         x: [B, T, HV, P]; HV is a multiple of H.
         dt: step size, [B, T, HV], at least 0.

@@ -38,6 +38,8 @@ def naive_chunk_rwkv7(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the derived chunk form: differentiable, on any device, in any dtype, float64 included.
 
+    torch.compile unrolls the chunks; at `cu_seqlens`, which has to be read, it breaks the graph.
+
     Args:
         r: receptance, [B, T, H, K].
         w: log decay of each key channel, [B, T, HV, K], in [-0.6065, 0]; HV is a multiple of H.

@@ -34,6 +34,8 @@ def naive_chunk_simple_gla(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the derived chunk form: differentiable, on any device, in any dtype, float64 included.
 
+    torch.compile unrolls the chunks; at `cu_seqlens`, which has to be read, it breaks the graph.
+
     Args:
         q: [B, T, H, K].
         k: [B, T, H, K].

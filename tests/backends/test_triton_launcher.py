@@ -147,6 +147,24 @@ def test_one_state_comes_alone_and_several_in_a_tuple(packages: dict[str, Packag
     assert [tuple(state.shape[2:]) for state in states] == [(20, 12), (12, 9), (12,)]
 
 
+@pytest.mark.parametrize("name", ["slots", "shares", "matrix_params", "matrix_products", "scalars"])
+def test_torch_compile_sees_one_operator(packages: dict[str, Package], name: str) -> None:
+    """Of several states, of params with a default, and of an output that comes in shares, too."""
+    torch.compiler.reset()
+    call = make_call(packages[name], lengths=(2, 0, 5))
+    function = getattr(packages[name].fused, f"fused_recurrent_{name}")
+    results = []
+    for run in (function, torch.compile(function, backend="aot_eager", fullgraph=True)):
+        leaves = tuple(x.clone().requires_grad_() for x in call.positional)
+        output, states = run(*leaves, **call.keyword, output_final_state=True)
+        states = states if isinstance(states, tuple) else (states,)
+        gradients = torch.autograd.grad(sum(x.sum() for x in (output, *states)), leaves)
+        assert run(*leaves, **call.keyword)[1] is None
+        results.append((output, *states, *gradients))
+    # With a gradient wanted, eager runs in PyTorch what the operator leaves to the kernel.
+    assert all(error(one, other) <= 1e-5 for one, other in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("name", ["gated_delta_product", "slots", "shares", "matrix_products"])
 @pytest.mark.parametrize("size", [1, 16, 60, 64, 100, 128, 256])
 def test_blocks_fit_and_cover_their_dims(packages: dict[str, Package], name: str, size: int) -> None:

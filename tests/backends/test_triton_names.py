@@ -30,7 +30,7 @@ def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef
     assert isinstance(plan, FusedPlan)
     context = kernel_context(plan) if template == "kernels" else launcher_context(plan)
     tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", context))
-    mention = ("fused_recurrent_", "launch_config")
+    mention = ("fused_recurrent_", "launch_config") if template == "kernels" else ""
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]
     assert found
     return plan, found
@@ -47,6 +47,8 @@ def made_up(plan: FusedPlan) -> set[str]:
     states = [state.name for state in plan.spec.states]
     names = {name(state, plan.names) for state in states for name in (initial_name, final_name)}
     names |= {f"{state}_prev" for state in states}
+    names |= {free_name(f"d{final_name(state, plan.names)}", plan.names) for state in states}
+    names.add(free_name("do", plan.names))
     return names | {free_name(f"{dim}_{what}", plan.names) for dim in plan.order for what in ("index", "mask")}
 
 
@@ -74,7 +76,21 @@ def test_made_up_names_give_way_to_the_specs() -> None:
     assert "x_fixed" in plan.names
 
 
-@pytest.mark.parametrize("name", ["block", "token", "row", "num_warps", "shares", "q_ptr", "BLOCK_K"])
+def test_cotangents_give_way_to_the_specs() -> None:
+    text = (
+        "flagen: 1\nname: cotangents\nstate: {S: [K, V]}\ninputs: {do: [K], dS_final: [K], v: [V]}\n"
+        "update: S = S + outer(dS_final, v)\noutput: o = S.T @ do\n"
+    )
+    _, found = functions(text, "fused_recurrent")
+    (backward,) = (function for function in found if function.name.endswith("_backward"))
+    arguments = [argument.arg for argument in backward.args.args]
+    assert arguments[:3] == ["do", "dS_final", "v"]
+    assert arguments[-3:] == ["do_", "dS_final_", "wanted"]
+
+
+@pytest.mark.parametrize(
+    "name", ["block", "token", "row", "num_warps", "shares", "operators", "wanted", "q_ptr", "BLOCK_K"]
+)
 def test_what_a_kernel_calls_its_own_no_spec_declares(name: str) -> None:
     text = (
         f"flagen: 1\nname: taken\nstate: {{S: [K, V]}}\ninputs: {{{name}: [K], v: [V]}}\n"

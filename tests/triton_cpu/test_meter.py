@@ -116,6 +116,23 @@ def test_operators_between_kernels_are_counted_beside_them() -> None:
     assert report.total.moved == 128 + 192 + 128 + 256 + 256
 
 
+@torch.library.custom_op("flagen_test_meter::negated_copy", mutates_args=())
+def negated_copy(x: torch.Tensor) -> torch.Tensor:
+    out = torch.empty_like(x)
+    copy_kernel[(1,)](x, out, 32, 32)
+    return out.neg()
+
+
+def test_an_operator_written_in_python_is_what_it_runs() -> None:
+    with metered() as report:
+        negated_copy(torch.ones(32))
+    assert report.kernels.keys() == {"copy_kernel"}
+    assert report.operators == {
+        "ones": Traffic(launches=1, written=128, requested=128),
+        "neg": Traffic(launches=1, read=128, written=128, requested=256),
+    }
+
+
 def test_the_table_has_a_row_for_every_name() -> None:
     x, out = torch.ones(32), torch.empty(32)
     with metered() as report:

@@ -18,8 +18,8 @@ class TritonBackend:
     name = "triton"
 
     def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
-        """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both; and
-        `operators.py` for what they share."""
+        """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both.
+        What they share is in `operators.py`."""
         launchers = (*_fused_recurrent(plan), *_chunk(plan))
         if not launchers:
             return ()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from flagen.backends.signature import Parameter, leading_axes, parameters
+from flagen.backends.signature import Parameter, parameters
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import check_call
 from flagen.backends.triton_.kernel import tensor_names

@@ -1,0 +1,231 @@
+"""torch.compile: one graph around every operator, whose results and gradients are those of the same call without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._dynamo.exc import Unsupported
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from tests.numeric.problems import NAMES, Problem, Shape, assert_close, evaluate, form, make, package, spec_of
+from tests.numeric.test_calls import same
+
+SHAPE = Shape(T=20, B=2, H=2, groups=2)
+PACKED = Shape(lengths=(3, 0, 17), H=2, groups=2)
+OPERATORS = [
+    (kind, name) for kind in ("chunk", "fused_recurrent") for name in NAMES if hasattr(package(name), f"{kind}_{name}")
+]
+CHUNK, RECURRENT = ("chunk", "gated_delta_product"), ("fused_recurrent", "mamba2")
+
+every_operator = pytest.mark.parametrize(("kind", "name"), OPERATORS)
+two_operators = pytest.mark.parametrize(("kind", "name"), [CHUNK, RECURRENT])
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the interpreter operators run in PyTorch; compiled code of one test is none of another's business."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    torch.compiler.reset()
+
+
+def problem_of(name: str, shape: Shape) -> Problem:
+    return make(name, shape).to(torch.float32)
+
+
+def compiled(function: Callable, backend: object = "aot_eager") -> Callable:
+    return torch.compile(function, backend=backend, fullgraph=True)
+
+
+def check(function: Callable, problem: Problem, wrt: Iterable[str] | None = None, backend: str = "aot_eager") -> None:
+    expected = evaluate(function, problem, wrt=wrt)
+    same(expected, evaluate(compiled(function, backend), problem, wrt=wrt))
+
+
+# ---------------------------------------------------------------------------------------------------------- one graph
+
+
+@pytest.mark.parametrize("shape", [SHAPE, PACKED], ids=str)
+@every_operator
+def test_results_and_gradients(kind, name, shape):
+    check(form(kind, name), problem_of(name, shape))
+
+
+@every_operator
+def test_what_is_left_out(kind, name):
+    """No state in or out, defaults for what has one, and no gradient."""
+    problem = problem_of(name, replace(SHAPE, n=spec_of(name).steps.default if spec_of(name).steps else 1))
+    required = [x for key, x in problem.tensors.items() if key not in problem.optional]
+    scalars = {} if spec_of(name).steps else problem.scalars
+    o, final_state = compiled(form(kind, name))(*required, **scalars)
+    assert final_state is None
+    assert not o.requires_grad
+    assert torch.equal(o, form(kind, name)(*required, **scalars)[0])
+
+
+@pytest.mark.parametrize(
+    "shape", [Shape(T=0), Shape(T=1, B=2), Shape(lengths=(0, 0)), Shape(lengths=(7,), offsets=torch.int32)], ids=str
+)
+@two_operators
+def test_edges(kind, name, shape):
+    check(form(kind, name), problem_of(name, shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+@two_operators
+def test_dtypes(kind, name, dtype):
+    check(form(kind, name), problem_of(name, SHAPE).to(dtype))
+
+
+@pytest.mark.parametrize("shape", [SHAPE, PACKED], ids=str)
+@two_operators
+def test_inductor(kind, name, shape):
+    check(form(kind, name), problem_of(name, shape), backend="inductor")
+
+
+@two_operators
+def test_the_kernels_run_where_there_are_some(kind, name, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    problem, function = problem_of(name, Shape(T=5)), form(kind, name)
+    check(function, problem, wrt=())
+    # Where a gradient is wanted they run too, and the PyTorch form for the gradient.
+    assert_close(evaluate(function, problem), evaluate(compiled(function), problem), 1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------- gradients
+
+
+@two_operators
+def test_gradients_of_a_subset(kind, name):
+    problem = problem_of(name, Shape(T=5, groups=2))
+    for leaf in (*problem.tensors, "initial_state"):
+        torch.compiler.reset()
+        check(form(kind, name), problem, wrt=[leaf])
+
+
+@pytest.mark.parametrize("used", ["o", "final_state"])
+@two_operators
+def test_gradients_through_one_output(kind, name, used):
+    gradients = []
+    for function in (form(kind, name), compiled(form(kind, name))):
+        leaves = problem_of(name, PACKED).map(lambda _, x: x.detach().requires_grad_())
+        o, final_state = leaves.call(function)
+        (o if used == "o" else final_state).square().sum().backward()
+        wanted = {**leaves.tensors, "initial_state": leaves.initial_state}
+        gradients.append({key: torch.zeros_like(x) if x.grad is None else x.grad for key, x in wanted.items()})
+    same(*gradients)
+
+
+def test_one_tensor_in_two_roles():
+    """Keys that are values as well."""
+    problem = problem_of("linear_attn", Shape(T=5, V=16))
+    q, k, _ = problem.tensors.values()
+    operator = form("fused_recurrent", "linear_attn")
+
+    def shared(k):
+        o, _ = operator(q, k, k, initial_state=problem.initial_state)
+        return o
+
+    gradients = []
+    for function in (shared, compiled(shared)):
+        leaf = k.clone().requires_grad_()
+        function(leaf).square().sum().backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("kind", ["chunk", "fused_recurrent"])
+def test_without_compile_gradients_have_gradients(kind):
+    problem = make("gated_delta_rule", Shape(T=3, K=3, V=2)).map(lambda _, x: x.requires_grad_())
+
+    def function(*tensors):
+        return problem.call(lambda *_, **keywords: form(kind, "gated_delta_rule")(*tensors, **keywords))
+
+    assert torch.autograd.gradgradcheck(function, tuple(problem.tensors.values()))
+
+
+# ------------------------------------------------------------------------------------------------- what may change
+
+
+def frames(kind: str, name: str, problems: Iterable[Problem]) -> int:
+    """How often the operator is compiled for calls with `problems`, one after the other."""
+    counter = CompileCounterWithBackend("aot_eager")
+    function = compiled(form(kind, name), counter)
+    for problem in problems:
+        wrt = None if problem.cu_seqlens is None else ()
+        same(evaluate(form(kind, name), problem, wrt=wrt), evaluate(function, problem, wrt=wrt))
+    return counter.frame_count
+
+
+@two_operators
+def test_lengths_are_dynamic(kind, name):
+    problems = [problem_of(name, Shape(T=T, B=2, groups=2)) for T in (5, 9, 17, 33, 64, 100)]
+    assert frames(kind, name, problems) == 2
+
+
+@two_operators
+def test_offsets_are_dynamic(kind, name):
+    lengths = ((3, 4), (5, 0, 6), (1, 2, 3, 4), (2, 2, 9, 1, 1))
+    assert frames(kind, name, [problem_of(name, Shape(lengths=each, groups=2)) for each in lengths]) == 2
+
+
+def test_steps_are_dynamic():
+    assert frames("chunk", "gated_delta_product", [problem_of(CHUNK[1], Shape(T=6, n=n)) for n in (2, 3, 5, 7)]) == 2
+
+
+def test_scalars_may_change():
+    problem = problem_of("lightning_attn", Shape(T=6))
+    layers = [replace(problem, scalars={**problem.scalars, "layer_idx": layer}) for layer in (0, 3, 2.5)]
+    frames("chunk", "lightning_attn", [*layers, replace(problem, scalars={**problem.scalars, "scale": 0.3})])
+
+
+# ---------------------------------------------------------------------------------------------- what is not possible
+
+
+@two_operators
+def test_wrong_offsets_are_found_when_it_runs(kind, name):
+    problem = problem_of(name, PACKED)
+    function = compiled(form(kind, name))
+    problem.call(function)
+    for wrong in ((0, 3, 2, 20), (1, 3, 3, 20), (0, 3, 3, 19)):
+        with pytest.raises(ValueError, match="cu_seqlens: expected non-decreasing offsets from 0 to T = 20, got"):
+            replace(problem, cu_seqlens=torch.tensor(wrong)).call(function)
+
+
+@two_operators
+def test_wrong_shapes_are_found_when_it_compiles(kind, name):
+    problem = problem_of(name, SHAPE)
+    with pytest.raises(Unsupported, match="initial_state: expected shape"):
+        replace(problem, initial_state=problem.initial_state[1:]).call(compiled(form(kind, name)))
+
+
+@pytest.mark.parametrize("name", ["gla", "gated_delta_product"])
+@pytest.mark.parametrize("kind", ["naive_recurrent", "naive_chunk"])
+def test_the_naive_forms_are_traced(kind, name):
+    check(form(kind, name), problem_of(name, Shape(T=5, groups=2)))
+
+
+@pytest.mark.parametrize("kind", ["naive_recurrent", "naive_chunk"])
+def test_packed_sequences_break_the_graph_of_a_naive_form(kind):
+    problem = problem_of("gla", PACKED)
+    with pytest.raises(Unsupported, match="cu_seqlens: torch.compile cannot trace reading it"):
+        problem.call(compiled(form(kind, "gla")))
+    broken = torch.compile(form(kind, "gla"), backend="eager")
+    same(evaluate(form(kind, "gla"), problem), evaluate(broken, problem))
+
+
+# ------------------------------------------------------------------------------------------------------------ modules
+
+
+@pytest.mark.parametrize("length", [5, 40])
+def test_a_module_is_one_graph(length):
+    """Packed sequences and the state it carries included."""
+    problem = problem_of("gated_delta_rule", Shape(lengths=(length, 0, 3), groups=2))
+    outputs = []
+    for wrap in (lambda module: module, compiled):
+        module = wrap(package("gated_delta_rule").GatedDeltaRule())
+        calls = [module(*problem.tensors.values(), cu_seqlens=problem.cu_seqlens)[0] for _ in range(3)]
+        outputs.append({str(call): o for call, o in enumerate(calls)})
+    same(*outputs)
