@@ -42,6 +42,9 @@ def chunk_oja(
     an argument requires one), for float64, and for tensors that are not on a GPU, unless Triton's interpreter is on
     (TRITON_INTERPRET=1).
 
+    To torch.compile this is one operator, for packed sequences too; its gradient is that of the PyTorch form, which
+    runs again for it.
+
     Args:
         q: [B, T, H, K].
         k: [B, T, H, K].
