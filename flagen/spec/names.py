@@ -47,8 +47,8 @@ _KERNELS = _words("""
 """)
 
 _CLASSES = _words("""
-    Arguments Callable Ellipsis Exception ImportError Iterator Module NoneType NotImplementedError Parameter RuntimeError
-    Sequence TypeError ValueError
+    Arguments Callable Ellipsis Exception ImportError Iterator Module NoneType NotImplementedError Parameter
+    RuntimeError Sequence TypeError ValueError
 """)
 
 _MODULE_ATTRIBUTES = _words("""

@@ -107,7 +107,7 @@ def _fused_recurrent(
     scale: float | None,
     output_final_state: bool,
 ) -> tuple[Tensor, Tensor]:
-    """What torch.compile sees of `fused_recurrent_oja`: an operator that it does not look into."""
+    """What torch.compile traces: a name, behind which the kernels run, or the PyTorch form where there are none."""
     args = check_arguments(q, k, v, g, beta, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if not operators.has_kernel(args):
         return _in_pytorch(q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state)
@@ -116,7 +116,7 @@ def _fused_recurrent(
 
 @_fused_recurrent.register_fake
 def _allocate(q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state):
-    """The operator's results without their numbers, for tracing."""
+    """Results like the operator's, without the numbers: all that tracing needs."""
     args = check_arguments(q, k, v, g, beta, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
@@ -138,7 +138,7 @@ def _fused_recurrent_backward(
     dS_final: Tensor | None,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, k, v, g, beta, initial_state that are `wanted`: the PyTorch form runs again, then back."""
+    """The gradients that are wanted of the arguments up to initial_state: the PyTorch form runs again."""
     return operators.gradients(
         lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state),
         (q, k, v, g, beta, initial_state),

@@ -121,7 +121,7 @@ def _chunk(
     output_final_state: bool,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
-    """What torch.compile sees of `chunk_rwkv7`: an operator that it does not look into."""
+    """What torch.compile traces: a name, behind which the kernels run, or the PyTorch form where there are none."""
     args = check_arguments(r, w, k, v, a, b, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if not operators.has_kernel(args):
         return _in_pytorch(r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
@@ -132,7 +132,7 @@ def _chunk(
 
 @_chunk.register_fake
 def _allocate(r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_state, chunk_size):
-    """The operator's results without their numbers, for tracing."""
+    """Results like the operator's, without the numbers: all that tracing needs."""
     args = check_arguments(r, w, k, v, a, b, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
@@ -156,7 +156,7 @@ def _chunk_backward(
     dS_final: Tensor | None,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of r, w, k, v, a, b, initial_state that are `wanted`: the PyTorch form runs again, then back."""
+    """The gradients that are wanted of the arguments up to initial_state: the PyTorch form runs again."""
     return operators.gradients(
         lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size),
         (r, w, k, v, a, b, initial_state),

@@ -175,6 +175,6 @@ def test_a_reloaded_package_is_what_it_is_now(copies, tmp_path):
 
 def test_operators_are_named_after_the_place_of_their_package(copies):
     for vendor, module in (("one", copies.one), ("two", copies.two)):
-        operators = importlib.import_module(f"{module.__name__}.operators")
-        assert operators.NAMESPACE == f"flagen_vendor_{vendor}_gla"
-        assert hasattr(getattr(torch.ops, operators.NAMESPACE), "fused_recurrent")
+        namespace = importlib.import_module(f"{module.__name__}.operators").NAMESPACE
+        assert namespace == f"flagen_vendor_{vendor}_gla"
+        assert hasattr(getattr(torch.ops, namespace), "fused_recurrent")

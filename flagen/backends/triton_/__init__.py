@@ -23,7 +23,7 @@ class TritonBackend:
         launchers = (*_fused_recurrent(plan), *_chunk(plan))
         if not launchers:
             return ()
-        return (*launchers, Rendering("operators.py", "triton/operators.py.j2", {"name": plan.spec.name}))
+        return (*launchers, Rendering("operators.py", "triton/operators.py.j2", {}))
 
 
 def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
