@@ -67,7 +67,7 @@ def fused_recurrent_delta_product(
         num_householder=num_householder,
         initial_state=initial_state,
         cu_seqlens=cu_seqlens,
-        shapes_only=True,
+        shapes_only=torch.compiler.is_compiling(),
     )
     given = (q, k, v, beta, initial_state)
     run = _fused_recurrent

@@ -79,7 +79,7 @@ def chunk_gated_delta_product(
         num_householder=num_householder,
         initial_state=initial_state,
         cu_seqlens=cu_seqlens,
-        shapes_only=True,
+        shapes_only=torch.compiler.is_compiling(),
     )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")

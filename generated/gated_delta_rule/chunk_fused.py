@@ -65,7 +65,9 @@ def chunk_gated_delta_rule(
         ValueError: a shape, dtype, device or head count that does not fit, named.
         RuntimeError: the tensors are on a GPU, and Triton is not installed.
     """
-    args = check_arguments(q, k, v, g, beta, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
+    args = check_arguments(
+        q, k, v, g, beta, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=torch.compiler.is_compiling()
+    )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, g, beta, initial_state)

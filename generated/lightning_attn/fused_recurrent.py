@@ -59,7 +59,9 @@ def fused_recurrent_lightning_attn(
         ValueError: a shape, dtype, device or head count that does not fit, named.
         RuntimeError: the tensors are on a GPU, and Triton is not installed.
     """
-    args = check_arguments(q, k, v, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
+    args = check_arguments(
+        q, k, v, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=torch.compiler.is_compiling()
+    )
     given = (q, k, v, initial_state)
     run = _fused_recurrent
     if not torch.compiler.is_compiling() and (operators.wants_gradient(*given) or not operators.has_kernel(args)):

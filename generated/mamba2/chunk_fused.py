@@ -64,7 +64,9 @@ def chunk_mamba2(
         ValueError: a shape, dtype, device or head count that does not fit, named.
         RuntimeError: the tensors are on a GPU, and Triton is not installed.
     """
-    args = check_arguments(x, dt, B, C, A, D, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
+    args = check_arguments(
+        x, dt, B, C, A, D, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=torch.compiler.is_compiling()
+    )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (x, dt, B, C, A, D, initial_state)

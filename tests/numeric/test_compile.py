@@ -201,10 +201,9 @@ def test_wrong_shapes_are_found_when_it_compiles(kind, name):
         replace(problem, initial_state=problem.initial_state[1:]).call(compiled(form(kind, name)))
 
 
-@pytest.mark.parametrize("name", ["gla", "gated_delta_product"])
 @pytest.mark.parametrize("kind", ["naive_recurrent", "naive_chunk"])
-def test_the_naive_forms_are_traced(kind, name):
-    check(form(kind, name), problem_of(name, Shape(T=5, groups=2)))
+def test_the_naive_forms_are_traced(kind):
+    check(form(kind, "gated_delta_product"), problem_of("gated_delta_product", Shape(T=3, groups=2)))
 
 
 @pytest.mark.parametrize("kind", ["naive_recurrent", "naive_chunk"])
