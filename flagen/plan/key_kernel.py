@@ -286,17 +286,6 @@ class _Planner(RowPlanner):
         sums = [part for tile in after for part in tiles_in(tile) if self.nf.key in crossed_here(part)]
         return any(not isinstance(part, Sum) or part.dims != (TOKEN,) or self.sums_keys(part.value) for part in sums)
 
-    def name_for(self, tile: Tile) -> str:
-        """A name for `tile`: its own, if the spec has one for it."""
-        for decl in self.spec.derived:
-            if (
-                decl.name not in self.fixed
-                and decl.per == "token"
-                and self._axis(TOKEN)(self.derived[decl.name]) == tile
-            ):
-                return decl.name
-        return fresh("number", self.taken)
-
     # ------------------------------------------------------------------------------------------------------------ rows
 
     def _write(self, k: Expr, v: Expr) -> tuple[Operand, Tile]:
@@ -386,7 +375,7 @@ class _Numbers:
         for number in self.found:
             if number.value == tile:
                 return Value(number.target, "local", tile.dims)
-        self.found.append(RowSet(self.planner.name_for(tile), TOKEN, tile))
+        self.found.append(RowSet(fresh("number", self.planner.taken), TOKEN, tile))
         return Value(self.found[-1].target, "local", tile.dims)
 
 

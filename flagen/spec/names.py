@@ -42,8 +42,9 @@ _GENERATED = _words("""
 """)
 
 _KERNELS = _words("""
-    block blocks config end_token first_token given import_error key_head launch_config micro_step num_warps operators
-    program row sequence shares state_row token value_head wanted
+    block blocks call chunk_sequence chunks config end_token error first_chunk first_token given import_error key_blocks
+    key_head launch_config micro_step num_warps operators os output pairwise precision prepare program reduce row
+    sequence shares state_row tiles token value_head walk wanted
 """)
 
 _CLASSES = _words("""
@@ -66,11 +67,11 @@ RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
 """Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
 
 PACKAGE_MODULES = _words("""
-    arguments naive chunk chunk_fused chunk_kernels fused_recurrent kernels module operators
+    arguments naive chunk chunk_fused chunk_kernels chunk_prepare chunk_tuning fused_recurrent kernels module operators
 """)
 """The modules of a generated package."""
 
-_FUNCTION_PREFIXES = ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk")
+_FUNCTION_PREFIXES = ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk", "tune_chunk")
 
 _PACKAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")

@@ -7,6 +7,7 @@ A closed-loop delta rule; what a second key p retrieves is fed back against the 
 
 from .chunk import naive_chunk_comba
 from .chunk_fused import chunk_comba
+from .chunk_tuning import tune_chunk_comba
 from .fused_recurrent import fused_recurrent_comba
 from .module import Comba
 from .naive import naive_recurrent_comba
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_comba",
     "naive_chunk_comba",
     "naive_recurrent_comba",
+    "tune_chunk_comba",
 ]

@@ -2,16 +2,18 @@
 # Do not edit: run `flagen build specs/comba.yaml`.
 """The Triton kernels of chunk_comba that have the state, and the tiles and warps to launch them with."""
 
+import torch
 import triton
 import triton.language as tl
 
 
-def launch_config(K: int, V: int, chunk_size: int, single: bool) -> tuple[dict[str, int], dict[str, int]]:
-    """Tiles and warps of both kernels for these sizes; `single` tells that the operands are float32.
+def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[dict[str, int], ...]:
+    """Tiles and warps of both kernels for these sizes; `dtype` is that of the operands.
 
     Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
     float32 twice as much: they get smaller tiles.
     """
+    single = dtype == torch.float32
     BLOCK_K = max(16, triton.next_power_of_2(K))
     rows = min(chunk_size, 32) if single or K > 128 else chunk_size
     tiles = {

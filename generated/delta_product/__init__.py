@@ -7,6 +7,7 @@ n delta steps per token, so that the transition is a product of n generalized Ho
 
 from .chunk import naive_chunk_delta_product
 from .chunk_fused import chunk_delta_product
+from .chunk_tuning import tune_chunk_delta_product
 from .fused_recurrent import fused_recurrent_delta_product
 from .module import DeltaProduct
 from .naive import naive_recurrent_delta_product
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_delta_product",
     "naive_chunk_delta_product",
     "naive_recurrent_delta_product",
+    "tune_chunk_delta_product",
 ]

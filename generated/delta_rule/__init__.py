@@ -7,6 +7,7 @@ Each write replaces what the key already retrieves, one step of online regressio
 
 from .chunk import naive_chunk_delta_rule
 from .chunk_fused import chunk_delta_rule
+from .chunk_tuning import tune_chunk_delta_rule
 from .fused_recurrent import fused_recurrent_delta_rule
 from .module import DeltaRule
 from .naive import naive_recurrent_delta_rule
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_delta_rule",
     "naive_chunk_delta_rule",
     "naive_recurrent_delta_rule",
+    "tune_chunk_delta_rule",
 ]

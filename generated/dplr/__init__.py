@@ -7,6 +7,7 @@ A transition of a diagonal plus low rank, the general linear recurrence of the d
 
 from .chunk import naive_chunk_dplr
 from .chunk_fused import chunk_dplr
+from .chunk_tuning import tune_chunk_dplr
 from .fused_recurrent import fused_recurrent_dplr
 from .module import DPLR
 from .naive import naive_recurrent_dplr
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_dplr",
     "naive_chunk_dplr",
     "naive_recurrent_dplr",
+    "tune_chunk_dplr",
 ]

@@ -7,6 +7,7 @@ n Householder steps per token under one scalar forget gate.
 
 from .chunk import naive_chunk_gated_delta_product
 from .chunk_fused import chunk_gated_delta_product
+from .chunk_tuning import tune_chunk_gated_delta_product
 from .fused_recurrent import fused_recurrent_gated_delta_product
 from .module import GatedDeltaProduct
 from .naive import naive_recurrent_gated_delta_product
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_gated_delta_product",
     "naive_chunk_gated_delta_product",
     "naive_recurrent_gated_delta_product",
+    "tune_chunk_gated_delta_product",
 ]

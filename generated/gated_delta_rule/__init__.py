@@ -7,6 +7,7 @@ The delta rule under one forget gate per head; the gate clears the memory, the r
 
 from .chunk import naive_chunk_gated_delta_rule
 from .chunk_fused import chunk_gated_delta_rule
+from .chunk_tuning import tune_chunk_gated_delta_rule
 from .fused_recurrent import fused_recurrent_gated_delta_rule
 from .module import GatedDeltaRule
 from .naive import naive_recurrent_gated_delta_rule
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_gated_delta_rule",
     "naive_chunk_gated_delta_rule",
     "naive_recurrent_gated_delta_rule",
+    "tune_chunk_gated_delta_rule",
 ]

@@ -7,6 +7,7 @@ The delta rule with erase and write gated apart, the one per key channel, the ot
 
 from .chunk import naive_chunk_gdn2
 from .chunk_fused import chunk_gdn2
+from .chunk_tuning import tune_chunk_gdn2
 from .fused_recurrent import fused_recurrent_gdn2
 from .module import GDN2
 from .naive import naive_recurrent_gdn2
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_gdn2",
     "naive_chunk_gdn2",
     "naive_recurrent_gdn2",
+    "tune_chunk_gdn2",
 ]

@@ -7,6 +7,7 @@ Linear attention with a data-dependent forget gate on every key channel of the s
 
 from .chunk import naive_chunk_gla
 from .chunk_fused import chunk_gla
+from .chunk_tuning import tune_chunk_gla
 from .fused_recurrent import fused_recurrent_gla
 from .module import GLA
 from .naive import naive_recurrent_gla
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_gla",
     "naive_chunk_gla",
     "naive_recurrent_gla",
+    "tune_chunk_gla",
 ]

@@ -7,6 +7,7 @@ Gated linear attention whose key is the complement of the forget gate; a channel
 
 from .chunk import naive_chunk_hgrn2
 from .chunk_fused import chunk_hgrn2
+from .chunk_tuning import tune_chunk_hgrn2
 from .fused_recurrent import fused_recurrent_hgrn2
 from .module import HGRN2
 from .naive import naive_recurrent_hgrn2
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_hgrn2",
     "naive_chunk_hgrn2",
     "naive_recurrent_hgrn2",
+    "tune_chunk_hgrn2",
 ]

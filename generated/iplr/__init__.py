@@ -7,6 +7,7 @@ A transition of the identity plus low rank, its two vectors chosen freely of the
 
 from .chunk import naive_chunk_iplr
 from .chunk_fused import chunk_iplr
+from .chunk_tuning import tune_chunk_iplr
 from .fused_recurrent import fused_recurrent_iplr
 from .module import IPLR
 from .naive import naive_recurrent_iplr
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_iplr",
     "naive_chunk_iplr",
     "naive_recurrent_iplr",
+    "tune_chunk_iplr",
 ]

@@ -7,6 +7,7 @@ The gated delta rule with a forget gate on every key channel.
 
 from .chunk import naive_chunk_kda
 from .chunk_fused import chunk_kda
+from .chunk_tuning import tune_chunk_kda
 from .fused_recurrent import fused_recurrent_kda
 from .module import KDA
 from .naive import naive_recurrent_kda
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_kda",
     "naive_chunk_kda",
     "naive_recurrent_kda",
+    "tune_chunk_kda",
 ]

@@ -7,6 +7,7 @@ Linear attention under a fixed decay that grows with the head and fades towards 
 
 from .chunk import naive_chunk_lightning_attn
 from .chunk_fused import chunk_lightning_attn
+from .chunk_tuning import tune_chunk_lightning_attn
 from .fused_recurrent import fused_recurrent_lightning_attn
 from .module import LightningAttn
 from .naive import naive_recurrent_lightning_attn
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_lightning_attn",
     "naive_chunk_lightning_attn",
     "naive_recurrent_lightning_attn",
+    "tune_chunk_lightning_attn",
 ]

@@ -7,6 +7,7 @@ Attention without the softmax; its state is the running sum of the outer product
 
 from .chunk import naive_chunk_linear_attn
 from .chunk_fused import chunk_linear_attn
+from .chunk_tuning import tune_chunk_linear_attn
 from .fused_recurrent import fused_recurrent_linear_attn
 from .module import LinearAttn
 from .naive import naive_recurrent_linear_attn
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_linear_attn",
     "naive_chunk_linear_attn",
     "naive_recurrent_linear_attn",
+    "tune_chunk_linear_attn",
 ]

@@ -19,6 +19,10 @@ from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_linear_attn
 
+Tiles = tuple[dict[str, int], ...]
+TILES: dict[tuple[object, ...], Tiles] = {}
+"""The tiles and warps of each kernel, by device, sizes and dtype: those that ship, or what `chunk_tuning` found."""
+
 
 def chunk_linear_attn(
     q: Tensor,
@@ -181,7 +185,11 @@ def _launch(
         S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=torch.float32, device=args.device)
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
-    walk = launch_config(args.K, args.V, chunk_size, dtype == torch.float32)
+    sizes = (args.K, args.V, chunk_size, dtype)
+    call = (args.device, *sizes)
+    if call not in TILES:
+        TILES[call] = launch_config(*sizes)
+    (walk,) = (dict(tiles) for tiles in TILES[call])
     if torch.version.hip:
         walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     precision = _precision(dtype)
@@ -248,9 +256,9 @@ def _launch(
 def _splits(programs: int, device: torch.device) -> bool:
     """Whether to compute the outputs in a kernel of their own, all chunks at once.
 
-    The walk has one program for each block of values of each head of each sequence, and goes from chunk to chunk. Where
-    that leaves half of the multiprocessors idle, the less it does the better, although the states before all chunks then
-    go through memory.
+    The walk has one program for each block of values of each head of each sequence, and goes from chunk to chunk.
+    Where that leaves half of the multiprocessors idle, the less it does the better, although the states before all
+    chunks then go through memory.
     """
     if device.type != "cuda":
         return False

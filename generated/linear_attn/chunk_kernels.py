@@ -2,26 +2,28 @@
 # Do not edit: run `flagen build specs/linear_attn.yaml`.
 """The Triton kernels of chunk_linear_attn that have the state, and the tiles and warps to launch them with."""
 
+import torch
 import triton
 import triton.language as tl
 
 
-def launch_config(K: int, V: int, chunk_size: int, single: bool) -> dict[str, int]:
-    """Tiles and warps for these sizes; `single` tells that the operands are float32.
+def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[dict[str, int], ...]:
+    """Tiles and warps of the kernel for these sizes; `dtype` is that of the operands.
 
     Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
     float32 twice as much: they get smaller tiles.
     """
+    single = dtype == torch.float32
     BLOCK_K = max(16, triton.next_power_of_2(K))
     rows = min(chunk_size, 32) if single or K > 128 else chunk_size
-    tiles = {
+    walk = {
         "CHUNK": rows,
         "BLOCK_K": BLOCK_K,
+        "BLOCK_V": max(16, min(32 if single else 64, triton.next_power_of_2(V))),
         "num_warps": 8,
+        "num_stages": 1 if single else 2,
     }
-    BLOCK_V = max(16, min(32 if single else 64, triton.next_power_of_2(V)))
-    walk = {**tiles, "BLOCK_V": BLOCK_V, "num_stages": 1 if single else 2}
-    return walk
+    return (walk,)
 
 
 # Not specialized on T: what is compiled for one length serves all.

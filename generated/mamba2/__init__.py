@@ -7,6 +7,7 @@ A selective state space whose transition is one scalar per head, discretized by 
 
 from .chunk import naive_chunk_mamba2
 from .chunk_fused import chunk_mamba2
+from .chunk_tuning import tune_chunk_mamba2
 from .fused_recurrent import fused_recurrent_mamba2
 from .module import Mamba2
 from .naive import naive_recurrent_mamba2
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_mamba2",
     "naive_chunk_mamba2",
     "naive_recurrent_mamba2",
+    "tune_chunk_mamba2",
 ]

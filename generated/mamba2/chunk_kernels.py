@@ -2,26 +2,28 @@
 # Do not edit: run `flagen build specs/mamba2.yaml`.
 """The Triton kernels of chunk_mamba2 that have the state, and the tiles and warps to launch them with."""
 
+import torch
 import triton
 import triton.language as tl
 
 
-def launch_config(N: int, P: int, chunk_size: int, single: bool) -> dict[str, int]:
-    """Tiles and warps for these sizes; `single` tells that the operands are float32.
+def launch_config(N: int, P: int, chunk_size: int, dtype: torch.dtype) -> tuple[dict[str, int], ...]:
+    """Tiles and warps of the kernel for these sizes; `dtype` is that of the operands.
 
     Compiled for sm_80 and sm_90 in bf16 with N = P = 128, nothing spills. Wider keys need more room for a chunk's rows,
     float32 twice as much: they get smaller tiles.
     """
+    single = dtype == torch.float32
     BLOCK_N = max(16, triton.next_power_of_2(N))
     rows = min(chunk_size, 32) if single or N > 128 else chunk_size
-    tiles = {
+    walk = {
         "CHUNK": rows,
         "BLOCK_N": BLOCK_N,
+        "BLOCK_P": max(16, min(32 if single else 64, triton.next_power_of_2(P))),
         "num_warps": 8,
+        "num_stages": 1 if single else 2,
     }
-    BLOCK_P = max(16, min(32 if single else 64, triton.next_power_of_2(P)))
-    walk = {**tiles, "BLOCK_P": BLOCK_P, "num_stages": 1 if single else 2}
-    return walk
+    return (walk,)
 
 
 @triton.jit

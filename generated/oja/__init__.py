@@ -7,6 +7,7 @@ The delta rule seen from the value side; each write corrects what the value alre
 
 from .chunk import naive_chunk_oja
 from .chunk_fused import chunk_oja
+from .chunk_tuning import tune_chunk_oja
 from .fused_recurrent import fused_recurrent_oja
 from .module import Oja
 from .naive import naive_recurrent_oja
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_oja",
     "naive_chunk_oja",
     "naive_recurrent_oja",
+    "tune_chunk_oja",
 ]

@@ -21,6 +21,10 @@ from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_oja
 
+Tiles = tuple[dict[str, int], ...]
+TILES: dict[tuple[object, ...], Tiles] = {}
+"""The tiles and warps of each kernel, by device, sizes and dtype: those that ship, or what `chunk_tuning` found."""
+
 
 def chunk_oja(
     q: Tensor,
@@ -194,7 +198,11 @@ def _launch(
     dtype = reduce(torch.promote_types, (q.dtype, v.dtype))
     q, v = (x.to(dtype).contiguous() for x in (q, v))
     k, g, beta = (x.contiguous() for x in (k, g, beta))
-    prepare, walk, output = launch_config(args.V, args.K, chunk_size, dtype)
+    sizes = (args.V, args.K, chunk_size, dtype)
+    call = (args.device, *sizes)
+    if call not in TILES:
+        TILES[call] = launch_config(*sizes)
+    prepare, walk, output = (dict(tiles) for tiles in TILES[call])
     prepare["TERMS"] = output["TERMS"] = 1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
     if torch.version.hip:
         walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.

@@ -7,6 +7,7 @@ Linear attention whose state decays at a fixed rate, slower from head to head.
 
 from .chunk import naive_chunk_retention
 from .chunk_fused import chunk_retention
+from .chunk_tuning import tune_chunk_retention
 from .fused_recurrent import fused_recurrent_retention
 from .module import Retention
 from .naive import naive_recurrent_retention
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_retention",
     "naive_chunk_retention",
     "naive_recurrent_retention",
+    "tune_chunk_retention",
 ]

@@ -7,6 +7,7 @@ A data-dependent decay per key channel, read before the write, with a bonus for 
 
 from .chunk import naive_chunk_rwkv6
 from .chunk_fused import chunk_rwkv6
+from .chunk_tuning import tune_chunk_rwkv6
 from .fused_recurrent import fused_recurrent_rwkv6
 from .module import RWKV6
 from .naive import naive_recurrent_rwkv6
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_rwkv6",
     "naive_chunk_rwkv6",
     "naive_recurrent_rwkv6",
+    "tune_chunk_rwkv6",
 ]

@@ -7,6 +7,7 @@ A generalized delta rule with vector-valued decay, removal and replacement, the 
 
 from .chunk import naive_chunk_rwkv7
 from .chunk_fused import chunk_rwkv7
+from .chunk_tuning import tune_chunk_rwkv7
 from .fused_recurrent import fused_recurrent_rwkv7
 from .module import RWKV7
 from .naive import naive_recurrent_rwkv7
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_rwkv7",
     "naive_chunk_rwkv7",
     "naive_recurrent_rwkv7",
+    "tune_chunk_rwkv7",
 ]

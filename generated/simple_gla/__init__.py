@@ -7,6 +7,7 @@ Gated linear attention with one data-dependent forget gate per head instead of o
 
 from .chunk import naive_chunk_simple_gla
 from .chunk_fused import chunk_simple_gla
+from .chunk_tuning import tune_chunk_simple_gla
 from .fused_recurrent import fused_recurrent_simple_gla
 from .module import SimpleGLA
 from .naive import naive_recurrent_simple_gla
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_simple_gla",
     "naive_chunk_simple_gla",
     "naive_recurrent_simple_gla",
+    "tune_chunk_simple_gla",
 ]

@@ -223,6 +223,29 @@ output: o = S.T @ q + c
 }
 
 
+FRONT_ENDS["names"] = """
+flagen: 1
+name: names
+state: {S: [K, V]}
+inputs:
+  scores: [K]
+  inverse: [K]
+  states: {dims: [V], heads: HV}
+  log_decay: {dims: [K], heads: HV, range: [-1, 0]}
+  U: {dims: [], heads: HV, range: [0, 1]}
+params:
+  level: {default: 0.5}
+  whole: {dims: [K]}
+let: {L: l2norm(inverse)}
+decay: {alpha: exp(log_decay)}
+update:
+  - S = alpha * S
+  - S = S + U * outer(L, states - S.T @ L)
+output: o = level * (S.T @ scores) + dot(whole, scores) * states
+"""
+"""Everything is called what the kernels and their launcher would call something of their own."""
+
+
 @pytest.mark.parametrize("name", FRONT_ENDS)
 def test_front_ends(name, tmp_path, monkeypatch):
     source = Path(tmp_path, f"{name}.yaml")
@@ -255,6 +278,9 @@ def front_end_arguments(name: str) -> list[torch.Tensor]:
             normal(HV),
             normal(K),
         ]
+    if name == "names":
+        keys = [normal(1, T, H, K), normal(1, T, H, K), normal(1, T, HV, V)]
+        return [*keys, -normal(1, T, HV, K).sigmoid(), normal(1, T, HV).sigmoid(), normal(K)]
     rows = 2 * T
     return [
         normal(1, T, H, K),

@@ -28,7 +28,7 @@ def package_file(plan: Plan) -> Rendering:
     if not isinstance(plan.chunk, Unavailable):
         forms.append(("chunk", f"naive_chunk_{spec.name}"))
     if not isinstance(plan.chunk_kernel, Unavailable):
-        forms.append(("chunk_fused", f"chunk_{spec.name}"))
+        forms += [("chunk_fused", f"chunk_{spec.name}"), ("chunk_tuning", f"tune_chunk_{spec.name}")]
     if not isinstance(plan.fused, Unavailable):
         forms.append(("fused_recurrent", f"fused_recurrent_{spec.name}"))
     forms.append(("module", spec.class_name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flagen.backends.protocol import Rendering
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
-from flagen.backends.triton_.chunk_launcher import chunk_launcher_context
+from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, chunk_tuning_context
 from flagen.backends.triton_.kernel import kernel_context
 from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context
 from flagen.backends.triton_.launcher import launcher_context
@@ -39,14 +39,21 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
     kernels = plan.chunk_kernel
     if isinstance(kernels, Unavailable):
         return ()
-    launcher = Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", chunk_launcher_context(kernels))
+    launchers = (
+        Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", chunk_launcher_context(kernels)),
+        Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels)),
+    )
     if isinstance(kernels, KeyKernelPlan):
         return (
             Rendering("chunk_prepare.py", "triton/key_prepare.py.j2", key_prepare_context(kernels)),
             Rendering("chunk_kernels.py", "triton/key_kernels.py.j2", key_kernel_context(kernels)),
-            launcher,
+            *launchers,
         )
     walks = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", chunk_kernel_context(kernels))
     if kernels.prepare is None:
-        return walks, launcher
-    return Rendering("chunk_prepare.py", "triton/chunk_prepare.py.j2", chunk_prepare_context(kernels)), walks, launcher
+        return walks, *launchers
+    return (
+        Rendering("chunk_prepare.py", "triton/chunk_prepare.py.j2", chunk_prepare_context(kernels)),
+        walks,
+        *launchers,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,12 @@ from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.key_kernel import kernels_of as key_kernels
 from flagen.backends.triton_.key_rows import arrays
 from flagen.backends.triton_.launcher import default_values
+from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.operator import Operator
-from flagen.backends.triton_.rows import RowKernel, RowPlan, steps_symbol
+from flagen.backends.triton_.rows import RowKernel, RowPlan, kernel_name, steps_symbol
 from flagen.plan.chunk_families import SIZES
 from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.schedule import declared_names
 from flagen.plan.tiles import Value
 
 PACKED = "None if cu_seqlens is None else cu_seqlens.contiguous()"
@@ -36,9 +38,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class Scratch:
-    """An array that one kernel leaves for another, of `shape` for each chunk and head."""
+    """An array that one kernel leaves for another, of `shape` for each chunk and head; `inside` is its name there."""
 
     name: str
+    inside: str
     shape: Sequence[str]
     dtype: str
 
@@ -72,7 +75,7 @@ def chunk_launcher_context(plan: RowPlan) -> Mapping[str, object]:
         "vectors": operands,
         "others": [name for name in tensor_names(spec) if name not in operands],
         "kernels": [*(launch.kernel for launch in (*fused, *split)), "launch_config"],
-        "tiles": ", ".join(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split))),
+        "tiles": _unpacked(launch.tiles for launch in (*prepared, *fused, *split)),
         "config_arguments": _config_arguments(plan, steps),
         "config_lines": list(_config_lines(plan)),
         "value": plan.value,
@@ -85,6 +88,18 @@ def chunk_launcher_context(plan: RowPlan) -> Mapping[str, object]:
         "precision": "tf32" if plan.contracts or plan.delta is None else "bf16x3",
         "precision_note": _precision_note(plan),
     }
+
+
+def chunk_tuning_context(plan: RowPlan) -> Mapping[str, object]:
+    """Every value `triton/chunk_tuning.py.j2` uses."""
+    blocks = {f"BLOCK_{plan.value}": (32, 64, 128)}
+    return {"name": plan.spec.name, "choices": {"num_warps": (4, 8), "num_stages": (1, 2, 3), **blocks}}
+
+
+def _unpacked(names: Iterable[str]) -> str:
+    """The targets of an assignment that takes a tuple apart."""
+    different = list(dict.fromkeys(names))
+    return ", ".join(different) if len(different) > 1 else f"({different[0]},)"
 
 
 def _operands(plan: RowPlan) -> list[str]:
@@ -118,8 +133,7 @@ def _precision_note(plan: RowPlan) -> str:
 
 
 def _config_arguments(plan: RowPlan, steps: str | None) -> list[str]:
-    sizes = [f"args.{plan.key}", f"args.{plan.value}", *([steps] if steps else []), "chunk_size"]
-    return [*sizes, "dtype" if isinstance(plan, KeyKernelPlan) else "dtype == torch.float32"]
+    return [f"args.{plan.key}", f"args.{plan.value}", *([steps] if steps else []), "chunk_size", "dtype"]
 
 
 def _config_lines(plan: RowPlan) -> list[str]:
@@ -133,10 +147,15 @@ def _config_lines(plan: RowPlan) -> list[str]:
     return [f"{target} = {terms}"]
 
 
+def _array(plan: RowPlan, name: str, shape: Sequence[str], dtype: str) -> Scratch:
+    return Scratch(free_name(name, set(declared_names(plan.spec))), name, shape, dtype)
+
+
 def _scratch(plan: RowPlan) -> list[Scratch]:
     if isinstance(plan, KeyKernelPlan):
         return [
-            Scratch(
+            _array(
+                plan,
                 array.name,
                 [f'walk["{dim}"]' if dim == "CHUNK" else f"args.{dim}" for dim in array.dims],
                 "torch.float32" if array.single else "dtype",
@@ -145,9 +164,10 @@ def _scratch(plan: RowPlan) -> list[Scratch]:
         ]
     rows = 'walk["CHUNK"]'
     tokens = rows if steps_symbol(plan) is None else 'walk["BLOCK_TOKENS"]'
+    single = ("from_start", "to_end")
     shapes = {"scores": [tokens, rows], "write_scores": [tokens, rows], "from_start": [rows], "to_end": [rows]}
     return [
-        Scratch(name, shapes.get(name, [rows, rows]), "torch.float32" if name in ("from_start", "to_end") else "dtype")
+        _array(plan, name, shapes.get(name, [rows, rows]), "torch.float32" if name in single else "dtype")
         for name in scratch(plan)
     ]
 
@@ -157,19 +177,22 @@ def _scratch(plan: RowPlan) -> list[Scratch]:
 
 def _left_behind(plan: RowPlan) -> list[Scratch]:
     """What the walk of the split form leaves for the outputs."""
-    states = Scratch("states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
+    states = _array(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
     kept = any("U_ptr" in kernel.parameters() for kernel in kernels_of(plan) if kernel is not None)
-    return [states, *([Scratch("U", [f"args.{plan.value}", 'walk["CHUNK"]'], "dtype")] if kept else [])]
+    return [states, *([_array(plan, "U", [f"args.{plan.value}", 'walk["CHUNK"]'], "dtype")] if kept else [])]
 
 
 def _launch(plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str) -> Launch:
     """The launch of `kernel`, whose parameters say what it is handed."""
     spec, (state,) = plan.spec, plan.spec.states
+    scratch = (*_scratch(plan), *_left_behind(plan))
     known = {
         "T": "args.tokens",
         "cu_seqlens_ptr": PACKED,
         f"{state.name}_initial_ptr": START,
-        **{param.name: f"float({param.name})" for param in spec.params if not param.is_tensor},
+        **{f"{array.inside}_ptr": array.name for array in scratch},
+        **{f"{kernel_name(name)}_ptr": name for name in tensor_names(spec)},
+        **{kernel_name(param.name): f"float({param.name})" for param in spec.params if not param.is_tensor},
     }
     sizes = {name: f"{name}=args.{name}" for name in ("H", "HV", plan.key, plan.value)}
     if spec.steps is not None:

@@ -18,11 +18,13 @@ from flagen.spec.model import Derived, Dims, Input, Param
 
 LOCALS = frozenset(
     """
-    block blocks chunk chunk_row chunk_sequence coarse coarse_end coarse_read coarse_sum decay dtype end end_token
-    erased_decay erased_writes exponent fine fine_end fine_read fine_sum first first_chunk first_token from_start
-    from_start_before from_start_read head inverse k_row k_to_end key_head L level log_decay near program q_from_start
-    q_row R read_erased reading reading_before row S_operand scores seen seen_end seen_first sequence start state_start
-    to_end token U U_operand v_row value_head w_row w_to_end whole write_scores writing y_from_start y_row
+    between block blocks chunk CHUNK chunk_row chunk_sequence coarse coarse_end coarse_read coarse_sum cu_seqlens
+    decay decay_over dtype end end_token erased_decay erased_writes exponent fine fine_end fine_read fine_sum first
+    first_chunk first_token from_middle from_start from_start_before from_start_read halve head inverse invert k_row
+    k_to_end key_head key_start key_sum L LEAF LEAF_LEVELS level LEVELS log_decay near number o PRECISION program
+    q_erasing q_from_start q_operand q_reading q_row R read read_erased reading reading_before row S_operand scores
+    seen seen_end seen_first sequence split_log_decay start state_start states TERMS to_end token TOKENS U U_operand
+    v_row value_head value_start w_row w_to_end whole write_scores writing y_erasing y_from_start y_reading y_row
     """.split()
 )
 """What the templates call things; a name of the spec that is among them gets an underscore."""
@@ -39,20 +41,26 @@ def steps_symbol(plan: RowPlan) -> str | None:
     return plan.spec.steps.symbol if plan.row_axis == ROW and plan.spec.steps else None
 
 
+def kernel_name(name: str) -> str:
+    """What a name of the spec is called in a kernel: it gives way to what the templates call things."""
+    return f"{name}_" if name in LOCALS else name
+
+
 def pointers(plan: RowPlan, *parts: Part) -> tuple[str, ...]:
-    """The inputs and tensor params that a kernel loads, in the order of the signature's tensors."""
+    """The inputs and tensor params that a kernel loads, by their names there, in the order of the signature."""
     read = {
         action.source.name
         for part in parts
         for action in (*part.once, *part.rows)
         if isinstance(action, Load | RowLoad)
     }
-    return tuple(name for name in tensor_names(plan.spec) if name in read)
+    return tuple(kernel_name(name) for name in tensor_names(plan.spec) if name in read)
 
 
 def scalars(plan: RowPlan, *parts: Part) -> tuple[str, ...]:
     """The numbers among the params that a kernel's expressions name."""
-    return tuple(p.name for p in plan.spec.params if not p.is_tensor and any(p.name in part.numbers for part in parts))
+    named = {name for part in parts for name in part.numbers}
+    return tuple(kernel_name(p.name) for p in plan.spec.params if not p.is_tensor and p.name in named)
 
 
 def key_heads(*parts: Part) -> bool:
@@ -128,7 +136,7 @@ class RowKernel(Generic[P]):
 
     def name(self, name: str, axis: str = "") -> str:
         """What a name of the spec is called in the kernel; a token's value has one name for tokens, one for rows."""
-        called = f"{name}_" if name in LOCALS else name
+        called = kernel_name(name)
         plan: RowPlan = self.plan
         declared: tuple[Input | Derived, ...] = (*plan.spec.inputs, *plan.spec.derived)
         per_step = {decl.name for decl in declared if decl.per == "step"}
@@ -137,6 +145,7 @@ class RowKernel(Generic[P]):
     def _names(self, axis: str) -> dict[str, str]:
         """What expressions call the values of a kernel: float32, whatever the dtype they were loaded in."""
         names = {self.plan.read: "read", "log_decay": "log_decay"}
+        names |= {param.name: kernel_name(param.name) for param in self.plan.spec.params if not param.is_tensor}
         for action in (action for part in self.parts for action in part.once):
             if isinstance(action, Load):
                 names[action.source.name] = self.name(action.source.name)
@@ -174,7 +183,7 @@ class RowKernel(Generic[P]):
         assert isinstance(source, Param)
         address = self.axes.address("value_head" if source.per_head else "", source.dims)
         mask = f", mask={self.axes.within(source.dims)}, other=0.0" if source.dims else ""
-        return f"tl.load({source.name}_ptr + {address}{mask}).to(tl.float32)"
+        return f"tl.load({self.name(source.name)}_ptr + {address}{mask}).to(tl.float32)"
 
     def loads(self, part: Part) -> list[str]:
         """The inputs of a chunk's rows, then what is evaluated from them for each."""
@@ -193,7 +202,7 @@ class RowKernel(Generic[P]):
         place = "row // " + (steps_symbol(self.plan) or "") if axis == ROW and decl.per == "token" else axis
         offset, mask = self.tile(f"{place} * {heads} + {head}", axis, decl.dims)
         cast = "" if self._raw(load) else ".to(tl.float32)"
-        return f"tl.load({decl.name}_ptr + {offset}, mask={mask}, other=0.0){cast}"
+        return f"tl.load({self.name(decl.name)}_ptr + {offset}, mask={mask}, other=0.0){cast}"
 
     def tile(self, row: str, axis: str, dims: Dims) -> tuple[str, str]:
         """Offsets and mask of rows along `axis` whose elements are contiguous over `dims`; `row` numbers them."""
