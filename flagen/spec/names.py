@@ -42,9 +42,9 @@ _GENERATED = _words("""
 """)
 
 _KERNELS = _words("""
-    block blocks call chunk_sequence chunks config end_token error first_chunk first_token given import_error key_blocks
-    key_head launch_config micro_step num_warps operators os output pairwise precision prepare program reduce row
-    sequence shares state_row tiles token value_head walk wanted
+    block blocks call_key chunk_sequence chunks config dot_precision end_token first_chunk first_token given import_error
+    key_blocks key_head launch_config micro_step num_warps operators os output_tiles pairwise prepare_tiles program
+    reduce row sequence shares state_row token value_head walk_tiles wanted
 """)
 
 _CLASSES = _words("""

@@ -191,10 +191,10 @@ def _launch(
             launch_config,
         )
         from .chunk_prepare import chunk_gated_delta_rule_prepare_kernel
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "chunk_gated_delta_rule needs Triton on a GPU: install it, or call naive_chunk_gated_delta_rule"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5
@@ -206,19 +206,19 @@ def _launch(
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
     g, beta = (x.contiguous() for x in (g, beta))
     sizes = (args.K, args.V, chunk_size, dtype)
-    call = (args.device, *sizes)
-    if call not in TILES:
-        TILES[call] = launch_config(*sizes)
-    prepare, walk = (dict(tiles) for tiles in TILES[call])
+    call_key = (args.device, *sizes)
+    if call_key not in TILES:
+        TILES[call_key] = launch_config(*sizes)
+    prepare_tiles, walk_tiles, walk = (dict(tiles) for tiles in TILES[call_key])
     if torch.version.hip:
-        walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
-    precision = _precision(dtype)
-    blocks = -(-args.V // walk["BLOCK_V"])
-    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"])
-    inverse = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
-    scores = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
-    from_start = torch.empty(chunks, args.HV, walk["CHUNK"], dtype=torch.float32, device=args.device)
-    to_end = torch.empty(chunks, args.HV, walk["CHUNK"], dtype=torch.float32, device=args.device)
+        walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+    dot_precision = _precision(dtype)
+    blocks = -(-args.V // walk_tiles["BLOCK_V"])
+    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    scores = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], dtype=torch.float32, device=args.device)
+    to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], dtype=torch.float32, device=args.device)
     with torch.cuda.device_of(q):
         chunk_gated_delta_rule_prepare_kernel[(chunks * args.HV,)](
             q,
@@ -236,12 +236,12 @@ def _launch(
             H=args.H,
             HV=args.HV,
             K=args.K,
-            PRECISION=precision,
-            **prepare,
+            PRECISION=dot_precision,
+            **prepare_tiles,
         )
         if _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
-            U = torch.empty(chunks, args.HV, args.V, walk["CHUNK"], dtype=dtype, device=args.device)
+            U = torch.empty(chunks, args.HV, args.V, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
             chunk_gated_delta_rule_states_kernel[(args.runs * args.HV * blocks,)](
                 k,
                 v,
@@ -260,8 +260,8 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
             chunk_gated_delta_rule_output_kernel[(chunks * args.HV * blocks,)](
                 q,
@@ -279,7 +279,7 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
+                PRECISION=dot_precision,
                 **walk,
             )
         else:
@@ -303,8 +303,8 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
     return o, S_final
 

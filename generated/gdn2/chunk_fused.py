@@ -193,8 +193,8 @@ def _launch(
     try:
         from .chunk_kernels import chunk_gdn2_kernel, chunk_gdn2_output_kernel, chunk_gdn2_states_kernel, launch_config
         from .chunk_prepare import chunk_gdn2_prepare_kernel
-    except ImportError as error:
-        raise RuntimeError("chunk_gdn2 needs Triton on a GPU: install it, or call naive_chunk_gdn2") from error
+    except ImportError as import_error:
+        raise RuntimeError("chunk_gdn2 needs Triton on a GPU: install it, or call naive_chunk_gdn2") from import_error
 
     if scale is None:
         scale = args.K**-0.5
@@ -206,21 +206,21 @@ def _launch(
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
     g, b, w = (x.contiguous() for x in (g, b, w))
     sizes = (args.K, args.V, chunk_size, dtype)
-    call = (args.device, *sizes)
-    if call not in TILES:
-        TILES[call] = launch_config(*sizes)
-    prepare, walk = (dict(tiles) for tiles in TILES[call])
-    prepare["TERMS"] = 1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
+    call_key = (args.device, *sizes)
+    if call_key not in TILES:
+        TILES[call_key] = launch_config(*sizes)
+    prepare_tiles, walk_tiles, walk = (dict(tiles) for tiles in TILES[call_key])
+    prepare_tiles["TERMS"] = 1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
     if torch.version.hip:
-        walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
-    precision = _precision(dtype)
-    blocks = -(-args.V // walk["BLOCK_V"])
-    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"])
-    q_from_start = torch.empty(chunks, args.HV, walk["CHUNK"], args.K, dtype=dtype, device=args.device)
-    scores = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
-    y_from_start = torch.empty(chunks, args.HV, walk["CHUNK"], args.K, dtype=dtype, device=args.device)
-    w_to_end = torch.empty(chunks, args.HV, walk["CHUNK"], args.K, dtype=dtype, device=args.device)
-    inverse = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
+        walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+    dot_precision = _precision(dtype)
+    blocks = -(-args.V // walk_tiles["BLOCK_V"])
+    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    q_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
+    scores = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
+    w_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
+    inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
     whole = torch.empty(chunks, args.HV, args.K, dtype=torch.float32, device=args.device)
     with torch.cuda.device_of(q):
         chunk_gdn2_prepare_kernel[(chunks * args.HV,)](
@@ -241,12 +241,12 @@ def _launch(
             H=args.H,
             HV=args.HV,
             K=args.K,
-            PRECISION=precision,
-            **prepare,
+            PRECISION=dot_precision,
+            **prepare_tiles,
         )
         if _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
-            U = torch.empty(chunks, args.HV, args.V, walk["CHUNK"], dtype=dtype, device=args.device)
+            U = torch.empty(chunks, args.HV, args.V, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
             chunk_gdn2_states_kernel[(args.runs * args.HV * blocks,)](
                 v,
                 w,
@@ -264,8 +264,8 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
             chunk_gdn2_output_kernel[(chunks * args.HV * blocks,)](
                 None if cu_seqlens is None else cu_seqlens.contiguous(),
@@ -281,7 +281,7 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
+                PRECISION=dot_precision,
                 **walk,
             )
         else:
@@ -304,8 +304,8 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
     return o, S_final
 

@@ -168,8 +168,8 @@ def _launch(
             launch_config,
         )
         from .chunk_prepare import chunk_hgrn2_prepare_kernel
-    except ImportError as error:
-        raise RuntimeError("chunk_hgrn2 needs Triton on a GPU: install it, or call naive_chunk_hgrn2") from error
+    except ImportError as import_error:
+        raise RuntimeError("chunk_hgrn2 needs Triton on a GPU: install it, or call naive_chunk_hgrn2") from import_error
 
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = None
@@ -179,19 +179,19 @@ def _launch(
     q, v = (x.to(dtype).contiguous() for x in (q, v))
     (g,) = (x.contiguous() for x in (g,))
     sizes = (args.K, args.V, chunk_size, dtype)
-    call = (args.device, *sizes)
-    if call not in TILES:
-        TILES[call] = launch_config(*sizes)
-    prepare, walk = (dict(tiles) for tiles in TILES[call])
-    prepare["TERMS"] = 1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
+    call_key = (args.device, *sizes)
+    if call_key not in TILES:
+        TILES[call_key] = launch_config(*sizes)
+    prepare_tiles, walk_tiles, walk = (dict(tiles) for tiles in TILES[call_key])
+    prepare_tiles["TERMS"] = 1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
     if torch.version.hip:
-        walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
-    precision = _precision(dtype)
-    blocks = -(-args.V // walk["BLOCK_V"])
-    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"])
-    q_from_start = torch.empty(chunks, args.HV, walk["CHUNK"], args.K, dtype=dtype, device=args.device)
-    scores = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
-    k_to_end = torch.empty(chunks, args.HV, walk["CHUNK"], args.K, dtype=dtype, device=args.device)
+        walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+    dot_precision = _precision(dtype)
+    blocks = -(-args.V // walk_tiles["BLOCK_V"])
+    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    q_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
+    scores = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    k_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
     whole = torch.empty(chunks, args.HV, args.K, dtype=torch.float32, device=args.device)
     with torch.cuda.device_of(q):
         chunk_hgrn2_prepare_kernel[(chunks * args.HV,)](
@@ -208,8 +208,8 @@ def _launch(
             H=args.H,
             HV=args.HV,
             K=args.K,
-            PRECISION=precision,
-            **prepare,
+            PRECISION=dot_precision,
+            **prepare_tiles,
         )
         if _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
@@ -226,8 +226,8 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
             chunk_hgrn2_output_kernel[(chunks * args.HV * blocks,)](
                 v,
@@ -242,7 +242,7 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
+                PRECISION=dot_precision,
                 **walk,
             )
         else:
@@ -261,8 +261,8 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
     return o, S_final
 

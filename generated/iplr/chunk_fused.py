@@ -184,8 +184,8 @@ def _launch(
     try:
         from .chunk_kernels import chunk_iplr_kernel, chunk_iplr_output_kernel, chunk_iplr_states_kernel, launch_config
         from .chunk_prepare import chunk_iplr_prepare_kernel
-    except ImportError as error:
-        raise RuntimeError("chunk_iplr needs Triton on a GPU: install it, or call naive_chunk_iplr") from error
+    except ImportError as import_error:
+        raise RuntimeError("chunk_iplr needs Triton on a GPU: install it, or call naive_chunk_iplr") from import_error
 
     if scale is None:
         scale = args.K**-0.5
@@ -196,19 +196,23 @@ def _launch(
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype, a.dtype, b.dtype))
     q, k, v, a, b = (x.to(dtype).contiguous() for x in (q, k, v, a, b))
     sizes = (args.K, args.V, chunk_size, dtype)
-    call = (args.device, *sizes)
-    if call not in TILES:
-        TILES[call] = launch_config(*sizes)
-    prepare, walk = (dict(tiles) for tiles in TILES[call])
+    call_key = (args.device, *sizes)
+    if call_key not in TILES:
+        TILES[call_key] = launch_config(*sizes)
+    prepare_tiles, walk_tiles, walk = (dict(tiles) for tiles in TILES[call_key])
     if torch.version.hip:
-        walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
-    precision = _precision(dtype)
-    blocks = -(-args.V // walk["BLOCK_V"])
-    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"])
-    inverse = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
-    scores = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
-    write_scores = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
-    erased_writes = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
+        walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+    dot_precision = _precision(dtype)
+    blocks = -(-args.V // walk_tiles["BLOCK_V"])
+    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    scores = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    write_scores = torch.empty(
+        chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
+    )
+    erased_writes = torch.empty(
+        chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
+    )
     with torch.cuda.device_of(q):
         chunk_iplr_prepare_kernel[(chunks * args.HV,)](
             q,
@@ -226,12 +230,12 @@ def _launch(
             H=args.H,
             HV=args.HV,
             K=args.K,
-            PRECISION=precision,
-            **prepare,
+            PRECISION=dot_precision,
+            **prepare_tiles,
         )
         if _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
-            U = torch.empty(chunks, args.HV, args.V, walk["CHUNK"], dtype=dtype, device=args.device)
+            U = torch.empty(chunks, args.HV, args.V, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
             chunk_iplr_states_kernel[(args.runs * args.HV * blocks,)](
                 k,
                 v,
@@ -250,8 +254,8 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
             chunk_iplr_output_kernel[(chunks * args.HV * blocks,)](
                 q,
@@ -270,7 +274,7 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
+                PRECISION=dot_precision,
                 **walk,
             )
         else:
@@ -295,8 +299,8 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
     return o, S_final
 

@@ -193,10 +193,10 @@ def _launch(
             chunk_lightning_attn_states_kernel,
             launch_config,
         )
-    except ImportError as error:
+    except ImportError as import_error:
         raise RuntimeError(
             "chunk_lightning_attn needs Triton on a GPU: install it, or call naive_chunk_lightning_attn"
-        ) from error
+        ) from import_error
 
     if scale is None:
         scale = args.K**-0.5
@@ -207,17 +207,17 @@ def _launch(
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
     sizes = (args.K, args.V, chunk_size, dtype)
-    call = (args.device, *sizes)
-    if call not in TILES:
-        TILES[call] = launch_config(*sizes)
-    (walk,) = (dict(tiles) for tiles in TILES[call])
+    call_key = (args.device, *sizes)
+    if call_key not in TILES:
+        TILES[call_key] = launch_config(*sizes)
+    walk_tiles, walk = (dict(tiles) for tiles in TILES[call_key])
     if torch.version.hip:
-        walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
-    precision = _precision(dtype)
-    blocks = -(-args.V // walk["BLOCK_V"])
+        walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+    dot_precision = _precision(dtype)
+    blocks = -(-args.V // walk_tiles["BLOCK_V"])
     with torch.cuda.device_of(q):
         if _splits(args.runs * args.HV * blocks, args.device):
-            chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"])
+            chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
             states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
             chunk_lightning_attn_states_kernel[(args.runs * args.HV * blocks,)](
                 k,
@@ -234,8 +234,8 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
             chunk_lightning_attn_output_kernel[(chunks * args.HV * blocks,)](
                 q,
@@ -254,7 +254,7 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
+                PRECISION=dot_precision,
                 **walk,
             )
         else:
@@ -274,8 +274,8 @@ def _launch(
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
     return o, S_final
 

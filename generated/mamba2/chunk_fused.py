@@ -189,8 +189,10 @@ def _launch(
             chunk_mamba2_states_kernel,
             launch_config,
         )
-    except ImportError as error:
-        raise RuntimeError("chunk_mamba2 needs Triton on a GPU: install it, or call naive_chunk_mamba2") from error
+    except ImportError as import_error:
+        raise RuntimeError(
+            "chunk_mamba2 needs Triton on a GPU: install it, or call naive_chunk_mamba2"
+        ) from import_error
 
     o = torch.empty(args.batch, args.tokens, args.HV, args.P, dtype=x.dtype, device=args.device)
     S_final = None
@@ -200,17 +202,17 @@ def _launch(
     x, B, C = (x.to(dtype).contiguous() for x in (x, B, C))
     dt, A, D = (x.contiguous() for x in (dt, A, D))
     sizes = (args.N, args.P, chunk_size, dtype)
-    call = (args.device, *sizes)
-    if call not in TILES:
-        TILES[call] = launch_config(*sizes)
-    (walk,) = (dict(tiles) for tiles in TILES[call])
+    call_key = (args.device, *sizes)
+    if call_key not in TILES:
+        TILES[call_key] = launch_config(*sizes)
+    walk_tiles, walk = (dict(tiles) for tiles in TILES[call_key])
     if torch.version.hip:
-        walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
-    precision = _precision(dtype)
-    blocks = -(-args.P // walk["BLOCK_P"])
+        walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+    dot_precision = _precision(dtype)
+    blocks = -(-args.P // walk_tiles["BLOCK_P"])
     with torch.cuda.device_of(x):
         if _splits(args.runs * args.HV * blocks, args.device):
-            chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"])
+            chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
             states = torch.empty(chunks, args.HV, args.P, args.N, dtype=dtype, device=args.device)
             chunk_mamba2_states_kernel[(args.runs * args.HV * blocks,)](
                 x,
@@ -227,8 +229,8 @@ def _launch(
                 HV=args.HV,
                 N=args.N,
                 P=args.P,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
             chunk_mamba2_output_kernel[(chunks * args.HV * blocks,)](
                 x,
@@ -247,7 +249,7 @@ def _launch(
                 HV=args.HV,
                 N=args.N,
                 P=args.P,
-                PRECISION=precision,
+                PRECISION=dot_precision,
                 **walk,
             )
         else:
@@ -267,8 +269,8 @@ def _launch(
                 HV=args.HV,
                 N=args.N,
                 P=args.P,
-                PRECISION=precision,
-                **walk,
+                PRECISION=dot_precision,
+                **walk_tiles,
             )
     return o, S_final
 

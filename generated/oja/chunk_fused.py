@@ -186,8 +186,8 @@ def _launch(
     try:
         from .chunk_kernels import chunk_oja_output_kernel, chunk_oja_states_kernel, launch_config
         from .chunk_prepare import chunk_oja_prepare_kernel
-    except ImportError as error:
-        raise RuntimeError("chunk_oja needs Triton on a GPU: install it, or call naive_chunk_oja") from error
+    except ImportError as import_error:
+        raise RuntimeError("chunk_oja needs Triton on a GPU: install it, or call naive_chunk_oja") from import_error
 
     if scale is None:
         scale = args.K**-0.5

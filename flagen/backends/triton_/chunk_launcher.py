@@ -143,7 +143,7 @@ def _config_lines(plan: RowPlan) -> list[str]:
     terms = "3 if dtype == torch.float32 else 2"
     if plan.decay_input is not None:
         terms = f"1 if {plan.decay_input}.dtype == torch.bfloat16 else {terms}"
-    target = 'prepare["TERMS"] = output["TERMS"]' if plan.right else 'prepare["TERMS"]'
+    target = 'prepare_tiles["TERMS"] = output_tiles["TERMS"]' if plan.right else 'prepare_tiles["TERMS"]'
     return [f"{target} = {terms}"]
 
 
@@ -157,13 +157,13 @@ def _scratch(plan: RowPlan) -> list[Scratch]:
             _array(
                 plan,
                 array.name,
-                [f'walk["{dim}"]' if dim == "CHUNK" else f"args.{dim}" for dim in array.dims],
+                [f'walk_tiles["{dim}"]' if dim == "CHUNK" else f"args.{dim}" for dim in array.dims],
                 "torch.float32" if array.single else "dtype",
             )
             for array in arrays(plan)
         ]
-    rows = 'walk["CHUNK"]'
-    tokens = rows if steps_symbol(plan) is None else 'walk["BLOCK_TOKENS"]'
+    rows = 'walk_tiles["CHUNK"]'
+    tokens = rows if steps_symbol(plan) is None else 'walk_tiles["BLOCK_TOKENS"]'
     single = ("from_start", "to_end")
     shapes = {"scores": [tokens, rows], "write_scores": [tokens, rows], "from_start": [rows], "to_end": [rows]}
     return [
@@ -179,7 +179,7 @@ def _left_behind(plan: RowPlan) -> list[Scratch]:
     """What the walk of the split form leaves for the outputs."""
     states = _array(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
     kept = any("U_ptr" in kernel.parameters() for kernel in kernels_of(plan) if kernel is not None)
-    return [states, *([_array(plan, "U", [f"args.{plan.value}", 'walk["CHUNK"]'], "dtype")] if kept else [])]
+    return [states, *([_array(plan, "U", [f"args.{plan.value}", 'walk_tiles["CHUNK"]'], "dtype")] if kept else [])]
 
 
 def _launch(plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str) -> Launch:
@@ -209,13 +209,13 @@ def _launch(plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str) -> Lau
 
 def _prepared(plan: RowPlan) -> list[Launch]:
     prepare = kernels_of(plan)[0]
-    return [] if prepare is None else [_launch(plan, prepare, "chunks * args.HV", "prepare")]
+    return [] if prepare is None else [_launch(plan, prepare, "chunks * args.HV", "prepare_tiles")]
 
 
 def _fused(plan: RowPlan) -> list[Launch]:
     """One walk that puts out what is read."""
     walk = kernels_of(plan)[1]
-    return [] if walk is None else [_launch(plan, walk, "args.runs * args.HV * blocks", "walk")]
+    return [] if walk is None else [_launch(plan, walk, "args.runs * args.HV * blocks", "walk_tiles")]
 
 
 def _split(plan: RowPlan) -> list[Launch]:
@@ -223,7 +223,7 @@ def _split(plan: RowPlan) -> list[Launch]:
     _, _, states, output = kernels_of(plan)
     right = isinstance(plan, KeyKernelPlan) and plan.right
     return [
-        _launch(plan, states, "args.runs * args.HV * blocks", "walk"),
+        _launch(plan, states, "args.runs * args.HV * blocks", "walk_tiles"),
         _launch(
             plan, output, f"chunks * args.HV * {'key_blocks' if right else 'blocks'}", "output" if right else "walk"
         ),
