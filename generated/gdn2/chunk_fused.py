@@ -209,7 +209,7 @@ def _launch(
     call_key = (args.device, *sizes)
     if call_key not in TILES:
         TILES[call_key] = launch_config(*sizes)
-    prepare_tiles, walk_tiles, walk = (dict(tiles) for tiles in TILES[call_key])
+    prepare_tiles, walk_tiles = (dict(tiles) for tiles in TILES[call_key])
     prepare_tiles["TERMS"] = 1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
@@ -282,7 +282,7 @@ def _launch(
                 K=args.K,
                 V=args.V,
                 PRECISION=dot_precision,
-                **walk,
+                **walk_tiles,
             )
         else:
             chunk_gdn2_kernel[(args.runs * args.HV * blocks,)](

@@ -205,7 +205,7 @@ def _launch(
     call_key = (args.device, *sizes)
     if call_key not in TILES:
         TILES[call_key] = launch_config(*sizes)
-    walk_tiles, walk = (dict(tiles) for tiles in TILES[call_key])
+    (walk_tiles,) = (dict(tiles) for tiles in TILES[call_key])
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     dot_precision = _precision(dtype)
@@ -250,7 +250,7 @@ def _launch(
                 N=args.N,
                 P=args.P,
                 PRECISION=dot_precision,
-                **walk,
+                **walk_tiles,
             )
         else:
             chunk_mamba2_kernel[(args.runs * args.HV * blocks,)](

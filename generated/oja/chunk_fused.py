@@ -199,23 +199,25 @@ def _launch(
     q, v = (x.to(dtype).contiguous() for x in (q, v))
     k, g, beta = (x.contiguous() for x in (k, g, beta))
     sizes = (args.V, args.K, chunk_size, dtype)
-    call = (args.device, *sizes)
-    if call not in TILES:
-        TILES[call] = launch_config(*sizes)
-    prepare, walk, output = (dict(tiles) for tiles in TILES[call])
-    prepare["TERMS"] = output["TERMS"] = 1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
+    call_key = (args.device, *sizes)
+    if call_key not in TILES:
+        TILES[call_key] = launch_config(*sizes)
+    prepare_tiles, walk_tiles, output_tiles = (dict(tiles) for tiles in TILES[call_key])
+    prepare_tiles["TERMS"] = output_tiles["TERMS"] = (
+        1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
+    )
     if torch.version.hip:
-        walk["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
-    precision = _precision(dtype)
-    blocks = -(-args.K // walk["BLOCK_K"])
-    key_blocks = -(-args.V // output["BLOCK_V"])
-    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk["CHUNK"])
-    y_from_start = torch.empty(chunks, args.HV, walk["CHUNK"], args.V, dtype=dtype, device=args.device)
-    w_to_end = torch.empty(chunks, args.HV, walk["CHUNK"], args.V, dtype=dtype, device=args.device)
-    inverse = torch.empty(chunks, args.HV, walk["CHUNK"], walk["CHUNK"], dtype=dtype, device=args.device)
+        walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+    dot_precision = _precision(dtype)
+    blocks = -(-args.K // walk_tiles["BLOCK_K"])
+    key_blocks = -(-args.V // output_tiles["BLOCK_V"])
+    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
+    w_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
+    inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
     whole = torch.empty(chunks, args.HV, args.V, dtype=torch.float32, device=args.device)
     states = torch.empty(chunks, args.HV, args.K, args.V, dtype=dtype, device=args.device)
-    U = torch.empty(chunks, args.HV, args.K, walk["CHUNK"], dtype=dtype, device=args.device)
+    U = torch.empty(chunks, args.HV, args.K, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
     with torch.cuda.device_of(q):
         chunk_oja_prepare_kernel[(chunks * args.HV,)](
             v,
@@ -231,8 +233,8 @@ def _launch(
             args.tokens,
             HV=args.HV,
             V=args.V,
-            PRECISION=precision,
-            **prepare,
+            PRECISION=dot_precision,
+            **prepare_tiles,
         )
         chunk_oja_states_kernel[(args.runs * args.HV * blocks,)](
             k,
@@ -252,8 +254,8 @@ def _launch(
             HV=args.HV,
             V=args.V,
             K=args.K,
-            PRECISION=precision,
-            **walk,
+            PRECISION=dot_precision,
+            **walk_tiles,
         )
         chunk_oja_output_kernel[(chunks * args.HV * key_blocks,)](
             q,
@@ -271,8 +273,8 @@ def _launch(
             HV=args.HV,
             V=args.V,
             K=args.K,
-            PRECISION=precision,
-            **output,
+            PRECISION=dot_precision,
+            **output_tiles,
         )
     return o, S_final
 

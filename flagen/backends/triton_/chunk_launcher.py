@@ -222,11 +222,10 @@ def _split(plan: RowPlan) -> list[Launch]:
     """A walk that leaves states, then the outputs of all chunks."""
     _, _, states, output = kernels_of(plan)
     right = isinstance(plan, KeyKernelPlan) and plan.right
+    blocks, tiles = ("key_blocks", "output_tiles") if right else ("blocks", "walk_tiles")
     return [
         _launch(plan, states, "args.runs * args.HV * blocks", "walk_tiles"),
-        _launch(
-            plan, output, f"chunks * args.HV * {'key_blocks' if right else 'blocks'}", "output" if right else "walk"
-        ),
+        _launch(plan, output, f"chunks * args.HV * {blocks}", tiles),
     ]
 
 
