@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from flagen.algebra.normal_form import NormalForm
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.row_planner import Delta, Part, RowPlanner, without
-from flagen.plan.rows import ROW, TOKEN, Operand, cleared
+from flagen.plan.rows import ROW, TOKEN, Operand
 from flagen.plan.schedule import Set
 from flagen.plan.show import show
 from flagen.plan.tiles import Masked, Tile, Value
@@ -196,12 +196,12 @@ class _Planner(RowPlanner):
         if self.block.lead is not None:
             log = self.block.lead.log
             return (
-                cleared(self.rules, self._lifted(log, ROW), ROW),
-                cleared(self.rules, self._lifted(log, TOKEN), TOKEN),
+                self._cleared(self._lifted(log, ROW), ROW),
+                self._cleared(self._lifted(log, TOKEN), TOKEN),
             )
         if self.step.decay is None:
             return None, None
-        return cleared(self.rules, self._lifted(self.step.decay.log, TOKEN), TOKEN), None
+        return self._cleared(self._lifted(self.step.decay.log, TOKEN), TOKEN), None
 
     def _constant(self, decay: Tile | None) -> Set | None:
         """The evaluation of a log decay that no token changes."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from flagen.algebra.normal_form import Decay
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.row_planner import Delta, Part, RowLoad, RowPlanner, RowSet
-from flagen.plan.rows import TOKEN, Operand, cleared, values_in
+from flagen.plan.rows import TOKEN, Operand, values_in
 from flagen.plan.schedule import Load, Set, declared_names, fresh
 from flagen.plan.show import show
 from flagen.plan.split import crossed_dims, crossed_here
@@ -206,7 +206,7 @@ class _Planner(RowPlanner):
         right = self.read.side == "right"
         q = self._operand(self.read.q, TOKEN)
         if right:
-            q = replace(q, vector=cleared(self.rules, q.vector, self.nf.value))
+            q = replace(q, vector=self._cleared(q.vector, self.nf.value))
         delta, key, value = None, None, None
         for row in self.step.deltas:
             delta = self._delta(row)
@@ -311,8 +311,8 @@ class _Planner(RowPlanner):
     # ----------------------------------------------------------------------------------------------------------- decays
 
     def _log_decay(self, decay: Decay) -> Tile:
-        tile = cleared(self.rules, self._lifted(decay.log, TOKEN), TOKEN)
-        return cleared(self.rules, tile, self.nf.key) if self.nf.key in tile.dims else tile
+        tile = self._cleared(self._lifted(decay.log, TOKEN), TOKEN)
+        return self._cleared(tile, self.nf.key) if self.nf.key in tile.dims else tile
 
     def _interval(self) -> Interval:
         decay = self.step.decay

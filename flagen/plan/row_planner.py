@@ -112,7 +112,7 @@ class RowPlanner:
     # ------------------------------------------------------------------------------------------------------------ rows
 
     def _delta(self, row: DeltaRow) -> Delta:
-        z = None if row.z is None else cleared(self.rules, self._lifted(row.z, self.row_axis), self.row_axis)
+        z = None if row.z is None else self._cleared(self._lifted(row.z, self.row_axis), self.row_axis)
         return Delta(self._operand(row.w, self.row_axis), self._operand(row.y, self.row_axis), z)
 
     def _output(self) -> Tile:
@@ -134,7 +134,7 @@ class RowPlanner:
             self._refuse(f"needs {wide}", expr.span)
         lanes = (axis, dim) if dim == self.nf.key else (axis,)
         scale = None if operand.scale is None else finite(self.rules, operand.scale, axis)
-        return Operand(cleared(self.rules, operand.vector, *lanes), scale)
+        return Operand(self._cleared(operand.vector, *lanes), scale)
 
     def _lifted(self, expr: Expr, axis: str) -> Tile:
         tile = self._tile(expr)
@@ -154,6 +154,9 @@ class RowPlanner:
             return self.lower(expr)
         except TooManyDims as wide:
             self._refuse(f"needs an intermediate over [{', '.join(wide.dims)}]", wide.span)
+
+    def _cleared(self, tile: Tile, *lanes: str) -> Tile:
+        return cleared(self.rules, self.order, tile, *lanes)
 
     def _axis(self, axis: str) -> RowAxis:
         return RowAxis(axis, self.order, self.fixed)

@@ -137,11 +137,11 @@ class RowAxis:
         return tuple(dim for dim in self.order if dim in dims)
 
 
-def cleared(rules: PaddingRules, tile: Tile, *lanes: str) -> Tile:
-    """`tile` with zeros in the lanes that pad any of `lanes`, where those are not certain."""
+def cleared(rules: PaddingRules, order: Dims, tile: Tile, *lanes: str) -> Tile:
+    """`tile` with zeros in the lanes that pad any of `lanes`, where those are not certain; its axes are in `order`."""
     for lane in lanes:
         if rules.padding(tile, frozenset((lane,))) != 0.0:
-            tile = Masked(tile, lane, 0.0, tile.dims if lane in tile.dims else (lane, *tile.dims))
+            tile = Masked(tile, lane, 0.0, tuple(dim for dim in order if dim in (lane, *tile.dims)))
     return tile
 
 

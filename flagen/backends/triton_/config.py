@@ -28,16 +28,19 @@ def config_lines(plan: FusedPlan) -> Iterator[str]:
 
 
 def _block_of(plan: FusedPlan, split: Split) -> Iterator[str]:
-    values = _sum_of_blocks([[d for d in dims if d != split.dim] for dims in _large(plan) if split.dim in dims])
+    tiles = [[d for d in dims if d != split.dim] for dims in _large(plan) if split.dim in dims]
+    indices = f"1024 // {_sum_of_blocks(tiles)}"
+    if len(tiles) > 1:  # The sum of their blocks may be no power of two.
+        indices = f"triton.next_power_of_2({indices})"
     if split.partial:
         yield f"# Every block of {split.dim} writes an output of its own: twice as many indices, half as many outputs."
-        limits = f"max(16, 1024 // {values})"
+        limits = f"max(16, {indices})"
     elif any(split.dim not in dims for dims in _large(plan)):
         yield f"# Every block of {split.dim} computes what does not have {split.dim} over again: few blocks."
         limits = "64"
     else:
         yield f"# Small blocks of {split.dim}: many programs hide latency; eight float32 are one sector of memory."
-        limits = f"128, max(8, 1024 // {values})"
+        limits = f"128, max(8, {indices})"
     block = f"min({_padded(plan, split.dim)}, {limits})"
     if split.dim in plan.matrix_dims:
         block = f"max({MIN_MATRIX_BLOCK}, {block})"

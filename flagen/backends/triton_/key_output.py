@@ -86,6 +86,15 @@ class RightOutput(KeyRows):
         over = action.value.dims if isinstance(action, Set | RowSet) else action.source.dims
         return bool(set(over) & set(dims))
 
+    def _numbers(self) -> list[str]:
+        """What has neither values nor keys: one number for each row."""
+        prepared = [array for array in arrays(self.plan) if array.dims == ("CHUNK",)]
+        rows = [row for row in self.part.rows if not self._over(row, self.value, self.key)]
+        return [
+            *(array.loaded(self.row_index, self.key_index, self.axes.mask(self.key)) for array in prepared),
+            *self.rows(list(dict.fromkeys((*self.plan.prepare.rows, *rows)))),
+        ]
+
     # ---------------------------------------------------------------------------------------------------------- values
 
     def _over_values(self) -> list[str]:
@@ -98,6 +107,7 @@ class RightOutput(KeyRows):
             *(f"{name} = tl.zeros((CHUNK, CHUNK), tl.float32)" for name in names),
             f"read = tl.zeros((CHUNK, BLOCK_{self.key}), tl.float32)",
             *self._block_of_keys(),
+            *self._numbers(),
             f"for value_start in range(0, {self.value}, BLOCK_{self.value}):",
             *indented(
                 [
@@ -152,14 +162,10 @@ class RightOutput(KeyRows):
     # ------------------------------------------------------------------------------------------------------------ keys
 
     def _keys(self) -> list[str]:
-        """The rows of the block of keys, and the numbers that scale rows."""
-        numbers = [array for array in arrays(self.plan) if array.dims == ("CHUNK",)]
-        rows = [row for row in self.part.rows if not self._over(row, self.value)]
+        """The rows of the block of keys."""
+        rows = [row for row in self.part.rows if self._over(row, self.key)]
         once = [action for action in self.part.once if self._over(action, self.key)]
-        loaded = [array.loaded(self.row_index, self.key_index, self.axes.mask(self.key)) for array in numbers]
-        prepare = self.plan.prepare
-        every = tuple(dict.fromkeys((*prepare.rows, *rows)))
-        return [*loaded, *self.fixed(once), *self.rows(every), *self.of_keys()]
+        return [*self.fixed(once), *self.rows(rows), *self.of_keys()]
 
     def _decayed_reads(self) -> list[str]:
         """What is read of the chunk itself: scores times rows, whose decay belongs to the keys, not to the scores."""

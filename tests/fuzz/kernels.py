@@ -1,0 +1,83 @@
+"""Rung 3 for any spec: its kernels, interpreted in float32, against the recurrence in float64 on the same numbers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import ModuleType
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from flagen.spec.model import Input, Param, Spec
+from tests.fuzz.ladder import Problem, Shape
+from tests.numeric.problems import rms_ratio
+
+BOUND = 1e-5
+SENSITIVE = 1e-6
+"""A result that moves by more where every argument moves by float32's rounding is not one that float32 can have."""
+
+SHAPES = (
+    Shape(tokens=21, batch=2, H=1, HV=2, first=20, second=12, chunk=16),
+    Shape(lengths=(0, 18, 1, 0, 5, 0), tokens=24, H=2, HV=4, first=12, second=20, steps=3, initial=False, chunk=16),
+    Shape(tokens=35, H=1, HV=1, first=16, second=33, steps=1, chunk=64),
+)
+
+
+def check(spec: Spec, package: ModuleType) -> None:
+    """Every kernel of `package` is the recurrence of `spec`, on every shape, wherever float32 can tell."""
+    if not any(hasattr(package, f"{form}_{spec.name}") for form in ("chunk", "fused_recurrent")):
+        return
+    for shape in SHAPES:
+        problem = Rounded(spec, shape)
+        expected = problem.reference(package)
+        for what, got in problem.launched(package):
+            for name in expected:
+                ratio = rms_ratio(expected[name], got[name])
+                # Not `ratio > BOUND`: a NaN has to fail.
+                assert ratio <= BOUND, f"{what}, {shape}: {name} is off by {ratio:.1e}"
+
+
+class Rounded(Problem):
+    """Arguments that are the same numbers in float32 and in float64; vectors are about as long as 1, so that what is
+    written and erased stays in bounds."""
+
+    def __init__(self, spec: Spec, shape: Shape) -> None:
+        super().__init__(spec, shape)
+        self.leaves = {name: x.float() for name, x in self.leaves.items()}
+
+    def _random(self, decl: Input | Param, *leading: int) -> Tensor:
+        x = super()._random(decl, *leading)
+        bounded = decl.range.low > -torch.inf or decl.range.high < torch.inf
+        return x if bounded or not decl.dims else x * x.shape[-1] ** -0.5
+
+    def reference(self, package: ModuleType) -> Mapping[str, Tensor]:
+        """What the recurrence is in float64, where it is finite and float32 could have it."""
+        run = partial(self.called, package)
+        exact = {name: x.double() for name, x in self.leaves.items()}
+        expected = run(exact)
+        random = torch.Generator().manual_seed(1)
+        rounding = torch.finfo(torch.float32).eps / 2
+        moved = run(
+            {
+                name: x * (1 + rounding * torch.randn(x.shape, generator=random, dtype=torch.float64))
+                for name, x in exact.items()
+            }
+        )
+        # Not `swing > SENSITIVE`: where either is NaN there is nothing to compare.
+        return {name: x for name, x in expected.items() if rms_ratio(x, moved[name]) <= SENSITIVE}
+
+    def launched(self, package: ModuleType) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+        """The results of every kernel that the package has, the chunk kernels in both of their forms."""
+        if hasattr(package, f"fused_recurrent_{self.spec.name}"):
+            yield "fused_recurrent", self.called(package, self.leaves, form="fused_recurrent")
+        if not hasattr(package, f"chunk_{self.spec.name}"):
+            return
+        run = partial(self.called, package, self.leaves, form="chunk", chunk_size=self.shape.chunk)
+        yield "chunk", run()
+        launcher = sys.modules[f"{package.__name__}.chunk_fused"]
+        if hasattr(launcher, "_splits"):
+            with mock.patch.object(launcher, "_splits", lambda programs, device: True):
+                yield "chunk, its outputs in a kernel of their own", run()
