@@ -40,5 +40,7 @@ def _check(nf: NormalForm) -> None:
         raise NoKernel("it has other dims than those of its state", state.span)
     if not math.isfinite(state.init):
         raise NoKernel("the state starts at an infinity", state.span)
+    if not (nf.has_delta or nf.has_write):
+        raise NoKernel("nothing is written", state.span)
     if len(spec.output_dims) != 1:
         raise NoKernel("the output is no vector", output.span)

@@ -370,7 +370,8 @@ class _Numbers:
         return row if row.scale is None else replace(row, scale=self.taken_out(row.scale))
 
     def taken_out(self, tile: Tile) -> Tile:
-        if set(tile.dims) != {TOKEN} or not self.planner.sums_keys(tile):
+        known = not any(value.kind == "local" for value in values_in(tile))  # What is read is not, before the walk.
+        if set(tile.dims) != {TOKEN} or not known or not self.planner.sums_keys(tile):
             return rebuild(tile, self.taken_out)
         for number in self.found:
             if number.value == tile:

@@ -78,7 +78,8 @@ class RightOutput(KeyRows):
     def _once(self) -> list[str]:
         fixed = [*self.part.once, *self.plan.prepare.once]
         lines = self.fixed(
-            [x for x in fixed if not self._over(x, self.value, self.key)], reads_head=self.part.reads_head
+            [x for x in fixed if not self._over(x, self.value, self.key)],
+            reads_head=self.part.reads_head or self.plan.prepare.part.reads_head,
         )
         return live(lines, names_in(*self.body()))
 
@@ -200,6 +201,7 @@ class RightOutput(KeyRows):
 
     def _leaf(self, sees: str) -> list[str]:
         lines = [
+            "LEAF: tl.constexpr = 1 << LEAF_LEVELS",
             f"exponent = from_middle({self.row_index}, log_decay, LEAF, TERMS)",
             "writing = tl.exp2(-exponent)",
             f"near = ({self.row_index}[:, None] // LEAF == {self.row_index}[None, :] // LEAF) & ({sees})",

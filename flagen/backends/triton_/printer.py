@@ -66,8 +66,8 @@ class Printer:
                 return f"-{self._spread(value, tile.dims, _SIGN)}", _SIGN
             case Product(factors, dims):
                 return self._product(factors, dims)
-            case Arithmetic("**", left, right):
-                return f"{self._within(left, ATOM)} ** {self._within(right, _SIGN)}", _POWER
+            case Arithmetic("**", left, right, dims):
+                return f"{self._spread(left, dims, ATOM)} ** {self._spread(right, dims, _SIGN)}", _POWER
             case Arithmetic(op, left, right, dims):
                 level = _PRODUCT if op == "/" else _SUM
                 return f"{self._spread(left, dims, level)} {op} {self._spread(right, dims, level + 1)}", level
@@ -102,7 +102,10 @@ class Printer:
         if helper is None:
             raise InternalError(f"the Triton printer does not know the function {name}")
         bare = name in _TAKE_NUMBERS and not all(map(is_static, args))
-        return f"{helper}({', '.join(map(self if bare else self._tensor, args))})", ATOM
+        printed = (
+            self._tensor(arg) if is_static(arg) and not bare else self._spread(arg, tile.dims, _SUM) for arg in args
+        )
+        return f"{helper}({', '.join(printed)})", ATOM
 
     def _tensor(self, tile: Tile) -> str:
         """`tile` where a tensor is wanted: numbers and sizes alone are Python numbers to the compiler."""
