@@ -175,8 +175,10 @@ class PaddingRules:
                 return self._states[name, lanes]
             case Masked(value, dim, fill):
                 return fill if dim in lanes else self.padding(value, lanes)
-            case Normalize("softmax"):
-                return 0.0  # The padding of its operand is -inf.
+            case Normalize("softmax", value):
+                # Padding of the dim that it sums over is -inf; padding rows are softmaxes of their own.
+                found = self.padding(value, lanes)
+                return 0.0 if found == -math.inf else FINITE if is_finite(found) else ANYTHING
             case Normalize("l2norm", value):
                 return _product((self.padding(value, lanes), FINITE))
             case Sum(value, dim):

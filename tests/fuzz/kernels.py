@@ -19,6 +19,9 @@ BOUND = 1e-5
 SENSITIVE = 1e-6
 """A result that moves by more where every argument moves by float32's rounding is not one that float32 can have."""
 
+LARGEST = 1e6
+"""A recurrence that grows beyond it is not one for float32: what it computes on the way may not fit."""
+
 SHAPES = (
     Shape(tokens=21, batch=2, H=1, HV=2, first=20, second=12, chunk=16),
     Shape(lengths=(0, 18, 1, 0, 5, 0), tokens=24, H=2, HV=4, first=12, second=20, steps=3, initial=False, chunk=16),
@@ -54,7 +57,7 @@ class Rounded(Problem):
         return x if bounded or not decl.dims else x * x.shape[-1] ** -0.5
 
     def reference(self, package: ModuleType) -> Mapping[str, Tensor]:
-        """What the recurrence is in float64, where it is finite and float32 could have it."""
+        """What the recurrence is in float64, of that what float32 could have."""
         run = partial(self.called, package)
         exact = {name: x.double() for name, x in self.leaves.items()}
         expected = run(exact)
@@ -66,7 +69,8 @@ class Rounded(Problem):
                 for name, x in exact.items()
             }
         )
-        # Not `swing > SENSITIVE`: where either is NaN there is nothing to compare.
+        if any(not x.abs().max() <= LARGEST for x in expected.values() if x.numel()):
+            return {}
         return {name: x for name, x in expected.items() if rms_ratio(x, moved[name]) <= SENSITIVE}
 
     def launched(self, package: ModuleType) -> Iterator[tuple[str, Mapping[str, Tensor]]]:

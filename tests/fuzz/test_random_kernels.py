@@ -1,0 +1,148 @@
+"""Rung 3 for random specs: what the kernels compute, in Triton's interpreter, is the recurrence.
+
+A few examples always, the same ones every time, and every spec that ever showed a mistake. FLAGEN_FUZZ=500 draws that
+many new ones instead, per property.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+
+from flagen.diagnostics import SpecError
+from flagen.spec import load_spec, parse_spec
+from tests.algebra.cases import SPECS
+from tests.fuzz.kernels import check
+from tests.fuzz.packages import build, imported
+from tests.fuzz.specs import affine_specs, wild_specs
+from tests.fuzz.test_random_specs import some
+
+torch.set_num_threads(1)
+pytestmark = [
+    pytest.mark.usefixtures("interpreter", "poisoned_memory"),
+    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
+]
+
+VECTORS = "q: [K], k: [K], v: {dims: [V], heads: HV}, c: [V]"
+
+FOUND = {
+    "a value that no token changes, under a right read": f"""
+inputs: {{{VECTORS}, gv: {{dims: [V], range: [-.inf, 0]}}}}
+params: {{sink: {{dims: [K]}}}}
+update: S = exp(gv) * S + 0.5 * outer(sink, softmax(v))
+output: o = S.T @ q + c
+""",
+    "a vector that no token changes, read from the right": f"""
+inputs: {{{VECTORS}}}
+params: {{A: {{per: head, range: [-.inf, 0]}}, shift: {{dims: [V]}}}}
+update: S = sigmoid(A) * S + outer(k, v - k @ S) + outer(q, c)
+output: o = S @ -shift
+""",
+    "a number in a name that a right read takes": f"""
+inputs: {{{VECTORS}, s: [], r: [], beta: {{dims: [], heads: HV, range: [0, 1]}}}}
+let: {{w: s * c + v}}
+update: S = (S + outer(k, v - S.T @ k) * beta) / (0.5 + r ** 2)
+output: o = S @ w + q
+""",
+    "a decay by heads, under a right read": f"""
+inputs: {{{VECTORS}}}
+update:
+  - S = (S - 0.5 * outer(S @ c, c)) / (1 + abs(head))
+  - S = S + outer(k, v)
+output: o = S.T @ q
+""",
+    "a decay that is known to be weak, under a right read": f"""
+inputs: {{{VECTORS}}}
+params: {{eps: {{range: [0.1, 1]}}}}
+update: S = (S + outer(k, v - S.T @ k)) / (1 + eps)
+output: o = S @ c + q
+""",
+    "a function of a vector and a number": f"""
+inputs: {{{VECTORS}, keep: {{dims: [], range: [0.2, 0.9]}}}}
+update: S = 0.9 * S + outer(minimum(k, keep), maximum(v, keep ** 2) ** keep)
+output: o = S.T @ (abs(q) ** keep)
+""",
+    "a softmax of rows that are not there": f"""
+inputs: {{{VECTORS}, gk: {{dims: [K], range: [-.inf, 0]}}}}
+let: {{w: softmax(k)}}
+update:
+  - S = sqrt(exp(gk)) * S
+  - S = S + outer(w, v - w @ S) * 0.5
+output: o = S_prev.T @ q + c
+""",
+    "a sum of what a right read reads": f"""
+inputs: {{{VECTORS}}}
+update: S = S + outer(k - S @ c, v)
+output: o = sum(S @ c) * q
+""",
+    "nothing but a decay": f"""
+inputs: {{{VECTORS}, gk: {{dims: [K], range: [-.inf, 0]}}}}
+update: S = exp(gk) * S
+output: o = S.T @ (q + k) + v + c
+""",
+    "three matrices in the registers of one program": f"""
+inputs: {{{VECTORS}}}
+state: {{S: [K, V], Z: [V, K], Y: [K, V]}}
+update:
+  - S = Y_prev
+  - Z = outer(v, q)
+  - Y = 0.5 * Y + Z.T + outer(k, c)
+output: o = 0.5 + sum(S) + sum(Z) + sum(Y)
+""",
+}
+"""Specs whose kernels were wrong, or could not be written, for what their names say."""
+
+
+UNSHRUNK = (Phase.explicit, Phase.generate)
+"""A smaller example is not worth the minutes that the interpreter takes to find it."""
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_once_wrong(name):
+    text = FOUND[name] if "state:" in FOUND[name] else f"state: {{S: [K, V]}}\n{FOUND[name]}"
+    climb(f"flagen: 1\nname: random_spec\n{text}")
+
+
+@settings(some(8), phases=UNSHRUNK)
+@given(affine_specs())
+def test_updates_that_papers_write(text):
+    climb(text)
+
+
+@settings(some(3), phases=UNSHRUNK)
+@given(wild_specs())
+def test_updates_that_nobody_writes(text):
+    climb(text)
+
+
+def climb(text: str) -> None:
+    """The kernels of `text`, if it is a spec, are its recurrence."""
+    try:
+        spec = parse_spec(text)
+    except SpecError:
+        return  # tests.fuzz.test_random_specs looks at what it was refused for.
+    with imported(build(spec)) as package:
+        check(spec, package)
+
+
+MISTAKES = [
+    ("chunk_kernels.py", "U_operand = U.to", "U_operand = R.to"),
+    ("chunk_kernels.py", "token_mask = token < end_token", "token_mask = token < end_token - 1"),
+    ("chunk_prepare.py", "token_index[:, None] > token_index", "token_index[:, None] >= token_index"),
+    ("chunk_fused.py", "scale = args.K**-0.5", "scale = args.V**-0.5"),
+    ("kernels.py", "alpha = tl.exp(g)", "alpha = tl.exp(2 * g)"),
+]
+
+
+@pytest.mark.parametrize(("path", "right", "wrong"), MISTAKES, ids=[f"{path}: {wrong}" for path, _, wrong in MISTAKES])
+def test_one_mistake(path, right, wrong):
+    """The rung fails where it should."""
+    spec = load_spec(SPECS / "gated_delta_rule.yaml")
+    files = build(spec)
+    assert right in files[path], "the file no longer says this: make the mistake elsewhere"
+    with (
+        imported({**files, path: files[path].replace(right, wrong)}) as package,
+        pytest.raises(AssertionError),
+    ):
+        check(spec, package)
