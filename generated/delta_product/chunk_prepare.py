@@ -7,6 +7,29 @@ import triton.language as tl
 
 
 @triton.jit
+def merge(inverse, L, HALF: tl.constexpr, PRECISION: tl.constexpr):
+    """The inverses of the blocks of 2 HALF rows on the diagonal of I - L, from those of their halves, [., HALF, HALF]:
+
+    [ I - A    0   ]^-1   [   P    0 ]
+    [  -C    I - D ]    = [ Q C P  Q ],   P = (I - A)^-1, Q = (I - D)^-1
+    """
+    PAIRS: tl.constexpr = L.shape[0] // (2 * HALF)
+    pair = tl.arange(0, PAIRS)
+    diagonal = (pair[:, None] == pair[None, :])[:, None, :, None]
+    blocks = tl.sum(tl.where(diagonal, tl.reshape(L, (PAIRS, 2 * HALF, PAIRS, 2 * HALF)), 0.0), axis=2)
+    upper, lower = tl.split(tl.permute(tl.reshape(blocks, (PAIRS, 2, HALF, 2, HALF)), (0, 2, 4, 3, 1)))
+    C, D = tl.split(lower)
+    P, Q = tl.split(tl.permute(tl.reshape(inverse, (PAIRS, 2, HALF, HALF)), (0, 2, 3, 1)))
+    if PAIRS == 1:  # One product is no batch of products, which all warps would take.
+        CP = tl.dot(tl.reshape(C, (HALF, HALF)), tl.reshape(P, (HALF, HALF)), input_precision=PRECISION)
+        QCP = tl.reshape(tl.dot(tl.reshape(Q, (HALF, HALF)), CP, input_precision=PRECISION), (1, HALF, HALF))
+    else:
+        QCP = tl.dot(Q, tl.dot(C, P, input_precision=PRECISION), input_precision=PRECISION)
+    merged = tl.join(tl.join(P, tl.zeros_like(P)), tl.join(QCP, Q))
+    return tl.reshape(tl.permute(merged, (0, 4, 1, 3, 2)), (PAIRS, 2 * HALF, 2 * HALF))
+
+
+@triton.jit
 def invert(L, SIZE: tl.constexpr, PRECISION: tl.constexpr):
     """(I - L)^-1 - I of a strictly lower triangular L, [SIZE, SIZE]: by forward substitution inside blocks of 16 rows,
     which are then merged two by two. Never by powers of L, which lose every digit where keys are alike."""
@@ -20,18 +43,13 @@ def invert(L, SIZE: tl.constexpr, PRECISION: tl.constexpr):
         solved = tl.sum(tl.where(here, inverse, 0.0), axis=1)
         solved += tl.sum(solved[:, :, None] * inverse, axis=1)
         inverse = tl.where(here, solved[:, None, :], inverse)
+    inverse = tl.where((row[:, None] == row[None, :])[None, :, :], 1.0, inverse)
+    if SIZE > 16:
+        inverse = merge(inverse, L, 16, PRECISION)
+    if SIZE > 32:
+        inverse = merge(inverse, L, 32, PRECISION)
     row = tl.arange(0, SIZE)
-    inverse = tl.reshape(tl.where(diagonal, inverse[:, :, None, :], 0.0), (SIZE, SIZE))
-    identity = tl.where(row[:, None] == row[None, :], 1.0, 0.0)
-    inverse += identity
-    for level in tl.static_range(4, 6):
-        if (1 << level) < SIZE:
-            merged = (row[:, None] >> (level + 1) == row[None, :] >> (level + 1)) & (
-                row[:, None] >> level > row[None, :] >> level
-            )
-            across = tl.dot(tl.where(merged, L, 0.0), inverse, input_precision=PRECISION)
-            inverse += tl.dot(inverse, across, input_precision=PRECISION)
-    return inverse - identity
+    return tl.where(row[:, None] == row[None, :], 0.0, tl.reshape(inverse, (SIZE, SIZE)))
 
 
 # Not specialized on T: what is compiled for one length serves all.

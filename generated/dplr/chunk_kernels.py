@@ -24,7 +24,7 @@ def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[
         "CHUNK": rows,
         "BLOCK_K": min(BLOCK_K, 32),
         "LEVELS": levels,
-        "num_warps": 4,
+        "num_warps": 4 if rows < 64 or torch.version.hip else 8,  # A warp of AMD's is two.
         "num_stages": 1,
     }
     walk = {

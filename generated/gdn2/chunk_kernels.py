@@ -20,11 +20,13 @@ def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[
     # of longer chunks would be too coarse for that.
     rows = min(rows, max(16, BLOCK_K // 2))
     levels = rows.bit_length() - 1
+    # Warp groups take operands from shared memory: that leaves registers for wider blocks of keys.
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
     prepare = {
         "CHUNK": rows,
-        "BLOCK_K": min(BLOCK_K, 32),
+        "BLOCK_K": min(BLOCK_K, 64 if hopper else 32),
         "LEVELS": levels,
-        "num_warps": 4,
+        "num_warps": 4 if rows < 64 or torch.version.hip else 8,  # A warp of AMD's is two.
         "num_stages": 1,
     }
     walk = {

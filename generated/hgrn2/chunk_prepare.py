@@ -15,7 +15,7 @@ def between(first, end, SIZE: tl.constexpr):
 
 @triton.jit
 def decay_over(rows, log_decay, TERMS: tl.constexpr):
-    """e to the sum of log_decay, [rows, keys], over those rows that `rows`, a square, names for each row.
+    """e to the sum of log_decay, [rows, keys], over those rows that `rows`, [., rows], names for each; or a batch.
 
     A product with ones adds them up: nothing is subtracted, so nothing cancels. It takes log_decay as a sum of TERMS
     numbers in bfloat16, whose products with ones are exact.
@@ -31,18 +31,35 @@ def decay_over(rows, log_decay, TERMS: tl.constexpr):
 
 
 @triton.jit
-def halve(row, level, AFTER: tl.constexpr):
-    """Cut each block of 2^(level + 1) rows in halves: an upper half's rows read what its lower half's rows wrote.
+def decay_to_cut(row, level, log_decay, AFTER: tl.constexpr, TERMS: tl.constexpr):
+    """Cut each block of 2^(level + 1) rows in halves, and let each row decay at the cut: a written row, in the lower
+    half, over the rows after it; a reading one, in the upper, over those up to itself, itself included where AFTER is 1.
 
-    Both decay at the cut: a written row over the rows after it, a reading one over those up to itself, itself included
-    where AFTER is 1. Returns those rows of each row as first and end, and the same of the rows that it sees.
+    No row decays over more than half a chunk, its REACH: the products with ones, of 16 rows each, span no more.
     """
+    SIZE: tl.constexpr = log_decay.shape[0]
+    KEYS: tl.constexpr = log_decay.shape[1]
+    REACH: tl.constexpr = SIZE // 2 if SIZE > 16 else SIZE
     half = 1 << level
     start = (row >> level) << level
     upper = (row & half) != 0
-    first = tl.where(upper, start, row + 1)
-    end = tl.where(upper, row + AFTER, start + half)
-    return first, end, tl.where(upper, start - half, 0), tl.where(upper, start, 0)
+    reached = row // REACH * REACH
+    rows = between(
+        tl.where(upper, start, row + 1) - reached, tl.where(upper, row + AFTER, start + half) - reached, REACH
+    )
+    rows = tl.reshape(rows, (SIZE // 16, 16, REACH))
+    halves = tl.reshape(log_decay, (SIZE // REACH, 1, REACH, KEYS))
+    halves = tl.broadcast_to(halves, (SIZE // REACH, REACH // 16, REACH, KEYS))
+    decay = decay_over(rows, tl.reshape(halves, (SIZE // 16, REACH, KEYS)), TERMS)
+    return tl.reshape(decay, (SIZE, KEYS))
+
+
+@triton.jit
+def seen_across_cut(row, level):
+    """Whether a row, in the upper half of a block of 2^(level + 1), sees what one of its lower half wrote."""
+    start = (row >> level) << level
+    upper = (row & (1 << level)) != 0
+    return between(tl.where(upper, start - (1 << level), 0), tl.where(upper, start, 0), row.shape[0])
 
 
 # Not specialized on T: what is compiled for one length serves all.
@@ -77,7 +94,7 @@ def chunk_hgrn2_prepare_kernel(
     G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns one chunk of one
     head and passes over the keys twice: for the products of rows, then for the rows. Each token of a head reads 2*K
     elements; a chunk writes what the walk needs of these, in the dtype of the products. Pairs of rows are taken by
-    halving, so that no factor of a decay exceeds 1 (`halve`).
+    halving, so that no factor of a decay exceeds 1 (`decay_to_cut`).
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
@@ -104,12 +121,12 @@ def chunk_hgrn2_prepare_kernel(
         K_index = key_start + tl.arange(0, BLOCK_K)
         K_mask = K_index < K
         q = tl.load(
-            q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+            q_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         g = tl.load(
-            g_ptr + (token * HV + value_head)[:, None] * K + K_index[None, :],
+            g_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
             other=0.0,
         ).to(tl.float32)
@@ -117,11 +134,10 @@ def chunk_hgrn2_prepare_kernel(
         log_decay = tl.maximum(g, -111.0, propagate_nan=tl.PropagateNan.ALL)
         scores += tl.where(token_index[:, None] == token_index[None, :], tl.sum(q * k, axis=1)[:, None], 0.0)
         for level in range(LEVELS):
-            first, end, seen_first, seen_end = halve(token_index, level, 1)
-            decay = decay_over(between(first, end, CHUNK), log_decay, TERMS)
+            decay = decay_to_cut(token_index, level, log_decay, 1, TERMS)
             q_decayed = (q * decay).to(dtype)
             k_decayed = (k * decay).to(dtype)
-            seen = between(seen_first, seen_end, CHUNK)
+            seen = seen_across_cut(token_index, level)
             scores += tl.where(seen, tl.dot(q_decayed, tl.trans(k_decayed), input_precision=PRECISION), 0.0)
 
     tl.store(
@@ -133,12 +149,12 @@ def chunk_hgrn2_prepare_kernel(
         K_index = key_start + tl.arange(0, BLOCK_K)
         K_mask = K_index < K
         q = tl.load(
-            q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+            q_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         g = tl.load(
-            g_ptr + (token * HV + value_head)[:, None] * K + K_index[None, :],
+            g_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
             other=0.0,
         ).to(tl.float32)

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .chunk_prepare import between, decay_over, halve
+from .chunk_prepare import decay_over, decay_to_cut, seen_across_cut
 
 
 def launch_config(
@@ -21,11 +21,13 @@ def launch_config(
     BLOCK_V = max(16, triton.next_power_of_2(V))
     rows = min(chunk_size, 32) if single or V > 128 else chunk_size
     levels = rows.bit_length() - 1
+    # Warp groups take operands from shared memory: that leaves registers for wider blocks of keys.
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
     prepare = {
         "CHUNK": rows,
-        "BLOCK_V": min(BLOCK_V, 32),
+        "BLOCK_V": min(BLOCK_V, 64 if hopper else 32),
         "LEVELS": levels,
-        "num_warps": 4,
+        "num_warps": 4 if rows < 64 or torch.version.hip else 8,  # A warp of AMD's is two.
         "num_stages": 1,
     }
     walk = {
@@ -39,6 +41,7 @@ def launch_config(
         **prepare,
         "BLOCK_V": min(BLOCK_V, 64),
         "BLOCK_K": min(walk["BLOCK_K"], 32),
+        "num_warps": 4,
     }
     return prepare, walk, output
 
@@ -201,7 +204,7 @@ def chunk_oja_output_kernel(
 
     G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns BLOCK_V indices
     of V of one chunk of one head and passes over the values once. It reads S and U. Pairs of rows are taken by
-    halving, so that no factor of a decay exceeds 1 (`halve`).
+    halving, so that no factor of a decay exceeds 1 (`decay_to_cut`).
     """
     TOKENS: tl.constexpr = CHUNK
     blocks = tl.cdiv(V, BLOCK_V)
@@ -251,12 +254,12 @@ def chunk_oja_output_kernel(
         scores = tl.dot(q_operand, U_operand, scores, input_precision=PRECISION)
 
     v = tl.load(
-        v_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+        v_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
         mask=token_mask[:, None] & V_mask[None, :],
         other=0.0,
     ).to(tl.float32)
     g = tl.load(
-        g_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+        g_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
         mask=token_mask[:, None] & V_mask[None, :],
         other=0.0,
     ).to(tl.float32)
@@ -264,9 +267,8 @@ def chunk_oja_output_kernel(
     read *= decay_over(token_index[:, None] >= token_index[None, :], log_decay, TERMS)
     read += tl.sum(tl.where(token_index[:, None] == token_index[None, :], scores, 0.0), axis=1)[:, None] * v
     for level in range(LEVELS):
-        first, end, seen_first, seen_end = halve(token_index, level, 1)
-        decay = decay_over(between(first, end, CHUNK), log_decay, TERMS)
-        seen = between(seen_first, seen_end, CHUNK)
+        decay = decay_to_cut(token_index, level, log_decay, 1, TERMS)
+        seen = seen_across_cut(token_index, level)
         read += decay * tl.dot(tl.where(seen, scores, 0.0).to(dtype), (v * decay).to(dtype), input_precision=PRECISION)
     o = scale * read
     tl.store(

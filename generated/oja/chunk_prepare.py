@@ -15,7 +15,7 @@ def between(first, end, SIZE: tl.constexpr):
 
 @triton.jit
 def decay_over(rows, log_decay, TERMS: tl.constexpr):
-    """e to the sum of log_decay, [rows, keys], over those rows that `rows`, a square, names for each row.
+    """e to the sum of log_decay, [rows, keys], over those rows that `rows`, [., rows], names for each; or a batch.
 
     A product with ones adds them up: nothing is subtracted, so nothing cancels. It takes log_decay as a sum of TERMS
     numbers in bfloat16, whose products with ones are exact.
@@ -31,18 +31,58 @@ def decay_over(rows, log_decay, TERMS: tl.constexpr):
 
 
 @triton.jit
-def halve(row, level, AFTER: tl.constexpr):
-    """Cut each block of 2^(level + 1) rows in halves: an upper half's rows read what its lower half's rows wrote.
+def decay_to_cut(row, level, log_decay, AFTER: tl.constexpr, TERMS: tl.constexpr):
+    """Cut each block of 2^(level + 1) rows in halves, and let each row decay at the cut: a written row, in the lower
+    half, over the rows after it; a reading one, in the upper, over those up to itself, itself included where AFTER is 1.
 
-    Both decay at the cut: a written row over the rows after it, a reading one over those up to itself, itself included
-    where AFTER is 1. Returns those rows of each row as first and end, and the same of the rows that it sees.
+    No row decays over more than half a chunk, its REACH: the products with ones, of 16 rows each, span no more.
     """
+    SIZE: tl.constexpr = log_decay.shape[0]
+    KEYS: tl.constexpr = log_decay.shape[1]
+    REACH: tl.constexpr = SIZE // 2 if SIZE > 16 else SIZE
     half = 1 << level
     start = (row >> level) << level
     upper = (row & half) != 0
-    first = tl.where(upper, start, row + 1)
-    end = tl.where(upper, row + AFTER, start + half)
-    return first, end, tl.where(upper, start - half, 0), tl.where(upper, start, 0)
+    reached = row // REACH * REACH
+    rows = between(
+        tl.where(upper, start, row + 1) - reached, tl.where(upper, row + AFTER, start + half) - reached, REACH
+    )
+    rows = tl.reshape(rows, (SIZE // 16, 16, REACH))
+    halves = tl.reshape(log_decay, (SIZE // REACH, 1, REACH, KEYS))
+    halves = tl.broadcast_to(halves, (SIZE // REACH, REACH // 16, REACH, KEYS))
+    decay = decay_over(rows, tl.reshape(halves, (SIZE // 16, REACH, KEYS)), TERMS)
+    return tl.reshape(decay, (SIZE, KEYS))
+
+
+@triton.jit
+def seen_across_cut(row, level):
+    """Whether a row, in the upper half of a block of 2^(level + 1), sees what one of its lower half wrote."""
+    start = (row >> level) << level
+    upper = (row & (1 << level)) != 0
+    return between(tl.where(upper, start - (1 << level), 0), tl.where(upper, start, 0), row.shape[0])
+
+
+@triton.jit
+def merge(inverse, L, HALF: tl.constexpr, PRECISION: tl.constexpr):
+    """The inverses of the blocks of 2 HALF rows on the diagonal of I - L, from those of their halves, [., HALF, HALF]:
+
+    [ I - A    0   ]^-1   [   P    0 ]
+    [  -C    I - D ]    = [ Q C P  Q ],   P = (I - A)^-1, Q = (I - D)^-1
+    """
+    PAIRS: tl.constexpr = L.shape[0] // (2 * HALF)
+    pair = tl.arange(0, PAIRS)
+    diagonal = (pair[:, None] == pair[None, :])[:, None, :, None]
+    blocks = tl.sum(tl.where(diagonal, tl.reshape(L, (PAIRS, 2 * HALF, PAIRS, 2 * HALF)), 0.0), axis=2)
+    upper, lower = tl.split(tl.permute(tl.reshape(blocks, (PAIRS, 2, HALF, 2, HALF)), (0, 2, 4, 3, 1)))
+    C, D = tl.split(lower)
+    P, Q = tl.split(tl.permute(tl.reshape(inverse, (PAIRS, 2, HALF, HALF)), (0, 2, 3, 1)))
+    if PAIRS == 1:  # One product is no batch of products, which all warps would take.
+        CP = tl.dot(tl.reshape(C, (HALF, HALF)), tl.reshape(P, (HALF, HALF)), input_precision=PRECISION)
+        QCP = tl.reshape(tl.dot(tl.reshape(Q, (HALF, HALF)), CP, input_precision=PRECISION), (1, HALF, HALF))
+    else:
+        QCP = tl.dot(Q, tl.dot(C, P, input_precision=PRECISION), input_precision=PRECISION)
+    merged = tl.join(tl.join(P, tl.zeros_like(P)), tl.join(QCP, Q))
+    return tl.reshape(tl.permute(merged, (0, 4, 1, 3, 2)), (PAIRS, 2 * HALF, 2 * HALF))
 
 
 @triton.jit
@@ -59,18 +99,13 @@ def invert(L, SIZE: tl.constexpr, PRECISION: tl.constexpr):
         solved = tl.sum(tl.where(here, inverse, 0.0), axis=1)
         solved += tl.sum(solved[:, :, None] * inverse, axis=1)
         inverse = tl.where(here, solved[:, None, :], inverse)
+    inverse = tl.where((row[:, None] == row[None, :])[None, :, :], 1.0, inverse)
+    if SIZE > 16:
+        inverse = merge(inverse, L, 16, PRECISION)
+    if SIZE > 32:
+        inverse = merge(inverse, L, 32, PRECISION)
     row = tl.arange(0, SIZE)
-    inverse = tl.reshape(tl.where(diagonal, inverse[:, :, None, :], 0.0), (SIZE, SIZE))
-    identity = tl.where(row[:, None] == row[None, :], 1.0, 0.0)
-    inverse += identity
-    for level in tl.static_range(4, 6):
-        if (1 << level) < SIZE:
-            merged = (row[:, None] >> (level + 1) == row[None, :] >> (level + 1)) & (
-                row[:, None] >> level > row[None, :] >> level
-            )
-            across = tl.dot(tl.where(merged, L, 0.0), inverse, input_precision=PRECISION)
-            inverse += tl.dot(inverse, across, input_precision=PRECISION)
-    return inverse - identity
+    return tl.where(row[:, None] == row[None, :], 0.0, tl.reshape(inverse, (SIZE, SIZE)))
 
 
 # Not specialized on T: what is compiled for one length serves all.
@@ -108,7 +143,7 @@ def chunk_oja_prepare_kernel(
     head and passes over the keys twice: for the products of rows, then for the rows. Each token of a head reads 2*V
     + 1 elements; a chunk writes what the walk needs of these, in the dtype of the products. The inverse is stored
     without its diagonal of ones. Pairs of rows are taken by halving, so that no factor of a decay exceeds 1
-    (`halve`).
+    (`decay_to_cut`).
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
@@ -135,21 +170,20 @@ def chunk_oja_prepare_kernel(
         V_index = key_start + tl.arange(0, BLOCK_V)
         V_mask = V_index < V
         v = tl.load(
-            v_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+            v_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
             mask=token_mask[:, None] & V_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         g = tl.load(
-            g_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+            g_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
             mask=token_mask[:, None] & V_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         log_decay = tl.maximum(g, -111.0, propagate_nan=tl.PropagateNan.ALL)
         for level in range(LEVELS):
-            first, end, seen_first, seen_end = halve(token_index, level, 1)
-            decay = decay_over(between(first, end, CHUNK), log_decay, TERMS)
+            decay = decay_to_cut(token_index, level, log_decay, 1, TERMS)
             v_decayed = (v * decay).to(dtype)
-            seen = between(seen_first, seen_end, CHUNK)
+            seen = seen_across_cut(token_index, level)
             L += tl.where(seen, tl.dot(v_decayed, tl.trans(v_decayed), input_precision=PRECISION), 0.0)
 
     L *= (-beta)[:, None]
@@ -163,12 +197,12 @@ def chunk_oja_prepare_kernel(
         V_index = key_start + tl.arange(0, BLOCK_V)
         V_mask = V_index < V
         v = tl.load(
-            v_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+            v_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
             mask=token_mask[:, None] & V_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         g = tl.load(
-            g_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+            g_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
             mask=token_mask[:, None] & V_mask[None, :],
             other=0.0,
         ).to(tl.float32)

@@ -15,7 +15,7 @@ def between(first, end, SIZE: tl.constexpr):
 
 @triton.jit
 def decay_over(rows, log_decay, TERMS: tl.constexpr):
-    """e to the sum of log_decay, [rows, keys], over those rows that `rows`, a square, names for each row.
+    """e to the sum of log_decay, [rows, keys], over those rows that `rows`, [., rows], names for each; or a batch.
 
     A product with ones adds them up: nothing is subtracted, so nothing cancels. It takes log_decay as a sum of TERMS
     numbers in bfloat16, whose products with ones are exact.
@@ -31,18 +31,35 @@ def decay_over(rows, log_decay, TERMS: tl.constexpr):
 
 
 @triton.jit
-def halve(row, level, AFTER: tl.constexpr):
-    """Cut each block of 2^(level + 1) rows in halves: an upper half's rows read what its lower half's rows wrote.
+def decay_to_cut(row, level, log_decay, AFTER: tl.constexpr, TERMS: tl.constexpr):
+    """Cut each block of 2^(level + 1) rows in halves, and let each row decay at the cut: a written row, in the lower
+    half, over the rows after it; a reading one, in the upper, over those up to itself, itself included where AFTER is 1.
 
-    Both decay at the cut: a written row over the rows after it, a reading one over those up to itself, itself included
-    where AFTER is 1. Returns those rows of each row as first and end, and the same of the rows that it sees.
+    No row decays over more than half a chunk, its REACH: the products with ones, of 16 rows each, span no more.
     """
+    SIZE: tl.constexpr = log_decay.shape[0]
+    KEYS: tl.constexpr = log_decay.shape[1]
+    REACH: tl.constexpr = SIZE // 2 if SIZE > 16 else SIZE
     half = 1 << level
     start = (row >> level) << level
     upper = (row & half) != 0
-    first = tl.where(upper, start, row + 1)
-    end = tl.where(upper, row + AFTER, start + half)
-    return first, end, tl.where(upper, start - half, 0), tl.where(upper, start, 0)
+    reached = row // REACH * REACH
+    rows = between(
+        tl.where(upper, start, row + 1) - reached, tl.where(upper, row + AFTER, start + half) - reached, REACH
+    )
+    rows = tl.reshape(rows, (SIZE // 16, 16, REACH))
+    halves = tl.reshape(log_decay, (SIZE // REACH, 1, REACH, KEYS))
+    halves = tl.broadcast_to(halves, (SIZE // REACH, REACH // 16, REACH, KEYS))
+    decay = decay_over(rows, tl.reshape(halves, (SIZE // 16, REACH, KEYS)), TERMS)
+    return tl.reshape(decay, (SIZE, KEYS))
+
+
+@triton.jit
+def seen_across_cut(row, level):
+    """Whether a row, in the upper half of a block of 2^(level + 1), sees what one of its lower half wrote."""
+    start = (row >> level) << level
+    upper = (row & (1 << level)) != 0
+    return between(tl.where(upper, start - (1 << level), 0), tl.where(upper, start, 0), row.shape[0])
 
 
 # Not specialized on T: what is compiled for one length serves all.
@@ -83,7 +100,7 @@ def chunk_rwkv6_prepare_kernel(
     G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. G' lacks the row's own. A
     program owns one chunk of one head and passes over the keys twice: for the products of rows, then for the rows.
     Each token of a head reads 3*K elements; a chunk writes what the walk needs of these, in the dtype of the
-    products. Pairs of rows are taken by halving, so that no factor of a decay exceeds 1 (`halve`).
+    products. Pairs of rows are taken by halving, so that no factor of a decay exceeds 1 (`decay_to_cut`).
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
@@ -112,28 +129,27 @@ def chunk_rwkv6_prepare_kernel(
         K_mask = K_index < K
         u = tl.load(u_ptr + value_head * K + K_index, mask=K_mask, other=0.0).to(tl.float32)
         r = tl.load(
-            r_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+            r_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         k = tl.load(
-            k_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+            k_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         w = tl.load(
-            w_ptr + (token * HV + value_head)[:, None] * K + K_index[None, :],
+            w_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         log_decay = tl.maximum(w, -111.0, propagate_nan=tl.PropagateNan.ALL)
         key_sum += tl.sum(u[None, :] * k * r, axis=1)
         for level in range(LEVELS):
-            first, end, seen_first, seen_end = halve(token_index, level, 0)
-            decay = decay_over(between(first, end, CHUNK), log_decay, TERMS)
+            decay = decay_to_cut(token_index, level, log_decay, 0, TERMS)
             r_decayed = (r * decay).to(dtype)
             k_decayed = (k * decay).to(dtype)
-            seen = between(seen_first, seen_end, CHUNK)
+            seen = seen_across_cut(token_index, level)
             scores += tl.where(seen, tl.dot(r_decayed, tl.trans(k_decayed), input_precision=PRECISION), 0.0)
 
     number = key_sum
@@ -146,19 +162,18 @@ def chunk_rwkv6_prepare_kernel(
     for key_start in range(0, K, BLOCK_K):
         K_index = key_start + tl.arange(0, BLOCK_K)
         K_mask = K_index < K
-        u = tl.load(u_ptr + value_head * K + K_index, mask=K_mask, other=0.0).to(tl.float32)
         r = tl.load(
-            r_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+            r_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         k = tl.load(
-            k_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+            k_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         w = tl.load(
-            w_ptr + (token * HV + value_head)[:, None] * K + K_index[None, :],
+            w_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
             other=0.0,
         ).to(tl.float32)

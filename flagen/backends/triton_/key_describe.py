@@ -31,8 +31,7 @@ def prepare_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
     equations += _rows(plan, read, erase)
     equations += [f"{number.target} = {show(number.value)}" for number in plan.numbers]
     text = (
-        f"{_sums(plan)}A program owns one chunk of one head and passes over the keys twice: for the products of rows,"
-        f" then for the rows. Each token of a head reads {_read(plan, plan.prepare.part)} elements; a chunk writes what"
+        f"{_sums(plan)}A program owns one chunk of one head and passes over the keys {_passes(plan)}. Each token of a head reads {_read(plan, plan.prepare.part)} elements; a chunk writes what"
         f" the walk needs of these, in the dtype of the products.{_inverse(plan)}{_pairs(plan)}"
     )
     return {"equations": equations, "text": text}
@@ -144,6 +143,12 @@ def _sums(plan: KeyKernelPlan) -> str:
     return f"G is the sum of g from the chunk's start up to a row, G_end to the chunk's end.{before} "
 
 
+def _passes(plan: KeyKernelPlan) -> str:
+    if plan.delta is not None and plan.write_key is not None and not plan.right:
+        return "three times: for the products of rows that erase, of rows that read, then for the rows"
+    return "twice: for the products of rows, then for the rows"
+
+
 def _inverse(plan: KeyKernelPlan) -> str:
     if plan.delta is None or plan.folded:
         return ""
@@ -153,7 +158,7 @@ def _inverse(plan: KeyKernelPlan) -> str:
 def _pairs(plan: KeyKernelPlan) -> str:
     if plan.log_decay is None:
         return ""
-    halved = "Pairs of rows are taken by halving, so that no factor of a decay exceeds 1 (`halve`)"
+    halved = "Pairs of rows are taken by halving, so that no factor of a decay exceeds 1 (`decay_to_cut`)"
     if plan.leaf.is_one:
         return f" {halved}."
     return f" {halved}; blocks of LEAF rows, whose factors the declared range of g keeps finite, in one product."

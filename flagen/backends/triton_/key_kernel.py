@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.key_describe import output_docs, prepare_docs, states_docs, walk_docs
 from flagen.backends.triton_.key_output import RightOutput
 from flagen.backends.triton_.key_rows import LOG2_E, Array, KeyRows, Score, arrays, decay_tiles, indented, scores_of
-from flagen.backends.triton_.lines import names_in
+from flagen.backends.triton_.lines import live, names_in
 from flagen.backends.triton_.rows import DOT, heads, key_heads, pointers, scalars
 from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
 from flagen.plan.key_kernel import KeyKernelPlan
@@ -23,7 +24,9 @@ def key_kernel_context(plan: KeyKernelPlan) -> Mapping[str, object]:
     walks = [(walk, walk_docs(plan))] if walk is not None else []
     return {
         **walks_context(plan, [*walks, (states, states_docs(plan))], (output, output_docs(plan))),
-        "imported": sorted({"between", "decay_over", "from_middle", "halve"} & names_in(*output.lines())),
+        "imported": sorted(
+            {"decay_over", "decay_to_cut", "from_middle", "seen_across_cut"} & names_in(*output.lines())
+        ),
         "decays": plan.log_decay is not None,
         "leaf": plan.log_decay is not None and not plan.leaf.is_one,
         "leaf_levels": _leaf_levels(plan),
@@ -32,6 +35,7 @@ def key_kernel_context(plan: KeyKernelPlan) -> Mapping[str, object]:
         "whole_keys": plan.whole_keys,
         "right": plan.right,
         "reflects": plan.delta is not None and not plan.contracts,
+        "inverts": plan.delta is not None and not plan.folded,
     }
 
 
@@ -135,9 +139,18 @@ class Walk(WalkKernel[KeyKernelPlan]):
         return lines
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What is done before a pass over the keys, with each block of them, and after it."""
+
+    before: list[str]
+    block: list[str]
+    after: list[str]
+
+
 class Prepare(KeyRows):
-    """The kernel that prepares all chunks at once: it passes over the keys twice, block by block. First it adds up the
-    products of rows; then it writes the rows themselves, decayed to the ends of the chunk."""
+    """The kernel that prepares all chunks at once, in passes over the keys, block by block. The first ones add up the
+    products of rows; the last writes the rows themselves, decayed to the ends of the chunk."""
 
     def __init__(self, plan: KeyKernelPlan) -> None:
         super().__init__(plan, plan.prepare.part)
@@ -160,61 +173,74 @@ class Prepare(KeyRows):
         rounds = any(".to(dtype)" in line for line in self.lines())
         dtype_of = next(array.name for array in arrays(self.plan) if not array.single) if rounds else None
         known = {"key_heads": key_heads(*self.parts), "dtype_of": dtype_of}
-        return {"parameters": self.parameters(), **known, **self.sections()}
+        return {"parameters": self.parameters(), **known, "once": self.once(), "passes": self.passes()}
 
     def lines(self) -> list[str]:
-        return [line for lines in self.sections().values() for line in lines]
+        return [*self.once(), *(line for each in self.passes() for line in (*each.before, *each.block, *each.after))]
 
-    def sections(self) -> dict[str, list[str]]:
+    def once(self) -> list[str]:
         prepare = self.plan.prepare
-        return {
-            "once": self.fixed(prepare.once, reads_head=prepare.part.reads_head) + self.rows(prepare.rows),
-            "totals": self._totals(),
-            "products": [*self.of_keys(), *self._sums(), *self._products()],
-            "numbers": self._numbers(),
-            "matrices": [*self._scaled_scores(), *self._matrices()],
-            "ends": [*([] if self.plan.whole_keys else self.of_keys()), *self._ends()],
-        }
+        return self.fixed(prepare.once, reads_head=prepare.part.reads_head) + self.rows(prepare.rows)
+
+    def passes(self) -> list[Pass]:
+        """Four matrices of products do not fit into registers beside one another: those of rows that erase come first,
+        and with them the inverse."""
+        together = len(self.scores) <= 2
+        readers = [tuple(self.readers)] if together else [("y",), ("q",)]
+        adding = [self._adding(roles, first=roles == readers[0]) for roles in readers]
+        return [*(each for each in adding if each.block or each.after), Pass([], self._of_block(self._ends()), [])]
+
+    def _adding(self, readers: Collection[str], *, first: bool) -> Pass:
+        """Add up what `readers` see; the first pass also adds up what else is summed over the keys."""
+        scores = [score for score in self.scores if score.reader in readers]
+        sums = self.plan.prepare.sums if first else ()
+        lines = [f"{total.target} += {self.print(total.value, TOKEN)}" for total in sums]
+        lines += self._products(scores) if scores else []
+        totals = [*(score.name for score in scores), *(total.target for total in sums)]
+        return Pass(
+            before=[
+                *(f"{score.name} = tl.zeros((CHUNK, CHUNK), tl.float32)" for score in scores),
+                *(f"{total.target} = tl.zeros((CHUNK,), tl.float32)" for total in sums),
+            ],
+            block=self._of_block(lines, totals, first=first),
+            after=[*(self._numbers() if first else []), *self._scaled(scores), *self._matrices(readers)],
+        )
+
+    def _of_block(self, lines: Sequence[str], totals: Sequence[str] = (), *, first: bool = False) -> list[str]:
+        """`lines`, after the rows of a block of keys that they need. Of all keys at once, there are the rows still."""
+        if self.plan.whole_keys:
+            return [*(self.of_keys() if first else []), *lines]
+        return live([*self.of_keys(), *lines], totals)
 
     # -------------------------------------------------------------------------------------------------------- products
 
-    def _totals(self) -> list[str]:
-        """What is added up block by block of keys."""
-        sums = [] if self.plan.whole_keys else [total.target for total in self.plan.prepare.sums]
-        return [
-            *(f"{score.name} = tl.zeros((CHUNK, CHUNK), tl.float32)" for score in self.scores),
-            *(f"{name} = tl.zeros((CHUNK,), tl.float32)" for name in sums),
-        ]
-
-    def _sums(self) -> list[str]:
-        return [f"{total.target} += {self.print(total.value, TOKEN)}" for total in self.plan.prepare.sums]
-
-    def _products(self) -> list[str]:
-        if not self.scores:
-            return []
+    def _products(self, scores: Sequence[Score]) -> list[str]:
         if self.plan.log_decay is None:
-            lines = [f"{name}_operand = {name}.to(dtype)" for name in self._operands(*self.readers, "w", "k")]
-            for score in self.scores:
+            readers = {score.reader for score in scores}
+            lines = [f"{name}_operand = {name}.to(dtype)" for name in self._operands(*sorted(readers), "w", "k")]
+            for score in scores:
                 reader, writer = f"{self.operand(score.reader)}_operand", f"{self.operand(score.writer)}_operand"
                 lines.append(self._added(score, self._sees(score.reader), reader, writer))
             return lines
         if self.plan.leaf.is_one:
-            return [*self._diagonals(), "for level in range(LEVELS):", *indented(self._level())]
-        return [*self._leaf(), "for level in range(LEAF_LEVELS, LEVELS):", *indented(self._level())]
+            return [*self._diagonals(scores), "for level in range(LEVELS):", *indented(self._level(scores))]
+        return [*self._leaf(scores), "for level in range(LEAF_LEVELS, LEVELS):", *indented(self._level(scores))]
 
-    def _diagonals(self) -> list[str]:
+    def _diagonals(self, scores: Sequence[Score]) -> list[str]:
         """What a read sees of its own token, which does not decay."""
-        if self.plan.right or not self.plan.reads_itself:
+        if not self.plan.reads_itself:
             return []
-        products = [(score, f"{self.operand('q')} * {self.operand(score.writer)}") for score in self._of("q")]
+        found = [score for score in scores if score.reader == "q"]
+        products = [(score, f"{self.operand('q')} * {self.operand(score.writer)}") for score in found]
         return [
             f"{score.name} += tl.where({self.rows_where('==')}, tl.sum({product}, axis=1)[:, None], 0.0)"
             for score, product in products
         ]
 
-    def _leaf(self) -> list[str]:
+    def _leaf(self, scores: Sequence[Score]) -> list[str]:
         """All pairs of rows in a block, which meet at its middle."""
-        moments = set(self.readers.values())
+        readers = self._readers(scores)
+        moments = set(readers.values())
         lines = [
             f"exponent = from_middle({self.row_index}, log_decay, LEAF, TERMS)",
             *(["reading = tl.exp2(exponent)"] if True in moments else []),
@@ -222,33 +248,30 @@ class Prepare(KeyRows):
             "writing = tl.exp2(-exponent)",
             f"near = {self.row_index}[:, None] // LEAF == {self.row_index}[None, :] // LEAF",
         ]
-        for role, after in self.readers.items():
+        for role, after in readers.items():
             factor = "reading" if after else "reading_before"
             lines.append(f"{role}_reading = ({self.operand(role)} * {factor}).to(dtype)")
         lines += [f"{name}_writing = ({name} * writing).to(dtype)" for name in self._operands("w", "k")]
-        for score in self.scores:
+        for score in scores:
             product = f"tl.dot({score.reader}_reading, tl.trans({self.operand(score.writer)}_writing), {DOT})"
             lines.append(f"{score.name} += tl.where(near & ({self._sees(score.reader)}), {product}, 0.0)")
         return lines
 
-    def _level(self) -> list[str]:
+    def _level(self, scores: Sequence[Score]) -> list[str]:
         """The pairs of rows of one level: those of an upper half read what those of its lower half wrote."""
-        row, (first, *_) = self.row_index, self.readers.values()
-        lines = [
-            f"first, end, seen_first, seen_end = halve({row}, level, {int(first)})",
-            "decay = decay_over(between(first, end, CHUNK), log_decay, TERMS)",
-        ]
-        shared = [role for role, after in self.readers.items() if after == first]
-        apart = [role for role in self.readers if role not in shared]
+        row, readers = self.row_index, self._readers(scores)
+        first = next(iter(readers.values()))
+        shared = [role for role, after in readers.items() if after == first]
+        apart = [role for role in readers if role not in shared]
+        lines = [f"decay = decay_to_cut({row}, level, log_decay, {int(first)}, TERMS)"]
         lines += [f"{name}_decayed = ({name} * decay).to(dtype)" for name in self._operands(*shared, "w", "k")]
         for role in apart:
             lines += [
-                f"first, end, seen_first, seen_end = halve({row}, level, {int(self.readers[role])})",
-                "erased_decay = decay_over(between(first, end, CHUNK), log_decay, TERMS)",
+                f"erased_decay = decay_to_cut({row}, level, log_decay, {int(readers[role])}, TERMS)",
                 f"{role}_erasing = ({self.operand(role)} * erased_decay).to(dtype)",
             ]
-        lines.append("seen = between(seen_first, seen_end, CHUNK)")
-        for score in self.scores:
+        lines.append(f"seen = seen_across_cut({row}, level)")
+        for score in scores:
             reader = f"{score.reader}_erasing" if score.reader in apart else f"{self.operand(score.reader)}_decayed"
             lines.append(self._added(score, "seen", reader, f"{self.operand(score.writer)}_decayed"))
         return lines
@@ -260,8 +283,10 @@ class Prepare(KeyRows):
         """What the vectors of these roles are called, each once."""
         return list(dict.fromkeys(self.operand(role) for role in roles if self.plan.vector(role) is not None))
 
-    def _of(self, reader: str) -> list[Score]:
-        return [score for score in self.scores if score.reader == reader]
+    def _readers(self, scores: Sequence[Score]) -> dict[str, bool]:
+        """The rows that read in `scores`, and whether the decay of their own token counts."""
+        reading = {score.reader for score in scores}
+        return {role: after for role, after in self.readers.items() if role in reading}
 
     def _sees(self, role: str) -> str:
         return self.rows_where(">=" if role == "q" and self.plan.reads_itself else ">")
@@ -275,25 +300,33 @@ class Prepare(KeyRows):
             lines.append(self._stored(Array(number.target, ("CHUNK",), single=True)))
         return lines
 
-    def _scaled_scores(self) -> list[str]:
+    def _scaled(self, scores: Sequence[Score]) -> list[str]:
         lines = []
-        for score in self.scores:
+        for score in scores:
             factors = [*self.factor(score.reader, "[:, None]"), *self.factor(score.writer, "[None, :]")]
             lines += [f"{score.name} *= {' * '.join(factors)}"] if factors else []
         return lines
 
-    def _matrices(self) -> list[str]:
-        plan = self.plan
-        lines = ["inverse = invert(L, CHUNK, PRECISION)"] if plan.delta is not None else []
-        if plan.folded:
+    def _matrices(self, readers: Collection[str]) -> list[str]:
+        """What is made of the scores of these rows. They are stored before the inverse takes their registers."""
+        plan, lines = self.plan, []
+        if plan.folded and "q" in readers:
             lines += [
-                "inverse = inverse.to(dtype)",
-                f"erased_writes = tl.dot(inverse, erased_writes.to(dtype), erased_writes, {DOT}).to(dtype)",
                 "read_erased = scores.to(dtype)",
                 f"scores = tl.dot(read_erased, erased_writes, write_scores, {DOT})",
             ]
-        stored = [array for array in arrays(plan) if array.dims == ("CHUNK", "CHUNK")]
-        return [*lines, *map(self._stored, stored)]
+        squares = {array.name: array for array in arrays(plan) if array.dims == ("CHUNK", "CHUNK")}
+        done = [score.name for score in self.scores if score.reader in readers]
+        lines += [self._stored(squares[name]) for name in done if name in squares]
+        if "y" in readers:
+            lines.append("inverse = invert(L, CHUNK, PRECISION)")
+            lines += [self._stored(squares["inverse"])] if "inverse" in squares else []
+        if plan.folded and "y" in readers:
+            lines += [
+                "inverse = inverse.to(dtype)",
+                f"erased_writes = tl.dot(inverse, erased_writes.to(dtype), erased_writes, {DOT}).to(dtype)",
+            ]
+        return lines
 
     def _ends(self) -> list[str]:
         """The rows decayed from the start of the chunk, or to its end."""

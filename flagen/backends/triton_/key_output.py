@@ -185,9 +185,8 @@ class RightOutput(KeyRows):
             lines += self._leaf(sees)
             levels = "LEAF_LEVELS, LEVELS"
         level = [
-            f"first, end, seen_first, seen_end = halve({self.row_index}, level, {int(plan.read_after)})",
-            "decay = decay_over(between(first, end, CHUNK), log_decay, TERMS)",
-            "seen = between(seen_first, seen_end, CHUNK)",
+            f"decay = decay_to_cut({self.row_index}, level, log_decay, {int(plan.read_after)}, TERMS)",
+            f"seen = seen_across_cut({self.row_index}, level)",
             *(self._read("tl.where(seen, {}, 0.0)", "decay", role) for role in self.writers),
         ]
         return [*lines, f"for level in range({levels}):", *indented(level)]

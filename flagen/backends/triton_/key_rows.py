@@ -120,6 +120,18 @@ class KeyRows(RowKernel[KeyKernelPlan]):
     def rows(self, rows: Sequence[RowLoad | RowSet]) -> list[str]:
         return self.loads(Part((), tuple(rows), reads_head=False, numbers=frozenset()))
 
+    def _load(self, load: RowLoad) -> str:
+        """Rows over the keys: the address of a chunk's first is a number of the program's, and offsets from it are
+        short; a 64-bit address for each row of each input would take too many registers."""
+        decl, K = load.source, self.key
+        if K not in decl.dims:
+            return super()._load(load)
+        heads, head = ("HV", "value_head") if decl.heads == "HV" else ("H", "key_head")
+        first = f"(start * {heads} + {head}) * {K}"
+        offset = f"{self.row_index}[:, None] * ({heads} * {K}) + {self.key_index}[None, :]"
+        mask = self.axes.within((TOKEN, K))
+        return f"tl.load({decl.name}_ptr + {first} + {offset}, mask={mask}, other=0.0).to(tl.float32)"
+
     def of_keys(self) -> list[str]:
         """The rows of a block of keys, and their log decays, in float32."""
         prepare = self.plan.prepare
