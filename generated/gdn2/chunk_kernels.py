@@ -21,7 +21,7 @@ def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[
     rows = min(rows, max(16, BLOCK_K // 2))
     levels = rows.bit_length() - 1
     # Warp groups take operands from shared memory: that leaves registers for wider blocks of keys.
-    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+    hopper = not torch.version.hip and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
     prepare = {
         "CHUNK": rows,
         "BLOCK_K": min(BLOCK_K, 64 if hopper else 32),

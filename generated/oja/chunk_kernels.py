@@ -22,7 +22,7 @@ def launch_config(
     rows = min(chunk_size, 32) if single or V > 128 else chunk_size
     levels = rows.bit_length() - 1
     # Warp groups take operands from shared memory: that leaves registers for wider blocks of keys.
-    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+    hopper = not torch.version.hip and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
     prepare = {
         "CHUNK": rows,
         "BLOCK_V": min(BLOCK_V, 64 if hopper else 32),

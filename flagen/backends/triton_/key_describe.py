@@ -31,8 +31,9 @@ def prepare_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
     equations += _rows(plan, read, erase)
     equations += [f"{number.target} = {show(number.value)}" for number in plan.numbers]
     text = (
-        f"{_sums(plan)}A program owns one chunk of one head and passes over the keys {_passes(plan)}. Each token of a head reads {_read(plan, plan.prepare.part)} elements; a chunk writes what"
-        f" the walk needs of these, in the dtype of the products.{_inverse(plan)}{_pairs(plan)}"
+        f"{_sums(plan)}A program owns one chunk of one head and passes over the keys {_passes(plan)}."
+        f" Each token of a head reads {_read(plan, plan.prepare.part)} elements; a chunk writes what the walk needs"
+        f" of these, in the dtype of the products.{_inverse(plan)}{_pairs(plan)}"
     )
     return {"equations": equations, "text": text}
 
