@@ -130,12 +130,18 @@ def _is_divisible(value: Any) -> bool:
 
 
 def _code(kernel: Any) -> str:
-    """The module that a kernel is in, where its helpers are too, without comments and docstrings."""
-    tree = ast.parse(Path(kernel.fn.__code__.co_filename).read_text(encoding="utf-8"))
+    """The module that a kernel is in and those beside it that it imports from, without comments and docstrings."""
+    return "\n".join(_stripped(Path(kernel.fn.__code__.co_filename)))
+
+
+def _stripped(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            yield from _stripped(path.parent / f"{node.module}.py")
+    yield ast.unparse(tree)
 
 
 # ------------------------------------------------------------------------------------------------ the launcher's world

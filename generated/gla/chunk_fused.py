@@ -289,9 +289,9 @@ def _splits(programs: int, device: torch.device) -> bool:
     Where that leaves half of the multiprocessors idle, the less it does the better, although the states before all
     chunks then go through memory.
     """
-    if device.type != "cuda":
+    if not torch.cuda.is_available():
         return False
-    return 2 * programs <= torch.cuda.get_device_properties(device).multi_processor_count
+    return 2 * programs <= torch.cuda.get_device_properties(device.index).multi_processor_count
 
 
 def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:
