@@ -37,8 +37,8 @@ _PYTHON_BUILTINS = _words("""
 _GENERATED = _words("""
     annotations args arguments axes batch by_step by_token chunk chunk_size check_arguments cu_seqlens dataclass device
     dtype einsum final final_state finals flagen functional fused_recurrent initial_state j kernels layouts math module
-    naive name nn offsets output_final_state outputs promote run runs self sequences sizes t T Tensor tensor tensors tl
-    tokens torch triton
+    naive name nn offsets output_final_state outputs promote run runs self sequences shapes_only sizes t T Tensor tensor
+    tensors tl tokens torch triton
 """)
 
 _KERNELS = _words("""
