@@ -4,9 +4,9 @@
     python -m benchmarks.peer kda gla --save    some of them; keep the figures in benchmarks/results/
     python -m benchmarks.peer --time            milliseconds, on a GPU
 
-Both get the same tensors, bf16 with log decays in the dtype that the peer's layers give them, K = V = 128, HV = H, and no
-gradient is wanted. Outputs are compared first: a figure for wrong numbers is worth nothing. The peer is read by nothing
-else here, and nothing of it is in flagen.
+Both get the same tensors, bf16 with log decays in the dtype that the peer's layers give them, K = V = 128, HV = H, and
+no gradient is wanted. Outputs are compared first: a figure for wrong numbers is worth nothing. The peer is needed by
+nothing else here, and nothing of it is in flagen.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Call:
 def simple_gla(x: Inputs) -> Call:
     from fla.ops.simple_gla import chunk_simple_gla as peer
 
-    q, k, v, g = x.vectors("qkv") + [x.decay()]
+    (q, k, v), g = x.vectors("qkv"), x.decay()
     return Call(lambda: x.op("simple_gla")(q, k, v, g)[0], lambda: peer(q, k, v, g)[0])
 
 
@@ -200,7 +200,7 @@ def main(
     if not time:
         from flagen.triton_cpu import repair
 
-        repair.install()
+        repair()
     rows = [row for name in names or OPERATORS for row in (clock if time else meter)(name)]
     what = "milliseconds" if time else "bytes for each token and head"
     device = torch.cuda.get_device_name() if time else "counted in the interpreter"

@@ -29,8 +29,8 @@ def merge(inverse, L, HALF: tl.constexpr, PRECISION: tl.constexpr):
     pair = tl.arange(0, PAIRS)
     diagonal = (pair[:, None] == pair[None, :])[:, None, :, None]
     blocks = tl.sum(tl.where(diagonal, tl.reshape(L, (PAIRS, 2 * HALF, PAIRS, 2 * HALF)), 0.0), axis=2)
-    upper, lower = tl.split(tl.permute(tl.reshape(blocks, (PAIRS, 2, HALF, 2, HALF)), (0, 2, 4, 3, 1)))
-    C, D = tl.split(lower)
+    _upper, lower = tl.split(tl.permute(tl.reshape(blocks, (PAIRS, 2, HALF, 2, HALF)), (0, 2, 4, 3, 1)))
+    C, _D = tl.split(lower)
     P, Q = tl.split(tl.permute(tl.reshape(inverse, (PAIRS, 2, HALF, HALF)), (0, 2, 3, 1)))
     if PAIRS == 1:  # One product is no batch of products, which all warps would take.
         CP = tl.dot(tl.reshape(C, (HALF, HALF)), tl.reshape(P, (HALF, HALF)), input_precision=PRECISION)
