@@ -122,7 +122,7 @@ def rwkv7(x: Inputs) -> Call:
     a, b = -kk.to(r.dtype), (kk * torch.sigmoid(x.normal(x.size.dim))).to(r.dtype)
     return Call(
         lambda: x.op("rwkv7")(r, w, k, v, a, b)[0],
-        lambda: peer(r, w, k, v, a, b, scale=1.0, head_first=False)[0],
+        lambda: peer(r, w, k, v, a, b, scale=1.0)[0],
     )
 
 
@@ -207,7 +207,8 @@ def main(
     title = f"chunk forward, bf16, {what}; fla-core {version('fla-core')}, {device}"
     table = Table("operator", "size", "flagen", "fla-core", "ratio", title=title)
     for row in rows:
-        table.add_row(row.operator, row.size, f"{row.ours:.3g}", f"{row.peer:.3g}", f"{row.ratio:.2f}")
+        figures = (f"{x:.3f}" if time else f"{x:.0f}" for x in (row.ours, row.peer))
+        table.add_row(row.operator, row.size, *figures, f"{row.ratio:.2f}")
     Console().print(table)
     if save:
         path = RESULTS / f"peer_{'times' if time else 'bytes'}.json"
