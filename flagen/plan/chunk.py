@@ -26,6 +26,13 @@ class Count:
     def __mul__(self, factor: int) -> Count:
         return Count(self.fixed * factor, self.repeated * factor)
 
+    def text(self, steps: str) -> str:
+        """The number as an expression, where the micro-steps are called `steps`."""
+        if not self.repeated:
+            return str(self.fixed)
+        many = steps if self.repeated == 1 else f"{self.repeated} * {steps}"
+        return many if not self.fixed else f"{many} {'-' if self.fixed < 0 else '+'} {abs(self.fixed)}"
+
 
 @dataclass(frozen=True)
 class Reader:

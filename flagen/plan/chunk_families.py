@@ -1,7 +1,8 @@
 """Which family of chunk kernels a chunk form gets, and what keeps it from having any.
 
 flagen.plan.chunk_kernel    decays of no channel's own, or none; one read of the state after its update
-flagen.plan.key_kernel      everything else: decays of each key channel, reads before the update, right reads
+flagen.plan.key_kernel      decays of each key channel, reads before the update, right reads
+flagen.plan.expansion       everything else: the rows of tokens, evaluated first, as the tokens of one of these
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from flagen.algebra.normal_form import NormalForm
 from flagen.plan import chunk_kernel
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.expansion import ExpandedPlan, expand
 from flagen.plan.key_kernel import KeyKernelPlan, plan_key_decay
 from flagen.plan.model import Unavailable
 from flagen.plan.row_planner import NoKernel
@@ -20,17 +22,30 @@ SIZES = (16, 32, 64)
 """Rows of a chunk that the kernels are made for: tiles of matrix instructions, and an inverse by blocks of 16."""
 
 
-def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan | Unavailable:
-    """The kernels of `chunk`, or why there are none yet."""
-    nf = chunk.normal_form
-    size = max(size for size in SIZES if size <= max(chunk.size, SIZES[0]))
+def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable:
+    """The kernels of `chunk`: its own, else those of its rows; or why there are none yet."""
     try:
-        _check(nf)
-        if chunk_kernel.fits(nf):
-            return chunk_kernel.plan_scalar_decay(chunk, size)
-        return plan_key_decay(chunk, size)
+        return _own_kernels(chunk)
+    except NoKernel as missing:
+        reason = missing.reason
+    try:
+        return expand(chunk, reason, _own_kernels)
     except NoKernel as missing:
         return Unavailable(f"no chunk kernel yet: {missing.reason}", missing.span)
+
+
+def _own_kernels(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan:
+    """The kernels of a family that evaluate what they need themselves.
+
+    Raises:
+        NoKernel: no family takes `chunk`.
+    """
+    nf = chunk.normal_form
+    size = max(size for size in SIZES if size <= max(chunk.size, SIZES[0]))
+    _check(nf)
+    if chunk_kernel.fits(nf):
+        return chunk_kernel.plan_scalar_decay(chunk, size)
+    return plan_key_decay(chunk, size)
 
 
 def _check(nf: NormalForm) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from flagen.algebra import Derivation
     from flagen.plan.chunk import ChunkPlan
     from flagen.plan.chunk_kernel import ChunkKernelPlan
+    from flagen.plan.expansion import ExpandedPlan
     from flagen.plan.fused import FusedPlan
     from flagen.plan.key_kernel import KeyKernelPlan
 
@@ -35,7 +36,7 @@ class Plan:
     derivation: Derivation
     chunk: ChunkPlan | Unavailable
     fused: FusedPlan | Unavailable
-    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | Unavailable
+    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable
 
     def dump(self) -> str:
         """The plan as text, a section a form."""

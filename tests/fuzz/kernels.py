@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from unittest import mock
@@ -29,11 +29,11 @@ SHAPES = (
 )
 
 
-def check(spec: Spec, package: ModuleType) -> None:
+def check(spec: Spec, package: ModuleType, shapes: Sequence[Shape] = SHAPES) -> None:
     """Every kernel of `package` is the recurrence of `spec`, on every shape, wherever float32 can tell."""
     if not any(hasattr(package, f"{form}_{spec.name}") for form in ("chunk", "fused_recurrent")):
         return
-    for shape in SHAPES:
+    for shape in shapes:
         problem = Rounded(spec, shape)
         expected = problem.reference(package)
         for what, got in problem.launched(package):
@@ -44,12 +44,12 @@ def check(spec: Spec, package: ModuleType) -> None:
 
 
 class Rounded(Problem):
-    """Arguments that are the same numbers in float32 and in float64; vectors are about as long as 1, so that what is
+    """Arguments that are the same numbers in `dtype` and in float64; vectors are about as long as 1, so that what is
     written and erased stays in bounds."""
 
-    def __init__(self, spec: Spec, shape: Shape) -> None:
+    def __init__(self, spec: Spec, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(spec, shape)
-        self.leaves = {name: x.float() for name, x in self.leaves.items()}
+        self.leaves = {name: x.to(dtype) for name, x in self.leaves.items()}
 
     def _random(self, decl: Input | Param, *leading: int) -> Tensor:
         x = super()._random(decl, *leading)

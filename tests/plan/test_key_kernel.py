@@ -8,6 +8,8 @@ import pytest
 
 from flagen import algebra
 from flagen.plan import Unavailable, make_plan
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.show import show
 from flagen.spec import parse_spec
@@ -16,7 +18,7 @@ INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}"
 LEFT = "output: o = S.T @ q\n"
 
 
-def planned(text: str) -> KeyKernelPlan | Unavailable:
+def planned(text: str) -> ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable:
     spec = parse_spec("flagen: 1\nname: example\nstate: {S: [K, V]}\n" + text)
     plan = make_plan(spec, algebra.derive(spec)).chunk_kernel
     assert not isinstance(plan, Unavailable) or plan.span.line > 0
@@ -122,9 +124,9 @@ def test_a_right_read_gets_its_outputs_from_a_kernel_of_their_own():
     assert "then the outputs of all chunks" in plan.dump()
 
 
-def test_a_right_read_whose_output_sums_over_the_keys_has_no_kernels():
+def test_a_right_read_whose_output_sums_over_the_keys_has_no_kernels_of_its_own():
     plan = planned(
         f"inputs: {{{INPUTS}, g: {{dims: [V], range: [-1, 0]}}}}\n"
         "update: S = S * exp(g) + outer(k, v)\noutput: o = l2norm(S.T @ q)\n"
     )
-    assert isinstance(plan, Unavailable)
+    assert isinstance(plan, ExpandedPlan)

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from flagen.algebra.equations import Equation, Exponent, Factor
-from flagen.algebra.normal_form import Block, Decay, MicroStep, NormalForm, Read
+from flagen.algebra.normal_form import Read
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter
-from flagen.backends.text import tuple_of, wrapped
+from flagen.backends.text import wrapped
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.equations import EquationPrinter
-from flagen.backends.torch_.printer import Code, Printer
-from flagen.backends.torch_.scope import Scope, prelude
-from flagen.plan.chunk import ChunkPlan, Count
+from flagen.backends.torch_.printer import Printer
+from flagen.backends.torch_.rows import ReadScope, RowPrinter, Rows, expressions, written_rows
+from flagen.backends.torch_.scope import prelude
+from flagen.plan.chunk import ChunkPlan
 from flagen.plan.model import Plan
-from flagen.spec.model import Expr, Name, Number
 
 
 def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
     """`chunk.py` of a package that has a chunk form."""
     spec, nf = plan.spec, chunk.normal_form
-    rows = dict(_Rows(chunk).all())
-    scope = _ReadScope(spec, nf.reads)
-    lines, before = prelude(scope, (*_expressions(nf), nf.output))
+    rows = dict(_rows(chunk))
+    scope = ReadScope(spec, nf.reads)
+    lines, before = prelude(scope, (*(read.q for read in nf.reads), *expressions(nf), nf.output))
     printer = Printer(scope.code)
     names = _names(chunk)
     equations = _Equations(chunk, names)
     reads = [names[f"O{number}"] for number in range(len(nf.reads))]
-    rows_printer = _RowPrinter(chunk, Printer(scope.code))
+    rows_printer = RowPrinter(nf, Printer(scope.code))
     arguments = [(names.get(row, row), rows_printer.row(row, value)) for row, value in rows.items()]
     o = printer.aligned(printer.print(nf.output), spec.output_dims).text
     size = Parameter("chunk_size", "int", str(chunk.size), True, "tokens per chunk.")
@@ -69,22 +68,6 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "value": nf.value,
         },
     )
-
-
-@dataclass(frozen=True)
-class _ReadScope(Scope):
-    """Names outside the chunk form, and the reads that come out of it."""
-
-    reads: tuple[Read, ...]
-
-    def code(self, expr: Expr) -> Code:
-        if isinstance(expr, Name) and expr.kind == "local":
-            return Code(self.read_name(expr.name), expr.dims, "token")
-        return super().code(expr)
-
-    def read_name(self, name: str) -> str:
-        """What a read is called; a single one needs no number."""
-        return "read" if len(self.reads) == 1 and "read" not in self.names else name
 
 
 def _returned(reads: Iterable[str]) -> str:
@@ -191,124 +174,11 @@ class _ScanPrinter(EquationPrinter):
 
 # ----------------------------------------------------------------------------------------------------------------- rows
 
-RowOf = Callable[[MicroStep, int], Expr | None]
 
-
-@dataclass(frozen=True)
-class _Row:
-    """One row tensor of the chunk form: its channel dim and what each (micro-step, slot) has; or a read's q."""
-
-    dim: str
-    of: RowOf | Expr
-
-
-@dataclass(frozen=True)
-class _Rows:
-    chunk: ChunkPlan
-
-    def all(self) -> Iterator[tuple[str, _Row]]:
-        nf = self.chunk.normal_form
-        inputs = self.chunk.system.inputs
-        for number, read in enumerate(nf.reads):
-            yield f"q{number}", _Row(nf.key if read.side == "left" else nf.value, read.q)
-        families: dict[str, tuple[str, RowOf]] = {
-            "w": (nf.key, lambda step, slot: step.deltas[slot].w if slot < len(step.deltas) else None),
-            "y": (nf.key, lambda step, slot: step.deltas[slot].y if slot < len(step.deltas) else None),
-            "z": (nf.value, lambda step, slot: step.deltas[slot].z if slot < len(step.deltas) else None),
-            "k": (nf.key, lambda step, slot: step.writes[slot].k if slot < len(step.writes) else None),
-            "v": (nf.value, lambda step, slot: step.writes[slot].v if slot < len(step.writes) else None),
-        }
-        yield from ((name, _Row(dim, of)) for name, (dim, of) in families.items() if name in inputs)
-        if nf.decay_kind != "none":
-            dim = nf.key if nf.decay_kind == "key" else ""
-            yield "g", _Row(dim, lambda step, slot: _log(step.decay) if slot == 0 else None)
-
-
-def _log(decay: Decay | None) -> Expr | None:
-    return None if decay is None else decay.log
-
-
-def _expressions(nf: NormalForm) -> Iterator[Expr]:
-    for read in nf.reads:
-        yield read.q
-    for block in nf.blocks:
-        if block.lead:
-            yield block.lead.log
-        for step in block.steps:
-            if step.decay:
-                yield step.decay.log
-            for delta in step.deltas:
-                yield from (delta.w, delta.y)
-                if delta.z is not None:
-                    yield delta.z
-            for write in step.writes:
-                yield from (write.k, write.v)
-
-
-class _RowPrinter:
-    """Prints a row tensor as [batch, tokens, (rows of a token,) HV, channels]."""
-
-    def __init__(self, chunk: ChunkPlan, printer: Printer) -> None:
-        self.chunk, self.printer = chunk, printer
-        self.nf = chunk.normal_form
-        self.functions: set[str] = set()
-
-    def row(self, name: str, row: _Row) -> str:
-        if not callable(row.of):
-            return self._whole(row.of, row.dim, repeated=False)
-        blocks = [self._block(block, row, decays=name == "g") for block in self.nf.blocks]
-        if len(blocks) == 1:
-            return blocks[0][0] if self.chunk.rows != Count(1) else blocks[0][1] or blocks[0][0]
-        return f"torch.cat({tuple_of(text for text, _ in blocks)}, dim=2)"
-
-    def _block(self, block: Block, row: _Row, *, decays: bool) -> tuple[str, str | None]:
-        """The block's rows with their axis, and, where it is one row of one micro-step, without it."""
-        assert callable(row.of)
-        parts = [
-            self._part(row.of(step, slot), row.dim, block.repeated)
-            for step in block.steps
-            for slot in range(self.chunk.slots)
-        ]
-        if decays and block.lead is not None:
-            parts[0] = self._with_lead(block, parts[0], row)
-        if len(parts) == 1:
-            return (parts[0], None) if block.repeated else (f"{_atom(parts[0])}.unsqueeze(2)", parts[0])
-        if block.repeated:
-            return f"torch.stack({tuple_of(parts)}, dim=3).flatten(2, 3)", None
-        return f"torch.stack({tuple_of(parts)}, dim=2)", None
-
-    def _with_lead(self, block: Block, first: str, row: _Row) -> str:
-        assert block.lead is not None and self.nf.spec.steps is not None
-        self.functions.add("first_step")
-        lead = self._whole(block.lead.log, row.dim, repeated=False)
-        return f"_first_step({lead}, {self.nf.spec.steps.argument})"
-
-    def _part(self, expr: Expr | None, dim: str, repeated: bool) -> str:
-        return self._whole(Number(Fraction(0)) if expr is None else expr, dim, repeated)
-
-    def _whole(self, expr: Expr, dim: str, repeated: bool) -> str:
-        """`expr` over every token (and micro-step), over `dim`; over one channel where `dim` is empty."""
-        code = self.printer.print(expr)
-        level = "step" if repeated else "token"
-        size = f"args.{dim}" if dim else "1"
-        steps = self.nf.spec.steps
-        shape = ["args.batch", "args.tokens", "args.HV", size]
-        if repeated and steps:
-            shape.insert(2, steps.argument)
-        if code.level == "number":
-            return f"torch.full({tuple_of(shape)}, {code.text}, dtype=args.dtype, device=args.device)"
-        dims = (dim,) if dim else ()
-        aligned = self.printer.aligned(code, dims, "step" if repeated else None)
-        if not dims:
-            aligned = Code(f"{_atom_of(aligned)}[..., None]", (), aligned.level)
-        if code.level == level and (code.dims == dims or not dims):
-            return aligned.text
-        return f"{_atom_of(aligned)}.expand({', '.join(shape)})"
-
-
-def _atom_of(code: Code) -> str:
-    return code.bound(4)
-
-
-def _atom(text: str) -> str:
-    return text if text.isidentifier() else f"({text})"
+def _rows(chunk: ChunkPlan) -> Iterator[tuple[str, Rows]]:
+    """Every row tensor of the chunk form."""
+    nf = chunk.normal_form
+    for number, read in enumerate(nf.reads):
+        yield f"q{number}", Rows(nf.key if read.side == "left" else nf.value, read.q)
+    present = {*chunk.system.inputs, *(["g"] if nf.decay_kind != "none" else [])}
+    yield from ((name, row) for name, row in written_rows(nf).items() if name in present)

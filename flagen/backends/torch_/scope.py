@@ -72,7 +72,7 @@ def prelude(scope: Scope, used: Iterable[Expr]) -> tuple[list[str], Printer]:
     Returns them with the printer that wrote them, which knows what they need.
     """
     spec, printer = scope.spec, scope.printer()
-    names = _names_used(spec, used)
+    names = names_used(spec, used)
     lines: list[str] = []
     for param in spec.params:
         if param.default is None or param.is_tensor:
@@ -108,7 +108,7 @@ def _targets(names: list[str]) -> str:
     return f"({names[0]},)" if len(names) == 1 else ", ".join(names)
 
 
-def _names_used(spec: Spec, used: Iterable[Expr]) -> set[str]:
+def names_used(spec: Spec, used: Iterable[Expr]) -> set[str]:
     """Every name that `used` needs, through the definitions of derived names."""
     names: set[str] = set()
     waiting = list(used)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from flagen.backends.protocol import Rendering
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, chunk_tuning_context
+from flagen.backends.triton_.expansion import expanded_launcher_context
 from flagen.backends.triton_.kernel import kernel_context
 from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context
 from flagen.backends.triton_.launcher import launcher_context
+from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable
 
@@ -39,8 +41,12 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
     kernels = plan.chunk_kernel
     if isinstance(kernels, Unavailable):
         return ()
+    if isinstance(kernels, ExpandedPlan):
+        context, kernels = expanded_launcher_context(kernels), kernels.kernels
+    else:
+        context = chunk_launcher_context(kernels)
     launchers = (
-        Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", chunk_launcher_context(kernels)),
+        Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", context),
         Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels)),
     )
     if isinstance(kernels, KeyKernelPlan):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flagen.backends.signature import Parameter
+from flagen.backends.signature import Parameter, output_like
 from flagen.backends.torch_.common import common_context
 from flagen.backends.triton_.chunk_kernel import kernels_of as scalar_kernels
 from flagen.backends.triton_.chunk_kernel import scratch
@@ -21,6 +21,7 @@ from flagen.plan.chunk_families import SIZES
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.schedule import declared_names
 from flagen.plan.tiles import Value
+from flagen.spec.model import Spec
 
 PACKED = "None if cu_seqlens is None else cu_seqlens.contiguous()"
 START = "None if initial_state is None else initial_state.contiguous()"
@@ -50,24 +51,17 @@ def chunk_launcher_context(plan: RowPlan) -> Mapping[str, object]:
     """Every value `triton/chunk_fused.py.j2` uses."""
     spec = plan.spec
     steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
-    size = Parameter("chunk_size", "int", str(plan.size), True, _size_doc(steps))
     (state,) = spec.states
-    operator = Operator(
-        spec,
-        "chunk",
-        f"naive_chunk_{spec.name}",
-        no_kernel="not operators.has_kernel(args)" + (f" or {steps} > 16" if steps else ""),
-        chunk_size=size,
-        tokens_of_chunk=f"max(chunk_size // {steps}, 1)" if steps else "chunk_size",
-    )
+    function = function_context(spec, plan.size, steps, *([f"{steps} > 16"] if steps else []))
     prepared, fused, split = _prepared(plan), _fused(plan), _split(plan)
     operands = _operands(plan)
     return {
-        **common_context(spec, size),
-        **operator.context(),
+        **function,
         "steps": steps,
-        "sizes": SIZES,
-        "tensors": tensor_names(spec),
+        "expansion": None,
+        "launched": function["declarations"],
+        "output_dtype": f"{output_like(spec)}.dtype",
+        "first": tensor_names(spec)[0],
         "defaults": list(default_values(spec)),
         "state": state.name,
         "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
@@ -102,6 +96,21 @@ def _unpacked(names: Iterable[str]) -> str:
     return ", ".join(different) if len(different) > 1 else f"({different[0]},)"
 
 
+def function_context(spec: Spec, size: int, rows: str | None, *no_kernel: str) -> dict[str, object]:
+    """What the public function and its operator are made of; a token has `rows` rows, or one. `no_kernel`: what else
+    keeps a call from the kernels."""
+    chunk_size = Parameter("chunk_size", "int", str(size), True, _size_doc(rows))
+    operator = Operator(
+        spec,
+        "chunk",
+        f"naive_chunk_{spec.name}",
+        no_kernel=" or ".join(("not operators.has_kernel(args)", *no_kernel)),
+        chunk_size=chunk_size,
+        tokens_of_chunk=f"max(chunk_size // {rows}, 1)" if rows else "chunk_size",
+    )
+    return {**common_context(spec, chunk_size), **operator.context(), "sizes": SIZES}
+
+
 def _operands(plan: RowPlan) -> list[str]:
     """The inputs whose dtype the products take: those that are operands as they are, or that the output is like.
 
@@ -115,10 +124,10 @@ def _operands(plan: RowPlan) -> list[str]:
     return [decl.name for decl in inputs if decl.name in plain | {like}]
 
 
-def _size_doc(steps: str | None) -> str:
+def _size_doc(rows: str | None) -> str:
     *most, last = map(str, SIZES)
-    rows = "tokens per chunk" if steps is None else f"rows per chunk, {steps} of each token"
-    return f"the most {rows}: {', '.join(most)} or {last}; `launch_config` tells where fewer are used."
+    counted = "tokens per chunk" if rows is None else f"rows per chunk, {rows} of each token"
+    return f"the most {counted}: {', '.join(most)} or {last}; `launch_config` tells where fewer are used."
 
 
 def _precision_note(plan: RowPlan) -> str:

@@ -1,0 +1,150 @@
+"""The rows of a normal form, printed: what the front end makes of the inputs, token by token and micro-step by
+micro-step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from flagen.algebra.normal_form import Block, Decay, MicroStep, NormalForm, Read
+from flagen.backends.text import tuple_of
+from flagen.backends.torch_.printer import Code, Printer
+from flagen.backends.torch_.scope import Scope
+from flagen.plan.chunk import Count, rows_per_token
+from flagen.spec.model import Expr, Name
+
+RowOf = Callable[[MicroStep, int], Expr | None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One row tensor: its channel dim, empty for one number a row, and what each (micro-step, slot) has; or a read's
+    q, of which a token has one."""
+
+    dim: str
+    of: RowOf | Expr
+
+
+def written_rows(nf: NormalForm) -> Mapping[str, Rows]:
+    """What the rows of `nf` erase, write and decay with, by the names of the normal form."""
+    decayed = nf.key if nf.decay_kind == "key" else ""
+    return {
+        "w": Rows(nf.key, lambda step, slot: step.deltas[slot].w if slot < len(step.deltas) else None),
+        "y": Rows(nf.key, lambda step, slot: step.deltas[slot].y if slot < len(step.deltas) else None),
+        "z": Rows(nf.value, lambda step, slot: step.deltas[slot].z if slot < len(step.deltas) else None),
+        "k": Rows(nf.key, lambda step, slot: step.writes[slot].k if slot < len(step.writes) else None),
+        "v": Rows(nf.value, lambda step, slot: step.writes[slot].v if slot < len(step.writes) else None),
+        "g": Rows(decayed, lambda step, slot: _log(step.decay) if slot == 0 else None),
+    }
+
+
+def _log(decay: Decay | None) -> Expr | None:
+    return None if decay is None else decay.log
+
+
+def expressions(nf: NormalForm) -> Iterator[Expr]:
+    """Everything that the rows of `nf` are made of."""
+    yield from (decay.log for decay in nf.decays)
+    yield from vectors(nf)
+
+
+def vectors(nf: NormalForm) -> Iterator[Expr]:
+    """What the rows of `nf` erase and write with."""
+    for step in nf.steps:
+        for delta in step.deltas:
+            yield from (delta.w, delta.y, *([] if delta.z is None else [delta.z]))
+        for write in step.writes:
+            yield from (write.k, write.v)
+
+
+@dataclass(frozen=True)
+class ReadScope(Scope):
+    """Names outside the chunk form, and the reads that come out of it."""
+
+    reads: tuple[Read, ...]
+
+    def code(self, expr: Expr) -> Code:
+        if isinstance(expr, Name) and expr.kind == "local":
+            return Code(self.read_name(expr.name), expr.dims, "token")
+        return super().code(expr)
+
+    def read_name(self, name: str) -> str:
+        """What a read is called; a single one needs no number."""
+        return "read" if len(self.reads) == 1 and "read" not in self.names else name
+
+
+class RowPrinter:
+    """Prints a row tensor as [batch, tokens, (rows of a token,) HV, channels]."""
+
+    def __init__(self, nf: NormalForm, printer: Printer) -> None:
+        self.printer = printer
+        self.nf = nf
+        self.functions: set[str] = set()
+
+    @property
+    def single(self) -> bool:
+        """Whether a token has one row, which then has no axis of its own."""
+        return rows_per_token(self.nf) == Count(1)
+
+    def row(self, name: str, row: Rows) -> str:
+        if not callable(row.of):
+            return self._whole(row.of, row.dim, repeated=False)
+        blocks = [self._block(block, row, decays=name == "g") for block in self.nf.blocks]
+        if len(blocks) == 1:
+            return blocks[0][1] or blocks[0][0] if self.single else blocks[0][0]
+        return f"torch.cat({tuple_of(text for text, _ in blocks)}, dim=2)"
+
+    def _block(self, block: Block, row: Rows, *, decays: bool) -> tuple[str, str | None]:
+        """The block's rows with their axis, and, where it is one row of one micro-step, without it."""
+        assert callable(row.of)
+        parts = [
+            self._part(row.of(step, slot), row.dim, block.repeated)
+            for step in block.steps
+            for slot in range(self.nf.slots)
+        ]
+        if decays and block.lead is not None:
+            parts[0] = self._with_lead(block, row)
+        if len(parts) == 1:
+            return (parts[0], None) if block.repeated else (f"{_atom(parts[0])}.unsqueeze(2)", parts[0])
+        if block.repeated:
+            return f"torch.stack({tuple_of(parts)}, dim=3).flatten(2, 3)", None
+        return f"torch.stack({tuple_of(parts)}, dim=2)", None
+
+    def _with_lead(self, block: Block, row: Rows) -> str:
+        assert block.lead is not None and self.nf.spec.steps is not None
+        self.functions.add("first_step")
+        lead = self._whole(block.lead.log, row.dim, repeated=False)
+        return f"_first_step({lead}, {self.nf.spec.steps.argument})"
+
+    def _part(self, expr: Expr | None, dim: str, repeated: bool) -> str:
+        if expr is not None:
+            return self._whole(expr, dim, repeated)
+        self.functions.add("zeros")
+        return f"_zeros(args, {', '.join(self._shape(dim, repeated)[2:])})"
+
+    def _shape(self, dim: str, repeated: bool) -> list[str]:
+        steps = [self.nf.spec.steps.argument] if repeated and self.nf.spec.steps else []
+        return ["args.batch", "args.tokens", *steps, "args.HV", f"args.{dim}" if dim else "1"]
+
+    def _whole(self, expr: Expr, dim: str, repeated: bool) -> str:
+        """`expr` over every token (and micro-step), over `dim`; over one channel where `dim` is empty."""
+        code = self.printer.print(expr)
+        level = "step" if repeated else "token"
+        shape = self._shape(dim, repeated)
+        if code.level == "number":
+            return f"torch.full({tuple_of(shape)}, {code.text}, dtype=args.dtype, device=args.device)"
+        dims = (dim,) if dim else ()
+        aligned = self.printer.aligned(code, dims, "step" if repeated else None)
+        if not dims:
+            aligned = Code(f"{_atom_of(aligned)}[..., None]", (), aligned.level)
+        if code.level == level and (code.dims == dims or not dims):
+            return aligned.text
+        return f"{_atom_of(aligned)}.expand({', '.join(shape)})"
+
+
+def _atom_of(code: Code) -> str:
+    return code.bound(4)
+
+
+def _atom(text: str) -> str:
+    return text if text.isidentifier() else f"({text})"

@@ -1,0 +1,86 @@
+"""The context of a `chunk_fused.py` that launches kernels over the rows of tokens, which it evaluates first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from flagen.backends.torch_.rows import ReadScope, RowPrinter, Rows, expressions, vectors, written_rows
+from flagen.backends.torch_.scope import names_used, prelude
+from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, function_context
+from flagen.backends.triton_.kernel import tensor_names
+from flagen.backends.triton_.names import free_name
+from flagen.plan.chunk import Count
+from flagen.plan.expansion import ExpandedPlan, Row
+from flagen.plan.schedule import declared_names
+
+
+def expanded_launcher_context(plan: ExpandedPlan) -> Mapping[str, object]:
+    """Every value `triton/chunk_fused.py.j2` uses."""
+    spec, nf = plan.spec, plan.normal_form
+    scope = ReadScope(spec, nf.reads)
+    read, output = RowPrinter(nf, scope.printer()), scope.printer()
+    asked = [row.q for row in nf.steps if isinstance(row, Row) and row.q is not None]
+    lines, before = prelude(scope, (*asked, *expressions(nf), nf.output))
+    named = names_used(spec, (*asked, *vectors(nf)))
+    rounded = free_name("rounded", set(declared_names(spec)))
+    arguments = list(_arguments(plan, read, rounded))
+    over = chunk_launcher_context(plan.kernels)
+    rows = None if read.single else _counted(plan, plan.rows)
+    return {
+        **over,
+        **function_context(spec, plan.size, rows),
+        "launched": over["declarations"],
+        "output_dtype": "torch.float32",
+        "expansion": {
+            "note": _note(plan),
+            "rows": rows,
+            "rounded": rounded,
+            "vectors": [decl.name for decl in spec.inputs if decl.dims and decl.name in named] or tensor_names(spec),
+            "prelude": lines,
+            "arguments": arguments,
+            "transposed": nf.transposed,
+            "reads": [(scope.read_name(name), _text(plan, row)) for name, row in plan.reads],
+            "output": output.aligned(output.print(nf.output), spec.output_dims).text,
+            "functions": read.functions,
+            "l2norm": "l2norm" in before.needs | output.needs | read.printer.needs,
+        },
+    }
+
+
+def _arguments(plan: ExpandedPlan, printer: RowPrinter, rounded: str) -> Iterator[tuple[str, str]]:
+    """What the kernels over the rows are launched with: rows [batch, tokens, HV, channels] of all tokens."""
+    written = written_rows(plan.normal_form)
+    for role, name in plan.names.items():
+        dims = plan.dims_of(role)
+        if role == "q":
+            text = printer.row(role, Rows(dims[0], lambda row, _: row.q if isinstance(row, Row) else None))
+        else:
+            text = printer.row(role, written[role])
+        dtype = "torch.float32" if role == "g" else rounded
+        text = f"({text}).to({dtype})" if printer.single else f"_as_tokens({text}, {dtype})"
+        yield name, text if dims else f"{text}[..., 0]"
+
+
+def _counted(plan: ExpandedPlan, rows: Count) -> str:
+    """A number of rows as an operand."""
+    text = _text(plan, rows)
+    return f"({text})" if " " in text else text
+
+
+def _text(plan: ExpandedPlan, rows: Count) -> str:
+    return rows.text(plan.spec.steps.argument if plan.spec.steps else "")
+
+
+def _note(plan: ExpandedPlan) -> str:
+    """What the rows of a token take."""
+    counts = Counter(dim for role in plan.names if role != "g" for dim in plan.dims_of(role))
+    numbers = " + ".join(f"{count} {dim}" if count > 1 else dim for dim, count in counts.items())
+    read = plan.kernels.spec.output_dims[0]
+    rows = _text(plan, plan.rows)
+    many = "its row is" if rows == "1" else f"its {rows} rows are"
+    return (
+        f"No kernel evaluates this recurrence from the inputs ({plan.reason}). For each token and value head, {many}"
+        f" evaluated in PyTorch and kept in memory, {numbers} numbers each in the dtype of the products; so is what"
+        f" they read, {read} numbers each in float32, of which the output is made."
+    )
