@@ -130,15 +130,24 @@ def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
 
 
 def remarks_on(plan: Plan) -> tuple[Diagnostic, ...]:
-    """Which forms the spec does not get, and why."""
-    from flagen.plan import Unavailable
+    """Which forms the spec does not get, or at what price, and why."""
+    from flagen.plan import ExpandedPlan, Unavailable
 
-    forms = (("no-chunk-form", "no chunk form", plan.chunk), ("no-kernel", "no fused_recurrent kernel", plan.fused))
-    return tuple(
+    no_form = isinstance(plan.chunk, Unavailable)
+    forms = (
+        ("no-chunk-form", "no chunk form", plan.chunk),
+        ("no-kernel", "no chunk kernels", None if no_form else plan.chunk_kernel),
+        ("no-kernel", "no fused_recurrent kernel", plan.fused),
+    )
+    missing = [
         Diagnostic(code, form.span, f"{what}: {form.reason}", severity="note")
         for code, what, form in forms
         if isinstance(form, Unavailable)
-    )
+    ]
+    if isinstance(plan.chunk_kernel, ExpandedPlan):
+        message = f"the chunk kernels get every row of a token from memory: {plan.chunk_kernel.reason}"
+        missing.append(Diagnostic("rows-in-memory", plan.chunk_kernel.span, message, severity="note"))
+    return tuple(missing)
 
 
 @dataclass

@@ -5,11 +5,12 @@ from __future__ import annotations
 from flagen.algebra import Derivation
 from flagen.plan.chunk import plan_chunk
 from flagen.plan.chunk_families import plan_chunk_kernel
+from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.model import Plan, Unavailable
 from flagen.spec.model import Spec
 
-__all__ = ["Plan", "Unavailable", "make_plan"]
+__all__ = ["ExpandedPlan", "Plan", "Unavailable", "make_plan"]
 
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:

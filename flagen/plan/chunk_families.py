@@ -27,9 +27,9 @@ def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan | Exp
     try:
         return _own_kernels(chunk)
     except NoKernel as missing:
-        reason = missing.reason
+        own = missing
     try:
-        return expand(chunk, reason, _own_kernels)
+        return expand(chunk, own, _own_kernels)
     except NoKernel as missing:
         return Unavailable(f"no chunk kernel yet: {missing.reason}", missing.span)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from flagen.algebra import derive
 from flagen.algebra.normal_form import Block, Decay, MicroStep, NormalForm, Position, Read
 from flagen.algebra.rewrite import map_children
+from flagen.diagnostics import Span
 from flagen.plan.chunk import ChunkPlan, Count, plan_chunk, rows_per_token
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.key_kernel import KeyKernelPlan
@@ -59,7 +60,7 @@ class Row(MicroStep):
 class ExpandedPlan:
     """The rows of a token, and the kernels of the recurrence that they are.
 
-    reason: why the spec has no kernels of its own.
+    reason, span: why the spec has no kernels of its own, and which part of it is the reason.
     normal_form: the spec's, each of its micro-steps a `Row`.
     reads: the reads of the output, and which row of a token each of them follows.
     names: what the roles of a row are called in the recurrence of the rows; those that no row has are missing.
@@ -67,6 +68,7 @@ class ExpandedPlan:
 
     chunk: ChunkPlan
     reason: str
+    span: Span
     normal_form: NormalForm
     reads: tuple[tuple[str, Count], ...]
     names: dict[str, str]
@@ -117,9 +119,9 @@ def _shown(row: MicroStep) -> Iterator[str]:
 
 
 def expand(
-    chunk: ChunkPlan, reason: str, kernels_of: Callable[[ChunkPlan], ChunkKernelPlan | KeyKernelPlan]
+    chunk: ChunkPlan, missing: NoKernel, kernels_of: Callable[[ChunkPlan], ChunkKernelPlan | KeyKernelPlan]
 ) -> ExpandedPlan:
-    """The kernels of `chunk` over its rows; `kernels_of` plans those of the recurrence of the rows.
+    """The kernels of `chunk` over its rows, where it is `missing` its own; `kernels_of` plans those of a recurrence.
 
     Raises:
         NoKernel: its rows are no sequence, or their recurrence has no kernels either.
@@ -134,7 +136,8 @@ def expand(
     names = _names(nf)
     form = derive(_recurrence(nf, names)).chunk_form
     assert form is not None, "the recurrence of the rows is affine"
-    return ExpandedPlan(chunk, reason, rows, tuple(expansion.reads), names, kernels_of(plan_chunk(form)))
+    kernels = kernels_of(plan_chunk(form))
+    return ExpandedPlan(chunk, missing.reason, missing.span, rows, tuple(expansion.reads), names, kernels)
 
 
 class _Expansion:

@@ -51,6 +51,20 @@ def test_what_keeps_a_spec_from_a_chunk_form_is_a_note_with_its_place(flagen: Fl
     assert "tanh(S)" in done.err and "^^^^^^^" in done.err
 
 
+def test_what_chunk_kernels_cost_or_are_missing_for_is_a_note_with_its_place(
+    flagen: Flagen, project: Workspace
+) -> None:
+    project.take("delta_rule")
+    project.edit("delta_rule", "S.T @ q", "l2norm(S.T @ q)")
+    done = flagen("check", "delta_rule")
+    assert done.code == OK
+    assert "note[rows-in-memory]: the chunk kernels get every row of a token from memory: " in done.err
+    project.edit("delta_rule", "l2norm(S.T @ q)", "(S.T @ q) * sum(S @ v)")
+    done = flagen("check", "delta_rule")
+    assert done.code == OK
+    assert "note[no-kernel]: no chunk kernels: " in done.err and "from both sides" in done.err
+
+
 def test_a_spec_without_a_chunk_form_is_built_without_one(flagen: Flagen, project: Workspace) -> None:
     project.spec("squashed").write_text(NOT_AFFINE)
     done = flagen("build", "squashed")

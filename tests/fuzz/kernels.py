@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from types import ModuleType
 from unittest import mock
@@ -29,18 +29,26 @@ SHAPES = (
 )
 
 
-def check(spec: Spec, package: ModuleType, shapes: Sequence[Shape] = SHAPES) -> None:
+def check(spec: Spec, package: ModuleType) -> None:
     """Every kernel of `package` is the recurrence of `spec`, on every shape, wherever float32 can tell."""
     if not any(hasattr(package, f"{form}_{spec.name}") for form in ("chunk", "fused_recurrent")):
         return
-    for shape in shapes:
+    for shape in SHAPES:
         problem = Rounded(spec, shape)
         expected = problem.reference(package)
-        for what, got in problem.launched(package):
-            for name in expected:
-                ratio = rms_ratio(expected[name], got[name])
-                # Not `ratio > BOUND`: a NaN has to fail.
-                assert ratio <= BOUND, f"{what}, {shape}: {name} is off by {ratio:.1e}"
+        compare(shape, expected, problem.recurrent(package), BOUND)
+        compare(shape, expected, problem.chunked(package), BOUND)
+
+
+def compare(
+    shape: Shape, expected: Mapping[str, Tensor], found: Iterable[tuple[str, Mapping[str, Tensor]]], bound: float
+) -> None:
+    """Every tensor of `expected` is met within `bound` by every kernel's."""
+    for what, got in found:
+        for name, x in expected.items():
+            ratio = rms_ratio(x, got[name])
+            # Not `ratio > bound`: a NaN has to fail.
+            assert ratio <= bound, f"{what}, {shape}: {name} is off by {ratio:.1e}"
 
 
 class Rounded(Problem):
@@ -73,10 +81,13 @@ class Rounded(Problem):
             return {}
         return {name: x for name, x in expected.items() if rms_ratio(x, moved[name]) <= SENSITIVE}
 
-    def launched(self, package: ModuleType) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-        """The results of every kernel that the package has, the chunk kernels in both of their forms."""
+    def recurrent(self, package: ModuleType) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+        """The results of the recurrent kernel, if the package has one."""
         if hasattr(package, f"fused_recurrent_{self.spec.name}"):
             yield "fused_recurrent", self.called(package, self.leaves, form="fused_recurrent")
+
+    def chunked(self, package: ModuleType) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+        """The results of the chunk kernels, if the package has any, in both of their forms."""
         if not hasattr(package, f"chunk_{self.spec.name}"):
             return
         run = partial(self.called, package, self.leaves, form="chunk", chunk_size=self.shape.chunk)
