@@ -104,13 +104,13 @@ def test_what_was_once_wrong(name):
     climb(f"flagen: 1\nname: random_spec\n{text}")
 
 
-@settings(some(8), phases=UNSHRUNK)
+@settings(some(6), phases=UNSHRUNK)
 @given(affine_specs())
 def test_updates_that_papers_write(text):
     climb(text)
 
 
-@settings(some(3), phases=UNSHRUNK)
+@settings(some(2), phases=UNSHRUNK)
 @given(wild_specs())
 def test_updates_that_nobody_writes(text):
     climb(text)
