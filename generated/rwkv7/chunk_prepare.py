@@ -33,7 +33,7 @@ def decay_over(rows, log_decay, TERMS: tl.constexpr):
 @triton.jit
 def decay_to_cut(row, level, log_decay, AFTER: tl.constexpr, TERMS: tl.constexpr):
     """Cut each block of 2^(level + 1) rows in halves, and let each row decay at the cut: a written row, in the lower
-    half, over the rows after it; a reading one, in the upper, over those up to itself, itself included where AFTER is 1.
+    half, over the rows after it; a reading one, in the upper, over those up to itself, itself too where AFTER is 1.
 
     No row decays over more than half a chunk, its REACH: the products with ones, of 16 rows each, span no more.
     """

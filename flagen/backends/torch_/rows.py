@@ -97,13 +97,9 @@ class RowPrinter:
     def _block(self, block: Block, row: Rows, *, decays: bool) -> tuple[str, str | None]:
         """The block's rows with their axis, and, where it is one row of one micro-step, without it."""
         assert callable(row.of)
-        parts = [
-            self._part(row.of(step, slot), row.dim, block.repeated)
-            for step in block.steps
-            for slot in range(self.nf.slots)
-        ]
-        if decays and block.lead is not None:
-            parts[0] = self._with_lead(block, row)
+        rows = [row.of(step, slot) for step in block.steps for slot in range(self.nf.slots)]
+        led = [self._with_lead(block, row)] if decays and block.lead is not None else []
+        parts = [*led, *(self._part(expr, row.dim, block.repeated) for expr in rows[len(led) :])]
         if len(parts) == 1:
             return (parts[0], None) if block.repeated else (f"{_atom(parts[0])}.unsqueeze(2)", parts[0])
         if block.repeated:
