@@ -43,8 +43,8 @@ _GENERATED = _words("""
 
 _KERNELS = _words("""
     block blocks call_key chunk_sequence chunks config dot_precision end_token first_chunk first_token given
-    import_error key_blocks key_head launch_config micro_step num_warps operators os output_tiles pairwise prepare_tiles
-    program reduce row sequence shares state_row token value_head walk_tiles wanted
+    import_error key_head launch_config micro_step num_warps operators os output_blocks output_tiles pairwise
+    prepare_tiles program reduce row sequence shares state_row token value_head walk_tiles wanted
 """)
 
 _CLASSES = _words("""

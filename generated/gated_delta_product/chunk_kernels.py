@@ -8,7 +8,7 @@ import triton.language as tl
 
 
 def launch_config(K: int, V: int, n: int, chunk_size: int, dtype: torch.dtype) -> tuple[dict[str, int], ...]:
-    """Tiles and warps of both kernels for these sizes; `dtype` is that of the operands.
+    """Tiles and warps of the kernels for these sizes; `dtype` is that of the operands.
 
     Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
     float32 twice as much: they get smaller tiles.

@@ -189,11 +189,12 @@ def _launch(
     call_key = (args.device, *sizes)
     if call_key not in TILES:
         TILES[call_key] = launch_config(*sizes)
-    (walk_tiles,) = (dict(tiles) for tiles in TILES[call_key])
+    walk_tiles, output_tiles = (dict(tiles) for tiles in TILES[call_key])
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     dot_precision = _precision(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
+    output_blocks = -(-args.V // output_tiles["BLOCK_V"])
     with torch.cuda.device_of(q):
         if _splits(args.runs * args.HV * blocks, args.device):
             chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
@@ -214,7 +215,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-            chunk_linear_attn_output_kernel[(chunks * args.HV * blocks,)](
+            chunk_linear_attn_output_kernel[(chunks * args.HV * output_blocks,)](
                 q,
                 k,
                 v,
@@ -230,7 +231,7 @@ def _launch(
                 K=args.K,
                 V=args.V,
                 PRECISION=dot_precision,
-                **walk_tiles,
+                **output_tiles,
             )
         else:
             chunk_linear_attn_kernel[(args.runs * args.HV * blocks,)](

@@ -8,7 +8,7 @@ import triton.language as tl
 
 
 def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[dict[str, int], ...]:
-    """Tiles and warps of the kernel for these sizes; `dtype` is that of the operands.
+    """Tiles and warps of the kernels for these sizes; `dtype` is that of the operands.
 
     Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
     float32 twice as much: they get smaller tiles.
@@ -23,7 +23,10 @@ def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[
         "num_warps": 8,
         "num_stages": 1 if single else 2,
     }
-    return (walk,)
+    # Before Hopper a wide tile of outputs, with all scores of its chunk, does not fit the registers.
+    hopper = not torch.version.hip and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+    output = {**walk, "BLOCK_V": walk["BLOCK_V"] if hopper else min(walk["BLOCK_V"], 32)}
+    return walk, output
 
 
 # Not specialized on T: what is compiled for one length serves all.

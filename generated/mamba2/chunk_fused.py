@@ -205,11 +205,12 @@ def _launch(
     call_key = (args.device, *sizes)
     if call_key not in TILES:
         TILES[call_key] = launch_config(*sizes)
-    (walk_tiles,) = (dict(tiles) for tiles in TILES[call_key])
+    walk_tiles, output_tiles = (dict(tiles) for tiles in TILES[call_key])
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     dot_precision = _precision(dtype)
     blocks = -(-args.P // walk_tiles["BLOCK_P"])
+    output_blocks = -(-args.P // output_tiles["BLOCK_P"])
     with torch.cuda.device_of(x):
         if _splits(args.runs * args.HV * blocks, args.device):
             chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
@@ -232,7 +233,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-            chunk_mamba2_output_kernel[(chunks * args.HV * blocks,)](
+            chunk_mamba2_output_kernel[(chunks * args.HV * output_blocks,)](
                 x,
                 dt,
                 B,
@@ -250,7 +251,7 @@ def _launch(
                 N=args.N,
                 P=args.P,
                 PRECISION=dot_precision,
-                **walk_tiles,
+                **output_tiles,
             )
         else:
             chunk_mamba2_kernel[(args.runs * args.HV * blocks,)](

@@ -210,7 +210,7 @@ def _launch(
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     dot_precision = _precision(dtype)
     blocks = -(-args.K // walk_tiles["BLOCK_K"])
-    key_blocks = -(-args.V // output_tiles["BLOCK_V"])
+    output_blocks = -(-args.V // output_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
     y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
     w_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
@@ -257,7 +257,7 @@ def _launch(
             PRECISION=dot_precision,
             **walk_tiles,
         )
-        chunk_oja_output_kernel[(chunks * args.HV * key_blocks,)](
+        chunk_oja_output_kernel[(chunks * args.HV * output_blocks,)](
             q,
             v,
             g,

@@ -73,7 +73,7 @@ def chunk_launcher_context(plan: RowPlan) -> Mapping[str, object]:
         "config_arguments": _config_arguments(plan, steps),
         "config_lines": list(_config_lines(plan)),
         "value": plan.value,
-        "key": plan.key,
+        "output_dim": _output_dim(plan),
         "prepared": prepared,
         "scratch": list(_scratch(plan)),
         "fused": fused,
@@ -221,6 +221,13 @@ def _prepared(plan: RowPlan) -> list[Launch]:
     return [] if prepare is None else [_launch(plan, prepare, "chunks * args.HV", "prepare_tiles")]
 
 
+def _output_dim(plan: RowPlan) -> str | None:
+    """The dim that programs of the output kernel cut, where it has tiles of its own."""
+    if isinstance(plan, KeyKernelPlan):
+        return plan.key if plan.right else None
+    return plan.value if plan.prepare is None else None
+
+
 def _fused(plan: RowPlan) -> list[Launch]:
     """One walk that puts out what is read."""
     walk = kernels_of(plan)[1]
@@ -230,8 +237,7 @@ def _fused(plan: RowPlan) -> list[Launch]:
 def _split(plan: RowPlan) -> list[Launch]:
     """A walk that leaves states, then the outputs of all chunks."""
     _, _, states, output = kernels_of(plan)
-    right = isinstance(plan, KeyKernelPlan) and plan.right
-    blocks, tiles = ("key_blocks", "output_tiles") if right else ("blocks", "walk_tiles")
+    blocks, tiles = ("output_blocks", "output_tiles") if _output_dim(plan) else ("blocks", "walk_tiles")
     return [
         _launch(plan, states, "args.runs * args.HV * blocks", "walk_tiles"),
         _launch(plan, output, f"chunks * args.HV * {blocks}", tiles),
