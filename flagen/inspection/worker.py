@@ -92,6 +92,7 @@ def _recorded(package: Mapping[str, str], task: Mapping[str, Any]) -> Iterator[t
         first, *others = (Size(*pair) for pair in task["sizes"])
         for size in (first, *others):
             for arch in task["archs"]:
+                _forget_tiles(module)
                 for runs in (64, 1) if size == first else (64,):
                     workload = Workload(
                         size, 64, runs, H=2, groups=2, packed=True, initial_state=True, final_state=True
@@ -103,6 +104,13 @@ def _recorded(package: Mapping[str, str], task: Mapping[str, Any]) -> Iterator[t
                             seen.add(key)
                             config = _config(launch, sizes(spec, workload))
                             yield Launched(spec.name, operator, launch.name, str(size), config, arch, key), launch
+
+
+def _forget_tiles(module: ModuleType) -> None:
+    """Launchers remember the tiles of a device, and what passes for every architecture here is one device."""
+    for name, part in list(sys.modules.items()):
+        if name.startswith(f"{module.__name__}.") and hasattr(part, "TILES"):
+            part.TILES.clear()
 
 
 def _config(launch: Any, sizes: Mapping[str, int]) -> str:

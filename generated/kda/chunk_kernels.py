@@ -17,11 +17,12 @@ def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[
     BLOCK_K = max(16, triton.next_power_of_2(K))
     rows = min(chunk_size, 32) if single or K > 128 else chunk_size
     levels = rows.bit_length() - 1
-    # Warp groups take operands from shared memory: that leaves registers for wider blocks of keys.
+    # From Hopper on, products of 64 rows take operands from shared memory: registers are left for wider blocks.
     hopper = not torch.version.hip and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+    widest = 64 if hopper and rows == 64 else 32
     prepare = {
         "CHUNK": rows,
-        "BLOCK_K": min(BLOCK_K, 64 if hopper else 32),
+        "BLOCK_K": min(BLOCK_K, widest),
         "LEVELS": levels,
         "num_warps": 4 if rows < 64 or torch.version.hip else 8,  # A warp of AMD's is two.
         "num_stages": 1,

@@ -17,9 +17,10 @@ def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[
     BLOCK_K = max(16, triton.next_power_of_2(K))
     rows = min(chunk_size, 32) if single or K > 128 else chunk_size
     levels = rows.bit_length() - 1
+    widest = 32
     prepare = {
         "CHUNK": rows,
-        "BLOCK_K": min(BLOCK_K, 32),
+        "BLOCK_K": min(BLOCK_K, widest),
         "LEVELS": levels,
         "num_warps": 4 if rows < 64 or torch.version.hip else 8,  # A warp of AMD's is two.
         "num_stages": 1,

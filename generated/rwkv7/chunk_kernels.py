@@ -22,9 +22,12 @@ def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[
     levels = rows.bit_length() - 1
     # By the declared range of the decay, factors of so many rows, a power of two, stay finite both ways.
     leaf_levels = min(levels, {torch.bfloat16: 6, torch.float32: 6, torch.float16: 4}[dtype])
+    # From Hopper on, products of 64 rows take operands from shared memory: registers are left for wider blocks.
+    hopper = not torch.version.hip and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+    widest = 16 if single else 32
     prepare = {
         "CHUNK": rows,
-        "BLOCK_K": min(BLOCK_K, 32),
+        "BLOCK_K": min(BLOCK_K, widest),
         "LEVELS": levels,
         "LEAF_LEVELS": leaf_levels,
         "num_warps": 4 if rows < 64 or torch.version.hip else 8,  # A warp of AMD's is two.
@@ -33,7 +36,7 @@ def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[
     walk = {
         "CHUNK": rows,
         "BLOCK_K": BLOCK_K,
-        "BLOCK_V": max(16, min(32 if single or K > 128 else 64, triton.next_power_of_2(V))),
+        "BLOCK_V": max(16, min(32 if single or K > 128 or not hopper else 64, triton.next_power_of_2(V))),
         "num_warps": 8,
         "num_stages": 1 if single else 2,
     }

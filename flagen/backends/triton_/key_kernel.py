@@ -35,7 +35,8 @@ def key_kernel_context(plan: KeyKernelPlan) -> Mapping[str, object]:
         "whole_keys": plan.whole_keys,
         "right": plan.right,
         "reflects": plan.delta is not None and not plan.contracts,
-        "inverts": plan.delta is not None and not plan.folded,
+        "delta": plan.delta is not None,
+        "folded": plan.folded,
     }
 
 
