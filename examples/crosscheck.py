@@ -3,8 +3,8 @@
     python examples/crosscheck.py gated_delta_product
 
 The recurrence, `naive_recurrent`, is what the spec says; the others are derived from it. `naive_chunk` is compared
-with it in float64, forward and every gradient; `fused_recurrent`, a Triton kernel, in float32, on the GPU if there is
-one and in Triton's interpreter if not. Four sequences are packed together, one of them empty.
+with it in float64, forward and every gradient; `chunk` and `fused_recurrent`, Triton kernels, in float32, on the GPU if
+there is one and in Triton's interpreter if not. Four sequences are packed together, one of them empty.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ LENGTHS = (70, 0, 1, 57)
 HEADS, VALUE_HEADS = 2, 4
 DIM = 16
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CHUNK, FUSED = "naive_chunk, float64", "fused_recurrent, float32"
-BOUNDS = {CHUNK: 1e-9, FUSED: 1e-5}
+CHUNK = "naive_chunk\nfloat64"
+KERNELS = {kind: f"{kind}\nfloat32" for kind in ("chunk", "fused_recurrent")}
+BOUNDS = {CHUNK: 1e-9} | dict.fromkeys(KERNELS.values(), 1e-5)
 
 Tensors = dict[str, Tensor]
 Run = Callable[[Tensors], Tensors]
@@ -57,12 +58,13 @@ def main(name: Annotated[str, typer.Argument(help="A variant of generated/.")] =
     assert recurrent is not None, "every spec has a recurrence"
     if chunk := operator("naive_chunk"):
         columns[CHUNK] = errors(with_gradients(recurrent, tensors), with_gradients(chunk, tensors))
-    if fused := operator("fused_recurrent"):
-        if DEVICE == "cpu":
-            repair_interpreter()
-        single = {key: x.float() for key, x in tensors.items()}
-        with torch.no_grad():
-            columns[FUSED] = errors(recurrent(single), fused(single))
+    single = {key: x.float() for key, x in tensors.items()}
+    for kind, title in KERNELS.items():
+        if kernel := operator(kind):
+            if DEVICE == "cpu":
+                repair_interpreter()
+            with torch.no_grad():
+                columns[title] = errors(recurrent(single), kernel(single))
 
     show(spec, columns)
     fine = all(value <= BOUNDS[title] for title, column in columns.items() for value in column.values())
