@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flagen.backends.triton_.rows import RowKernel
+from flagen.backends.triton_.rows import RowKernel, kernel_name
 from flagen.diagnostics import InternalError
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
@@ -130,7 +130,7 @@ class KeyRows(RowKernel[KeyKernelPlan]):
         first = f"(start * {heads} + {head}) * {K}"
         offset = f"{self.row_index}[:, None] * ({heads} * {K}) + {self.key_index}[None, :]"
         mask = self.axes.within((TOKEN, K))
-        return f"tl.load({decl.name}_ptr + {first} + {offset}, mask={mask}, other=0.0).to(tl.float32)"
+        return f"tl.load({kernel_name(decl.name)}_ptr + {first} + {offset}, mask={mask}, other=0.0).to(tl.float32)"
 
     def of_keys(self) -> list[str]:
         """The rows of a block of keys, and their log decays, in float32."""
