@@ -65,6 +65,8 @@ _ON_NUMBERS: dict[str, Callable[..., float]] = {
     "rsqrt": lambda x: 1 / math.sqrt(x),
     "square": lambda x: x * x,
     "power": lambda x, y: x**y,
+    "power_slope": lambda x, y: y * x ** (y - 1),
+    "exponent_slope": lambda x, y: x**y * math.log(x),
     "abs": abs,
     "sign": lambda x: float((x > 0) - (x < 0)),
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
@@ -131,6 +133,12 @@ class PaddingRules:
                 self._states[target, lanes] = ANYTHING
         if not is_state:
             self._values[target, frozenset()] = self.padding(value, frozenset())
+
+    def note(self, name: str, dims: Dims, padding: Padding) -> None:
+        """Note that `name`, over `dims`, holds finite data, and `padding` in its padding."""
+        self._known.clear()
+        self._values[name, frozenset()] = FINITE
+        self._values |= {(name, lanes): padding for lanes in _subsets(dims)}
 
     def mask(self, tile: Tile) -> Tile:
         """`tile` with its padding masked wherever it would leak into a real lane."""

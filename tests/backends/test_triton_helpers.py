@@ -126,6 +126,16 @@ def test_power_is_pytorchs(kernels: ModuleType, exponent: float) -> None:
     assert_accurate(torch.pow(base.double(), y.double()), run(kernels, "_power", base, y), relative=1e-5)
 
 
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0, 3.0, -1.0, 0.5, 1.5, -0.5])
+def test_slopes_of_powers_are_pytorchs(kernels: ModuleType, exponent: float) -> None:
+    base = HARD[(HARD.abs() > 1e-3) & (HARD.abs() < 1e3) & (HARD != 1) | (HARD == 0)]
+    leaves = [base.double().requires_grad_(), torch.full_like(base, exponent).double().requires_grad_()]
+    expected = torch.autograd.grad(torch.pow(*leaves).sum(), leaves)
+    for name, wanted in zip(("_power_slope", "_exponent_slope"), expected, strict=True):
+        got = run(kernels, name, base, torch.full_like(base, exponent))
+        assert_accurate(wanted, got, relative=1e-4)
+
+
 def test_row_maps(kernels: ModuleType) -> None:
     # Whole rows here: what stands in a row's padding is the plan's to clear.
     x = torch.randn(2048, generator=torch.Generator().manual_seed(0))

@@ -103,6 +103,18 @@ def _power(x, y):
     signed = tl.where(odd, -size, tl.where(whole, size, float("nan")))
     return tl.where(x < 0.0, signed, size)
 ''',
+    '''
+@triton.jit
+def _power_slope(x, y):
+    """The derivative of x ** y by x."""
+    return tl.where(y == 0.0, 0.0, y * _power(x, y - 1.0))
+''',
+    '''
+@triton.jit
+def _exponent_slope(x, y):
+    """The derivative of x ** y by y; none where powers of zero are zero, or one."""
+    return tl.where((x == 0.0) & (y >= 0.0), 0.0, _power(x, y) * tl.log(x))
+''',
     """
 @triton.jit
 def l2norm(x):
