@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flagen.algebra import Derivation
 from flagen.plan.chunk import plan_chunk
+from flagen.plan.chunk_backward import plan_chunk_backward
 from flagen.plan.chunk_families import plan_chunk_kernel
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
@@ -19,6 +20,7 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     if derivation.chunk_form is None:
         assert derivation.no_chunk_form is not None
         chunk = Unavailable(derivation.no_chunk_form.reason, derivation.no_chunk_form.span)
-        return Plan(spec, derivation, chunk, fused, chunk)
+        return Plan(spec, derivation, chunk, fused, chunk, chunk)
     form = plan_chunk(derivation.chunk_form)
-    return Plan(spec, derivation, form, fused, plan_chunk_kernel(form))
+    kernels = plan_chunk_kernel(form)
+    return Plan(spec, derivation, form, fused, kernels, plan_chunk_backward(kernels))

@@ -86,6 +86,10 @@ class ChunkKernelPlan:
         """What multiplies a whole row of these."""
         return self._rows[role].scale if role in self._rows else None
 
+    def axis_of(self, role: str) -> str:
+        """The axis that the rows of `role` lie along."""
+        return TOKEN if role == "q" else self.row_axis
+
     @property
     def crowded(self) -> bool:
         """Whether rows that erase and rows that write share a chunk, which then has four matrices of scores."""
@@ -129,14 +133,16 @@ def plan_scalar_decay(chunk: ChunkPlan, size: int) -> ChunkKernelPlan:
     Raises:
         NoKernel: an expression keeps it out of the kernels.
     """
-    return _Planner(chunk).plan(size)
+    return ScalarDecayPlanner(chunk).plan(size)
 
 
-class _Planner(RowPlanner):
-    def __init__(self, chunk: ChunkPlan) -> None:
+class ScalarDecayPlanner(RowPlanner):
+    """Plans the rows of a chunk."""
+
+    def __init__(self, chunk: ChunkPlan, *, rows_first: bool = False) -> None:
         (self.block,) = chunk.normal_form.blocks
         (self.step,) = self.block.steps
-        super().__init__(chunk.normal_form, ROW if self.block.repeated else TOKEN)
+        super().__init__(chunk.normal_form, ROW if self.block.repeated else TOKEN, rows_first=rows_first)
         self.chunk = chunk
 
     def plan(self, size: int) -> ChunkKernelPlan:
@@ -160,12 +166,12 @@ class _Planner(RowPlanner):
         decays = [row_decay, token_decay]
         prepare = None
         if delta is None:
-            walk = self._part([*read_by_all, *decays, *values], once)
+            walk = self.part([*read_by_all, *decays, *values], once)
         else:
-            first = self._part(decays, once)
-            second = without(self._part(read_by_all, None), first)
-            prepare = (first, second, without(self._part(erased, None), first, second))
-            walk = self._part([*read_by_all, *erased, *values], None)
+            first = self.part(decays, once)
+            second = without(self.part(read_by_all, None), first)
+            prepare = (first, second, without(self.part(erased, None), first, second))
+            walk = self.part([*read_by_all, *erased, *values], None)
         return ChunkKernelPlan(
             chunk=self.chunk,
             row_axis=self.row_axis,
@@ -188,7 +194,7 @@ class _Planner(RowPlanner):
     def _write(self, k: Expr, v: Expr) -> tuple[Tile, Operand]:
         """The key and the value of a write row, the scales of both with the value."""
         key, value = self._operand(k, self.row_axis), self._operand(v, self.row_axis)
-        axis = self._axis(self.row_axis)
+        axis = self.axis(self.row_axis)
         scales = [scale for scale in (key.scale, value.scale) if scale is not None]
         return key.vector, Operand(value.vector, axis.product(*scales) if scales else None)
 

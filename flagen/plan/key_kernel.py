@@ -198,9 +198,9 @@ class _Planner(RowPlanner):
     def _check_form(self) -> None:
         nf, span = self.nf, self.spec.states[0].span
         if len(nf.steps) != 1 or nf.slots > 1 or nf.blocks[0].repeated:
-            self._refuse("a token has several rows, and not all of them are of one kind or decay alike", span)
+            self.refuse("a token has several rows, and not all of them are of one kind or decay alike", span)
         if len(nf.reads) != 1:
-            self._refuse("the output reads the state more than once", self.spec.output[-1].span)
+            self.refuse("the output reads the state more than once", self.spec.output[-1].span)
 
     def plan(self, size: int) -> KeyKernelPlan:
         right = self.read.side == "right"
@@ -225,7 +225,7 @@ class _Planner(RowPlanner):
         outputs = None
         if right:
             outputs, delta, key = self._right_outputs(q, output, value, delta, key, numbers)
-        walk = self._part([value, z, *([] if right else [output])], None)
+        walk = self.part([value, z, *([] if right else [output])], None)
 
         rows = (key, *((delta.w, delta.y) if delta else ()), None if right else q)
         prepared = [row for row in rows if row is not None]
@@ -267,7 +267,7 @@ class _Planner(RowPlanner):
     ) -> tuple[Part, Delta | None, Operand | None]:
         """What the kernel of a right read loads; it scales the written rows itself, by numbers that were prepared."""
         if self.sums_keys(output):
-            self._refuse(
+            self.refuse(
                 f"the output sums over {self.nf.key}, of which a program owns a block", self.spec.output[-1].span
             )
         if delta is not None:
@@ -275,7 +275,7 @@ class _Planner(RowPlanner):
         key = None if key is None else numbers.scaled(key)
         rows = (q, key, None if delta is None else delta.w)
         scales = [row.scale for row in rows if row is not None]
-        return self._part([q.vector, value, output, *scales], None), delta, key
+        return self.part([q.vector, value, output, *scales], None), delta, key
 
     def _needs_whole_keys(self, rows: Iterable[Operand], log_decay: Tile | None, numbers: Iterable[RowSet]) -> bool:
         """Whether a sum over the keys is needed in the blocks of keys themselves, or not for each row."""
@@ -292,7 +292,7 @@ class _Planner(RowPlanner):
         """The key and the value of a write row, the scales of both with the key."""
         key, value = self._operand(k, TOKEN), self._operand(v, TOKEN)
         scales = [scale for scale in (key.scale, value.scale) if scale is not None]
-        return Operand(key.vector, self._axis(TOKEN).product(*scales) if scales else None), value.vector
+        return Operand(key.vector, self.axis(TOKEN).product(*scales) if scales else None), value.vector
 
     def _tile(self, expr: Expr) -> Tile:
         """Names that stand for something that sums over the keys are written out: their sums become numbers."""
@@ -331,7 +331,7 @@ class _Planner(RowPlanner):
             size //= 2
         if growth * size > MOST_GROWTH:
             assert self.step.decay is not None
-            self._refuse("the decay may exceed 1 by too much for 16 rows", self.step.decay.factor.span)
+            self.refuse("the decay may exceed 1 by too much for 16 rows", self.step.decay.factor.span)
         return size
 
     # ------------------------------------------------------------------------------------------------------ preparation
@@ -342,7 +342,7 @@ class _Planner(RowPlanner):
         """Sort what the first kernel reads and evaluates by whether it has key channels."""
         values = [number.value for number in numbers]
         tiles = [tile for row in rows for tile in (row.vector, row.scale) if tile is not None]
-        part = self._part([*tiles, log_decay, *values], None)
+        part = self.part([*tiles, log_decay, *values], None)
         taken_out = tuple(replace(number, value=sums.taken_out(number.value)) for number in numbers)
         return Preparation(
             once=tuple(action for action in part.once if not self._has_keys(action)),

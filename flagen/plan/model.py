@@ -11,6 +11,7 @@ from flagen.spec.model import Spec
 if TYPE_CHECKING:
     from flagen.algebra import Derivation
     from flagen.plan.chunk import ChunkPlan
+    from flagen.plan.chunk_backward import ChunkBackwardPlan
     from flagen.plan.chunk_kernel import ChunkKernelPlan
     from flagen.plan.expansion import ExpandedPlan
     from flagen.plan.fused import FusedPlan
@@ -37,6 +38,7 @@ class Plan:
     chunk: ChunkPlan | Unavailable
     fused: FusedPlan | Unavailable
     chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable
+    chunk_backward: ChunkBackwardPlan | Unavailable
 
     def dump(self) -> str:
         """The plan as text, a section a form."""
@@ -44,5 +46,6 @@ class Plan:
             ("naive_chunk", self.chunk.dump()),
             ("fused_recurrent", self.fused.dump()),
             ("chunk", self.chunk_kernel.dump()),
+            ("chunk_backward", self.chunk_backward.dump()),
         )
         return "\n\n".join(f"{name}_{self.spec.name}\n{text}" for name, text in sections)

@@ -66,11 +66,16 @@ class NoKernel(Exception):
 
 
 class RowPlanner:
-    """Lowers the expressions of `nf` to tiles; `row_axis` is the axis of the rows that write."""
+    """Lowers the expressions of `nf` to tiles; `row_axis` is the axis of the rows that write.
 
-    def __init__(self, nf: NormalForm, row_axis: str) -> None:
-        self.nf, self.spec, self.row_axis = nf, nf.spec, row_axis
-        self.order = (nf.value, TOKEN, ROW, nf.key)
+    With `rows_first` for kernels whose tiles have a chunk's rows as their first axis and see the keys in blocks: there
+    what a row has one number for is no sum over its channels.
+    """
+
+    def __init__(self, nf: NormalForm, row_axis: str, *, rows_first: bool = False) -> None:
+        self.nf, self.spec, self.row_axis, self.rows_first = nf, nf.spec, row_axis, rows_first
+        rows = (TOKEN, ROW)
+        self.order = (*rows, nf.value, nf.key) if rows_first else (nf.value, *rows, nf.key)
         self.fixed = _fixed_names(self.spec)
         self.lower = Lowering((nf.value, nf.key))
         self.rules = PaddingRules(self.spec)
@@ -90,7 +95,7 @@ class RowPlanner:
         for axis in dict.fromkeys((TOKEN, self.row_axis) if decl.per == "token" else (ROW,)):
             self.rules.assign(decl.name, self._lifted(decl.value, axis))
 
-    def _refuse(self, reason: str, span: Span) -> NoReturn:
+    def refuse(self, reason: str, span: Span) -> NoReturn:
         raise NoKernel(reason, span)
 
     def _contracts(self) -> bool:
@@ -119,19 +124,19 @@ class RowPlanner:
         """The output of a token, in terms of what it reads from the state."""
         output = self._lifted(self.nf.output, TOKEN)
         if TOKEN not in output.dims:
-            self._refuse("no token changes the output", self.spec.output[-1].span)
+            self.refuse("no token changes the output", self.spec.output[-1].span)
         return output
 
     # ----------------------------------------------------------------------------------------------------------- tiles
 
     def _operand(self, expr: Expr, axis: str) -> Operand:
         if len(expr.dims) != 1:
-            self._refuse("a row is the same for every channel", expr.span)
+            self.refuse("a row is the same for every channel", expr.span)
         tile, (dim,) = self._tile(expr), expr.dims
         try:
-            operand = self._axis(axis).operand(tile)
+            operand = self.axis(axis).operand(tile)
         except TooWide as wide:
-            self._refuse(f"needs {wide}", expr.span)
+            self.refuse(f"needs {wide}", expr.span)
         lanes = (axis, dim) if dim == self.nf.key else (axis,)
         scale = None if operand.scale is None else finite(self.rules, operand.scale, axis)
         return Operand(self._cleared(operand.vector, *lanes), scale)
@@ -139,31 +144,31 @@ class RowPlanner:
     def _lifted(self, expr: Expr, axis: str) -> Tile:
         tile = self._tile(expr)
         try:
-            return self._axis(axis)(tile)
+            return self.axis(axis)(tile)
         except TooWide as wide:
-            self._refuse(f"needs {wide}", expr.span)
+            self.refuse(f"needs {wide}", expr.span)
 
     def _tile(self, expr: Expr) -> Tile:
         tile = self.masks.mask(self._lowered(expr))
         if self.nf.value in crossed_dims(tile):
-            self._refuse(f"something sums over {self.nf.value}, of which a program owns a block", expr.span)
+            self.refuse(f"something sums over {self.nf.value}, of which a program owns a block", expr.span)
         return tile
 
     def _lowered(self, expr: Expr) -> Tile:
         try:
             return self.lower(expr)
         except TooManyDims as wide:
-            self._refuse(f"needs an intermediate over [{', '.join(wide.dims)}]", wide.span)
+            self.refuse(f"needs an intermediate over [{', '.join(wide.dims)}]", wide.span)
 
     def _cleared(self, tile: Tile, *lanes: str) -> Tile:
         return cleared(self.rules, self.order, tile, *lanes)
 
-    def _axis(self, axis: str) -> RowAxis:
-        return RowAxis(axis, self.order, self.fixed)
+    def axis(self, axis: str) -> RowAxis:
+        return RowAxis(axis, self.order, self.fixed, splits_norms=not self.rows_first)
 
     # ----------------------------------------------------------------------------------------------------------- parts
 
-    def _part(self, tiles: Iterable[Tile | None], constant: Set | None) -> Part:
+    def part(self, tiles: Iterable[Tile | None], constant: Set | None) -> Part:
         """Everything that `tiles` need, directly or through derived names."""
         given = [tile for tile in tiles if tile is not None] + ([] if constant is None else [constant.value])
         needed = self._closure(given)
@@ -179,7 +184,7 @@ class RowPlanner:
             RowLoad(decl, axis) for axis in (TOKEN, ROW) for decl in self.spec.inputs if (decl.name, axis) in needed
         ]
         sets = [
-            RowSet(decl.name, axis, self._axis(axis)(self.derived[decl.name]))
+            RowSet(decl.name, axis, self.axis(axis)(self.derived[decl.name]))
             for axis in (TOKEN, ROW)
             for decl in self.spec.derived
             if (decl.name, axis) in needed
@@ -201,7 +206,7 @@ class RowPlanner:
                 needed.add((value.name, axis))
                 if value.kind == "derived":
                     definition = self.derived[value.name]
-                    waiting.append(self._axis(axis)(definition) if axis else definition)
+                    waiting.append(self.axis(axis)(definition) if axis else definition)
         return needed
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from flagen.plan.padding import PaddingRules, is_finite
+from flagen.plan.split import crossed_dims
 from flagen.plan.tiles import (
     Arithmetic,
     Constant,
@@ -50,11 +51,13 @@ class Operand:
 
 @dataclass(frozen=True)
 class RowAxis:
-    """Gives tiles the axis `axis`. `order` is the order of axes in a kernel, `fixed` what no token changes."""
+    """Gives tiles the axis `axis`. `order` is the order of axes in a kernel, `fixed` what no token changes;
+    `splits_norms` tells whether a row's number may be a sum over its channels."""
 
     axis: str
     order: Dims
     fixed: frozenset[str]
+    splits_norms: bool = True
 
     def __call__(self, tile: Tile) -> Tile:
         """`tile` for every row of a chunk.
@@ -111,13 +114,18 @@ class RowAxis:
             case Product(parts):
                 signs, groups = zip(*map(self._factors, parts), strict=True)
                 return sum(signs) % 2 == 1, [factor for group in groups for factor in group]
-            case Arithmetic("/", left, right) if set(right.dims) <= {self.axis} < set(left.dims):
+            case Arithmetic("/", left, right) if self._divides_rows(left, right):
                 negative, factors = self._factors(left)
                 return negative, [*factors, Arithmetic("/", Constant(Fraction(1)), right, right.dims)]
-            case Normalize("l2norm", value):
+            case Normalize("l2norm", value) if self.splits_norms:
                 negative, factors = self._factors(value)
                 return negative, [*factors, self._reciprocal_norm(value)]
         return False, [tile]
+
+    def _divides_rows(self, left: Tile, right: Tile) -> bool:
+        """Whether `right` is a number for each row, and `left` its vectors."""
+        numbers = set(right.dims) <= {self.axis} < set(left.dims)
+        return numbers and (self.splits_norms or not any(crossed_dims(right)))
 
     def _reciprocal_norm(self, value: Tile) -> Tile:
         (channel,) = set(value.dims) - {self.axis}

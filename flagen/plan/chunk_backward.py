@@ -1,0 +1,451 @@
+"""The plan of the backward of `chunk_<name>`: from the gradients of a chunk's rows to those of what a caller passed.
+
+Three kernels: one walks the chunks forward and stores the states between them, one walks them backward and stores the
+gradients of those states, and the last has a program for every chunk of a key head, which evaluates the adjoint there.
+That program takes the keys block by block, and in each block the value heads that share them one after the other; then
+each value head again, its values block by block. So there are four levels, and the gradient of a name is complete at
+the end of one: KEYS for what has an element for each key, BLOCK for what has one for each value, HEAD for what a value
+head has of its own, SHARED for the rest.
+
+Decided here: what each kernel reads, what each gradient is made of, and on which level that is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Literal
+
+from flagen.algebra.normal_form import NormalForm
+from flagen.plan.chunk_kernel import ChunkKernelPlan, ScalarDecayPlanner
+from flagen.plan.expansion import ExpandedPlan
+from flagen.plan.gradients import Transposition
+from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.model import Unavailable
+from flagen.plan.padding import FINITE
+from flagen.plan.row_planner import NoKernel, Part
+from flagen.plan.rows import ROW, TOKEN, cleared, finite, values_in
+from flagen.plan.schedule import Set, declared_names
+from flagen.plan.show import show
+from flagen.plan.split import crossed_dims
+from flagen.plan.tiles import Head, Tile, Value, tiles_in
+from flagen.spec.model import Dims, Input, Param
+
+Level = Literal["keys", "block", "head", "shared"]
+KEYS: Level = "keys"
+BLOCK: Level = "block"
+HEAD: Level = "head"
+SHARED: Level = "shared"
+LEVELS: tuple[Level, ...] = (KEYS, BLOCK, HEAD, SHARED)
+"""In the order in which what belongs to them is complete."""
+
+ROLES = ("q", "w", "y", "k")
+"""The rows whose vectors lie along the keys."""
+
+OUTPUT_GRADIENT, READ_GRADIENT, R_GRADIENT = "o_gradient", "read_gradient", "R_gradient"
+DECAY_GRADIENT = "log_decay_gradient"
+
+STATES_EVERY = 2
+"""Every second state is stored: the one between is a matrix product away from it, or two."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of `name` along `axis`, over `dims`; `called` is its own name."""
+
+    name: str
+    axis: str
+    dims: Dims
+    level: Level
+    called: str
+
+
+@dataclass(frozen=True)
+class Add:
+    """Add `value` to a gradient."""
+
+    target: Gradient
+    value: Tile
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Add the gradient of a token's number, as its micro-steps read it, to that of the token."""
+
+    target: Gradient
+    source: Gradient
+
+
+@dataclass(frozen=True)
+class Store:
+    """Store a gradient, which is complete."""
+
+    target: Gradient
+
+
+Action = Add | Fold | Store
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The level of every name: the one on which all that it depends on is known."""
+
+    of_names: Mapping[str, Level]
+    key: str
+    value: str
+
+    def __call__(self, tile: Tile) -> Level:
+        parts = tuple(tiles_in(tile))
+        for level, dim in ((KEYS, self.key), (BLOCK, self.value)):
+            if any(dim in part.dims for part in parts):
+                return level
+        found = [self.of_names.get(part.name, SHARED) for part in parts if isinstance(part, Value)]
+        if any(isinstance(part, Head) for part in parts):
+            found.append(HEAD)
+        return min(found, key=LEVELS.index, default=SHARED)
+
+
+@dataclass(frozen=True)
+class ChunkBackwardPlan:
+    """What the kernels of the backward evaluate.
+
+    forward: the rows as the forward kernels have them, in whose layout the two walks work.
+    rows: the same with a chunk's rows as the first axis of every tile.
+    walk_read, read: the gradient of the read, for the walk and for the last kernel.
+    decays: whether something that has a gradient decides the decay.
+    whole_keys: whether something sums over the keys, which are then one block.
+    states, reverse: what the walks read.
+    keys: what the last kernel reads of a block of keys; heads: of a value head, there; values: of a value head after
+        that; keys_written: the keys that values are written along.
+    after, before: what is read of the chunk that a state, or the gradient of one, is taken across.
+    levels: the level of every name.
+    zeros: gradients that other levels add to, by the level on which they start.
+    actions: what is done on each level, in order.
+    """
+
+    forward: ChunkKernelPlan
+    rows: ChunkKernelPlan
+    walk_read: Tile
+    read: Tile
+    decays: bool
+    whole_keys: bool
+    states: Part
+    reverse: Part
+    keys: Part
+    heads: Part
+    values: Part
+    keys_written: Part
+    after: Part
+    before: Part
+    levels: Levels
+    zeros: Mapping[Level, tuple[Gradient, ...]]
+    actions: Mapping[Level, tuple[Action, ...]]
+
+    every = STATES_EVERY
+    """How many chunks there are for a stored state."""
+
+    @property
+    def stored(self) -> tuple[Gradient, ...]:
+        """The gradients that are stored, in the order of the signature."""
+        every = [action.target for level in LEVELS for action in self.actions[level] if isinstance(action, Store)]
+        named = {target.name: target for target in every}
+        declared: tuple[Input | Param, ...] = (*self.rows.spec.inputs, *self.rows.spec.params)
+        return tuple(named[decl.name] for decl in declared if decl.name in named)
+
+    def dump(self) -> str:
+        """The plan as text: the launches, then how each gradient comes about."""
+        keys = "whole keys" if self.whole_keys else "keys in blocks"
+        lines = [f"every {self.every} chunks a state, their gradients in reverse, then all chunks at once, {keys}"]
+        lines.append(f"    {READ_GRADIENT} = {show(self.read)}")
+        for level in LEVELS:
+            for action in self.actions[level]:
+                if isinstance(action, Add):
+                    lines.append(f"    {level}: {action.target.called} += {show(action.value)}")
+        return "\n".join(lines)
+
+
+def vector_gradient(rows: ChunkKernelPlan, role: str) -> str:
+    """What the gradient of the vectors of `role` is called; the same vectors have one."""
+    same = (other for other in (*ROLES, "v") if rows.vector(other) == rows.vector(role))
+    return f"{next(same)}_gradient"
+
+
+def scale_gradient(role: str) -> str:
+    """What the gradient of that which scales the rows of `role` is called."""
+    return f"{role}_scale_gradient"
+
+
+def plan_chunk_backward(
+    kernels: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable,
+) -> ChunkBackwardPlan | Unavailable:
+    """The backward of these kernels, or why there is none yet."""
+    if isinstance(kernels, Unavailable):
+        return kernels
+    try:
+        if isinstance(kernels, ExpandedPlan):
+            raise NoKernel(f"the rows of a token are evaluated before the kernels: {kernels.reason}", kernels.span)
+        if isinstance(kernels, KeyKernelPlan):
+            raise NoKernel(_why_no_scalar_decay(kernels.chunk.normal_form), kernels.spec.states[0].span)
+        return _Planner(kernels).plan()
+    except NoKernel as missing:
+        return Unavailable(f"no backward kernels yet: {missing.reason}", missing.span)
+
+
+def _why_no_scalar_decay(nf: NormalForm) -> str:
+    if nf.decay_kind == "key":
+        return "the decay is a vector over the key channels"
+    if nf.transposed or any(read.side != "left" for read in nf.reads):
+        return "something is read from the state's other side"
+    return "a token reads or erases before its decay or its update, or has rows of several kinds"
+
+
+class _Planner:
+    def __init__(self, forward: ChunkKernelPlan) -> None:
+        self.walks = ScalarDecayPlanner(forward.chunk)
+        self.planner = ScalarDecayPlanner(forward.chunk, rows_first=True)
+        self.spec, self.rules = self.planner.spec, self.planner.rules
+        self.forward, self.rows = forward, self.planner.plan(forward.size)
+        self.value, self.row = self.rows.value, self.rows.row_axis
+        self.rows = self._with_finite_values(self.rows)
+        self.log_decay = self._log_decay()
+        self.without, self.numbers = self._made_of_numbers(heads=True), self._made_of_numbers(heads=False)
+        self.transpose = Transposition(self.planner.order, self.without | {self.rows.read}, self.numbers)
+        self.levels = Levels(self._levels(), self.rows.key, self.value)
+        self.called: dict[tuple[str, str], str] = {}
+        self.actions: dict[Level, list[Action]] = {level: [] for level in LEVELS}
+
+    def plan(self) -> ChunkBackwardPlan:
+        self._check()
+        read = self._read_gradient(self.planner, self.rows)
+        walk_read = self._read_gradient(self.walks, self.forward)
+        decay = self.rows.token_decay or self.rows.row_decay
+        decays = decay is not None and self.transpose.reaches(decay)
+        self._sources(read, decay if decays else None)
+        for level in LEVELS:
+            self._finish(level)
+        along_keys = [*self._adds(KEYS), *self._vectors()]
+        return ChunkBackwardPlan(
+            forward=self.forward,
+            rows=self.rows,
+            walk_read=walk_read,
+            read=read,
+            decays=decays,
+            whole_keys=any(self.rows.key in crossed_dims(tile) for tile in along_keys),
+            states=self._part(self.walks, self.forward, "wyzkv" if self.rows.delta else "kvg"),
+            reverse=self._part(self.walks, self.forward, "qwy" if self.rows.delta else "qg", walk_read),
+            keys=self.planner.part(along_keys, None),
+            heads=self._part(self.planner, self.rows, "vg", read, *self._scales()),
+            values=self._part(
+                self.planner, self.rows, "vg", *self._adds(BLOCK, HEAD, SHARED), *self._given_values(read)
+            ),
+            keys_written=self.planner.part([self.rows.write_key], None),
+            after=self._part(self.planner, self.rows, "wkvg"),
+            before=self._part(self.planner, self.rows, "qyg", read),
+            levels=self.levels,
+            zeros={level: self._zeros(level) for level in LEVELS},
+            actions={level: tuple(actions) for level, actions in self.actions.items()},
+        )
+
+    def _given_values(self, read: Tile) -> list[Tile]:
+        """What the gradient of written values is computed from."""
+        return [read, *self._scales()] if self.rows.write_key is not None else []
+
+    def _vectors(self) -> list[Tile]:
+        return [vector for role in ROLES if (vector := self.rows.vector(role)) is not None]
+
+    def _scales(self) -> list[Tile]:
+        return [scale for role in (*ROLES, "v") if (scale := self.rows.scale(role)) is not None]
+
+    def _adds(self, *levels: Level) -> list[Tile]:
+        return [action.value for level in levels for action in self.actions[level] if isinstance(action, Add)]
+
+    def _check(self) -> None:
+        rows, (output,) = self.rows, self.spec.output[-1:]
+        if self.spec.output_dims != (self.value,):
+            self.planner.refuse("the output is no vector over the state's second dim", output.span)
+        if met := self._own_names() & set(declared_names(self.spec)):
+            names = " and ".join(f"`{name}`" for name in sorted(met))
+            self.planner.refuse(f"the gradients of a chunk's rows are called {names} there", self.spec.inputs[0].span)
+        for decl in self.spec.inputs:
+            if self.value in decl.dims and decl.heads == "H" and self.spec.has_value_heads:
+                self.planner.refuse(f"value heads share `{decl.name}`, which has an element for each value", decl.span)
+            if rows.key in decl.dims and decl.heads == "HV" and any(other.heads == "H" for other in self.spec.inputs):
+                self.planner.refuse(f"a value head has `{decl.name}`, along the keys, of its own", decl.span)
+        for vector in self._vectors():
+            own = any(self.levels.of_names.get(value.name, SHARED) == HEAD for value in values_in(vector))
+            if own or any(isinstance(part, Head) for part in tiles_in(vector)):
+                self.planner.refuse(
+                    "a vector along the keys is a function of what a value head has of its own", output.span
+                )
+        given = [rows.output, rows.vector("v"), *self._scales(), rows.delta.z if rows.delta else None, rows.row_decay]
+        if any(self.levels(tile) == KEYS for tile in given if tile is not None):
+            self.planner.refuse("something sums over the keys, and not only S.T @ q", output.span)
+
+    def _own_names(self) -> set[str]:
+        """What expressions call the gradients that they start from, and a log decay that no token changes."""
+        roles = (*ROLES, "v")
+        names = {OUTPUT_GRADIENT, READ_GRADIENT, R_GRADIENT, DECAY_GRADIENT, *map(scale_gradient, roles)}
+        return names | {f"{role}_gradient" for role in roles} | ({"log_decay"} if self.log_decay else set())
+
+    def _with_finite_values(self, rows: ChunkKernelPlan) -> ChunkKernelPlan:
+        """Here products sum over the values, too: zeros meet what stands in their padding."""
+        if rows.delta is not None and rows.delta.z is not None:
+            rows = replace(rows, delta=replace(rows.delta, z=finite(self.rules, rows.delta.z, self.value)))
+        if rows.write_value is not None:
+            vector = finite(self.rules, rows.write_value.vector, self.value)
+            rows = replace(rows, write_value=replace(rows.write_value, vector=vector))
+        return rows
+
+    # ----------------------------------------------------------------------------------------------------------- names
+
+    def _log_decay(self) -> Set | None:
+        """The evaluation of a log decay that no token changes."""
+        parts = (self.rows.walk, *(self.rows.prepare or ()))
+        once = (action for part in parts for action in part.once)
+        return next((action for action in once if isinstance(action, Set) and action.target == "log_decay"), None)
+
+    def _levels(self) -> dict[str, Level]:
+        known: dict[str, Level] = {}
+        for decl in self.spec.inputs:
+            known[decl.name] = self._of(decl.dims, HEAD if decl.heads == "HV" else SHARED)
+        for param in self.spec.params:
+            known[param.name] = self._of(param.dims, HEAD if param.per_head else SHARED)
+        for name, tile in self._definitions():
+            known[name] = Levels(known, self.rows.key, self.value)(tile)
+        return known
+
+    def _of(self, dims: Dims, level: Level) -> Level:
+        return KEYS if self.rows.key in dims else BLOCK if self.value in dims else level
+
+    def _definitions(self) -> list[tuple[str, Tile]]:
+        """What is made of inputs and params, in order."""
+        last = [] if self.log_decay is None else [(self.log_decay.target, self.log_decay.value)]
+        return [*self.planner.derived.items(), *last]
+
+    def _made_of_numbers(self, *, heads: bool) -> frozenset[str]:
+        """Params that are Python numbers, and what is derived from them, and with `heads` from the head, alone."""
+        found = {param.name for param in self.spec.params if not param.is_tensor}
+        for name, tile in self._definitions():
+            known = all(value.name in found for value in values_in(tile))
+            if known and (heads or not any(isinstance(part, Head) for part in tiles_in(tile))):
+                found.add(name)
+        return frozenset(found)
+
+    def _gradient(self, name: str, axis: str, dims: Dims) -> Gradient:
+        if (name, axis) not in self.called:
+            declared = set(declared_names(self.spec))
+            taken = {*declared, *(f"{other}_row" for other in declared), *self.called.values()}
+            called = f"d_{name}"
+            while called in taken:
+                called += "_"
+            self.called[name, axis] = called
+        return Gradient(name, axis, dims, self.levels.of_names[name], self.called[name, axis])
+
+    # ----------------------------------------------------------------------------------------------------- the actions
+
+    def _read_gradient(self, planner: ScalarDecayPlanner, rows: ChunkKernelPlan) -> Tile:
+        """The gradient of what the output calls S^T q: zero beyond the ends of its axes."""
+        dims = tuple(dim for dim in planner.order if dim in (TOKEN, self.value))
+        planner.rules.note(OUTPUT_GRADIENT, dims, 0.0)
+        planner.rules.note(rows.read, dims, FINITE)
+        transpose = Transposition(planner.order, self.without, self.numbers)
+        taken = transpose(rows.output, Value(OUTPUT_GRADIENT, "local", dims))
+        gradient = next(tile for leaf, tile in taken if leaf.name == rows.read)
+        if self._reads(gradient):
+            self.planner.refuse("the output is no linear function of what is read", self.spec.output[-1].span)
+        return cleared(planner.rules, planner.order, gradient, TOKEN, self.value)
+
+    def _reads(self, tile: Tile) -> bool:
+        return any(value.name == self.rows.read for value in values_in(tile))
+
+    def _sources(self, read: Tile, decay: Tile | None) -> None:
+        """Take the gradients of the rows back to names."""
+        rows = self.rows
+        given = {OUTPUT_GRADIENT: (TOKEN, self.value), R_GRADIENT: (self.row, self.value), DECAY_GRADIENT: (TOKEN,)}
+        for role in (*ROLES, "v"):
+            given[vector_gradient(rows, role)] = (rows.axis_of(role), self.value if role == "v" else rows.key)
+            given[scale_gradient(role)] = (rows.axis_of(role),)
+        for name, dims in given.items():
+            self.rules.note(name, dims, 0.0)
+
+        def back(tile: Tile, gradient: str, level: Level) -> None:
+            self._back(tile, Value(gradient, "local", given[gradient]), level)
+
+        back(rows.output, OUTPUT_GRADIENT, BLOCK)
+        if rows.delta is not None and rows.delta.z is not None:
+            back(rows.delta.z, R_GRADIENT, BLOCK)
+        done: set[str] = set()
+        for role in (*ROLES, "v"):
+            vector, scale = rows.vector(role), rows.scale(role)
+            if vector is not None and vector_gradient(rows, role) not in done:
+                done.add(vector_gradient(rows, role))
+                back(vector, vector_gradient(rows, role), BLOCK if role == "v" else KEYS)
+            if scale is not None:
+                back(scale, scale_gradient(role), HEAD)
+        if decay is not None:
+            back(decay, DECAY_GRADIENT, HEAD)
+
+    def _back(self, tile: Tile, gradient: Tile, level: Level) -> None:
+        """Take `gradient`, that of `tile`, back to the names that `tile` reads."""
+        for dim in gradient.dims:
+            if dim not in tile.dims:
+                gradient = self.transpose.summed(gradient, dim)
+        for leaf, value in self.transpose(tile, gradient):
+            axis = next((axis for axis in (TOKEN, ROW) if axis in leaf.dims), "")
+            target = self._gradient(leaf.name, axis, leaf.dims)
+            if self._reads(value):
+                self.planner.refuse(
+                    f"the gradient of `{leaf.name}` is a multiple of what is read", self.spec.output[-1].span
+                )
+            self.actions[level].append(Add(target, self.rules.mask(value)))
+
+    def _finish(self, level: Level) -> None:
+        """Take the gradients that are complete on `level` back further, or store them."""
+        for name, definition in reversed(self._definitions()):
+            for target in self._complete(name, level):
+                self.rules.assign(target.called, reduce(self.transpose.plus, self._added(target)))
+                lifted = self.planner.axis(target.axis)(definition) if target.axis else definition
+                self._back(lifted, Value(target.called, "local", target.dims), level)
+        for decl in self.spec.inputs:
+            for target in self._complete(decl.name, level):
+                if target.axis == ROW and decl.per == "token":
+                    if len(target.dims) > 1:
+                        self.planner.refuse(f"micro-steps read `{decl.name}`, a vector of their token", decl.span)
+                    self.actions[level].append(Fold(self._gradient(decl.name, TOKEN, (TOKEN,)), target))
+        stores: tuple[Input | Param, ...] = (*self.spec.inputs, *self.spec.params)
+        for stored in stores:
+            for target in self._complete(stored.name, level):
+                if isinstance(stored, Param) or target.axis == (ROW if stored.per == "step" else TOKEN):
+                    self.actions[level].append(Store(target))
+
+    def _complete(self, name: str, level: Level) -> list[Gradient]:
+        """The gradients of `name` along its axes, where they are complete on `level`."""
+        targets = dict.fromkeys(
+            action.target for actions in self.actions.values() for action in actions if isinstance(action, Add | Fold)
+        )
+        return [target for target in targets if target.name == name and target.level == level]
+
+    def _added(self, target: Gradient) -> list[Tile]:
+        every = (action for actions in self.actions.values() for action in actions)
+        return [action.value for action in every if isinstance(action, Add) and action.target == target]
+
+    def _zeros(self, level: Level) -> tuple[Gradient, ...]:
+        """The gradients, complete on `level`, that other levels add to."""
+        others = [other for other in LEVELS if other != level]
+        adds = [action for other in others for action in self.actions[other] if isinstance(action, Add)]
+        targets = [add.target for add in adds if add.target.level == level]
+        return tuple(dict.fromkeys(targets))
+
+    # ----------------------------------------------------------------------------------------------------------- parts
+
+    def _part(self, planner: ScalarDecayPlanner, rows: ChunkKernelPlan, roles: str, *tiles: Tile) -> Part:
+        """What a kernel reads that needs the rows `roles`, and `tiles`."""
+        needed: list[Tile | None] = [*tiles]
+        for role in roles:
+            needed += rows.vector(role), rows.scale(role)
+        if "z" in roles and rows.delta is not None:
+            needed.append(rows.delta.z)
+        if "g" in roles:
+            needed += rows.row_decay, rows.token_decay
+        return planner.part(needed, self.log_decay if "g" in roles else None)

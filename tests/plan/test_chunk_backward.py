@@ -1,0 +1,92 @@
+"""The plan of the backward of the chunk kernels: which recurrences have it, and how their gradients come about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flagen import algebra
+from flagen.plan import Unavailable, make_plan
+from flagen.plan.chunk_backward import Add, ChunkBackwardPlan
+from flagen.plan.show import show
+from flagen.spec import load_spec, parse_spec
+
+SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
+ADDITIVE = {"linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"}
+DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
+
+INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}, b: {dims: [], heads: HV}"
+WRITE = "update: S = S + outer(k, v)"
+
+
+def planned(text: str) -> ChunkBackwardPlan | Unavailable:
+    spec = parse_spec(f"flagen: 1\nname: example\nstate: {{S: [K, V]}}\n{text}\n")
+    return make_plan(spec, algebra.derive(spec)).chunk_backward
+
+
+def backward(rest: str, inputs: str = INPUTS) -> ChunkBackwardPlan:
+    plan = planned(f"inputs: {{{inputs}}}\n{rest}")
+    assert isinstance(plan, ChunkBackwardPlan), plan
+    return plan
+
+
+def added(plan: ChunkBackwardPlan, name: str) -> list[tuple[str, str]]:
+    """What is added to the gradient of `name`, and on which level."""
+    every = [(level, action) for level, actions in plan.actions.items() for action in actions]
+    return [(level, show(a.value)) for level, a in every if isinstance(a, Add) and a.target.name == name]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_variants_with_a_backward(name):
+    spec = load_spec(SPECS[name])
+    plan = make_plan(spec, algebra.derive(spec)).chunk_backward
+    assert isinstance(plan, ChunkBackwardPlan) == (name in ADDITIVE | DELTA)
+    if isinstance(plan, ChunkBackwardPlan):
+        tensors = {decl.name for decl in spec.inputs} | {param.name for param in spec.params if param.is_tensor}
+        assert {gradient.name for gradient in plan.stored} == tensors
+
+
+def test_a_gradient_is_added_on_the_level_where_it_is_known():
+    plan = backward("update: S = S + b * outer(k, v - S.T @ k)\noutput: o = S.T @ q")
+    assert added(plan, "q") == [("keys", "q_gradient")]
+    assert added(plan, "v") == [("block", "b * R_gradient")]
+    assert added(plan, "b") == [("block", "sum_V(R_gradient * v)"), ("head", "-y_scale_gradient")]
+
+
+def test_what_scales_a_row_gets_what_the_row_has_in_common_with_its_gradient():
+    erase = "update: S = S + outer(k, b * v - exp(A) * (S.T @ k))"
+    plan = backward(f"params: {{A: {{per: head}}}}\n{erase}\noutput: o = S.T @ q")
+    assert added(plan, "A") == [("head", "-(sum_token(y_scale_gradient) * exp(A))")]
+
+
+def test_keys_are_whole_only_where_something_sums_over_them():
+    assert not backward(f"{WRITE}\noutput: o = S.T @ q + b * v").whole_keys
+    assert backward(f"{WRITE}\noutput: o = S.T @ l2norm(q) + b * v").whole_keys
+
+
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        (f"inputs: {{{INPUTS}}}\n{WRITE}\noutput: o = b * tanh(S.T @ q)", "no linear function of what is read"),
+        (f"inputs: {{{INPUTS}}}\n{WRITE}\noutput: o = b * (S.T @ q)", "`b` is a multiple of what is read"),
+        (f"inputs: {{{INPUTS}, x: [V]}}\n{WRITE}\noutput: o = S.T @ q + b * x", "value heads share `x`"),
+        (
+            f"inputs: {{{INPUTS}, x: {{dims: [K], heads: HV}}}}\n{WRITE}\noutput: o = S.T @ (x + q) + b * v",
+            "of its own",
+        ),
+        (f"inputs: {{{INPUTS}}}\n{WRITE}\noutput: o = S.T @ q + dot(q, k) * b * v", "sums over the keys"),
+        (f"inputs: {{{INPUTS}, R_gradient: []}}\n{WRITE}\noutput: o = R_gradient * b * v + S.T @ q", "are called"),
+        (f"inputs: {{{INPUTS}}}\nupdate: S = S + b * outer(k, v)\noutput: o = S_prev.T @ q", "before its"),
+        (
+            f"inputs: {{{INPUTS}, g: [K]}}\ndecay: {{a: sigmoid(g)}}\n"
+            "update: S = a * S + b * outer(k, v)\noutput: o = S.T @ q",
+            "vector over the key channels",
+        ),
+        (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, l2norm(v))\noutput: o = S.T @ q * b", "evaluated before"),
+    ],
+)
+def test_what_has_no_backward_yet_says_why(rest, reason):
+    plan = planned(rest)
+    assert isinstance(plan, Unavailable), plan
+    assert reason in plan.reason
