@@ -67,11 +67,12 @@ RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
 """Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
 
 PACKAGE_MODULES = _words("""
-    arguments naive chunk chunk_fused chunk_kernels chunk_prepare chunk_tuning fused_recurrent kernels module operators
+    arguments naive chunk chunk_backward chunk_backward_across chunk_backward_gradients chunk_backward_walks chunk_fused
+    chunk_kernels chunk_prepare chunk_tuning fused_recurrent kernels module operators
 """)
 """The modules of a generated package."""
 
-_FUNCTION_PREFIXES = ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk", "tune_chunk")
+_FUNCTION_PREFIXES = ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk", "chunk_backward", "tune_chunk")
 
 _PACKAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")

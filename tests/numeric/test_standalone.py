@@ -35,7 +35,7 @@ for package in pkgutil.iter_modules(generated.__path__):
     for name in module.__all__:
         getattr(module, name)
     for file in pkgutil.iter_modules(module.__path__):
-        if not file.name.endswith(("kernels", "prepare")) or "triton" not in BLOCKED:
+        if not file.name.endswith(("kernels", "prepare", "across", "gradients", "walks")) or "triton" not in BLOCKED:
             importlib.import_module(f"generated.{package.name}.{file.name}")
     print(package.name)
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from flagen.backends.protocol import Rendering
+from flagen.backends.triton_.backward_kernel import backward_kernel_contexts
+from flagen.backends.triton_.backward_launcher import backward_launcher_context
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, chunk_tuning_context
 from flagen.backends.triton_.expansion import expanded_launcher_context
@@ -22,7 +24,7 @@ class TritonBackend:
     def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
         """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both.
         What they share is in `operators.py`."""
-        launchers = (*_fused_recurrent(plan), *_chunk(plan))
+        launchers = (*_fused_recurrent(plan), *_chunk(plan), *_chunk_backward(plan))
         if not launchers:
             return ()
         return (*launchers, Rendering("operators.py", "triton/operators.py.j2", {}))
@@ -62,4 +64,18 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
         Rendering("chunk_prepare.py", "triton/chunk_prepare.py.j2", chunk_prepare_context(kernels)),
         walks,
         *launchers,
+    )
+
+
+def _chunk_backward(plan: Plan) -> tuple[Rendering, ...]:
+    backward = plan.chunk_backward
+    if isinstance(backward, Unavailable):
+        return ()
+    kernels = (
+        Rendering(f"{module}.py", f"triton/{module}.py.j2", context)
+        for module, context in backward_kernel_contexts(backward).items()
+    )
+    return (
+        *kernels,
+        Rendering("chunk_backward.py", "triton/chunk_backward.py.j2", backward_launcher_context(backward)),
     )

@@ -143,10 +143,11 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
     def loaded(self) -> list[str]:
         rows = self.loads(self.plan.walk)
         if self.plan.delta is not None:
-            return [*rows, *self._load_scratch(), *self.operands(*ROLES), ""]
+            return [*rows, *self.load_scratch(), *self.operands(*ROLES), ""]
         return [*rows, *self.operands(*ROLES), "", *self.decays(), *self._ends(), "", *self._scores()]
 
-    def _load_scratch(self) -> list[str]:
+    def load_scratch(self, *left_out: str) -> list[str]:
+        """What was prepared of a chunk, but for what comes later and for `left_out`."""
         row, token = self.axes.index(self.row), self.axes.index(TOKEN)
         square = f"{row}[:, None] * CHUNK + {row}[None, :]"
         if self.grouped:
@@ -160,9 +161,9 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
             "erased_writes": f"chunk_row * (CHUNK * CHUNK) + {square}",
             "from_start": f"chunk_row * CHUNK + {row}",
         }
-        early = [name for name in scratch(self.plan) if name != "to_end"]
+        early = [name for name in scratch(self.plan) if name not in ("to_end", *left_out)]
         lines = [f"{name} = tl.load({name}_ptr + {places[name]})" for name in early]
-        if self.plan.row_decay is not None and self.grouped:
+        if self.plan.row_decay is not None and self.grouped and "scores" in early:
             first = f"{token} * {steps_symbol(self.plan)}"
             place = f"from_start_ptr + chunk_row * CHUNK + {first}"
             lines.append(f"from_start_read = tl.load({place}, mask={first} < CHUNK, other=0.0)")

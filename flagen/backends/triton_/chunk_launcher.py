@@ -75,7 +75,7 @@ def chunk_launcher_context(plan: RowPlan) -> Mapping[str, object]:
         "value": plan.value,
         "output_dim": _output_dim(plan),
         "prepared": prepared,
-        "scratch": list(_scratch(plan)),
+        "scratch": prepared_arrays(plan),
         "fused": fused,
         "split": split,
         "left_behind": _left_behind(plan),
@@ -160,7 +160,8 @@ def _array(plan: RowPlan, name: str, shape: Sequence[str], dtype: str) -> Scratc
     return Scratch(free_name(name, set(declared_names(plan.spec))), name, shape, dtype)
 
 
-def _scratch(plan: RowPlan) -> list[Scratch]:
+def prepared_arrays(plan: RowPlan) -> list[Scratch]:
+    """What the prepared chunks are kept in."""
     if isinstance(plan, KeyKernelPlan):
         return [
             _array(
@@ -193,13 +194,19 @@ def _left_behind(plan: RowPlan) -> list[Scratch]:
 
 def _launch(plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str) -> Launch:
     """The launch of `kernel`, whose parameters say what it is handed."""
+    left = {f"{array.inside}_ptr": array.name for array in _left_behind(plan)}
+    return Launch(kernel.kernel, grid, launch_arguments(plan, kernel, left), tiles)
+
+
+def launch_arguments(plan: RowPlan, kernel: RowKernel[Any], arrays: Mapping[str, str]) -> list[str]:
+    """What `kernel` is handed for each parameter but the tiles; `arrays` are those that only its launcher knows."""
     spec, (state,) = plan.spec, plan.spec.states
-    scratch = (*_scratch(plan), *_left_behind(plan))
     known = {
         "T": "args.tokens",
         "cu_seqlens_ptr": PACKED,
         f"{state.name}_initial_ptr": START,
-        **{f"{array.inside}_ptr": array.name for array in scratch},
+        **{f"{array.inside}_ptr": array.name for array in prepared_arrays(plan)},
+        **arrays,
         **{f"{kernel_name(name)}_ptr": name for name in tensor_names(spec)},
         **{kernel_name(param.name): f"float({param.name})" for param in spec.params if not param.is_tensor},
     }
@@ -213,7 +220,7 @@ def _launch(plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str) -> Lau
             arguments.append(known.get(name, name.removesuffix("_ptr")))
         elif name in sizes:
             arguments.append(sizes[name])
-    return Launch(kernel.kernel, grid, arguments, tiles)
+    return arguments
 
 
 def _prepared(plan: RowPlan) -> list[Launch]:

@@ -1,0 +1,197 @@
+"""The two walks of the backward as source lines: of the states forward, of their gradients in reverse."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayKernel, Walk, scratch, tiles
+from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, pointers, scalars, steps_symbol
+from flagen.plan.chunk_backward import OUTPUT_GRADIENT, READ_GRADIENT, ChunkBackwardPlan
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.rows import TOKEN
+
+
+class States(Walk):
+    """The kernel that walks the chunks forward and stores the states between them."""
+
+    def __init__(self, plan: ChunkBackwardPlan) -> None:
+        RowKernel.__init__(self, plan.forward, plan.states)
+        self.value = self.plan.value
+        self.state = self.name(self.plan.spec.states[0].name)
+
+    @property
+    def kernel(self) -> str:
+        return f"chunk_{self.plan.spec.name}_kept_states_kernel"
+
+    def parameters(self) -> list[str]:
+        (state,) = self.plan.spec.states
+        given = [*pointers(self.plan, *self.parts), f"{state.name}_initial", "cu_seqlens", "first_chunk"]
+        prepared = [name for name in scratch(self.plan) if name not in READ_SCORES]
+        return parameters_of(self, [*given, *prepared, "states", *self._rows_out()])
+
+    def step(self, *, declared: bool) -> list[str]:
+        """What `state_after_chunk` takes, as it declares it or as a call passes it."""
+        prepared = [name for name in scratch(self.plan) if name not in READ_SCORES]
+        names = [*pointers(self.plan, *self.parts), *prepared, *self._rows_out()]
+        return step_of(self, self.state, names, declared=declared)
+
+    def _rows_out(self) -> list[str]:
+        return ["U"] if self.plan.delta is not None else []
+
+    def sections(self) -> dict[str, list[str]]:
+        additive = self.plan.delta is None
+        sections = {
+            "once": self.once(),
+            "loads": [*self.loads(self.parts[0]), *([] if additive else self.load_scratch(*READ_SCORES))],
+            "operands": self.operands(*(role for role in ROLES if role != "q")),
+            "decays": inline_decays(self) if additive else [],
+            "solve": [] if additive else [*self.solved(), store_rows(self, "U")],
+            "next_state": self.next_state(),
+        }
+        return trimmed(sections, self.state)
+
+
+class Reverse(Walk):
+    """The kernel that walks the chunks backward with the gradient of the state."""
+
+    def __init__(self, plan: ChunkBackwardPlan) -> None:
+        RowKernel.__init__(self, plan.forward, plan.reverse)
+        self.backward = plan
+        self.value = self.plan.value
+
+    @property
+    def kernel(self) -> str:
+        return f"chunk_{self.plan.spec.name}_reverse_kernel"
+
+    def parameters(self) -> list[str]:
+        given = [*pointers(self.plan, *self.parts), "do", "final_gradient", "cu_seqlens", "first_chunk"]
+        prepared = [name for name in scratch(self.plan) if name not in WRITES]
+        return parameters_of(self, [*given, *prepared, "state_gradients", *self._rows_out(), "initial_gradient"])
+
+    def step(self, *, declared: bool) -> list[str]:
+        """What `gradient_before_chunk` takes, as it declares it or as a call passes it."""
+        prepared = [name for name in scratch(self.plan) if name not in WRITES]
+        names = [*pointers(self.plan, *self.parts), "do", *prepared, *self._rows_out()]
+        return step_of(self, "S_gradient", names, declared=declared)
+
+    def _rows_out(self) -> list[str]:
+        return ["R_gradient"] if self.plan.delta is not None else []
+
+    def sections(self) -> dict[str, list[str]]:
+        additive = self.plan.delta is None
+        offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
+        sections = {
+            "once": self.once(),
+            "loads": [
+                *self.loads(self.parts[0]),
+                *([] if additive else self.load_scratch(*WRITES)),
+                f"{OUTPUT_GRADIENT} = tl.load(do_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)",
+            ],
+            "operands": self.operands("q") if additive else self.operands("q", "w", "y"),
+            "decays": inline_decays(self) if additive else [],
+            "before": self._before(),
+        }
+        return trimmed(sections, "S_gradient")
+
+    def _before(self) -> list[str]:
+        """The gradient of the state before a chunk, from that of the state after it."""
+        plan, over_tokens, over_rows = self.plan, (self.value, TOKEN), (self.value, self.row)
+        decaying = plan.row_decay is not None
+        start, end = ("from_start", "to_end") if decaying else ("", "")
+        read = ("from_start_read" if self.grouped else "from_start") if decaying else ""
+        lines = [f"{READ_GRADIENT} = {self.print(self.backward.walk_read, TOKEN)}"]
+        if self.scale("q"):
+            lines.append(f"{READ_GRADIENT} = {READ_GRADIENT}{self.rows_by(self.scale('q'), TOKEN, over_tokens)}")
+        if plan.delta is not None:
+            if decaying:
+                lines += [
+                    f"to_end = tl.load(to_end_ptr + chunk_row * CHUNK + {self.axes.index(self.row)})",
+                    "whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)",
+                ]
+            # The prepared scores have the scale of w in them, which the state's part lacks.
+            factor = " * ".join(filter(None, (self.scale("w"), end)))
+            written = f"tl.dot(S_operand, tl.trans({self.operand('w')}), {DOT})"
+            lines += [
+                f"U_gradient = {written}{self.rows_by(factor, self.row, over_rows)}",
+                f"U_gradient = tl.dot({READ_GRADIENT}.to(dtype), scores, U_gradient, {DOT})",
+                f"R_gradient = tl.dot(U_gradient.to(dtype), inverse, U_gradient, {DOT})",
+                store_rows(self, "R_gradient"),
+            ]
+        kept = "whole * S_gradient" if decaying else "S_gradient"
+        of_read = f"({READ_GRADIENT}{self.rows_by(read, TOKEN, over_tokens)}).to(dtype)"
+        lines.append(f"S_gradient = tl.dot({of_read}, {self.operand('q')}, {kept}, {DOT})")
+        if plan.delta is not None:
+            factor = " * ".join(filter(None, (self.scale("y"), start)))
+            erased = f"(R_gradient{self.rows_by(factor, self.row, over_rows)}).to(dtype)"
+            lines.append(f"S_gradient = tl.dot({erased}, {self.operand('y')}, S_gradient, {DOT})")
+        return lines
+
+
+READ_SCORES = ("scores", "write_scores")
+"""What the states do not need of a prepared chunk."""
+
+WRITES = ("write_scores", "erased_writes")
+"""What the gradients of the states do not need: values are written whatever the state is."""
+
+
+def compile_time(plan: ChunkKernelPlan) -> tuple[str, ...]:
+    """Every size that a kernel of the backward is compiled for."""
+    symbol = steps_symbol(plan)
+    return (*([symbol] if symbol else []), "H", "HV", *tiles(plan, plan.key, plan.value))
+
+
+def store_rows(kernel: RowKernel[ChunkKernelPlan], name: str) -> str:
+    """The store of what a walk finds for each row and value."""
+    axis = kernel.plan.row_axis
+    offset, mask = kernel.tile(f"{place_of(kernel)} * HV + value_head", axis, (kernel.plan.value,))
+    return f"tl.store({name}_ptr + {offset}, {name}.to(dtype), mask={mask})"
+
+
+def place_of(kernel: RowKernel[ChunkKernelPlan]) -> str:
+    """The numbers of a chunk's rows."""
+    return "row" if kernel.grouped else "token"
+
+
+def parameters_of(kernel: RowKernel[ChunkKernelPlan], names: list[str]) -> list[str]:
+    """A walk's parameters: pointers, numbers, sizes."""
+    sizes = [f"{name}: tl.constexpr" for name in compile_time(kernel.plan)]
+    return [*(f"{name}_ptr" for name in names), *scalars(kernel.plan, *kernel.parts), "T", *sizes]
+
+
+def step_of(kernel: RowKernel[ChunkKernelPlan], state: str, names: list[str], *, declared: bool) -> list[str]:
+    """What the step of a walk over one chunk takes: the state it has, pointers, the chunk, numbers, sizes."""
+    chunk = ["chunk_row"] if kernel.plan.delta is not None else []
+    given = [state, *(f"{name}_ptr" for name in names), *scalars(kernel.plan, *kernel.parts)]
+    place = ["start", "end_token", "value_head", *chunk, kernel.axes.index(kernel.plan.value)]
+    fixed = [*compile_time(kernel.plan)]
+    fixed.remove(f"BLOCK_{kernel.plan.value}")
+    fixed.append("dtype")
+    return [*given, *place, *(f"{name}: tl.constexpr" if declared else name for name in fixed)]
+
+
+def trimmed(sections: dict[str, list[str]], *used: str) -> dict[str, list[str]]:
+    """`sections` without assignments of names that nothing reads; `used` are those the template reads."""
+    every = [*used, *(line for lines in sections.values() for line in lines)]
+    read = Counter(re.findall(r"\w+", "\n".join(every)))
+    read.subtract(name for line in every for name in _assigned(line))
+
+    def is_read(line: str) -> bool:
+        names = _assigned(line)
+        return not names or any(read[name] > 0 for name in names)
+
+    kept = {name: list(filter(is_read, lines)) for name, lines in sections.items()}
+    return kept if kept == sections else trimmed(kept, *used)
+
+
+def _assigned(line: str) -> list[str]:
+    """The names that a line assigns."""
+    found = re.match(r"\w+(, \w+)* = ", line)
+    return re.findall(r"\w+", found[0]) if found else []
+
+
+def inline_decays(kernel: ScalarDecayKernel) -> list[str]:
+    """The factors of a decay that nothing was prepared of."""
+    if kernel.plan.row_decay is None:
+        return []
+    return [*kernel.decays(), *FACTORS, "whole = tl.exp2(coarse_end + fine_end)"]

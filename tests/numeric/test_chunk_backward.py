@@ -1,0 +1,292 @@
+"""The backward of the chunk kernels, interpreted, against autograd through the recurrence in float64."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from flagen.emit.writer import write_package
+from flagen.pipeline import compile_spec
+from tests.numeric import shapes
+from tests.numeric.problems import NAMES, Problem, Shape, cotangent, form, make, package, rms_ratio, spec_of
+from tests.numeric.test_chunk_kernel import FRONT_ENDS, front_end_arguments
+from tests.numeric.test_extremes import at_20, at_high, at_low, extreme, levels, mixed
+
+KERNELS = [name for name in NAMES if (Path(package(name).__path__[0]) / "chunk_backward.py").exists()]
+DELTA = ["comba", "delta_product", "delta_rule", "gated_delta_product", "gated_delta_rule", "iplr"]
+FLOAT32, LOW, LOW_GATES = 1e-4, 8e-3, 2e-2
+
+LOW_PRECISION_SHAPES = (shapes.GROUPS_OF_4, shapes.ABOVE_A_CHUNK, shapes.WIDEST_VALUE, shapes.PACKED)
+
+
+def backward(name: str) -> Callable[..., tuple[Tensor | None, ...]]:
+    module = importlib.import_module(f"{package(name).__name__}.chunk_backward")
+    return getattr(module, f"chunk_backward_{name}")
+
+
+def arguments(name: str) -> list[str]:
+    """The tensors of a call, in the order in which their gradients come."""
+    spec = spec_of(name)
+    return [*(decl.name for decl in spec.inputs), *(p.name for p in spec.params if p.is_tensor), "initial_state"]
+
+
+def gradients(problem: Problem, *, without: Collection[str] = (), **keywords: object) -> dict[str, Tensor | None]:
+    """The gradient of each tensor, under those of both outputs that `evaluate` takes, but for the outputs `without`."""
+    outputs = dict(zip(("o", "final_state"), problem.call(form("naive_recurrent", problem.name)), strict=True))
+    given = [None if key in without else cotangent(key, x).to(x.dtype) for key, x in outputs.items()]
+
+    def call(*args: object, output_final_state: bool, **kwargs: object) -> tuple[Tensor | None, ...]:
+        return backward(problem.name)(*given, *args, **kwargs)
+
+    return dict(zip(arguments(problem.name), problem.call(call, **keywords), strict=True))
+
+
+def expected_gradients(problem: Problem, without: Collection[str] = ()) -> dict[str, Tensor]:
+    problem = problem.to(torch.float64).map(lambda _, x: x.detach().requires_grad_())
+    outputs = dict(zip(("o", "final_state"), problem.call(form("naive_recurrent", problem.name)), strict=True))
+    loss = sum((x * cotangent(key, x)).sum() for key, x in outputs.items() if key not in without)
+    leaves = {**problem.tensors, "initial_state": problem.initial_state}
+    leaves = {name: x for name, x in leaves.items() if x is not None}
+    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, found, strict=True))
+
+
+def assert_gradients(
+    expected: dict[str, Tensor], got: dict[str, Tensor | None], bound: float, gates: float | None = None
+) -> None:
+    """Every gradient within `bound`; of what has no channels within `gates`, where that is given."""
+    failures = []
+    for name, reference in expected.items():
+        gradient = got[name]
+        assert gradient is not None, name
+        limit = gates if gates is not None and reference.dim() < 4 else bound
+        ratio = rms_ratio(reference, gradient, 1e-6)
+        # Not `ratio > limit`: a NaN has to fail.
+        if not ratio <= limit:
+            failures.append(f"d {name}: RMS ratio {ratio:.2e}, bound {limit:.0e}")
+    assert not failures, "; ".join(failures)
+
+
+def check(
+    problem: Problem, bound: float, gates: float | None = None, without: Collection[str] = (), **keywords: object
+) -> None:
+    got = gradients(problem, without=without, **keywords)
+    for name, x in {**problem.tensors, "initial_state": problem.initial_state}.items():
+        assert x is None or got[name].dtype == x.dtype
+    assert_gradients(expected_gradients(problem, without), got, bound, gates)
+
+
+def test_the_families_have_kernels():
+    additive = ["linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"]
+    assert sorted(KERNELS) == sorted([*additive, *DELTA])
+
+
+@pytest.mark.parametrize("shape", shapes.SHAPES, ids=str)
+@pytest.mark.parametrize("name", KERNELS)
+def test_float32(name, shape):
+    check(make(name, shape).to(torch.float32), FLOAT32)
+
+
+@pytest.mark.parametrize("shape", LOW_PRECISION_SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", KERNELS)
+def test_low_precision(name, dtype, shape):
+    check(make(name, shape).to(dtype), LOW, LOW_GATES)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("name", KERNELS)
+def test_chunk_sizes(name, size):
+    check(make(name, Shape(T=70, K=64, V=20, groups=2)).to(torch.bfloat16), LOW, LOW_GATES, chunk_size=size)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", ["delta_product", "gated_delta_product"])
+def test_steps(name, steps):
+    """Rows that fill a tile and rows that do not."""
+    check(make(name, Shape(lengths=(9, 0, 5), K=20, n=steps)).to(torch.float32), FLOAT32, chunk_size=16)
+
+
+# ------------------------------------------------------------------------------------------------------------- extremes
+
+
+@pytest.mark.parametrize("place", [at_low, at_high, at_20, mixed])
+@pytest.mark.parametrize("name", [name for name in KERNELS if levels(name)])
+def test_gates_at_their_ends(name, place):
+    check(extreme(name, place).to(torch.float32), FLOAT32, chunk_size=16)
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if "g" in {i.name for i in spec_of(name).inputs}])
+def test_a_reset_among_strong_and_weak_decays(name):
+    problem = make(name, Shape(T=64, K=16, V=12))
+    g = torch.full_like(problem.tensors["g"], -1e-4)
+    g[:, 3::16] = -20
+    g[:, 40] = -torch.inf
+    check(problem.with_tensors(g=g).to(torch.float32), FLOAT32)
+    low = make(name, Shape(T=64, K=64, V=12))
+    check(low.with_tensors(g=g).to(torch.bfloat16), LOW, LOW_GATES)
+
+
+@pytest.mark.parametrize("name", [name for name in DELTA if name != "iplr"])
+def test_correlated_keys_written_at_full_strength(name):
+    problem = make(name, Shape(T=70, K=16, V=12, groups=2))
+    tensors = problem.tensors
+    keys = normalize(1 + 0.1 * torch.randn(tensors["k"].shape, generator=torch.Generator().manual_seed(0)), dim=-1)
+    beta = 0.99 * torch.full_like(tensors["beta"], levels(name)["beta"][1])
+    gentle = {x: 0.01 * tensors[x] for x in ("g",) if x in tensors}
+    check(problem.with_tensors(k=keys.double(), beta=beta, **gentle).to(torch.float32), FLOAT32)
+
+
+# ------------------------------------------------------------------------------------------------------------ the call
+
+
+@pytest.mark.parametrize("without", ["o", "final_state"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_one_output_used_without_the_other(name, without):
+    check(make(name, Shape(lengths=(0, 3, 20), groups=2)).to(torch.float32), FLOAT32, without=(without,))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_starts_from_zero(name):
+    problem = make(name, Shape(T=37, B=2, groups=2), state=False).to(torch.float32)
+    assert gradients(problem, chunk_size=16)["initial_state"] is None
+    check(problem, FLOAT32, chunk_size=16)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_each_gradient_alone_is_what_it_is_among_others(name):
+    problem = make(name, Shape(T=37, groups=2)).to(torch.bfloat16)
+    every = gradients(problem, chunk_size=16)
+    for wanted in arguments(name):
+        alone = gradients(problem, wanted=(wanted,), chunk_size=16)
+        assert [key for key, x in alone.items() if x is not None] == [wanted]
+        assert torch.equal(alone[wanted], every[wanted]), wanted
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_strides_and_mixed_dtypes(name):
+    problem = make(name, Shape(T=20, B=2, groups=2)).to(torch.float32)
+    first, *_, last = problem.tensors
+
+    def spread(key, x):
+        x = x.to(torch.bfloat16) if key == first else x.to(torch.float16) if key == last else x
+        return x.repeat_interleave(2, dim=-1)[..., ::2]
+
+    check(problem.map(spread), LOW)
+
+
+@pytest.mark.parametrize("name", ["simple_gla", "gated_delta_rule", "gated_delta_product"])
+def test_a_sequence_has_the_same_bits_whatever_is_packed_beside_it(name):
+    packed = make(name, Shape(lengths=(70, 9), groups=2)).to(torch.bfloat16)
+    rows = {i.name: 2 if i.per == "step" else 1 for i in spec_of(name).inputs}
+    alone = replace(
+        packed,
+        tensors={x: tensor[:, 70 * rows[x] :] for x, tensor in packed.tensors.items()},
+        initial_state=packed.initial_state[1:],
+        cu_seqlens=None,
+    )
+    generator = torch.Generator().manual_seed(0)
+    (o, state), function = packed.call(form("naive_recurrent", name)), backward(name)
+    do, d_state = (torch.randn(x.shape, generator=generator).to(x.dtype) for x in (o, state))
+
+    def differentiate(problem, *given):
+        found = problem.call(lambda *args, output_final_state, **kwargs: function(*given, *args, **kwargs))
+        return dict(zip(arguments(name), found, strict=True))
+
+    both, own = differentiate(packed, do, d_state), differentiate(alone, do[:, 70:], d_state[1:])
+    for key, gradient in own.items():
+        part = both[key][1:] if key == "initial_state" else both[key][:, 70 * rows[key] :]
+        assert torch.equal(part, gradient), key
+
+
+# ----------------------------------------------------------------------------------------------------------- front ends
+
+
+def build(text: str, name: str, directory: Path, monkeypatch: pytest.MonkeyPatch):
+    source = directory / f"{name}.yaml"
+    source.write_text(text)
+    write_package(directory / "built" / name, compile_spec(source, source.name).files)
+    monkeypatch.syspath_prepend(str(directory / "built"))
+    built = importlib.import_module(name)
+    module = importlib.import_module(f"{name}.chunk_backward")
+    for loaded in [key for key in sys.modules if key.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, loaded)
+    return getattr(built, f"naive_recurrent_{name}"), getattr(module, f"chunk_backward_{name}")
+
+
+NAMED = """
+flagen: 1
+name: named
+state: {S: [K, V]}
+inputs:
+  scores: [K]
+  inverse: [K]
+  states: {dims: [V], heads: HV}
+  do: {dims: [], heads: HV}
+  saved: {dims: [], heads: HV, range: [0, 1]}
+params:
+  prepared: {default: 0.5}
+  kept: {dims: [V]}
+let: {member: l2norm(inverse)}
+decay: {alpha: exp(-exp(do))}
+update:
+  - S = alpha * S
+  - S = S + saved * outer(member, states - S.T @ member)
+output: o = prepared * (S.T @ scores) + kept * states
+"""
+"""Everything is called what the kernels and their launcher would call something of their own."""
+
+
+SCALED = """
+flagen: 1
+name: scaled
+state: {S: [K, V]}
+inputs:
+  q: [K]
+  k: [K]
+  v: {dims: [V], heads: HV}
+  decay: {dims: [], heads: HV}
+  beta: {dims: [], heads: HV, range: [0, 1]}
+params:
+  A: {per: head}
+  w: {dims: [V]}
+decay: {alpha: exp(-exp(decay))}
+update:
+  - S = alpha * S
+  - S = S + outer(l2norm(k), beta * w - sigmoid(A) * (S.T @ l2norm(k)))
+output: o = S.T @ q + beta * v
+"""
+"""A number that all rows have alike, norms of keys, and values that no token changes."""
+OWN_FRONT_ENDS = {"named": NAMED, "scaled": SCALED}
+
+
+def own_arguments(name: str) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    params = {"named": [(12,)], "scaled": [(2,), (12,)]}[name]
+    shapes = [(1, 40, 1, 20), (1, 40, 1, 20), (1, 40, 2, 12), (1, 40, 2), (1, 40, 2), *params]
+    q, k, v, decay, beta, *others = (torch.randn(shape, generator=generator) for shape in shapes)
+    return [q, k, v, decay, beta.sigmoid(), *others]
+
+
+@pytest.mark.parametrize("name", ["additive", "erasing", *OWN_FRONT_ENDS])
+def test_front_ends(name, tmp_path, monkeypatch):
+    """Gradients go through what is evaluated in registers: of keys, of values, of numbers, to params too."""
+    naive, function = build((FRONT_ENDS | OWN_FRONT_ENDS)[name], name, tmp_path, monkeypatch)
+    tensors = own_arguments(name) if name in OWN_FRONT_ENDS else front_end_arguments(name)
+    cu_seqlens = torch.tensor([0, 17, 17, 40])
+    leaves = [x.double().requires_grad_() for x in tensors]
+    outputs = naive(*leaves, output_final_state=True, cu_seqlens=cu_seqlens)
+    given = [cotangent(key, x) for key, x in zip(("o", "final_state"), outputs, strict=True)]
+    expected = torch.autograd.grad(outputs, leaves, given)
+    *got, d_initial = function(*(x.float() for x in given), *tensors, cu_seqlens=cu_seqlens)
+    assert d_initial is None
+    names = [str(place) for place in range(len(tensors))]
+    assert_gradients(dict(zip(names, expected, strict=True)), dict(zip(names, got, strict=True)), FLOAT32)
