@@ -114,6 +114,7 @@ class ChunkBackwardPlan:
     rows: the same with a chunk's rows as the first axis of every tile.
     walk_read, read: the gradient of the read, for the walk and for the last kernel.
     decays: whether something that has a gradient decides the decay.
+    scaled: the roles whose rows something scales that has a gradient.
     whole_keys: whether something sums over the keys, which are then one block.
     states, reverse: what the walks read.
     keys: what the last kernel reads of a block of keys; heads: of a value head, there; values: of a value head after
@@ -129,6 +130,7 @@ class ChunkBackwardPlan:
     walk_read: Tile
     read: Tile
     decays: bool
+    scaled: frozenset[str]
     whole_keys: bool
     states: Part
     reverse: Part
@@ -220,7 +222,7 @@ class _Planner:
         read = self._read_gradient(self.planner, self.rows)
         walk_read = self._read_gradient(self.walks, self.forward)
         decay = self.rows.token_decay or self.rows.row_decay
-        decays = decay is not None and self.transpose.reaches(decay)
+        decays = self._is_varied(decay)
         self._sources(read, decay if decays else None)
         for level in LEVELS:
             self._finish(level)
@@ -231,6 +233,7 @@ class _Planner:
             walk_read=walk_read,
             read=read,
             decays=decays,
+            scaled=frozenset(role for role in (*ROLES, "v") if self._is_varied(self.rows.scale(role))),
             whole_keys=any(self.rows.key in crossed_dims(tile) for tile in along_keys),
             states=self._part(self.walks, self.forward, "wyzkv" if self.rows.delta else "kvg"),
             reverse=self._part(self.walks, self.forward, "qwy" if self.rows.delta else "qg", walk_read),
@@ -257,6 +260,9 @@ class _Planner:
     def _scales(self) -> list[Tile]:
         return [scale for role in (*ROLES, "v") if (scale := self.rows.scale(role)) is not None]
 
+    def _is_varied(self, tile: Tile | None) -> bool:
+        return tile is not None and self.transpose.reaches(tile)
+
     def _adds(self, *levels: Level) -> list[Tile]:
         return [action.value for level in levels for action in self.actions[level] if isinstance(action, Add)]
 
@@ -272,6 +278,9 @@ class _Planner:
                 self.planner.refuse(f"value heads share `{decl.name}`, which has an element for each value", decl.span)
             if rows.key in decl.dims and decl.heads == "HV" and any(other.heads == "H" for other in self.spec.inputs):
                 self.planner.refuse(f"a value head has `{decl.name}`, along the keys, of its own", decl.span)
+        for param in self.spec.params:
+            if param.per_head and rows.key in param.dims and self.spec.has_value_heads:
+                self.planner.refuse(f"a value head has `{param.name}`, along the keys, of its own", param.span)
         for vector in self._vectors():
             own = any(self.levels.of_names.get(value.name, SHARED) == HEAD for value in values_in(vector))
             if own or any(isinstance(part, Head) for part in tiles_in(vector)):

@@ -94,7 +94,7 @@ class Gradients(BackwardRows):
             "values_scores": [
                 *self._values_operands(),
                 *map(self._zero, self.backward.zeros[HEAD]),
-                *([f"{scale_gradient('v')} = {self._zeros('CHUNK')}"] if self.scale("v") else []),
+                *([f"{scale_gradient('v')} = {self._zeros('CHUNK')}"] if self._has_gradient("v") else []),
             ],
             "values_block": self._values_block(values),
             "values_keys_again": self._key_again(),
@@ -154,6 +154,10 @@ class Gradients(BackwardRows):
         """What scales the rows of `role` and is not in what they get; the values' scale is in what their keys get."""
         return "" if role == "k" else self.scale(role)
 
+    def _has_gradient(self, role: str) -> bool:
+        """Whether what scales the rows of `role`, and is not in what they get, has a gradient."""
+        return role in self.backward.scaled and role != "k"
+
     def _mask(self, matrix: Scores) -> str:
         row = self.axes.index(self.row)
         return self.seen() if matrix.seen else f"{row}[:, None] > {row}[None, :]"
@@ -173,7 +177,7 @@ class Gradients(BackwardRows):
             lines.append(f"kept_sums = {self._zeros('CHUNK', 'MEMBERS')}")
             lines.append(f"end_sums = {self._zeros('MEMBERS')}")
         for role in self._roles:
-            if self._own_scale(role):
+            if self._has_gradient(role):
                 lines.append(f"{role}_dots = {self._zeros(self._rows_of(role), 'MEMBERS')}")
         return lines
 
@@ -337,7 +341,7 @@ class Gradients(BackwardRows):
             *(
                 f"{role}_dots += put(tl.sum({self._wide(role)} * {PARTS[role]}, axis=1), member, MEMBERS)"
                 for role in self._roles
-                if self._own_scale(role)
+                if self._has_gradient(role)
             ),
         ]
 
@@ -411,7 +415,8 @@ class Gradients(BackwardRows):
         scale = self.scale("v")
         if scale:
             wide = f"{self.operand('v')}.to(tl.float32)"
-            lines.append(f"{scale_gradient('v')} += tl.sum({wide} * v_gradient, axis=1)")
+            if self._has_gradient("v"):
+                lines.append(f"{scale_gradient('v')} += tl.sum({wide} * v_gradient, axis=1)")
             lines.append(f"v_gradient *= {atom(scale)}[:, None]")
         return lines
 
@@ -419,7 +424,7 @@ class Gradients(BackwardRows):
         """The gradients of what scales a value head's rows, and of its log decays."""
         lines = []
         for role in self._roles:
-            if self._own_scale(role):
+            if self._has_gradient(role):
                 lines.append(f"{scale_gradient(role)} = take({role}_dots, member, MEMBERS)")
         if not self.backward.decays:
             return lines

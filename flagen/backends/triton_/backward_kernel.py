@@ -82,7 +82,7 @@ def _gradients_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "crowded": rows.crowded,
         "written_key": "" if rows.write_key is None else gradients.operand("k"),
         "folds": any("sum_of_steps(" in line for line in text),
-        "gathers": any("take(" in line for line in text),
+        "gathers": any(call in line for line in text for call in ("put(", "take(")),
         "sums_ends": any("end_sums" in line for line in text),
         "numbers_chunks": any("chunk_row" in line for line in _lines(sections)),
     }

@@ -21,7 +21,7 @@ from flagen.plan.chunk_backward import (
 from flagen.plan.row_planner import Part, RowLoad, RowSet
 from flagen.plan.rows import TOKEN
 from flagen.plan.schedule import Load, Set
-from flagen.spec.model import Dims
+from flagen.spec.model import Dims, Param
 
 
 class BackwardRows(ScalarDecayKernel):
@@ -41,6 +41,9 @@ class BackwardRows(ScalarDecayKernel):
         if self.key in load.source.dims:
             load = RowLoad(replace(load.source, heads="H"), load.axis)
         return super()._load(load)
+
+    def _head_of(self, param: Param) -> str:
+        return "key_head" if self.key in param.dims else super()._head_of(param)
 
     def tile(self, row: str, axis: str, dims: Dims) -> tuple[str, str]:
         """As in the forward kernels, but in 32 bits from the chunk start on: wide offsets take twice the registers."""

@@ -193,9 +193,13 @@ class RowKernel(Generic[P]):
 
     def _param(self, source: Input | Param) -> str:
         assert isinstance(source, Param)
-        address = self.axes.address("value_head" if source.per_head else "", source.dims)
+        address = self.axes.address(self._head_of(source) if source.per_head else "", source.dims)
         mask = f", mask={self.axes.within(source.dims)}, other=0.0" if source.dims else ""
         return f"tl.load({self.name(source.name)}_ptr + {address}{mask}).to(tl.float32)"
+
+    def _head_of(self, param: Param) -> str:
+        """The head that `param`, which has a value for each, is read for."""
+        return "value_head"
 
     def loads(self, part: Part) -> list[str]:
         """The inputs of a chunk's rows, then what is evaluated from them for each."""
