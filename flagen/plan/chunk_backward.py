@@ -236,7 +236,7 @@ class _Planner:
             scaled=frozenset(role for role in (*ROLES, "v") if self._is_varied(self.rows.scale(role))),
             whole_keys=any(self.rows.key in crossed_dims(tile) for tile in along_keys),
             states=self._part(self.walks, self.forward, "wyzkv" if self.rows.delta else "kvg"),
-            reverse=self._part(self.walks, self.forward, "qwy" if self.rows.delta else "qg", walk_read),
+            reverse=self._part(self.walks, self.forward, "qwyg" if self.rows.delta else "qg", walk_read),
             keys=self.planner.part(along_keys, None),
             heads=self._part(self.planner, self.rows, "vg", read, *self._scales()),
             values=self._part(

@@ -43,8 +43,8 @@ def chunk_backward_comba(
     Args:
         do: the gradient of o; None for none.
         d_final_state: the gradient of the final state, in float32; None for none.
-        prepared: inverse, scores, from_start, to_end of the forward call; None to prepare the chunks again.
-        saved: the states before every second chunk and U, as the walk over states stores them; None to walk again.
+        prepared: inverse, from_start, to_end of the forward call; None to prepare the chunks again.
+        saved: the states before every second chunk and U of the forward call; None to walk again.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -59,7 +59,7 @@ def chunk_backward_comba(
     """
     try:
         from .chunk_backward_gradients import chunk_comba_gradients_kernel, gradients_config
-        from .chunk_backward_walks import chunk_comba_kept_states_kernel, chunk_comba_reverse_kernel
+        from .chunk_backward_walks import chunk_comba_kept_states_kernel, chunk_comba_reverse_kernel, reverse_config
         from .chunk_kernels import launch_config
         from .chunk_prepare import chunk_comba_prepare_kernel
     except ImportError as import_error:
@@ -92,6 +92,7 @@ def chunk_backward_comba(
     prepare_tiles, walk_tiles = (dict(tiles) for tiles in launch_config(args.K, args.V, chunk_size, dtype))
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+    reverse_tiles = reverse_config(walk_tiles, dtype == torch.float32, _is_hopper())
     dot_precision = _precision(dtype)
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
     d_q = torch.empty(q.shape, dtype=q.dtype, device=args.device) if "q" in wanted else None
@@ -139,7 +140,7 @@ def chunk_backward_comba(
                 **prepare_tiles,
             )
         else:
-            inverse, scores, from_start, to_end = prepared
+            inverse, from_start, to_end = prepared
         blocks = -(-args.V // walk_tiles["BLOCK_V"])
         state_gradients = torch.empty(
             (chunks + args.runs) // 2, args.HV, args.V, args.K, dtype=dtype, device=args.device
@@ -149,15 +150,13 @@ def chunk_backward_comba(
             q,
             k,
             p,
+            g,
             beta,
             do,
             None if d_final_state is None else d_final_state.contiguous(),
             None if cu_seqlens is None else cu_seqlens.contiguous(),
             first_chunk,
             inverse,
-            scores,
-            from_start,
-            to_end,
             state_gradients,
             R_gradient,
             d_initial_state,
@@ -168,7 +167,7 @@ def chunk_backward_comba(
             K=args.K,
             V=args.V,
             PRECISION=dot_precision,
-            **walk_tiles,
+            **reverse_tiles,
         )
         if wanted - {"initial_state"}:
             if saved is None:

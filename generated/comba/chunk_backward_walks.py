@@ -5,6 +5,20 @@
 import triton
 import triton.language as tl
 
+from .chunk_prepare import split_log_decay
+
+
+def reverse_config(walk: dict[str, int], single: bool, hopper: bool) -> dict[str, int]:
+    """Tiles and warps of the walk in reverse, from those of the other walks; `single` tells that the operands are
+    float32, `hopper` that matrix products take theirs from shared memory.
+
+    The scores that it computes take registers. On sm_90 four warps have enough of them where the rows of the next two
+    chunks are on their way.
+    """
+    if hopper and not single and walk["BLOCK_K"] <= 128:
+        return {**walk, "num_warps": 4, "num_stages": 3}
+    return walk
+
 
 @triton.jit
 def state_after_chunk(
@@ -77,12 +91,10 @@ def gradient_before_chunk(
     q_ptr,
     k_ptr,
     p_ptr,
+    g_ptr,
     beta_ptr,
     do_ptr,
     inverse_ptr,
-    scores_ptr,
-    from_start_ptr,
-    to_end_ptr,
     R_gradient_ptr,
     scale,
     start,
@@ -123,18 +135,25 @@ def gradient_before_chunk(
         mask=token_mask[:, None] & K_mask[None, :],
         other=0.0,
     )
+    g = tl.load(g_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
     beta = tl.load(beta_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
-    inverse = tl.load(inverse_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
-    scores = tl.load(scores_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
-    from_start = tl.load(from_start_ptr + chunk_row * CHUNK + token_index)
+    coarse, fine = split_log_decay(g)
+    coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
+    coarse_end, fine_end = tl.sum(coarse, axis=0), tl.sum(fine, axis=0)
+    from_start = tl.exp2(coarse_sum + fine_sum)
+    to_end = tl.exp2((coarse_end - coarse_sum) + (fine_end - fine_sum))
+    whole = tl.exp2(coarse_end + fine_end)
+    decay = tl.exp2((coarse_sum[:, None] - coarse_sum[None, :]) + (fine_sum[:, None] - fine_sum[None, :]))
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * decay
+    scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
+    scores = scores.to(dtype)
     o_gradient = tl.load(
         do_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
         mask=V_mask[:, None] & token_mask[None, :],
         other=0.0,
     ).to(tl.float32)
     read_gradient = scale * o_gradient
-    to_end = tl.load(to_end_ptr + chunk_row * CHUNK + token_index)
-    whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)
+    inverse = tl.load(inverse_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
     U_gradient = tl.dot(S_operand, tl.trans(k), input_precision=PRECISION) * to_end[None, :]
     U_gradient = tl.dot(read_gradient.to(dtype), scores, U_gradient, input_precision=PRECISION)
     R_gradient = tl.dot(U_gradient.to(dtype), inverse, U_gradient, input_precision=PRECISION)
@@ -256,15 +275,13 @@ def chunk_comba_reverse_kernel(
     q_ptr,
     k_ptr,
     p_ptr,
+    g_ptr,
     beta_ptr,
     do_ptr,
     final_gradient_ptr,
     cu_seqlens_ptr,
     first_chunk_ptr,
     inverse_ptr,
-    scores_ptr,
-    from_start_ptr,
-    to_end_ptr,
     state_gradients_ptr,
     R_gradient_ptr,
     initial_gradient_ptr,
@@ -335,12 +352,10 @@ def chunk_comba_reverse_kernel(
             q_ptr,
             k_ptr,
             p_ptr,
+            g_ptr,
             beta_ptr,
             do_ptr,
             inverse_ptr,
-            scores_ptr,
-            from_start_ptr,
-            to_end_ptr,
             R_gradient_ptr,
             scale,
             start,

@@ -41,8 +41,8 @@ def chunk_backward_delta_product(
     Args:
         do: the gradient of o; None for none.
         d_final_state: the gradient of the final state, in float32; None for none.
-        prepared: inverse, scores of the forward call; None to prepare the chunks again.
-        saved: the states before every second chunk and U, as the walk over states stores them; None to walk again.
+        prepared: inverse of the forward call; None to prepare the chunks again.
+        saved: the states before every second chunk and U of the forward call; None to walk again.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -131,7 +131,7 @@ def chunk_backward_delta_product(
                 **prepare_tiles,
             )
         else:
-            inverse, scores = prepared
+            (inverse,) = prepared
         blocks = -(-args.V // walk_tiles["BLOCK_V"])
         state_gradients = torch.empty(
             (chunks + args.runs) // 2, args.HV, args.V, args.K, dtype=dtype, device=args.device
@@ -148,7 +148,6 @@ def chunk_backward_delta_product(
             None if cu_seqlens is None else cu_seqlens.contiguous(),
             first_chunk,
             inverse,
-            scores,
             state_gradients,
             R_gradient,
             d_initial_state,

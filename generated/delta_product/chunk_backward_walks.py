@@ -73,7 +73,6 @@ def gradient_before_chunk(
     beta_ptr,
     do_ptr,
     inverse_ptr,
-    scores_ptr,
     R_gradient_ptr,
     scale,
     start,
@@ -117,16 +116,16 @@ def gradient_before_chunk(
         other=0.0,
     )
     beta = tl.load(beta_ptr + row * HV + value_head, mask=row_mask, other=0.0).to(tl.float32)
-    inverse = tl.load(inverse_ptr + chunk_row * (CHUNK * CHUNK) + row_index[:, None] * CHUNK + row_index[None, :])
-    scores = tl.load(
-        scores_ptr + chunk_row * (BLOCK_TOKENS * CHUNK) + token_index[:, None] * CHUNK + row_index[None, :]
-    )
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    scores = tl.where(token_index[:, None] >= row_index[None, :] // n, scores, 0.0)
+    scores = scores.to(dtype)
     o_gradient = tl.load(
         do_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
         mask=V_mask[:, None] & token_mask[None, :],
         other=0.0,
     ).to(tl.float32)
     read_gradient = scale * o_gradient
+    inverse = tl.load(inverse_ptr + chunk_row * (CHUNK * CHUNK) + row_index[:, None] * CHUNK + row_index[None, :])
     U_gradient = tl.dot(S_operand, tl.trans(k), input_precision=PRECISION)
     U_gradient = tl.dot(read_gradient.to(dtype), scores, U_gradient, input_precision=PRECISION)
     R_gradient = tl.dot(U_gradient.to(dtype), inverse, U_gradient, input_precision=PRECISION)
@@ -247,7 +246,6 @@ def chunk_delta_product_reverse_kernel(
     cu_seqlens_ptr,
     first_chunk_ptr,
     inverse_ptr,
-    scores_ptr,
     state_gradients_ptr,
     R_gradient_ptr,
     initial_gradient_ptr,
@@ -322,7 +320,6 @@ def chunk_delta_product_reverse_kernel(
             beta_ptr,
             do_ptr,
             inverse_ptr,
-            scores_ptr,
             R_gradient_ptr,
             scale,
             start,

@@ -39,8 +39,8 @@ def chunk_backward_delta_rule(
     Args:
         do: the gradient of o; None for none.
         d_final_state: the gradient of the final state, in float32; None for none.
-        prepared: inverse, scores of the forward call; None to prepare the chunks again.
-        saved: the states before every second chunk and U, as the walk over states stores them; None to walk again.
+        prepared: inverse of the forward call; None to prepare the chunks again.
+        saved: the states before every second chunk and U of the forward call; None to walk again.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -55,7 +55,11 @@ def chunk_backward_delta_rule(
     """
     try:
         from .chunk_backward_gradients import chunk_delta_rule_gradients_kernel, gradients_config
-        from .chunk_backward_walks import chunk_delta_rule_kept_states_kernel, chunk_delta_rule_reverse_kernel
+        from .chunk_backward_walks import (
+            chunk_delta_rule_kept_states_kernel,
+            chunk_delta_rule_reverse_kernel,
+            reverse_config,
+        )
         from .chunk_kernels import launch_config
         from .chunk_prepare import chunk_delta_rule_prepare_kernel
     except ImportError as import_error:
@@ -80,6 +84,7 @@ def chunk_backward_delta_rule(
     prepare_tiles, walk_tiles = (dict(tiles) for tiles in launch_config(args.K, args.V, chunk_size, dtype))
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+    reverse_tiles = reverse_config(walk_tiles, dtype == torch.float32, _is_hopper())
     dot_precision = _precision(dtype)
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
     d_q = torch.empty(q.shape, dtype=q.dtype, device=args.device) if "q" in wanted else None
@@ -119,7 +124,7 @@ def chunk_backward_delta_rule(
                 **prepare_tiles,
             )
         else:
-            inverse, scores = prepared
+            (inverse,) = prepared
         blocks = -(-args.V // walk_tiles["BLOCK_V"])
         state_gradients = torch.empty(
             (chunks + args.runs) // 2, args.HV, args.V, args.K, dtype=dtype, device=args.device
@@ -134,7 +139,6 @@ def chunk_backward_delta_rule(
             None if cu_seqlens is None else cu_seqlens.contiguous(),
             first_chunk,
             inverse,
-            scores,
             state_gradients,
             R_gradient,
             d_initial_state,
@@ -145,7 +149,7 @@ def chunk_backward_delta_rule(
             K=args.K,
             V=args.V,
             PRECISION=dot_precision,
-            **walk_tiles,
+            **reverse_tiles,
         )
         if wanted - {"initial_state"}:
             if saved is None:

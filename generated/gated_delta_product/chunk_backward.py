@@ -45,8 +45,8 @@ def chunk_backward_gated_delta_product(
     Args:
         do: the gradient of o; None for none.
         d_final_state: the gradient of the final state, in float32; None for none.
-        prepared: inverse, scores, from_start, to_end of the forward call; None to prepare the chunks again.
-        saved: the states before every second chunk and U, as the walk over states stores them; None to walk again.
+        prepared: inverse, from_start, to_end of the forward call; None to prepare the chunks again.
+        saved: the states before every second chunk and U of the forward call; None to walk again.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -146,7 +146,7 @@ def chunk_backward_gated_delta_product(
                 **prepare_tiles,
             )
         else:
-            inverse, scores, from_start, to_end = prepared
+            inverse, from_start, to_end = prepared
         blocks = -(-args.V // walk_tiles["BLOCK_V"])
         state_gradients = torch.empty(
             (chunks + args.runs) // 2, args.HV, args.V, args.K, dtype=dtype, device=args.device
@@ -157,15 +157,13 @@ def chunk_backward_gated_delta_product(
         chunk_gated_delta_product_reverse_kernel[(args.runs * args.HV * blocks,)](
             q,
             k,
+            g,
             beta,
             do,
             None if d_final_state is None else d_final_state.contiguous(),
             None if cu_seqlens is None else cu_seqlens.contiguous(),
             first_chunk,
             inverse,
-            scores,
-            from_start,
-            to_end,
             state_gradients,
             R_gradient,
             d_initial_state,

@@ -5,6 +5,8 @@
 import triton
 import triton.language as tl
 
+from .chunk_prepare import split_log_decay
+
 
 @triton.jit
 def state_after_chunk(
@@ -75,12 +77,10 @@ def gradient_before_chunk(
     S_gradient,
     q_ptr,
     k_ptr,
+    g_ptr,
     beta_ptr,
     do_ptr,
     inverse_ptr,
-    scores_ptr,
-    from_start_ptr,
-    to_end_ptr,
     R_gradient_ptr,
     scale,
     start,
@@ -118,29 +118,35 @@ def gradient_before_chunk(
         mask=token_mask[:, None] & K_mask[None, :],
         other=0.0,
     )
+    g = tl.load(g_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
     k = tl.load(
         k_ptr + (row * H + key_head)[:, None] * K + K_index[None, :],
         mask=row_mask[:, None] & K_mask[None, :],
         other=0.0,
     )
+    g_row = tl.load(g_ptr + row // n * HV + value_head, mask=row_mask, other=0.0).to(tl.float32)
     beta = tl.load(beta_ptr + row * HV + value_head, mask=row_mask, other=0.0).to(tl.float32)
     b = beta
-    inverse = tl.load(inverse_ptr + chunk_row * (CHUNK * CHUNK) + row_index[:, None] * CHUNK + row_index[None, :])
-    scores = tl.load(
-        scores_ptr + chunk_row * (BLOCK_TOKENS * CHUNK) + token_index[:, None] * CHUNK + row_index[None, :]
-    )
-    from_start = tl.load(from_start_ptr + chunk_row * CHUNK + row_index)
-    from_start_read = tl.load(
-        from_start_ptr + chunk_row * CHUNK + token_index * n, mask=token_index * n < CHUNK, other=0.0
-    )
+    coarse, fine = split_log_decay(g)
+    coarse_read, fine_read = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
+    coarse, fine = split_log_decay(tl.where(row_index % n == 0, g_row, 0.0))
+    coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
+    coarse_end, fine_end = tl.sum(coarse, axis=0), tl.sum(fine, axis=0)
+    from_start = tl.exp2(coarse_sum + fine_sum)
+    to_end = tl.exp2((coarse_end - coarse_sum) + (fine_end - fine_sum))
+    from_start_read = tl.exp2(coarse_read + fine_read)
+    whole = tl.exp2(coarse_end + fine_end)
+    decay = tl.exp2((coarse_read[:, None] - coarse_sum[None, :]) + (fine_read[:, None] - fine_sum[None, :]))
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * decay
+    scores = tl.where(token_index[:, None] >= row_index[None, :] // n, scores, 0.0)
+    scores = scores.to(dtype)
     o_gradient = tl.load(
         do_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
         mask=V_mask[:, None] & token_mask[None, :],
         other=0.0,
     ).to(tl.float32)
     read_gradient = scale * o_gradient
-    to_end = tl.load(to_end_ptr + chunk_row * CHUNK + row_index)
-    whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)
+    inverse = tl.load(inverse_ptr + chunk_row * (CHUNK * CHUNK) + row_index[:, None] * CHUNK + row_index[None, :])
     U_gradient = tl.dot(S_operand, tl.trans(k), input_precision=PRECISION) * to_end[None, :]
     U_gradient = tl.dot(read_gradient.to(dtype), scores, U_gradient, input_precision=PRECISION)
     R_gradient = tl.dot(U_gradient.to(dtype), inverse, U_gradient, input_precision=PRECISION)
@@ -261,15 +267,13 @@ def chunk_gated_delta_product_kept_states_kernel(
 def chunk_gated_delta_product_reverse_kernel(
     q_ptr,
     k_ptr,
+    g_ptr,
     beta_ptr,
     do_ptr,
     final_gradient_ptr,
     cu_seqlens_ptr,
     first_chunk_ptr,
     inverse_ptr,
-    scores_ptr,
-    from_start_ptr,
-    to_end_ptr,
     state_gradients_ptr,
     R_gradient_ptr,
     initial_gradient_ptr,
@@ -341,12 +345,10 @@ def chunk_gated_delta_product_reverse_kernel(
             S_gradient,
             q_ptr,
             k_ptr,
+            g_ptr,
             beta_ptr,
             do_ptr,
             inverse_ptr,
-            scores_ptr,
-            from_start_ptr,
-            to_end_ptr,
             R_gradient_ptr,
             scale,
             start,

@@ -40,8 +40,8 @@ def chunk_backward_iplr(
     Args:
         do: the gradient of o; None for none.
         d_final_state: the gradient of the final state, in float32; None for none.
-        prepared: inverse, scores, write_scores, erased_writes of the forward call; None to prepare the chunks again.
-        saved: the states before every second chunk and U, as the walk over states stores them; None to walk again.
+        prepared: inverse, erased_writes of the forward call; None to prepare the chunks again.
+        saved: the states before every second chunk and U of the forward call; None to walk again.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -56,7 +56,7 @@ def chunk_backward_iplr(
     """
     try:
         from .chunk_backward_gradients import chunk_iplr_gradients_kernel, gradients_config
-        from .chunk_backward_walks import chunk_iplr_kept_states_kernel, chunk_iplr_reverse_kernel
+        from .chunk_backward_walks import chunk_iplr_kept_states_kernel, chunk_iplr_reverse_kernel, reverse_config
         from .chunk_kernels import launch_config
         from .chunk_prepare import chunk_iplr_prepare_kernel
     except ImportError as import_error:
@@ -80,6 +80,7 @@ def chunk_backward_iplr(
     prepare_tiles, walk_tiles = (dict(tiles) for tiles in launch_config(args.K, args.V, chunk_size, dtype))
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+    reverse_tiles = reverse_config(walk_tiles, dtype == torch.float32, _is_hopper())
     dot_precision = _precision(dtype)
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
     d_q = torch.empty(q.shape, dtype=q.dtype, device=args.device) if "q" in wanted else None
@@ -128,7 +129,7 @@ def chunk_backward_iplr(
                 **prepare_tiles,
             )
         else:
-            inverse, scores, write_scores, erased_writes = prepared
+            inverse, erased_writes = prepared
         blocks = -(-args.V // walk_tiles["BLOCK_V"])
         state_gradients = torch.empty(
             (chunks + args.runs) // 2, args.HV, args.V, args.K, dtype=dtype, device=args.device
@@ -143,7 +144,6 @@ def chunk_backward_iplr(
             None if cu_seqlens is None else cu_seqlens.contiguous(),
             first_chunk,
             inverse,
-            scores,
             state_gradients,
             R_gradient,
             d_initial_state,
@@ -154,7 +154,7 @@ def chunk_backward_iplr(
             K=args.K,
             V=args.V,
             PRECISION=dot_precision,
-            **walk_tiles,
+            **reverse_tiles,
         )
         if wanted - {"initial_state"}:
             if saved is None:

@@ -6,6 +6,18 @@ import triton
 import triton.language as tl
 
 
+def reverse_config(walk: dict[str, int], single: bool, hopper: bool) -> dict[str, int]:
+    """Tiles and warps of the walk in reverse, from those of the other walks; `single` tells that the operands are
+    float32, `hopper` that matrix products take theirs from shared memory.
+
+    The scores that it computes take registers. On sm_90 four warps have enough of them where the rows of the next two
+    chunks are on their way.
+    """
+    if hopper and not single and walk["BLOCK_K"] <= 128:
+        return {**walk, "num_warps": 4, "num_stages": 3}
+    return walk
+
+
 @triton.jit
 def state_after_chunk(
     S,
@@ -86,7 +98,6 @@ def gradient_before_chunk(
     b_ptr,
     do_ptr,
     inverse_ptr,
-    scores_ptr,
     R_gradient_ptr,
     scale,
     start,
@@ -127,14 +138,16 @@ def gradient_before_chunk(
         mask=token_mask[:, None] & K_mask[None, :],
         other=0.0,
     )
-    inverse = tl.load(inverse_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
-    scores = tl.load(scores_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
+    scores = tl.dot(q, tl.trans(b), input_precision=PRECISION)
+    scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
+    scores = scores.to(dtype)
     o_gradient = tl.load(
         do_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
         mask=V_mask[:, None] & token_mask[None, :],
         other=0.0,
     ).to(tl.float32)
     read_gradient = scale * o_gradient
+    inverse = tl.load(inverse_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
     U_gradient = tl.dot(S_operand, tl.trans(b), input_precision=PRECISION)
     U_gradient = tl.dot(read_gradient.to(dtype), scores, U_gradient, input_precision=PRECISION)
     R_gradient = tl.dot(U_gradient.to(dtype), inverse, U_gradient, input_precision=PRECISION)
@@ -255,7 +268,6 @@ def chunk_iplr_reverse_kernel(
     cu_seqlens_ptr,
     first_chunk_ptr,
     inverse_ptr,
-    scores_ptr,
     state_gradients_ptr,
     R_gradient_ptr,
     initial_gradient_ptr,
@@ -328,7 +340,6 @@ def chunk_iplr_reverse_kernel(
             b_ptr,
             do_ptr,
             inverse_ptr,
-            scores_ptr,
             R_gradient_ptr,
             scale,
             start,

@@ -92,16 +92,16 @@ def gradient_before_chunk(
         mask=token_mask[:, None] & N_mask[None, :],
         other=0.0,
     )
-    o_gradient = tl.load(
-        do_ptr + (token * HV + value_head)[None, :] * P + P_index[:, None],
-        mask=P_mask[:, None] & token_mask[None, :],
-        other=0.0,
-    ).to(tl.float32)
     coarse, fine = split_log_decay(tl.where(token_mask, dt * A, 0.0))
     coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
     coarse_end, fine_end = tl.sum(coarse, axis=0), tl.sum(fine, axis=0)
     from_start = tl.exp2(coarse_sum + fine_sum)
     whole = tl.exp2(coarse_end + fine_end)
+    o_gradient = tl.load(
+        do_ptr + (token * HV + value_head)[None, :] * P + P_index[:, None],
+        mask=P_mask[:, None] & token_mask[None, :],
+        other=0.0,
+    ).to(tl.float32)
     read_gradient = o_gradient
     S_gradient = tl.dot(
         (read_gradient * from_start[None, :]).to(dtype), C, whole * S_gradient, input_precision=PRECISION

@@ -38,7 +38,7 @@ def chunk_backward_retention(
     Args:
         do: the gradient of o; None for none.
         d_final_state: the gradient of the final state, in float32; None for none.
-        saved: the states before every second chunk, as the walk over states stores them; None to walk again.
+        saved: the states before every second chunk of the forward call; None to walk again.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.

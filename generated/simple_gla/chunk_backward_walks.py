@@ -89,16 +89,16 @@ def gradient_before_chunk(
         other=0.0,
     )
     g = tl.load(g_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
-    o_gradient = tl.load(
-        do_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
-        mask=V_mask[:, None] & token_mask[None, :],
-        other=0.0,
-    ).to(tl.float32)
     coarse, fine = split_log_decay(g)
     coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
     coarse_end, fine_end = tl.sum(coarse, axis=0), tl.sum(fine, axis=0)
     from_start = tl.exp2(coarse_sum + fine_sum)
     whole = tl.exp2(coarse_end + fine_end)
+    o_gradient = tl.load(
+        do_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
+        mask=V_mask[:, None] & token_mask[None, :],
+        other=0.0,
+    ).to(tl.float32)
     read_gradient = scale * o_gradient
     S_gradient = tl.dot(
         (read_gradient * from_start[None, :]).to(dtype), q, whole * S_gradient, input_precision=PRECISION

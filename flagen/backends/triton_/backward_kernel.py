@@ -44,11 +44,17 @@ def _walks_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "states": {"kernel": states.kernel, "docs": states_docs(plan), **kernels["states"]},
         "reverse": {"kernel": reverse.kernel, "docs": reverse_docs(plan), **kernels["reverse"]},
         "masks_tokens": _masks_tokens(kernels),
+        "tiles_reverse": tiles_reverse(plan),
         "prepared": plan.rows.prepare is not None,
         "every": plan.every,
         "initial": f"{state.name}_initial_ptr",
         "init": literal(state.init)[0],
     }
+
+
+def tiles_reverse(plan: ChunkBackwardPlan) -> bool:
+    """Whether the walk in reverse has tiles of its own: it computes scores, of as many tokens as rows."""
+    return plan.rows.delta is not None and steps_symbol(plan.rows) is None
 
 
 def _across_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from flagen.backends.signature import Parameter, parameters
 from flagen.backends.triton_.backward_gradients import Gradients
-from flagen.backends.triton_.backward_walks import Reverse, States
-from flagen.backends.triton_.chunk_launcher import Launch, chunk_launcher_context, launch_arguments
+from flagen.backends.triton_.backward_kernel import tiles_reverse
+from flagen.backends.triton_.backward_walks import Reverse, States, kept
+from flagen.backends.triton_.chunk_launcher import Launch, chunk_launcher_context, launch_arguments, prepared_arrays
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.rows import RowKernel, steps_symbol
@@ -50,7 +51,9 @@ def backward_launcher_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "along_values": [gradient.name for gradient in plan.stored if gradient.level == BLOCK],
         "per_head": [param.name for param in spec.params if param.per_head],
         "states": _launch(plan, States(plan), walks, own),
-        "reverse": _launch(plan, Reverse(plan), walks, own),
+        "reverse": _launch(plan, Reverse(plan), walks, own, "reverse_tiles" if tiles_reverse(plan) else "walk_tiles"),
+        "tiles_reverse": tiles_reverse(plan),
+        "handed_on": [array.name for array in prepared_arrays(forward) if array.inside in kept(forward)],
         "gradients": _gradients_launch(plan, own),
     }
 
@@ -69,7 +72,9 @@ def _own_names(plan: ChunkBackwardPlan) -> Mapping[str, str]:
     return {name: free_name(name, taken) for name in wanted}
 
 
-def _launch(plan: ChunkBackwardPlan, kernel: RowKernel[Any], grid: str, own: Mapping[str, str]) -> Launch:
+def _launch(
+    plan: ChunkBackwardPlan, kernel: RowKernel[Any], grid: str, own: Mapping[str, str], tiles: str = "walk_tiles"
+) -> Launch:
     final = own["d_final_state"]
     arrays = {
         **{f"{name}_ptr": own[name] for name in ("do", "states", "state_gradients", "U", "R_gradient")},
@@ -77,7 +82,7 @@ def _launch(plan: ChunkBackwardPlan, kernel: RowKernel[Any], grid: str, own: Map
         "final_gradient_ptr": f"None if {final} is None else {final}.contiguous()",
         "initial_gradient_ptr": own["d_initial_state"],
     }
-    return Launch(kernel.kernel, grid, launch_arguments(plan.forward, kernel, arrays), "walk_tiles")
+    return Launch(kernel.kernel, grid, launch_arguments(plan.forward, kernel, arrays), tiles)
 
 
 def _gradients_launch(plan: ChunkBackwardPlan, own: Mapping[str, str]) -> Launch:

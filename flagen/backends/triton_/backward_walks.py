@@ -27,13 +27,11 @@ class States(Walk):
     def parameters(self) -> list[str]:
         (state,) = self.plan.spec.states
         given = [*pointers(self.plan, *self.parts), f"{state.name}_initial", "cu_seqlens", "first_chunk"]
-        prepared = [name for name in scratch(self.plan) if name not in READ_SCORES]
-        return parameters_of(self, [*given, *prepared, "states", *self._rows_out()])
+        return parameters_of(self, [*given, *kept(self.plan), "states", *self._rows_out()])
 
     def step(self, *, declared: bool) -> list[str]:
         """What `state_after_chunk` takes, as it declares it or as a call passes it."""
-        prepared = [name for name in scratch(self.plan) if name not in READ_SCORES]
-        names = [*pointers(self.plan, *self.parts), *prepared, *self._rows_out()]
+        names = [*pointers(self.plan, *self.parts), *kept(self.plan), *self._rows_out()]
         return step_of(self, self.state, names, declared=declared)
 
     def _rows_out(self) -> list[str]:
@@ -43,7 +41,7 @@ class States(Walk):
         additive = self.plan.delta is None
         sections = {
             "once": self.once(),
-            "loads": [*self.loads(self.parts[0]), *([] if additive else self.load_scratch(*READ_SCORES))],
+            "loads": [*self.loads(self.parts[0]), *([] if additive else self.load_scratch(*kept(self.plan)))],
             "operands": self.operands(*(role for role in ROLES if role != "q")),
             "decays": inline_decays(self) if additive else [],
             "solve": [] if additive else [*self.solved(), store_rows(self, "U")],
@@ -66,33 +64,34 @@ class Reverse(Walk):
 
     def parameters(self) -> list[str]:
         given = [*pointers(self.plan, *self.parts), "do", "final_gradient", "cu_seqlens", "first_chunk"]
-        prepared = [name for name in scratch(self.plan) if name not in WRITES]
-        return parameters_of(self, [*given, *prepared, "state_gradients", *self._rows_out(), "initial_gradient"])
+        return parameters_of(self, [*given, *self._rows_in(), "state_gradients", *self._rows_out(), "initial_gradient"])
 
     def step(self, *, declared: bool) -> list[str]:
         """What `gradient_before_chunk` takes, as it declares it or as a call passes it."""
-        prepared = [name for name in scratch(self.plan) if name not in WRITES]
-        names = [*pointers(self.plan, *self.parts), "do", *prepared, *self._rows_out()]
+        names = [*pointers(self.plan, *self.parts), "do", *self._rows_in(), *self._rows_out()]
         return step_of(self, "S_gradient", names, declared=declared)
+
+    def _rows_in(self) -> list[str]:
+        return ["inverse"] if self.plan.delta is not None else []
 
     def _rows_out(self) -> list[str]:
         return ["R_gradient"] if self.plan.delta is not None else []
 
     def sections(self) -> dict[str, list[str]]:
         additive = self.plan.delta is None
-        offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
         sections = {
             "once": self.once(),
-            "loads": [
-                *self.loads(self.parts[0]),
-                *([] if additive else self.load_scratch(*WRITES)),
-                f"{OUTPUT_GRADIENT} = tl.load(do_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)",
-            ],
+            "loads": self.loads(self.parts[0]),
             "operands": self.operands("q") if additive else self.operands("q", "w", "y"),
-            "decays": inline_decays(self) if additive else [],
+            "decays": [*inline_decays(self), *([] if additive else self._scores())],
             "before": self._before(),
         }
         return trimmed(sections, "S_gradient")
+
+    def _scores(self) -> list[str]:
+        """What tokens read of the rows of a chunk: a product more, and a matrix less to hand on and to read."""
+        decay = [f"decay = {self.between(TOKEN)}"] if self.plan.row_decay is not None else []
+        return [*decay, *self.scores("scores", "q", "w", "", self.scale("w")), "scores = scores.to(dtype)"]
 
     def _before(self) -> list[str]:
         """The gradient of the state before a chunk, from that of the state after it."""
@@ -100,19 +99,19 @@ class Reverse(Walk):
         decaying = plan.row_decay is not None
         start, end = ("from_start", "to_end") if decaying else ("", "")
         read = ("from_start_read" if self.grouped else "from_start") if decaying else ""
-        lines = [f"{READ_GRADIENT} = {self.print(self.backward.walk_read, TOKEN)}"]
+        offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
+        lines = [
+            f"{OUTPUT_GRADIENT} = tl.load(do_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)",
+            f"{READ_GRADIENT} = {self.print(self.backward.walk_read, TOKEN)}",
+        ]
         if self.scale("q"):
             lines.append(f"{READ_GRADIENT} = {READ_GRADIENT}{self.rows_by(self.scale('q'), TOKEN, over_tokens)}")
         if plan.delta is not None:
-            if decaying:
-                lines += [
-                    f"to_end = tl.load(to_end_ptr + chunk_row * CHUNK + {self.axes.index(self.row)})",
-                    "whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)",
-                ]
-            # The prepared scores have the scale of w in them, which the state's part lacks.
+            # The scores have the scale of w in them, which the state's part lacks.
             factor = " * ".join(filter(None, (self.scale("w"), end)))
             written = f"tl.dot(S_operand, tl.trans({self.operand('w')}), {DOT})"
             lines += [
+                *self.load_scratch("inverse"),
                 f"U_gradient = {written}{self.rows_by(factor, self.row, over_rows)}",
                 f"U_gradient = tl.dot({READ_GRADIENT}.to(dtype), scores, U_gradient, {DOT})",
                 f"R_gradient = tl.dot(U_gradient.to(dtype), inverse, U_gradient, {DOT})",
@@ -131,8 +130,10 @@ class Reverse(Walk):
 READ_SCORES = ("scores", "write_scores")
 """What the states do not need of a prepared chunk."""
 
-WRITES = ("write_scores", "erased_writes")
-"""What the gradients of the states do not need: values are written whatever the state is."""
+
+def kept(plan: ChunkKernelPlan) -> tuple[str, ...]:
+    """What the backward needs of the prepared chunks."""
+    return tuple(name for name in scratch(plan) if name not in READ_SCORES)
 
 
 def compile_time(plan: ChunkKernelPlan) -> tuple[str, ...]:
@@ -194,4 +195,5 @@ def inline_decays(kernel: ScalarDecayKernel) -> list[str]:
     """The factors of a decay that nothing was prepared of."""
     if kernel.plan.row_decay is None:
         return []
-    return [*kernel.decays(), *FACTORS, "whole = tl.exp2(coarse_end + fine_end)"]
+    read = ["from_start_read = tl.exp2(coarse_read + fine_read)"] if kernel.grouped else []
+    return [*kernel.decays(), *FACTORS, *read, "whole = tl.exp2(coarse_end + fine_end)"]

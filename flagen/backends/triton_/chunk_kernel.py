@@ -146,8 +146,8 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
             return [*rows, *self.load_scratch(), *self.operands(*ROLES), ""]
         return [*rows, *self.operands(*ROLES), "", *self.decays(), *self._ends(), "", *self._scores()]
 
-    def load_scratch(self, *left_out: str) -> list[str]:
-        """What was prepared of a chunk, but for what comes later and for `left_out`."""
+    def load_scratch(self, *wanted: str) -> list[str]:
+        """What was prepared of a chunk, or what of it is `wanted`, but for what comes later."""
         row, token = self.axes.index(self.row), self.axes.index(TOKEN)
         square = f"{row}[:, None] * CHUNK + {row}[None, :]"
         if self.grouped:
@@ -161,7 +161,7 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
             "erased_writes": f"chunk_row * (CHUNK * CHUNK) + {square}",
             "from_start": f"chunk_row * CHUNK + {row}",
         }
-        early = [name for name in scratch(self.plan) if name not in ("to_end", *left_out)]
+        early = [name for name in wanted or scratch(self.plan) if name != "to_end"]
         lines = [f"{name} = tl.load({name}_ptr + {places[name]})" for name in early]
         if self.plan.row_decay is not None and self.grouped and "scores" in early:
             first = f"{token} * {steps_symbol(self.plan)}"
