@@ -8,13 +8,14 @@ from flagen.backends.triton_.chunk_describe import output_docs, prepare_docs, st
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, atom, heads, key_heads, pointers, scalars, steps_symbol
 from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
+from flagen.plan.chunk_backward import STATES_EVERY
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import ROW, TOKEN
 
 
-def chunk_kernel_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
-    """Every value `triton/chunk_kernels.py.j2` uses."""
-    _, walk, states, output = kernels_of(plan)
+def chunk_kernel_context(plan: ChunkKernelPlan, *, keeps: bool) -> Mapping[str, object]:
+    """Every value `triton/chunk_kernels.py.j2` uses; the fused walk `keeps` what a backward takes from it."""
+    _, walk, states, output = kernels_of(plan, keeps=keeps)
     return {
         **walks_context(plan, [(walk, walk_docs(plan)), (states, states_docs(plan))], (output, output_docs(plan))),
         "steps": steps_symbol(plan),
@@ -44,10 +45,10 @@ def chunk_prepare_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
     }
 
 
-def kernels_of(plan: ChunkKernelPlan) -> tuple[Prepare | None, Walk, Walk, Walk]:
+def kernels_of(plan: ChunkKernelPlan, *, keeps: bool = False) -> tuple[Prepare | None, Walk, Walk, Walk]:
     """What prepares the chunks, if anything does; what then runs: the first kernel, or the other two."""
     prepare = None if plan.prepare is None else Prepare(plan, *plan.prepare)
-    return prepare, Walk(plan, Form.FUSED), Walk(plan, Form.STATES), Walk(plan, Form.OUTPUT)
+    return prepare, Walk(plan, Form.FUSED, keeps=keeps), Walk(plan, Form.STATES), Walk(plan, Form.OUTPUT)
 
 
 def scratch(plan: ChunkKernelPlan) -> tuple[str, ...]:
@@ -139,6 +140,25 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
     @property
     def keeps_updates(self) -> bool:
         return self.plan.delta is not None
+
+    def kept_state(self) -> list[str]:
+        """As the walk over states stores them: every second one, from the first chunk of a sequence on."""
+        key, value = self.axes.index(self.key), self.axes.index(self.value)
+        mask = f"({value} < rows_stored)[:, None] & {self.axes.mask(self.key)}[None, :]"
+        return [
+            f"rows_stored = tl.where((start - first_token) // TOKENS % {STATES_EVERY} == 0, {self.value}, 0)",
+            f"state_row = (chunk - 1 + sequence) // {STATES_EVERY} * HV + value_head",
+            f"state_place = state_row * ({self.value} * {self.key}) + {value}[:, None] * {self.key} + {key}[None, :]",
+            f"tl.store(states_ptr + state_place, S_operand, mask={mask})",
+        ]
+
+    def kept_updates(self) -> list[str]:
+        """As the walk over states stores them: by tokens, like the values."""
+        if not self.keeps_updates:
+            return []
+        place = "row" if self.grouped else "token"
+        offset, mask = self.tile(f"{place} * HV + value_head", self.row, (self.value,))
+        return [f"tl.store(U_ptr + {offset}, U_operand, mask={mask})"]
 
     def loaded(self) -> list[str]:
         rows = self.loads(self.plan.walk)

@@ -57,11 +57,13 @@ def key_prepare_context(plan: KeyKernelPlan) -> Mapping[str, object]:
     }
 
 
-def kernels_of(plan: KeyKernelPlan) -> tuple[Prepare, Walk | None, Walk, Walk | RightOutput]:
+def kernels_of(
+    plan: KeyKernelPlan, *, keeps: bool = False
+) -> tuple[Prepare, Walk | None, Walk, Walk | RightOutput]:
     """What prepares the chunks; what then runs: the first kernel, if there is one, or the other two."""
     if plan.right:
         return Prepare(plan), None, Walk(plan, Form.STATES), RightOutput(plan)
-    return Prepare(plan), Walk(plan, Form.FUSED), Walk(plan, Form.STATES), Walk(plan, Form.OUTPUT)
+    return Prepare(plan), Walk(plan, Form.FUSED, keeps=keeps), Walk(plan, Form.STATES), Walk(plan, Form.OUTPUT)
 
 
 def _leaf_levels(plan: KeyKernelPlan) -> str:

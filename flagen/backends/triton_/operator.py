@@ -21,6 +21,9 @@ class Operator:
 
     It takes the arguments of the function, in another order: first the tensors that can have a gradient, each state on
     its own, then `cu_seqlens`, then what is no tensor. It returns the output and every final state.
+
+    kept: the arrays it returns besides, which its gradient takes; how many of them, an argument of its own says.
+    backward: the call of the function whose kernels compute its gradient; None where the PyTorch form does.
     """
 
     spec: Spec
@@ -29,6 +32,8 @@ class Operator:
     no_kernel: str = "not operators.has_kernel(args)"
     chunk_size: Parameter | None = None
     tokens_of_chunk: str = "chunk_size"
+    kept: tuple[str, ...] = ()
+    backward: str | None = None
 
     @cached_property
     def taken(self) -> frozenset[str]:
@@ -50,7 +55,13 @@ class Operator:
         """Those of the function, `initial_state` split up and `chunk_size` added."""
         states = [Parameter(name, "Tensor | None", None, True, "") for name in self.initials]
         given = [p for p in parameters(self.spec) if p.name != "initial_state"]
-        return (*given, *states, *([] if self.chunk_size is None else [self.chunk_size]))
+        keep = [Parameter(self.keep, "int", None, True, "")] if self.kept else []
+        return (*given, *states, *([] if self.chunk_size is None else [self.chunk_size]), *keep)
+
+    @property
+    def keep(self) -> str:
+        """The argument that says what is kept for the gradient."""
+        return free_name("keep", self.taken)
 
     @property
     def differentiated(self) -> tuple[str, ...]:
@@ -78,6 +89,9 @@ class Operator:
             "differentiated": self.differentiated,
             "settings": self.settings,
             "cotangents": cotangents,
+            "keep": self.keep if self.kept else None,
+            "kept": self.kept,
+            "backward": self.backward,
             "pytorch_call": self._pytorch_call(),
             "check_all": self._check(),
             "check_shapes": self._check(shapes_only="True"),

@@ -58,11 +58,13 @@ class Form(Enum):
 
 
 class WalkKernel(RowKernel[P]):
-    """Writes a kernel of `form` from the equations of a family."""
+    """Writes a kernel of `form` from the equations of a family; a fused one that `keeps` can leave behind, besides, what
+    the backward would have to compute again."""
 
-    def __init__(self, plan: P, form: Form) -> None:
+    def __init__(self, plan: P, form: Form, *, keeps: bool = False) -> None:
         super().__init__(plan, plan.walk)
         self.form = form
+        self.keeps = keeps
         self.value, self.key = plan.value, plan.key
         self.state = self.name(plan.spec.states[0].name)
 
@@ -100,6 +102,14 @@ class WalkKernel(RowKernel[P]):
         """Whether the outputs need U."""
         raise NotImplementedError
 
+    def kept_state(self) -> list[str]:
+        """How a fused walk leaves behind the state before a chunk, `S_operand`."""
+        return self._state_before(Form.STATES)[1:]
+
+    def kept_updates(self) -> list[str]:
+        """How it leaves behind `U_operand`."""
+        return self._updates(Form.STATES)
+
     # What follows for every family.
 
     @property
@@ -117,7 +127,7 @@ class WalkKernel(RowKernel[P]):
             "places": self._places(),
             "body": body,
             "key_heads": "key_head" in names_in(*body),
-            "counts_chunks": "chunk_row" in names_in(*body),
+            "counts_chunks": self._counts_chunks(),
             "dtype_of": self._dtype_source(),
             "split": self.value,
         }
@@ -148,10 +158,12 @@ class WalkKernel(RowKernel[P]):
 
     def body(self) -> list[str]:
         """The statements for one chunk; an empty line between the parts of its equations."""
-        state_before, updates = self._state_before(), self._updates()
+        state_before, updates = self._state_before(self.form), self._updates(self.form)
         match self.form:
             case Form.FUSED:
-                lines = [*self.loaded(), *state_before, *self.solved(), *self.read(), *self._put(), *self.next_state()]
+                solved = [*self._if_given("states", self.kept_state()), *self.solved()]
+                read = [*self._if_given("U", self.kept_updates()), *self.read(), *self._put()]
+                lines = [*self.loaded(), *state_before, *solved, *read, *self.next_state()]
             case Form.STATES:
                 lines = [*self.loaded(), *state_before, *self.solved(), *updates, *self.next_state()]
             case Form.OUTPUT:
@@ -165,7 +177,7 @@ class WalkKernel(RowKernel[P]):
         candidates = [*pointers(plan, plan.walk), *([f"{state.name}_initial"] if walks else []), *PACKING]
         candidates += [*self.scratch(), "states", "U", "o", *([f"{state.name}_final"] if walks else [])]
         given |= {f"{name}_ptr" for name in (f"{state.name}_initial", f"{state.name}_final", "cu_seqlens")}
-        if "chunk_row" in given:
+        if self._counts_chunks():
             given |= {"first_chunk_ptr"} if walks else {"first_chunk_ptr", "chunk_sequence_ptr"}
         found = [f"{name}_ptr" for name in candidates if f"{name}_ptr" in given]
         numbers = [name for name in scalars(plan, plan.walk) if name in given]
@@ -181,19 +193,28 @@ class WalkKernel(RowKernel[P]):
     def _once(self) -> list[str]:
         return live(self.once(), names_in(*self.body()))
 
-    def _state_before(self) -> list[str]:
-        if self.form is Form.FUSED:
+    def _counts_chunks(self) -> bool:
+        return not names_in(*self.body()).isdisjoint(("chunk", "chunk_row"))
+
+    def _if_given(self, array: str, lines: list[str]) -> list[str]:
+        """What a fused walk does where it is given an array that is not there for its outputs."""
+        if not self.keeps or not lines:
+            return []
+        return [f"if {array}_ptr is not None:", *(f"    {line}" for line in lines)]
+
+    def _state_before(self, form: Form) -> list[str]:
+        if form is Form.FUSED:
             return [f"S_operand = {self.state}.to(dtype)"]
         place, mask = self._tile_place(self.key, self.axes.index(self.key), self.axes.mask(self.key))
-        if self.form is Form.OUTPUT:
+        if form is Form.OUTPUT:
             return [f"S_operand = tl.load(states_ptr + {place}, mask={mask}, other=0.0)"]
         return [f"S_operand = {self.state}.to(dtype)", f"tl.store(states_ptr + {place}, S_operand, mask={mask})"]
 
-    def _updates(self) -> list[str]:
+    def _updates(self, form: Form) -> list[str]:
         if not self.keeps_updates:
             return []
         place, mask = self._tile_place("CHUNK", self.axes.index(self.row), "")
-        if self.form is Form.OUTPUT:
+        if form is Form.OUTPUT:
             return [f"U_operand = tl.load(U_ptr + {place}, mask={mask}, other=0.0)"]
         return [f"tl.store(U_ptr + {place}, U_operand, mask={mask})"]
 
