@@ -9,9 +9,11 @@ from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_pre
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, chunk_tuning_context
 from flagen.backends.triton_.expansion import expanded_launcher_context
 from flagen.backends.triton_.kernel import kernel_context
+from flagen.backends.triton_.key_backward import key_backward_contexts
 from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context
 from flagen.backends.triton_.launcher import launcher_context
 from flagen.plan.expansion import ExpandedPlan
+from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable
 
@@ -71,6 +73,11 @@ def _chunk_backward(plan: Plan) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
     if isinstance(backward, Unavailable):
         return ()
+    if isinstance(backward, KeyBackwardPlan):
+        return tuple(
+            Rendering(f"{module}.py", f"triton/{template}.py.j2", context)
+            for module, (template, context) in key_backward_contexts(backward).items()
+        )
     kernels = (
         Rendering(f"{module}.py", f"triton/{module}.py.j2", context)
         for module, context in backward_kernel_contexts(backward).items()

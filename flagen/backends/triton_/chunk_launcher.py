@@ -156,7 +156,8 @@ def _config_lines(plan: RowPlan) -> list[str]:
     return [f"{target} = {terms}"]
 
 
-def _array(plan: RowPlan, name: str, shape: Sequence[str], dtype: str) -> Scratch:
+def array_like(plan: RowPlan, name: str, shape: Sequence[str], dtype: str) -> Scratch:
+    """An array whose name gives way to the spec's."""
     return Scratch(free_name(name, set(declared_names(plan.spec))), name, shape, dtype)
 
 
@@ -164,7 +165,7 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
     """What the prepared chunks are kept in."""
     if isinstance(plan, KeyKernelPlan):
         return [
-            _array(
+            array_like(
                 plan,
                 array.name,
                 [f'walk_tiles["{dim}"]' if dim == "CHUNK" else f"args.{dim}" for dim in array.dims],
@@ -177,7 +178,7 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
     single = ("from_start", "to_end")
     shapes = {"scores": [tokens, rows], "write_scores": [tokens, rows], "from_start": [rows], "to_end": [rows]}
     return [
-        _array(plan, name, shapes.get(name, [rows, rows]), "torch.float32" if name in single else "dtype")
+        array_like(plan, name, shapes.get(name, [rows, rows]), "torch.float32" if name in single else "dtype")
         for name in scratch(plan)
     ]
 
@@ -187,9 +188,9 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
 
 def _left_behind(plan: RowPlan) -> list[Scratch]:
     """What the walk of the split form leaves for the outputs."""
-    states = _array(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
+    states = array_like(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
     kept = any("U_ptr" in kernel.parameters() for kernel in kernels_of(plan) if kernel is not None)
-    return [states, *([_array(plan, "U", [f"args.{plan.value}", 'walk_tiles["CHUNK"]'], "dtype")] if kept else [])]
+    return [states, *([array_like(plan, "U", [f"args.{plan.value}", 'walk_tiles["CHUNK"]'], "dtype")] if kept else [])]
 
 
 def _launch(plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str) -> Launch:

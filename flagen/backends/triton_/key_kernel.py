@@ -173,8 +173,10 @@ class Prepare(KeyRows):
         """What a template needs to know of the kernel."""
         rounds = any(".to(dtype)" in line for line in self.lines())
         dtype_of = next(array.name for array in arrays(self.plan) if not array.single) if rounds else None
-        known = {"key_heads": key_heads(*self.parts), "dtype_of": dtype_of}
-        return {"parameters": self.parameters(), **known, "once": self.once(), "passes": self.passes()}
+        anchored = "LEAF" in names_in(*self.lines())
+        known = {"key_heads": key_heads(*self.parts), "dtype_of": dtype_of, "leaf": anchored}
+        sections = {"once": self.once(), "passes": self.passes()}
+        return {"kernel": self.kernel, "parameters": self.parameters(), **known, **sections}
 
     def lines(self) -> list[str]:
         return [*self.once(), *(line for each in self.passes() for line in (*each.before, *each.block, *each.after))]
