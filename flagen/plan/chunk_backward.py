@@ -182,7 +182,7 @@ def plan_scalar_backward(kernels: ChunkKernelPlan) -> ChunkBackwardPlan:
     return _Planner(kernels).plan()
 
 
-P = TypeVar("P", ChunkKernelPlan, KeyKernelPlan)
+P = TypeVar("P", bound=ChunkKernelPlan | KeyKernelPlan)
 
 
 class GradientPlanner(Generic[P]):
@@ -436,7 +436,7 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
 
     # ----------------------------------------------------------------------------------------------------------- parts
 
-    def _part(self, planner: ScalarDecayPlanner, rows: ChunkKernelPlan, roles: str, *tiles: Tile) -> Part:
+    def _part(self, planner: RowPlanner, rows: ChunkKernelPlan, roles: str, *tiles: Tile) -> Part:
         """What a kernel reads that needs the rows `roles`, and `tiles`."""
         needed: list[Tile | None] = [*tiles]
         for role in roles:

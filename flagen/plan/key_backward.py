@@ -1,12 +1,12 @@
 """The plan of the backward of the chunk kernels for decays of each key channel.
 
-The rows that the forward kernels prepare are prepared again, without the inverse folded into them, or only scaled where
-the forward call hands its matrices on. One walk stores the states, one walks backward and stores their gradients, and
-the last kernel has a program for every chunk of a key head. For each value head it first adds up, over blocks of values,
-the gradients of the matrices and of what has values; then it takes the keys block by block, and in each block the value
-heads that share them. So the gradient of a name is complete at the end of one of five levels: BLOCK for what has an
-element for each value, OWN for what a value head has along the keys, KEYS for what value heads share along the keys,
-HEAD for what a value head has of its own, SHARED for the rest.
+The rows that the forward kernels prepare are prepared again, without the inverse folded into them, or only scaled
+where the forward call hands its matrices on. One walk stores the states, one walks backward and stores their gradients,
+and the last kernel has a program for every chunk of a key head. For each value head it first adds up, over blocks of
+values, the gradients of the matrices and of what has values; then it takes the keys block by block, and in each block
+the value heads that share them. So the gradient of a name is complete at the end of one of five levels: BLOCK for what
+has an element for each value, OWN for what a value head has along the keys, KEYS for what value heads share along the
+keys, HEAD for what a value head has of its own, SHARED for the rest.
 
 Decided here: what each kernel reads, what each gradient is made of, and on which level that is added.
 """

@@ -1,4 +1,5 @@
-"""The contexts of the files of the backward for decays of each key: its kernels, and the function that launches them."""
+"""The contexts of the files of the backward for decays of each key: its kernels, and the function that launches
+them."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.key_backward_gradients import KeyGradients
 from flagen.backends.triton_.key_backward_walks import Reverse, kernels_of, matrices
 from flagen.backends.triton_.key_describe import gradients_docs, prepare_docs, reverse_docs, scale_docs, states_docs
+from flagen.backends.triton_.key_kernel import Prepare
 from flagen.backends.triton_.key_rows import scores_of
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.rows import RowKernel
@@ -44,7 +46,7 @@ def key_backward_contexts(plan: KeyBackwardPlan) -> Mapping[str, tuple[str, Mapp
 
 def _prepare_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     own, _, scale = kernels_of(plan)
-    documented = [(scale, scale_docs(plan.forward))]
+    documented: list[tuple[Prepare, Mapping[str, object]]] = [(scale, scale_docs(plan.forward))]
     if plan.prepares:
         documented.insert(0, (own, prepare_docs(plan.forward)))
     lines = [line for kernel, _ in documented for line in kernel.lines()]
@@ -65,22 +67,18 @@ def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     reverse = Reverse(plan)
     walks = [{**states.context(), "docs": states_docs(plan.forward)}] if plan.prepares else []
     lines = [*reverse.lines(), *(states.lines() if plan.prepares else [])]
-    value, key = states.axes.index(plan.forward.value), states.axes.index(plan.forward.key)
-    along = (
-        (value, plan.forward.key, key)
-        if plan.forward.chunk.normal_form.transposed
-        else (key, plan.forward.value, value)
-    )
-    first, size, last = along
-    spread = {key: "[None, :]", value: "[:, None]"}
+    transposed = plan.forward.chunk.normal_form.transposed
+    value, key = f"{states.axes.index(plan.forward.value)}[:, None]", f"{states.axes.index(plan.forward.key)}[None, :]"
     return {
         **state_context(plan.forward, states),
         "helpers": row_helpers_for(lines),
-        "transposed": plan.forward.chunk.normal_form.transposed,
+        "transposed": transposed,
         "steps": None,
         "walks": walks,
         "reverse": {**reverse.context(), "docs": reverse_docs(plan.forward)},
-        "state_place": f"{first}{spread[first]} * {size} + {last}{spread[last]}",
+        "state_place": f"{value} * {plan.forward.key} + {key}"
+        if transposed
+        else f"{key} * {plan.forward.value} + {value}",
     }
 
 

@@ -82,6 +82,7 @@ class KeyGradients(KeyRows):
             "parameters": self.parameters(),
             "gathers": any("put(" in line or "take(" in line for line in text),
             "members": any("members" in line for line in text),
+            "ends_by_chunk": "chunk_row" in names_in(*self._head_end()),
             **sections,
         }
 
@@ -203,11 +204,11 @@ class KeyGradients(KeyRows):
         operands = {"q": "read_operand", "y": R_GRADIENT, "w": "U"}
         if self.plan.write_key is not None:
             operands["k"] = self.operand("v")
-        products = [
-            f"{m.name}_gradient = tl.dot({operands[m.reader]}, tl.trans({operands[m.writer]}), {m.name}_gradient, {DOT})"
-            for m in matrices
-        ]
-        block = live([*self._block_operands(), *products], [f"{m.name}_gradient" for m in matrices])
+        products = []
+        for matrix in matrices:
+            reader, writer, sums = operands[matrix.reader], operands[matrix.writer], f"{matrix.name}_gradient"
+            products.append(f"{sums} = tl.dot({reader}, tl.trans({writer}), {sums}, {DOT})")
+        block = live([*self._block_operands(), *products], [f"{matrix.name}_gradient" for matrix in matrices])
         head = live(self._head_rows(self.backward.written), names_in(*block))
         place, _ = Array("", ("CHUNK", "CHUNK")).place(self.row_index, self.key_index, "")
         return ValuePass(
@@ -357,7 +358,7 @@ class KeyGradients(KeyRows):
         """Where what rows have in common with their gradients is added up: a read before its own decay apart."""
         return "common" if self.readers.get(role, True) else "common_before"
 
-    # ----------------------------------------------------------------------------------------------------- pairs of rows
+    # ---------------------------------------------------------------------------------------------------- pairs of rows
 
     def _pairs(self) -> list[str]:
         """What rows of a chunk get from one another."""
@@ -428,13 +429,11 @@ class KeyGradients(KeyRows):
         first = self.readers["q"]
         lines = [f"decay = decay_to_cut({row}, level, log_decay, {int(first)}, TERMS)"]
         factors = dict.fromkeys(self.roles, "decay")
+        names = {role: f"{self._full(role)}_decayed" for role in self.roles}
         if self.readers.get("y", first) != first:
-            factors["y"] = "erased_decay"
+            factors["y"], names["y"] = "erased_decay", f"{self._full('y')}_erasing"
             lines.append(f"erased_decay = decay_to_cut({row}, level, log_decay, {int(self.readers['y'])}, TERMS)")
         lines.append(f"seen = seen_across_cut({row}, level)")
-        names = {
-            role: f"{self._full(role)}_{'erasing' if factors[role] != 'decay' else 'decayed'}" for role in self.roles
-        }
         lines += dict.fromkeys(
             f"{names[role]} = ({self._full(role)} * {factors[role]}).to(dtype)" for role in self.roles
         )
@@ -462,7 +461,7 @@ class KeyGradients(KeyRows):
             lines.append(f"common -= {writer} * onto_writer")
         return lines
 
-    # ------------------------------------------------------------------------------------------------------ what is done
+    # ----------------------------------------------------------------------------------------------------- what is done
 
     def _own_actions(self) -> list[str]:
         """From what the rows of one value head get to the gradients of vectors, scales and decays, and of names."""
