@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-from .chunk_prepare import decay_over, decay_to_cut, seen_across_cut
+from .chunk_prepare import decay_over, decay_to_cut, seen_across_cut, sum_over
 
 
 def gradients_config(K: int, V: int, heads: int, single: bool, hopper: bool) -> dict[str, int]:
@@ -324,10 +324,32 @@ def chunk_dplr_gradients_kernel(
             ).to(tl.float32)[:, None]
             read_part += own_gradient * k
             values_part += own_gradient * q
+            pairs = tl.load(
+                erased_writes_gradient_ptr
+                + chunk_row * (CHUNK * CHUNK)
+                + token_index[:, None] * CHUNK
+                + token_index[None, :],
+                mask=token_index[:, None] == token_index[None, :] + 1,
+                other=0.0,
+            )
+            onto_reader = tl.dot(pairs, k.to(dtype), input_precision=PRECISION)
+            erased_part += onto_reader
+            onto_writer = tl.dot(tl.trans(pairs), a.to(dtype), input_precision=PRECISION)
+            values_part += onto_writer
+            pairs = tl.load(
+                L_gradient_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :],
+                mask=token_index[:, None] == token_index[None, :] + 1,
+                other=0.0,
+            )
+            onto_reader = tl.dot(pairs, b.to(dtype), input_precision=PRECISION)
+            erased_part += onto_reader
+            onto_writer = tl.dot(tl.trans(pairs), a.to(dtype), input_precision=PRECISION)
+            written_part += onto_writer
             for level in range(LEVELS):
                 decay = decay_to_cut(token_index, level, log_decay, 1, TERMS)
                 erased_decay = decay_to_cut(token_index, level, log_decay, 0, TERMS)
                 seen = seen_across_cut(token_index, level)
+                seen_apart = seen & (token_index[:, None] > token_index[None, :] + 1)
                 q_decayed = (q * decay).to(dtype)
                 b_decayed = (b * decay).to(dtype)
                 a_erasing = (a * erased_decay).to(dtype)
@@ -365,7 +387,7 @@ def chunk_dplr_gradients_kernel(
                     + chunk_row * (CHUNK * CHUNK)
                     + token_index[:, None] * CHUNK
                     + token_index[None, :],
-                    mask=seen,
+                    mask=seen_apart,
                     other=0.0,
                 )
                 onto_reader = tl.dot(pairs, k_decayed, input_precision=PRECISION)
@@ -376,7 +398,7 @@ def chunk_dplr_gradients_kernel(
                 common -= k_decayed * onto_writer
                 pairs = tl.load(
                     L_gradient_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :],
-                    mask=seen,
+                    mask=seen_apart,
                     other=0.0,
                 )
                 onto_reader = tl.dot(pairs, b_decayed, input_precision=PRECISION)
@@ -389,8 +411,9 @@ def chunk_dplr_gradients_kernel(
             w_gradient += written_part
             y_gradient += erased_part
             k_gradient += values_part
-            log_decay_gradient = tl.cumsum(common + common_before, axis=0, reverse=True) - common_before
-            log_decay_gradient += tl.cumsum(kept, axis=0) - kept
+            log_decay_gradient = sum_over(token_index[:, None] <= token_index[None, :], common, 3)
+            log_decay_gradient += sum_over(token_index[:, None] < token_index[None, :], common_before, 3)
+            log_decay_gradient += sum_over(token_index[:, None] > token_index[None, :], kept, 3)
             whole = tl.exp2(tl.sum(log_decay, axis=0) * 1.4426950408889634)
             log_decay_gradient += (whole * state_dot)[None, :]
             log_decay_gradient = tl.where(token_mask[:, None], log_decay_gradient, 0.0)

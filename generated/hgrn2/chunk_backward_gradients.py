@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-from .chunk_prepare import decay_over, decay_to_cut, seen_across_cut
+from .chunk_prepare import decay_over, decay_to_cut, seen_across_cut, sum_over
 
 
 def gradients_config(K: int, V: int, heads: int, single: bool, hopper: bool) -> dict[str, int]:
@@ -229,8 +229,8 @@ def chunk_hgrn2_gradients_kernel(
                 common -= k_decayed * onto_writer
             q_gradient += read_part
             k_gradient = values_part
-            log_decay_gradient = tl.cumsum(common, axis=0, reverse=True)
-            log_decay_gradient += tl.cumsum(kept, axis=0) - kept
+            log_decay_gradient = sum_over(token_index[:, None] <= token_index[None, :], common, 3)
+            log_decay_gradient += sum_over(token_index[:, None] > token_index[None, :], kept, 3)
             whole = tl.exp2(tl.sum(log_decay, axis=0) * 1.4426950408889634)
             log_decay_gradient += (whole * state_dot)[None, :]
             log_decay_gradient = tl.where(token_mask[:, None], log_decay_gradient, 0.0)

@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-from .chunk_prepare import decay_over, decay_to_cut, seen_across_cut
+from .chunk_prepare import decay_over, decay_to_cut, seen_across_cut, sum_over
 
 
 def gradients_config(K: int, V: int, heads: int, single: bool, hopper: bool) -> dict[str, int]:
@@ -240,9 +240,19 @@ def chunk_rwkv6_gradients_kernel(
             common_before = r * read_part
             common = tl.zeros((CHUNK, BLOCK_K), tl.float32)
             kept = k * values_part
+            pairs = tl.load(
+                scores_gradient_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :],
+                mask=token_index[:, None] == token_index[None, :] + 1,
+                other=0.0,
+            )
+            onto_reader = tl.dot(pairs, k.to(dtype), input_precision=PRECISION)
+            read_part += onto_reader
+            onto_writer = tl.dot(tl.trans(pairs), r.to(dtype), input_precision=PRECISION)
+            values_part += onto_writer
             for level in range(LEVELS):
                 decay = decay_to_cut(token_index, level, log_decay, 0, TERMS)
                 seen = seen_across_cut(token_index, level)
+                seen_apart = seen & (token_index[:, None] > token_index[None, :] + 1)
                 r_decayed = (r * decay).to(dtype)
                 k_decayed = (k * decay).to(dtype)
                 pairs = tl.load(
@@ -250,7 +260,7 @@ def chunk_rwkv6_gradients_kernel(
                     + chunk_row * (CHUNK * CHUNK)
                     + token_index[:, None] * CHUNK
                     + token_index[None, :],
-                    mask=seen,
+                    mask=seen_apart,
                     other=0.0,
                 )
                 onto_reader = tl.dot(pairs, k_decayed, input_precision=PRECISION)
@@ -261,8 +271,9 @@ def chunk_rwkv6_gradients_kernel(
                 common -= k_decayed * onto_writer
             q_gradient += read_part
             k_gradient += values_part
-            log_decay_gradient = tl.cumsum(common + common_before, axis=0, reverse=True) - common_before
-            log_decay_gradient += tl.cumsum(kept, axis=0) - kept
+            log_decay_gradient = sum_over(token_index[:, None] <= token_index[None, :], common, 3)
+            log_decay_gradient += sum_over(token_index[:, None] < token_index[None, :], common_before, 3)
+            log_decay_gradient += sum_over(token_index[:, None] > token_index[None, :], kept, 3)
             whole = tl.exp2(tl.sum(log_decay, axis=0) * 1.4426950408889634)
             log_decay_gradient += (whole * state_dot)[None, :]
             log_decay_gradient = tl.where(token_mask[:, None], log_decay_gradient, 0.0)

@@ -362,7 +362,7 @@ class KeyGradients(KeyRows):
 
     def _pairs(self) -> list[str]:
         """What rows of a chunk get from one another."""
-        own = self._of_own_token()
+        own = [*self._of_own_token(), *self._of_token_before()]
         if self.plan.log_decay is None:
             operands = [f"{self._full(role)}_operand = {self._full(role)}.to(dtype)" for role in self._once_each()]
             products = [
@@ -400,6 +400,20 @@ class KeyGradients(KeyRows):
                 ]
         return lines
 
+    def _of_token_before(self) -> list[str]:
+        """What those read before their own decay of the token just before, which does not decay between the two either:
+        beside strong decays it would drown what has to do with them."""
+        lines = []
+        for matrix in filter(self._apart, self.matrices):
+            reader, writer = self._full(matrix.reader), self._full(matrix.writer)
+            seen = f"{self.row_index}[:, None] == {self.row_index}[None, :] + 1"
+            lines += self._pair(matrix, seen, f"{reader}.to(dtype)", f"{writer}.to(dtype)", decays=False)
+        return lines
+
+    def _apart(self, matrix: Score) -> bool:
+        """Whether rows next to one another are kept out of what decays."""
+        return self.backward.decays and self.plan.leaf.is_one and not self.readers[matrix.reader]
+
     def _earlier(self) -> str:
         return self.rows_where(">")
 
@@ -434,16 +448,27 @@ class KeyGradients(KeyRows):
             factors["y"], names["y"] = "erased_decay", f"{self._full('y')}_erasing"
             lines.append(f"erased_decay = decay_to_cut({row}, level, log_decay, {int(self.readers['y'])}, TERMS)")
         lines.append(f"seen = seen_across_cut({row}, level)")
+        if any(map(self._apart, self.matrices)):
+            lines.append(f"seen_apart = seen & ({row}[:, None] > {row}[None, :] + 1)")
         lines += dict.fromkeys(
             f"{names[role]} = ({self._full(role)} * {factors[role]}).to(dtype)" for role in self.roles
         )
         for matrix in self.matrices:
             reader, writer = names[matrix.reader], names[matrix.writer]
-            lines += self._pair(matrix, "seen", reader, writer, factors[matrix.reader], "decay")
+            seen = "seen_apart" if self._apart(matrix) else "seen"
+            lines += self._pair(matrix, seen, reader, writer, factors[matrix.reader], "decay")
         return lines
 
     def _pair(
-        self, matrix: Score, seen: str, reader: str, writer: str, reading: str = "", writing: str = ""
+        self,
+        matrix: Score,
+        seen: str,
+        reader: str,
+        writer: str,
+        reading: str = "",
+        writing: str = "",
+        *,
+        decays: bool = True,
     ) -> list[str]:
         """What the rows of one matrix get from one another; what they then have in common with their gradients is made
         of the same rounded rows, so that what they share cancels in the sums over tokens."""
@@ -456,7 +481,7 @@ class KeyGradients(KeyRows):
             f"onto_writer = tl.dot(tl.trans(pairs), {reader}, {DOT})",
             f"{written} += onto_writer{f' * {writing}' if writing else ''}",
         ]
-        if self.backward.decays:
+        if decays and self.backward.decays:
             lines.insert(3, f"{self._common(matrix.reader)} += {reader} * onto_reader")
             lines.append(f"common -= {writer} * onto_writer")
         return lines
@@ -489,11 +514,11 @@ class KeyGradients(KeyRows):
     def _decay_gradient(self) -> list[str]:
         """From a token to the chunk's end, of what decays with it: what rows have in common with their gradients; of
         rows before it, what the state keeps until then; and what it keeps of the state before the chunk."""
-        before = "common_before" in {self._common(role) for role in self.readers}
-        both = "common + common_before" if before else "common"
-        lines = [
-            f"{DECAY_GRADIENT} = tl.cumsum({both}, axis=0, reverse=True){' - common_before' if before else ''}",
-            f"{DECAY_GRADIENT} += tl.cumsum(kept, axis=0) - kept",
+        lines = [f"{DECAY_GRADIENT} = sum_over({self.rows_where('<=')}, common, 3)"]
+        if "common_before" in {self._common(role) for role in self.readers}:
+            lines.append(f"{DECAY_GRADIENT} += sum_over({self.rows_where('<')}, common_before, 3)")
+        lines += [
+            f"{DECAY_GRADIENT} += sum_over({self.rows_where('>')}, kept, 3)",
             f"whole = tl.exp2(tl.sum(log_decay, axis=0) * {LOG2_E})",
             f"{DECAY_GRADIENT} += (whole * state_dot)[None, :]",
         ]
