@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from flagen.algebra import Derivation
+from flagen.plan.backward_families import plan_chunk_backward
 from flagen.plan.chunk import plan_chunk
-from flagen.plan.chunk_backward import plan_chunk_backward
 from flagen.plan.chunk_families import plan_chunk_kernel
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent

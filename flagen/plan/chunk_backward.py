@@ -15,16 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
-from flagen.algebra.normal_form import NormalForm
 from flagen.plan.chunk_kernel import ChunkKernelPlan, ScalarDecayPlanner
-from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.gradients import Transposition
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import Unavailable
-from flagen.plan.padding import FINITE
-from flagen.plan.row_planner import NoKernel, Part
+from flagen.plan.padding import FINITE, PaddingRules
+from flagen.plan.row_planner import Part, RowPlanner
 from flagen.plan.rows import ROW, TOKEN, cleared, finite, values_in
 from flagen.plan.schedule import Set, declared_names
 from flagen.plan.show import show
@@ -32,7 +29,7 @@ from flagen.plan.split import crossed_dims
 from flagen.plan.tiles import Head, Tile, Value, tiles_in
 from flagen.spec.model import Dims, Input, Param
 
-Level = Literal["keys", "block", "head", "shared"]
+Level = Literal["keys", "own keys", "block", "head", "shared"]
 KEYS: Level = "keys"
 BLOCK: Level = "block"
 HEAD: Level = "head"
@@ -167,7 +164,7 @@ class ChunkBackwardPlan:
         return "\n".join(lines)
 
 
-def vector_gradient(rows: ChunkKernelPlan, role: str) -> str:
+def vector_gradient(rows: ChunkKernelPlan | KeyKernelPlan, role: str) -> str:
     """What the gradient of the vectors of `role` is called; the same vectors have one."""
     same = (other for other in (*ROLES, "v") if rows.vector(other) == rows.vector(role))
     return f"{next(same)}_gradient"
@@ -178,159 +175,38 @@ def scale_gradient(role: str) -> str:
     return f"{role}_scale_gradient"
 
 
-def plan_chunk_backward(
-    kernels: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable,
-) -> ChunkBackwardPlan | Unavailable:
-    """The backward of these kernels, or why there is none yet."""
-    if isinstance(kernels, Unavailable):
-        return kernels
-    try:
-        if isinstance(kernels, ExpandedPlan):
-            raise NoKernel(f"the rows of a token are evaluated before the kernels: {kernels.reason}", kernels.span)
-        if isinstance(kernels, KeyKernelPlan):
-            raise NoKernel(_why_no_scalar_decay(kernels.chunk.normal_form), kernels.spec.states[0].span)
-        return _Planner(kernels).plan()
-    except NoKernel as missing:
-        return Unavailable(f"no backward kernels yet: {missing.reason}", missing.span)
+def plan_scalar_backward(kernels: ChunkKernelPlan) -> ChunkBackwardPlan:
+    """The backward of kernels for scalar decays.
+
+    Raises:
+        NoKernel: something keeps it out of the kernels.
+    """
+    return _Planner(kernels).plan()
 
 
-def _why_no_scalar_decay(nf: NormalForm) -> str:
-    if nf.decay_kind == "key":
-        return "the decay is a vector over the key channels"
-    if nf.transposed or any(read.side != "left" for read in nf.reads):
-        return "something is read from the state's other side"
-    return "a token reads or erases before its decay or its update, or has rows of several kinds"
+P = TypeVar("P", bound=ChunkKernelPlan | KeyKernelPlan)
 
 
-class _Planner:
-    def __init__(self, forward: ChunkKernelPlan) -> None:
-        self.walks = ScalarDecayPlanner(forward.chunk)
-        self.planner = ScalarDecayPlanner(forward.chunk, rows_first=True)
-        self.spec, self.rules = self.planner.spec, self.planner.rules
-        self.forward, self.rows = forward, self.planner.plan(forward.size)
-        self.value, self.row = self.rows.value, self.rows.row_axis
-        self.rows = self._with_finite_values(self.rows)
-        self.log_decay = self._log_decay()
+class GradientPlanner(Generic[P]):
+    """Takes the gradients of a chunk's rows back to names, level by level; what all families have in common.
+
+    order: the levels, in the order in which what belongs to them is complete; `of_names`: the level of every name.
+    """
+
+    order: tuple[Level, ...] = LEVELS
+    of_names: Mapping[str, Level]
+
+    def __init__(self, planner: RowPlanner, rows: P) -> None:
+        self.planner, self.rows = planner, rows
+        self.spec, self.rules = planner.spec, planner.rules
         self.without, self.numbers = self._made_of_numbers(heads=True), self._made_of_numbers(heads=False)
-        self.transpose = Transposition(self.planner.order, self.without | {self.rows.read}, self.numbers)
-        self.levels = Levels(self._levels(), self.rows.key, self.value)
+        self.transpose = Transposition(planner.order, self.without | {rows.read}, self.numbers)
         self.called: dict[tuple[str, str], str] = {}
-        self.actions: dict[Level, list[Action]] = {level: [] for level in LEVELS}
-
-    def plan(self) -> ChunkBackwardPlan:
-        self._check()
-        read = self._read_gradient(self.planner, self.rows)
-        walk_read = self._read_gradient(self.walks, self.forward)
-        decay = self.rows.token_decay or self.rows.row_decay
-        decays = self._is_varied(decay)
-        self._sources(read, decay if decays else None)
-        for level in LEVELS:
-            self._finish(level)
-        along_keys = [*self._adds(KEYS), *self._vectors()]
-        return ChunkBackwardPlan(
-            forward=self.forward,
-            rows=self.rows,
-            walk_read=walk_read,
-            read=read,
-            decays=decays,
-            scaled=frozenset(role for role in (*ROLES, "v") if self._is_varied(self.rows.scale(role))),
-            whole_keys=any(self.rows.key in crossed_dims(tile) for tile in along_keys),
-            states=self._part(self.walks, self.forward, "wyzkv" if self.rows.delta else "kvg"),
-            reverse=self._part(self.walks, self.forward, "qwyg" if self.rows.delta else "qg", walk_read),
-            keys=self.planner.part(along_keys, None),
-            heads=self._part(self.planner, self.rows, "vg", read, *self._scales()),
-            values=self._part(
-                self.planner, self.rows, "vg", *self._adds(BLOCK, HEAD, SHARED), *self._given_values(read)
-            ),
-            keys_written=self.planner.part([self.rows.write_key], None),
-            after=self._part(self.planner, self.rows, "wkvg"),
-            before=self._part(self.planner, self.rows, "qyg", read),
-            levels=self.levels,
-            zeros={level: self._zeros(level) for level in LEVELS},
-            actions={level: tuple(actions) for level, actions in self.actions.items()},
-        )
-
-    def _given_values(self, read: Tile) -> list[Tile]:
-        """What the gradient of written values is computed from."""
-        return [read, *self._scales()] if self.rows.write_key is not None else []
-
-    def _vectors(self) -> list[Tile]:
-        return [vector for role in ROLES if (vector := self.rows.vector(role)) is not None]
-
-    def _scales(self) -> list[Tile]:
-        return [scale for role in (*ROLES, "v") if (scale := self.rows.scale(role)) is not None]
-
-    def _is_varied(self, tile: Tile | None) -> bool:
-        return tile is not None and self.transpose.reaches(tile)
-
-    def _adds(self, *levels: Level) -> list[Tile]:
-        return [action.value for level in levels for action in self.actions[level] if isinstance(action, Add)]
-
-    def _check(self) -> None:
-        rows, (output,) = self.rows, self.spec.output[-1:]
-        if self.spec.output_dims != (self.value,):
-            self.planner.refuse("the output is no vector over the state's second dim", output.span)
-        if met := self._own_names() & set(declared_names(self.spec)):
-            names = " and ".join(f"`{name}`" for name in sorted(met))
-            self.planner.refuse(f"the gradients of a chunk's rows are called {names} there", self.spec.inputs[0].span)
-        for decl in self.spec.inputs:
-            if self.value in decl.dims and decl.heads == "H" and self.spec.has_value_heads:
-                self.planner.refuse(f"value heads share `{decl.name}`, which has an element for each value", decl.span)
-            if rows.key in decl.dims and decl.heads == "HV" and any(other.heads == "H" for other in self.spec.inputs):
-                self.planner.refuse(f"a value head has `{decl.name}`, along the keys, of its own", decl.span)
-        for param in self.spec.params:
-            if param.per_head and rows.key in param.dims and self.spec.has_value_heads:
-                self.planner.refuse(f"a value head has `{param.name}`, along the keys, of its own", param.span)
-        for vector in self._vectors():
-            own = any(self.levels.of_names.get(value.name, SHARED) == HEAD for value in values_in(vector))
-            if own or any(isinstance(part, Head) for part in tiles_in(vector)):
-                self.planner.refuse(
-                    "a vector along the keys is a function of what a value head has of its own", output.span
-                )
-        given = [rows.output, rows.vector("v"), *self._scales(), rows.delta.z if rows.delta else None, rows.row_decay]
-        if any(self.levels(tile) == KEYS for tile in given if tile is not None):
-            self.planner.refuse("something sums over the keys, and not only S.T @ q", output.span)
-
-    def _own_names(self) -> set[str]:
-        """What expressions call the gradients that they start from, and a log decay that no token changes."""
-        roles = (*ROLES, "v")
-        names = {OUTPUT_GRADIENT, READ_GRADIENT, R_GRADIENT, DECAY_GRADIENT, *map(scale_gradient, roles)}
-        return names | {f"{role}_gradient" for role in roles} | ({"log_decay"} if self.log_decay else set())
-
-    def _with_finite_values(self, rows: ChunkKernelPlan) -> ChunkKernelPlan:
-        """Here products sum over the values, too: zeros meet what stands in their padding."""
-        if rows.delta is not None and rows.delta.z is not None:
-            rows = replace(rows, delta=replace(rows.delta, z=finite(self.rules, rows.delta.z, self.value)))
-        if rows.write_value is not None:
-            vector = finite(self.rules, rows.write_value.vector, self.value)
-            rows = replace(rows, write_value=replace(rows.write_value, vector=vector))
-        return rows
-
-    # ----------------------------------------------------------------------------------------------------------- names
-
-    def _log_decay(self) -> Set | None:
-        """The evaluation of a log decay that no token changes."""
-        parts = (self.rows.walk, *(self.rows.prepare or ()))
-        once = (action for part in parts for action in part.once)
-        return next((action for action in once if isinstance(action, Set) and action.target == "log_decay"), None)
-
-    def _levels(self) -> dict[str, Level]:
-        known: dict[str, Level] = {}
-        for decl in self.spec.inputs:
-            known[decl.name] = self._of(decl.dims, HEAD if decl.heads == "HV" else SHARED)
-        for param in self.spec.params:
-            known[param.name] = self._of(param.dims, HEAD if param.per_head else SHARED)
-        for name, tile in self._definitions():
-            known[name] = Levels(known, self.rows.key, self.value)(tile)
-        return known
-
-    def _of(self, dims: Dims, level: Level) -> Level:
-        return KEYS if self.rows.key in dims else BLOCK if self.value in dims else level
+        self.actions: dict[Level, list[Action]] = {level: [] for level in self.order}
 
     def _definitions(self) -> list[tuple[str, Tile]]:
         """What is made of inputs and params, in order."""
-        last = [] if self.log_decay is None else [(self.log_decay.target, self.log_decay.value)]
-        return [*self.planner.derived.items(), *last]
+        return list(self.planner.derived.items())
 
     def _made_of_numbers(self, *, heads: bool) -> frozenset[str]:
         """Params that are Python numbers, and what is derived from them, and with `heads` from the head, alone."""
@@ -349,13 +225,11 @@ class _Planner:
             while called in taken:
                 called += "_"
             self.called[name, axis] = called
-        return Gradient(name, axis, dims, self.levels.of_names[name], self.called[name, axis])
+        return Gradient(name, axis, dims, self.of_names[name], self.called[name, axis])
 
-    # ----------------------------------------------------------------------------------------------------- the actions
-
-    def _read_gradient(self, planner: ScalarDecayPlanner, rows: ChunkKernelPlan) -> Tile:
+    def _read_gradient(self, planner: RowPlanner, rows: P) -> Tile:
         """The gradient of what the output calls S^T q: zero beyond the ends of its axes."""
-        dims = tuple(dim for dim in planner.order if dim in (TOKEN, self.value))
+        dims = tuple(dim for dim in planner.order if dim in (TOKEN, rows.value))
         planner.rules.note(OUTPUT_GRADIENT, dims, 0.0)
         planner.rules.note(rows.read, dims, FINITE)
         transpose = Transposition(planner.order, self.without, self.numbers)
@@ -363,37 +237,10 @@ class _Planner:
         gradient = next(tile for leaf, tile in taken if leaf.name == rows.read)
         if self._reads(gradient):
             self.planner.refuse("the output is no linear function of what is read", self.spec.output[-1].span)
-        return cleared(planner.rules, planner.order, gradient, TOKEN, self.value)
+        return cleared(planner.rules, planner.order, gradient, TOKEN, rows.value)
 
     def _reads(self, tile: Tile) -> bool:
         return any(value.name == self.rows.read for value in values_in(tile))
-
-    def _sources(self, read: Tile, decay: Tile | None) -> None:
-        """Take the gradients of the rows back to names."""
-        rows = self.rows
-        given = {OUTPUT_GRADIENT: (TOKEN, self.value), R_GRADIENT: (self.row, self.value), DECAY_GRADIENT: (TOKEN,)}
-        for role in (*ROLES, "v"):
-            given[vector_gradient(rows, role)] = (rows.axis_of(role), self.value if role == "v" else rows.key)
-            given[scale_gradient(role)] = (rows.axis_of(role),)
-        for name, dims in given.items():
-            self.rules.note(name, dims, 0.0)
-
-        def back(tile: Tile, gradient: str, level: Level) -> None:
-            self._back(tile, Value(gradient, "local", given[gradient]), level)
-
-        back(rows.output, OUTPUT_GRADIENT, BLOCK)
-        if rows.delta is not None and rows.delta.z is not None:
-            back(rows.delta.z, R_GRADIENT, BLOCK)
-        done: set[str] = set()
-        for role in (*ROLES, "v"):
-            vector, scale = rows.vector(role), rows.scale(role)
-            if vector is not None and vector_gradient(rows, role) not in done:
-                done.add(vector_gradient(rows, role))
-                back(vector, vector_gradient(rows, role), BLOCK if role == "v" else KEYS)
-            if scale is not None:
-                back(scale, scale_gradient(role), HEAD)
-        if decay is not None:
-            back(decay, DECAY_GRADIENT, HEAD)
 
     def _back(self, tile: Tile, gradient: Tile, level: Level) -> None:
         """Take `gradient`, that of `tile`, back to the names that `tile` reads."""
@@ -441,14 +288,164 @@ class _Planner:
 
     def _zeros(self, level: Level) -> tuple[Gradient, ...]:
         """The gradients, complete on `level`, that other levels add to."""
-        others = [other for other in LEVELS if other != level]
+        others = [other for other in self.order if other != level]
         adds = [action for other in others for action in self.actions[other] if isinstance(action, Add)]
         targets = [add.target for add in adds if add.target.level == level]
         return tuple(dict.fromkeys(targets))
 
+    def _is_varied(self, tile: Tile | None) -> bool:
+        return tile is not None and self.transpose.reaches(tile)
+
+    def _adds(self, *levels: Level) -> list[Tile]:
+        return [action.value for level in levels for action in self.actions[level] if isinstance(action, Add)]
+
+
+class _Planner(GradientPlanner[ChunkKernelPlan]):
+    def __init__(self, forward: ChunkKernelPlan) -> None:
+        self.walks = ScalarDecayPlanner(forward.chunk)
+        planner = ScalarDecayPlanner(forward.chunk, rows_first=True)
+        self.forward, rows = forward, planner.plan(forward.size)
+        self.value, self.row = rows.value, rows.row_axis
+        self.log_decay = _log_decay(rows)
+        super().__init__(planner, self._with_finite_values(planner.rules, rows))
+        self.levels = Levels(self._levels(), rows.key, self.value)
+        self.of_names = self.levels.of_names
+
+    def plan(self) -> ChunkBackwardPlan:
+        self._check()
+        read = self._read_gradient(self.planner, self.rows)
+        walk_read = self._read_gradient(self.walks, self.forward)
+        decay = self.rows.token_decay or self.rows.row_decay
+        decays = self._is_varied(decay)
+        self._sources(read, decay if decays else None)
+        for level in LEVELS:
+            self._finish(level)
+        along_keys = [*self._adds(KEYS), *self._vectors()]
+        return ChunkBackwardPlan(
+            forward=self.forward,
+            rows=self.rows,
+            walk_read=walk_read,
+            read=read,
+            decays=decays,
+            scaled=frozenset(role for role in (*ROLES, "v") if self._is_varied(self.rows.scale(role))),
+            whole_keys=any(self.rows.key in crossed_dims(tile) for tile in along_keys),
+            states=self._part(self.walks, self.forward, "wyzkv" if self.rows.delta else "kvg"),
+            reverse=self._part(self.walks, self.forward, "qwyg" if self.rows.delta else "qg", walk_read),
+            keys=self.planner.part(along_keys, None),
+            heads=self._part(self.planner, self.rows, "vg", read, *self._scales()),
+            values=self._part(
+                self.planner, self.rows, "vg", *self._adds(BLOCK, HEAD, SHARED), *self._given_values(read)
+            ),
+            keys_written=self.planner.part([self.rows.write_key], None),
+            after=self._part(self.planner, self.rows, "wkvg"),
+            before=self._part(self.planner, self.rows, "qyg", read),
+            levels=self.levels,
+            zeros={level: self._zeros(level) for level in LEVELS},
+            actions={level: tuple(actions) for level, actions in self.actions.items()},
+        )
+
+    def _given_values(self, read: Tile) -> list[Tile]:
+        """What the gradient of written values is computed from."""
+        return [read, *self._scales()] if self.rows.write_key is not None else []
+
+    def _vectors(self) -> list[Tile]:
+        return [vector for role in ROLES if (vector := self.rows.vector(role)) is not None]
+
+    def _scales(self) -> list[Tile]:
+        return [scale for role in (*ROLES, "v") if (scale := self.rows.scale(role)) is not None]
+
+    def _check(self) -> None:
+        rows, (output,) = self.rows, self.spec.output[-1:]
+        if self.spec.output_dims != (self.value,):
+            self.planner.refuse("the output is no vector over the state's second dim", output.span)
+        if met := self._own_names() & set(declared_names(self.spec)):
+            names = " and ".join(f"`{name}`" for name in sorted(met))
+            self.planner.refuse(f"the gradients of a chunk's rows are called {names} there", self.spec.inputs[0].span)
+        for decl in self.spec.inputs:
+            if self.value in decl.dims and decl.heads == "H" and self.spec.has_value_heads:
+                self.planner.refuse(f"value heads share `{decl.name}`, which has an element for each value", decl.span)
+            if rows.key in decl.dims and decl.heads == "HV" and any(other.heads == "H" for other in self.spec.inputs):
+                self.planner.refuse(f"a value head has `{decl.name}`, along the keys, of its own", decl.span)
+        for param in self.spec.params:
+            if param.per_head and rows.key in param.dims and self.spec.has_value_heads:
+                self.planner.refuse(f"a value head has `{param.name}`, along the keys, of its own", param.span)
+        for vector in self._vectors():
+            own = any(self.levels.of_names.get(value.name, SHARED) == HEAD for value in values_in(vector))
+            if own or any(isinstance(part, Head) for part in tiles_in(vector)):
+                self.planner.refuse(
+                    "a vector along the keys is a function of what a value head has of its own", output.span
+                )
+        given = [rows.output, rows.vector("v"), *self._scales(), rows.delta.z if rows.delta else None, rows.row_decay]
+        if any(self.levels(tile) == KEYS for tile in given if tile is not None):
+            self.planner.refuse("something sums over the keys, and not only S.T @ q", output.span)
+
+    def _own_names(self) -> set[str]:
+        """What expressions call the gradients that they start from, and a log decay that no token changes."""
+        roles = (*ROLES, "v")
+        names = {OUTPUT_GRADIENT, READ_GRADIENT, R_GRADIENT, DECAY_GRADIENT, *map(scale_gradient, roles)}
+        return names | {f"{role}_gradient" for role in roles} | ({"log_decay"} if self.log_decay else set())
+
+    def _with_finite_values(self, rules: PaddingRules, rows: ChunkKernelPlan) -> ChunkKernelPlan:
+        """Here products sum over the values, too: zeros meet what stands in their padding."""
+        if rows.delta is not None and rows.delta.z is not None:
+            rows = replace(rows, delta=replace(rows.delta, z=finite(rules, rows.delta.z, self.value)))
+        if rows.write_value is not None:
+            vector = finite(rules, rows.write_value.vector, self.value)
+            rows = replace(rows, write_value=replace(rows.write_value, vector=vector))
+        return rows
+
+    # ----------------------------------------------------------------------------------------------------------- names
+
+    def _levels(self) -> dict[str, Level]:
+        known: dict[str, Level] = {}
+        for decl in self.spec.inputs:
+            known[decl.name] = self._of(decl.dims, HEAD if decl.heads == "HV" else SHARED)
+        for param in self.spec.params:
+            known[param.name] = self._of(param.dims, HEAD if param.per_head else SHARED)
+        for name, tile in self._definitions():
+            known[name] = Levels(known, self.rows.key, self.value)(tile)
+        return known
+
+    def _of(self, dims: Dims, level: Level) -> Level:
+        return KEYS if self.rows.key in dims else BLOCK if self.value in dims else level
+
+    def _definitions(self) -> list[tuple[str, Tile]]:
+        """What is made of inputs and params, in order."""
+        last = [] if self.log_decay is None else [(self.log_decay.target, self.log_decay.value)]
+        return [*self.planner.derived.items(), *last]
+
+    # ----------------------------------------------------------------------------------------------------- the actions
+
+    def _sources(self, read: Tile, decay: Tile | None) -> None:
+        """Take the gradients of the rows back to names."""
+        rows = self.rows
+        given = {OUTPUT_GRADIENT: (TOKEN, self.value), R_GRADIENT: (self.row, self.value), DECAY_GRADIENT: (TOKEN,)}
+        for role in (*ROLES, "v"):
+            given[vector_gradient(rows, role)] = (rows.axis_of(role), self.value if role == "v" else rows.key)
+            given[scale_gradient(role)] = (rows.axis_of(role),)
+        for name, dims in given.items():
+            self.rules.note(name, dims, 0.0)
+
+        def back(tile: Tile, gradient: str, level: Level) -> None:
+            self._back(tile, Value(gradient, "local", given[gradient]), level)
+
+        back(rows.output, OUTPUT_GRADIENT, BLOCK)
+        if rows.delta is not None and rows.delta.z is not None:
+            back(rows.delta.z, R_GRADIENT, BLOCK)
+        done: set[str] = set()
+        for role in (*ROLES, "v"):
+            vector, scale = rows.vector(role), rows.scale(role)
+            if vector is not None and vector_gradient(rows, role) not in done:
+                done.add(vector_gradient(rows, role))
+                back(vector, vector_gradient(rows, role), BLOCK if role == "v" else KEYS)
+            if scale is not None:
+                back(scale, scale_gradient(role), HEAD)
+        if decay is not None:
+            back(decay, DECAY_GRADIENT, HEAD)
+
     # ----------------------------------------------------------------------------------------------------------- parts
 
-    def _part(self, planner: ScalarDecayPlanner, rows: ChunkKernelPlan, roles: str, *tiles: Tile) -> Part:
+    def _part(self, planner: RowPlanner, rows: ChunkKernelPlan, roles: str, *tiles: Tile) -> Part:
         """What a kernel reads that needs the rows `roles`, and `tiles`."""
         needed: list[Tile | None] = [*tiles]
         for role in roles:
@@ -458,3 +455,10 @@ class _Planner:
         if "g" in roles:
             needed += rows.row_decay, rows.token_decay
         return planner.part(needed, self.log_decay if "g" in roles else None)
+
+
+def _log_decay(rows: ChunkKernelPlan) -> Set | None:
+    """The evaluation of a log decay that no token changes."""
+    parts = (rows.walk, *(rows.prepare or ()))
+    once = (action for part in parts for action in part.once)
+    return next((action for action in once if isinstance(action, Set) and action.target == "log_decay"), None)

@@ -183,12 +183,14 @@ def plan_key_decay(chunk: ChunkPlan, size: int) -> KeyKernelPlan:
     Raises:
         NoKernel: something keeps it out of the kernels.
     """
-    return _Planner(chunk).plan(size)
+    return KeyPlanner(chunk).plan(size)
 
 
-class _Planner(RowPlanner):
-    def __init__(self, chunk: ChunkPlan) -> None:
-        super().__init__(chunk.normal_form, TOKEN)
+class KeyPlanner(RowPlanner):
+    """Plans the rows of a chunk; with `rows_first`, sums over the keys stay where they stand."""
+
+    def __init__(self, chunk: ChunkPlan, *, rows_first: bool = False) -> None:
+        super().__init__(chunk.normal_form, TOKEN, rows_first=rows_first)
         self.chunk = chunk
         self._check_form()
         ((self.step,),) = (block.steps for block in self.nf.blocks)
@@ -229,7 +231,8 @@ class _Planner(RowPlanner):
 
         rows = (key, *((delta.w, delta.y) if delta else ()), None if right else q)
         prepared = [row for row in rows if row is not None]
-        sums = _Sums(self, whole=self._needs_whole_keys(prepared, log_decay, numbers.found))
+        whole = self.rows_first or self._needs_whole_keys(prepared, log_decay, numbers.found)
+        sums = _Sums(self, whole=whole)
         if delta is not None:
             delta = replace(delta, w=sums.scaled(delta.w), y=sums.scaled(delta.y))
         return KeyKernelPlan(
@@ -363,7 +366,7 @@ class _Planner(RowPlanner):
 class _Numbers:
     """Takes out of the walk's expressions what a row has one number for and sums over the keys."""
 
-    planner: _Planner
+    planner: KeyPlanner
     found: list[RowSet] = field(default_factory=list)
 
     def scaled(self, row: Operand) -> Operand:
@@ -387,7 +390,7 @@ class _Sums:
     `whole`: that cannot be, since something needs one of them before all blocks are done.
     """
 
-    planner: _Planner
+    planner: KeyPlanner
     whole: bool
     found: list[RowSet] = field(default_factory=list)
 

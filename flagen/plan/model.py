@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flagen.plan.chunk_kernel import ChunkKernelPlan
     from flagen.plan.expansion import ExpandedPlan
     from flagen.plan.fused import FusedPlan
+    from flagen.plan.key_backward import KeyBackwardPlan
     from flagen.plan.key_kernel import KeyKernelPlan
 
 
@@ -38,7 +39,7 @@ class Plan:
     chunk: ChunkPlan | Unavailable
     fused: FusedPlan | Unavailable
     chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable
-    chunk_backward: ChunkBackwardPlan | Unavailable
+    chunk_backward: ChunkBackwardPlan | KeyBackwardPlan | Unavailable
 
     def dump(self) -> str:
         """The plan as text, a section a form."""

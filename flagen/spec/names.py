@@ -67,8 +67,8 @@ RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
 """Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
 
 PACKAGE_MODULES = _words("""
-    arguments naive chunk chunk_backward chunk_backward_across chunk_backward_gradients chunk_backward_walks chunk_fused
-    chunk_kernels chunk_prepare chunk_tuning fused_recurrent kernels module operators
+    arguments naive chunk chunk_backward chunk_backward_across chunk_backward_gradients chunk_backward_prepare
+    chunk_backward_walks chunk_fused chunk_kernels chunk_prepare chunk_tuning fused_recurrent kernels module operators
 """)
 """The modules of a generated package."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_delta_product
+from .chunk_backward import chunk_backward_delta_product
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -37,16 +39,16 @@ def chunk_delta_product(
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 64,
+    save_states: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the chunk form in Triton: for training and for long prefills.
 
-    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32. The
-    kernels go forward only: `naive_chunk_delta_product` runs in their place where a gradient is wanted (grad mode
-    is on and an argument requires one), for float64, and for tensors that are not on a GPU, unless Triton's
-    interpreter is on (TRITON_INTERPRET=1); also for more than 16 micro-steps.
+    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32.
+    Gradients have kernels, too: those of `chunk_backward_delta_product`. `naive_chunk_delta_product` runs in their
+    place for float64, and for tensors that are not on a GPU, unless Triton's interpreter is on
+    (TRITON_INTERPRET=1); also for more than 16 micro-steps.
 
-    To torch.compile this is one operator, for packed sequences too; its gradient is that of the PyTorch form, which
-    runs again for it.
+    To torch.compile this is one operator, for packed sequences too; its gradient is another.
 
     Args:
         q: [B, T, H, K].
@@ -60,6 +62,8 @@ def chunk_delta_product(
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
         chunk_size: the most rows per chunk, num_householder of each token: 16, 32 or 64; `launch_config` tells where
             fewer are used.
+        save_states: keep the states for the gradient; by default they are computed again, and less is kept than the
+            inputs take.
 
     Returns:
         o, [B, T, HV, V] in v's dtype; the final state,
@@ -82,12 +86,13 @@ def chunk_delta_product(
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, beta, initial_state)
+    keep = operators.NOTHING
+    if operators.wants_gradient(*given):
+        keep = operators.STATES if save_states else operators.PREPARED
     run = _chunk
-    if not torch.compiler.is_compiling() and (
-        operators.wants_gradient(*given) or not operators.has_kernel(args) or num_householder > 16
-    ):
+    if not torch.compiler.is_compiling() and not (operators.has_kernel(args) and num_householder <= 16):
         run = _in_pytorch
-    o, S_final = run(*given, cu_seqlens, scale, num_householder, output_final_state, chunk_size)
+    o, S_final, *_ = run(*given, cu_seqlens, scale, num_householder, output_final_state, chunk_size, keep)
     return o, S_final if output_final_state else None
 
 
@@ -102,7 +107,8 @@ def _in_pytorch(
     num_householder: int,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
     o, S_final = naive_chunk_delta_product(
         q,
@@ -116,7 +122,7 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=max(chunk_size // num_householder, 1),
     )
-    return operators.results(o, S_final)
+    return operators.results(o, S_final, *[None] * 3)
 
 
 @operators.register("chunk")
@@ -131,22 +137,25 @@ def _chunk(
     num_householder: int,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What torch.compile traces: a name, behind which the kernels run, or the PyTorch form where there are none."""
     args = check_arguments(
         q, k, v, beta, num_householder=num_householder, initial_state=initial_state, cu_seqlens=cu_seqlens
     )
-    if not operators.has_kernel(args) or num_householder > 16:
+    if not (operators.has_kernel(args) and num_householder <= 16):
         return _in_pytorch(
-            q, k, v, beta, initial_state, cu_seqlens, scale, num_householder, output_final_state, chunk_size
+            q, k, v, beta, initial_state, cu_seqlens, scale, num_householder, output_final_state, chunk_size, keep
         )
     return operators.results(
-        *_launch(args, q, k, v, beta, initial_state, cu_seqlens, scale, num_householder, output_final_state, chunk_size)
+        *_launch(
+            args, q, k, v, beta, initial_state, cu_seqlens, scale, num_householder, output_final_state, chunk_size, keep
+        )
     )
 
 
 @_chunk.register_fake
-def _allocate(q, k, v, beta, initial_state, cu_seqlens, scale, num_householder, output_final_state, chunk_size):
+def _allocate(q, k, v, beta, initial_state, cu_seqlens, scale, num_householder, output_final_state, chunk_size, keep):
     """Results like the operator's, without the numbers: all that tracing needs."""
     args = check_arguments(
         q,
@@ -160,7 +169,20 @@ def _allocate(q, k, v, beta, initial_state, cu_seqlens, scale, num_householder, 
     )
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
-    return operators.results(o, S_final if output_final_state else None)
+    kept = [None] * 3
+    if keep and operators.has_kernel(args) and num_householder <= 16:
+        kept = _handed_on(
+            _arrays(
+                args,
+                cu_seqlens,
+                num_householder,
+                chunk_size,
+                reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype)),
+                keep,
+            ),
+            keep,
+        )
+    return operators.results(o, S_final if output_final_state else None, *kept)
 
 
 @operators.register("chunk_backward")
@@ -175,20 +197,48 @@ def _chunk_backward(
     num_householder: int,
     output_final_state: bool,
     chunk_size: int,
+    keep: int,
     do: Tensor | None,
     dS_final: Tensor | None,
+    inverse: Tensor,
+    kept_states: Tensor,
+    kept_U: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients that are wanted of the arguments up to initial_state: the PyTorch form runs again."""
+    """The gradients that are wanted of the arguments up to initial_state: from kernels, or from the PyTorch form."""
+    args = check_arguments(
+        q, k, v, beta, num_householder=num_householder, initial_state=initial_state, cu_seqlens=cu_seqlens
+    )
+    if operators.has_kernel(args) and num_householder <= 16:
+        return operators.results(
+            *chunk_backward_delta_product(
+                do,
+                dS_final,
+                q,
+                k,
+                v,
+                beta,
+                scale=scale,
+                num_householder=num_householder,
+                initial_state=initial_state,
+                cu_seqlens=cu_seqlens,
+                chunk_size=chunk_size,
+                prepared=(inverse,) if keep else None,
+                saved=(kept_states, kept_U) if keep == operators.STATES else None,
+                wanted=operators.asked(("q", "k", "v", "beta", "initial_state"), wanted),
+            )
+        )
     return operators.gradients(
-        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, num_householder, output_final_state, chunk_size),
+        lambda *tensors: _in_pytorch(
+            *tensors, cu_seqlens, scale, num_householder, output_final_state, chunk_size, keep
+        ),
         (q, k, v, beta, initial_state),
         (do, dS_final),
         wanted,
     )
 
 
-operators.differentiate(_chunk, _chunk_backward, tensors=5)
+operators.differentiate(_chunk, _chunk_backward, tensors=5, kept=3)
 
 
 def _launch(
@@ -203,14 +253,14 @@ def _launch(
     num_householder: int,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Launch the kernels: the output, and the final state if it is wanted."""
+    keep: int,
+) -> tuple[Tensor | None, ...]:
+    """Launch the kernels: the output, the final state if it is wanted, and what is kept for the gradient."""
     try:
         from .chunk_kernels import (
             chunk_delta_product_kernel,
             chunk_delta_product_output_kernel,
             chunk_delta_product_states_kernel,
-            launch_config,
         )
         from .chunk_prepare import chunk_delta_product_prepare_kernel
     except ImportError as import_error:
@@ -227,17 +277,14 @@ def _launch(
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
     (beta,) = (x.contiguous() for x in (beta,))
-    sizes = (args.K, args.V, num_householder, chunk_size, dtype)
-    call_key = (args.device, *sizes)
-    if call_key not in TILES:
-        TILES[call_key] = launch_config(*sizes)
-    prepare_tiles, walk_tiles = (dict(tiles) for tiles in TILES[call_key])
+    prepare_tiles, walk_tiles = _tiles(args.device, args.K, args.V, num_householder, chunk_size, dtype)
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     dot_precision = _precision(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"] // num_householder)
-    inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    arrays = _arrays(args, cu_seqlens, num_householder, chunk_size, dtype, keep)
+    inverse, kept_states, kept_U = arrays
     scores = torch.empty(
         chunks, args.HV, walk_tiles["BLOCK_TOKENS"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
     )
@@ -259,7 +306,7 @@ def _launch(
             PRECISION=dot_precision,
             **prepare_tiles,
         )
-        if _splits(args.runs * args.HV * blocks, args.device):
+        if keep != operators.STATES and _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
             U = torch.empty(chunks, args.HV, args.V, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
             chunk_delta_product_states_kernel[(args.runs * args.HV * blocks,)](
@@ -312,6 +359,8 @@ def _launch(
                 first_chunk,
                 inverse,
                 scores,
+                kept_states,
+                kept_U,
                 o,
                 S_final,
                 float(scale),
@@ -324,7 +373,44 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final
+    return o, S_final, *_handed_on(arrays, keep)
+
+
+def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
+    """The tiles and warps of each kernel for these sizes: those that ship, or what `chunk_tuning` found."""
+    from .chunk_kernels import launch_config
+
+    call = (device, *sizes)
+    if call not in TILES:
+        TILES[call] = launch_config(*sizes)
+    return [dict(tiles) for tiles in TILES[call]]
+
+
+def _arrays(
+    args: Arguments, cu_seqlens: Tensor | None, num_householder: int, chunk_size: int, dtype: torch.dtype, keep: int
+) -> tuple[Tensor | None, ...]:
+    """What a call may keep for its gradient, with nothing in it; its size does not depend on where sequences begin."""
+    walk_tiles = _tiles(args.device, args.K, args.V, num_householder, chunk_size, dtype)[1]
+    size = walk_tiles["CHUNK"] // num_householder
+    chunks = args.runs * -(-args.tokens // size) if cu_seqlens is None else args.tokens // size + args.runs
+    inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    kept_states = kept_U = None
+    if keep == operators.STATES:
+        kept_states = torch.empty((chunks + args.runs) // 2, args.HV, args.V, args.K, dtype=dtype, device=args.device)
+        kept_U = torch.empty(
+            args.batch, args.tokens * num_householder, args.HV, args.V, dtype=dtype, device=args.device
+        )
+    return inverse, kept_states, kept_U
+
+
+def _handed_on(arrays: tuple[Tensor | None, ...], keep: int) -> tuple[Tensor | None, ...]:
+    """Those that are kept, each from a mode on."""
+    modes = (
+        operators.PREPARED,
+        operators.STATES,
+        operators.STATES,
+    )
+    return tuple(x if keep >= mode else None for x, mode in zip(arrays, modes, strict=True))
 
 
 def _splits(programs: int, device: torch.device) -> bool:

@@ -42,6 +42,8 @@ def chunk_delta_product_kernel(
     first_chunk_ptr,
     inverse_ptr,
     scores_ptr,
+    states_ptr,
+    U_ptr,
     o_ptr,
     S_final_ptr,
     scale,
@@ -142,9 +144,20 @@ def chunk_delta_product_kernel(
         )
 
         S_operand = S.to(dtype)
+        if states_ptr is not None:
+            rows_stored = tl.where((start - first_token) // TOKENS % 2 == 0, V, 0)
+            state_row = (chunk - 1 + sequence) // 2 * HV + value_head
+            state_place = state_row * (V * K) + V_index[:, None] * K + K_index[None, :]
+            tl.store(states_ptr + state_place, S_operand, mask=(V_index < rows_stored)[:, None] & K_mask[None, :])
         R = beta[None, :] * v + tl.dot(S_operand, tl.trans(k), input_precision=PRECISION) * (-beta)[None, :]
         U = tl.dot(R.to(dtype), tl.trans(inverse), R, input_precision=PRECISION)
         U_operand = U.to(dtype)
+        if U_ptr is not None:
+            tl.store(
+                U_ptr + (row * HV + value_head)[None, :] * V + V_index[:, None],
+                U_operand,
+                mask=V_mask[:, None] & row_mask[None, :],
+            )
         read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION)
         read = tl.dot(U_operand, tl.trans(scores), read, input_precision=PRECISION)
         o = scale * read

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_dplr
+from .chunk_backward import chunk_backward_dplr
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -41,13 +43,11 @@ def chunk_dplr(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the chunk form in Triton: for training and for long prefills.
 
-    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32. The
-    kernels go forward only: `naive_chunk_dplr` runs in their place where a gradient is wanted (grad mode is on and
-    an argument requires one), for float64, and for tensors that are not on a GPU, unless Triton's interpreter is on
-    (TRITON_INTERPRET=1).
+    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32.
+    Gradients have kernels, too: those of `chunk_backward_dplr`. `naive_chunk_dplr` runs in their place for float64,
+    and for tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
-    To torch.compile this is one operator, for packed sequences too; its gradient is that of the PyTorch form, which
-    runs again for it.
+    To torch.compile this is one operator, for packed sequences too; its gradient is another.
 
     Args:
         q: [B, T, H, K].
@@ -77,7 +77,7 @@ def chunk_dplr(
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, a, b, gk, initial_state)
     run = _chunk
-    if not torch.compiler.is_compiling() and (operators.wants_gradient(*given) or not operators.has_kernel(args)):
+    if not torch.compiler.is_compiling() and not operators.has_kernel(args):
         run = _in_pytorch
     o, S_final = run(*given, cu_seqlens, scale, output_final_state, chunk_size)
     return o, S_final if output_final_state else None
@@ -162,7 +162,26 @@ def _chunk_backward(
     dS_final: Tensor | None,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients that are wanted of the arguments up to initial_state: the PyTorch form runs again."""
+    """The gradients that are wanted of the arguments up to initial_state: from kernels, or from the PyTorch form."""
+    args = check_arguments(q, k, v, a, b, gk, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    if operators.has_kernel(args):
+        return operators.results(
+            *chunk_backward_dplr(
+                do,
+                dS_final,
+                q,
+                k,
+                v,
+                a,
+                b,
+                gk,
+                scale=scale,
+                initial_state=initial_state,
+                cu_seqlens=cu_seqlens,
+                chunk_size=chunk_size,
+                wanted=operators.asked(("q", "k", "v", "a", "b", "gk", "initial_state"), wanted),
+            )
+        )
     return operators.gradients(
         lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size),
         (q, k, v, a, b, gk, initial_state),
@@ -188,9 +207,9 @@ def _launch(
     output_final_state: bool,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor | None]:
-    """Launch the kernels: the output, and the final state if it is wanted."""
+    """Launch the kernels: the output, the final state if it is wanted."""
     try:
-        from .chunk_kernels import chunk_dplr_kernel, chunk_dplr_output_kernel, chunk_dplr_states_kernel, launch_config
+        from .chunk_kernels import chunk_dplr_kernel, chunk_dplr_output_kernel, chunk_dplr_states_kernel
         from .chunk_prepare import chunk_dplr_prepare_kernel
     except ImportError as import_error:
         raise RuntimeError("chunk_dplr needs Triton on a GPU: install it, or call naive_chunk_dplr") from import_error
@@ -204,11 +223,7 @@ def _launch(
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype, a.dtype, b.dtype))
     q, k, v, a, b = (x.to(dtype).contiguous() for x in (q, k, v, a, b))
     (gk,) = (x.contiguous() for x in (gk,))
-    sizes = (args.K, args.V, chunk_size, dtype)
-    call_key = (args.device, *sizes)
-    if call_key not in TILES:
-        TILES[call_key] = launch_config(*sizes)
-    prepare_tiles, walk_tiles = (dict(tiles) for tiles in TILES[call_key])
+    prepare_tiles, walk_tiles = _tiles(args.device, args.K, args.V, chunk_size, dtype)
     prepare_tiles["TERMS"] = 1 if gk.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
@@ -304,6 +319,16 @@ def _launch(
                 **walk_tiles,
             )
     return o, S_final
+
+
+def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
+    """The tiles and warps of each kernel for these sizes: those that ship, or what `chunk_tuning` found."""
+    from .chunk_kernels import launch_config
+
+    call = (device, *sizes)
+    if call not in TILES:
+        TILES[call] = launch_config(*sizes)
+    return [dict(tiles) for tiles in TILES[call]]
 
 
 def _splits(programs: int, device: torch.device) -> bool:

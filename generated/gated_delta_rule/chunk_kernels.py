@@ -40,6 +40,8 @@ def chunk_gated_delta_rule_kernel(
     scores_ptr,
     from_start_ptr,
     to_end_ptr,
+    states_ptr,
+    U_ptr,
     o_ptr,
     S_final_ptr,
     scale,
@@ -136,12 +138,23 @@ def chunk_gated_delta_rule_kernel(
         from_start = tl.load(from_start_ptr + chunk_row * CHUNK + token_index)
 
         S_operand = S.to(dtype)
+        if states_ptr is not None:
+            rows_stored = tl.where((start - first_token) // TOKENS % 2 == 0, V, 0)
+            state_row = (chunk - 1 + sequence) // 2 * HV + value_head
+            state_place = state_row * (V * K) + V_index[:, None] * K + K_index[None, :]
+            tl.store(states_ptr + state_place, S_operand, mask=(V_index < rows_stored)[:, None] & K_mask[None, :])
         R = (
             beta[None, :] * v
             + tl.dot(S_operand, tl.trans(k), input_precision=PRECISION) * (-beta * from_start)[None, :]
         )
         U = tl.dot(R.to(dtype), tl.trans(inverse), R, input_precision=PRECISION)
         U_operand = U.to(dtype)
+        if U_ptr is not None:
+            tl.store(
+                U_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
+                U_operand,
+                mask=V_mask[:, None] & token_mask[None, :],
+            )
         read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION) * from_start[None, :]
         read = tl.dot(U_operand, tl.trans(scores), read, input_precision=PRECISION)
         o = scale * read

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_gdn2
+from .chunk_backward import chunk_backward_gdn2
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -39,16 +41,15 @@ def chunk_gdn2(
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 64,
+    save_states: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the chunk form in Triton: for training and for long prefills.
 
-    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32. The
-    kernels go forward only: `naive_chunk_gdn2` runs in their place where a gradient is wanted (grad mode is on and
-    an argument requires one), for float64, and for tensors that are not on a GPU, unless Triton's interpreter is on
-    (TRITON_INTERPRET=1).
+    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32.
+    Gradients have kernels, too: those of `chunk_backward_gdn2`. `naive_chunk_gdn2` runs in their place for float64,
+    and for tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
-    To torch.compile this is one operator, for packed sequences too; its gradient is that of the PyTorch form, which
-    runs again for it.
+    To torch.compile this is one operator, for packed sequences too; its gradient is another.
 
     Args:
         q: [B, T, H, K].
@@ -62,6 +63,8 @@ def chunk_gdn2(
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
         chunk_size: the most tokens per chunk: 16, 32 or 64; `launch_config` tells where fewer are used.
+        save_states: keep the states for the gradient; by default they are computed again, and less is kept than the
+            inputs take.
 
     Returns:
         o, [B, T, HV, V] in v's dtype; the final state,
@@ -77,10 +80,13 @@ def chunk_gdn2(
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, g, b, w, initial_state)
+    keep = operators.NOTHING
+    if operators.wants_gradient(*given):
+        keep = operators.STATES if save_states else operators.PREPARED
     run = _chunk
-    if not torch.compiler.is_compiling() and (operators.wants_gradient(*given) or not operators.has_kernel(args)):
+    if not torch.compiler.is_compiling() and not operators.has_kernel(args):
         run = _in_pytorch
-    o, S_final = run(*given, cu_seqlens, scale, output_final_state, chunk_size)
+    o, S_final, *_ = run(*given, cu_seqlens, scale, output_final_state, chunk_size, keep)
     return o, S_final if output_final_state else None
 
 
@@ -96,7 +102,8 @@ def _in_pytorch(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
     o, S_final = naive_chunk_gdn2(
         q,
@@ -111,7 +118,7 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(o, S_final)
+    return operators.results(o, S_final, *[None] * 8)
 
 
 @operators.register("chunk")
@@ -127,23 +134,29 @@ def _chunk(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What torch.compile traces: a name, behind which the kernels run, or the PyTorch form where there are none."""
     args = check_arguments(q, k, v, g, b, w, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if not operators.has_kernel(args):
-        return _in_pytorch(q, k, v, g, b, w, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+        return _in_pytorch(q, k, v, g, b, w, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep)
     return operators.results(
-        *_launch(args, q, k, v, g, b, w, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+        *_launch(args, q, k, v, g, b, w, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep)
     )
 
 
 @_chunk.register_fake
-def _allocate(q, k, v, g, b, w, initial_state, cu_seqlens, scale, output_final_state, chunk_size):
+def _allocate(q, k, v, g, b, w, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep):
     """Results like the operator's, without the numbers: all that tracing needs."""
     args = check_arguments(q, k, v, g, b, w, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
-    return operators.results(o, S_final if output_final_state else None)
+    kept = [None] * 8
+    if keep and operators.has_kernel(args):
+        kept = _handed_on(
+            _arrays(args, cu_seqlens, chunk_size, reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype)), keep), keep
+        )
+    return operators.results(o, S_final if output_final_state else None, *kept)
 
 
 @operators.register("chunk_backward")
@@ -159,20 +172,52 @@ def _chunk_backward(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
+    keep: int,
     do: Tensor | None,
     dS_final: Tensor | None,
+    scores: Tensor,
+    inverse: Tensor,
+    q_from_start: Tensor,
+    y_from_start: Tensor,
+    w_to_end: Tensor,
+    whole: Tensor,
+    kept_states: Tensor,
+    kept_U: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients that are wanted of the arguments up to initial_state: the PyTorch form runs again."""
+    """The gradients that are wanted of the arguments up to initial_state: from kernels, or from the PyTorch form."""
+    args = check_arguments(q, k, v, g, b, w, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    if operators.has_kernel(args):
+        return operators.results(
+            *chunk_backward_gdn2(
+                do,
+                dS_final,
+                q,
+                k,
+                v,
+                g,
+                b,
+                w,
+                scale=scale,
+                initial_state=initial_state,
+                cu_seqlens=cu_seqlens,
+                chunk_size=chunk_size,
+                prepared=(scores, inverse) if keep else None,
+                saved=(q_from_start, y_from_start, w_to_end, whole, kept_states, kept_U)
+                if keep == operators.STATES
+                else None,
+                wanted=operators.asked(("q", "k", "v", "g", "b", "w", "initial_state"), wanted),
+            )
+        )
     return operators.gradients(
-        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size),
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size, keep),
         (q, k, v, g, b, w, initial_state),
         (do, dS_final),
         wanted,
     )
 
 
-operators.differentiate(_chunk, _chunk_backward, tensors=7)
+operators.differentiate(_chunk, _chunk_backward, tensors=7, kept=8)
 
 
 def _launch(
@@ -188,10 +233,11 @@ def _launch(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Launch the kernels: the output, and the final state if it is wanted."""
+    keep: int,
+) -> tuple[Tensor | None, ...]:
+    """Launch the kernels: the output, the final state if it is wanted, and what is kept for the gradient."""
     try:
-        from .chunk_kernels import chunk_gdn2_kernel, chunk_gdn2_output_kernel, chunk_gdn2_states_kernel, launch_config
+        from .chunk_kernels import chunk_gdn2_kernel, chunk_gdn2_output_kernel, chunk_gdn2_states_kernel
         from .chunk_prepare import chunk_gdn2_prepare_kernel
     except ImportError as import_error:
         raise RuntimeError("chunk_gdn2 needs Triton on a GPU: install it, or call naive_chunk_gdn2") from import_error
@@ -205,23 +251,15 @@ def _launch(
     dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
     g, b, w = (x.contiguous() for x in (g, b, w))
-    sizes = (args.K, args.V, chunk_size, dtype)
-    call_key = (args.device, *sizes)
-    if call_key not in TILES:
-        TILES[call_key] = launch_config(*sizes)
-    prepare_tiles, walk_tiles = (dict(tiles) for tiles in TILES[call_key])
+    prepare_tiles, walk_tiles = _tiles(args.device, args.K, args.V, chunk_size, dtype)
     prepare_tiles["TERMS"] = 1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     dot_precision = _precision(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    q_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
-    scores = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
-    y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
-    w_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
-    inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
-    whole = torch.empty(chunks, args.HV, args.K, dtype=torch.float32, device=args.device)
+    arrays = _arrays(args, cu_seqlens, chunk_size, dtype, keep)
+    scores, inverse, q_from_start, y_from_start, w_to_end, whole, kept_states, kept_U = arrays
     with torch.cuda.device_of(q):
         chunk_gdn2_prepare_kernel[(chunks * args.HV,)](
             q,
@@ -244,7 +282,7 @@ def _launch(
             PRECISION=dot_precision,
             **prepare_tiles,
         )
-        if _splits(args.runs * args.HV * blocks, args.device):
+        if keep != operators.STATES and _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
             U = torch.empty(chunks, args.HV, args.V, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
             chunk_gdn2_states_kernel[(args.runs * args.HV * blocks,)](
@@ -297,6 +335,8 @@ def _launch(
                 w_to_end,
                 inverse,
                 whole,
+                kept_states,
+                kept_U,
                 o,
                 S_final,
                 float(scale),
@@ -307,7 +347,52 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final
+    return o, S_final, *_handed_on(arrays, keep)
+
+
+def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
+    """The tiles and warps of each kernel for these sizes: those that ship, or what `chunk_tuning` found."""
+    from .chunk_kernels import launch_config
+
+    call = (device, *sizes)
+    if call not in TILES:
+        TILES[call] = launch_config(*sizes)
+    return [dict(tiles) for tiles in TILES[call]]
+
+
+def _arrays(
+    args: Arguments, cu_seqlens: Tensor | None, chunk_size: int, dtype: torch.dtype, keep: int
+) -> tuple[Tensor | None, ...]:
+    """What a call may keep for its gradient, with nothing in it; its size does not depend on where sequences begin."""
+    walk_tiles = _tiles(args.device, args.K, args.V, chunk_size, dtype)[1]
+    size = walk_tiles["CHUNK"]
+    chunks = args.runs * -(-args.tokens // size) if cu_seqlens is None else args.tokens // size + args.runs
+    scores = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    q_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
+    y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
+    w_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
+    whole = torch.empty(chunks, args.HV, args.K, dtype=torch.float32, device=args.device)
+    kept_states = kept_U = None
+    if keep == operators.STATES:
+        kept_states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
+        kept_U = torch.empty(chunks, args.HV, args.V, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    return scores, inverse, q_from_start, y_from_start, w_to_end, whole, kept_states, kept_U
+
+
+def _handed_on(arrays: tuple[Tensor | None, ...], keep: int) -> tuple[Tensor | None, ...]:
+    """Those that are kept, each from a mode on."""
+    modes = (
+        operators.PREPARED,
+        operators.PREPARED,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+    )
+    return tuple(x if keep >= mode else None for x, mode in zip(arrays, modes, strict=True))
 
 
 def _splits(programs: int, device: torch.device) -> bool:

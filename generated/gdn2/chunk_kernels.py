@@ -54,6 +54,8 @@ def chunk_gdn2_kernel(
     w_to_end_ptr,
     inverse_ptr,
     whole_ptr,
+    states_ptr,
+    U_ptr,
     o_ptr,
     S_final_ptr,
     scale,
@@ -155,9 +157,21 @@ def chunk_gdn2_kernel(
         whole = tl.load(whole_ptr + chunk_row * K + K_index, mask=K_mask, other=0.0)
 
         S_operand = S.to(dtype)
+        if states_ptr is not None:
+            tl.store(
+                states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
+                S_operand,
+                mask=V_mask[:, None] & K_mask[None, :],
+            )
         R = w * v + tl.dot(S_operand, tl.trans(y_from_start), input_precision=PRECISION)
         U = tl.dot(R.to(dtype), tl.trans(inverse), R, input_precision=PRECISION)
         U_operand = U.to(dtype)
+        if U_ptr is not None:
+            tl.store(
+                U_ptr + chunk_row * (V * CHUNK) + V_index[:, None] * CHUNK + token_index[None, :],
+                U_operand,
+                mask=V_mask[:, None],
+            )
         read = tl.dot(S_operand, tl.trans(q_from_start), input_precision=PRECISION)
         read = tl.dot(U_operand, tl.trans(scores), read, input_precision=PRECISION)
         o = scale * read

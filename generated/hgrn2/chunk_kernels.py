@@ -46,6 +46,7 @@ def chunk_hgrn2_kernel(
     scores_ptr,
     k_to_end_ptr,
     whole_ptr,
+    states_ptr,
     o_ptr,
     S_final_ptr,
     T,
@@ -129,6 +130,12 @@ def chunk_hgrn2_kernel(
         whole = tl.load(whole_ptr + chunk_row * K + K_index, mask=K_mask, other=0.0)
 
         S_operand = S.to(dtype)
+        if states_ptr is not None:
+            tl.store(
+                states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
+                S_operand,
+                mask=V_mask[:, None] & K_mask[None, :],
+            )
         read = tl.dot(S_operand, tl.trans(q_from_start), input_precision=PRECISION)
         read = tl.dot(v, tl.trans(scores), read, input_precision=PRECISION)
         o = read

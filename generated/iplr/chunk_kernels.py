@@ -45,6 +45,8 @@ def chunk_iplr_kernel(
     scores_ptr,
     write_scores_ptr,
     erased_writes_ptr,
+    states_ptr,
+    U_ptr,
     o_ptr,
     S_final_ptr,
     scale,
@@ -152,11 +154,22 @@ def chunk_iplr_kernel(
         )
 
         S_operand = S.to(dtype)
+        if states_ptr is not None:
+            rows_stored = tl.where((start - first_token) // TOKENS % 2 == 0, V, 0)
+            state_row = (chunk - 1 + sequence) // 2 * HV + value_head
+            state_place = state_row * (V * K) + V_index[:, None] * K + K_index[None, :]
+            tl.store(states_ptr + state_place, S_operand, mask=(V_index < rows_stored)[:, None] & K_mask[None, :])
         R = tl.dot(v, tl.trans(erased_writes), input_precision=PRECISION) + tl.dot(
             S_operand, tl.trans(a), input_precision=PRECISION
         )
         U = tl.dot(R.to(dtype), tl.trans(inverse), R, input_precision=PRECISION)
         U_operand = U.to(dtype)
+        if U_ptr is not None:
+            tl.store(
+                U_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
+                U_operand,
+                mask=V_mask[:, None] & token_mask[None, :],
+            )
         read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION)
         read = tl.dot(U_operand, tl.trans(scores), read, input_precision=PRECISION)
         read = tl.dot(v, tl.trans(write_scores), read, input_precision=PRECISION)

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from .arguments import Arguments
 
+NOTHING, PREPARED, STATES = range(3)
+"""What a forward call keeps for its gradient: nothing; what would have to be prepared again; the states as well."""
+
 # It says where the package was imported from: two copies of it in one process are two sets of operators.
 NAMESPACE = "flagen_" + re.sub(r"\W", "_", __name__.rpartition(".")[0], flags=re.ASCII)
 
@@ -27,21 +30,24 @@ def register(name: str) -> Callable[[Callable[..., tuple[Tensor, ...]]], Any]:
     return torch.library.custom_op(f"{NAMESPACE}::{free}", mutates_args=())
 
 
-def differentiate(forward: Any, backward: Any, tensors: int) -> None:
+def differentiate(forward: Any, backward: Any, tensors: int, kept: int = 0) -> None:
     """Let `backward` give the gradients of `forward`, whose first `tensors` arguments can have one.
 
-    `backward` takes what `forward` takes, then a cotangent of each result, or None, and which gradients are wanted.
+    `backward` takes what `forward` takes, then a cotangent of each result, or None, the last `kept` results of
+    `forward`, which are there for nothing else, and which gradients are wanted.
     """
+    given = tensors + 1  # cu_seqlens follows the tensors with gradients.
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        kept = tensors + 1  # cu_seqlens follows the tensors with gradients.
-        ctx.save_for_backward(*inputs[:kept])
-        ctx.settings = inputs[kept:]
+        ctx.save_for_backward(*inputs[:given], *output[len(output) - kept :])
+        ctx.settings = inputs[given:]
         ctx.set_materialize_grads(False)
 
     def go_back(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         wanted = list(ctx.needs_input_grad[:tensors])
-        found = backward(*ctx.saved_tensors, *ctx.settings, *cotangents, wanted)
+        inputs, arrays = ctx.saved_tensors[:given], ctx.saved_tensors[given:]
+        of_results = cotangents[: len(cotangents) - kept]
+        found = backward(*inputs, *ctx.settings, *of_results, *arrays, wanted)
         others = [None] * (1 + len(ctx.settings))
         return (*(x if asked else None for x, asked in zip(found, wanted, strict=True)), *others)
 
@@ -73,6 +79,11 @@ def gradients(
     # Copies, for one tensor may be two gradients, or a cotangent.
     copies = {place: x.clone(memory_format=torch.contiguous_format) for place, x in found.items()}
     return results(*(copies.get(place) for place in range(len(tensors))))
+
+
+def asked(names: Sequence[str], wanted: Sequence[bool]) -> set[str]:
+    """The names of those that are wanted."""
+    return {name for name, is_wanted in zip(names, wanted, strict=True) if is_wanted}
 
 
 def results(*tensors: Tensor | None) -> tuple[Tensor, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_mamba2
+from .chunk_backward import chunk_backward_mamba2
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -37,16 +39,15 @@ def chunk_mamba2(
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 64,
+    save_states: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the chunk form in Triton: for training and for long prefills.
 
-    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32. The
-    kernels go forward only: `naive_chunk_mamba2` runs in their place where a gradient is wanted (grad mode is on
-    and an argument requires one), for float64, and for tensors that are not on a GPU, unless Triton's interpreter
-    is on (TRITON_INTERPRET=1).
+    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32.
+    Gradients have kernels, too: those of `chunk_backward_mamba2`. `naive_chunk_mamba2` runs in their place for
+    float64, and for tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
-    To torch.compile this is one operator, for packed sequences too; its gradient is that of the PyTorch form, which
-    runs again for it.
+    To torch.compile this is one operator, for packed sequences too; its gradient is another.
 
     Args:
         x: [B, T, HV, P]; HV is a multiple of H.
@@ -59,6 +60,8 @@ def chunk_mamba2(
         output_final_state: also return the state after the last token.
         cu_seqlens: [sequences + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
         chunk_size: the most tokens per chunk: 16, 32 or 64; `launch_config` tells where fewer are used.
+        save_states: keep the states for the gradient; by default they are computed again, and less is kept than the
+            inputs take.
 
     Returns:
         o, [B, T, HV, P] in x's dtype; the final state,
@@ -74,10 +77,13 @@ def chunk_mamba2(
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (x, dt, B, C, A, D, initial_state)
+    keep = operators.NOTHING
+    if operators.wants_gradient(*given):
+        keep = operators.STATES if save_states else operators.PREPARED
     run = _chunk
-    if not torch.compiler.is_compiling() and (operators.wants_gradient(*given) or not operators.has_kernel(args)):
+    if not torch.compiler.is_compiling() and not operators.has_kernel(args):
         run = _in_pytorch
-    o, S_final = run(*given, cu_seqlens, output_final_state, chunk_size)
+    o, S_final, *_ = run(*given, cu_seqlens, output_final_state, chunk_size, keep)
     return o, S_final if output_final_state else None
 
 
@@ -92,7 +98,8 @@ def _in_pytorch(
     cu_seqlens: Tensor | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
     o, S_final = naive_chunk_mamba2(
         x,
@@ -106,7 +113,7 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(o, S_final)
+    return operators.results(o, S_final, *[None] * 1)
 
 
 @operators.register("chunk")
@@ -121,23 +128,29 @@ def _chunk(
     cu_seqlens: Tensor | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     """What torch.compile traces: a name, behind which the kernels run, or the PyTorch form where there are none."""
     args = check_arguments(x, dt, B, C, A, D, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if not operators.has_kernel(args):
-        return _in_pytorch(x, dt, B, C, A, D, initial_state, cu_seqlens, output_final_state, chunk_size)
+        return _in_pytorch(x, dt, B, C, A, D, initial_state, cu_seqlens, output_final_state, chunk_size, keep)
     return operators.results(
-        *_launch(args, x, dt, B, C, A, D, initial_state, cu_seqlens, output_final_state, chunk_size)
+        *_launch(args, x, dt, B, C, A, D, initial_state, cu_seqlens, output_final_state, chunk_size, keep)
     )
 
 
 @_chunk.register_fake
-def _allocate(x, dt, B, C, A, D, initial_state, cu_seqlens, output_final_state, chunk_size):
+def _allocate(x, dt, B, C, A, D, initial_state, cu_seqlens, output_final_state, chunk_size, keep):
     """Results like the operator's, without the numbers: all that tracing needs."""
     args = check_arguments(x, dt, B, C, A, D, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.P, dtype=x.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.N, args.P, dtype=args.dtype, device=args.device)
-    return operators.results(o, S_final if output_final_state else None)
+    kept = [None] * 1
+    if keep and operators.has_kernel(args):
+        kept = _handed_on(
+            _arrays(args, cu_seqlens, chunk_size, reduce(torch.promote_types, (x.dtype, B.dtype, C.dtype)), keep), keep
+        )
+    return operators.results(o, S_final if output_final_state else None, *kept)
 
 
 @operators.register("chunk_backward")
@@ -152,20 +165,41 @@ def _chunk_backward(
     cu_seqlens: Tensor | None,
     output_final_state: bool,
     chunk_size: int,
+    keep: int,
     do: Tensor | None,
     dS_final: Tensor | None,
+    kept_states: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients that are wanted of the arguments up to initial_state: the PyTorch form runs again."""
+    """The gradients that are wanted of the arguments up to initial_state: from kernels, or from the PyTorch form."""
+    args = check_arguments(x, dt, B, C, A, D, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    if operators.has_kernel(args):
+        return operators.results(
+            *chunk_backward_mamba2(
+                do,
+                dS_final,
+                x,
+                dt,
+                B,
+                C,
+                A,
+                D,
+                initial_state=initial_state,
+                cu_seqlens=cu_seqlens,
+                chunk_size=chunk_size,
+                saved=(kept_states,) if keep == operators.STATES else None,
+                wanted=operators.asked(("x", "dt", "B", "C", "A", "D", "initial_state"), wanted),
+            )
+        )
     return operators.gradients(
-        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, output_final_state, chunk_size),
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, output_final_state, chunk_size, keep),
         (x, dt, B, C, A, D, initial_state),
         (do, dS_final),
         wanted,
     )
 
 
-operators.differentiate(_chunk, _chunk_backward, tensors=7)
+operators.differentiate(_chunk, _chunk_backward, tensors=7, kept=1)
 
 
 def _launch(
@@ -180,15 +214,11 @@ def _launch(
     cu_seqlens: Tensor | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Launch the kernels: the output, and the final state if it is wanted."""
+    keep: int,
+) -> tuple[Tensor | None, ...]:
+    """Launch the kernels: the output, the final state if it is wanted, and what is kept for the gradient."""
     try:
-        from .chunk_kernels import (
-            chunk_mamba2_kernel,
-            chunk_mamba2_output_kernel,
-            chunk_mamba2_states_kernel,
-            launch_config,
-        )
+        from .chunk_kernels import chunk_mamba2_kernel, chunk_mamba2_output_kernel, chunk_mamba2_states_kernel
     except ImportError as import_error:
         raise RuntimeError(
             "chunk_mamba2 needs Triton on a GPU: install it, or call naive_chunk_mamba2"
@@ -201,19 +231,17 @@ def _launch(
     dtype = reduce(torch.promote_types, (x.dtype, B.dtype, C.dtype))
     x, B, C = (x.to(dtype).contiguous() for x in (x, B, C))
     dt, A, D = (x.contiguous() for x in (dt, A, D))
-    sizes = (args.N, args.P, chunk_size, dtype)
-    call_key = (args.device, *sizes)
-    if call_key not in TILES:
-        TILES[call_key] = launch_config(*sizes)
-    walk_tiles, output_tiles = (dict(tiles) for tiles in TILES[call_key])
+    walk_tiles, output_tiles = _tiles(args.device, args.N, args.P, chunk_size, dtype)
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     dot_precision = _precision(dtype)
     blocks = -(-args.P // walk_tiles["BLOCK_P"])
     output_blocks = -(-args.P // output_tiles["BLOCK_P"])
+    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    arrays = _arrays(args, cu_seqlens, chunk_size, dtype, keep)
+    (kept_states,) = arrays
     with torch.cuda.device_of(x):
-        if _splits(args.runs * args.HV * blocks, args.device):
-            chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+        if keep != operators.STATES and _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.P, args.N, dtype=dtype, device=args.device)
             chunk_mamba2_states_kernel[(args.runs * args.HV * blocks,)](
                 x,
@@ -263,6 +291,8 @@ def _launch(
                 D,
                 None if initial_state is None else initial_state.contiguous(),
                 None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                kept_states,
                 o,
                 S_final,
                 args.tokens,
@@ -273,7 +303,36 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final
+    return o, S_final, *_handed_on(arrays, keep)
+
+
+def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
+    """The tiles and warps of each kernel for these sizes: those that ship, or what `chunk_tuning` found."""
+    from .chunk_kernels import launch_config
+
+    call = (device, *sizes)
+    if call not in TILES:
+        TILES[call] = launch_config(*sizes)
+    return [dict(tiles) for tiles in TILES[call]]
+
+
+def _arrays(
+    args: Arguments, cu_seqlens: Tensor | None, chunk_size: int, dtype: torch.dtype, keep: int
+) -> tuple[Tensor | None, ...]:
+    """What a call may keep for its gradient, with nothing in it; its size does not depend on where sequences begin."""
+    walk_tiles = _tiles(args.device, args.N, args.P, chunk_size, dtype)[0]
+    size = walk_tiles["CHUNK"]
+    chunks = args.runs * -(-args.tokens // size) if cu_seqlens is None else args.tokens // size + args.runs
+    kept_states = None
+    if keep == operators.STATES:
+        kept_states = torch.empty((chunks + args.runs) // 2, args.HV, args.P, args.N, dtype=dtype, device=args.device)
+    return (kept_states,)
+
+
+def _handed_on(arrays: tuple[Tensor | None, ...], keep: int) -> tuple[Tensor | None, ...]:
+    """Those that are kept, each from a mode on."""
+    modes = (operators.STATES,)
+    return tuple(x if keep >= mode else None for x, mode in zip(arrays, modes, strict=True))
 
 
 def _splits(programs: int, device: torch.device) -> bool:

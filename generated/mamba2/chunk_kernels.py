@@ -52,6 +52,8 @@ def chunk_mamba2_kernel(
     D_ptr,
     S_initial_ptr,
     cu_seqlens_ptr,
+    first_chunk_ptr,
+    states_ptr,
     o_ptr,
     S_final_ptr,
     T,
@@ -86,6 +88,7 @@ def chunk_mamba2_kernel(
     as theirs. Nothing sums over P. Each token of a head reads P + 2*N + 1 elements and writes P; each sequence
     reads and writes N*P elements of state, in float32.
     """
+    TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
     blocks = tl.cdiv(P, BLOCK_P)
     block = program % blocks
@@ -95,9 +98,11 @@ def chunk_mamba2_kernel(
     if cu_seqlens_ptr is None:
         first_token = sequence * T
         end_token = first_token + T
+        chunk = sequence * tl.cdiv(T, TOKENS)
     else:
         first_token = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
         end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
+        chunk = tl.load(first_chunk_ptr + sequence)
     dtype = x_ptr.dtype.element_ty
     N_index = tl.arange(0, BLOCK_N)
     N_mask = N_index < N
@@ -117,9 +122,10 @@ def chunk_mamba2_kernel(
             other=0.0,
         ).to(tl.float32)
 
-    for start in range(first_token, end_token, CHUNK):
+    for start in range(first_token, end_token, TOKENS):
         token = start + token_index
         token_mask = token < end_token
+        chunk += 1
         x = tl.load(
             x_ptr + (token * HV + value_head)[None, :] * P + P_index[:, None],
             mask=P_mask[:, None] & token_mask[None, :],
@@ -148,6 +154,11 @@ def chunk_mamba2_kernel(
         scores = tl.dot(C, tl.trans(B), input_precision=PRECISION) * (dt[None, :] * decay)
         scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
         S_operand = S.to(dtype)
+        if states_ptr is not None:
+            rows_stored = tl.where((start - first_token) // TOKENS % 2 == 0, P, 0)
+            state_row = (chunk - 1 + sequence) // 2 * HV + value_head
+            state_place = state_row * (P * N) + P_index[:, None] * N + N_index[None, :]
+            tl.store(states_ptr + state_place, S_operand, mask=(P_index < rows_stored)[:, None] & N_mask[None, :])
         read = tl.dot(S_operand, tl.trans(C), input_precision=PRECISION) * from_start[None, :]
         read = tl.dot(x, tl.trans(scores.to(dtype)), read, input_precision=PRECISION)
         o = read + D * x.to(tl.float32)

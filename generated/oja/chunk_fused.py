@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def chunk_oja(
     """Run the chunk form in Triton: for training and for long prefills.
 
     Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32. The
-    kernels go forward only: `naive_chunk_oja` runs in their place where a gradient is wanted (grad mode is on and
+    kernels go forward only. `naive_chunk_oja` runs in their place where a gradient is wanted (grad mode is on and
     an argument requires one), for float64, and for tensors that are not on a GPU, unless Triton's interpreter is on
     (TRITON_INTERPRET=1).
 
@@ -182,9 +183,9 @@ def _launch(
     output_final_state: bool,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor | None]:
-    """Launch the kernels: the output, and the final state if it is wanted."""
+    """Launch the kernels: the output, the final state if it is wanted."""
     try:
-        from .chunk_kernels import chunk_oja_output_kernel, chunk_oja_states_kernel, launch_config
+        from .chunk_kernels import chunk_oja_output_kernel, chunk_oja_states_kernel
         from .chunk_prepare import chunk_oja_prepare_kernel
     except ImportError as import_error:
         raise RuntimeError("chunk_oja needs Triton on a GPU: install it, or call naive_chunk_oja") from import_error
@@ -198,11 +199,7 @@ def _launch(
     dtype = reduce(torch.promote_types, (q.dtype, v.dtype))
     q, v = (x.to(dtype).contiguous() for x in (q, v))
     k, g, beta = (x.contiguous() for x in (k, g, beta))
-    sizes = (args.V, args.K, chunk_size, dtype)
-    call_key = (args.device, *sizes)
-    if call_key not in TILES:
-        TILES[call_key] = launch_config(*sizes)
-    prepare_tiles, walk_tiles, output_tiles = (dict(tiles) for tiles in TILES[call_key])
+    prepare_tiles, walk_tiles, output_tiles = _tiles(args.device, args.V, args.K, chunk_size, dtype)
     prepare_tiles["TERMS"] = output_tiles["TERMS"] = (
         1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
     )
@@ -277,6 +274,16 @@ def _launch(
             **output_tiles,
         )
     return o, S_final
+
+
+def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
+    """The tiles and warps of each kernel for these sizes: those that ship, or what `chunk_tuning` found."""
+    from .chunk_kernels import launch_config
+
+    call = (device, *sizes)
+    if call not in TILES:
+        TILES[call] = launch_config(*sizes)
+    return [dict(tiles) for tiles in TILES[call]]
 
 
 def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:

@@ -47,6 +47,7 @@ def chunk_rwkv6_kernel(
     k_to_end_ptr,
     whole_ptr,
     number_ptr,
+    states_ptr,
     o_ptr,
     S_final_ptr,
     scale,
@@ -131,6 +132,12 @@ def chunk_rwkv6_kernel(
         number = tl.load(number_ptr + chunk_row * CHUNK + token_index)
 
         S_operand = S.to(dtype)
+        if states_ptr is not None:
+            tl.store(
+                states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
+                S_operand,
+                mask=V_mask[:, None] & K_mask[None, :],
+            )
         read = tl.dot(S_operand, tl.trans(q_from_start), input_precision=PRECISION)
         read = tl.dot(v, tl.trans(scores), read, input_precision=PRECISION)
         o = scale * (number[None, :] * v.to(tl.float32) + read)

@@ -50,6 +50,8 @@ def chunk_simple_gla_kernel(
     g_ptr,
     S_initial_ptr,
     cu_seqlens_ptr,
+    first_chunk_ptr,
+    states_ptr,
     o_ptr,
     S_final_ptr,
     scale,
@@ -81,6 +83,7 @@ def chunk_simple_gla_kernel(
     as theirs. Nothing sums over V. Each token of a head reads 2*K + V + 1 elements and writes V; each sequence
     reads and writes K*V elements of state, in float32.
     """
+    TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
     blocks = tl.cdiv(V, BLOCK_V)
     block = program % blocks
@@ -90,9 +93,11 @@ def chunk_simple_gla_kernel(
     if cu_seqlens_ptr is None:
         first_token = sequence * T
         end_token = first_token + T
+        chunk = sequence * tl.cdiv(T, TOKENS)
     else:
         first_token = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
         end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
+        chunk = tl.load(first_chunk_ptr + sequence)
     dtype = q_ptr.dtype.element_ty
     K_index = tl.arange(0, BLOCK_K)
     K_mask = K_index < K
@@ -110,9 +115,10 @@ def chunk_simple_gla_kernel(
             other=0.0,
         ).to(tl.float32)
 
-    for start in range(first_token, end_token, CHUNK):
+    for start in range(first_token, end_token, TOKENS):
         token = start + token_index
         token_mask = token < end_token
+        chunk += 1
         q = tl.load(
             q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
@@ -141,6 +147,11 @@ def chunk_simple_gla_kernel(
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * decay
         scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
         S_operand = S.to(dtype)
+        if states_ptr is not None:
+            rows_stored = tl.where((start - first_token) // TOKENS % 2 == 0, V, 0)
+            state_row = (chunk - 1 + sequence) // 2 * HV + value_head
+            state_place = state_row * (V * K) + V_index[:, None] * K + K_index[None, :]
+            tl.store(states_ptr + state_place, S_operand, mask=(V_index < rows_stored)[:, None] & K_mask[None, :])
         read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION) * from_start[None, :]
         read = tl.dot(v, tl.trans(scores.to(dtype)), read, input_precision=PRECISION)
         o = scale * read

@@ -7,11 +7,14 @@ from flagen.backends.triton_.backward_kernel import backward_kernel_contexts
 from flagen.backends.triton_.backward_launcher import backward_launcher_context
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, chunk_tuning_context
+from flagen.backends.triton_.handed_on import backward_of
 from flagen.backends.triton_.expansion import expanded_launcher_context
 from flagen.backends.triton_.kernel import kernel_context
+from flagen.backends.triton_.key_backward import key_backward_contexts
 from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context
 from flagen.backends.triton_.launcher import launcher_context
 from flagen.plan.expansion import ExpandedPlan
+from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable
 
@@ -43,10 +46,13 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
     kernels = plan.chunk_kernel
     if isinstance(kernels, Unavailable):
         return ()
+    planned = plan.chunk_backward
+    backward = None if isinstance(planned, Unavailable) else backward_of(planned)
+    keeps = backward is not None and any(array.walked for array in backward.kept)
     if isinstance(kernels, ExpandedPlan):
         context, kernels = expanded_launcher_context(kernels), kernels.kernels
     else:
-        context = chunk_launcher_context(kernels)
+        context = chunk_launcher_context(kernels, backward)
     launchers = (
         Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", context),
         Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels)),
@@ -54,10 +60,10 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
     if isinstance(kernels, KeyKernelPlan):
         return (
             Rendering("chunk_prepare.py", "triton/key_prepare.py.j2", key_prepare_context(kernels)),
-            Rendering("chunk_kernels.py", "triton/key_kernels.py.j2", key_kernel_context(kernels)),
+            Rendering("chunk_kernels.py", "triton/key_kernels.py.j2", key_kernel_context(kernels, keeps=keeps)),
             *launchers,
         )
-    walks = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", chunk_kernel_context(kernels))
+    walks = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", chunk_kernel_context(kernels, keeps=keeps))
     if kernels.prepare is None:
         return walks, *launchers
     return (
@@ -71,6 +77,11 @@ def _chunk_backward(plan: Plan) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
     if isinstance(backward, Unavailable):
         return ()
+    if isinstance(backward, KeyBackwardPlan):
+        return tuple(
+            Rendering(f"{module}.py", f"triton/{template}.py.j2", context)
+            for module, (template, context) in key_backward_contexts(backward).items()
+        )
     kernels = (
         Rendering(f"{module}.py", f"triton/{module}.py.j2", context)
         for module, context in backward_kernel_contexts(backward).items()

@@ -12,44 +12,29 @@ from flagen.backends.triton_.backward_walks import Reverse, States, kept
 from flagen.backends.triton_.chunk_launcher import Launch, chunk_launcher_context, launch_arguments, prepared_arrays
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.names import free_name
-from flagen.backends.triton_.rows import RowKernel, steps_symbol
+from flagen.backends.triton_.rows import RowKernel, RowPlan, steps_symbol
 from flagen.plan.chunk_backward import BLOCK, KEYS, SHARED, ChunkBackwardPlan
+from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.schedule import declared_names
 
 
 def backward_launcher_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     """Every value `triton/chunk_backward.py.j2` uses."""
-    forward, spec = plan.forward, plan.rows.spec
-    given = [p for p in parameters(spec) if p.name != "output_final_state"]
-    size = Parameter("chunk_size", "int", str(forward.size), True, "as in the forward call.")
-    every = (*given, size)
+    forward = plan.forward
     shared = chunk_launcher_context(forward)
-    own = _own_names(plan)
+    own = own_names(plan)
     walks = "args.runs * args.HV * blocks"
     return {
-        **{name: shared[name] for name in _SHARED},
-        "signature": [
-            *(p.declaration for p in every if not p.keyword),
-            "*",
-            *(p.declaration for p in every if p.keyword),
-        ],
+        **{name: shared[name] for name in (*SHARED_CONTEXT, "steps", "prepared", "scratch")},
+        **backward_signature(forward),
+        **gradients_of_call(plan),
         "own": own,
-        "tensors": tensor_names(spec),
         "key": plan.rows.key,
         "tiles": "walk_tiles, _" if forward.prepare is None else "prepare_tiles, walk_tiles",
-        "inputs": [decl.name for decl in spec.inputs],
-        "params": [p.name for p in spec.params if p.is_tensor],
         "every": plan.every,
         "rows_shape": f"args.batch, {_rows(plan)}, args.HV, args.{plan.rows.value}",
-        "named": {gradient.name: gradient.called for gradient in plan.stored},
-        "partial": {
-            gradient.name: "args.H" if gradient.level in (SHARED, KEYS) else "args.HV"
-            for gradient in plan.stored
-            if any(param.name == gradient.name for param in spec.params)
-        },
         "along_keys": [gradient.name for gradient in plan.stored if gradient.level == KEYS],
         "along_values": [gradient.name for gradient in plan.stored if gradient.level == BLOCK],
-        "per_head": [param.name for param in spec.params if param.per_head],
         "states": _launch(plan, States(plan), walks, own),
         "reverse": _launch(plan, Reverse(plan), walks, own, "reverse_tiles" if tiles_reverse(plan) else "walk_tiles"),
         "tiles_reverse": tiles_reverse(plan),
@@ -58,14 +43,44 @@ def backward_launcher_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     }
 
 
-_SHARED = """
-    name title paper equations check value steps defaults output_shape state_shape vectors others
-    config_arguments prepared scratch precision precision_note
+SHARED_CONTEXT = """
+    name title paper equations check value defaults output_shape state_shape vectors others
+    config_arguments precision precision_note
     """.split()
 """What is as for the forward call."""
 
 
-def _own_names(plan: ChunkBackwardPlan) -> Mapping[str, str]:
+def backward_signature(forward: RowPlan) -> Mapping[str, object]:
+    """What the function takes beside the gradients of what the forward call returned."""
+    given = [p for p in parameters(forward.spec) if p.name != "output_final_state"]
+    every = (*given, Parameter("chunk_size", "int", str(forward.size), True, "as in the forward call."))
+    return {
+        "signature": [
+            *(p.declaration for p in every if not p.keyword),
+            "*",
+            *(p.declaration for p in every if p.keyword),
+        ],
+        "tensors": tensor_names(forward.spec),
+    }
+
+
+def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, object]:
+    """What gradients there are, and in what shape a kernel leaves them."""
+    spec = plan.rows.spec
+    return {
+        "inputs": [decl.name for decl in spec.inputs],
+        "params": [p.name for p in spec.params if p.is_tensor],
+        "named": {gradient.name: gradient.called for gradient in plan.stored},
+        "partial": {
+            gradient.name: "args.H" if gradient.level in (SHARED, KEYS) else "args.HV"
+            for gradient in plan.stored
+            if any(param.name == gradient.name for param in spec.params)
+        },
+        "per_head": [param.name for param in spec.params if param.per_head],
+    }
+
+
+def own_names(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, str]:
     """What the function calls what is its own."""
     wanted = "do d_final_state d_initial_state prepared saved states state_gradients U R_gradient".split()
     taken = {*declared_names(plan.rows.spec), *(gradient.called for gradient in plan.stored)}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flagen.backends.signature import Parameter, output_like
+from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import common_context
 from flagen.backends.triton_.chunk_kernel import kernels_of as scalar_kernels
 from flagen.backends.triton_.chunk_kernel import scratch
@@ -23,6 +24,13 @@ from flagen.plan.schedule import declared_names
 from flagen.plan.tiles import Value
 from flagen.spec.model import Spec
 
+SAVE_STATES = Parameter(
+    "save_states",
+    "bool",
+    "False",
+    True,
+    "keep the states for the gradient; by default they are computed again, and less is kept than the inputs take.",
+)
 PACKED = "None if cu_seqlens is None else cu_seqlens.contiguous()"
 START = "None if initial_state is None else initial_state.contiguous()"
 
@@ -47,14 +55,38 @@ class Scratch:
     dtype: str
 
 
-def chunk_launcher_context(plan: RowPlan) -> Mapping[str, object]:
+@dataclass(frozen=True)
+class Kept:
+    """An array of `shape` that a call keeps for its gradient, in the mode `kept_in` of `operators.py` and those after
+    it; `walked`: only the walk writes it, and only where it is kept."""
+
+    name: str
+    inside: str
+    shape: str
+    dtype: str
+    kept_in: Literal["PREPARED", "STATES"]
+    walked: bool = False
+
+
+@dataclass(frozen=True)
+class Backward:
+    """The backward of a call: what the call keeps for it, in the order in which it is taken, and how it is called by
+    the operator that gives the gradients."""
+
+    kept: tuple[Kept, ...]
+    call: str
+
+
+def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> Mapping[str, object]:
     """Every value `triton/chunk_fused.py.j2` uses."""
     spec = plan.spec
     steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
     (state,) = spec.states
-    function = function_context(spec, plan.size, steps, *([f"{steps} > 16"] if steps else []))
-    prepared, fused, split = _prepared(plan), _fused(plan), _split(plan)
     operands = _operands(plan)
+    dtype = f"reduce(torch.promote_types, {tuple_of([f'{name}.dtype' for name in operands])})"
+    function = function_context(spec, plan.size, steps, *([f"{steps} <= 16"] if steps else []), backward=backward, dtype=dtype)
+    kept = backward.kept if backward else ()
+    prepared, fused, split = _prepared(plan), _fused(plan, kept), _split(plan)
     return {
         **function,
         "steps": steps,
@@ -68,14 +100,17 @@ def chunk_launcher_context(plan: RowPlan) -> Mapping[str, object]:
         "state_shape": ", ".join(f"args.{x}" for x in ("runs", "HV", *state.dims)),
         "vectors": operands,
         "others": [name for name in tensor_names(spec) if name not in operands],
-        "kernels": [*(launch.kernel for launch in (*fused, *split)), "launch_config"],
+        "walk_place": list(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split))).index("walk_tiles"),
+        "kept_arrays": kept,
+        "walked": [array.name for array in kept if array.walked],
+        "kernels": [launch.kernel for launch in (*fused, *split)],
         "tiles": _unpacked(launch.tiles for launch in (*prepared, *fused, *split)),
         "config_arguments": _config_arguments(plan, steps),
         "config_lines": list(_config_lines(plan)),
         "value": plan.value,
         "output_dim": _output_dim(plan),
         "prepared": prepared,
-        "scratch": prepared_arrays(plan),
+        "scratch": [array for array in prepared_arrays(plan) if array.name not in {each.name for each in kept}],
         "fused": fused,
         "split": split,
         "left_behind": _left_behind(plan),
@@ -96,19 +131,25 @@ def _unpacked(names: Iterable[str]) -> str:
     return ", ".join(different) if len(different) > 1 else f"({different[0]},)"
 
 
-def function_context(spec: Spec, size: int, rows: str | None, *no_kernel: str) -> dict[str, object]:
-    """What the public function and its operator are made of; a token has `rows` rows, or one. `no_kernel`: what else
-    keeps a call from the kernels."""
+def function_context(
+    spec: Spec, size: int, rows: str | None, *has_kernel: str, backward: Backward | None = None, dtype: str = ""
+) -> dict[str, object]:
+    """What the public function and its operator are made of; a token has `rows` rows, or one. `has_kernel`: what
+    else kernels need; `dtype`: that of the products."""
     chunk_size = Parameter("chunk_size", "int", str(size), True, _size_doc(rows))
     operator = Operator(
         spec,
         "chunk",
         f"naive_chunk_{spec.name}",
-        no_kernel=" or ".join(("not operators.has_kernel(args)", *no_kernel)),
+        has_kernel=("operators.has_kernel(args)", *has_kernel),
         chunk_size=chunk_size,
         tokens_of_chunk=f"max(chunk_size // {rows}, 1)" if rows else "chunk_size",
+        sizes_of_kept=("cu_seqlens", *([rows] if rows else []), "chunk_size", dtype),
+        kept=tuple(array.name for array in backward.kept) if backward else (),
+        backward=backward.call if backward else None,
     )
-    return {**common_context(spec, chunk_size), **operator.context(), "sizes": SIZES}
+    modes = [SAVE_STATES] if backward and backward.kept else []
+    return {**common_context(spec, chunk_size, *modes), **operator.context(), "sizes": SIZES}
 
 
 def _operands(plan: RowPlan) -> list[str]:
@@ -156,7 +197,8 @@ def _config_lines(plan: RowPlan) -> list[str]:
     return [f"{target} = {terms}"]
 
 
-def _array(plan: RowPlan, name: str, shape: Sequence[str], dtype: str) -> Scratch:
+def array_like(plan: RowPlan, name: str, shape: Sequence[str], dtype: str) -> Scratch:
+    """An array whose name gives way to the spec's."""
     return Scratch(free_name(name, set(declared_names(plan.spec))), name, shape, dtype)
 
 
@@ -164,7 +206,7 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
     """What the prepared chunks are kept in."""
     if isinstance(plan, KeyKernelPlan):
         return [
-            _array(
+            array_like(
                 plan,
                 array.name,
                 [f'walk_tiles["{dim}"]' if dim == "CHUNK" else f"args.{dim}" for dim in array.dims],
@@ -177,7 +219,7 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
     single = ("from_start", "to_end")
     shapes = {"scores": [tokens, rows], "write_scores": [tokens, rows], "from_start": [rows], "to_end": [rows]}
     return [
-        _array(plan, name, shapes.get(name, [rows, rows]), "torch.float32" if name in single else "dtype")
+        array_like(plan, name, shapes.get(name, [rows, rows]), "torch.float32" if name in single else "dtype")
         for name in scratch(plan)
     ]
 
@@ -187,9 +229,9 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
 
 def _left_behind(plan: RowPlan) -> list[Scratch]:
     """What the walk of the split form leaves for the outputs."""
-    states = _array(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
+    states = array_like(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
     kept = any("U_ptr" in kernel.parameters() for kernel in kernels_of(plan) if kernel is not None)
-    return [states, *([_array(plan, "U", [f"args.{plan.value}", 'walk_tiles["CHUNK"]'], "dtype")] if kept else [])]
+    return [states, *([array_like(plan, "U", [f"args.{plan.value}", 'walk_tiles["CHUNK"]'], "dtype")] if kept else [])]
 
 
 def _launch(plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str) -> Launch:
@@ -235,10 +277,13 @@ def _output_dim(plan: RowPlan) -> str | None:
     return plan.value if plan.prepare is None else None
 
 
-def _fused(plan: RowPlan) -> list[Launch]:
+def _fused(plan: RowPlan, kept: Sequence[Kept]) -> list[Launch]:
     """One walk that puts out what is read."""
-    walk = kernels_of(plan)[1]
-    return [] if walk is None else [_launch(plan, walk, "args.runs * args.HV * blocks", "walk_tiles")]
+    walked = {f"{array.inside}_ptr": array.name for array in kept if array.walked}
+    walk = kernels_of(plan, keeps=bool(walked))[1]
+    if walk is None:
+        return []
+    return [Launch(walk.kernel, "args.runs * args.HV * blocks", launch_arguments(plan, walk, walked), "walk_tiles")]
 
 
 def _split(plan: RowPlan) -> list[Launch]:
@@ -251,6 +296,8 @@ def _split(plan: RowPlan) -> list[Launch]:
     ]
 
 
-def kernels_of(plan: RowPlan) -> tuple[RowKernel[Any] | None, RowKernel[Any] | None, RowKernel[Any], RowKernel[Any]]:
+def kernels_of(
+    plan: RowPlan, *, keeps: bool = False
+) -> tuple[RowKernel[Any] | None, RowKernel[Any] | None, RowKernel[Any], RowKernel[Any]]:
     """What prepares the chunks, if anything; the fused walk, if there is one; the two kernels of the split form."""
-    return key_kernels(plan) if isinstance(plan, KeyKernelPlan) else scalar_kernels(plan)
+    return key_kernels(plan, keeps=keeps) if isinstance(plan, KeyKernelPlan) else scalar_kernels(plan, keeps=keeps)

@@ -1,48 +1,94 @@
-"""What a call of the chunk kernels leaves for the backward of that call: arrays that its gradient would have to compute
-again. In the first mode those that are small against the inputs, in the second the states as well."""
+"""What a call of the chunk kernels leaves for its backward: arrays that the gradient would have to compute again. By
+default those that are small against the inputs, on request the states as well."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import singledispatch
 
+from flagen.backends.signature import parameters
+from flagen.backends.text import tuple_of
 from flagen.backends.triton_.backward_launcher import own_names
 from flagen.backends.triton_.backward_walks import kept
 from flagen.backends.triton_.chunk_launcher import Backward, Kept, prepared_arrays
-from flagen.backends.triton_.kernel import tensor_names
+from flagen.backends.triton_.key_backward_walks import matrices
 from flagen.backends.triton_.names import free_name
-from flagen.backends.triton_.rows import steps_symbol
+from flagen.backends.triton_.operator import Operator
+from flagen.backends.triton_.rows import RowPlan, steps_symbol
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.schedule import declared_names
-from flagen.spec.model import Spec
 
 
-def backward_of(plan: ChunkBackwardPlan) -> Backward:
-    """The backward of a call of the chunk kernels: what it takes from them, and how it is called."""
+def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Backward:
+    """The backward of a call of the chunk kernels: what it takes from them, and how its operator calls it."""
     arrays = _handed_on(plan)
-    return Backward(arrays, _call(plan.forward.spec, own_names(plan), arrays))
+    return Backward(arrays, _call(plan, arrays))
 
 
+@singledispatch
 def _handed_on(plan: ChunkBackwardPlan) -> tuple[Kept, ...]:
-    """Matrices and decays of the chunks, then every second state and U, in the order in which the backward takes them."""
-    rows, spec = plan.forward, plan.forward.spec
-    taken = set(declared_names(spec))
-    prepared = [
-        Kept(array.name, array.inside, f"chunks, args.HV, {', '.join(array.shape)}", array.dtype, "PREPARED")
-        for array in prepared_arrays(rows)
-        if array.inside in kept(rows)
-    ]
+    """Matrices and decays of the chunks, then every second state and U, in the order in which they are taken."""
+    rows, steps = plan.forward, plan.forward.spec.steps
     runs = "args.runs" if plan.every == 2 else f"args.runs * {plan.every - 1}"
     states = f"(chunks + {runs}) // {plan.every}, args.HV, args.{rows.value}, args.{rows.key}"
-    walked = [Kept(free_name("kept_states", taken), "states", states, "dtype", "STATES")]
+    tokens = f"args.tokens * {steps.argument}" if steps and steps_symbol(rows) else "args.tokens"
+    updates = f"args.batch, {tokens}, args.HV, args.{rows.value}"
+    prepared = (array for array in _prepared(rows) if array.inside in kept(rows))
+    return (*prepared, *_walked(rows, states, updates))
+
+
+@_handed_on.register
+def _(plan: KeyBackwardPlan) -> tuple[Kept, ...]:
+    """Matrices of the chunks; then scaled rows, every state and U. Nothing where the forward kernels fold the inverse
+    into rows: the backward has no use for those."""
+    rows = plan.forward
+    if plan.prepares:
+        return ()
+    square = {array.name for array in matrices(rows)}
+    small, scaled = [], []
+    for array in _prepared(rows):
+        if array.inside in square:
+            small.append(array)
+        else:
+            scaled.append(replace(array, kept_in="STATES"))
+    if rows.right:
+        return tuple(small)
+    states = f"chunks, args.HV, args.{rows.value}, args.{rows.key}"
+    updates = f'chunks, args.HV, args.{rows.value}, walk_tiles["CHUNK"]'
+    return (*small, *scaled, *_walked(rows, states, updates))
+
+
+def _prepared(rows: RowPlan) -> list[Kept]:
+    return [
+        Kept(array.name, array.inside, f"chunks, args.HV, {', '.join(array.shape)}", array.dtype, "PREPARED")
+        for array in prepared_arrays(rows)
+    ]
+
+
+def _walked(rows: RowPlan, states: str, updates: str) -> list[Kept]:
+    """What only the walk writes."""
+    taken = set(declared_names(rows.spec))
+    arrays = [Kept(free_name("kept_states", taken), "states", states, "dtype", "STATES", walked=True)]
     if rows.delta is not None:
-        tokens = f"args.tokens * {spec.steps.argument}" if spec.steps and steps_symbol(rows) else "args.tokens"
-        updates = f"args.batch, {tokens}, args.HV, args.{rows.value}"
-        walked.append(Kept(free_name("kept_U", taken), "U", updates, "dtype", "STATES"))
-    return (*prepared, *walked)
+        arrays.append(Kept(free_name("kept_U", taken), "U", updates, "dtype", "STATES", walked=True))
+    return arrays
 
 
-def _call(spec: Spec, own: dict[str, str], arrays: Sequence[Kept]) -> str:
-    """The call in the operator's backward, with the names that there are there."""
-    keep, (state,) = free_name("keep", set(declared_names(spec))), spec.states
-    given = [*tensor_names(spec)]
-    return ""
+def _call(plan: ChunkBackwardPlan | KeyBackwardPlan, arrays: Sequence[Kept]) -> str:
+    """The call in the operator's backward, in the names that there are there."""
+    spec, own = plan.forward.spec, own_names(plan)
+    operator = Operator(spec, "chunk", "", kept=tuple(array.name for array in arrays))
+    passed = [*operator.cotangents]
+    for p in parameters(spec):
+        if p.name != "output_final_state":
+            passed.append(f"{p.name}={p.name}" if p.keyword else p.name)
+    passed.append("chunk_size=chunk_size")
+    for name, mode, is_kept in (("prepared", "PREPARED", operator.keep), ("saved", "STATES", f"{operator.keep} == operators.STATES")):
+        given = [array.name for array in arrays if array.kept_in == mode]
+        if given:
+            passed.append(f"{own[name]}={tuple_of(given)} if {is_kept} else None")
+    names = ", ".join(f'"{name}"' for name in operator.differentiated)
+    passed.append(f"wanted=operators.asked(({names}), wanted)")
+    return f"chunk_backward_{spec.name}({', '.join(passed)})"

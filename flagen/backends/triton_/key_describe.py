@@ -13,6 +13,9 @@ from flagen.plan.show import show
 from flagen.spec.model import Expr
 from flagen.spec.printer import to_source
 
+PREPARE = "Prepare every chunk for the walk: what of it does not depend on the state."
+SCALE = "Scale the rows of every chunk by their decays since its start, or to its end."
+
 
 def prepare_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
     """The docstring of the kernel that prepares all chunks."""
@@ -35,7 +38,16 @@ def prepare_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
         f" Each token of a head reads {_read(plan, plan.prepare.part)} elements; a chunk writes what the walk needs"
         f" of these, in the dtype of the products.{_inverse(plan)}{_pairs(plan)}"
     )
-    return {"equations": equations, "text": text}
+    return {"title": PREPARE, "equations": equations, "text": text}
+
+
+def scale_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+    """The docstring of the kernel that scales the rows of all chunks, where their matrices are known."""
+    read, erase = _offset(plan, after=plan.read_after), _offset(plan, after=plan.erase_after)
+    equations = [*_front_end(plan, ("q", "w", "y", "k", "g")), *_rows(plan, read, erase)]
+    equations += [f"{number.target} = {show(number.value)}" for number in plan.numbers]
+    text = f"{_sums(plan)}A program owns one chunk of one head."
+    return {"title": SCALE, "equations": equations, "text": text}
 
 
 def walk_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
@@ -190,3 +202,59 @@ def _front_end(plan: KeyKernelPlan, wanted: Collection[str]) -> Iterator[str]:
     for name, expr in rows.items():
         if name in wanted and expr is not None and to_source(expr) != name:
             yield f"{name} = {to_source(expr)}"
+
+
+def reverse_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+    """The docstring of the walk that stores the gradients of the states."""
+    state = ["dS" if plan.log_decay is None else "whole dS", "q_from_start^T dread"]
+    equations = []
+    if plan.delta is not None:
+        equations += ["dU = A^T dread + w_to_end dS", "dR = (I - L)^-T dU"]
+        state.append("y_from_start^T dR")
+    equations.append(f"dS = {' + '.join(state)}")
+    left = "dS" if plan.delta is None else "dS and dR"
+    text = (
+        f"dread is the gradient of what the output calls read. A program owns BLOCK_{plan.value} indices of"
+        f" {plan.value} of the state of one head of one sequence, transposed, as the walk over states does. For each"
+        f" chunk it writes {left}, in the dtype of the products."
+    )
+    return {"equations": equations, "text": text}
+
+
+def gradients_docs(plan: KeyKernelPlan, *, decays: bool) -> Mapping[str, object]:
+    """The docstring of the kernel that has a program for every chunk."""
+    read, erase = _offset(plan, after=plan.read_after), _offset(plan, after=plan.erase_after)
+    decaying = plan.log_decay is not None
+    start, erased = (f" e^{read}", f" e^{erase}") if decaying else ("", "")
+    to_end = " e^(G_end - G)" if decaying else ""
+    reads, equations = [f"dread S^T{start}"], []
+    if plan.delta is not None:
+        equations += ["dA = dread U^T", "dL = dR U^T"]
+        reads.append("dA.w")
+        erases, writes = [f"dR S^T{erased}", "dL.w"], [f"U dS^T{to_end}", "dA^T.q", "dL^T.y"]
+    if plan.write_key is not None:
+        scores = "dA" if plan.delta is None else "dB"
+        reads.append(f"{scores}.k")
+        equations.append(f"{scores} = dread v^T")
+        value, key = [f"k_to_end dS + {scores[1:]}^T dread"], [f"v dS^T{to_end}", f"{scores}^T.q"]
+        if plan.delta is not None:
+            equations.append("dN = dR v^T")
+            value.append("N^T dR")
+            erases.append("dN.k")
+            key.append("dN^T.y")
+        equations += [f"dv = {' + '.join(value)}", f"dk = {' + '.join(key)}"]
+    if plan.delta is not None:
+        equations += [f"dy = {' + '.join(erases)}", f"dw = {' + '.join(writes)}", "dz = dR"]
+    equations.append(f"dq = {' + '.join(reads)}")
+    text = (
+        f"dS is the gradient of the state after the chunk, dR that of U's right side. {_sums(plan)}A product with a"
+        f" matrix, dA.w, takes the factors of the decays between its rows and its columns.{_pairs(plan)} A program"
+        f" stores the gradients of the matrices of each value head, then takes the keys block by block."
+    )
+    if decays:
+        equations.append("dg_t = sum over i >= t of (q dq + y dy - w dw - k dk)_i, in the chunk, + e^G_end S dS")
+        text += (
+            " The gradient of a decay is what rows from its token on have in common with their gradients, readers less"
+            " writers, with what the state keeps until the chunk's end."
+        )
+    return {"equations": equations, "text": f"{text} A gradient whose pointer is None is not stored."}

@@ -18,9 +18,9 @@ from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Value
 
 
-def key_kernel_context(plan: KeyKernelPlan) -> Mapping[str, object]:
-    """Every value `triton/key_kernels.py.j2` uses."""
-    _, walk, states, output = kernels_of(plan)
+def key_kernel_context(plan: KeyKernelPlan, *, keeps: bool) -> Mapping[str, object]:
+    """Every value `triton/key_kernels.py.j2` uses; the fused walk `keeps` what a backward takes from it."""
+    _, walk, states, output = kernels_of(plan, keeps=keeps)
     walks = [(walk, walk_docs(plan))] if walk is not None else []
     return {
         **walks_context(plan, [*walks, (states, states_docs(plan))], (output, output_docs(plan))),
@@ -175,8 +175,10 @@ class Prepare(KeyRows):
         """What a template needs to know of the kernel."""
         rounds = any(".to(dtype)" in line for line in self.lines())
         dtype_of = next(array.name for array in arrays(self.plan) if not array.single) if rounds else None
-        known = {"key_heads": key_heads(*self.parts), "dtype_of": dtype_of}
-        return {"parameters": self.parameters(), **known, "once": self.once(), "passes": self.passes()}
+        anchored = "LEAF" in names_in(*self.lines())
+        known = {"key_heads": key_heads(*self.parts), "dtype_of": dtype_of, "leaf": anchored}
+        sections = {"once": self.once(), "passes": self.passes()}
+        return {"kernel": self.kernel, "parameters": self.parameters(), **known, **sections}
 
     def lines(self) -> list[str]:
         return [*self.once(), *(line for each in self.passes() for line in (*each.before, *each.block, *each.after))]

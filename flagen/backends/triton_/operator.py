@@ -17,22 +17,24 @@ from flagen.spec.model import Spec
 
 @dataclass(frozen=True)
 class Operator:
-    """A registered operator and the PyTorch form it falls back on, `no_kernel` telling when.
+    """A registered operator and the PyTorch form it falls back on where not all of `has_kernel` holds.
 
     It takes the arguments of the function, in another order: first the tensors that can have a gradient, each state on
     its own, then `cu_seqlens`, then what is no tensor. It returns the output and every final state.
 
     kept: the arrays it returns besides, which its gradient takes; how many of them, an argument of its own says.
+    sizes_of_kept: what their sizes depend on beside the sizes of the arguments.
     backward: the call of the function whose kernels compute its gradient; None where the PyTorch form does.
     """
 
     spec: Spec
     name: str
     pytorch_form: str
-    no_kernel: str = "not operators.has_kernel(args)"
+    has_kernel: tuple[str, ...] = ("operators.has_kernel(args)",)
     chunk_size: Parameter | None = None
     tokens_of_chunk: str = "chunk_size"
     kept: tuple[str, ...] = ()
+    sizes_of_kept: tuple[str, ...] = ()
     backward: str | None = None
 
     @cached_property
@@ -49,6 +51,11 @@ class Operator:
     def finals(self) -> tuple[str, ...]:
         """The states a call ends with."""
         return tuple(final_name(state.name, self.taken) for state in self.spec.states)
+
+    @property
+    def cotangents(self) -> tuple[str, ...]:
+        """The gradients of what a call returned."""
+        return tuple(free_name(name, self.taken) for name in ("do", *(f"d{final}" for final in self.finals)))
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -78,19 +85,20 @@ class Operator:
         """Every value `triton/_operator.py.j2` uses, but for those that all files of a package use."""
         declared = {p.name: f"{p.name}: {p.annotation}" for p in self.parameters}
         arguments = (*self.differentiated, *self.settings)
-        cotangents = [free_name(name, self.taken) for name in ("do", *(f"d{final}" for final in self.finals))]
         state_sizes = {state.name: ("runs", "HV", *state.dims) for state in self.spec.states}
         return {
             "operator": self.name,
-            "no_kernel": self.no_kernel,
+            "has_kernel": " and ".join(self.has_kernel),
+            "no_kernel": f"not {self.has_kernel[0]}" if len(self.has_kernel) == 1 else f"not ({' and '.join(self.has_kernel)})",
             "finals": self.finals,
             "declarations": [declared[name] for name in arguments],
             "arguments": arguments,
             "differentiated": self.differentiated,
             "settings": self.settings,
-            "cotangents": cotangents,
+            "cotangents": self.cotangents,
             "keep": self.keep if self.kept else None,
             "kept": self.kept,
+            "arrays_of": (*self.sizes_of_kept, self.keep) if self.kept else (),
             "backward": self.backward,
             "pytorch_call": self._pytorch_call(),
             "check_all": self._check(),

@@ -30,14 +30,21 @@ def walks_context(plan: RowPlan, walks: Sequence[Documented], output: Documented
     """What the templates of all families use for the kernels that have the state."""
     kernels = [*walks, output]
     states, _ = walks[-1]
+    return {
+        **state_context(plan, states),
+        "helpers": row_helpers_for([line for kernel, _ in kernels for line in kernel.lines()]),
+        "walks": [{**walk.context(), "docs": docs} for walk, docs in walks],
+        "output": {**output[0].context(), "docs": output[1]},
+    }
+
+
+def state_context(plan: RowPlan, states: RowKernel[Any]) -> Mapping[str, object]:
+    """What the templates call the state and its axes; `states` is a kernel that has it."""
     (state,) = plan.spec.states
     return {
         "name": plan.spec.name,
         "key": plan.key,
         "value": plan.value,
-        "helpers": row_helpers_for([line for kernel, _ in kernels for line in kernel.lines()]),
-        "walks": [{**walk.context(), "docs": docs} for walk, docs in walks],
-        "output": {**output[0].context(), "docs": output[1]},
         "S": states.name(state.name),
         "initial": f"{state.name}_initial_ptr",
         "final": f"{state.name}_final_ptr",
@@ -128,6 +135,7 @@ class WalkKernel(RowKernel[P]):
             "body": body,
             "key_heads": "key_head" in names_in(*body),
             "counts_chunks": self._counts_chunks(),
+            "names_chunks": "chunk_row" in names_in(*body),
             "dtype_of": self._dtype_source(),
             "split": self.value,
         }

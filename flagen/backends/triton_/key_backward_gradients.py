@@ -1,0 +1,588 @@
+"""The last kernel of the backward for decays of each key, which has a program for every chunk, as source lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flagen.backends.triton_.key_backward_walks import scaled_rows
+from flagen.backends.triton_.key_rows import LOG2_E, Array, KeyRows, Score, decay_tiles, indented, scores_of
+from flagen.backends.triton_.lines import live, names_in
+from flagen.backends.triton_.rows import DOT, pointers, scalars
+from flagen.plan.chunk_backward import (
+    BLOCK,
+    DECAY_GRADIENT,
+    HEAD,
+    KEYS,
+    OUTPUT_GRADIENT,
+    R_GRADIENT,
+    READ_GRADIENT,
+    ROLES,
+    SHARED,
+    Action,
+    Add,
+    Fold,
+    Gradient,
+    Level,
+    Store,
+    scale_gradient,
+    vector_gradient,
+)
+from flagen.plan.key_backward import OWN, KeyBackwardPlan
+from flagen.plan.row_planner import Part, RowLoad, RowSet
+from flagen.plan.rows import TOKEN
+from flagen.plan.schedule import Load, Set
+from flagen.plan.tiles import Tile, Value, tiles_in
+from flagen.spec.model import Input, Param
+
+PARTS = {"q": "read_part", "y": "erased_part", "w": "written_part", "k": "values_part"}
+"""What each row along the keys gets, before what scales it."""
+
+
+@dataclass(frozen=True)
+class ValuePass:
+    """What is done before a pass over blocks of values, with each block, with each block of keys beside it, with the
+    block again, and after the pass."""
+
+    before: list[str]
+    block: list[str]
+    after: list[str]
+    keys: list[str] = field(default_factory=list)
+    end: list[str] = field(default_factory=list)
+
+
+class KeyGradients(KeyRows):
+    """The kernel that has a program for every chunk of a key head."""
+
+    def __init__(self, plan: KeyBackwardPlan) -> None:
+        super().__init__(plan.rows, plan.values, plan.written, plan.keys, plan.heads)
+        self.backward = plan
+        self.value = self.plan.value
+        self.state = self.name(self.plan.spec.states[0].name)
+        self.matrices = scores_of(self.plan)
+        self.roles = [role for role in ROLES if self.plan.vector(role) is not None]
+        self.started: set[str] = set()
+
+    def _raw(self, load: RowLoad) -> bool:
+        vector = self.plan.vector("v")
+        return isinstance(vector, Value) and vector.name == load.source.name
+
+    # -------------------------------------------------------------------------------------------------------- the frame
+
+    @property
+    def kernel(self) -> str:
+        return f"chunk_{self.plan.spec.name}_gradients_kernel"
+
+    def context(self) -> Mapping[str, object]:
+        """What a template needs to know of the kernel."""
+        sections = self.sections()
+        text = _lines(sections)
+        return {
+            "kernel": self.kernel,
+            "parameters": self.parameters(),
+            "gathers": any("put(" in line or "take(" in line for line in text),
+            "members": any("members" in line for line in text),
+            "ends_by_chunk": "chunk_row" in names_in(*self._head_end()),
+            **sections,
+        }
+
+    def parameters(self) -> list[str]:
+        plan, text = self.plan, names_in(*self.lines())
+        arrays = ["U", R_GRADIENT, *(array.name for array in self._prepared())]
+        names = [*pointers(plan, *self.parts), "do", "cu_seqlens", "chunk_sequence", "first_chunk", "states"]
+        names += ["state_gradients", *(name for name in arrays if f"{name}_ptr" in text)]
+        names += [f"{matrix.name}_gradient" for matrix in self.matrices]
+        names += [gradient.called for gradient in self.backward.stored]
+        sizes = ("H", "HV", self.key, self.value, "CHUNK", f"BLOCK_{self.key}", f"BLOCK_{self.value}")
+        known = (*sizes, "MEMBERS", *decay_tiles(plan), "PRECISION")
+        numbers = scalars(plan, *self.parts)
+        return [*(f"{name}_ptr" for name in names), *numbers, "T", *(f"{name}: tl.constexpr" for name in known)]
+
+    def lines(self) -> list[str]:
+        return _lines(self.sections())
+
+    def sections(self) -> dict[str, list[str] | list[ValuePass]]:
+        """The kernel's statements, by the loops that they stand in."""
+        self.started = set()
+        zeros = self.backward.zeros
+        sections: dict[str, list[str] | list[ValuePass]] = {
+            "start": [*map(self._of_members, zeros[HEAD]), *map(self._zero, zeros[SHARED])],
+            "passes": [*self._matrix_passes(), *self._values_pass()],
+            "key_block": [*self._vector_zeros(), *map(self._zero, zeros[KEYS])],
+        }
+        own, block, end = self._rows(), self._state_block(), [*self._decayed(), *self._pairs(), *self._own_actions()]
+        sections["rows"] = live([*own, *self._part_zeros()], names_in(*block, *end))
+        sections["states_block"] = live(block, names_in(*end, *PARTS.values()))
+        sections["own"] = live(end, {*self._kept(), *PARTS.values()} & names_in(*end))
+        sections["keys_end"] = self._actions(KEYS)
+        sections["head_end"] = self._head_end()
+        sections["end"] = self._actions(SHARED)
+        return sections
+
+    def _kept(self) -> set[str]:
+        """What is added to beyond one value head."""
+        return {*self.started, *(f"{gradient.called}_sums" for gradient in self.backward.zeros[HEAD])}
+
+    def _zeros(self, *sizes: str) -> str:
+        if not sizes:
+            return "tl.full((), 0.0, tl.float32)"
+        return f"tl.zeros(({', '.join(sizes)}{',' if len(sizes) == 1 else ''}), tl.float32)"
+
+    def _extents(self, gradient: Gradient) -> list[str]:
+        return ["CHUNK" if dim == TOKEN else f"BLOCK_{dim}" for dim in gradient.dims]
+
+    def _zero(self, gradient: Gradient) -> str:
+        self.started.add(gradient.called)
+        return f"{gradient.called} = {self._zeros(*self._extents(gradient))}"
+
+    def _of_members(self, gradient: Gradient) -> str:
+        """What is added up for each value head: numbers of tokens, or one number."""
+        return f"{gradient.called}_sums = {self._zeros(*self._extents(gradient), 'MEMBERS')}"
+
+    def _prepared(self) -> list[Array]:
+        """The rows and numbers that were prepared, of those that this kernel may load."""
+        return [*scaled_rows(self.backward.forward), *self._read_matrices()]
+
+    def _read_matrices(self) -> list[Array]:
+        return [Array(matrix.name, ("CHUNK", "CHUNK")) for matrix in self._read_scores()]
+
+    # ----------------------------------------------------------------------------------------------------- value blocks
+
+    def _head_rows(self, *parts: Part) -> list[str]:
+        """What a value head has that has neither keys nor values."""
+        once = [action for part in parts for action in part.once if not self._over(action, self.key, self.value)]
+        rows = [row for part in parts for row in part.rows if not self._over(row, self.key, self.value)]
+        numbers = [array for array in scaled_rows(self.backward.forward) if array.dims == ("CHUNK",)]
+        return [
+            *self.fixed(list(dict.fromkeys(once)), reads_head=any(part.reads_head for part in parts)),
+            *(array.loaded(self.row_index, self.key_index, "") for array in numbers),
+            *self.rows(list(dict.fromkeys(rows))),
+        ]
+
+    def _of_values(self, part: Part) -> list[str]:
+        """What of `part` has values."""
+        once = [action for action in part.once if self._over(action, self.value)]
+        return [*self.fixed(once), *self.rows([row for row in part.rows if self._over(row, self.value)])]
+
+    def _over(self, action: Load | Set | RowLoad | RowSet, *dims: str) -> bool:
+        over = action.value.dims if isinstance(action, Set | RowSet) else action.source.dims
+        return bool(set(over) & set(dims))
+
+    def _output_gradient(self) -> str:
+        offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
+        return f"{OUTPUT_GRADIENT} = tl.load(do_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)"
+
+    def _reads(self) -> list[str]:
+        """The gradient of the read, as an operand."""
+        return [
+            self._output_gradient(),
+            f"{READ_GRADIENT} = {self.print(self.backward.read, TOKEN)}",
+            f"read_operand = {READ_GRADIENT}.to(dtype)",
+        ]
+
+    def _walked(self, name: str) -> str:
+        """What a walk left of the rows of a chunk, of a block of values."""
+        value = self.axes.index(self.value)
+        place = f"chunk_row * ({self.value} * CHUNK) + {value}[None, :] * CHUNK + {self.row_index}[:, None]"
+        return f"{name} = tl.load({name}_ptr + {place}, mask={self.axes.mask(self.value)}[None, :], other=0.0)"
+
+    def _block_operands(self) -> list[str]:
+        return [
+            *self._of_values(self.backward.written),
+            *self.operands("v"),
+            *self._reads(),
+            self._walked("U"),
+            self._walked(R_GRADIENT),
+        ]
+
+    def _matrix_passes(self) -> list[ValuePass]:
+        """The gradients of the matrices. Four do not fit into registers beside one another."""
+        readers = [("q", "y")] if len(self.matrices) <= 2 else [("q",), ("y",)]
+        return [self._matrix_pass([matrix for matrix in self.matrices if matrix.reader in some]) for some in readers]
+
+    def _matrix_pass(self, matrices: Sequence[Score]) -> ValuePass:
+        operands = {"q": "read_operand", "y": R_GRADIENT, "w": "U"}
+        if self.plan.write_key is not None:
+            operands["k"] = self.operand("v")
+        products = []
+        for matrix in matrices:
+            reader, writer, sums = operands[matrix.reader], operands[matrix.writer], f"{matrix.name}_gradient"
+            products.append(f"{sums} = tl.dot({reader}, tl.trans({writer}), {sums}, {DOT})")
+        block = live([*self._block_operands(), *products], [f"{matrix.name}_gradient" for matrix in matrices])
+        head = live(self._head_rows(self.backward.written), names_in(*block))
+        place, _ = Array("", ("CHUNK", "CHUNK")).place(self.row_index, self.key_index, "")
+        return ValuePass(
+            before=[*head, *(f"{m.name}_gradient = {self._zeros('CHUNK', 'CHUNK')}" for m in matrices)],
+            block=block,
+            after=[f"tl.store({m.name}_gradient_ptr + {place}, {m.name}_gradient.to(dtype))" for m in matrices],
+        )
+
+    def _values_pass(self) -> list[ValuePass]:
+        """The gradients of what has values, and of what is summed over them."""
+        if not self.backward.actions[BLOCK]:
+            return []
+        loads = [f"{self._walked(R_GRADIENT)}.to(tl.float32)"] if self.plan.delta is not None else []
+        first = [*self._of_values(self.backward.values), *self._reads(), *loads]
+        first.append(f"v_gradient = {self._zeros('CHUNK', f'BLOCK_{self.value}')}")
+        keys, scored = self._written_values() if self.plan.write_key is not None else ([], [])
+        end = [*scored, *self._actions(BLOCK)]
+        end = live(end, self._kept())
+        block = live(first, names_in(*end, *keys))
+        head = live(self._head_rows(self.backward.values), names_in(*block, *end))
+        return [ValuePass(head, block, [], keys, end)]
+
+    def _written_values(self) -> tuple[list[str], list[str]]:
+        """The gradients of written values: from that of the state, with each block of keys, then from the matrices."""
+        operands = {"q": "read_operand", "y": f"{R_GRADIENT}.to(dtype)"}
+        keys = [
+            self._loaded("k_to_end"),
+            self._state_tile("S_gradient", "state_gradients"),
+            f"v_gradient = tl.dot(k_to_end, tl.trans(S_gradient), v_gradient, {DOT})",
+        ]
+        scored = [self._loaded(matrix.name) for matrix in self._read_scores()]
+        scored += [
+            f"v_gradient = tl.dot(tl.trans({matrix.name}), {operands[matrix.reader]}, v_gradient, {DOT})"
+            for matrix in self._read_scores()
+        ]
+        return keys, scored
+
+    def _read_scores(self) -> list[Score]:
+        return [matrix for matrix in self.matrices if matrix.writer == "k"]
+
+    def _loaded(self, name: str) -> str:
+        array = next(array for array in self._prepared() if array.name == name)
+        return array.loaded(self.row_index, self.key_index, self.axes.mask(self.key))
+
+    def _state_tile(self, name: str, source: str) -> str:
+        value, key = self.axes.index(self.value), self.key_index
+        place = f"chunk_row * ({self.value} * {self.key}) + {value}[:, None] * {self.key} + {key}[None, :]"
+        mask = f"{self.axes.mask(self.value)}[:, None] & {self.axes.mask(self.key)}[None, :]"
+        return f"{name} = tl.load({source}_ptr + {place}, mask={mask}, other=0.0)"
+
+    # ------------------------------------------------------------------------------------------------------- key blocks
+
+    def _vector_zeros(self) -> list[str]:
+        """The gradients of vectors that value heads share."""
+        lines = []
+        for name in dict.fromkeys(vector_gradient(self.plan, role) for role in self.roles if self._is_shared(role)):
+            self.started.add(name)
+            lines.append(f"{name} = {self._zeros('CHUNK', f'BLOCK_{self.key}')}")
+        return lines
+
+    def _is_shared(self, role: str) -> bool:
+        return vector_gradient(self.plan, role) in self._shared
+
+    @property
+    def _shared(self) -> set[str]:
+        """What is taken back to names only when all value heads have added to it."""
+        used = names_in(*(self._text(action) for action in self.backward.actions[KEYS]))
+        return {vector_gradient(self.plan, role) for role in self.roles} & used
+
+    def _text(self, action: Action) -> str:
+        return self.print(action.value, _axis_in(action.value)) if isinstance(action, Add) else ""
+
+    def _rows(self) -> list[str]:
+        """The rows of a block of keys of one value head, with all that scales them."""
+        keys = self.backward.keys
+        lines = [
+            *self._head_rows(keys, self.backward.written),
+            *self.fixed([action for action in keys.once if self._over(action, self.key)]),
+            *self.rows([row for row in keys.rows if self._over(row, self.key)]),
+            *self.vector_lines(),
+        ]
+        for role in self.roles:
+            if factors := self.factor(role, "[:, None]"):
+                lines.append(f"{self._full(role)} = {self.operand(role)} * {factors[0]}")
+        return lines
+
+    def vector_lines(self) -> list[str]:
+        """The vectors along the keys that are no plain inputs, and the log decay."""
+        lines: list[str] = []
+        done: set[Tile] = set()
+        for role in self.roles:
+            tile = self.plan.vector(role)
+            if tile is not None and not isinstance(tile, Value) and tile not in done:
+                done.add(tile)
+                lines.append(f"{self.operand(role)} = {self.print(tile, TOKEN)}")
+        return [*lines, *self._log_decay()]
+
+    def _full(self, role: str) -> str:
+        """What the rows of `role` are called with all their factors."""
+        return f"{role}_scaled" if self.plan.scale(role) is not None else self.operand(role)
+
+    def _part_zeros(self) -> list[str]:
+        lines = [f"{PARTS[role]} = {self._zeros('CHUNK', f'BLOCK_{self.key}')}" for role in self.roles]
+        return [*lines, f"state_dot = {self._zeros(f'BLOCK_{self.key}')}"]
+
+    def _state_block(self) -> list[str]:
+        operands = {"q": "read_operand", "y": R_GRADIENT, "w": "U"}
+        if self.plan.write_key is not None:
+            operands["k"] = self.operand("v")
+        lines = [
+            *self._block_operands(),
+            self._state_tile(self.state, "states"),
+            self._state_tile("S_gradient", "state_gradients"),
+        ]
+        for role in self.roles:
+            state = self.state if role in ("q", "y") else "S_gradient"
+            lines.append(f"{PARTS[role]} = tl.dot({operands[role]}, {state}, {PARTS[role]}, {DOT})")
+        if self.backward.decays:
+            lines.append(f"state_dot += tl.sum({self.state}.to(tl.float32) * S_gradient.to(tl.float32), axis=0)")
+        return lines
+
+    def _decayed(self) -> list[str]:
+        """What rows have of the states, with its decay; and what that means for the gradient of the decays."""
+        if self.plan.log_decay is None:
+            return []
+        readers = [role for role in ("q", "y") if role in self.roles]
+        lines = []
+        for after, name, reads in ((True, "from_start", ">="), (False, "from_start_before", ">")):
+            some = [role for role in readers if self.readers[role] == after]
+            if some:
+                lines.append(f"{name} = decay_over({self.rows_where(reads)}, log_decay, TERMS)")
+                lines += [f"{PARTS[role]} *= {name}" for role in some]
+        writers = [role for role in ("w", "k") if role in self.roles]
+        lines.append(f"to_end = decay_over({self.rows_where('<')}, log_decay, TERMS)")
+        lines += [f"{PARTS[role]} *= to_end" for role in writers]
+        if not self.backward.decays:
+            return lines
+        for common in dict.fromkeys(self._common(role) for role in readers):
+            some = [role for role in readers if self._common(role) == common]
+            lines.append(f"{common} = {' + '.join(f'{self._full(role)} * {PARTS[role]}' for role in some)}")
+        if "common" not in {self._common(role) for role in readers}:
+            lines.append(f"common = {self._zeros('CHUNK', f'BLOCK_{self.key}')}")
+        kept = " + ".join(f"{self._full(role)} * {PARTS[role]}" for role in writers)
+        return [*lines, f"kept = {kept}"]
+
+    def _common(self, role: str) -> str:
+        """Where what rows have in common with their gradients is added up: a read before its own decay apart."""
+        return "common" if self.readers.get(role, True) else "common_before"
+
+    # ---------------------------------------------------------------------------------------------------- pairs of rows
+
+    def _pairs(self) -> list[str]:
+        """What rows of a chunk get from one another."""
+        own = [*self._of_own_token(), *self._of_token_before()]
+        if self.plan.log_decay is None:
+            operands = [f"{self._full(role)}_operand = {self._full(role)}.to(dtype)" for role in self._once_each()]
+            products = [
+                line
+                for matrix in self.matrices
+                for line in self._pair(
+                    matrix,
+                    self._earlier(),
+                    f"{self._full(matrix.reader)}_operand",
+                    f"{self._full(matrix.writer)}_operand",
+                )
+            ]
+            return [*own, *operands, *products]
+        if self.plan.leaf.is_one:
+            return [*own, "for level in range(LEVELS):", *indented(self._level())]
+        level = ["for level in range(LEAF_LEVELS, LEVELS):", *indented(self._level())]
+        return [*own, *self._leaf(), *level]
+
+    def _once_each(self) -> list[str]:
+        """A role for each different row."""
+        return list({self._full(role): role for role in reversed(self.roles)}.values())[::-1]
+
+    def _of_own_token(self) -> list[str]:
+        """What a read sees of its own token, which does not decay."""
+        if not self.plan.reads_itself:
+            return []
+        lines = []
+        for matrix in self.matrices:
+            if matrix.reader == "q":
+                place = f"{matrix.name}_gradient_ptr + chunk_row * (CHUNK * CHUNK) + {self.row_index} * (CHUNK + 1)"
+                lines += [
+                    f"own_gradient = tl.load({place}).to(tl.float32)[:, None]",
+                    f"{PARTS['q']} += own_gradient * {self._full(matrix.writer)}",
+                    f"{PARTS[matrix.writer]} += own_gradient * {self._full('q')}",
+                ]
+        return lines
+
+    def _of_token_before(self) -> list[str]:
+        """What those read before their own decay of the token just before, which does not decay between the two either:
+        beside strong decays it would drown what has to do with them."""
+        lines = []
+        for matrix in filter(self._apart, self.matrices):
+            reader, writer = self._full(matrix.reader), self._full(matrix.writer)
+            seen = f"{self.row_index}[:, None] == {self.row_index}[None, :] + 1"
+            lines += self._pair(matrix, seen, f"{reader}.to(dtype)", f"{writer}.to(dtype)", decays=False)
+        return lines
+
+    def _apart(self, matrix: Score) -> bool:
+        """Whether rows next to one another are kept out of what decays."""
+        return self.backward.decays and self.plan.leaf.is_one and not self.readers[matrix.reader]
+
+    def _earlier(self) -> str:
+        return self.rows_where(">")
+
+    def _leaf(self) -> list[str]:
+        """All pairs of rows in a block, which meet at its middle."""
+        moments = set(self.readers.values())
+        lines = [
+            f"exponent = from_middle({self.row_index}, log_decay, LEAF, TERMS)",
+            *(["reading = tl.exp2(exponent)"] if True in moments else []),
+            *([f"reading_before = tl.exp2(exponent - log_decay * {LOG2_E})"] if False in moments else []),
+            "writing = tl.exp2(-exponent)",
+            f"near = {self.row_index}[:, None] // LEAF == {self.row_index}[None, :] // LEAF",
+            f"near = near & ({self._earlier()})",
+        ]
+        factors = {role: "reading" if after else "reading_before" for role, after in self.readers.items()}
+        lines += [f"{role}_reading = ({self._full(role)} * {factors[role]}).to(dtype)" for role in self.readers]
+        writers = [role for role in ("w", "k") if role in self.roles]
+        lines += [f"{role}_writing = ({self._full(role)} * writing).to(dtype)" for role in writers]
+        for matrix in self.matrices:
+            reader, writer = f"{matrix.reader}_reading", f"{matrix.writer}_writing"
+            lines += self._pair(matrix, "near", reader, writer, factors[matrix.reader], "writing")
+        return lines
+
+    def _level(self) -> list[str]:
+        """The pairs of rows of one level: those of an upper half read what those of its lower half wrote."""
+        row = self.row_index
+        first = self.readers["q"]
+        lines = [f"decay = decay_to_cut({row}, level, log_decay, {int(first)}, TERMS)"]
+        factors = dict.fromkeys(self.roles, "decay")
+        names = {role: f"{self._full(role)}_decayed" for role in self.roles}
+        if self.readers.get("y", first) != first:
+            factors["y"], names["y"] = "erased_decay", f"{self._full('y')}_erasing"
+            lines.append(f"erased_decay = decay_to_cut({row}, level, log_decay, {int(self.readers['y'])}, TERMS)")
+        lines.append(f"seen = seen_across_cut({row}, level)")
+        if any(map(self._apart, self.matrices)):
+            lines.append(f"seen_apart = seen & ({row}[:, None] > {row}[None, :] + 1)")
+        lines += dict.fromkeys(
+            f"{names[role]} = ({self._full(role)} * {factors[role]}).to(dtype)" for role in self.roles
+        )
+        for matrix in self.matrices:
+            reader, writer = names[matrix.reader], names[matrix.writer]
+            seen = "seen_apart" if self._apart(matrix) else "seen"
+            lines += self._pair(matrix, seen, reader, writer, factors[matrix.reader], "decay")
+        return lines
+
+    def _pair(
+        self,
+        matrix: Score,
+        seen: str,
+        reader: str,
+        writer: str,
+        reading: str = "",
+        writing: str = "",
+        *,
+        decays: bool = True,
+    ) -> list[str]:
+        """What the rows of one matrix get from one another; what they then have in common with their gradients is made
+        of the same rounded rows, so that what they share cancels in the sums over tokens."""
+        place, _ = Array("", ("CHUNK", "CHUNK")).place(self.row_index, self.key_index, "")
+        part, written = PARTS[matrix.reader], PARTS[matrix.writer]
+        lines = [
+            f"pairs = tl.load({matrix.name}_gradient_ptr + {place}, mask={seen}, other=0.0)",
+            f"onto_reader = tl.dot(pairs, {writer}, {DOT})",
+            f"{part} += onto_reader{f' * {reading}' if reading else ''}",
+            f"onto_writer = tl.dot(tl.trans(pairs), {reader}, {DOT})",
+            f"{written} += onto_writer{f' * {writing}' if writing else ''}",
+        ]
+        if decays and self.backward.decays:
+            lines.insert(3, f"{self._common(matrix.reader)} += {reader} * onto_reader")
+            lines.append(f"common -= {writer} * onto_writer")
+        return lines
+
+    # ----------------------------------------------------------------------------------------------------- what is done
+
+    def _own_actions(self) -> list[str]:
+        """From what the rows of one value head get to the gradients of vectors, scales and decays, and of names."""
+        lines, started = [], set(self.started)
+        for role in self.roles:
+            name, factors = vector_gradient(self.plan, role), self.factor(role, "[:, None]")
+            if factors:
+                product = f"{self.operand(role)} * {PARTS[role]}"
+                lines.append(f"{scale_gradient(role)} = tl.sum({product}, axis=1)")
+            text = " * ".join((PARTS[role], *factors))
+            lines.append(f"{name} {'+=' if name in started else '='} {text}")
+            started.add(name)
+        if self.backward.decays:
+            lines += self._decay_gradient()
+        for gradient in self._numbers_used():
+            lines.append(f"{gradient.called} = {self._taken(gradient)}")
+        return [*lines, *map(self._zero, self.backward.zeros[OWN]), *self._actions(OWN)]
+
+    def _numbers_used(self) -> list[Gradient]:
+        """The gradients of prepared numbers, which are known before the keys."""
+        found = (self.backward.number_gradient(number.target) for number in self.plan.numbers)
+        used = names_in(*(self._text(action) for action in self.backward.actions[OWN]))
+        return [gradient for gradient in found if gradient is not None and gradient.called in used]
+
+    def _decay_gradient(self) -> list[str]:
+        """From a token to the chunk's end, of what decays with it: what rows have in common with their gradients; of
+        rows before it, what the state keeps until then; and what it keeps of the state before the chunk."""
+        lines = [f"{DECAY_GRADIENT} = sum_over({self.rows_where('<=')}, common, 3)"]
+        if "common_before" in {self._common(role) for role in self.readers}:
+            lines.append(f"{DECAY_GRADIENT} += sum_over({self.rows_where('<')}, common_before, 3)")
+        lines += [
+            f"{DECAY_GRADIENT} += sum_over({self.rows_where('>')}, kept, 3)",
+            f"whole = tl.exp2(tl.sum(log_decay, axis=0) * {LOG2_E})",
+            f"{DECAY_GRADIENT} += (whole * state_dot)[None, :]",
+        ]
+        mask = f"{self.axes.mask(TOKEN)}[:, None]"
+        return [*lines, f"{DECAY_GRADIENT} = tl.where({mask}, {DECAY_GRADIENT}, 0.0)"]
+
+    def _taken(self, gradient: Gradient) -> str:
+        sums = f"{gradient.called}_sums"
+        if gradient.dims:
+            return f"take({sums}, member, MEMBERS)"
+        return f"tl.sum(tl.where(members == member, {sums}, 0.0), axis=0)"
+
+    def _head_end(self) -> list[str]:
+        taken = [f"{gradient.called} = {self._taken(gradient)}" for gradient in self.backward.zeros[HEAD]]
+        self.started |= {gradient.called for gradient in self.backward.zeros[HEAD]}
+        actions = self._actions(HEAD)
+        lines = live([*self._head_rows(self.backward.heads), *taken, *actions], self.started - names_in(*taken))
+        return lines
+
+    def _actions(self, level: Level) -> list[str]:
+        return [line for action in self.backward.actions[level] for line in self._action(action, level)]
+
+    def _action(self, action: Action, level: Level) -> list[str]:
+        match action:
+            case Add(target, value):
+                return [self._add(target, self.print(value, _axis_in(value)), level)]
+            case Store(target):
+                return [f"if {target.called}_ptr is not None:", f"    {self._store(target)}"]
+            case Fold():
+                raise AssertionError("a token has one row")
+
+    def _add(self, target: Gradient, text: str, level: Level) -> str:
+        if target.level == HEAD and level in (BLOCK, OWN):
+            if target.dims:
+                return f"{target.called}_sums += put({text}, member, MEMBERS)"
+            return f"{target.called}_sums += tl.where(members == member, {text}, 0.0)"
+        if target.called in self.started:
+            return f"{target.called} += {text}"
+        self.started.add(target.called)
+        return f"{target.called} = {text}"
+
+    def _store(self, gradient: Gradient) -> str:
+        declared: tuple[Input | Param, ...] = (*self.plan.spec.inputs, *self.plan.spec.params)
+        source = next(decl for decl in declared if decl.name == gradient.name)
+        pointer = f"{gradient.called}_ptr"
+        shared = gradient.level in (SHARED, KEYS)
+        if isinstance(source, Input):
+            heads, head = ("H", "key_head") if source.heads == "H" else ("HV", "value_head")
+            offset, mask = self.tile(f"token * {heads} + {head}", gradient.axis, source.dims)
+        else:
+            offset = self.axes.address("chunk * H + key_head" if shared else "chunk_row", source.dims)
+            mask = self.axes.within(source.dims)
+        where = f", mask={mask}" if mask else ""
+        return f"tl.store({pointer} + {offset}, {gradient.called}.to({pointer}.dtype.element_ty){where})"
+
+
+def _lines(sections: Mapping[str, list[str] | list[ValuePass]]) -> list[str]:
+    return [line for section in sections.values() for part in section for line in _of(part)]
+
+
+def _of(part: str | ValuePass) -> Iterable[str]:
+    return [part] if isinstance(part, str) else [*part.before, *part.block, *part.keys, *part.end, *part.after]
+
+
+def _axis_in(tile: Tile) -> str:
+    """The axis of a chunk that something in `tile` lies along."""
+    return TOKEN if any(TOKEN in part.dims for part in tiles_in(tile)) else ""
