@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch._library import custom_ops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -163,8 +164,7 @@ class _Meter:
     def patches(self) -> list[Patch]:
         builder, executor = stock(interpreter, "InterpreterBuilder"), stock(interpreter, "GridExecutor")
         heard = [Patch(builder, name, self._heard(stock(builder, name), on)) for name, on in _LISTENERS.items()]
-        launched = Patch(executor, "__call__", self._launched(stock(executor, "__call__")))
-        return [*heard, launched, Patch(stock(torch.library, "CustomOpDef"), "__call__", _run_as_a_function)]
+        return [*heard, Patch(executor, "__call__", self._launched(stock(executor, "__call__")))]
 
     def _heard(self, operation: Callable[..., Any], listener: Callable[..., None]) -> Callable[..., Any]:
         def heard(builder: Any, *arguments: Any, **named: Any) -> Any:
@@ -188,11 +188,6 @@ class _Meter:
         return launched
 
 
-def _run_as_a_function(operator: Any, /, *arguments: Any, **named: Any) -> Any:
-    """Call what an operator is made of: nothing that runs behind torch's dispatcher would be seen."""
-    return stock(operator, "_init_fn")(*arguments, **named)
-
-
 class _OperatorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators of torch, except those with which the interpreter itself copies arguments."""
 
@@ -201,6 +196,10 @@ class _OperatorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._meter = meter
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (operator := stock(custom_ops, "OPDEFS").get(func.overloadpacket._qualified_op_name)) is not None:
+            # Called as the function that it is: nothing that runs behind torch's dispatcher would be seen.
+            with self:
+                return stock(operator, "_init_fn")(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if self._meter.launch is None:
             name = func.overloadpacket.__name__

@@ -7,8 +7,8 @@ from flagen.backends.triton_.backward_kernel import backward_kernel_contexts
 from flagen.backends.triton_.backward_launcher import backward_launcher_context
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, chunk_tuning_context
-from flagen.backends.triton_.handed_on import backward_of
 from flagen.backends.triton_.expansion import expanded_launcher_context
+from flagen.backends.triton_.handed_on import backward_of
 from flagen.backends.triton_.kernel import kernel_context
 from flagen.backends.triton_.key_backward import key_backward_contexts
 from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context

@@ -84,7 +84,8 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     (state,) = spec.states
     operands = _operands(plan)
     dtype = f"reduce(torch.promote_types, {tuple_of([f'{name}.dtype' for name in operands])})"
-    function = function_context(spec, plan.size, steps, *([f"{steps} <= 16"] if steps else []), backward=backward, dtype=dtype)
+    rows_fit = [f"{steps} <= 16"] if steps else []
+    function = function_context(spec, plan.size, steps, *rows_fit, backward=backward, dtype=dtype)
     kept = backward.kept if backward else ()
     prepared, fused, split = _prepared(plan), _fused(plan, kept), _split(plan)
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import singledispatch
 
 from flagen.backends.signature import parameters
 from flagen.backends.text import tuple_of
@@ -27,8 +26,11 @@ def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Backward:
     return Backward(arrays, _call(plan, arrays))
 
 
-@singledispatch
-def _handed_on(plan: ChunkBackwardPlan) -> tuple[Kept, ...]:
+def _handed_on(plan: ChunkBackwardPlan | KeyBackwardPlan) -> tuple[Kept, ...]:
+    return _for_key_decays(plan) if isinstance(plan, KeyBackwardPlan) else _for_scalar_decays(plan)
+
+
+def _for_scalar_decays(plan: ChunkBackwardPlan) -> tuple[Kept, ...]:
     """Matrices and decays of the chunks, then every second state and U, in the order in which they are taken."""
     rows, steps = plan.forward, plan.forward.spec.steps
     runs = "args.runs" if plan.every == 2 else f"args.runs * {plan.every - 1}"
@@ -39,8 +41,7 @@ def _handed_on(plan: ChunkBackwardPlan) -> tuple[Kept, ...]:
     return (*prepared, *_walked(rows, states, updates))
 
 
-@_handed_on.register
-def _(plan: KeyBackwardPlan) -> tuple[Kept, ...]:
+def _for_key_decays(plan: KeyBackwardPlan) -> tuple[Kept, ...]:
     """Matrices of the chunks; then scaled rows, every state and U. Nothing where the forward kernels fold the inverse
     into rows: the backward has no use for those."""
     rows = plan.forward
@@ -85,7 +86,8 @@ def _call(plan: ChunkBackwardPlan | KeyBackwardPlan, arrays: Sequence[Kept]) -> 
         if p.name != "output_final_state":
             passed.append(f"{p.name}={p.name}" if p.keyword else p.name)
     passed.append("chunk_size=chunk_size")
-    for name, mode, is_kept in (("prepared", "PREPARED", operator.keep), ("saved", "STATES", f"{operator.keep} == operators.STATES")):
+    modes = (("prepared", "PREPARED", operator.keep), ("saved", "STATES", f"{operator.keep} == operators.STATES"))
+    for name, mode, is_kept in modes:
         given = [array.name for array in arrays if array.kept_in == mode]
         if given:
             passed.append(f"{own[name]}={tuple_of(given)} if {is_kept} else None")

@@ -57,9 +57,7 @@ def key_prepare_context(plan: KeyKernelPlan) -> Mapping[str, object]:
     }
 
 
-def kernels_of(
-    plan: KeyKernelPlan, *, keeps: bool = False
-) -> tuple[Prepare, Walk | None, Walk, Walk | RightOutput]:
+def kernels_of(plan: KeyKernelPlan, *, keeps: bool = False) -> tuple[Prepare, Walk | None, Walk, Walk | RightOutput]:
     """What prepares the chunks; what then runs: the first kernel, if there is one, or the other two."""
     if plan.right:
         return Prepare(plan), None, Walk(plan, Form.STATES), RightOutput(plan)

@@ -81,6 +81,11 @@ class Operator:
         others = (p.name for p in self.parameters if p.name not in (*self.differentiated, "cu_seqlens"))
         return ("cu_seqlens", *others)
 
+    def _no_kernel(self) -> str:
+        """When the PyTorch form runs."""
+        first, *others = self.has_kernel
+        return f"not ({' and '.join(self.has_kernel)})" if others else f"not {first}"
+
     def context(self) -> Mapping[str, object]:
         """Every value `triton/_operator.py.j2` uses, but for those that all files of a package use."""
         declared = {p.name: f"{p.name}: {p.annotation}" for p in self.parameters}
@@ -89,7 +94,7 @@ class Operator:
         return {
             "operator": self.name,
             "has_kernel": " and ".join(self.has_kernel),
-            "no_kernel": f"not {self.has_kernel[0]}" if len(self.has_kernel) == 1 else f"not ({' and '.join(self.has_kernel)})",
+            "no_kernel": self._no_kernel(),
             "finals": self.finals,
             "declarations": [declared[name] for name in arguments],
             "arguments": arguments,

@@ -65,8 +65,8 @@ class Form(Enum):
 
 
 class WalkKernel(RowKernel[P]):
-    """Writes a kernel of `form` from the equations of a family; a fused one that `keeps` can leave behind, besides, what
-    the backward would have to compute again."""
+    """Writes a kernel of `form` from the equations of a family; a fused one that `keeps` can leave behind, besides,
+    what the backward would have to compute again."""
 
     def __init__(self, plan: P, form: Form, *, keeps: bool = False) -> None:
         super().__init__(plan, plan.walk)
