@@ -17,6 +17,7 @@ from examples import train_tiny_lm as example
 from examples.train_tiny_lm import Config, Form, Run, find_variant
 
 NAMES = sorted(path.stem for path in (example.ROOT / "specs").glob("*.yaml"))
+SCALAR_AND_CHANNEL_DECAYS = ("gated_delta_product", "mamba2", "kda", "rwkv6")
 CPU = torch.device("cpu")
 SMALL = "--layers 1 --width 32 --context 16 --batch 2".split()
 SAME = 1e-5
@@ -27,13 +28,14 @@ every_variant = pytest.mark.parametrize("name", NAMES)
 
 @pytest.fixture(autouse=True)
 def _in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In Triton's interpreter, a few steps take minutes; and of the text, one file is enough."""
+    """In Triton's interpreter a few steps take minutes, so may many threads; and of the text, one file is enough."""
     monkeypatch.delenv("TRITON_INTERPRET")
     monkeypatch.setattr(example, "TEXT", ("docs/spec_language.md",))
+    torch.set_num_threads(1)
 
 
 def start(name: str, form: Form = Form.CHUNK, **settings: int) -> Run:
-    shape = {"layers": 1, "width": 64, "context": 40, "batch": 4, "seed": 0} | settings
+    shape = {"layers": 1, "width": 64, "context": 24, "batch": 4, "seed": 0} | settings
     return Run.start(find_variant(name), Config(variant=name, **shape), form, CPU)
 
 
@@ -59,7 +61,7 @@ def command(*arguments: str | Path) -> Result:
 
 @every_variant
 def test_the_loss_falls(name: str) -> None:
-    run = trained(start(name, seed=1), 25)
+    run = trained(start(name, seed=1), 20)
     assert sum(run.losses[-3:]) < sum(run.losses[:3]) - 3 * 2
 
 
@@ -84,9 +86,10 @@ def test_arguments_are_in_their_ranges(name: str) -> None:
             assert x.std() > 0, key
 
 
-@every_variant
+@pytest.mark.parametrize("name", SCALAR_AND_CHANNEL_DECAYS)
 def test_chunks_and_tokens_give_the_same_curve(name: str) -> None:
-    one, other = (trained(start(name, form), 6) for form in (Form.CHUNK, Form.NAIVE_RECURRENT))
+    """Beyond one chunk."""
+    one, other = (trained(start(name, form, context=70, batch=2), 5) for form in (Form.CHUNK, Form.NAIVE_RECURRENT))
     assert far_apart(one, other) < SAME
 
 
