@@ -6,9 +6,9 @@
 
 Both get the same float32 numbers. A figure is the root mean square of a difference, relative to that of what is right:
 the chunk form in float64, which the tests hold to 1e-9 of the recurrence. Errors of the recurrence in float32 stand
-beside those of the chunk form: they are what the definition itself loses. A state that forgets within some ten tokens
-forgets errors, too; so every length is run a second time with log decays a hundredth of that, which keep it for a
-thousand.
+beside those of the chunk form: they are what the definition itself loses. Decays that forget within some ten tokens
+forget errors, too; so every length is run a second time with log decays a hundredth of those, and what a state then
+forgets, erasures make it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FORMS = ("naive_chunk", "naive_recurrent")
 VARIANTS = ("gated_delta_rule", "kda")
 TOKENS = (512, 1024, 2048, 4096, 8192)
 MEMORIES = {"ten tokens": 1.0, "a thousand": 0.01}
-"""About how long a state lasts, and what that takes log decays times."""
+"""In about how many tokens decays forget, and what log decays are multiplied by for it."""
 
 PAGE = """\
 # What long sequences cost in float32
@@ -78,7 +78,7 @@ def page(rows: Iterable[Row], dim: int) -> str:
     lines = [PAGE.format(dim=dim, torch=torch.__version__)]
     for variant, table in tables.items():
         columns = next(iter(next(iter(table.values())).values())).errors
-        lines += [f"## {variant}\n", line(("state lasts", "tokens", *columns)), line(["---"] * (2 + len(columns)))]
+        lines += [f"## {variant}\n", line(("decays forget in", "tokens", *columns)), line(["---"] * (2 + len(columns)))]
         for (memory, tokens), row in table.items():
             cells = [" / ".join(f"{row[kind].errors[what]:.1e}" for kind in FORMS) for what in columns]
             lines.append(line((memory, str(tokens), *cells)))
