@@ -182,8 +182,8 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, operator: Operator, pasts: list[Past] | None = None) -> tuple[Tensor, list[Past]]:
         """Logits [B, T, 256] of each next byte, from bytes [B, T]; and what to go on from."""
         x, after = self.embed(tokens), []
-        for layer, past in zip(self.layers, pasts or [None] * len(self.layers), strict=True):
-            x, past = layer(x, operator, past)
+        for i, layer in enumerate(self.layers):
+            x, past = layer(x, operator, pasts[i] if pasts else None)
             after.append(past)
         return self.head(self.norm(x)), after
 
@@ -369,10 +369,9 @@ def find_variant(name: str) -> Variant:
         spec = load_spec(Project(ROOT).find_spec(name))
     except (UsageError, SpecError) as error:
         raise typer.BadParameter(str(error)) from None
-    try:
-        return Variant(spec, importlib.import_module(f"generated.{spec.name}"))
-    except ModuleNotFoundError:
-        raise typer.BadParameter(f"there is no generated/{spec.name}; run `flagen build {spec.name}`") from None
+    if not (ROOT / "generated" / spec.name).is_dir():
+        raise typer.BadParameter(f"there is no generated/{spec.name}; run `flagen build {spec.name}`")
+    return Variant(spec, importlib.import_module(f"generated.{spec.name}"))
 
 
 def find_device(name: str) -> torch.device:
