@@ -334,7 +334,7 @@ def read_text() -> tuple[Tensor, Tensor]:
 
 
 def guess(text: Tensor, held_out: Tensor) -> float:
-    """Bits per byte by how often each byte occurs in `text`: what there is to be had without a model."""
+    """Bits per byte by how often each byte occurs in `text`: what can be had without a model."""
     counts = torch.bincount(text, minlength=BYTES) + 1.0
     return -(counts / counts.sum()).log2()[held_out].mean().item()
 
@@ -343,6 +343,23 @@ def as_text(tokens: Tensor) -> str:
     """Bytes as text that is safe to print."""
     text = bytes(tokens.tolist()).decode(errors="replace")
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def report(runs: Mapping[Form, Run], text: Tensor, held_out: Tensor, out: Path) -> None:
+    """What the runs came to, on the screen and as losses.json and loss.png."""
+    config = next(iter(runs.values())).config
+    losses = {str(form): run.losses for form, run in runs.items()}
+    figures = {str(form): run.evaluate(held_out) for form, run in runs.items()}
+    everything = {"config": asdict(config), "bits_per_byte": losses, "held_out_bits_per_byte": figures}
+    (out / "losses.json").write_text(json.dumps(everything, indent=2) + "\n")
+    draw(losses, config.variant, out / "loss.png")
+
+    for form, value in figures.items():
+        console.print(f"{form}: {value:.3f} bits per byte of the {len(held_out)} bytes held out", highlight=False)
+    console.print(f"by how often each byte occurs: {guess(text, held_out):.3f}", highlight=False)
+    if len(runs) > 1:
+        apart = max(abs(one - other) for one, other in zip(*losses.values(), strict=False))
+        console.print(f"the two losses of a step are at most {apart:.1e} bits apart", highlight=False)
 
 
 def draw(curves: Mapping[str, list[float]], title: str, path: Path) -> None:
@@ -417,18 +434,7 @@ def main(
             console.print(f"{error}: try another seed", style="bold red")
             raise typer.Exit(1) from None
 
-    figures = {each: run.evaluate(held_out) for each, run in runs.items()}
-    losses = {str(each): run.losses for each, run in runs.items()}
-    report = {"config": asdict(config), "bits_per_byte": losses, "held_out_bits_per_byte": figures}
-    (out / "losses.json").write_text(json.dumps(report, indent=2) + "\n")
-    draw(losses, config.variant, out / "loss.png")
-
-    for each, value in figures.items():
-        console.print(f"{each}: {value:.3f} bits per byte of the {len(held_out)} bytes held out", highlight=False)
-    console.print(f"by how often each byte occurs: {guess(text, held_out):.3f}", highlight=False)
-    if len(runs) > 1:
-        apart = max(abs(one - other) for one, other in zip(*losses.values(), strict=False))
-        console.print(f"the two losses of a step are at most {apart:.1e} bits apart", highlight=False)
+    report(runs, text, held_out, out)
     prompt = held_out[:PROMPT]
     console.print(Text(as_text(prompt), "dim") + Text(as_text(sample(runs[form], variant.decoder, prompt, SAMPLE))))
 
