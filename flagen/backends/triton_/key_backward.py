@@ -27,7 +27,7 @@ from flagen.backends.triton_.walk import state_context
 from flagen.plan.chunk_backward import R_GRADIENT
 from flagen.plan.key_backward import KeyBackwardPlan
 
-IMPORTED = {"decay_over", "decay_to_cut", "from_middle", "invert", "seen_across_cut", "sum_over"}
+IMPORTED = {"decay_over", "decay_to_cut", "from_middle", "invert", "seen_across_cut"}
 """What `chunk_prepare.py` has that other files use."""
 
 

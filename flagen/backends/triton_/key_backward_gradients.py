@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,7 +34,7 @@ from flagen.plan.row_planner import Part, RowLoad, RowSet
 from flagen.plan.rows import TOKEN
 from flagen.plan.schedule import Load, Set
 from flagen.plan.tiles import Tile, Value, tiles_in
-from flagen.spec.model import Input, Param
+from flagen.spec.model import Dims, Input, Param
 
 PARTS = {"q": "read_part", "y": "erased_part", "w": "written_part", "k": "values_part"}
 """What each row along the keys gets, before what scales it."""
@@ -67,6 +68,16 @@ class KeyGradients(KeyRows):
         vector = self.plan.vector("v")
         return isinstance(vector, Value) and vector.name == load.source.name
 
+    def tile(self, row: str, axis: str, dims: Dims) -> tuple[str, str]:
+        """Rows from the address of a chunk's first on, as `_load` has those over the keys."""
+        found = re.fullmatch(r"token \* (HV?) \+ (\w+)", row)
+        if found is None or len(dims) != 1:
+            return super().tile(row, axis, dims)
+        heads, head = found.groups()
+        (dim,) = dims
+        within = f"{self.row_index}[:, None] * ({heads} * {dim}) + {self.axes.index(dim)}[None, :]"
+        return f"(start * {heads} + {head}) * {dim} + {within}", self.axes.within((axis, dim))
+
     # -------------------------------------------------------------------------------------------------------- the frame
 
     @property
@@ -82,6 +93,8 @@ class KeyGradients(KeyRows):
             "parameters": self.parameters(),
             "gathers": any("put(" in line or "take(" in line for line in text),
             "members": any("members" in line for line in text),
+            "sums_apart": any("sum_of_earlier(" in line for line in text),
+            "sums_later": any("sum_of_later(" in line for line in text),
             "ends_by_chunk": "chunk_row" in names_in(*self._head_end()),
             **sections,
         }
@@ -110,8 +123,9 @@ class KeyGradients(KeyRows):
             "passes": [*self._matrix_passes(), *self._values_pass()],
             "key_block": [*self._vector_zeros(), *map(self._zero, zeros[KEYS])],
         }
-        own, block, end = self._rows(), self._state_block(), [*self._decayed(), *self._pairs(), *self._own_actions()]
-        sections["rows"] = live([*own, *self._part_zeros()], names_in(*block, *end))
+        block, end = self._state_block(), [*self._rows(), *self._decayed(), *self._pairs(), *self._own_actions()]
+        head = self._head_rows(self.backward.keys, self.backward.written)
+        sections["rows"] = live([*head, *self._part_zeros()], names_in(*block, *end))
         sections["states_block"] = live(block, names_in(*end, *PARTS.values()))
         sections["own"] = live(end, {*self._kept(), *PARTS.values()} & names_in(*end))
         sections["keys_end"] = self._actions(KEYS)
@@ -285,7 +299,6 @@ class KeyGradients(KeyRows):
         """The rows of a block of keys of one value head, with all that scales them."""
         keys = self.backward.keys
         lines = [
-            *self._head_rows(keys, self.backward.written),
             *self.fixed([action for action in keys.once if self._over(action, self.key)]),
             *self.rows([row for row in keys.rows if self._over(row, self.key)]),
             *self.vector_lines(),
@@ -377,8 +390,8 @@ class KeyGradients(KeyRows):
             ]
             return [*own, *operands, *products]
         if self.plan.leaf.is_one:
-            return [*own, "for level in range(LEVELS):", *indented(self._level())]
-        level = ["for level in range(LEAF_LEVELS, LEVELS):", *indented(self._level())]
+            return [*own, "for level in tl.range(0, LEVELS, disable_licm=True):", *indented(self._level())]
+        level = ["for level in tl.range(LEAF_LEVELS, LEVELS, disable_licm=True):", *indented(self._level())]
         return [*own, *self._leaf(), *level]
 
     def _once_each(self) -> list[str]:
@@ -514,11 +527,11 @@ class KeyGradients(KeyRows):
     def _decay_gradient(self) -> list[str]:
         """From a token to the chunk's end, of what decays with it: what rows have in common with their gradients; of
         rows before it, what the state keeps until then; and what it keeps of the state before the chunk."""
-        lines = [f"{DECAY_GRADIENT} = sum_over({self.rows_where('<=')}, common, 3)"]
+        lines = [f"{DECAY_GRADIENT} = tl.cumsum(common, axis=0, reverse=True)"]
         if "common_before" in {self._common(role) for role in self.readers}:
-            lines.append(f"{DECAY_GRADIENT} += sum_over({self.rows_where('<')}, common_before, 3)")
+            lines.append(f"{DECAY_GRADIENT} += sum_of_later(common_before)")
         lines += [
-            f"{DECAY_GRADIENT} += sum_over({self.rows_where('>')}, kept, 3)",
+            f"{DECAY_GRADIENT} += sum_of_earlier(kept)",
             f"whole = tl.exp2(tl.sum(log_decay, axis=0) * {LOG2_E})",
             f"{DECAY_GRADIENT} += (whole * state_dot)[None, :]",
         ]
