@@ -8,6 +8,166 @@ import triton.language as tl
 
 # Not specialized on T: what is compiled for one length serves all.
 @triton.jit(do_not_specialize=["T"])
+def chunk_rwkv7_keeping_kernel(
+    v_ptr,
+    S_initial_ptr,
+    cu_seqlens_ptr,
+    first_chunk_ptr,
+    q_from_start_ptr,
+    scores_ptr,
+    y_from_start_ptr,
+    w_to_end_ptr,
+    inverse_ptr,
+    k_to_end_ptr,
+    erased_writes_ptr,
+    write_scores_ptr,
+    whole_ptr,
+    states_ptr,
+    U_ptr,
+    o_ptr,
+    S_final_ptr,
+    scale,
+    T,
+    HV: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Walk the chunks of one sequence of one value head with the state in registers.
+
+        alpha = exp(w)
+        S = alpha * S + outer(b, S_prev.T @ a) + outer(k, v)
+        o = scale * (S.T @ r)
+
+    is, for the rows of a chunk and the state S before it,
+
+        R = N v + y_from_start S
+        U = (I - L)^-1 R
+        read = q_from_start S + A U + B v
+        o = scale * read
+        S = whole S + w_to_end^T U + k_to_end^T v
+
+    A program owns BLOCK_V indices of V of the state of one head of one sequence, transposed: [V, K], so that matrix
+    products have the state's rows as theirs. Nothing sums over V. Each token of a head reads V elements and writes
+    V; each chunk reads what was prepared for it; each sequence reads and writes K*V elements of state, in float32.
+    """
+    TOKENS: tl.constexpr = CHUNK
+    program = tl.program_id(0)
+    blocks = tl.cdiv(V, BLOCK_V)
+    block = program % blocks
+    value_head = program // blocks % HV
+    sequence = (program // (blocks * HV)).to(tl.int64)
+    if cu_seqlens_ptr is None:
+        first_token = sequence * T
+        end_token = first_token + T
+        chunk = sequence * tl.cdiv(T, TOKENS)
+    else:
+        first_token = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
+        end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
+        chunk = tl.load(first_chunk_ptr + sequence)
+    dtype = q_from_start_ptr.dtype.element_ty
+    K_index = tl.arange(0, BLOCK_K)
+    K_mask = K_index < K
+    V_index = block * BLOCK_V + tl.arange(0, BLOCK_V)
+    V_mask = V_index < V
+    token_index = tl.arange(0, CHUNK)
+
+    state_start = (sequence * HV + value_head) * (K * V)
+    if S_initial_ptr is None:
+        S = tl.full((BLOCK_V, BLOCK_K), 0.0, tl.float32)
+    else:
+        S = tl.load(
+            S_initial_ptr + state_start + K_index[None, :] * V + V_index[:, None],
+            mask=K_mask[None, :] & V_mask[:, None],
+            other=0.0,
+        ).to(tl.float32)
+
+    for start in range(first_token, end_token, TOKENS):
+        token = start + token_index
+        token_mask = token < end_token
+        chunk_row = chunk * HV + value_head
+        chunk += 1
+        v = tl.load(
+            v_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
+            mask=V_mask[:, None] & token_mask[None, :],
+            other=0.0,
+        )
+        q_from_start = tl.load(
+            q_from_start_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            mask=K_mask[None, :],
+            other=0.0,
+        )
+        scores = tl.load(scores_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
+        y_from_start = tl.load(
+            y_from_start_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            mask=K_mask[None, :],
+            other=0.0,
+        )
+        w_to_end = tl.load(
+            w_to_end_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            mask=K_mask[None, :],
+            other=0.0,
+        )
+        inverse = tl.load(
+            inverse_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :]
+        )
+        k_to_end = tl.load(
+            k_to_end_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            mask=K_mask[None, :],
+            other=0.0,
+        )
+        erased_writes = tl.load(
+            erased_writes_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :]
+        )
+        write_scores = tl.load(
+            write_scores_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :]
+        )
+        whole = tl.load(whole_ptr + chunk_row * K + K_index, mask=K_mask, other=0.0)
+
+        S_operand = S.to(dtype)
+        if states_ptr is not None:
+            tl.store(
+                states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
+                S_operand,
+                mask=V_mask[:, None] & K_mask[None, :],
+            )
+        R = tl.dot(v, tl.trans(erased_writes), input_precision=PRECISION) + tl.dot(
+            S_operand, tl.trans(y_from_start), input_precision=PRECISION
+        )
+        U = tl.dot(R.to(dtype), tl.trans(inverse), R, input_precision=PRECISION)
+        U_operand = U.to(dtype)
+        if U_ptr is not None:
+            tl.store(
+                U_ptr + chunk_row * (V * CHUNK) + V_index[:, None] * CHUNK + token_index[None, :],
+                U_operand,
+                mask=V_mask[:, None],
+            )
+        read = tl.dot(S_operand, tl.trans(q_from_start), input_precision=PRECISION)
+        read = tl.dot(U_operand, tl.trans(scores), read, input_precision=PRECISION)
+        read = tl.dot(v, tl.trans(write_scores), read, input_precision=PRECISION)
+        o = scale * read
+        tl.store(
+            o_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
+            o.to(o_ptr.dtype.element_ty),
+            mask=V_mask[:, None] & token_mask[None, :],
+        )
+        S = tl.dot(U_operand, w_to_end, S * whole[None, :], input_precision=PRECISION)
+        S = tl.dot(v, k_to_end, S, input_precision=PRECISION)
+
+    if S_final_ptr is not None:
+        # In the order of memory, not in that of the state: offsets of its own need no registers in the loop.
+        tl.store(
+            S_final_ptr + state_start + K_index[:, None] * V + V_index[None, :],
+            tl.trans(S),
+            mask=K_mask[:, None] & V_mask[None, :],
+        )
+
+
+# Not specialized on T: what is compiled for one length serves all.
+@triton.jit(do_not_specialize=["T"])
 def chunk_rwkv7_kept_states_kernel(
     v_ptr,
     S_initial_ptr,

@@ -40,6 +40,7 @@ def chunk_rwkv7(
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 64,
+    save_states: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the chunk form in Triton: for training and for long prefills.
 
@@ -61,6 +62,8 @@ def chunk_rwkv7(
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
         chunk_size: the most tokens per chunk: 16, 32 or 64; `launch_config` tells where fewer are used.
+        save_states: keep the states for the gradient; by default they are computed again, and less is kept than the
+            inputs take.
 
     Returns:
         o, [B, T, HV, V] in v's dtype; the final state,
@@ -76,10 +79,13 @@ def chunk_rwkv7(
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (r, w, k, v, a, b, initial_state)
+    keep = operators.NOTHING
+    if operators.wants_gradient(*given):
+        keep = operators.STATES if save_states else operators.PREPARED
     run = _chunk
     if not torch.compiler.is_compiling() and not operators.has_kernel(args):
         run = _in_pytorch
-    o, S_final = run(*given, cu_seqlens, scale, output_final_state, chunk_size)
+    o, S_final, *_ = run(*given, cu_seqlens, scale, output_final_state, chunk_size, keep)
     return o, S_final if output_final_state else None
 
 
@@ -95,7 +101,8 @@ def _in_pytorch(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
     o, S_final = naive_chunk_rwkv7(
         r,
@@ -110,7 +117,7 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(o, S_final)
+    return operators.results(o, S_final, *[None] * 11)
 
 
 @operators.register("chunk")
@@ -126,23 +133,36 @@ def _chunk(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What torch.compile traces: a name, behind which the kernels run, or the PyTorch form where there are none."""
     args = check_arguments(r, w, k, v, a, b, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if not operators.has_kernel(args):
-        return _in_pytorch(r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+        return _in_pytorch(r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep)
     return operators.results(
-        *_launch(args, r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+        *_launch(args, r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep)
     )
 
 
 @_chunk.register_fake
-def _allocate(r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_state, chunk_size):
+def _allocate(r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep):
     """Results like the operator's, without the numbers: all that tracing needs."""
     args = check_arguments(r, w, k, v, a, b, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
-    return operators.results(o, S_final if output_final_state else None)
+    kept = [None] * 11
+    if keep and operators.has_kernel(args):
+        kept = _handed_on(
+            _arrays(
+                args,
+                cu_seqlens,
+                chunk_size,
+                reduce(torch.promote_types, (r.dtype, k.dtype, v.dtype, a.dtype, b.dtype)),
+                keep,
+            ),
+            keep,
+        )
+    return operators.results(o, S_final if output_final_state else None, *kept)
 
 
 @operators.register("chunk_backward")
@@ -158,8 +178,20 @@ def _chunk_backward(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
+    keep: int,
     do: Tensor | None,
     dS_final: Tensor | None,
+    kept_scores: Tensor,
+    kept_inverse: Tensor,
+    kept_erased_writes: Tensor,
+    kept_write_scores: Tensor,
+    kept_q_from_start: Tensor,
+    kept_y_from_start: Tensor,
+    kept_w_to_end: Tensor,
+    kept_k_to_end: Tensor,
+    kept_whole: Tensor,
+    kept_states: Tensor,
+    kept_U: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients that are wanted of the arguments up to initial_state: from kernels, or from the PyTorch form."""
@@ -179,18 +211,32 @@ def _chunk_backward(
                 initial_state=initial_state,
                 cu_seqlens=cu_seqlens,
                 chunk_size=chunk_size,
+                prepared=(kept_scores, kept_inverse, kept_erased_writes, kept_write_scores)
+                if keep == operators.STATES
+                else None,
+                saved=(
+                    kept_q_from_start,
+                    kept_y_from_start,
+                    kept_w_to_end,
+                    kept_k_to_end,
+                    kept_whole,
+                    kept_states,
+                    kept_U,
+                )
+                if keep == operators.STATES
+                else None,
                 wanted=operators.asked(("r", "w", "k", "v", "a", "b", "initial_state"), wanted),
             )
         )
     return operators.gradients(
-        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size),
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size, keep)[:2],
         (r, w, k, v, a, b, initial_state),
         (do, dS_final),
         wanted,
     )
 
 
-operators.differentiate(_chunk, _chunk_backward, tensors=7)
+operators.differentiate(_chunk, _chunk_backward, tensors=7, kept=11)
 
 
 def _launch(
@@ -206,9 +252,12 @@ def _launch(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Launch the kernels: the output, the final state if it is wanted."""
+    keep: int,
+) -> tuple[Tensor | None, ...]:
+    """Launch the kernels: the output, the final state if it is wanted, and what is kept for the gradient."""
     try:
+        from .chunk_backward_prepare import chunk_rwkv7_unfolded_kernel
+        from .chunk_backward_walks import chunk_rwkv7_keeping_kernel
         from .chunk_kernels import chunk_rwkv7_kernel, chunk_rwkv7_output_kernel, chunk_rwkv7_states_kernel
         from .chunk_prepare import chunk_rwkv7_prepare_kernel
     except ImportError as import_error:
@@ -230,6 +279,75 @@ def _launch(
     dot_precision = _precision(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    arrays = _arrays(args, cu_seqlens, chunk_size, dtype, keep)
+    (
+        kept_scores,
+        kept_inverse,
+        kept_erased_writes,
+        kept_write_scores,
+        kept_q_from_start,
+        kept_y_from_start,
+        kept_w_to_end,
+        kept_k_to_end,
+        kept_whole,
+        kept_states,
+        kept_U,
+    ) = arrays
+    if keep == operators.STATES:
+        # A gradient needs apart what the other kernels fold into one another.
+        with torch.cuda.device_of(r):
+            chunk_rwkv7_unfolded_kernel[(chunks * args.HV,)](
+                r,
+                w,
+                k,
+                a,
+                b,
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                chunk_sequence,
+                first_chunk,
+                kept_q_from_start,
+                kept_scores,
+                kept_y_from_start,
+                kept_w_to_end,
+                kept_inverse,
+                kept_k_to_end,
+                kept_erased_writes,
+                kept_write_scores,
+                kept_whole,
+                args.tokens,
+                H=args.H,
+                HV=args.HV,
+                K=args.K,
+                PRECISION=dot_precision,
+                **prepare_tiles,
+            )
+            chunk_rwkv7_keeping_kernel[(args.runs * args.HV * blocks,)](
+                v,
+                None if initial_state is None else initial_state.contiguous(),
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                kept_q_from_start,
+                kept_scores,
+                kept_y_from_start,
+                kept_w_to_end,
+                kept_inverse,
+                kept_k_to_end,
+                kept_erased_writes,
+                kept_write_scores,
+                kept_whole,
+                kept_states,
+                kept_U,
+                o,
+                S_final,
+                float(scale),
+                args.tokens,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=dot_precision,
+                **walk_tiles,
+            )
+        return o, S_final, *arrays
     q_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
     scores = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
     y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
@@ -318,7 +436,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final
+    return o, S_final, *_handed_on(arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
@@ -329,6 +447,69 @@ def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
     if call not in TILES:
         TILES[call] = launch_config(*sizes)
     return [dict(tiles) for tiles in TILES[call]]
+
+
+def _arrays(
+    args: Arguments, cu_seqlens: Tensor | None, chunk_size: int, dtype: torch.dtype, keep: int
+) -> tuple[Tensor | None, ...]:
+    """What a call may keep for its gradient, with nothing in it; its size does not depend on where sequences begin."""
+    walk_tiles = _tiles(args.device, args.K, args.V, chunk_size, dtype)[1]
+    size = walk_tiles["CHUNK"]
+    chunks = args.runs * -(-args.tokens // size) if cu_seqlens is None else args.tokens // size + args.runs
+    kept_scores = kept_inverse = kept_erased_writes = kept_write_scores = kept_q_from_start = kept_y_from_start = (
+        kept_w_to_end
+    ) = kept_k_to_end = kept_whole = kept_states = kept_U = None
+    if keep == operators.STATES:
+        kept_scores = torch.empty(
+            chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
+        )
+        kept_inverse = torch.empty(
+            chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
+        )
+        kept_erased_writes = torch.empty(
+            chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
+        )
+        kept_write_scores = torch.empty(
+            chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
+        )
+        kept_q_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
+        kept_y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
+        kept_w_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
+        kept_k_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
+        kept_whole = torch.empty(chunks, args.HV, args.K, dtype=torch.float32, device=args.device)
+        kept_states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
+        kept_U = torch.empty(chunks, args.HV, args.V, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    return (
+        kept_scores,
+        kept_inverse,
+        kept_erased_writes,
+        kept_write_scores,
+        kept_q_from_start,
+        kept_y_from_start,
+        kept_w_to_end,
+        kept_k_to_end,
+        kept_whole,
+        kept_states,
+        kept_U,
+    )
+
+
+def _handed_on(arrays: tuple[Tensor | None, ...], keep: int) -> tuple[Tensor | None, ...]:
+    """Those that are kept, each from a mode on."""
+    modes = (
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+        operators.STATES,
+    )
+    return tuple(x if keep >= mode else None for x, mode in zip(arrays, modes, strict=True))
 
 
 def _splits(programs: int, device: torch.device) -> bool:

@@ -48,7 +48,7 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
         return ()
     planned = plan.chunk_backward
     backward = None if isinstance(planned, Unavailable) else backward_of(planned)
-    keeps = backward is not None and any(array.walked for array in backward.kept)
+    keeps = backward is not None and backward.walk_keeps
     if isinstance(kernels, ExpandedPlan):
         context, kernels = expanded_launcher_context(kernels), kernels.kernels
     else:

@@ -58,7 +58,7 @@ class Scratch:
 @dataclass(frozen=True)
 class Kept:
     """An array of `shape` that a call keeps for its gradient, in the mode `kept_in` of `operators.py` and those after
-    it; `walked`: only the walk writes it, and only where it is kept."""
+    it; `walked`: it is there for nothing else, and only where it is kept."""
 
     name: str
     inside: str
@@ -70,11 +70,22 @@ class Kept:
 
 @dataclass(frozen=True)
 class Backward:
-    """The backward of a call: what the call keeps for it, in the order in which it is taken, and how it is called by
-    the operator that gives the gradients."""
+    """The backward of a call.
+
+    kept: what the call keeps for it, in the order in which it is taken.
+    call: how it is called by the operator that gives the gradients.
+    keeping: launches in place of the others where states are kept, and the modules of their kernels: those others may
+        have folded into one another what a gradient needs apart.
+    """
 
     kept: tuple[Kept, ...]
     call: str
+    keeping: tuple[tuple[str, Launch], ...] = ()
+
+    @property
+    def walk_keeps(self) -> bool:
+        """Whether it is the walk of every call that keeps states, where they are kept."""
+        return not self.keeping and any(array.walked for array in self.kept)
 
 
 def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> Mapping[str, object]:
@@ -86,8 +97,12 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     dtype = f"reduce(torch.promote_types, {tuple_of([f'{name}.dtype' for name in operands])})"
     rows_fit = [f"{steps} <= 16"] if steps else []
     function = function_context(spec, plan.size, steps, *rows_fit, backward=backward, dtype=dtype)
-    kept = backward.kept if backward else ()
-    prepared, fused, split = _prepared(plan), _fused(plan, kept), _split(plan)
+    kept, keeps = (backward.kept, backward.walk_keeps) if backward else ((), False)
+    prepared, fused, split = (
+        _prepared(plan),
+        _fused(plan, kept, keeps),
+        _split(plan),
+    )
     return {
         **function,
         "steps": steps,
@@ -103,6 +118,7 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
         "others": [name for name in tensor_names(spec) if name not in operands],
         "walk_place": list(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split))).index("walk_tiles"),
         "kept_arrays": kept,
+        "keeping": backward.keeping if backward else (),
         "walked": [array.name for array in kept if array.walked],
         "kernels": [launch.kernel for launch in (*fused, *split)],
         "tiles": _unpacked(launch.tiles for launch in (*prepared, *fused, *split)),
@@ -278,10 +294,10 @@ def _output_dim(plan: RowPlan) -> str | None:
     return plan.value if plan.prepare is None else None
 
 
-def _fused(plan: RowPlan, kept: Sequence[Kept]) -> list[Launch]:
+def _fused(plan: RowPlan, kept: Sequence[Kept], keeps: bool) -> list[Launch]:
     """One walk that puts out what is read."""
-    walked = {f"{array.inside}_ptr": array.name for array in kept if array.walked}
-    walk = kernels_of(plan, keeps=bool(walked))[1]
+    walked = {f"{array.inside}_ptr": array.name for array in kept if keeps and array.walked}
+    walk = kernels_of(plan, keeps=keeps)[1]
     if walk is None:
         return []
     return [Launch(walk.kernel, "args.runs * args.HV * blocks", launch_arguments(plan, walk, walked), "walk_tiles")]

@@ -10,20 +10,22 @@ from flagen.backends.signature import parameters
 from flagen.backends.text import tuple_of
 from flagen.backends.triton_.backward_launcher import own_names
 from flagen.backends.triton_.backward_walks import kept
-from flagen.backends.triton_.chunk_launcher import Backward, Kept, prepared_arrays
-from flagen.backends.triton_.key_backward_walks import matrices
+from flagen.backends.triton_.chunk_launcher import Backward, Kept, Launch, launch_arguments, prepared_arrays
+from flagen.backends.triton_.key_backward_walks import OwnOutputs, OwnPrepare, matrices
 from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowPlan, steps_symbol
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
+from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.schedule import declared_names
 
 
 def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Backward:
     """The backward of a call of the chunk kernels: what it takes from them, and how its operator calls it."""
     arrays = _handed_on(plan)
-    return Backward(arrays, _call(plan, arrays))
+    keeping = _keeping(plan, arrays) if isinstance(plan, KeyBackwardPlan) and plan.prepares else ()
+    return Backward(arrays, _call(plan, arrays), keeping)
 
 
 def _handed_on(plan: ChunkBackwardPlan | KeyBackwardPlan) -> tuple[Kept, ...]:
@@ -42,11 +44,9 @@ def _for_scalar_decays(plan: ChunkBackwardPlan) -> tuple[Kept, ...]:
 
 
 def _for_key_decays(plan: KeyBackwardPlan) -> tuple[Kept, ...]:
-    """Matrices of the chunks; then scaled rows, every state and U. Nothing where the forward kernels fold the inverse
-    into rows: the backward has no use for those."""
+    """Matrices of the chunks; then scaled rows, every state and U. Where the forward kernels fold the inverse into
+    rows, the backward has no use for these, and all of its own is kept with the states."""
     rows = plan.forward
-    if plan.prepares:
-        return ()
     square = {array.name for array in matrices(rows)}
     small, scaled = [], []
     for array in _prepared(rows):
@@ -56,9 +56,37 @@ def _for_key_decays(plan: KeyBackwardPlan) -> tuple[Kept, ...]:
             scaled.append(replace(array, kept_in="STATES"))
     if rows.right:
         return tuple(small)
+    if plan.prepares:
+        taken = set(declared_names(rows.spec))
+        own = (replace(x, name=free_name(f"kept_{x.inside}", taken), walked=True) for x in (*small, *scaled))
+        return tuple(replace(x, kept_in="STATES") for x in (*own, *_walked(rows, *_by_chunks(rows))))
+    return (*small, *scaled, *_walked(rows, *_by_chunks(rows)))
+
+
+def _keeping(plan: KeyBackwardPlan, arrays: Sequence[Kept]) -> tuple[tuple[str, Launch], ...]:
+    """Preparation and walk that keep what is not folded."""
+    rows, known = plan.forward, {f"{array.inside}_ptr": array.name for array in arrays}
+    prepare, walk = OwnPrepare(rows), OwnOutputs(rows)
+    walks = "args.runs * args.HV * blocks"
+    return (
+        (
+            "chunk_backward_prepare",
+            Launch(prepare.kernel, "chunks * args.HV", launch_arguments(rows, prepare, known), "prepare_tiles"),
+        ),
+        ("chunk_backward_walks", Launch(walk.kernel, walks, launch_arguments(rows, walk, known), "walk_tiles")),
+    )
+
+
+def _by_chunks(rows: KeyKernelPlan) -> tuple[str, str]:
+    """The shapes of all states and of all U."""
     states = f"chunks, args.HV, args.{rows.value}, args.{rows.key}"
     updates = f'chunks, args.HV, args.{rows.value}, walk_tiles["CHUNK"]'
-    return (*small, *scaled, *_walked(rows, states, updates))
+    return states, updates
+
+
+def _small(plan: ChunkBackwardPlan | KeyBackwardPlan) -> int:
+    """How many arrays there are that are small against the inputs."""
+    return len(matrices(plan.forward) if isinstance(plan, KeyBackwardPlan) else kept(plan.forward))
 
 
 def _prepared(rows: RowPlan) -> list[Kept]:
@@ -86,11 +114,11 @@ def _call(plan: ChunkBackwardPlan | KeyBackwardPlan, arrays: Sequence[Kept]) -> 
         if p.name != "output_final_state":
             passed.append(f"{p.name}={p.name}" if p.keyword else p.name)
     passed.append("chunk_size=chunk_size")
-    modes = (("prepared", "PREPARED", operator.keep), ("saved", "STATES", f"{operator.keep} == operators.STATES"))
-    for name, mode, is_kept in modes:
-        given = [array.name for array in arrays if array.kept_in == mode]
-        if given:
-            passed.append(f"{own[name]}={tuple_of(given)} if {is_kept} else None")
+    small = _small(plan)
+    for name, group in (("prepared", arrays[:small]), ("saved", arrays[small:])):
+        if group:
+            is_kept = operator.keep if group[0].kept_in == "PREPARED" else f"{operator.keep} == operators.STATES"
+            passed.append(f"{own[name]}={tuple_of(array.name for array in group)} if {is_kept} else None")
     names = ", ".join(f'"{name}"' for name in operator.differentiated)
     passed.append(f"wanted=operators.asked(({names}), wanted)")
     return f"chunk_backward_{spec.name}({', '.join(passed)})"

@@ -17,9 +17,16 @@ from flagen.backends.triton_.chunk_launcher import (
 )
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.key_backward_gradients import KeyGradients
-from flagen.backends.triton_.key_backward_walks import Reverse, kernels_of, matrices
-from flagen.backends.triton_.key_describe import gradients_docs, prepare_docs, reverse_docs, scale_docs, states_docs
-from flagen.backends.triton_.key_kernel import Prepare
+from flagen.backends.triton_.key_backward_walks import OwnOutputs, Reverse, kernels_of, matrices
+from flagen.backends.triton_.key_describe import (
+    gradients_docs,
+    prepare_docs,
+    reverse_docs,
+    scale_docs,
+    states_docs,
+    walk_docs,
+)
+from flagen.backends.triton_.key_kernel import Prepare, Walk
 from flagen.backends.triton_.key_rows import scores_of
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.rows import RowKernel
@@ -65,8 +72,11 @@ def _prepare_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
 def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     _, states, _ = kernels_of(plan)
     reverse = Reverse(plan)
-    walks = [{**states.context(), "docs": states_docs(plan.forward)}] if plan.prepares else []
-    lines = [*reverse.lines(), *(states.lines() if plan.prepares else [])]
+    documented: list[tuple[Walk, Mapping[str, object]]] = []
+    if plan.prepares:
+        documented = [(OwnOutputs(plan.forward), walk_docs(plan.forward)), (states, states_docs(plan.forward))]
+    walks = [{**walk.context(), "docs": docs} for walk, docs in documented]
+    lines = [*reverse.lines(), *(line for walk, _ in documented for line in walk.lines())]
     transposed = plan.forward.chunk.normal_form.transposed
     value, key = f"{states.axes.index(plan.forward.value)}[:, None]", f"{states.axes.index(plan.forward.key)}[None, :]"
     return {

@@ -70,6 +70,17 @@ class OwnStates(Walk):
         return f"chunk_{self.plan.spec.name}_kept_states_kernel"
 
 
+class OwnOutputs(Walk):
+    """Walks with the state, puts out what is read and keeps what `OwnStates` stores."""
+
+    def __init__(self, plan: KeyKernelPlan) -> None:
+        super().__init__(plan, Form.FUSED, keeps=True)
+
+    @property
+    def kernel(self) -> str:
+        return f"chunk_{self.plan.spec.name}_keeping_kernel"
+
+
 class Reverse(KeyRows):
     """Walks the chunks backward with the gradient of the state, in the layout of the forward walks."""
 
