@@ -3,13 +3,14 @@
     python examples/crosscheck.py gated_delta_product
 
 The recurrence, `naive_recurrent`, is what the spec says; the others are derived from it. `naive_chunk` is compared
-with it in float64, forward and every gradient; `chunk` and `fused_recurrent`, Triton kernels, in float32, on the GPU if
-there is one and in Triton's interpreter if not. Four sequences are packed together, one of them empty.
+with it in float64, `chunk` and `fused_recurrent`, Triton kernels, in float32, on the GPU if there is one and in Triton's
+interpreter if not: forward, and every gradient that has kernels. Four sequences are packed together, one of them empty.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 import os
 import sys
@@ -35,7 +36,8 @@ DIM = 16
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CHUNK = "naive_chunk\nfloat64"
 KERNELS = {kind: f"{kind}\nfloat32" for kind in ("chunk", "fused_recurrent")}
-BOUNDS = {CHUNK: 1e-9} | dict.fromkeys(KERNELS.values(), 1e-5)
+BOUNDS = {CHUNK: (1e-9, 1e-9)} | dict.fromkeys(KERNELS.values(), (1e-5, 1e-4))
+"""How far off results and gradients may be."""
 
 Tensors = dict[str, Tensor]
 Run = Callable[[Tensors], Tensors]
@@ -65,9 +67,11 @@ def main(name: Annotated[str, typer.Argument(help="A variant of generated/.")] =
                 repair_interpreter()
             with torch.no_grad():
                 columns[title] = errors(recurrent(single), kernel(single))
+            if importlib.util.find_spec(f"generated.{name}.{kind}_backward"):
+                columns[title] |= errors(with_gradients(recurrent, single), with_gradients(kernel, single))
 
     show(spec, columns)
-    fine = all(value <= BOUNDS[title] for title, column in columns.items() for value in column.values())
+    fine = all(value <= bound(title, row) for title, column in columns.items() for row, value in column.items())
     raise typer.Exit(0 if fine else 1)
 
 
@@ -149,6 +153,11 @@ def errors(expected: Tensors, got: Tensors) -> dict[str, float]:
     return {key: float(rms(x - got[key]) / rms(x).clamp(min=1e-12)) for key, x in expected.items()}
 
 
+def bound(title: str, row: str) -> float:
+    of_results, of_gradients = BOUNDS[title]
+    return of_gradients if row.startswith("gradient") else of_results
+
+
 def repair_interpreter() -> None:
     from flagen.triton_cpu import repair
 
@@ -158,9 +167,10 @@ def repair_interpreter() -> None:
 def show(spec: Spec, columns: dict[str, dict[str, float]]) -> None:
     table = Table("", *columns, title=Text(f"{spec.title or spec.name}: relative error against naive_recurrent"))
     for row in dict.fromkeys(key for column in columns.values() for key in column):
-        table.add_row(row, *(cell(column.get(row), BOUNDS[title]) for title, column in columns.items()))
+        table.add_row(row, *(cell(column.get(row), bound(title, row)) for title, column in columns.items()))
     table.add_section()
-    table.add_row("bound", *(f"{BOUNDS[title]:.0e}" for title in columns))
+    table.add_row("bound", *(f"{of_results:.0e}" for of_results, _ in map(BOUNDS.get, columns)))
+    table.add_row("bound of gradients", *(f"{of_gradients:.0e}" for _, of_gradients in map(BOUNDS.get, columns)))
     Console().print(table)
 
 

@@ -124,9 +124,11 @@ class Problem:
 
     # ------------------------------------------------------------------------------------------------------------- runs
 
-    def results(self, run: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def results(
+        self, run: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], arguments: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """What `run` returns for these arguments, and each argument's gradient under fixed random cotangents."""
-        leaves = {name: x.clone().requires_grad_() for name, x in self.leaves.items()}
+        leaves = {name: x.clone().requires_grad_() for name, x in (arguments or self.leaves).items()}
         values = run(leaves)
         random = torch.Generator().manual_seed(0)
         loss = sum((x * torch.randn(x.shape, generator=random, dtype=torch.float64)).sum() for x in values.values())
