@@ -128,6 +128,11 @@ class Kernel:
                 yield from tiles_in(action.value)
 
     @property
+    def ends(self) -> bool:
+        """Whether it does something of its own at a segment's last token."""
+        return any(isinstance(action, AtEnd | ButAtEnd) for action in self.actions())
+
+    @property
     def reads_head(self) -> bool:
         """Whether an expression names `head`."""
         return any(isinstance(tile, Head) for tile in self.tiles())

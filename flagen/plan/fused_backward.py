@@ -66,14 +66,15 @@ SEGMENT = 64
 class FusedBackwardPlan:
     """What the four kernels do.
 
+    names: every name that the spec declares or the plan made up.
     state, state_gradient: what the kernels call the state, and its gradient.
     output_gradient: the gradient of the output, as kernels take it.
     whole_values: whether something sums over the values, which are then one block everywhere.
     """
 
     forward: FusedPlan
-    key: str
-    value: str
+    normal_form: NormalForm
+    names: frozenset[str]
     state: str
     state_gradient: str
     output_gradient: Vector
@@ -84,6 +85,16 @@ class FusedBackwardPlan:
     gradients: Kernel
 
     segment = SEGMENT
+
+    @property
+    def key(self) -> str:
+        """The dim of the state that decays and erasures act on."""
+        return self.normal_form.key
+
+    @property
+    def value(self) -> str:
+        """The other dim of the state."""
+        return self.normal_form.value
 
     @cached_property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -173,18 +184,21 @@ class _Planner:
         if not self.read_gradients:
             raise NoKernel("the output reads no state", self.spec.output[-1].span)
         whole = self.value in self.front.crossed or any(self.sides[name] == self.key for name in self.read_values)
+        states = self._kernel(self._states(self.events), {self.state})
+        reverse = self._kernel(self._reverse(self.events), {self.dS.name})
+        reads, gradients = self._reads(), self._gradients(whole)
         return FusedBackwardPlan(
             forward=self.forward,
-            key=self.key,
-            value=self.value,
+            normal_form=self.nf,
+            names=frozenset(self.front.taken),
             state=self.state,
             state_gradient=self.dS.name,
             output_gradient=self.front.vectors[self.do.name],
             whole_values=whole,
-            states=self._kernel(self._states(self.events), {self.state}),
-            reverse=self._kernel(self._reverse(self.events), {self.dS.name}),
-            reads=self._reads(),
-            gradients=self._gradients(whole),
+            states=states,
+            reverse=reverse,
+            reads=reads,
+            gradients=gradients,
         )
 
     def _kernel(
