@@ -54,3 +54,18 @@ def check(problem: Problem, bound: float, gates: float | None = None, without: C
 @pytest.mark.parametrize("name", NAMES)
 def test_float32(name, shape):
     check(make(name, shape).to(torch.float32), FLOAT32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_low_precision(name, dtype):
+    check(make(name, Shape(T=7, K=100, V=24, groups=2, n=1)).to(dtype), LOW, LOW_GATES)
+
+
+# ------------------------------------------------------------------------------------------------------------- extremes
+
+
+@pytest.mark.parametrize("place", [at_low, at_high, at_20, mixed])
+@pytest.mark.parametrize("name", GATED)
+def test_gates_at_their_ends(name, place):
+    check(extreme(name, place).to(torch.float32), FLOAT32)

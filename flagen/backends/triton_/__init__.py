@@ -35,11 +35,12 @@ class TritonBackend:
 def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
     if isinstance(plan.fused, Unavailable):
         return ()
+    backward = plan.fused_backward
+    launcher = launcher_context(plan.fused, has_backward=not isinstance(backward, Unavailable))
     forward = (
         Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused)),
-        Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher_context(plan.fused)),
+        Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher),
     )
-    backward = plan.fused_backward
     if isinstance(backward, Unavailable):
         return forward
     module, kernels = "fused_recurrent_backward", "fused_recurrent_backward_kernels"

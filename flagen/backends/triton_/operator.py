@@ -29,6 +29,8 @@ class Operator:
     no_kernel: str = "not operators.has_kernel(args)"
     chunk_size: Parameter | None = None
     tokens_of_chunk: str = "chunk_size"
+    backward: str = ""
+    """The function that launches the kernels of the gradients, where there are any; its module goes by `name` too."""
 
     @cached_property
     def taken(self) -> frozenset[str]:
@@ -71,6 +73,8 @@ class Operator:
         state_sizes = {state.name: ("runs", "HV", *state.dims) for state in self.spec.states}
         return {
             "operator": self.name,
+            "backward": self.backward,
+            "backward_call": self._backward_call(cotangents),
             "no_kernel": self.no_kernel,
             "finals": self.finals,
             "declarations": [declared[name] for name in arguments],
@@ -94,6 +98,13 @@ class Operator:
         every = (*parameters(self.spec), *([] if self.chunk_size is None else [self.chunk_size]))
         passed = (f"{p.name}={given.get(p.name, p.name)}" if p.keyword else p.name for p in every)
         return f"{self.pytorch_form}({', '.join(passed)})"
+
+    def _backward_call(self, cotangents: list[str]) -> str:
+        """The call of `backward`; it takes the function's arguments after the gradients of its results."""
+        passed = [f"{p.name}={p.name}" if p.keyword else p.name for p in parameters(self.spec)]
+        kept = [argument for argument in passed if not argument.startswith("output_final_state")]
+        names = "{name for name, asked in zip(given, wanted, strict=True) if asked}"
+        return f"{self.backward}({', '.join((*cotangents, *kept, f'wanted={names}'))})"
 
     def _initial_state(self) -> str:
         """The argument `initial_state` from the states that an operator is handed."""
