@@ -487,6 +487,7 @@ class _LogDecay:
         self.kept_gradient: Value | None = None
         if _reads_in(early):
             self.kept_state = front.local(front.fresh(f"{planner.state}_decayed"), planner.dS.dims)
+        if _reads_in(early) and _writes_in(late):
             self.kept_gradient = front.local(front.fresh(f"{planner.dS.name}_decayed"), planner.dS.dims)
 
     # ------------------------------------------------------------------------------------------------ from the forward
@@ -537,7 +538,7 @@ class _LogDecay:
     def late_writes(self, known: dict[Event, Value]) -> list[Action]:
         """The gradient of the log decay of a token, from that of the next."""
         actions: list[Action] = []
-        if any(isinstance(event, Insert | Write) for event in flat(tuple(self.late))):
+        if _writes_in(self.late):
             written = self.p.front.fresh("written")
             actions += self._sum_into(written, self.late, (Insert, Write), self.kept_gradient or self.p.dS, known)
             actions.append(ButAtEnd(self.gradient.name, Value(written, "local", self.gradient.dims)))
@@ -550,7 +551,7 @@ class _LogDecay:
         actions: list[Action] = []
         if self.kept_gradient is not None:
             actions.append(Set(self.kept_gradient.name, self.p.dS))
-        if any(isinstance(event, Insert | Write) for event in flat(tuple(self.early))):
+        if _writes_in(self.early):
             written = self.p.front.fresh("written_early")
             actions += self._sum_into(written, self.early, (Insert, Write), self.p.dS, {})
             actions.append(Add(self.gradient.name, self.t.negative(Value(written, "local", self.gradient.dims))))
@@ -593,3 +594,7 @@ class _LogDecay:
 
 def _reads_in(events: Sequence[Event]) -> bool:
     return any(isinstance(event, Erase | Look) for event in flat(tuple(events)))
+
+
+def _writes_in(events: Sequence[Event]) -> bool:
+    return any(isinstance(event, Insert | Write) for event in flat(tuple(events)))
