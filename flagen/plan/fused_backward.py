@@ -54,9 +54,8 @@ from flagen.plan.row_planner import NoKernel
 from flagen.plan.rows import cleared, values_in
 from flagen.plan.schedule import Set
 from flagen.plan.split import crossed_dims
-from flagen.plan.tiles import Arithmetic, Function, StateTile, Tile, TooManyDims, Value, tiles_in
-from flagen.spec.model import Dims, Input, Interval, Param
-from flagen.spec.ranges import interval_of
+from flagen.plan.tiles import StateTile, Tile, TooManyDims, Value
+from flagen.spec.model import Dims, Input, Param
 
 SEGMENT = 64
 """Tokens of a segment: its two states cost what a few vectors of each of its tokens do."""
@@ -282,26 +281,8 @@ class _Planner:
         span = wanted[0].decay.factor.span
         if len(fades) > 1 or wanted[0] in self.inner:
             raise NoKernel("a token decays its state more than once", span)
-        if self._may_vanish(wanted[0].decay):
-            raise NoKernel("the decay may be 0, where its logarithm has no gradient", span)
         place = self.events.index(wanted[0])
         return _LogDecay(self, wanted[0].decay, self.events[:place], self.events[place + 1 :])
-
-    def _may_vanish(self, decay: Decay) -> bool:
-        """Whether the gradient of the log decay is divided by something that may be zero."""
-        divides = any(map(self._divides, tiles_in(self.front.tile(decay.log))))
-        declared: tuple[Input | Param, ...] = (*self.spec.inputs, *self.spec.params)
-        ranges: dict[str, Interval] = {decl.name: decl.range for decl in declared}
-        ranges |= {decl.name: decl.range for decl in self.spec.derived}
-        return divides and interval_of(decay.factor, ranges).low <= 0
-
-    def _divides(self, tile: Tile) -> bool:
-        match tile:
-            case Arithmetic("/", _, right):
-                return self.t.reaches(right)
-            case Function("log" | "log1p"):
-                return self.t.reaches(tile)
-        return False
 
     # ---------------------------------------------------------------------------------------------------- the two walks
 

@@ -13,7 +13,7 @@ from flagen.plan.fused import FusedPlan
 from flagen.spec.model import Spec
 
 
-def launcher_context(plan: FusedPlan, *, has_backward: bool) -> Mapping[str, object]:
+def launcher_context(plan: FusedPlan, *, has_backward: bool = False) -> Mapping[str, object]:
     """Every value `triton/fused_recurrent.py.j2` uses."""
     spec, split = plan.spec, plan.split
     blocks = [] if split is None else [f'-(-args.{split.dim} // config["BLOCK_{split.dim}"])']
