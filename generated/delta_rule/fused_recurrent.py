@@ -132,7 +132,7 @@ def _fused_recurrent_backward(
     dS_final: Tensor | None,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients that are wanted of the arguments up to initial_state; without kernels the PyTorch form runs again."""
+    """The gradients that are wanted of the arguments up to initial_state; without kernels, the PyTorch form's."""
     args = check_arguments(q, k, v, beta, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if operators.has_kernel(args):
         from .fused_recurrent_backward import fused_recurrent_backward_delta_rule
