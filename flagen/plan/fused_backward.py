@@ -23,17 +23,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Literal
 
 from flagen.algebra import Derivation
-from flagen.algebra.normal_form import Decay, NormalForm
+from flagen.algebra.normal_form import NormalForm
 from flagen.diagnostics import InternalError
 from flagen.plan.backward_actions import (
     Action,
-    Add,
-    AtEnd,
-    ButAtEnd,
     Give,
     Gradient,
     Kernel,
@@ -43,12 +40,12 @@ from flagen.plan.backward_actions import (
     Steps,
     Take,
     Vector,
-    Zero,
     dump_lines,
 )
 from flagen.plan.events import Again, Erase, Event, Fade, Insert, Look, Write, events_of, flat
 from flagen.plan.front_end import FrontEnd, WayBack, made_by
 from flagen.plan.fused import FusedPlan
+from flagen.plan.log_decay import LogDecay, Outer, SeveralLogDecays
 from flagen.plan.model import Unavailable
 from flagen.plan.row_planner import NoKernel
 from flagen.plan.rows import cleared, values_in
@@ -143,14 +140,6 @@ def plan_fused_backward(forward: FusedPlan | Unavailable, derivation: Derivation
 # ---------------------------------------------------------------------------------------------------------- the planner
 
 
-@dataclass(frozen=True)
-class _Outer:
-    """The outer product that a row is: a vector along the keys, and one along the values."""
-
-    key: Tile
-    value: Tile
-
-
 class _Planner:
     def __init__(self, forward: FusedPlan, nf: NormalForm) -> None:
         self.forward, self.nf, self.spec = forward, nf, forward.spec
@@ -173,11 +162,11 @@ class _Planner:
         erasing = [event for event in flat(self.events) if isinstance(event, Erase)]
         self.u = {event.number: self.vector("u", (self.value,), self._per(event)) for event in erasing}
         self.du = {event.number: self.vector("u_gradient", (self.value,), self._per(event)) for event in erasing}
-        self.rows: dict[Event, _Outer] = {
+        self.rows: dict[Event, Outer] = {
             event: self._outer(event) for event in flat(self.events) if not isinstance(event, Fade)
         }
         self.reader_gradients = self._reader_gradients()
-        self.decay = self._decay()
+        self.decay, self.decays = self._decays()
 
     def plan(self) -> FusedBackwardPlan:
         if not self.read_gradients:
@@ -246,19 +235,19 @@ class _Planner:
                 self.front.crossed |= set(crossed_dims(gradient))
                 self.read_gradients[name] = self.front.evaluate(self.front.fresh(f"{name}_gradient"), gradient)
 
-    def _outer(self, event: Event) -> _Outer:
+    def _outer(self, event: Event) -> Outer:
         front, key, value = self.front, self.key, self.value
         match event:
             case Look(read) if read.side == "left":
-                return _Outer(front.row(read.q, key), self.read_gradients[read.name])
+                return Outer(front.row(read.q, key), self.read_gradients[read.name])
             case Look(read):
-                return _Outer(self.read_gradients[read.name], front.row(read.q, value))
+                return Outer(self.read_gradients[read.name], front.row(read.q, value))
             case Erase(number, row):
-                return _Outer(front.row(row.y, key), self.du[number])
+                return Outer(front.row(row.y, key), self.du[number])
             case Insert(number, row):
-                return _Outer(front.row(row.w, key), self.u[number])
+                return Outer(front.row(row.w, key), self.u[number])
             case Write(_, row):
-                return _Outer(front.row(row.k, key), front.row(row.v, value))
+                return Outer(front.row(row.k, key), front.row(row.v, value))
         raise InternalError(f"no row in {event!r}")
 
     def _reader_gradients(self) -> dict[Event, Value]:
@@ -272,17 +261,16 @@ class _Planner:
                 found[event] = self.vector("y_gradient", (self.key,), self._per(event), shared=True)
         return found
 
-    def _decay(self) -> _LogDecay | None:
-        """The one decay of a token whose gradient is wanted."""
+    def _decays(self) -> tuple[LogDecay | None, SeveralLogDecays | None]:
+        """How the gradients of log decays come about: those of a token's only decay, or of several."""
         fades = [event for event in flat(self.events) if isinstance(event, Fade)]
         wanted = [fade for fade in fades if self.front.reaches(fade.decay.log)]
+        if len(fades) > 1 or any(fade in self.inner for fade in fades):
+            return None, SeveralLogDecays(self, wanted) if wanted else None
         if not wanted:
-            return None
-        span = wanted[0].decay.factor.span
-        if len(fades) > 1 or wanted[0] in self.inner:
-            raise NoKernel("a token decays its state more than once", span)
+            return None, None
         place = self.events.index(wanted[0])
-        return _LogDecay(self, wanted[0].decay, self.events[:place], self.events[place + 1 :])
+        return LogDecay(self, wanted[0].decay, self.events[:place], self.events[place + 1 :]), None
 
     # ---------------------------------------------------------------------------------------------------- the two walks
 
@@ -358,6 +346,8 @@ class _Planner:
             for event in events:
                 if event in self.reader_gradients and event not in done:
                     found += self._reader_gradient(event)
+                if self.decays is not None:
+                    found += self.decays.left_by(event)
                 if isinstance(event, Again):
                     found.append(Steps(tuple(walk(event.events)), backwards=False))
                 found += self._change_state(event)
@@ -370,6 +360,8 @@ class _Planner:
             return found
 
         actions += walk(self.events)
+        if self.decays is not None:
+            actions.append(self.decays.at_end())
         carried = None if kept is None else (kept.name, self.state)
         return self._kernel(actions, {self.state, self.dS.name, *([] if kept is None else [kept.name])}, kept=carried)
 
@@ -405,6 +397,8 @@ class _Planner:
                     case Again(inner):
                         body = walk(inner, "step")
                         found.append(Steps((*body, *back.finish("step")), backwards=True))
+                if self.decays is not None:
+                    found += self.decays.taken_by(event, back, scope)
                 found += self._change_gradient(event)
                 if isinstance(event, Fade) and decay is not None:
                     found += decay.before()
@@ -413,7 +407,11 @@ class _Planner:
         actions += walk(self.events, "token")
         actions += back.finish("token")
         after = back.finish("call")
-        once = [*back.zeros["call"], *([] if decay is None else [Take(self.front.vectors[decay.gradient.name])])]
+        log_decay = decay or self.decays
+        once = [
+            *back.zeros["call"],
+            *([] if log_decay is None else [Take(self.front.vectors[log_decay.gradient.name])]),
+        ]
         made = {self.dS.name}
         kept = None
         if decay is not None and decay.kept_gradient is not None:
@@ -442,140 +440,3 @@ class _Planner:
         gradient = self.front.local(self.front.fresh("v_gradient"), (self.value,))
         found.append(Set(gradient.name, self._left(self.dS, outer.key)))
         return [*found, *back.back(self.front.tile(value), gradient, scope)]
-
-
-# ---------------------------------------------------------------------------------------- the gradient of the log decay
-
-
-class _LogDecay:
-    """How the gradient of a token's log decay comes about: `early` is what happens before the decay, `late` what after.
-
-    Rows meet each other between two decays: the late ones of a token and the early ones of the next. So the readers
-    look at the state as it is just after a decay, and the writers at the gradient as it is just before the next one.
-    Where there are early readers, both have to be kept beside the tiles that go on.
-    """
-
-    def __init__(self, planner: _Planner, decay: Decay, early: Sequence[Event], late: Sequence[Event]) -> None:
-        self.p, self.t, self.decay, self.early, self.late = planner, planner.t, decay, early, late
-        front = planner.front
-        self.dims = planner.front.tile(decay.log).dims
-        self.per_key = planner.key in self.dims
-        dims = (planner.key,) if self.per_key else ()
-        self.gradient = planner.vector("log_decay_gradient", dims, "segment", shared=True)
-        self.late_sum = planner.vector("read_late", dims, "token", shared=True) if _reads_in(late) else None
-        self.early_sum = planner.vector("read_early", dims, "token", shared=True) if _reads_in(early) else None
-        self.kept_state: Value | None = None
-        self.kept_gradient: Value | None = None
-        if _reads_in(early):
-            self.kept_state = front.local(front.fresh(f"{planner.state}_decayed"), planner.dS.dims)
-        if _reads_in(early) and _writes_in(late):
-            self.kept_gradient = front.local(front.fresh(f"{planner.dS.name}_decayed"), planner.dS.dims)
-
-    # ------------------------------------------------------------------------------------------------ from the forward
-
-    def first_reads(self) -> list[Event]:
-        """The readers whose gradients are known just after the decay: nothing is written before they read."""
-        found: list[Event] = []
-        for event in self.late:
-            if not isinstance(event, Erase | Look):
-                break
-            found += [event] if event in self.p.reader_gradients else []
-        return found
-
-    def late_reads(self) -> list[Action]:
-        """What follows the decay in the forward walk."""
-        actions: list[Action] = []
-        if self.kept_state is not None:
-            actions.append(Set(self.kept_state.name, self.p.S))
-        if self.late_sum is not None:
-            known = {e: self.p.reader_gradients[e] for e in self.first_reads() if not self._is_right(e)}
-            actions += self._sum_into(self.late_sum.name, self.late, (Erase, Look), self.p.S, known)
-            actions.append(Leave(self.p.front.vectors[self.late_sum.name]))
-        end = self.t.times(self.p.S, self.p.dS)
-        whole = self._by_key(self.t.summed(end, self.p.value))
-        left = (Set(self.gradient.name, whole), Leave(self.p.front.vectors[self.gradient.name]))
-        return [*actions, AtEnd(left)]
-
-    def early_reads(self) -> list[Action]:
-        """What a token starts with in the forward walk."""
-        if self.early_sum is None or self.kept_state is None:
-            return []
-        actions = self._sum_into(self.early_sum.name, self.early, (Erase, Look), self.kept_state, {})
-        return [*actions, Leave(self.p.front.vectors[self.early_sum.name])]
-
-    # ----------------------------------------------------------------------------------------------- from the backward
-
-    def last_writes(self) -> list[Event]:
-        """The writers whose gradients are known just before the next decay: nothing reads after they write."""
-        found: list[Event] = []
-        if self.kept_gradient is not None:
-            return found
-        for event in reversed(self.late):
-            if not isinstance(event, Insert | Write):
-                break
-            found.append(event)
-        return found
-
-    def late_writes(self, known: dict[Event, Value]) -> list[Action]:
-        """The gradient of the log decay of a token, from that of the next."""
-        actions: list[Action] = []
-        if _writes_in(self.late):
-            written = self.p.front.fresh("written")
-            actions += self._sum_into(written, self.late, (Insert, Write), self.kept_gradient or self.p.dS, known)
-            actions.append(ButAtEnd(self.gradient.name, Value(written, "local", self.gradient.dims)))
-        if self.late_sum is not None:
-            actions.append(Add(self.gradient.name, self.late_sum))
-        return actions
-
-    def before(self) -> list[Action]:
-        """What a token's early rows add, seen from the decay before."""
-        actions: list[Action] = []
-        if self.kept_gradient is not None:
-            actions.append(Set(self.kept_gradient.name, self.p.dS))
-        if _writes_in(self.early):
-            written = self.p.front.fresh("written_early")
-            actions += self._sum_into(written, self.early, (Insert, Write), self.p.dS, {})
-            actions.append(Add(self.gradient.name, self.t.negative(Value(written, "local", self.gradient.dims))))
-        if self.early_sum is not None:
-            actions.append(Add(self.gradient.name, self.early_sum))
-        return actions
-
-    # ------------------------------------------------------------------------------------------------------------ sums
-
-    def _sum_into(
-        self,
-        name: str,
-        events: Sequence[Event],
-        kinds: tuple[type[Event], ...],
-        state: Tile,
-        known: dict[Event, Value],
-    ) -> list[Action]:
-        """The sum of what the rows of `kinds` among `events` have in common with `state`, channel by channel."""
-        terms = [self._term(event, state, known) for event in events if isinstance(event, kinds)]
-        loops = [
-            [self._term(inner, state, known) for inner in flat(event.events) if isinstance(inner, kinds)]
-            for event in events
-            if isinstance(event, Again)
-        ]
-        first: Action = Set(name, reduce(self.t.plus, terms)) if terms else Zero(name, self.gradient.dims)
-        steps = [Steps(tuple(Add(name, term) for term in body), backwards=False) for body in loops if body]
-        return [first, *steps]
-
-    def _term(self, event: Event, state: Tile, known: dict[Event, Value]) -> Tile:
-        outer = self.p.rows[event]
-        across = known.get(event) or self.t.summed(self.t.times(state, outer.value), self.p.value)
-        return self._by_key(self.t.times(outer.key, across))
-
-    def _by_key(self, tile: Tile) -> Tile:
-        return tile if self.per_key else self.t.summed(tile, self.p.key)
-
-    def _is_right(self, event: Event) -> bool:
-        return isinstance(event, Look) and event.read.side == "right"
-
-
-def _reads_in(events: Sequence[Event]) -> bool:
-    return any(isinstance(event, Erase | Look) for event in flat(tuple(events)))
-
-
-def _writes_in(events: Sequence[Event]) -> bool:
-    return any(isinstance(event, Insert | Write) for event in flat(tuple(events)))

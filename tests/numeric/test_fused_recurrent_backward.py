@@ -228,8 +228,16 @@ FRONT_ENDS = {
         update: S = alpha * S + outer(q, S_prev.T @ k) * 0.2 - outer(k, S_prev.T @ q) * 0.2 + outer(w, v)
         output: o = S.T @ w
     """,
+    "faded_twice": """
+        update:
+          - S = exp(-exp(g)) * S
+          - S = S + outer(k, v - S.T @ k)
+          - S = sigmoid(k) * S
+          - S = S + outer(q, b)
+        output: o = S.T @ q + S_prev.T @ k
+    """,
 }
-"""A gate on what is read, and norms; functions of what is read; sums over values; rows before the decay; many rows."""
+"""A gate on what is read, and norms; functions of what is read; sums over values; rows before the decay; many rows; two decays."""
 
 
 INPUTS = {

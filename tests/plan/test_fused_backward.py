@@ -117,10 +117,17 @@ def test_sums_over_values_make_them_one_block():
     assert not plan_of("gla").whole_values
 
 
+def test_several_decays_in_a_token_share_one_sum():
+    plan = planned(f"{HEAD}update: [S = exp(-k) * S, 'S = S + outer(k, v)', S = exp(-q) * S]\noutput: o = S.T @ q\n")
+    assert isinstance(plan, FusedBackwardPlan)
+    (end,) = (vector for vector in plan.vectors if vector.per == "segment")
+    assert end.name == "log_decay_gradient"
+    assert plan.reads.kept is None
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("update: [S = exp(-k) * S, 'S = S + outer(k, v)', S = exp(-k) * S]\noutput: o = S.T @ q\n", "more than once"),
         ("update: S = (1 - k) * S + outer(k, v)\noutput: o = S.T @ q\n", "not proved positive"),
         ("update: S = tanh(S) + outer(k, v)\noutput: o = S.T @ q\n", "no backward kernels"),
     ],
