@@ -24,6 +24,7 @@ from flagen.plan.backward_actions import (
 )
 from flagen.plan.gradients import Transposition
 from flagen.plan.padding import PaddingRules
+from flagen.plan.row_planner import NoKernel
 from flagen.plan.rows import cleared, finite, values_in
 from flagen.plan.schedule import Load, Set, declared_names, fresh
 from flagen.plan.split import crossed_dims
@@ -170,10 +171,12 @@ def made_by(actions: Iterable[Action]) -> set[str]:
 
 @dataclass
 class _Sum:
-    """The gradient of a name: what it is called, over which dims, and what it is the sum of."""
+    """The gradient of a name: what it is called, over which dims, in which loop over micro-steps it began, and what it
+    is the sum of."""
 
     called: str
     dims: Dims
+    loop: int
     terms: list[Tile] = field(default_factory=list)
 
 
@@ -183,6 +186,7 @@ class WayBack:
     def __init__(self, front: FrontEnd, *, whole: bool) -> None:
         self.front, self.whole = front, whole
         self.sums: dict[str, _Sum] = {}
+        self.loop = 0
         self.zeros: dict[Scope, list[Action]] = {scope: [] for scope in SCOPES}
 
     def back(self, expr: Tile, gradient: Tile, scope: Scope) -> list[Action]:
@@ -208,27 +212,34 @@ class WayBack:
         front, actions = self.front, list[Action]()
         for name, definition in reversed(front.derived.items()):
             found = self.sums.get(name)
-            if found is not None and front.scopes[name] == scope:
+            if found is not None and self._ends(name, scope):
                 front.rules.assign(found.called, reduce(front.transpose.plus, found.terms))
                 actions += self.back(definition, Value(found.called, "local", found.dims), scope)
         declared: tuple[Input | Param, ...] = (*front.spec.inputs, *front.spec.params)
         for decl in declared:
             found = self.sums.get(decl.name)
-            if found is not None and front.scopes[decl.name] == scope:
+            if found is not None and self._ends(decl.name, scope):
                 actions.append(Give(Gradient(decl, found.called, decl.dims, front.nf.value not in decl.dims)))
+        self.loop += scope == "step"
         return actions
+
+    def _ends(self, name: str, scope: Scope) -> bool:
+        """Whether the gradient of `name` is complete where `scope` ends; loops over micro-steps end one by one."""
+        return self.front.scopes[name] == scope and (scope != "step" or self.sums[name].loop == self.loop)
 
     def _add(self, name: str, term: Tile, scope: Scope) -> list[Action]:
         front = self.front
         term, own = front.rules.mask(term), front.scopes[name]
         if name not in self.sums:
-            self.sums[name] = found = _Sum(front.fresh(f"d_{name}"), term.dims, [term])
+            self.sums[name] = found = _Sum(front.fresh(f"d_{name}"), term.dims, self.loop, [term])
             if own == scope and own != "call":
                 return [Set(found.called, term)]
             found.dims = self._dims_of(name)
             self.zeros[own].append(Zero(found.called, found.dims))
             return [Add(found.called, term)]
         found = self.sums[name]
+        if own == "step" and found.loop != self.loop:
+            raise NoKernel(f"two loops over micro-steps read `{name}`", front.spec.update[-1].span)
         found.terms.append(term)
         found.dims = tuple(dim for dim in front.order if dim in (*found.dims, *term.dims))
         return [Add(found.called, term)]

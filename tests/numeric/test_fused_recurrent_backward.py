@@ -237,7 +237,8 @@ FRONT_ENDS = {
         output: o = S.T @ q + S_prev.T @ k
     """,
 }
-"""A gate on what is read, and norms; functions of what is read; sums over values; rows before the decay; many rows; two decays."""
+"""A gate on what is read, and norms; functions of what is read; sums over values; rows before the decay; many rows; two
+decays in a token."""
 
 
 INPUTS = {

@@ -9,6 +9,7 @@ from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.fused_backward_config import config_lines
 from flagen.backends.triton_.fused_backward_describe import docs, row_lines
 from flagen.backends.triton_.helpers import helpers_for
+from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.names import free_name, initial_name
 from flagen.backends.triton_.printer import Printer, literal
 from flagen.plan.backward_actions import (
@@ -163,7 +164,10 @@ class SegmentKernel:
             yield "head = value_head.to(tl.float32)"
 
     def _axis_lines(self) -> Iterator[str]:
+        used = {*names_in(*self.every_line()), *map(self.axes.mask, self.spec.states[0].dims)}
         for dim in self.spec.dims:
+            if self.axes.mask(dim) not in used:
+                continue
             start = f"block * BLOCK_{dim} + " if dim == self.plan.value and self.blocked else ""
             yield f"{self.axes.index(dim)} = {start}tl.arange(0, BLOCK_{dim})"
             yield f"{self.axes.mask(dim)} = {self.axes.index(dim)} < {dim}"
@@ -216,8 +220,10 @@ class SegmentKernel:
         # Unrolled, so that the loads of one step run under the arithmetic of the step before.
         yield f"for micro_step in tl.static_range({n}):"
         step = f"({n} - 1 - micro_step)" if backwards else "micro_step"
-        yield f"{INDENT}row = token * {n} + {step}"
-        yield from (INDENT + line for line in self.lines(body))
+        lines = list(self.lines(body))
+        if "row" in names_in(*lines):
+            yield f"{INDENT}row = token * {n} + {step}"
+        yield from (INDENT + line for line in lines)
 
     def _state_loaded(self) -> Iterator[str]:
         (state,) = self.spec.states

@@ -15,14 +15,18 @@ def config_lines(plan: FusedBackwardPlan) -> Iterator[str]:
     key, value = f"BLOCK_{plan.key}", f"BLOCK_{plan.value}"
     size = f"triton.next_power_of_2({plan.value})"
     yield f"{key} = triton.next_power_of_2({plan.key})"
+    others = [dim for dim in plan.forward.spec.dims if dim not in (plan.key, plan.value)]
+    for dim in others:
+        yield f"BLOCK_{dim} = triton.next_power_of_2({dim})"
+    blocks = ", ".join(_entry(block) for block in (key, value, *(f"BLOCK_{dim}" for dim in others)))
     if plan.whole_values:
         yield f"{value} = {size}"
-        yield f"walk = inside = {{{_entry(key)}, {_entry(value)}, {_warps(key, value, 2048)}}}"
+        yield f"walk = inside = {{{blocks}, {_warps(key, value)}}}"
     else:
         yield f"{value} = min({size}, 128, max(8, 1024 // {key}))"
-        yield f"walk = {{{_entry(key)}, {_entry(value)}, {_warps(key, value, 2048)}}}"
+        yield f"walk = {{{blocks}, {_warps(key, value)}}}"
         yield f"{value} = min({size}, max(16, {_values_inside(plan)} // {key}))"
-        yield f"inside = {{{_entry(key)}, {_entry(value)}, {_warps(key, value, 2048)}}}"
+        yield f"inside = {{{blocks}, {_warps(key, value)}}}"
     yield "return walk, inside"
 
 
@@ -35,5 +39,6 @@ def _entry(block: str) -> str:
     return f'"{block}": {block}'
 
 
-def _warps(key: str, value: str, per_warp: int) -> str:
-    return f'"num_warps": min(16, max(1, {key} * {value} // {per_warp}))'
+def _warps(key: str, value: str) -> str:
+    """64 values of the state a thread leave registers for the token's rows."""
+    return f'"num_warps": min(16, max(1, {key} * {value} // 2048))'
