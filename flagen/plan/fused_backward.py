@@ -160,6 +160,7 @@ class _Planner:
         self.events = tuple(e for e in events_of(nf) if not isinstance(e, Look) or e.read.name in self.read_gradients)
         self.inner = frozenset(e for event in self.events if isinstance(event, Again) for e in flat(event.events))
         erasing = [event for event in flat(self.events) if isinstance(event, Erase)]
+        self.z = {e.number: self.front.row(e.row.z, self.value) for e in erasing if e.row.z is not None}
         self.u = {event.number: self.vector("u", (self.value,), self._per(event)) for event in erasing}
         self.du = {event.number: self.vector("u_gradient", (self.value,), self._per(event)) for event in erasing}
         self.rows: dict[Event, Outer] = {
@@ -279,9 +280,9 @@ class _Planner:
         actions: list[Action] = []
         for event in events:
             match event:
-                case Erase(number, row):
+                case Erase(number):
                     erased = self._left(self.S, self.rows[event].key)
-                    u = erased if row.z is None else self.t.plus(self.front.row(row.z, self.value), erased)
+                    u = self.t.plus(self.z[number], erased) if number in self.z else erased
                     actions += self._left_behind(self.u[number], u)
                 case Look(read) if read.name in self.read_values:
                     outer = self.rows[event]
