@@ -20,7 +20,8 @@ Per = Literal["token", "step", "segment"]
 
 @dataclass(frozen=True)
 class Vector:
-    """A vector or number that one kernel leaves for another, for each token, micro-step or (`segment`) segment.
+    """A vector or number that one kernel leaves for another, for each token, micro-step or (`segment`) segment; `dims`
+    are in the order of memory.
 
     `shared`: every block of values has its own share of it.
     """

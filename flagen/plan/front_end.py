@@ -94,7 +94,7 @@ class FrontEnd:
     def vector(self, vector: Vector) -> Value:
         """The vector as kernels that take it call it."""
         self.vectors[vector.name] = vector
-        return self.local(vector.name, vector.dims)
+        return self.local(vector.name, tuple(dim for dim in self.order if dim in vector.dims))
 
     def evaluate(self, name: str, value: Tile) -> Value:
         """A name for what each kernel that needs it evaluates for every token."""

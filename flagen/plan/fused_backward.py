@@ -220,7 +220,7 @@ class _Planner:
 
     def vector(self, name: str, dims: Iterable[str], per: Per, *, shared: bool = False) -> Value:
         """A vector of a new name."""
-        return self.front.vector(Vector(self.front.fresh(name), self._sorted(dims), per, shared))
+        return self.front.vector(Vector(self.front.fresh(name), tuple(dims), per, shared))
 
     def _find_reads(self) -> None:
         """What the output reads, where a gradient is made of that, and the gradient of each read."""
