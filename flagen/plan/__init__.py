@@ -8,6 +8,7 @@ from flagen.plan.chunk import plan_chunk
 from flagen.plan.chunk_families import plan_chunk_kernel
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
+from flagen.plan.fused_backward import plan_fused_backward
 from flagen.plan.model import Plan, Unavailable
 from flagen.spec.model import Spec
 
@@ -17,10 +18,11 @@ __all__ = ["ExpandedPlan", "Plan", "Unavailable", "make_plan"]
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     """Plan every form of `spec`; one it cannot have says why."""
     fused = plan_fused_recurrent(spec)
+    fused_backward = plan_fused_backward(fused, derivation)
     if derivation.chunk_form is None:
         assert derivation.no_chunk_form is not None
         chunk = Unavailable(derivation.no_chunk_form.reason, derivation.no_chunk_form.span)
-        return Plan(spec, derivation, chunk, fused, chunk, chunk)
+        return Plan(spec, derivation, chunk, fused, fused_backward, chunk, chunk)
     form = plan_chunk(derivation.chunk_form)
     kernels = plan_chunk_kernel(form)
-    return Plan(spec, derivation, form, fused, kernels, plan_chunk_backward(kernels))
+    return Plan(spec, derivation, form, fused, fused_backward, kernels, plan_chunk_backward(kernels))

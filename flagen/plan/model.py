@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flagen.plan.chunk_kernel import ChunkKernelPlan
     from flagen.plan.expansion import ExpandedPlan
     from flagen.plan.fused import FusedPlan
+    from flagen.plan.fused_backward import FusedBackwardPlan
     from flagen.plan.key_backward import KeyBackwardPlan
     from flagen.plan.key_kernel import KeyKernelPlan
 
@@ -38,6 +39,7 @@ class Plan:
     derivation: Derivation
     chunk: ChunkPlan | Unavailable
     fused: FusedPlan | Unavailable
+    fused_backward: FusedBackwardPlan | Unavailable
     chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable
     chunk_backward: ChunkBackwardPlan | KeyBackwardPlan | Unavailable
 
@@ -46,6 +48,7 @@ class Plan:
         sections = (
             ("naive_chunk", self.chunk.dump()),
             ("fused_recurrent", self.fused.dump()),
+            ("fused_recurrent_backward", self.fused_backward.dump()),
             ("chunk", self.chunk_kernel.dump()),
             ("chunk_backward", self.chunk_backward.dump()),
         )

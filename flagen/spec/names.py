@@ -42,9 +42,11 @@ _GENERATED = _words("""
 """)
 
 _KERNELS = _words("""
-    block blocks call_key chunk_sequence chunks config dot_precision end_token first_chunk first_token given
-    import_error key_head launch_config micro_step num_warps operators os output_blocks output_tiles pairwise
-    prepare_tiles program reduce row sequence shares state_row token value_head walk_tiles wanted
+    SEGMENT block blocks call_key chunk_sequence chunks config dot_precision end_token first_chunk first_segment
+    first_token given import_error inside key_head launch_config micro_step num_warps operators os output_blocks
+    output_tiles pairwise prepare_tiles program reduce row segment segment_end segment_row segment_sequence
+    segment_start segments segments_before segments_done sequence shares state_row token tokens_done value_head walk
+    walk_tiles wanted
 """)
 
 _CLASSES = _words("""
@@ -68,11 +70,14 @@ RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
 
 PACKAGE_MODULES = _words("""
     arguments naive chunk chunk_backward chunk_backward_across chunk_backward_gradients chunk_backward_prepare
-    chunk_backward_walks chunk_fused chunk_kernels chunk_prepare chunk_tuning fused_recurrent kernels module operators
+    chunk_backward_walks chunk_fused chunk_kernels chunk_prepare chunk_tuning fused_recurrent fused_recurrent_backward
+    fused_recurrent_backward_kernels kernels module operators
 """)
 """The modules of a generated package."""
 
-_FUNCTION_PREFIXES = ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk", "chunk_backward", "tune_chunk")
+_FUNCTION_PREFIXES = _words("""
+    naive_recurrent naive_chunk fused_recurrent fused_recurrent_backward chunk chunk_backward tune_chunk
+""")
 
 _PACKAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")

@@ -48,7 +48,8 @@ def chunk_delta_product(
     place for float64, and for tensors that are not on a GPU, unless Triton's interpreter is on
     (TRITON_INTERPRET=1); also for more than 16 micro-steps.
 
-    To torch.compile this is one operator, for packed sequences too; its gradient is another.
+    To torch.compile this is one operator, for packed sequences too, and so are its gradients, which have none of
+    their own.
 
     Args:
         q: [B, T, H, K].
@@ -205,7 +206,7 @@ def _chunk_backward(
     kept_U: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients that are wanted of the arguments up to initial_state: from kernels, or from the PyTorch form."""
+    """The gradients that are wanted of the arguments up to initial_state; without kernels, the PyTorch form's."""
     args = check_arguments(
         q, k, v, beta, num_householder=num_householder, initial_state=initial_state, cu_seqlens=cu_seqlens
     )

@@ -47,7 +47,8 @@ def chunk_mamba2(
     Gradients have kernels, too: those of `chunk_backward_mamba2`. `naive_chunk_mamba2` runs in their place for
     float64, and for tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
-    To torch.compile this is one operator, for packed sequences too; its gradient is another.
+    To torch.compile this is one operator, for packed sequences too, and so are its gradients, which have none of
+    their own.
 
     Args:
         x: [B, T, HV, P]; HV is a multiple of H.
@@ -171,7 +172,7 @@ def _chunk_backward(
     kept_states: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients that are wanted of the arguments up to initial_state: from kernels, or from the PyTorch form."""
+    """The gradients that are wanted of the arguments up to initial_state; without kernels, the PyTorch form's."""
     args = check_arguments(x, dt, B, C, A, D, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if operators.has_kernel(args):
         return operators.results(

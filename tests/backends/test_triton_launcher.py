@@ -58,21 +58,34 @@ def test_tensors_on_the_cpu_run_the_definition(
     assert definition_runs == ["naive"]
 
 
-def test_a_gradient_is_the_definitions(product: Package, definition_runs: list[str]) -> None:
+def test_a_gradient_comes_from_kernels(product: Package, definition_runs: list[str]) -> None:
     call = make_call(product)
     call.positional[1].requires_grad_()
-    call.fused()  # Without grad mode nobody can ask for one.
-    assert definition_runs == []
     output, _ = product.fused.fused_recurrent_gated_delta_product(*call.positional, **call.keyword)
-    assert definition_runs == ["naive"]
     output.sum().backward()
     assert call.positional[1].grad is not None
+    assert definition_runs == []
 
 
-def test_a_gradient_of_the_state_alone_is_one_too(product: Package, definition_runs: list[str]) -> None:
+def test_a_gradient_of_the_state_alone_does_too(product: Package, definition_runs: list[str]) -> None:
     call = make_call(product)
-    call.keyword["initial_state"].requires_grad_()  # type: ignore[attr-defined]
-    product.fused.fused_recurrent_gated_delta_product(*call.positional, **call.keyword)
+    state = call.keyword["initial_state"]
+    assert isinstance(state, torch.Tensor)
+    state.requires_grad_()
+    output, _ = product.fused.fused_recurrent_gated_delta_product(*call.positional, **call.keyword)
+    output.sum().backward()
+    assert state.grad is not None
+    assert definition_runs == []
+
+
+def test_a_gradient_without_kernels_is_the_definitions(
+    product: Package, definition_runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = make_call(product)
+    call.positional[1].requires_grad_()
+    output, _ = product.fused.fused_recurrent_gated_delta_product(*call.positional, **call.keyword)
+    monkeypatch.delenv("TRITON_INTERPRET")
+    output.sum().backward()
     assert definition_runs == ["naive"]
 
 

@@ -8,6 +8,8 @@ from flagen.backends.triton_.backward_launcher import backward_launcher_context
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, chunk_tuning_context
 from flagen.backends.triton_.expansion import expanded_launcher_context
+from flagen.backends.triton_.fused_backward import backward_kernels_context
+from flagen.backends.triton_.fused_backward_launcher import fused_backward_launcher_context
 from flagen.backends.triton_.handed_on import backward_of
 from flagen.backends.triton_.kernel import kernel_context
 from flagen.backends.triton_.key_backward import key_backward_contexts
@@ -36,9 +38,19 @@ class TritonBackend:
 def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
     if isinstance(plan.fused, Unavailable):
         return ()
-    return (
+    backward = plan.fused_backward
+    launcher = launcher_context(plan.fused, has_backward=not isinstance(backward, Unavailable))
+    forward = (
         Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused)),
-        Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher_context(plan.fused)),
+        Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher),
+    )
+    if isinstance(backward, Unavailable):
+        return forward
+    module, kernels = "fused_recurrent_backward", "fused_recurrent_backward_kernels"
+    return (
+        *forward,
+        Rendering(f"{kernels}.py", f"triton/{kernels}.py.j2", backward_kernels_context(backward)),
+        Rendering(f"{module}.py", f"triton/{module}.py.j2", fused_backward_launcher_context(backward)),
     )
 
 

@@ -73,13 +73,13 @@ class Backward:
     """The backward of a call.
 
     kept: what the call keeps for it, in the order in which it is taken.
-    call: how it is called by the operator that gives the gradients.
+    keywords: what it takes beside what was passed to the call.
     keeping: launches in place of the others where states are kept, and the modules of their kernels: those others may
         have folded into one another what a gradient needs apart.
     """
 
     kept: tuple[Kept, ...]
-    call: str
+    keywords: tuple[str, ...]
     keeping: tuple[tuple[str, Launch], ...] = ()
 
     @property
@@ -163,7 +163,8 @@ def function_context(
         tokens_of_chunk=f"max(chunk_size // {rows}, 1)" if rows else "chunk_size",
         sizes_of_kept=("cu_seqlens", *([rows] if rows else []), "chunk_size", dtype),
         kept=tuple(array.name for array in backward.kept) if backward else (),
-        backward=backward.call if backward else None,
+        backward=f"chunk_backward_{spec.name}" if backward else "",
+        keywords=backward.keywords if backward else (),
     )
     modes = [SAVE_STATES] if backward and backward.kept else []
     return {**common_context(spec, chunk_size, *modes), **operator.context(), "sizes": SIZES}

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flagen.backends.signature import parameters
 from flagen.backends.text import tuple_of
 from flagen.backends.triton_.backward_launcher import own_names
 from flagen.backends.triton_.backward_walks import kept
@@ -22,10 +21,10 @@ from flagen.plan.schedule import declared_names
 
 
 def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Backward:
-    """The backward of a call of the chunk kernels: what it takes from them, and how its operator calls it."""
+    """The backward of a call of the chunk kernels: what it takes from them."""
     arrays = _handed_on(plan)
     keeping = _keeping(plan, arrays) if isinstance(plan, KeyBackwardPlan) and plan.prepares else ()
-    return Backward(arrays, _call(plan, arrays), keeping)
+    return Backward(arrays, _keywords(plan, arrays), keeping)
 
 
 def _handed_on(plan: ChunkBackwardPlan | KeyBackwardPlan) -> tuple[Kept, ...]:
@@ -105,20 +104,12 @@ def _walked(rows: RowPlan, states: str, updates: str) -> list[Kept]:
     return arrays
 
 
-def _call(plan: ChunkBackwardPlan | KeyBackwardPlan, arrays: Sequence[Kept]) -> str:
-    """The call in the operator's backward, in the names that there are there."""
-    spec, own = plan.forward.spec, own_names(plan)
-    operator = Operator(spec, "chunk", "", kept=tuple(array.name for array in arrays))
-    passed = [*operator.cotangents]
-    for p in parameters(spec):
-        if p.name != "output_final_state":
-            passed.append(f"{p.name}={p.name}" if p.keyword else p.name)
-    passed.append("chunk_size=chunk_size")
-    small = _small(plan)
+def _keywords(plan: ChunkBackwardPlan | KeyBackwardPlan, arrays: Sequence[Kept]) -> tuple[str, ...]:
+    """What the backward takes beside what was passed to the call, in the names that there are in its operator."""
+    own, keep = own_names(plan), Operator(plan.forward.spec, "chunk", "").keep
+    small, passed = _small(plan), ["chunk_size=chunk_size"]
     for name, group in (("prepared", arrays[:small]), ("saved", arrays[small:])):
         if group:
-            is_kept = operator.keep if group[0].kept_in == "PREPARED" else f"{operator.keep} == operators.STATES"
+            is_kept = keep if group[0].kept_in == "PREPARED" else f"{keep} == operators.STATES"
             passed.append(f"{own[name]}={tuple_of(array.name for array in group)} if {is_kept} else None")
-    names = ", ".join(f'"{name}"' for name in operator.differentiated)
-    passed.append(f"wanted=operators.asked(({names}), wanted)")
-    return f"chunk_backward_{spec.name}({', '.join(passed)})"
+    return tuple(passed)

@@ -13,13 +13,14 @@ from flagen.plan.fused import FusedPlan
 from flagen.spec.model import Spec
 
 
-def launcher_context(plan: FusedPlan) -> Mapping[str, object]:
+def launcher_context(plan: FusedPlan, *, has_backward: bool = False) -> Mapping[str, object]:
     """Every value `triton/fused_recurrent.py.j2` uses."""
     spec, split = plan.spec, plan.split
     blocks = [] if split is None else [f'-(-args.{split.dim} // config["BLOCK_{split.dim}"])']
     partial = split is not None and split.partial
     output = ["args.batch", "args.tokens", "args.HV", *(f"args.{dim}" for dim in spec.output_dims)]
-    operator = Operator(spec, "fused_recurrent", f"naive_recurrent_{spec.name}")
+    backward = f"fused_recurrent_backward_{spec.name}" if has_backward else ""
+    operator = Operator(spec, "fused_recurrent", f"naive_recurrent_{spec.name}", backward=backward)
     return {
         **common_context(spec),
         **operator.context(),

@@ -24,7 +24,8 @@ class Operator:
 
     kept: the arrays it returns besides, which its gradient takes; how many of them, an argument of its own says.
     sizes_of_kept: what their sizes depend on beside the sizes of the arguments.
-    backward: the call of the function whose kernels compute its gradient; None where the PyTorch form does.
+    backward: the function that launches the kernels of its gradient, where there are any; beside what was passed to the
+        call it takes `keywords`.
     """
 
     spec: Spec
@@ -35,7 +36,8 @@ class Operator:
     tokens_of_chunk: str = "chunk_size"
     kept: tuple[str, ...] = ()
     sizes_of_kept: tuple[str, ...] = ()
-    backward: str | None = None
+    backward: str = ""
+    keywords: tuple[str, ...] = ()
 
     @cached_property
     def taken(self) -> frozenset[str]:
@@ -93,6 +95,8 @@ class Operator:
         state_sizes = {state.name: ("runs", "HV", *state.dims) for state in self.spec.states}
         return {
             "operator": self.name,
+            "backward": self.backward,
+            "backward_call": self._backward_call(),
             "has_kernel": " and ".join(self.has_kernel),
             "no_kernel": self._no_kernel(),
             "finals": self.finals,
@@ -104,7 +108,6 @@ class Operator:
             "keep": self.keep if self.kept else None,
             "kept": self.kept,
             "arrays_of": (*self.sizes_of_kept, self.keep) if self.kept else (),
-            "backward": self.backward,
             "pytorch_call": self._pytorch_call(),
             "check_all": self._check(),
             "check_shapes": self._check(shapes_only="True"),
@@ -121,6 +124,14 @@ class Operator:
         every = (*parameters(self.spec), *([] if self.chunk_size is None else [self.chunk_size]))
         passed = (f"{p.name}={given.get(p.name, p.name)}" if p.keyword else p.name for p in every)
         return f"{self.pytorch_form}({', '.join(passed)})"
+
+    def _backward_call(self) -> str:
+        """The call of `backward`; it takes the function's arguments after the gradients of its results."""
+        given = [p for p in parameters(self.spec) if p.name != "output_final_state"]
+        passed = [f"{p.name}={p.name}" if p.keyword else p.name for p in given]
+        names = ", ".join(f'"{name}"' for name in self.differentiated)
+        wanted = f"wanted=operators.asked(({names}), wanted)"
+        return f"{self.backward}({', '.join((*self.cotangents, *passed, *self.keywords, wanted))})"
 
     def _initial_state(self) -> str:
         """The argument `initial_state` from the states that an operator is handed."""
