@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-from .chunk_prepare import decay_over, decay_to_cut, seen_across_cut, sum_over
+from .chunk_prepare import decay_over, decay_to_cut, seen_across_cut
 
 
 def gradients_config(K: int, V: int, heads: int, single: bool, hopper: bool) -> dict[str, int]:
@@ -15,9 +15,29 @@ def gradients_config(K: int, V: int, heads: int, single: bool, hopper: bool) -> 
         "BLOCK_K": max(16, min(16, triton.next_power_of_2(K))),
         "BLOCK_V": max(16, min(32 if single else 64, triton.next_power_of_2(V))),
         "MEMBERS": triton.next_power_of_2(heads),
-        "num_warps": 4,
+        "num_warps": 8,
         "num_stages": 1,
     }
+
+
+@triton.jit
+def join(sum_before, sum_to, before, to):
+    """Two runs of rows as one: what comes before the last row of it, and all."""
+    return sum_to + before, sum_to + to
+
+
+@triton.jit
+def sum_of_earlier(x):
+    """For each row the sum of those before it. It is not subtracted from a sum with it, which would cancel."""
+    before, _ = tl.associative_scan((tl.zeros_like(x), x), 0, join)
+    return before
+
+
+@triton.jit
+def sum_of_later(x):
+    """For each row the sum of those after it."""
+    after, _ = tl.associative_scan((tl.zeros_like(x), x), 0, join, reverse=True)
+    return after
 
 
 # Not specialized on T: what is compiled for one length serves all.
@@ -104,21 +124,22 @@ def chunk_dplr_gradients_kernel(
     token = start + token_index
     token_mask = token < end_token
 
-    for member in range(HV // H):
+    # Registers are scarce: what a loop could compute once for all is not worth holding.
+    for member in tl.range(0, HV // H, disable_licm=True):
         value_head = key_head * (HV // H) + member
         chunk_row = chunk * HV + value_head
         scores_gradient = tl.zeros((CHUNK, CHUNK), tl.float32)
         write_scores_gradient = tl.zeros((CHUNK, CHUNK), tl.float32)
-        for block_start in range(0, V, BLOCK_V):
+        for block_start in tl.range(0, V, BLOCK_V, disable_licm=True):
             V_index = block_start + tl.arange(0, BLOCK_V)
             V_mask = V_index < V
             v = tl.load(
-                v_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                v_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                 mask=token_mask[:, None] & V_mask[None, :],
                 other=0.0,
             )
             o_gradient = tl.load(
-                do_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                do_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                 mask=token_mask[:, None] & V_mask[None, :],
                 other=0.0,
             ).to(tl.float32)
@@ -144,11 +165,11 @@ def chunk_dplr_gradients_kernel(
         )
         erased_writes_gradient = tl.zeros((CHUNK, CHUNK), tl.float32)
         L_gradient = tl.zeros((CHUNK, CHUNK), tl.float32)
-        for block_start in range(0, V, BLOCK_V):
+        for block_start in tl.range(0, V, BLOCK_V, disable_licm=True):
             V_index = block_start + tl.arange(0, BLOCK_V)
             V_mask = V_index < V
             v = tl.load(
-                v_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                v_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                 mask=token_mask[:, None] & V_mask[None, :],
                 other=0.0,
             )
@@ -175,11 +196,11 @@ def chunk_dplr_gradients_kernel(
             L_gradient_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :],
             L_gradient.to(dtype),
         )
-        for block_start in range(0, V, BLOCK_V):
+        for block_start in tl.range(0, V, BLOCK_V, disable_licm=True):
             V_index = block_start + tl.arange(0, BLOCK_V)
             V_mask = V_index < V
             o_gradient = tl.load(
-                do_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                do_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                 mask=token_mask[:, None] & V_mask[None, :],
                 other=0.0,
             ).to(tl.float32)
@@ -191,7 +212,7 @@ def chunk_dplr_gradients_kernel(
                 other=0.0,
             ).to(tl.float32)
             v_gradient = tl.zeros((CHUNK, BLOCK_V), tl.float32)
-            for key_start in range(0, K, BLOCK_K):
+            for key_start in tl.range(0, K, BLOCK_K, disable_licm=True):
                 K_index = key_start + tl.arange(0, BLOCK_K)
                 K_mask = K_index < K
                 k_to_end = tl.load(
@@ -216,64 +237,38 @@ def chunk_dplr_gradients_kernel(
             d_v = v_gradient
             if d_v_ptr is not None:
                 tl.store(
-                    d_v_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                    d_v_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                     d_v.to(d_v_ptr.dtype.element_ty),
                     mask=token_mask[:, None] & V_mask[None, :],
                 )
 
     # What follows reads the gradients of the matrices as other threads stored them.
     tl.debug_barrier()
-    for key_start in range(0, K, BLOCK_K):
+    for key_start in tl.range(0, K, BLOCK_K, disable_licm=True):
         K_index = key_start + tl.arange(0, BLOCK_K)
         K_mask = K_index < K
         q_gradient = tl.zeros((CHUNK, BLOCK_K), tl.float32)
         w_gradient = tl.zeros((CHUNK, BLOCK_K), tl.float32)
         y_gradient = tl.zeros((CHUNK, BLOCK_K), tl.float32)
         k_gradient = tl.zeros((CHUNK, BLOCK_K), tl.float32)
-        for member in range(HV // H):
+        for member in tl.range(0, HV // H, disable_licm=True):
             value_head = key_head * (HV // H) + member
             chunk_row = chunk * HV + value_head
-            q = tl.load(
-                q_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
-                mask=token_mask[:, None] & K_mask[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            k = tl.load(
-                k_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
-                mask=token_mask[:, None] & K_mask[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            a = tl.load(
-                a_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
-                mask=token_mask[:, None] & K_mask[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            b = tl.load(
-                b_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
-                mask=token_mask[:, None] & K_mask[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            gk = tl.load(
-                gk_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
-                mask=token_mask[:, None] & K_mask[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            log_decay = tl.maximum(gk, -111.0, propagate_nan=tl.PropagateNan.ALL)
             read_part = tl.zeros((CHUNK, BLOCK_K), tl.float32)
             written_part = tl.zeros((CHUNK, BLOCK_K), tl.float32)
             erased_part = tl.zeros((CHUNK, BLOCK_K), tl.float32)
             values_part = tl.zeros((CHUNK, BLOCK_K), tl.float32)
             state_dot = tl.zeros((BLOCK_K,), tl.float32)
-            for block_start in range(0, V, BLOCK_V):
+            for block_start in tl.range(0, V, BLOCK_V, disable_licm=True):
                 V_index = block_start + tl.arange(0, BLOCK_V)
                 V_mask = V_index < V
                 v = tl.load(
-                    v_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                    v_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                     mask=token_mask[:, None] & V_mask[None, :],
                     other=0.0,
                 )
                 o_gradient = tl.load(
-                    do_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                    do_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                     mask=token_mask[:, None] & V_mask[None, :],
                     other=0.0,
                 ).to(tl.float32)
@@ -304,6 +299,32 @@ def chunk_dplr_gradients_kernel(
                 erased_part = tl.dot(R_gradient, S, erased_part, input_precision=PRECISION)
                 values_part = tl.dot(v, S_gradient, values_part, input_precision=PRECISION)
                 state_dot += tl.sum(S.to(tl.float32) * S_gradient.to(tl.float32), axis=0)
+            q = tl.load(
+                q_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
+                mask=token_mask[:, None] & K_mask[None, :],
+                other=0.0,
+            ).to(tl.float32)
+            k = tl.load(
+                k_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
+                mask=token_mask[:, None] & K_mask[None, :],
+                other=0.0,
+            ).to(tl.float32)
+            a = tl.load(
+                a_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
+                mask=token_mask[:, None] & K_mask[None, :],
+                other=0.0,
+            ).to(tl.float32)
+            b = tl.load(
+                b_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
+                mask=token_mask[:, None] & K_mask[None, :],
+                other=0.0,
+            ).to(tl.float32)
+            gk = tl.load(
+                gk_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
+                mask=token_mask[:, None] & K_mask[None, :],
+                other=0.0,
+            ).to(tl.float32)
+            log_decay = tl.maximum(gk, -111.0, propagate_nan=tl.PropagateNan.ALL)
             from_start = decay_over(token_index[:, None] >= token_index[None, :], log_decay, TERMS)
             read_part *= from_start
             from_start_before = decay_over(token_index[:, None] > token_index[None, :], log_decay, TERMS)
@@ -345,7 +366,7 @@ def chunk_dplr_gradients_kernel(
             erased_part += onto_reader
             onto_writer = tl.dot(tl.trans(pairs), a.to(dtype), input_precision=PRECISION)
             written_part += onto_writer
-            for level in range(LEVELS):
+            for level in tl.range(0, LEVELS, disable_licm=True):
                 decay = decay_to_cut(token_index, level, log_decay, 1, TERMS)
                 erased_decay = decay_to_cut(token_index, level, log_decay, 0, TERMS)
                 seen = seen_across_cut(token_index, level)
@@ -411,16 +432,16 @@ def chunk_dplr_gradients_kernel(
             w_gradient += written_part
             y_gradient += erased_part
             k_gradient += values_part
-            log_decay_gradient = sum_over(token_index[:, None] <= token_index[None, :], common, 3)
-            log_decay_gradient += sum_over(token_index[:, None] < token_index[None, :], common_before, 3)
-            log_decay_gradient += sum_over(token_index[:, None] > token_index[None, :], kept, 3)
+            log_decay_gradient = tl.cumsum(common, axis=0, reverse=True)
+            log_decay_gradient += sum_of_later(common_before)
+            log_decay_gradient += sum_of_earlier(kept)
             whole = tl.exp2(tl.sum(log_decay, axis=0) * 1.4426950408889634)
             log_decay_gradient += (whole * state_dot)[None, :]
             log_decay_gradient = tl.where(token_mask[:, None], log_decay_gradient, 0.0)
             d_gk = log_decay_gradient
             if d_gk_ptr is not None:
                 tl.store(
-                    d_gk_ptr + (token * HV + value_head)[:, None] * K + K_index[None, :],
+                    d_gk_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
                     d_gk.to(d_gk_ptr.dtype.element_ty),
                     mask=token_mask[:, None] & K_mask[None, :],
                 )
@@ -430,25 +451,25 @@ def chunk_dplr_gradients_kernel(
         d_k = k_gradient
         if d_q_ptr is not None:
             tl.store(
-                d_q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+                d_q_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
                 d_q.to(d_q_ptr.dtype.element_ty),
                 mask=token_mask[:, None] & K_mask[None, :],
             )
         if d_k_ptr is not None:
             tl.store(
-                d_k_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+                d_k_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
                 d_k.to(d_k_ptr.dtype.element_ty),
                 mask=token_mask[:, None] & K_mask[None, :],
             )
         if d_a_ptr is not None:
             tl.store(
-                d_a_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+                d_a_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
                 d_a.to(d_a_ptr.dtype.element_ty),
                 mask=token_mask[:, None] & K_mask[None, :],
             )
         if d_b_ptr is not None:
             tl.store(
-                d_b_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+                d_b_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
                 d_b.to(d_b_ptr.dtype.element_ty),
                 mask=token_mask[:, None] & K_mask[None, :],
             )

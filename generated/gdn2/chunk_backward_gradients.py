@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-from .chunk_prepare import decay_over, decay_to_cut, seen_across_cut, sum_over
+from .chunk_prepare import decay_over, decay_to_cut, seen_across_cut
 
 
 def gradients_config(K: int, V: int, heads: int, single: bool, hopper: bool) -> dict[str, int]:
@@ -15,9 +15,22 @@ def gradients_config(K: int, V: int, heads: int, single: bool, hopper: bool) -> 
         "BLOCK_K": max(16, min(16, triton.next_power_of_2(K))),
         "BLOCK_V": max(16, min(32 if single else 64, triton.next_power_of_2(V))),
         "MEMBERS": triton.next_power_of_2(heads),
-        "num_warps": 4,
+        "num_warps": 8,
         "num_stages": 1,
     }
+
+
+@triton.jit
+def join(sum_before, sum_to, before, to):
+    """Two runs of rows as one: what comes before the last row of it, and all."""
+    return sum_to + before, sum_to + to
+
+
+@triton.jit
+def sum_of_earlier(x):
+    """For each row the sum of those before it. It is not subtracted from a sum with it, which would cancel."""
+    before, _ = tl.associative_scan((tl.zeros_like(x), x), 0, join)
+    return before
 
 
 # Not specialized on T: what is compiled for one length serves all.
@@ -94,16 +107,17 @@ def chunk_gdn2_gradients_kernel(
     token = start + token_index
     token_mask = token < end_token
 
-    for member in range(HV // H):
+    # Registers are scarce: what a loop could compute once for all is not worth holding.
+    for member in tl.range(0, HV // H, disable_licm=True):
         value_head = key_head * (HV // H) + member
         chunk_row = chunk * HV + value_head
         scores_gradient = tl.zeros((CHUNK, CHUNK), tl.float32)
         L_gradient = tl.zeros((CHUNK, CHUNK), tl.float32)
-        for block_start in range(0, V, BLOCK_V):
+        for block_start in tl.range(0, V, BLOCK_V, disable_licm=True):
             V_index = block_start + tl.arange(0, BLOCK_V)
             V_mask = V_index < V
             o_gradient = tl.load(
-                do_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                do_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                 mask=token_mask[:, None] & V_mask[None, :],
                 other=0.0,
             ).to(tl.float32)
@@ -129,16 +143,16 @@ def chunk_gdn2_gradients_kernel(
             L_gradient_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :],
             L_gradient.to(dtype),
         )
-        for block_start in range(0, V, BLOCK_V):
+        for block_start in tl.range(0, V, BLOCK_V, disable_licm=True):
             V_index = block_start + tl.arange(0, BLOCK_V)
             V_mask = V_index < V
             v = tl.load(
-                v_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                v_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                 mask=token_mask[:, None] & V_mask[None, :],
                 other=0.0,
             ).to(tl.float32)
             w = tl.load(
-                w_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                w_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                 mask=token_mask[:, None] & V_mask[None, :],
                 other=0.0,
             ).to(tl.float32)
@@ -151,60 +165,37 @@ def chunk_gdn2_gradients_kernel(
             d_v = R_gradient * w
             if d_v_ptr is not None:
                 tl.store(
-                    d_v_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                    d_v_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                     d_v.to(d_v_ptr.dtype.element_ty),
                     mask=token_mask[:, None] & V_mask[None, :],
                 )
             if d_w_ptr is not None:
                 tl.store(
-                    d_w_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                    d_w_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                     d_w.to(d_w_ptr.dtype.element_ty),
                     mask=token_mask[:, None] & V_mask[None, :],
                 )
 
     # What follows reads the gradients of the matrices as other threads stored them.
     tl.debug_barrier()
-    for key_start in range(0, K, BLOCK_K):
+    for key_start in tl.range(0, K, BLOCK_K, disable_licm=True):
         K_index = key_start + tl.arange(0, BLOCK_K)
         K_mask = K_index < K
         q_gradient = tl.zeros((CHUNK, BLOCK_K), tl.float32)
         w_gradient = tl.zeros((CHUNK, BLOCK_K), tl.float32)
         d_k = tl.zeros((CHUNK, BLOCK_K), tl.float32)
-        for member in range(HV // H):
+        for member in tl.range(0, HV // H, disable_licm=True):
             value_head = key_head * (HV // H) + member
             chunk_row = chunk * HV + value_head
-            q = tl.load(
-                q_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
-                mask=token_mask[:, None] & K_mask[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            k = tl.load(
-                k_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
-                mask=token_mask[:, None] & K_mask[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            g = tl.load(
-                g_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
-                mask=token_mask[:, None] & K_mask[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            b = tl.load(
-                b_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
-                mask=token_mask[:, None] & K_mask[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            y_row = b * k
-            log_decay = tl.maximum(g, -111.0, propagate_nan=tl.PropagateNan.ALL)
-            y_scaled = y_row * (-1.0)
             read_part = tl.zeros((CHUNK, BLOCK_K), tl.float32)
             written_part = tl.zeros((CHUNK, BLOCK_K), tl.float32)
             erased_part = tl.zeros((CHUNK, BLOCK_K), tl.float32)
             state_dot = tl.zeros((BLOCK_K,), tl.float32)
-            for block_start in range(0, V, BLOCK_V):
+            for block_start in tl.range(0, V, BLOCK_V, disable_licm=True):
                 V_index = block_start + tl.arange(0, BLOCK_V)
                 V_mask = V_index < V
                 o_gradient = tl.load(
-                    do_ptr + (token * HV + value_head)[:, None] * V + V_index[None, :],
+                    do_ptr + (start * HV + value_head) * V + token_index[:, None] * (HV * V) + V_index[None, :],
                     mask=token_mask[:, None] & V_mask[None, :],
                     other=0.0,
                 ).to(tl.float32)
@@ -234,6 +225,29 @@ def chunk_gdn2_gradients_kernel(
                 written_part = tl.dot(U, S_gradient, written_part, input_precision=PRECISION)
                 erased_part = tl.dot(R_gradient, S, erased_part, input_precision=PRECISION)
                 state_dot += tl.sum(S.to(tl.float32) * S_gradient.to(tl.float32), axis=0)
+            q = tl.load(
+                q_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
+                mask=token_mask[:, None] & K_mask[None, :],
+                other=0.0,
+            ).to(tl.float32)
+            k = tl.load(
+                k_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
+                mask=token_mask[:, None] & K_mask[None, :],
+                other=0.0,
+            ).to(tl.float32)
+            g = tl.load(
+                g_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
+                mask=token_mask[:, None] & K_mask[None, :],
+                other=0.0,
+            ).to(tl.float32)
+            b = tl.load(
+                b_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
+                mask=token_mask[:, None] & K_mask[None, :],
+                other=0.0,
+            ).to(tl.float32)
+            y_row = b * k
+            log_decay = tl.maximum(g, -111.0, propagate_nan=tl.PropagateNan.ALL)
+            y_scaled = y_row * (-1.0)
             from_start = decay_over(token_index[:, None] >= token_index[None, :], log_decay, TERMS)
             read_part *= from_start
             erased_part *= from_start
@@ -246,7 +260,7 @@ def chunk_gdn2_gradients_kernel(
             )[:, None]
             read_part += own_gradient * k
             written_part += own_gradient * q
-            for level in range(LEVELS):
+            for level in tl.range(0, LEVELS, disable_licm=True):
                 decay = decay_to_cut(token_index, level, log_decay, 1, TERMS)
                 seen = seen_across_cut(token_index, level)
                 q_decayed = (q * decay).to(dtype)
@@ -280,8 +294,8 @@ def chunk_gdn2_gradients_kernel(
             q_gradient += read_part
             w_gradient += written_part
             y_gradient = erased_part * (-1.0)
-            log_decay_gradient = sum_over(token_index[:, None] <= token_index[None, :], common, 3)
-            log_decay_gradient += sum_over(token_index[:, None] > token_index[None, :], kept, 3)
+            log_decay_gradient = tl.cumsum(common, axis=0, reverse=True)
+            log_decay_gradient += sum_of_earlier(kept)
             whole = tl.exp2(tl.sum(log_decay, axis=0) * 1.4426950408889634)
             log_decay_gradient += (whole * state_dot)[None, :]
             log_decay_gradient = tl.where(token_mask[:, None], log_decay_gradient, 0.0)
@@ -290,13 +304,13 @@ def chunk_gdn2_gradients_kernel(
             d_g = log_decay_gradient
             if d_g_ptr is not None:
                 tl.store(
-                    d_g_ptr + (token * HV + value_head)[:, None] * K + K_index[None, :],
+                    d_g_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
                     d_g.to(d_g_ptr.dtype.element_ty),
                     mask=token_mask[:, None] & K_mask[None, :],
                 )
             if d_b_ptr is not None:
                 tl.store(
-                    d_b_ptr + (token * HV + value_head)[:, None] * K + K_index[None, :],
+                    d_b_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
                     d_b.to(d_b_ptr.dtype.element_ty),
                     mask=token_mask[:, None] & K_mask[None, :],
                 )
@@ -304,13 +318,13 @@ def chunk_gdn2_gradients_kernel(
         d_k += w_gradient
         if d_q_ptr is not None:
             tl.store(
-                d_q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+                d_q_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
                 d_q.to(d_q_ptr.dtype.element_ty),
                 mask=token_mask[:, None] & K_mask[None, :],
             )
         if d_k_ptr is not None:
             tl.store(
-                d_k_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
+                d_k_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
                 d_k.to(d_k_ptr.dtype.element_ty),
                 mask=token_mask[:, None] & K_mask[None, :],
             )

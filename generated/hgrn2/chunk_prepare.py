@@ -14,26 +14,20 @@ def between(first, end, SIZE: tl.constexpr):
 
 
 @triton.jit
-def sum_over(rows, x, TERMS: tl.constexpr):
-    """The sum of x, [rows, keys], over those rows that `rows`, [., rows], names for each; or a batch.
+def decay_over(rows, log_decay, TERMS: tl.constexpr):
+    """e to the sum of log_decay, [rows, keys], over those rows that `rows`, [., rows], names for each; or a batch.
 
-    A product with ones adds them up: nothing is subtracted, so nothing cancels. It takes x as a sum of TERMS numbers in
-    bfloat16, whose products with ones are exact.
+    A product with ones adds them up: nothing is subtracted, so nothing cancels. It takes log_decay as a sum of TERMS
+    numbers in bfloat16, whose products with ones are exact.
     """
     ones = tl.where(rows, 1.0, 0.0).to(tl.bfloat16)
-    term = x.to(tl.bfloat16)
+    term = log_decay.to(tl.bfloat16)
     total = tl.dot(ones, term)
     for _ in tl.static_range(1, TERMS):
-        x -= term.to(tl.float32)
-        term = x.to(tl.bfloat16)
+        log_decay -= term.to(tl.float32)
+        term = log_decay.to(tl.bfloat16)
         total = tl.dot(ones, term, total)
-    return total
-
-
-@triton.jit
-def decay_over(rows, log_decay, TERMS: tl.constexpr):
-    """e to the sum of log_decay over those rows that `rows` names for each."""
-    return tl.exp2(sum_over(rows, log_decay, TERMS) * 1.4426950408889634)
+    return tl.exp2(total * 1.4426950408889634)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ def gradients_config(K: int, V: int, heads: int, single: bool, hopper: bool) -> 
         "BLOCK_K": max(16, min(32, triton.next_power_of_2(K))),
         "BLOCK_V": max(16, min(32 if single else 64, triton.next_power_of_2(V))),
         "MEMBERS": triton.next_power_of_2(heads),
-        "num_warps": 4,
+        "num_warps": 8,
         "num_stages": 1,
     }
 
