@@ -94,7 +94,7 @@ def _gradients_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         "imported": sorted(IMPORTED & names_in(*lines)),
         "leaf": "LEAF" in names_in(*lines),
         "whole_keys": plan.whole_keys,
-        "keys": "32" if rows.delta is None else "16",
+        "additive": rows.delta is None,
         "key_index": gradients.key_index,
         "value_index": gradients.axes.index(rows.value),
         "key_mask": gradients.axes.mask(rows.key),
