@@ -306,13 +306,35 @@ update:
 output: o = S.T @ q + beta * v
 """
 """A number that all rows have alike, norms of keys, and values that no token changes."""
-OWN_FRONT_ENDS = {"named": NAMED, "scaled": SCALED}
+
+
+TURNED = """
+flagen: 1
+name: turned
+state: {S: [K, V]}
+inputs:
+  q: {dims: [V], heads: HV}
+  k: {dims: [K], heads: HV}
+  v: {dims: [V], heads: HV}
+  decay: {dims: [V], heads: HV}
+  beta: {dims: [], heads: HV, range: [0, 1]}
+params:
+  A: {per: head}
+  w: {dims: [V]}
+decay: {alpha: exp(-exp(A) * softplus(decay))}
+update: S = alpha * S + outer(beta * k, l2norm(v) * w)
+output: o = S_prev @ q + beta * dot(q, v) * k
+"""
+"""A decay and keys of the state's other side, a norm, and a sum of what a value head has."""
+OWN_FRONT_ENDS = {"named": NAMED, "scaled": SCALED, "turned": TURNED}
 
 
 def own_arguments(name: str) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    params = {"named": [(12,)], "scaled": [(2,), (12,)]}[name]
+    params = {"named": [(12,)], "scaled": [(2,), (12,)], "turned": [(2,), (12,)]}[name]
     shapes = [(1, 40, 1, 20), (1, 40, 1, 20), (1, 40, 2, 12), (1, 40, 2), (1, 40, 2), *params]
+    if name == "turned":
+        shapes = [(1, 40, 2, 12), (1, 40, 2, 20), (1, 40, 2, 12), (1, 40, 2, 12), (1, 40, 2), *params]
     q, k, v, decay, beta, *others = (torch.randn(shape, generator=generator) for shape in shapes)
     return [q, k, v, decay, beta.sigmoid(), *others]
 
