@@ -205,7 +205,7 @@ def test_what_a_forward_call_hands_on_is_not_computed_again(name):
 
 def named_in(doc: str, argument: str) -> list[str]:
     """The arrays that the docstring lists for an argument."""
-    listed = re.search(rf"^\s*{argument}: (.*?) of each chunk", doc, re.MULTILINE | re.DOTALL)[1]
+    listed = re.search(rf"^\s*{argument}: (.*?)\s+of\s+each\s+chunk", doc, re.MULTILINE | re.DOTALL)[1]
     return re.findall(r"\w+", listed)
 
 
