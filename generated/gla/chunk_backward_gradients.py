@@ -66,7 +66,7 @@ def chunk_gla_gradients_kernel(
     dS is the gradient of the state after the chunk, dR that of U's right side. G is the sum of g from the chunk's
     start up to a row, G_end to the chunk's end. A product with a matrix, dA.w, takes the factors of the decays
     between its rows and its columns. Pairs of rows are taken by halving, so that no factor of a decay exceeds 1
-    (`decay_to_cut`). A gradient whose pointer is None is not stored.
+    (`decay_to_cut`).
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
@@ -83,8 +83,7 @@ def chunk_gla_gradients_kernel(
         end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
     dtype = states_ptr.dtype.element_ty
     token_index = tl.arange(0, CHUNK)
-    token = start + token_index
-    token_mask = token < end_token
+    token_mask = start + token_index < end_token
 
     # Registers are scarce: what a loop could compute once for all is not worth holding.
     for member in tl.range(0, HV // H, disable_licm=True):

@@ -83,7 +83,7 @@ def chunk_kda_gradients_kernel(
     dS is the gradient of the state after the chunk, dR that of U's right side. G is the sum of g from the chunk's
     start up to a row, G_end to the chunk's end. A product with a matrix, dA.w, takes the factors of the decays
     between its rows and its columns. Pairs of rows are taken by halving, so that no factor of a decay exceeds 1
-    (`decay_to_cut`). A gradient whose pointer is None is not stored.
+    (`decay_to_cut`).
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
@@ -100,8 +100,7 @@ def chunk_kda_gradients_kernel(
         end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
     dtype = states_ptr.dtype.element_ty
     token_index = tl.arange(0, CHUNK)
-    token = start + token_index
-    token_mask = token < end_token
+    token_mask = start + token_index < end_token
     d_beta_sums = tl.zeros((CHUNK, MEMBERS), tl.float32)
 
     # Registers are scarce: what a loop could compute once for all is not worth holding.
@@ -140,7 +139,7 @@ def chunk_kda_gradients_kernel(
             L_gradient_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :],
             L_gradient.to(dtype),
         )
-        beta = tl.load(beta_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
+        beta = tl.load(beta_ptr + start * HV + value_head + token_index * HV, mask=token_mask, other=0.0).to(tl.float32)
         for block_start in tl.range(0, V, BLOCK_V, disable_licm=True):
             V_index = block_start + tl.arange(0, BLOCK_V)
             V_mask = V_index < V
@@ -173,7 +172,9 @@ def chunk_kda_gradients_kernel(
         for member in tl.range(0, HV // H, disable_licm=True):
             value_head = key_head * (HV // H) + member
             chunk_row = chunk * HV + value_head
-            beta = tl.load(beta_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
+            beta = tl.load(beta_ptr + start * HV + value_head + token_index * HV, mask=token_mask, other=0.0).to(
+                tl.float32
+            )
             read_part = tl.zeros((CHUNK, BLOCK_K), tl.float32)
             written_part = tl.zeros((CHUNK, BLOCK_K), tl.float32)
             erased_part = tl.zeros((CHUNK, BLOCK_K), tl.float32)
@@ -308,4 +309,8 @@ def chunk_kda_gradients_kernel(
         value_head = key_head * (HV // H) + member
         d_beta = take(d_beta_sums, member, MEMBERS)
         if d_beta_ptr is not None:
-            tl.store(d_beta_ptr + token * HV + value_head, d_beta.to(d_beta_ptr.dtype.element_ty), mask=token_mask)
+            tl.store(
+                d_beta_ptr + start * HV + value_head + token_index * HV,
+                d_beta.to(d_beta_ptr.dtype.element_ty),
+                mask=token_mask,
+            )

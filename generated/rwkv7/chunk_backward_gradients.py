@@ -91,7 +91,7 @@ def chunk_rwkv7_gradients_kernel(
     start up to a row, G_end to the chunk's end. G' lacks the row's own. A product with a matrix, dA.w, takes the
     factors of the decays between its rows and its columns. Pairs of rows are taken by halving, so that no factor of
     a decay exceeds 1 (`decay_to_cut`); blocks of LEAF rows, whose factors the declared range of g keeps finite, in
-    one product. A gradient whose pointer is None is not stored.
+    one product.
     """
     TOKENS: tl.constexpr = CHUNK
     LEAF: tl.constexpr = 1 << LEAF_LEVELS
@@ -109,8 +109,7 @@ def chunk_rwkv7_gradients_kernel(
         end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
     dtype = states_ptr.dtype.element_ty
     token_index = tl.arange(0, CHUNK)
-    token = start + token_index
-    token_mask = token < end_token
+    token_mask = start + token_index < end_token
 
     # Registers are scarce: what a loop could compute once for all is not worth holding.
     for member in tl.range(0, HV // H, disable_licm=True):

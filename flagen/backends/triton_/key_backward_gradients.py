@@ -65,9 +65,11 @@ class KeyGradients(Pairs):
     def tile(self, row: str, axis: str, dims: Dims) -> tuple[str, str]:
         """Rows from the address of a chunk's first on, as `_load` has those over the keys."""
         found = re.fullmatch(r"token \* (HV?) \+ (\w+)", row)
-        if found is None or len(dims) != 1:
+        if found is None:
             return super().tile(row, axis, dims)
         heads, head = found.groups()
+        if not dims:
+            return f"start * {heads} + {head} + {self.row_index} * {heads}", self.axes.mask(axis)
         (dim,) = dims
         within = f"{self.row_index}[:, None] * ({heads} * {dim}) + {self.axes.index(dim)}[None, :]"
         return f"(start * {heads} + {head}) * {dim} + {within}", self.axes.within((axis, dim))

@@ -252,4 +252,4 @@ def gradients_docs(plan: KeyKernelPlan, *, decays: bool) -> Mapping[str, object]
     )
     if decays:
         equations.append("dg_t = sum over i >= t of (q dq + y dy - w dw - k dk)_i, in the chunk, + e^G_end S dS")
-    return {"equations": equations, "text": f"{text} A gradient whose pointer is None is not stored."}
+    return {"equations": equations, "text": text}
