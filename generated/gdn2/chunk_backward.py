@@ -44,7 +44,8 @@ def chunk_backward_gdn2(
         do: the gradient of o; None for none.
         d_final_state: the gradient of the final state, in float32; None for none.
         prepared: scores, inverse of each chunk; None to prepare the chunks again.
-        saved: q_from_start, y_from_start, w_to_end, whole, states, U of each chunk, from the forward call; None to scale rows and walk again.
+        saved: q_from_start, y_from_start, w_to_end, whole, states, U of each chunk; None to scale rows and walk
+            again.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -58,9 +59,9 @@ def chunk_backward_gdn2(
         RuntimeError: Triton is not installed.
     """
     try:
-        from .chunk_backward_gradients import chunk_gdn2_gradients_kernel, gradients_config
+        from .chunk_backward_gradients import chunk_gdn2_gradients_kernel
         from .chunk_backward_prepare import chunk_gdn2_scale_kernel
-        from .chunk_backward_walks import chunk_gdn2_reverse_kernel
+        from .chunk_backward_walks import chunk_gdn2_reverse_kernel, gradients_config
         from .chunk_kernels import chunk_gdn2_states_kernel, launch_config
         from .chunk_prepare import chunk_gdn2_prepare_kernel
     except ImportError as import_error:

@@ -42,7 +42,7 @@ def chunk_backward_rwkv6(
         do: the gradient of o; None for none.
         d_final_state: the gradient of the final state, in float32; None for none.
         prepared: scores of each chunk; None to prepare the chunks again.
-        saved: q_from_start, k_to_end, whole, number, states of each chunk, from the forward call; None to scale rows and walk again.
+        saved: q_from_start, k_to_end, whole, number, states of each chunk; None to scale rows and walk again.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -56,9 +56,9 @@ def chunk_backward_rwkv6(
         RuntimeError: Triton is not installed.
     """
     try:
-        from .chunk_backward_gradients import chunk_rwkv6_gradients_kernel, gradients_config
+        from .chunk_backward_gradients import chunk_rwkv6_gradients_kernel
         from .chunk_backward_prepare import chunk_rwkv6_scale_kernel
-        from .chunk_backward_walks import chunk_rwkv6_reverse_kernel
+        from .chunk_backward_walks import chunk_rwkv6_reverse_kernel, gradients_config
         from .chunk_kernels import chunk_rwkv6_states_kernel, launch_config
         from .chunk_prepare import chunk_rwkv6_prepare_kernel
     except ImportError as import_error:

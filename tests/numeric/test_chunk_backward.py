@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -21,6 +23,7 @@ from tests.numeric.test_chunk_kernel import FRONT_ENDS, front_end_arguments
 from tests.numeric.test_extremes import at_20, at_high, at_low, extreme, levels, mixed
 
 KERNELS = [name for name in NAMES if (Path(package(name).__path__[0]) / "chunk_backward.py").exists()]
+BY_KEY = ["dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"]
 DELTA = ["comba", "delta_product", "delta_rule", "gated_delta_product", "gated_delta_rule", "iplr"]
 FLOAT32, LOW, LOW_GATES = 1e-4, 8e-3, 2e-2
 
@@ -86,7 +89,7 @@ def check(
 
 def test_the_families_have_kernels():
     additive = ["linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"]
-    assert sorted(KERNELS) == sorted([*additive, *DELTA])
+    assert sorted(KERNELS) == sorted([*additive, *DELTA, *BY_KEY])
 
 
 @pytest.mark.parametrize("shape", shapes.SHAPES, ids=str)
@@ -137,7 +140,7 @@ def reset(problem: Problem) -> Problem:
     return problem.with_tensors(g=g)
 
 
-@pytest.mark.parametrize("name", [name for name in DELTA if name != "iplr"])
+@pytest.mark.parametrize("name", [*(name for name in DELTA if name != "iplr"), "kda"])
 def test_correlated_keys_written_at_full_strength(name):
     problem = make(name, Shape(T=70, K=16, V=12, groups=2))
     tensors = problem.tensors
@@ -185,7 +188,43 @@ def test_strides_and_mixed_dtypes(name):
     check(problem.map(spread), LOW)
 
 
-@pytest.mark.parametrize("name", ["simple_gla", "gated_delta_rule", "gated_delta_product"])
+@pytest.mark.parametrize("name", BY_KEY)
+def test_what_a_forward_call_hands_on_is_not_computed_again(name):
+    """The rows of a chunk are scaled again to the same bits, and what was saved is taken as it is."""
+    problem = make(name, Shape(lengths=(20, 0, 9), K=20)).to(torch.bfloat16)
+    every, found = gradients_and_scratch(problem)
+    doc = inspect.getdoc(backward(name))
+    prepared, saved = (tuple(found[x] for x in named_in(doc, argument)) for argument in ("prepared", "saved"))
+    for handed in ({"prepared": prepared}, {"prepared": prepared, "saved": saved}):
+        for key, gradient in gradients(problem, chunk_size=16, **handed).items():
+            assert torch.equal(gradient, every[key]), (handed.keys(), key)
+    with pytest.raises(AssertionError, match="RMS"):
+        other = tuple(torch.zeros_like(x) for x in prepared)
+        assert_gradients(every, gradients(problem, chunk_size=16, prepared=other), LOW)
+
+
+def named_in(doc: str, argument: str) -> list[str]:
+    """The arrays that the docstring lists for an argument."""
+    listed = re.search(rf"^\s*{argument}: (.*?)\s+of\s+each\s+chunk", doc, re.MULTILINE | re.DOTALL)[1]
+    return re.findall(r"\w+", listed)
+
+
+def gradients_and_scratch(problem: Problem) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
+    """The gradients, and what the launcher called the arrays between its kernels."""
+    arrays: dict[str, Tensor] = {}
+
+    def look(frame, event, _argument):
+        if event == "return" and frame.f_code.co_name == f"chunk_backward_{problem.name}":
+            arrays.update({key: x for key, x in frame.f_locals.items() if isinstance(x, Tensor)})
+
+    sys.setprofile(look)
+    try:
+        return gradients(problem, chunk_size=16), arrays
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("name", ["simple_gla", "gated_delta_rule", "gated_delta_product", "gla", "kda", "rwkv7"])
 def test_a_sequence_has_the_same_bits_whatever_is_packed_beside_it(name):
     packed = make(name, Shape(lengths=(70, 9), groups=2)).to(torch.bfloat16)
     rows = {i.name: 2 if i.per == "step" else 1 for i in spec_of(name).inputs}
@@ -267,13 +306,35 @@ update:
 output: o = S.T @ q + beta * v
 """
 """A number that all rows have alike, norms of keys, and values that no token changes."""
-OWN_FRONT_ENDS = {"named": NAMED, "scaled": SCALED}
+
+
+TURNED = """
+flagen: 1
+name: turned
+state: {S: [K, V]}
+inputs:
+  q: {dims: [V], heads: HV}
+  k: {dims: [K], heads: HV}
+  v: {dims: [V], heads: HV}
+  decay: {dims: [V], heads: HV}
+  beta: {dims: [], heads: HV, range: [0, 1]}
+params:
+  A: {per: head}
+  w: {dims: [V]}
+decay: {alpha: exp(-exp(A) * softplus(decay))}
+update: S = alpha * S + outer(beta * k, l2norm(v) * w)
+output: o = S_prev @ q + beta * dot(q, v) * k
+"""
+"""A decay and keys of the state's other side, a norm, and a sum of what a value head has."""
+OWN_FRONT_ENDS = {"named": NAMED, "scaled": SCALED, "turned": TURNED}
 
 
 def own_arguments(name: str) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    params = {"named": [(12,)], "scaled": [(2,), (12,)]}[name]
+    params = {"named": [(12,)], "scaled": [(2,), (12,)], "turned": [(2,), (12,)]}[name]
     shapes = [(1, 40, 1, 20), (1, 40, 1, 20), (1, 40, 2, 12), (1, 40, 2), (1, 40, 2), *params]
+    if name == "turned":
+        shapes = [(1, 40, 2, 12), (1, 40, 2, 20), (1, 40, 2, 12), (1, 40, 2, 12), (1, 40, 2), *params]
     q, k, v, decay, beta, *others = (torch.randn(shape, generator=generator) for shape in shapes)
     return [q, k, v, decay, beta.sigmoid(), *others]
 

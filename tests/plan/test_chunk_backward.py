@@ -9,6 +9,7 @@ import pytest
 from flagen import algebra
 from flagen.plan import Unavailable, make_plan
 from flagen.plan.chunk_backward import Add, ChunkBackwardPlan
+from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.show import show
 from flagen.spec import load_spec, parse_spec
 
@@ -16,11 +17,14 @@ SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs"
 ADDITIVE = {"linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 
+BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"}
+
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}, b: {dims: [], heads: HV}"
 WRITE = "update: S = S + outer(k, v)"
+BY_KEY_WRITE = "update: S = S + b * outer(k, v)"
 
 
-def planned(text: str) -> ChunkBackwardPlan | Unavailable:
+def planned(text: str) -> ChunkBackwardPlan | KeyBackwardPlan | Unavailable:
     spec = parse_spec(f"flagen: 1\nname: example\nstate: {{S: [K, V]}}\n{text}\n")
     return make_plan(spec, algebra.derive(spec)).chunk_backward
 
@@ -31,7 +35,7 @@ def backward(rest: str, inputs: str = INPUTS) -> ChunkBackwardPlan:
     return plan
 
 
-def added(plan: ChunkBackwardPlan, name: str) -> list[tuple[str, str]]:
+def added(plan: ChunkBackwardPlan | KeyBackwardPlan, name: str) -> list[tuple[str, str]]:
     """What is added to the gradient of `name`, and on which level."""
     every = [(level, action) for level, actions in plan.actions.items() for action in actions]
     return [(level, show(a.value)) for level, a in every if isinstance(a, Add) and a.target.name == name]
@@ -42,7 +46,8 @@ def test_the_variants_with_a_backward(name):
     spec = load_spec(SPECS[name])
     plan = make_plan(spec, algebra.derive(spec)).chunk_backward
     assert isinstance(plan, ChunkBackwardPlan) == (name in ADDITIVE | DELTA)
-    if isinstance(plan, ChunkBackwardPlan):
+    assert isinstance(plan, KeyBackwardPlan) == (name in BY_KEY)
+    if not isinstance(plan, Unavailable):
         tensors = {decl.name for decl in spec.inputs} | {param.name for param in spec.params if param.is_tensor}
         assert {gradient.name for gradient in plan.stored} == tensors
 
@@ -65,6 +70,36 @@ def test_keys_are_whole_only_where_something_sums_over_them():
     assert backward(f"{WRITE}\noutput: o = S.T @ l2norm(q) + b * v").whole_keys
 
 
+def by_key(rest: str, g: str = "g: {dims: [K], heads: HV}") -> KeyBackwardPlan:
+    plan = planned(f"inputs: {{{INPUTS}, {g}}}\ndecay: {{a: sigmoid(g)}}\n{rest}")
+    assert isinstance(plan, KeyBackwardPlan), plan
+    return plan
+
+
+def test_keys_of_a_value_head_are_its_own_and_those_of_all_are_shared():
+    plan = by_key("update: S = a * S + outer(k, b * v)\noutput: o = S.T @ q")
+    assert added(plan, "q") == [("keys", "q_gradient")]
+    ((level, gradient),) = added(plan, "g")
+    assert level == "own keys"
+    assert gradient.endswith("* sigmoid(-g)")
+    assert added(plan, "b") == [("own keys", "k_scale_gradient")]
+    assert added(plan, "v") == [("block", "v_gradient")]
+
+
+def test_a_sum_over_the_keys_gets_its_gradient_before_the_keys():
+    plan = by_key("update: S = a * S + outer(k, v)\noutput: o = S_prev.T @ q + b * dot(q, k) * v")
+    assert ("own keys", "d_number * k") in added(plan, "q")
+    assert ("block", "b * sum_V(o_gradient * v)") in added(plan, "number")
+
+
+def test_blocks_of_keys_add_up_what_is_linear_in_them():
+    linear = "params: {A: {per: head}}\ndecay: {c: exp(-exp(A) * softplus(g))}\nupdate: S = c * S + outer(k, b * v)\n"
+    plan = planned(f"inputs: {{{INPUTS}, g: {{dims: [K], heads: HV}}}}\n{linear}output: o = S.T @ q")
+    assert isinstance(plan, KeyBackwardPlan), plan
+    assert not plan.whole_keys
+    assert by_key("update: S = a * S + outer(l2norm(k), b * v)\noutput: o = S.T @ q").whole_keys
+
+
 @pytest.mark.parametrize(
     ("rest", "reason"),
     [
@@ -77,11 +112,17 @@ def test_keys_are_whole_only_where_something_sums_over_them():
         ),
         (f"inputs: {{{INPUTS}}}\n{WRITE}\noutput: o = S.T @ q + dot(q, k) * b * v", "sums over the keys"),
         (f"inputs: {{{INPUTS}, R_gradient: []}}\n{WRITE}\noutput: o = R_gradient * b * v + S.T @ q", "are called"),
-        (f"inputs: {{{INPUTS}}}\nupdate: S = S + b * outer(k, v)\noutput: o = S_prev.T @ q", "before its"),
+        (f"inputs: {{{INPUTS}}}\n{BY_KEY_WRITE}\noutput: o = b * (S_prev.T @ q)", "`b` is a multiple of what is read"),
+        (f"inputs: {{{INPUTS}}}\n{BY_KEY_WRITE}\noutput: o = b * tanh(S_prev.T @ q)", "no linear function"),
+        (f"inputs: {{{INPUTS}, x: [V]}}\n{BY_KEY_WRITE}\noutput: o = S_prev.T @ q + b * x", "value heads share `x`"),
         (
-            f"inputs: {{{INPUTS}, g: [K]}}\ndecay: {{a: sigmoid(g)}}\n"
-            "update: S = a * S + b * outer(k, v)\noutput: o = S.T @ q",
-            "vector over the key channels",
+            f"inputs: {{{INPUTS}, w_gradient: []}}\n{BY_KEY_WRITE}\noutput: o = w_gradient * (S_prev.T @ q)",
+            "are called",
+        ),
+        (
+            f"inputs: {{{INPUTS}, g: {{dims: [V], heads: HV}}}}\n"
+            "update: S = sigmoid(g) * S + b * outer(k, v)\noutput: o = S.T @ q",
+            "other side",
         ),
         (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, l2norm(v))\noutput: o = S.T @ q * b", "evaluated before"),
     ],

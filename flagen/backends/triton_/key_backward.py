@@ -83,6 +83,8 @@ def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         **state_context(plan.forward, states),
         "helpers": row_helpers_for(lines),
         "transposed": transposed,
+        "whole_keys": plan.whole_keys,
+        "additive": plan.forward.delta is None,
         "steps": None,
         "walks": walks,
         "reverse": {**reverse.context(), "docs": reverse_docs(plan.forward)},
@@ -103,8 +105,6 @@ def _gradients_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         "helpers": row_helpers_for(lines),
         "imported": sorted(IMPORTED & names_in(*lines)),
         "leaf": "LEAF" in names_in(*lines),
-        "whole_keys": plan.whole_keys,
-        "keys": "32" if rows.delta is None else "16",
         "key_index": gradients.key_index,
         "value_index": gradients.axes.index(rows.value),
         "key_mask": gradients.axes.mask(rows.key),
@@ -123,6 +123,7 @@ def _launcher_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     prepare, states, scale = kernels_of(plan)
     square = [array.name for array in matrices(forward)]
     arrays = prepared_arrays(forward)
+    squares = [array for array in arrays if array.inside in square]
     scaled = [array for array in arrays if array.inside not in square]
     walked = [Scratch(own["states"], "states", [f"args.{forward.value}", f"args.{forward.key}"], "dtype")]
     if forward.delta is not None:
@@ -139,10 +140,14 @@ def _launcher_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         "key": forward.key,
         "imports": _imports(plan),
         "delta": forward.delta is not None,
-        "matrices": [array for array in arrays if array.inside in square],
+        "matrices": squares,
         "scaled": scaled,
         "walked": walked,
         "kept": [array.name for array in (*scaled, *walked)],
+        "handed_on": [
+            (own["prepared"], f"{_listed(squares)} of each chunk; None to prepare the chunks again."),
+            (own["saved"], f"{_listed([*scaled, *walked])} of each chunk; None to scale rows and walk again."),
+        ],
         "matrix_gradients": gradients,
         "prepare": _launch(plan, prepare, chunks, own, known, "prepare_tiles"),
         "scale": _launch(plan, scale, chunks, own, known, "prepare_tiles"),
@@ -152,13 +157,17 @@ def _launcher_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     }
 
 
+def _listed(arrays: Sequence[Scratch]) -> str:
+    return ", ".join(array.name for array in arrays)
+
+
 def _imports(plan: KeyBackwardPlan) -> list[tuple[str, list[str]]]:
     """The modules of the package with kernels, and what of them is launched."""
     prepare, states, scale = kernels_of(plan)
     found = {
-        "chunk_backward_gradients": [KeyGradients(plan).kernel, "gradients_config"],
+        "chunk_backward_gradients": [KeyGradients(plan).kernel],
         "chunk_backward_prepare": [scale.kernel],
-        "chunk_backward_walks": [Reverse(plan).kernel],
+        "chunk_backward_walks": [Reverse(plan).kernel, "gradients_config"],
         "chunk_kernels": ["launch_config"],
     }
     found.setdefault("chunk_backward_prepare" if plan.prepares else "chunk_prepare", []).append(prepare.kernel)

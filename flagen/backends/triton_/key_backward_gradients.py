@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flagen.backends.triton_.key_backward_pairs import PARTS, Pairs
 from flagen.backends.triton_.key_backward_walks import scaled_rows
-from flagen.backends.triton_.key_rows import LOG2_E, Array, KeyRows, Score, decay_tiles, indented, scores_of
+from flagen.backends.triton_.key_rows import LOG2_E, Array, Score, decay_tiles
 from flagen.backends.triton_.lines import live, names_in
 from flagen.backends.triton_.rows import DOT, pointers, scalars
 from flagen.plan.chunk_backward import (
@@ -18,7 +19,6 @@ from flagen.plan.chunk_backward import (
     OUTPUT_GRADIENT,
     R_GRADIENT,
     READ_GRADIENT,
-    ROLES,
     SHARED,
     Action,
     Add,
@@ -36,9 +36,6 @@ from flagen.plan.schedule import Load, Set
 from flagen.plan.tiles import Tile, Value, tiles_in
 from flagen.spec.model import Dims, Input, Param
 
-PARTS = {"q": "read_part", "y": "erased_part", "w": "written_part", "k": "values_part"}
-"""What each row along the keys gets, before what scales it."""
-
 
 @dataclass(frozen=True)
 class ValuePass:
@@ -52,16 +49,13 @@ class ValuePass:
     end: list[str] = field(default_factory=list)
 
 
-class KeyGradients(KeyRows):
+class KeyGradients(Pairs):
     """The kernel that has a program for every chunk of a key head."""
 
     def __init__(self, plan: KeyBackwardPlan) -> None:
-        super().__init__(plan.rows, plan.values, plan.written, plan.keys, plan.heads)
-        self.backward = plan
+        super().__init__(plan)
         self.value = self.plan.value
         self.state = self.name(self.plan.spec.states[0].name)
-        self.matrices = scores_of(self.plan)
-        self.roles = [role for role in ROLES if self.plan.vector(role) is not None]
         self.started: set[str] = set()
 
     def _raw(self, load: RowLoad) -> bool:
@@ -71,9 +65,11 @@ class KeyGradients(KeyRows):
     def tile(self, row: str, axis: str, dims: Dims) -> tuple[str, str]:
         """Rows from the address of a chunk's first on, as `_load` has those over the keys."""
         found = re.fullmatch(r"token \* (HV?) \+ (\w+)", row)
-        if found is None or len(dims) != 1:
+        if found is None:
             return super().tile(row, axis, dims)
         heads, head = found.groups()
+        if not dims:
+            return f"start * {heads} + {head} + {self.row_index} * {heads}", self.axes.mask(axis)
         (dim,) = dims
         within = f"{self.row_index}[:, None] * ({heads} * {dim}) + {self.axes.index(dim)}[None, :]"
         return f"(start * {heads} + {head}) * {dim} + {within}", self.axes.within((axis, dim))
@@ -123,7 +119,7 @@ class KeyGradients(KeyRows):
             "passes": [*self._matrix_passes(), *self._values_pass()],
             "key_block": [*self._vector_zeros(), *map(self._zero, zeros[KEYS])],
         }
-        block, end = self._state_block(), [*self._rows(), *self._decayed(), *self._pairs(), *self._own_actions()]
+        block, end = self._state_block(), [*self._rows(), *self._decayed(), *self.pairs(), *self._own_actions()]
         head = self._head_rows(self.backward.keys, self.backward.written)
         sections["rows"] = live([*head, *self._part_zeros()], names_in(*block, *end))
         sections["states_block"] = live(block, names_in(*end, *PARTS.values()))
@@ -305,7 +301,7 @@ class KeyGradients(KeyRows):
         ]
         for role in self.roles:
             if factors := self.factor(role, "[:, None]"):
-                lines.append(f"{self._full(role)} = {self.operand(role)} * {factors[0]}")
+                lines.append(f"{self.full(role)} = {self.operand(role)} * {factors[0]}")
         return lines
 
     def vector_lines(self) -> list[str]:
@@ -318,10 +314,6 @@ class KeyGradients(KeyRows):
                 done.add(tile)
                 lines.append(f"{self.operand(role)} = {self.print(tile, TOKEN)}")
         return [*lines, *self._log_decay()]
-
-    def _full(self, role: str) -> str:
-        """What the rows of `role` are called with all their factors."""
-        return f"{role}_scaled" if self.plan.scale(role) is not None else self.operand(role)
 
     def _part_zeros(self) -> list[str]:
         lines = [f"{PARTS[role]} = {self._zeros('CHUNK', f'BLOCK_{self.key}')}" for role in self.roles]
@@ -359,145 +351,13 @@ class KeyGradients(KeyRows):
         lines += [f"{PARTS[role]} *= to_end" for role in writers]
         if not self.backward.decays:
             return lines
-        for common in dict.fromkeys(self._common(role) for role in readers):
-            some = [role for role in readers if self._common(role) == common]
-            lines.append(f"{common} = {' + '.join(f'{self._full(role)} * {PARTS[role]}' for role in some)}")
-        if "common" not in {self._common(role) for role in readers}:
+        for common in dict.fromkeys(self.common(role) for role in readers):
+            some = [role for role in readers if self.common(role) == common]
+            lines.append(f"{common} = {' + '.join(f'{self.full(role)} * {PARTS[role]}' for role in some)}")
+        if "common" not in {self.common(role) for role in readers}:
             lines.append(f"common = {self._zeros('CHUNK', f'BLOCK_{self.key}')}")
-        kept = " + ".join(f"{self._full(role)} * {PARTS[role]}" for role in writers)
+        kept = " + ".join(f"{self.full(role)} * {PARTS[role]}" for role in writers)
         return [*lines, f"kept = {kept}"]
-
-    def _common(self, role: str) -> str:
-        """Where what rows have in common with their gradients is added up: a read before its own decay apart."""
-        return "common" if self.readers.get(role, True) else "common_before"
-
-    # ---------------------------------------------------------------------------------------------------- pairs of rows
-
-    def _pairs(self) -> list[str]:
-        """What rows of a chunk get from one another."""
-        own = [*self._of_own_token(), *self._of_token_before()]
-        if self.plan.log_decay is None:
-            operands = [f"{self._full(role)}_operand = {self._full(role)}.to(dtype)" for role in self._once_each()]
-            products = [
-                line
-                for matrix in self.matrices
-                for line in self._pair(
-                    matrix,
-                    self._earlier(),
-                    f"{self._full(matrix.reader)}_operand",
-                    f"{self._full(matrix.writer)}_operand",
-                )
-            ]
-            return [*own, *operands, *products]
-        if self.plan.leaf.is_one:
-            return [*own, "for level in tl.range(0, LEVELS, disable_licm=True):", *indented(self._level())]
-        level = ["for level in tl.range(LEAF_LEVELS, LEVELS, disable_licm=True):", *indented(self._level())]
-        return [*own, *self._leaf(), *level]
-
-    def _once_each(self) -> list[str]:
-        """A role for each different row."""
-        return list({self._full(role): role for role in reversed(self.roles)}.values())[::-1]
-
-    def _of_own_token(self) -> list[str]:
-        """What a read sees of its own token, which does not decay."""
-        if not self.plan.reads_itself:
-            return []
-        lines = []
-        for matrix in self.matrices:
-            if matrix.reader == "q":
-                place = f"{matrix.name}_gradient_ptr + chunk_row * (CHUNK * CHUNK) + {self.row_index} * (CHUNK + 1)"
-                lines += [
-                    f"own_gradient = tl.load({place}).to(tl.float32)[:, None]",
-                    f"{PARTS['q']} += own_gradient * {self._full(matrix.writer)}",
-                    f"{PARTS[matrix.writer]} += own_gradient * {self._full('q')}",
-                ]
-        return lines
-
-    def _of_token_before(self) -> list[str]:
-        """What those read before their own decay of the token just before, which does not decay between the two either:
-        beside strong decays it would drown what has to do with them."""
-        lines = []
-        for matrix in filter(self._apart, self.matrices):
-            reader, writer = self._full(matrix.reader), self._full(matrix.writer)
-            seen = f"{self.row_index}[:, None] == {self.row_index}[None, :] + 1"
-            lines += self._pair(matrix, seen, f"{reader}.to(dtype)", f"{writer}.to(dtype)", decays=False)
-        return lines
-
-    def _apart(self, matrix: Score) -> bool:
-        """Whether rows next to one another are kept out of what decays."""
-        return self.backward.decays and self.plan.leaf.is_one and not self.readers[matrix.reader]
-
-    def _earlier(self) -> str:
-        return self.rows_where(">")
-
-    def _leaf(self) -> list[str]:
-        """All pairs of rows in a block, which meet at its middle."""
-        moments = set(self.readers.values())
-        lines = [
-            f"exponent = from_middle({self.row_index}, log_decay, LEAF, TERMS)",
-            *(["reading = tl.exp2(exponent)"] if True in moments else []),
-            *([f"reading_before = tl.exp2(exponent - log_decay * {LOG2_E})"] if False in moments else []),
-            "writing = tl.exp2(-exponent)",
-            f"near = {self.row_index}[:, None] // LEAF == {self.row_index}[None, :] // LEAF",
-            f"near = near & ({self._earlier()})",
-        ]
-        factors = {role: "reading" if after else "reading_before" for role, after in self.readers.items()}
-        lines += [f"{role}_reading = ({self._full(role)} * {factors[role]}).to(dtype)" for role in self.readers]
-        writers = [role for role in ("w", "k") if role in self.roles]
-        lines += [f"{role}_writing = ({self._full(role)} * writing).to(dtype)" for role in writers]
-        for matrix in self.matrices:
-            reader, writer = f"{matrix.reader}_reading", f"{matrix.writer}_writing"
-            lines += self._pair(matrix, "near", reader, writer, factors[matrix.reader], "writing")
-        return lines
-
-    def _level(self) -> list[str]:
-        """The pairs of rows of one level: those of an upper half read what those of its lower half wrote."""
-        row = self.row_index
-        first = self.readers["q"]
-        lines = [f"decay = decay_to_cut({row}, level, log_decay, {int(first)}, TERMS)"]
-        factors = dict.fromkeys(self.roles, "decay")
-        names = {role: f"{self._full(role)}_decayed" for role in self.roles}
-        if self.readers.get("y", first) != first:
-            factors["y"], names["y"] = "erased_decay", f"{self._full('y')}_erasing"
-            lines.append(f"erased_decay = decay_to_cut({row}, level, log_decay, {int(self.readers['y'])}, TERMS)")
-        lines.append(f"seen = seen_across_cut({row}, level)")
-        if any(map(self._apart, self.matrices)):
-            lines.append(f"seen_apart = seen & ({row}[:, None] > {row}[None, :] + 1)")
-        lines += dict.fromkeys(
-            f"{names[role]} = ({self._full(role)} * {factors[role]}).to(dtype)" for role in self.roles
-        )
-        for matrix in self.matrices:
-            reader, writer = names[matrix.reader], names[matrix.writer]
-            seen = "seen_apart" if self._apart(matrix) else "seen"
-            lines += self._pair(matrix, seen, reader, writer, factors[matrix.reader], "decay")
-        return lines
-
-    def _pair(
-        self,
-        matrix: Score,
-        seen: str,
-        reader: str,
-        writer: str,
-        reading: str = "",
-        writing: str = "",
-        *,
-        decays: bool = True,
-    ) -> list[str]:
-        """What the rows of one matrix get from one another; what they then have in common with their gradients is made
-        of the same rounded rows, so that what they share cancels in the sums over tokens."""
-        place, _ = Array("", ("CHUNK", "CHUNK")).place(self.row_index, self.key_index, "")
-        part, written = PARTS[matrix.reader], PARTS[matrix.writer]
-        lines = [
-            f"pairs = tl.load({matrix.name}_gradient_ptr + {place}, mask={seen}, other=0.0)",
-            f"onto_reader = tl.dot(pairs, {writer}, {DOT})",
-            f"{part} += onto_reader{f' * {reading}' if reading else ''}",
-            f"onto_writer = tl.dot(tl.trans(pairs), {reader}, {DOT})",
-            f"{written} += onto_writer{f' * {writing}' if writing else ''}",
-        ]
-        if decays and self.backward.decays:
-            lines.insert(3, f"{self._common(matrix.reader)} += {reader} * onto_reader")
-            lines.append(f"common -= {writer} * onto_writer")
-        return lines
 
     # ----------------------------------------------------------------------------------------------------- what is done
 
@@ -528,7 +388,7 @@ class KeyGradients(KeyRows):
         """From a token to the chunk's end, of what decays with it: what rows have in common with their gradients; of
         rows before it, what the state keeps until then; and what it keeps of the state before the chunk."""
         lines = [f"{DECAY_GRADIENT} = tl.cumsum(common, axis=0, reverse=True)"]
-        if "common_before" in {self._common(role) for role in self.readers}:
+        if "common_before" in {self.common(role) for role in self.readers}:
             lines.append(f"{DECAY_GRADIENT} += sum_of_later(common_before)")
         lines += [
             f"{DECAY_GRADIENT} += sum_of_earlier(kept)",

@@ -248,13 +248,8 @@ def gradients_docs(plan: KeyKernelPlan, *, decays: bool) -> Mapping[str, object]
     equations.append(f"dq = {' + '.join(reads)}")
     text = (
         f"dS is the gradient of the state after the chunk, dR that of U's right side. {_sums(plan)}A product with a"
-        f" matrix, dA.w, takes the factors of the decays between its rows and its columns.{_pairs(plan)} A program"
-        f" stores the gradients of the matrices of each value head, then takes the keys block by block."
+        f" matrix, dA.w, takes the factors of the decays between its rows and its columns.{_pairs(plan)}"
     )
     if decays:
         equations.append("dg_t = sum over i >= t of (q dq + y dy - w dw - k dk)_i, in the chunk, + e^G_end S dS")
-        text += (
-            " The gradient of a decay is what rows from its token on have in common with their gradients, readers less"
-            " writers, with what the state keeps until the chunk's end."
-        )
-    return {"equations": equations, "text": f"{text} A gradient whose pointer is None is not stored."}
+    return {"equations": equations, "text": text}
