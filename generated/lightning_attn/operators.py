@@ -70,7 +70,8 @@ def gradients(
 
     def of_wanted(*varied: Tensor) -> tuple[Tensor, ...]:
         varying = dict(zip(places, varied, strict=True))
-        return form(*(varying.get(place, x) for place, x in enumerate(tensors)))
+        outputs = form(*(varying.get(place, x) for place, x in enumerate(tensors)))
+        return outputs[: len(cotangents)]  # What is kept for the gradient comes after, and has none.
 
     # An operator runs where autograd is off; torch.func has its own.
     outputs, pull_back = torch.func.vjp(of_wanted, *(tensors[place] for place in places))

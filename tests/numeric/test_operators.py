@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import shutil
 import sys
 from collections.abc import Iterator
@@ -33,14 +34,20 @@ def launcher(kind: str, name: str) -> ModuleType:
     return importlib.import_module(f"generated.{name}.{'chunk_fused' if kind == 'chunk' else kind}")
 
 
-def arguments(kind: str, problem: Problem, *, final_state: bool = True) -> tuple[object, ...]:
+def arguments(kind: str, problem: Problem, *, final_state: bool = True, keep: int = 0) -> tuple[object, ...]:
     """What the operator takes: tensors, the initial state and the offsets, then what is no tensor."""
     spec = spec_of(problem.name)
     scalars = [problem.scalars.get(p.name) for p in spec.params if not p.is_tensor]
     steps = [problem.scalars[spec.steps.argument]] if spec.steps else []
     size = [64] if kind == "chunk" else []
+    modes = [keep] if keeps_arrays(kind, problem.name) else []
     tensors = (*problem.tensors.values(), problem.initial_state, problem.cu_seqlens)
-    return (*tensors, *scalars, *steps, final_state, *size)
+    return (*tensors, *scalars, *steps, final_state, *size, *modes)
+
+
+def keeps_arrays(kind: str, name: str) -> bool:
+    """Whether the forward pass may keep something for its gradient, as those do whose gradients have kernels."""
+    return "keep" in inspect.signature(launcher(kind, name)._in_pytorch).parameters
 
 
 def layout(results: tuple[Tensor, ...]) -> list[tuple[object, ...]]:
@@ -58,14 +65,15 @@ def check_promise(kind: str, problem: Problem) -> None:
     forward, backward = getattr(module, f"_{kind}"), getattr(module, f"_{kind}_backward")
     without_state = arguments(kind, problem, final_state=False)
     assert layout(forward(*without_state)) == promised(forward, without_state)
-    given = arguments(kind, problem)
-    results = forward(*given)
-    assert layout(results) == promised(forward, given)
     tensors = [*problem.tensors.values(), problem.initial_state]
     every, some = [x is not None for x in tensors], [place == 1 for place in range(len(tensors))]
-    for cotangents, wanted in ((results, every), ((None, results[1]), some)):
-        asked = (*given, *cotangents, wanted)
-        assert layout(backward(*asked)) == promised(backward, asked)
+    for keep in (1, 2) if keeps_arrays(kind, problem.name) else (0,):
+        given = arguments(kind, problem, keep=keep)
+        o, state, *kept = forward(*given)
+        assert layout((o, state, *kept)) == promised(forward, given)
+        for cotangents, wanted in (((o, state), every), ((None, state), some)):
+            asked = (*given, *cotangents, *kept, wanted)
+            assert layout(backward(*asked)) == promised(backward, asked)
 
 
 # --------------------------------------------------------------------------------------------- results without numbers
