@@ -139,9 +139,9 @@ def test_two_arguments_of_one_tensor(name: str, kernels: bool, split: Callable) 
     assert_close(expected, of_one_leaf(problem, chunk(name), x, split), **BOUNDS)
 
 
-def under_autocast(function: Callable) -> Callable:
+def under_autocast(function: Callable, device: str = "cpu") -> Callable:
     def run(*args: object, **keywords: object):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             return function(*args, **keywords)
 
     return run
