@@ -40,7 +40,8 @@ def chunk_backward_hgrn2(
         do: the gradient of o; None for none.
         d_final_state: the gradient of the final state, in float32; None for none.
         prepared: scores of each chunk; None to prepare the chunks again.
-        saved: q_from_start, k_to_end, whole, states of each chunk, from the forward call; None to scale rows and walk again.
+        saved: what the forward call kept of each chunk; None to scale rows and walk again. These are
+            q_from_start, k_to_end, whole, states.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.

@@ -1,7 +1,7 @@
 """Addresses in generated kernels count in 64 bits, and programs along one axis of the grid, which has 2**31 of them.
 
-Nobody allocates 2**31 elements in a test, so the widths are read off the text: an offset is as wide as the widest of what it
-is made of, and what tells tokens, chunks or sequences apart has to be wide before it is multiplied by anything.
+Nobody allocates 2**31 elements in a test, so widths are read off the text: an offset is as wide as the widest part of
+it, and what tells tokens, chunks or sequences apart has to be wide before it is multiplied by anything.
 """
 
 from __future__ import annotations
