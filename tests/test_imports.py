@@ -109,7 +109,7 @@ def test_there_is_generated_code_to_judge() -> None:
 def test_generated_code_stands_alone(path: Path) -> None:
     """It needs torch, and Triton where there is a kernel; not flagen, and no other generated package."""
     name = path.relative_to(ROOT / "generated").parts[0]
-    kernels = {"kernels", "chunk_kernels", "chunk_prepare", "chunk_tuning"}
+    kernels = {"kernels", "chunk_kernels", "chunk_prepare", "chunk_backward_prepare", "chunk_tuning"}
     kernels |= {f"chunk_backward_{part}" for part in ("across", "gradients", "walks")}
     triton = {"triton"} if path.stem in kernels else set()
     wrong = [
