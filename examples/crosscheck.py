@@ -3,8 +3,9 @@
     python examples/crosscheck.py gated_delta_product
 
 The recurrence, `naive_recurrent`, is what the spec says; the others are derived from it. `naive_chunk` is compared
-with it in float64, `chunk` and `fused_recurrent`, Triton kernels, in float32, on the GPU if there is one and in Triton's
-interpreter if not: forward, and every gradient that has kernels. Four sequences are packed together, one of them empty.
+with it in float64, forward and every gradient; `chunk` and `fused_recurrent`, Triton kernels, in float32, forward and
+every gradient that has kernels, on the GPU if there is one and in Triton's interpreter if not. Four sequences are packed
+together, one of them empty.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ def _chunk_backward(
             )
         )
     return operators.gradients(
-        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size, keep)[:2],
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size, keep),
         (q, k, v, p, g, beta, initial_state),
         (do, dS_final),
         wanted,

@@ -232,7 +232,7 @@ def _chunk_backward(
     return operators.gradients(
         lambda *tensors: _in_pytorch(
             *tensors, cu_seqlens, scale, num_householder, output_final_state, chunk_size, keep
-        )[:2],
+        ),
         (q, k, v, beta, initial_state),
         (do, dS_final),
         wanted,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arguments import Arguments
+from .arguments import Arguments, no_autocast
 
 NOTHING, PREPARED, STATES = range(3)
 """What a forward call keeps for its gradient: nothing; what would have to be prepared again; the states as well."""
@@ -70,12 +70,14 @@ def gradients(
 
     def of_wanted(*varied: Tensor) -> tuple[Tensor, ...]:
         varying = dict(zip(places, varied, strict=True))
-        return form(*(varying.get(place, x) for place, x in enumerate(tensors)))
+        outputs = form(*(varying.get(place, x) for place, x in enumerate(tensors)))
+        return outputs[: len(cotangents)]  # What is kept for the gradient comes after, and has none.
 
     # An operator runs where autograd is off; torch.func has its own.
     outputs, pull_back = torch.func.vjp(of_wanted, *(tensors[place] for place in places))
-    along = (torch.zeros_like(o) if x is None else x for o, x in zip(outputs, cotangents, strict=True))
-    found = dict(zip(places, pull_back(tuple(along)), strict=True))
+    along = tuple(torch.zeros_like(o) if x is None else x for o, x in zip(outputs, cotangents, strict=True))
+    with no_autocast(outputs[0].device):
+        found = dict(zip(places, pull_back(along), strict=True))
     # Copies, for one tensor may be two gradients, or a cotangent.
     copies = {place: x.clone(memory_format=torch.contiguous_format) for place, x in found.items()}
     return results(*(copies.get(place) for place in range(len(tensors))))

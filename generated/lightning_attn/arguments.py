@@ -4,12 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import wraps
 from itertools import pairwise
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -160,3 +166,22 @@ def _offsets(cu_seqlens: Tensor, tokens: int) -> tuple[int, ...]:
     if offsets[0] != 0 or offsets[-1] != tokens or any(a > b for a, b in pairwise(offsets)):
         raise ValueError(f"cu_seqlens: expected non-decreasing offsets from 0 to T = {tokens}, got {list(offsets)}")
     return offsets
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Products in the dtype of their operands, whatever torch.autocast says around."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def without_autocast(form: Callable[P, R]) -> Callable[P, R]:
+    """`form` where torch.autocast does not reach: it chooses the dtype that it computes in."""
+
+    @wraps(form)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        devices = (x.device for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        with no_autocast(next(devices, torch.device("cpu"))):
+            return form(*args, **kwargs)
+
+    return run

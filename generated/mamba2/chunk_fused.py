@@ -193,7 +193,7 @@ def _chunk_backward(
             )
         )
     return operators.gradients(
-        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, output_final_state, chunk_size, keep)[:2],
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, output_final_state, chunk_size, keep),
         (x, dt, B, C, A, D, initial_state),
         (do, dS_final),
         wanted,

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .arguments import Arguments, check_arguments
+from .arguments import Arguments, check_arguments, without_autocast
 
 
+@without_autocast
 def naive_chunk_rwkv7(
     r: Tensor,
     w: Tensor,

@@ -14,9 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import check_arguments, without_autocast
 
 
+@without_autocast
 def naive_recurrent_rwkv7(
     r: Tensor,
     w: Tensor,

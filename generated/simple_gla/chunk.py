@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .arguments import Arguments, check_arguments
+from .arguments import Arguments, check_arguments, without_autocast
 
 
+@without_autocast
 def naive_chunk_simple_gla(
     q: Tensor,
     k: Tensor,

@@ -139,9 +139,9 @@ def test_two_arguments_of_one_tensor(name: str, kernels: bool, split: Callable) 
     assert_close(expected, of_one_leaf(problem, chunk(name), x, split), **BOUNDS)
 
 
-def under_autocast(function: Callable) -> Callable:
+def under_autocast(function: Callable, device: str = "cpu") -> Callable:
     def run(*args: object, **keywords: object):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             return function(*args, **keywords)
 
     return run
@@ -150,12 +150,9 @@ def under_autocast(function: Callable) -> Callable:
 @pytest.mark.parametrize(("name", "kernels"), [(name, True) for name in OPERATORS])
 def test_autocast_does_not_reach_into_kernels(name: str, kernels: bool) -> None:
     problem = single(name, SHORT)
-    expected = right(problem)
-    expected = {key: expected[key] for key in ("o", "final_state")}
-    assert_close(expected, evaluate(under_autocast(chunk(name)), problem, wrt=()), 1e-5)
+    assert_close(right(problem), evaluate(under_autocast(chunk(name)), problem), **BOUNDS)
 
 
-@pytest.mark.xfail(reason="matrix products of the PyTorch forms follow autocast to bf16, which has no solve on a CPU")
 @pytest.mark.parametrize(("name", "kernels"), [(name, False) for name in OPERATORS])
 def test_autocast_does_not_reach_into_the_pytorch_form(name: str, kernels: bool) -> None:
     problem = single(name, SHAPE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 
 import pytest
 import torch
@@ -61,13 +62,13 @@ def test_what_is_wrong_or_does_not_compile_is_not_taken_however_fast(name, monke
     right = launcher._launch
 
     def launch(*arguments):
-        o, state = right(*arguments)
+        o, *others = right(*arguments)
         (tiles,) = launcher.TILES.values()
         if of_walk(tiles)["num_warps"] == 4:
             o[..., 3] += 0.01
         if of_walk(tiles)["num_stages"] == 3:
             raise RuntimeError("out of resource: shared memory")
-        return o, state
+        return o, *others
 
     monkeypatch.setattr(launcher, "_launch", launch)
     found = tune(name, lambda run: 10.0 - sum(of_walk(next(iter(launcher.TILES.values()))).values()))
@@ -79,7 +80,12 @@ def test_what_is_wrong_or_does_not_compile_is_not_taken_however_fast(name, monke
 def test_tiles_that_ship_and_are_wrong_are_an_error(name, monkeypatch):
     launcher, _ = modules(name)
     right = launcher._launch
-    monkeypatch.setattr(launcher, "_launch", lambda *arguments: (2 * right(*arguments)[0], right(*arguments)[1]))
+
+    def launch(*arguments):
+        o, *others = right(*arguments)
+        return 2 * o, *others
+
+    monkeypatch.setattr(launcher, "_launch", launch)
     launcher.TILES["another call"] = ()
     with pytest.raises(RuntimeError, match="is wrong on this device with the tiles that ship"):
         tune(name, lambda run: 1.0)
@@ -90,6 +96,15 @@ def test_where_no_kernel_runs_there_is_nothing_to_tune(name):
     _, tuner = modules(name)
     with pytest.raises(RuntimeError, match="ran no kernel"):
         problem(name).to(torch.float64).call(getattr(tuner, f"tune_chunk_{name}"))
+
+
+def test_what_is_kept_for_a_gradient_is_no_matter(name):
+    """Tuning takes the arguments of a training step as they are."""
+    launcher, tuner = modules(name)
+    if "save_states" not in inspect.signature(form("chunk", name)).parameters:
+        pytest.skip("keeps nothing")
+    problem(name).call(getattr(tuner, f"tune_chunk_{name}"), bench=lambda run: 1.0, save_states=True)
+    assert len(launcher.TILES) == 1
 
 
 def test_a_bad_argument_is_named(name):

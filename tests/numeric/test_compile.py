@@ -90,8 +90,28 @@ def test_the_kernels_run_where_there_are_some(kind, name, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     problem, function = problem_of(name, Shape(T=5)), form(kind, name)
     check(function, problem, wrt=())
-    # Where a gradient is wanted they run too, and the PyTorch form for the gradient.
     assert_close(evaluate(function, problem), evaluate(compiled(function), problem), 1e-5)
+
+
+@pytest.mark.parametrize("save_states", [False, True])
+@pytest.mark.parametrize("shape", [Shape(T=5, groups=2), Shape(lengths=(3, 0, 2))], ids=str)
+def test_what_is_kept_for_a_gradient(shape, save_states, monkeypatch):
+    """A graph hands on what the forward kernels keep: what the fake said of it has to hold."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    problem, function = problem_of(CHUNK[1], shape), form(*CHUNK)
+    expected = evaluate(form("naive_recurrent", CHUNK[1]), problem.to(torch.float64))
+    got = evaluate(compiled(function), problem, save_states=save_states)
+    assert_close(expected, got, 1e-5, gradients=1e-4)
+
+
+@two_operators
+def test_autocast_does_not_reach_into_an_operator(kind, name):
+    """Neither forward nor backward, where its PyTorch form runs."""
+    problem, function = problem_of(name, SHAPE), compiled(form(kind, name))
+    expected = evaluate(form("naive_recurrent", name), problem.to(torch.float64))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = evaluate(function, problem)
+    assert_close(expected, got, 1e-5, gradients=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------------------- gradients

@@ -67,7 +67,7 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
         context = chunk_launcher_context(kernels, backward)
     launchers = (
         Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", context),
-        Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels)),
+        Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels, keeps=keeps)),
     )
     if isinstance(kernels, KeyKernelPlan):
         return (

@@ -136,10 +136,14 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     }
 
 
-def chunk_tuning_context(plan: RowPlan) -> Mapping[str, object]:
-    """Every value `triton/chunk_tuning.py.j2` uses."""
+def chunk_tuning_context(plan: RowPlan, *, keeps: bool) -> Mapping[str, object]:
+    """Every value `triton/chunk_tuning.py.j2` uses; with `keeps` a call says what to keep for its gradient."""
     blocks = {f"BLOCK_{plan.value}": (32, 64, 128)}
-    return {"name": plan.spec.name, "choices": {"num_warps": (4, 8), "num_stages": (1, 2, 3), **blocks}}
+    return {
+        "name": plan.spec.name,
+        "choices": {"num_warps": (4, 8), "num_stages": (1, 2, 3), **blocks},
+        "of_kernels": ["chunk_size", *(["save_states"] if keeps else [])],
+    }
 
 
 def _unpacked(names: Iterable[str]) -> str:

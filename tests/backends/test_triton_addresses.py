@@ -1,0 +1,105 @@
+"""Addresses in generated kernels count in 64 bits, and programs along one axis of the grid, which has 2**31 of them.
+
+Nobody allocates 2**31 elements in a test, so widths are read off the text: an offset is as wide as the widest part of
+it, and what tells tokens, chunks or sequences apart has to be wide before it is multiplied by anything.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flagen.spec import load_spec
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(path for path in (ROOT / "generated").glob("*/*.py") if "tl.program_id" in path.read_text())
+TABLES = {"cu_seqlens_ptr", "chunk_sequence_ptr", "first_chunk_ptr"}
+"""As long as there are sequences or chunks. The launcher makes the last two in int64."""
+
+
+def kernels(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Functions that a grid is launched of."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and any(name(call) == "tl.program_id" for call in calls(node)):
+            yield node
+
+
+def calls(node: ast.AST) -> Iterator[ast.Call]:
+    return (inner for inner in ast.walk(node) if isinstance(inner, ast.Call))
+
+
+def name(call: ast.Call) -> str:
+    return ast.unparse(call.func)
+
+
+class Widths:
+    """Which names of a kernel are 64 bits wide, from top to bottom."""
+
+    def __init__(self, kernel: ast.FunctionDef) -> None:
+        self.wide: set[str] = set()
+        nodes = [node for node in ast.walk(kernel) if isinstance(node, ast.Assign | ast.For)]
+        for node in sorted(nodes, key=lambda node: node.lineno):
+            value, target = (node.iter, node.target) if isinstance(node, ast.For) else (node.value, node.targets[0])
+            if isinstance(target, ast.Name):
+                (self.wide.add if self.is_wide(value) else self.wide.discard)(target.id)
+
+    def is_wide(self, node: ast.AST) -> bool:
+        if isinstance(node, ast.Name):
+            return node.id in self.wide
+        if isinstance(node, ast.BinOp):
+            return self.is_wide(node.left) or self.is_wide(node.right)
+        if isinstance(node, ast.Subscript):
+            return self.is_wide(node.value)
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute) and node.func.attr == "to":
+                return ast.unparse(node.args[0]) == "tl.int64"
+            if name(node) == "tl.load":
+                return first_name(node.args[0]) in TABLES - {"cu_seqlens_ptr"}
+            return any(self.is_wide(arg) for arg in node.args)
+        return False
+
+
+def first_name(node: ast.AST) -> str:
+    """The pointer that an address starts from."""
+    while isinstance(node, ast.BinOp):
+        node = node.left
+    return ast.unparse(node)
+
+
+def constants(package: str) -> set[str]:
+    """Pointers to what has no tokens: params."""
+    return {f"{param.name}_ptr" for param in load_spec(ROOT / "specs" / f"{package}.yaml").params}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_offsets_are_wide(path):
+    found = 0
+    for kernel in kernels(ast.parse(path.read_text())):
+        widths, narrow = Widths(kernel), TABLES | constants(path.parent.name)
+        for call in calls(kernel):
+            if name(call) in ("tl.load", "tl.store") and first_name(call.args[0]) not in narrow:
+                assert widths.is_wide(call.args[0]), f"{path}:{call.lineno}: {ast.unparse(call.args[0])}"
+                found += 1
+    assert found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_no_narrow_product_of_tokens(path):
+    """T and what is counted along it, times anything, is wide."""
+    for kernel in kernels(ast.parse(path.read_text())):
+        widths = Widths(kernel)
+        for node in ast.walk(kernel):
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+                names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+                narrow = names & {"T", "program", "sequence", "chunk", "start", "token", "first_token", "end_token"}
+                assert not narrow or widths.is_wide(node), f"{path}:{node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_one_axis(path):
+    axes = [ast.unparse(call) for call in calls(ast.parse(path.read_text())) if name(call) == "tl.program_id"]
+    assert axes
+    assert set(axes) == {"tl.program_id(0)"}
