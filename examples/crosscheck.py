@@ -4,8 +4,8 @@
 
 The recurrence, `naive_recurrent`, is what the spec says; the others are derived from it. `naive_chunk` is compared
 with it in float64, forward and every gradient; `chunk` and `fused_recurrent`, Triton kernels, in float32, forward and
-every gradient that has kernels, on the GPU if there is one and in Triton's interpreter if not. Four sequences are packed
-together, one of them empty.
+every gradient that has kernels, on the GPU if there is one and in Triton's interpreter if not. Four sequences are
+packed together, one of them empty.
 """
 
 from __future__ import annotations
