@@ -77,7 +77,8 @@ def chunk_comba_kernel(
     G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns BLOCK_V indices
     of V of the state of one head of one sequence, transposed: [V, K], so that matrix products have the state's rows
     as theirs. Nothing sums over V. Each token of a head reads 3*K + V + 1 elements and writes V; each chunk reads
-    what was prepared for it; each sequence reads and writes K*V elements of state, in float32.
+    what was prepared for it; each sequence reads and writes K*V elements of state, in float32. Given arrays for
+    them, it stores S and U for the gradient, too.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)

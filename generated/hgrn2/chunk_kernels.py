@@ -74,6 +74,7 @@ def chunk_hgrn2_kernel(
     A program owns BLOCK_V indices of V of the state of one head of one sequence, transposed: [V, K], so that matrix
     products have the state's rows as theirs. Nothing sums over V. Each token of a head reads V elements and writes
     V; each chunk reads what was prepared for it; each sequence reads and writes K*V elements of state, in float32.
+    Given arrays for them, it stores S for the gradient, too.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)

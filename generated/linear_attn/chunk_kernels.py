@@ -66,7 +66,8 @@ def chunk_linear_attn_kernel(
 
     A program owns BLOCK_V indices of V of the state of one head of one sequence, transposed: [V, K], so that matrix
     products have the state's rows as theirs. Nothing sums over V. Each token of a head reads 2*K + V elements and
-    writes V; each sequence reads and writes K*V elements of state, in float32.
+    writes V; each sequence reads and writes K*V elements of state, in float32. Given arrays for them, it stores S
+    for the gradient, too.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)

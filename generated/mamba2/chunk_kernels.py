@@ -86,7 +86,7 @@ def chunk_mamba2_kernel(
     G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns BLOCK_P indices
     of P of the state of one head of one sequence, transposed: [P, N], so that matrix products have the state's rows
     as theirs. Nothing sums over P. Each token of a head reads P + 2*N + 1 elements and writes P; each sequence
-    reads and writes N*P elements of state, in float32.
+    reads and writes N*P elements of state, in float32. Given arrays for them, it stores S for the gradient, too.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)

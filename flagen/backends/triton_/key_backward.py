@@ -30,7 +30,7 @@ from flagen.backends.triton_.key_kernel import Prepare, Walk
 from flagen.backends.triton_.key_rows import scores_of
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.rows import RowKernel
-from flagen.backends.triton_.walk import state_context
+from flagen.backends.triton_.walk import documented, state_context
 from flagen.plan.chunk_backward import R_GRADIENT
 from flagen.plan.key_backward import KeyBackwardPlan
 
@@ -72,11 +72,11 @@ def _prepare_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
 def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     _, states, _ = kernels_of(plan)
     reverse = Reverse(plan)
-    documented: list[tuple[Walk, Mapping[str, object]]] = []
+    own: list[tuple[Walk, Mapping[str, object]]] = []
     if plan.prepares:
-        documented = [(OwnOutputs(plan.forward), walk_docs(plan.forward)), (states, states_docs(plan.forward))]
-    walks = [{**walk.context(), "docs": docs} for walk, docs in documented]
-    lines = [*reverse.lines(), *(line for walk, _ in documented for line in walk.lines())]
+        own = [(OwnOutputs(plan.forward), walk_docs(plan.forward)), (states, states_docs(plan.forward))]
+    walks = [documented(walk, docs) for walk, docs in own]
+    lines = [*reverse.lines(), *(line for walk, _ in own for line in walk.lines())]
     transposed = plan.forward.chunk.normal_form.transposed
     value, key = f"{states.axes.index(plan.forward.value)}[:, None]", f"{states.axes.index(plan.forward.key)}[None, :]"
     return {

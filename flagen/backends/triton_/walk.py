@@ -33,9 +33,17 @@ def walks_context(plan: RowPlan, walks: Sequence[Documented], output: Documented
     return {
         **state_context(plan, states),
         "helpers": row_helpers_for([line for kernel, _ in kernels for line in kernel.lines()]),
-        "walks": [{**walk.context(), "docs": docs} for walk, docs in walks],
+        "walks": [documented(walk, docs) for walk, docs in walks],
         "output": {**output[0].context(), "docs": output[1]},
     }
+
+
+def documented(walk: RowKernel[Any], docs: Mapping[str, object]) -> Mapping[str, object]:
+    """What a template needs to know of a walk, and what its docstring says."""
+    kept = ""
+    if isinstance(walk, WalkKernel) and walk.keeps:
+        kept = f" Given arrays for them, it stores {'S and U' if walk.keeps_updates else 'S'} for the gradient, too."
+    return {**walk.context(), "docs": {**docs, "text": f"{docs['text']}{kept}"}}
 
 
 def state_context(plan: RowPlan, states: RowKernel[Any]) -> Mapping[str, object]:
