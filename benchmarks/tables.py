@@ -48,8 +48,8 @@ output written once. Written by `make tables`; kernel by kernel: `flagen meter N
 MOVED_WITH_GRADIENTS = """\
 ## With gradients
 
-Forward, and backward to the gradients of all inputs, where these have kernels. Kept is what autograd holds on to between
-the two, inputs among it, and states with `save_states=True`. At the minimum, inputs are read twice, the output and the
+Forward, and backward to the gradients of all inputs, where these have kernels. Kept is what autograd holds on to in
+between, inputs among it, and states with `save_states=True`. At the minimum, inputs are read twice, the output and the
 gradients of the inputs are written once, and the gradient of the output is read once.
 """
 
