@@ -181,6 +181,12 @@ def problem(name: str, size: Size, device: str) -> tuple[Call, Tensor]:
     return call, x.vectors("v")[0]
 
 
+def forward(operator: Callable[[], Results]) -> list[Tensor]:
+    """The output, where no gradient is wanted."""
+    with torch.no_grad():
+        return [operator()[0]]
+
+
 def both_ways(operator: Callable[[], Results], inputs: tuple[Tensor, ...], cotangent: Tensor) -> list[Tensor]:
     """The output, and the gradients of the inputs."""
     o = operator()[0]
@@ -193,24 +199,25 @@ def modes(call: Call) -> Iterator[tuple[str, Callable[[], Results]]]:
         yield "".join(f", {option}" for option in said), partial(call.ours, **said)
 
 
-def meter(name: str) -> list[Row]:
+def count(run: Callable[[], list[Tensor]]) -> tuple[float, float, list[Tensor]]:
+    """Bytes moved and bytes kept for gradients, for each token and head; and what came out."""
     from flagen.triton_cpu.meter import kept_for_gradients, metered
 
-    def count(operator: Callable[[], Results]) -> tuple[float, float, list[Tensor]]:
-        """Bytes moved and kept, and what came out."""
-        with metered() as report, kept_for_gradients() as kept:
-            results = both_ways(operator, call.inputs, cotangent) if torch.is_grad_enabled() else [operator()[0]]
-        return report.total.moved / per, kept.bytes / per, results
+    with metered() as report, kept_for_gradients() as kept:
+        results = run()
+    per = METERED.batch * METERED.tokens * METERED.heads
+    return report.total.moved / per, kept.bytes / per, results
 
+
+def meter(name: str) -> list[Row]:
     call, cotangent = problem(name, METERED, "cpu")
-    per, size = METERED.batch * METERED.tokens * METERED.heads, f"T {METERED.tokens}"
-    with torch.no_grad():
-        (ours, _, our_output), (peer, _, its_output) = count(call.ours), count(call.peer)
+    size = f"T {METERED.tokens}"
+    (ours, _, our_output), (peer, _, its_output) = (count(partial(forward, x)) for x in (call.ours, call.peer))
     agree(name, our_output, its_output)
     rows = [Row(name, size, "forward", ours, peer)]
-    peer, its_kept, its_results = count(call.peer)
+    peer, its_kept, its_results = count(partial(both_ways, call.peer, call.inputs, cotangent))
     for mode, operator in modes(call):
-        ours, our_kept, our_results = count(operator)
+        ours, our_kept, our_results = count(partial(both_ways, operator, call.inputs, cotangent))
         agree(f"{name}{mode}", our_results, its_results)
         rows += [Row(name, size, f"{BOTH}{mode}", ours, peer), Row(name, size, f"kept{mode}", our_kept, its_kept)]
     return rows
@@ -219,16 +226,16 @@ def meter(name: str) -> list[Row]:
 def clock(name: str) -> list[Row]:
     from triton.testing import do_bench
 
-    def time(operator: Callable[[], object]) -> float:
-        return float(do_bench(operator, return_mode="median"))
+    def time(run: Callable[[], object]) -> float:
+        return float(do_bench(run, return_mode="median"))
 
     rows = []
     for of in TIMED:
         call, cotangent = problem(name, of, "cuda")
         size = f"B {of.batch}, T {of.tokens}, H {of.heads}"
-        with torch.no_grad():
-            agree(name, call.ours()[:1], call.peer()[:1])
-            rows.append(Row(name, size, "forward", time(call.ours), time(call.peer)))
+        ours, theirs = partial(forward, call.ours), partial(forward, call.peer)
+        agree(name, ours(), theirs())
+        rows.append(Row(name, size, "forward", time(ours), time(theirs)))
         theirs = partial(both_ways, call.peer, call.inputs, cotangent)
         peer, its_results = time(theirs), theirs()
         for mode, operator in modes(call):
