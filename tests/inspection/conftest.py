@@ -117,13 +117,13 @@ class Copy(torch.autograd.Function):
         return torch.zeros_like(k), dv, None if initial_state is None else torch.zeros_like(initial_state), None
 
 
-def chunk_toy(k, v, *, initial_state=None, output_final_state=False, cu_seqlens=None, save_states=False):
+def chunk_copying(k, v, *, initial_state=None, output_final_state=False, cu_seqlens=None, save_states=False):
     return Copy.apply(k, v, initial_state, save_states), None
 
 
-def fused_recurrent_toy(k, v, *, initial_state=None, output_final_state=False, cu_seqlens=None):
+def fused_recurrent_copying(k, v, *, initial_state=None, output_final_state=False, cu_seqlens=None):
     if not v.requires_grad:
-        return chunk_toy(k, v)
+        return chunk_copying(k, v)
     o = v + 0 * k.sum()
     return (o if initial_state is None else o + 0 * initial_state.sum()), None
 """
@@ -132,25 +132,26 @@ def fused_recurrent_toy(k, v, *, initial_state=None, output_final_state=False, c
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Package:
     """Several kernels, and no gradients."""
-    return _written(tmp_path_factory.mktemp("toy"), LAUNCHER, KERNELS, "chunk_toy, naive_recurrent_toy")
+    return _written(tmp_path_factory, "toy", LAUNCHER, KERNELS, "chunk_toy, naive_recurrent_toy")
 
 
 @pytest.fixture(scope="session")
-def toy_with_gradients(tmp_path_factory: pytest.TempPathFactory) -> Package:
+def copying(tmp_path_factory: pytest.TempPathFactory) -> Package:
     """An operator with kernels for its gradients, and one whose gradients are those of PyTorch."""
-    root = tmp_path_factory.mktemp("toy_with_gradients")
-    return _written(root, LAUNCHER_OF_BOTH_WAYS, KERNELS_OF_BOTH_WAYS, "chunk_toy, fused_recurrent_toy")
+    operators = "chunk_copying, fused_recurrent_copying"
+    return _written(tmp_path_factory, "copying", LAUNCHER_OF_BOTH_WAYS, KERNELS_OF_BOTH_WAYS, operators)
 
 
-def _written(root: Path, launcher: str, kernels: str, operators: str) -> Package:
-    spec, folder = root / "specs" / "toy.yaml", root / "generated" / "toy"
+def _written(factory: pytest.TempPathFactory, name: str, launcher: str, kernels: str, operators: str) -> Package:
+    root = factory.mktemp(name)
+    spec, folder = root / "specs" / f"{name}.yaml", root / "generated" / name
     spec.parent.mkdir()
     folder.mkdir(parents=True)
-    spec.write_text(SPEC)
+    spec.write_text(SPEC.replace("name: toy", f"name: {name}"))
     (folder / "__init__.py").write_text(f"from .launcher import {operators}\n")
     (folder / "launcher.py").write_text(launcher)
     (folder / "kernels.py").write_text(kernels)
-    return Package("toy", str(spec), str(folder))
+    return Package(name, str(spec), str(folder))
 
 
 def edited(package: Package, to: Path, file: str, old: str, new: str) -> Package:

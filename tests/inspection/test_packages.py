@@ -103,17 +103,18 @@ def test_a_call_is_metered_kernel_by_kernel(toy: Package) -> None:
     assert (row.final_state_bytes, row.final_state_minimum) == (4 * 64 * 64, 4 * K * V)
 
 
-def test_kernels_of_gradients_are_recorded_in_each_way_to_keep_memory(toy_with_gradients: Package) -> None:
+def test_kernels_of_gradients_are_recorded_in_each_way_to_keep_memory(copying: Package) -> None:
     # Not of fused_recurrent: its gradients launch nothing.
-    assert [(row.operator, row.kernel, row.config) for row in record([toy_with_gradients], ["sm_90"], [SIZE])] == [
+    assert [(row.operator, row.kernel, row.config) for row in record([copying], ["sm_90"], [SIZE])] == [
         ("fused_recurrent", "copy_kernel", "BLOCK=64 num_warps=1"),
         ("chunk", "copy_back_kernel", "BLOCK=64 num_warps=1"),
         ("chunk", "copy_kernel", "BLOCK=64 num_warps=1 save_states=True"),
     ]
 
 
-def test_calls_with_gradients_are_metered_forward_and_backward(toy_with_gradients: Package) -> None:
-    recomputing, saving = meter_gradients([toy_with_gradients])
+def test_calls_with_gradients_are_metered_forward_and_backward(toy: Package, copying: Package) -> None:
+    # The other package has an operator without gradients, and this one an operator whose gradients launch nothing.
+    recomputing, saving = meter_gradients([toy, copying])
     tokens, K, V = 128, 128, 128
     programs, v, k, states = tokens * V // 64, 2 * tokens * V, 2 * tokens * K, 4 * tokens * V
     forward = Figures(1, programs, v, v, 2 * v, 0)
@@ -122,7 +123,7 @@ def test_calls_with_gradients_are_metered_forward_and_backward(toy_with_gradient
     )
     # k and v are read twice, their gradients and o written, and the gradient of o read.
     common = MeteredGradients(
-        *("toy", "chunk", False, tokens, 1),
+        *("copying", "chunk", False, tokens, 1),
         Direction({"copy_kernel": forward}, {}),
         backward,
         k + v,
@@ -134,10 +135,6 @@ def test_calls_with_gradients_are_metered_forward_and_backward(toy_with_gradient
     assert saving == replace(
         common, save_states=True, forward=Direction({"copy_kernel": forward}, {}), kept=k + v + states
     )
-
-
-def test_an_operator_without_gradients_has_none_to_meter(toy: Package) -> None:
-    assert meter_gradients([toy]) == []
 
 
 def test_rows_survive_json() -> None:
