@@ -83,8 +83,7 @@ def settle(spec: Spec, given: Mapping[str, Any]) -> None:
 
 
 def memory_modes(operator: Callable[..., object]) -> Iterator[dict[str, bool]]:
-    """The arguments with which an operator keeps as much for its gradients as it can be told to: nothing said, and
-    `save_states` if it takes that."""
+    """What an operator can be told of the memory for its gradients: nothing, and `save_states` where it takes that."""
     yield {}
     if SAVING in inspect.signature(operator).parameters:
         yield {SAVING: True}
