@@ -4,9 +4,11 @@
     python -m benchmarks.peer kda gla --save    some of them; keep the figures in benchmarks/results/
     python -m benchmarks.peer --time            milliseconds, on a GPU
 
-Both get the same tensors, bf16 with log decays in the dtype that the peer's layers give them, K = V = 128, HV = H, and
-no gradient is wanted. Outputs are compared first: a figure for wrong numbers is worth nothing. The peer is needed by
-nothing else here, and nothing of it is in flagen.
+Both get the same tensors, bf16 with log decays in the dtype that the peer's layers give them, K = V = 128, HV = H. They
+go forward where no gradient is wanted, and forward and backward where all are; flagen's computes states again, and then
+saves them where it can. What autograd keeps in between is counted as well, inputs among it. Outputs and gradients are
+compared first: a figure for wrong numbers is worth nothing. The peer is needed by nothing else here, and nothing of it
+is in flagen.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,9 +36,16 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
+from flagen.inspection.calls import memory_modes
+
+Results = tuple[Tensor, Any]
+
 RESULTS = Path(__file__).parent / "results"
 BOUND = 1e-2
-"""How far apart two results in bf16 may be: each is within half of it of the truth."""
+"""How far apart two outputs or gradients in bf16 may be: each is within half of it of the truth."""
+
+
+BOTH = "forward + backward"
 
 
 @dataclass(frozen=True)
@@ -52,10 +62,11 @@ TIMED = (Size(8, 2048, 16), Size(1, 16384, 16), Size(1, 65536, 4))
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one operator: bytes for each token and head, or milliseconds."""
+    """A figure of one operator: bytes for each token and head, or milliseconds."""
 
     operator: str
     size: str
+    figure: str
     ours: float
     peer: float
 
@@ -66,17 +77,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Call:
-    """The same problem for both: `ours` and `peer` take nothing and give an output."""
+    """The same problem for both, which give o, then a state; `ours` takes options. Gradients are those of `inputs`."""
 
-    ours: Callable[[], Tensor]
-    peer: Callable[[], Tensor]
+    ours: Callable[..., Results]
+    peer: Callable[[], Results]
+    inputs: tuple[Tensor, ...]
 
 
 def simple_gla(x: Inputs) -> Call:
     from fla.ops.simple_gla import chunk_simple_gla as peer
 
     (q, k, v), g = x.vectors("qkv"), x.decay()
-    return Call(lambda: x.op("simple_gla")(q, k, v, g)[0], lambda: peer(q, k, v, g)[0])
+    given = (q, k, v, g)
+    return Call(partial(x.op("simple_gla"), *given), partial(peer, *given), given)
 
 
 def gla(x: Inputs) -> Call:
@@ -84,21 +97,24 @@ def gla(x: Inputs) -> Call:
 
     q, k, v = x.vectors("qkv")
     g = x.decay(x.size.dim).to(q.dtype)
-    return Call(lambda: x.op("gla")(q, k, v, g)[0], lambda: peer(q, k, v, g)[0])
+    given = (q, k, v, g)
+    return Call(partial(x.op("gla"), *given), partial(peer, *given), given)
 
 
 def gated_delta_rule(x: Inputs) -> Call:
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule as peer
 
     (q, k, v), g, beta = x.vectors("qkv"), x.decay(), x.strength()
-    return Call(lambda: x.op("gated_delta_rule")(q, k, v, g, beta)[0], lambda: peer(q, k, v, g, beta)[0])
+    given = (q, k, v, g, beta)
+    return Call(partial(x.op("gated_delta_rule"), *given), partial(peer, *given), given)
 
 
 def kda(x: Inputs) -> Call:
     from fla.ops.kda import chunk_kda as peer
 
     (q, k, v), g, beta = x.vectors("qkv"), x.decay(x.size.dim), x.strength()
-    return Call(lambda: x.op("kda")(q, k, v, g, beta)[0], lambda: peer(q, k, v, g, beta)[0])
+    given = (q, k, v, g, beta)
+    return Call(partial(x.op("kda"), *given), partial(peer, *given), given)
 
 
 def gated_delta_product(x: Inputs) -> Call:
@@ -107,9 +123,9 @@ def gated_delta_product(x: Inputs) -> Call:
     q, g = x.vectors("q")[0], x.decay()
     k, v = x.vectors("kv", steps=2)
     beta = x.strength(steps=2)
+    given = (q, k, v, g, beta)
     return Call(
-        lambda: x.op("gated_delta_product")(q, k, v, g, beta, num_householder=2)[0],
-        lambda: peer(q, k, v, g, beta, num_householder=2)[0],
+        partial(x.op("gated_delta_product"), *given, num_householder=2), partial(peer, *given, num_householder=2), given
     )
 
 
@@ -120,10 +136,8 @@ def rwkv7(x: Inputs) -> Call:
     w = -math.exp(-0.5) * torch.sigmoid(x.normal(x.size.dim))
     kk = normalize(x.normal(x.size.dim), dim=-1)
     a, b = -kk.to(r.dtype), (kk * torch.sigmoid(x.normal(x.size.dim))).to(r.dtype)
-    return Call(
-        lambda: x.op("rwkv7")(r, w, k, v, a, b)[0],
-        lambda: peer(r, w, k, v, a, b, scale=1.0)[0],
-    )
+    given = (r, w, k, v, a, b)
+    return Call(partial(x.op("rwkv7"), *given), partial(peer, *given, scale=1.0), given)
 
 
 OPERATORS: Mapping[str, Callable[[Inputs], Call]] = {
@@ -138,7 +152,7 @@ class Inputs:
         self.size, self.device = size, device
         self.random = torch.Generator().manual_seed(0)
 
-    def op(self, name: str) -> Callable[..., tuple[Tensor, Any]]:
+    def op(self, name: str) -> Callable[..., Results]:
         return getattr(importlib.import_module(f"generated.{name}"), f"chunk_{name}")
 
     def normal(self, *dims: int, steps: int = 1) -> Tensor:
@@ -158,34 +172,86 @@ class Inputs:
         return torch.sigmoid(self.normal(steps=steps)).bfloat16()
 
 
-def meter(name: str) -> Iterator[Row]:
-    from flagen.triton_cpu.meter import metered
-
-    call = OPERATORS[name](Inputs(METERED, "cpu"))
-    figures, outputs = [], []
-    for function in (call.ours, call.peer):
-        with torch.no_grad(), metered() as report:
-            outputs.append(function())
-        figures.append(report.total.moved / (METERED.batch * METERED.tokens * METERED.heads))
-    agree(name, *outputs)
-    yield Row(name, f"T {METERED.tokens}", *figures)
+def problem(name: str, size: Size, device: str) -> tuple[Call, Tensor]:
+    """A call whose inputs want gradients where grad mode is on, and a gradient of its output."""
+    x = Inputs(size, device)
+    call = OPERATORS[name](x)
+    for tensor in call.inputs:
+        tensor.requires_grad_()
+    return call, x.vectors("v")[0]
 
 
-def clock(name: str) -> Iterator[Row]:
+def forward(operator: Callable[[], Results]) -> list[Tensor]:
+    """The output, where no gradient is wanted."""
+    with torch.no_grad():
+        return [operator()[0]]
+
+
+def both_ways(operator: Callable[[], Results], inputs: tuple[Tensor, ...], cotangent: Tensor) -> list[Tensor]:
+    """The output, and the gradients of the inputs."""
+    o = operator()[0]
+    return [o, *torch.autograd.grad(o, inputs, cotangent)]
+
+
+def modes(call: Call) -> Iterator[tuple[str, Callable[[], Results]]]:
+    """Ours as it is called, and where it takes that, told to save states."""
+    for said in memory_modes(call.ours):
+        yield "".join(f", {option}" for option in said), partial(call.ours, **said)
+
+
+def count(run: Callable[[], list[Tensor]]) -> tuple[float, float, list[Tensor]]:
+    """Bytes moved and bytes kept for gradients, for each token and head; and what came out."""
+    from flagen.triton_cpu.meter import kept_for_gradients, metered
+
+    with metered() as report, kept_for_gradients() as kept:
+        results = run()
+    per = METERED.batch * METERED.tokens * METERED.heads
+    return report.total.moved / per, kept.bytes / per, results
+
+
+def meter(name: str) -> list[Row]:
+    call, cotangent = problem(name, METERED, "cpu")
+    size = f"T {METERED.tokens}"
+    (ours, _, our_output), (peer, _, its_output) = (count(partial(forward, x)) for x in (call.ours, call.peer))
+    agree(name, our_output, its_output)
+    rows = [Row(name, size, "forward", ours, peer)]
+    peer, its_kept, its_results = count(partial(both_ways, call.peer, call.inputs, cotangent))
+    for mode, operator in modes(call):
+        ours, our_kept, our_results = count(partial(both_ways, operator, call.inputs, cotangent))
+        agree(f"{name}{mode}", our_results, its_results)
+        rows += [Row(name, size, f"{BOTH}{mode}", ours, peer), Row(name, size, f"kept{mode}", our_kept, its_kept)]
+    return rows
+
+
+def clock(name: str) -> list[Row]:
     from triton.testing import do_bench
 
-    for size in TIMED:
-        call = OPERATORS[name](Inputs(size, "cuda"))
-        with torch.no_grad():
-            agree(name, call.ours(), call.peer())
-            times = [float(do_bench(function, return_mode="median")) for function in (call.ours, call.peer)]
-        yield Row(name, f"B {size.batch}, T {size.tokens}, H {size.heads}", *times)
+    def time(run: Callable[[], object]) -> float:
+        return float(do_bench(run, return_mode="median"))
+
+    rows = []
+    for of in TIMED:
+        call, cotangent = problem(name, of, "cuda")
+        size = f"B {of.batch}, T {of.tokens}, H {of.heads}"
+        ours, theirs = partial(forward, call.ours), partial(forward, call.peer)
+        agree(name, ours(), theirs())
+        rows.append(Row(name, size, "forward", time(ours), time(theirs)))
+        theirs = partial(both_ways, call.peer, call.inputs, cotangent)
+        peer, its_results = time(theirs), theirs()
+        for mode, operator in modes(call):
+            ours = partial(both_ways, operator, call.inputs, cotangent)
+            agree(f"{name}{mode}", ours(), its_results)
+            rows.append(Row(name, size, f"{BOTH}{mode}", time(ours), peer))
+    return rows
 
 
-def agree(name: str, ours: Tensor, peer: Tensor) -> None:
-    error = ((ours.double() - peer.double()).square().mean() / peer.double().square().mean()).sqrt().item()
-    if not error <= BOUND:
-        raise SystemExit(f"{name}: the two outputs are {error:.1e} apart")
+def agree(name: str, ours: Sequence[Tensor], peer: Sequence[Tensor]) -> None:
+    """Compare outputs, and then gradients, in the order of the inputs."""
+    for place, (mine, its) in enumerate(zip(ours, peer, strict=True)):
+        error = ((mine.double() - its.double()).square().mean() / its.double().square().mean()).sqrt().item()
+        if not error <= BOUND:
+            which = f"gradients of input {place}" if place else "outputs"
+            raise SystemExit(f"{name}: the two {which} are {error:.1e} apart")
 
 
 def main(
@@ -204,11 +270,11 @@ def main(
     rows = [row for name in names or OPERATORS for row in (clock if time else meter)(name)]
     what = "milliseconds" if time else "bytes for each token and head"
     device = torch.cuda.get_device_name() if time else "counted in the interpreter"
-    title = f"chunk forward, bf16, {what}; fla-core {version('fla-core')}, {device}"
-    table = Table("operator", "size", "flagen", "fla-core", "ratio", title=title)
+    title = f"chunk_*, bf16, {what}; fla-core {version('fla-core')}, {device}"
+    table = Table("operator", "size", "figure", "flagen", "fla-core", "ratio", title=title)
     for row in rows:
         figures = (f"{x:.3f}" if time else f"{x:.0f}" for x in (row.ours, row.peer))
-        table.add_row(row.operator, row.size, *figures, f"{row.ratio:.2f}")
+        table.add_row(row.operator, row.size, row.figure, *figures, f"{row.ratio:.2f}")
     Console().print(table)
     if save:
         path = RESULTS / f"peer_{'times' if time else 'bytes'}.json"

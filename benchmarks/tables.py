@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import typer
 
 from flagen import inspection
-from flagen.inspection import ARCHS, METERED, Compiled, Metered, Package
+from flagen.inspection import ARCHS, METERED, Compiled, Metered, MeteredGradients, Package
 from flagen.project import Project
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +30,8 @@ RESULTS = Path(__file__).parent / "results"
 KERNELS = """\
 # What the generated kernels compile to
 
-Triton {triton}, no GPU involved; inputs in bf16, states in float32, sequences packed, states taken and given.
+Triton {triton}, no GPU involved; inputs in bf16, states in float32, sequences packed, states taken and given. Forward,
+and where gradients have kernels, backward; `save_states=True` marks what only a call that saves states launches.
 A cell has registers of a thread / bytes it spills / a program's shared memory in bytes, then matrix instructions;
 what is wrong stands in bold. Written by `make tables`; for one variant: `flagen inspect NAME`.
 """
@@ -44,6 +45,14 @@ own. Moved counts each address once a launch, and the torch operators between ke
 output written once. Written by `make tables`; kernel by kernel: `flagen meter NAME`.
 """
 
+MOVED_WITH_GRADIENTS = """\
+## With gradients
+
+Forward, and backward to the gradients of all inputs, where these have kernels. Kept is what autograd holds on to in
+between, inputs among it, and states with `save_states=True`. At the minimum, inputs are read twice, the output and the
+gradients of the inputs are written once, and the gradient of the output is read once.
+"""
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -52,26 +61,28 @@ class Tables:
     triton: str
     kernels: Sequence[Compiled]
     metered: Sequence[Metered]
+    gradients: Sequence[MeteredGradients]
 
     @classmethod
     def read(cls) -> Self:
         """The committed tables; empty ones, of no Triton, where there are none."""
         if not (RESULTS / "kernels.json").exists():
-            return cls("", (), ())
+            return cls("", (), (), ())
         kernels, metered = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("kernels", "metered"))
         return cls(
             kernels["triton"],
             [Compiled(**row) for row in kernels["rows"]],
             [Metered.from_json(row) for row in metered["rows"]],
+            [MeteredGradients.from_json(row) for row in metered.get("gradients", ())],
         )
 
     def files(self) -> dict[str, str]:
         """What benchmarks/results/ has to hold."""
         return {
-            "kernels.json": _json(self.triton, self.kernels),
+            "kernels.json": _json(self.triton, rows=self.kernels),
             "kernels.md": kernels_page(self.triton, self.kernels),
-            "metered.json": _json(self.triton, self.metered),
-            "metered.md": metered_page(self.triton, self.metered),
+            "metered.json": _json(self.triton, rows=self.metered, gradients=self.gradients),
+            "metered.md": metered_page(self.triton, self.metered, self.gradients),
         }
 
 
@@ -85,8 +96,8 @@ def make(old: Tables, packages: Sequence[Package], *, fresh: bool) -> Tables:
     triton = inspection.triton_version()
     kept = {} if fresh or old.triton != triton else {row.key: row for row in old.kernels}
     rows = {row.key: row for row in (*kept.values(), *inspection.compile_kernels(packages, but=kept))}
-    launches = inspection.record(packages)
-    return Tables(triton, [rows[launched.key] for launched in launches], inspection.meter(packages))
+    kernels = [replace(rows[launched.key], **asdict(launched)) for launched in inspection.record(packages)]
+    return Tables(triton, kernels, inspection.meter(packages), inspection.meter_gradients(packages))
 
 
 def drift(tables: Tables, packages: Sequence[Package]) -> list[str]:
@@ -97,9 +108,10 @@ def drift(tables: Tables, packages: Sequence[Package]) -> list[str]:
     gone = Counter(kernel for key, kernel in committed.items() if key not in recorded)
     found = [f"kernels: {kernel}: {count} rows are missing" for kernel, count in new.items()]
     found += [f"kernels: {kernel}: {count} rows are of something else" for kernel, count in gone.items()]
-    metered = inspection.meter(packages)
-    found += [f"metered: {_call(row)}: the row is missing" for row in metered if row not in tables.metered]
-    found += [f"metered: {_call(row)}: the row is of something else" for row in tables.metered if row not in metered]
+    now = [*inspection.meter(packages), *inspection.meter_gradients(packages)]
+    then = [*tables.metered, *tables.gradients]
+    found += [f"metered: {_call(row)}: the row is missing" for row in now if row not in then]
+    found += [f"metered: {_call(row)}: the row is of something else" for row in then if row not in now]
     return found + [f"{name} was edited" for name in edited(tables)]
 
 
@@ -127,7 +139,8 @@ def main(
             RESULTS.mkdir(exist_ok=True)
             for name, text in new.files().items():
                 (RESULTS / name).write_text(text)
-            print(f"{len(new.kernels)} kernels compiled, {len(new.metered)} calls metered: {len(found)} files written")
+            calls = len(new.metered) + len(new.gradients)
+            print(f"{len(new.kernels)} kernels compiled, {calls} calls metered: {len(found)} files written")
             return
     for line in found:
         print(line)
@@ -153,14 +166,14 @@ def kernels_page(triton: str, rows: Iterable[Compiled]) -> str:
     return "\n".join((*lines, ""))
 
 
-def metered_page(triton: str, rows: Iterable[Metered]) -> str:
-    """A line an operator; and the torch operators that run between its kernels."""
+def metered_page(triton: str, rows: Iterable[Metered], gradients: Iterable[MeteredGradients]) -> str:
+    """A line an operator; and the torch operators that run between its kernels. Then a line for each way to get its
+    gradients."""
     heads = ("operator", "moved", "minimum", "ratio", "requested", "flops of `tl.dot`", "launches", "programs")
     more = ("torch between kernels", "final state", "its minimum")
     lines = [MOVED.format(triton=triton, size=METERED.first), _row((*heads, *more)), _row(["---"] * len(heads + more))]
     for row in rows:
         figures = [*row.kernels.values()]
-        between = sum(done.moved for done in row.operators.values())
         amounts = (row.moved, row.minimum, sum(x.requested for x in figures), sum(x.flops for x in figures))
         moved, minimum, requested, flops = (f"{amount / row.per:.0f}" for amount in amounts)
         lines.append(
@@ -168,12 +181,39 @@ def metered_page(triton: str, rows: Iterable[Metered]) -> str:
                 (
                     *(_call(row), moved, minimum, f"{row.moved / row.minimum:.2f}", requested, flops),
                     *(str(sum(x.launches for x in figures)), str(sum(x.programs for x in figures))),
-                    f"{between / row.per:.0f} ({', '.join(row.operators)})" if between else "-",
+                    _between({name: done.moved for name, done in row.operators.items()}, row.per),
                     *(f"{row.final_state_bytes / row.heads:.0f}", f"{row.final_state_minimum / row.heads:.0f}"),
                 )
             )
         )
-    return "\n".join((*lines, ""))
+    return "\n".join((*lines, "", MOVED_WITH_GRADIENTS, *_lines_with_gradients(gradients), ""))
+
+
+def _lines_with_gradients(rows: Iterable[MeteredGradients]) -> Iterator[str]:
+    amounts = ("moved", "minimum", "ratio", "forward", "backward", "kept")
+    heads = ("operator", *amounts, "launches", "torch between kernels")
+    yield from (_row(heads), _row(["---"] * len(heads)))
+    for row in rows:
+        moved, minimum, forward, backward, kept = (
+            f"{amount / row.per:.0f}"
+            for amount in (row.moved, row.minimum, row.forward.moved, row.backward.moved, row.kept)
+        )
+        between = Counter[str]()
+        for name, done in (*row.forward.operators.items(), *row.backward.operators.items()):
+            between[name] += done.moved
+        yield _row(
+            (
+                *(_call(row), moved, minimum, f"{row.moved / row.minimum:.2f}", forward, backward, kept),
+                f"{row.forward.launches} + {row.backward.launches}",
+                _between(between, row.per),
+            )
+        )
+
+
+def _between(moved: Mapping[str, int], per: int) -> str:
+    """What the torch operators between kernels move, and their names."""
+    total = sum(moved.values())
+    return f"{total / per:.0f} ({', '.join(moved)})" if total else "-"
 
 
 def _cell(row: Compiled) -> str:
@@ -183,18 +223,20 @@ def _cell(row: Compiled) -> str:
     return ", ".join((figures, *instructions, *wrong))
 
 
-def _call(row: Metered) -> str:
-    return f"{row.operator}_{row.variant}"
+def _call(row: Metered | MeteredGradients) -> str:
+    saving = isinstance(row, MeteredGradients) and row.save_states
+    return f"{row.operator}_{row.variant}{', save_states=True' if saving else ''}"
 
 
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _json(triton: str, rows: Sequence[Any]) -> str:
+def _json(triton: str, **lists: Sequence[Any]) -> str:
     """A row a line, so that a diff shows which have changed."""
-    lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
-    return f'{{"triton": "{triton}", "rows": [\n{lines}\n]}}\n'
+    texts = {name: ",\n".join(json.dumps(asdict(row)) for row in rows) for name, rows in lists.items()}
+    parts = [f'"triton": "{triton}"', *(f'"{name}": [\n{text}\n]' for name, text in texts.items())]
+    return f"{{{', '.join(parts)}}}\n"
 
 
 if __name__ == "__main__":

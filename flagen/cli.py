@@ -157,7 +157,8 @@ def inspect_kernels(
 ) -> None:
     """Compile the Triton kernels of a variant's package, without a GPU, and show what they became.
 
-    Registers, spilled bytes, shared memory and matrix instructions of every kernel, configuration and size.
+    Registers, spilled bytes, shared memory and matrix instructions of every kernel, forward and backward, configuration
+    and size.
     """
     from flagen import inspection, report
 
@@ -170,14 +171,17 @@ def inspect_kernels(
 
 @app.command()
 def meter(spec: SpecArgument) -> None:
-    """Run the Triton kernels of a variant's package in the interpreter and show what they move and compute."""
+    """Run the Triton kernels of a variant's package in the interpreter and show what they move and compute.
+
+    Operators whose gradients have kernels run again with their backward, and once more where they can save states.
+    """
     from flagen import inspection, report
 
     package = inspection.find_package(Project.of(Path.cwd()), spec)
     calls = inspection.meter([package])
     if not calls:
         raise UsageError(f"{package.name} has no Triton kernel")
-    report.metered(calls, inspection.triton_version())
+    report.metered(calls, inspection.meter_gradients([package]), inspection.triton_version())
 
 
 @app.command("list")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flagen.catalogue import Variant
-    from flagen.inspection import Compiled, Metered
+    from flagen.inspection import Compiled, Direction, Figures, Metered, MeteredGradients
     from flagen.pipeline import Built, Result
 
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
@@ -190,27 +190,39 @@ def compiled(kernels: Sequence[Compiled], triton: str) -> None:
     _out(f"{len(rows)} compiled by Triton {triton}, bf16: {f'{bad} not fit to ship' if bad else 'all fit to ship'}")
 
 
-def metered(calls: Sequence[Metered], triton: str) -> None:
-    """What each operator moves and computes, against what it cannot go below."""
-    from flagen.inspection import METERED
-
-    columns = ("", "launches", "programs", "read", "written", "requested", "flops of tl.dot")
+def metered(calls: Sequence[Metered], gradients: Sequence[MeteredGradients], triton: str) -> None:
+    """What each operator moves and computes, without gradients and with them, against what it cannot go below."""
     for call in calls:
-        rows = [
-            (name, *map(str, (done.launches, done.programs)), *(_per(amount, call.per) for amount in amounts))
-            for name, done in (*call.kernels.items(), *((f"torch.{name}", x) for name, x in call.operators.items()))
-            for amounts in [(done.read, done.written, done.requested, done.flops)]
-        ]
-        _out(
-            f"{call.operator}_{call.variant}, bf16, every dim {METERED.first}, {call.tokens} tokens, {call.heads} head",
-            "bold cyan",
-        )
-        _print_aligned(columns, rows, numbers=range(1, len(columns)))
-        times = f"{call.moved / call.minimum:.2f} times the minimum of {_per(call.minimum, call.per)}"
-        _out(f"bytes moved for each token and head: {_per(call.moved, call.per)}, {times}")
+        _print_metered(call, "", [("", *each) for each in _work(call)])
         least = f"at least {_per(call.final_state_minimum, call.heads)}"
         _out(f"bytes a final state adds for each head: {_per(call.final_state_bytes, call.heads)}, {least}")
+    for both in gradients:
+        ways = (("forward", both.forward), ("backward", both.backward))
+        told = ", save_states=True" if both.save_states else ""
+        _print_metered(both, f" and its gradients{told}", [(way, *each) for way, done in ways for each in _work(done)])
+        _out(f"bytes kept between forward and backward for each token and head: {_per(both.kept, both.per)}")
     _out(f"counted in the interpreter of Triton {triton}; bytes and flops for each token and head", "dim")
+
+
+def _work(done: Metered | Direction) -> list[tuple[str, Figures]]:
+    return [*done.kernels.items(), *((f"torch.{name}", figures) for name, figures in done.operators.items())]
+
+
+def _print_metered(call: Metered | MeteredGradients, what: str, work: Sequence[tuple[str, str, Figures]]) -> None:
+    """A line a kernel or torch operator, after the direction that it ran in; then what they move together."""
+    from flagen.inspection import METERED
+
+    size = f"bf16, every dim {METERED.first}, {call.tokens} tokens, {call.heads} head"
+    _out(f"{call.operator}_{call.variant}{what}, {size}", "bold cyan")
+    columns = ("", "launches", "programs", "read", "written", "requested", "flops of tl.dot")
+    rows = [
+        (f"{way} {name}".lstrip(), *map(str, (done.launches, done.programs)), *(_per(x, call.per) for x in amounts))
+        for way, name, done in work
+        for amounts in [(done.read, done.written, done.requested, done.flops)]
+    ]
+    _print_aligned(columns, rows, numbers=range(1, len(columns)))
+    times = f"{call.moved / call.minimum:.2f} times the minimum of {_per(call.minimum, call.per)}"
+    _out(f"bytes moved for each token and head: {_per(call.moved, call.per)}, {times}")
 
 
 def _per(amount: int, count: int) -> str:

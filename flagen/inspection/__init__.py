@@ -2,7 +2,7 @@
 
     record      what a package's operators launch: kernels, types, constants, configurations   (nothing is compiled)
     compile     registers, spills, shared memory and matrix instructions of every launch       (Triton's compiler)
-    meter       bytes, flops, launches and programs of a call                                  (Triton's interpreter)
+    meter       bytes, flops, launches and programs of a call, and of its backward             (Triton's interpreter)
 
 Nothing here knows a variant or a kernel. A call is made up from the spec, and a kernel's signature is read off what its
 launcher passes to it, so that an operator that gets kernels is inspected and metered from then on.
@@ -14,8 +14,18 @@ The compiler and the interpreter need processes of their own, and torch is to st
 from __future__ import annotations
 
 from flagen.inspection.devices import ARCHS, DEVICES, verdict
-from flagen.inspection.model import Compiled, Figures, Launched, Metered, Size
-from flagen.inspection.work import METERED, SIZES, Package, compile_kernels, find_package, meter, record, triton_version
+from flagen.inspection.model import Compiled, Direction, Figures, Launched, Metered, MeteredGradients, Size
+from flagen.inspection.work import (
+    METERED,
+    SIZES,
+    Package,
+    compile_kernels,
+    find_package,
+    meter,
+    meter_gradients,
+    record,
+    triton_version,
+)
 
 __all__ = [
     "ARCHS",
@@ -23,14 +33,17 @@ __all__ = [
     "METERED",
     "SIZES",
     "Compiled",
+    "Direction",
     "Figures",
     "Launched",
     "Metered",
+    "MeteredGradients",
     "Package",
     "Size",
     "compile_kernels",
     "find_package",
     "meter",
+    "meter_gradients",
     "record",
     "triton_version",
     "verdict",

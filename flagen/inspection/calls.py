@@ -1,16 +1,21 @@
-"""Arguments for a call of a variant's operators, made up from its spec alone."""
+"""Calls of a variant's operators, with arguments made up from its spec alone, and their backward."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from flagen.inspection.model import Size
 from flagen.spec.model import Interval, Spec
+
+SAVING = "save_states"
+"""The argument with which an operator keeps states for its gradients, instead of computing them again."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,33 @@ def settle(spec: Spec, given: Mapping[str, Any]) -> None:
     for name, interval in ranges.items():
         if isinstance(given.get(name), Tensor):
             given[name].fill_(within(interval))
+
+
+def memory_modes(operator: Callable[..., object]) -> Iterator[dict[str, bool]]:
+    """What an operator can be told of the memory for its gradients: nothing, and `save_states` where it takes that."""
+    yield {}
+    if SAVING in inspect.signature(operator).parameters:
+        yield {SAVING: True}
+
+
+def require_gradients(given: Mapping[str, Any]) -> list[Tensor]:
+    """Let every tensor of floating point among the arguments require a gradient; all of them, in order."""
+    tensors = [leaf for leaf in tree_leaves(dict(given)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [tensor.requires_grad_() for tensor in tensors]
+
+
+def differentiate(operator: Callable[..., Any], given: Mapping[str, Any]) -> Callable[[], None]:
+    """Call an operator whose arguments want gradients. What comes back is its backward: from gradients of all that the
+    call returned, those of all arguments; nothing where it returned nothing to go back from."""
+    wanted = require_gradients(given)
+    leaves = [leaf for leaf in tree_leaves(operator(**given)) if isinstance(leaf, Tensor)]
+    results = [leaf for leaf in leaves if leaf.requires_grad]
+
+    def backward() -> None:
+        if results:
+            torch.autograd.grad(results, wanted, [torch.empty_like(result) for result in results])
+
+    return backward
 
 
 def within(interval: Interval) -> float:

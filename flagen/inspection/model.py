@@ -26,7 +26,8 @@ class Launched:
     kernel: str
     size: str
     config: str
-    """The constants of the launch that are no sizes, and its options: `BLOCK_K=128 BLOCK_V=8 num_warps=1`."""
+    """The constants of the launch that are no sizes, and its options: `BLOCK_K=128 BLOCK_V=8 num_warps=1`. It ends with
+    `save_states=True` where only a call that is told so launches it."""
     arch: str
     key: str
     """A hash of all that is compiled: equal keys compile to the same code under the same Triton."""
@@ -90,7 +91,58 @@ class Metered:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
-        nested = {
-            key: {name: Figures(**figures) for name, figures in row[key].items()} for key in ("kernels", "operators")
-        }
-        return cls(**{**row, **nested})
+        return cls(**{**row, **_figures(row)})
+
+
+@dataclass(frozen=True)
+class Direction:
+    """What kernels and operators of torch did in one direction, forward or backward."""
+
+    kernels: Mapping[str, Figures]
+    operators: Mapping[str, Figures]
+
+    @property
+    def moved(self) -> int:
+        return sum(figures.moved for figures in (*self.kernels.values(), *self.operators.values()))
+
+    @property
+    def launches(self) -> int:
+        """Of kernels; operators of torch are not among them."""
+        return sum(figures.launches for figures in self.kernels.values())
+
+
+@dataclass(frozen=True)
+class MeteredGradients:
+    """One call of a generated operator that wants the gradients of all inputs, and its backward, in bytes of both.
+
+    No state goes in or out. `kept` is what autograd holds on to between the two, inputs among it. The minimum is what
+    no operator can go below: forward, inputs read and the output written; backward, inputs and the gradient of the
+    output read, and the gradients of the inputs written.
+    """
+
+    variant: str
+    operator: str
+    save_states: bool
+    tokens: int
+    heads: int
+    forward: Direction
+    backward: Direction
+    kept: int
+    minimum: int
+
+    @property
+    def moved(self) -> int:
+        return self.forward.moved + self.backward.moved
+
+    @property
+    def per(self) -> int:
+        """What to divide by, for figures per token and head."""
+        return self.tokens * self.heads
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        return cls(**{**row, **{key: Direction(**_figures(row[key])) for key in ("forward", "backward")}})
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:
+    return {key: {name: Figures(**figures) for name, figures in row[key].items()} for key in ("kernels", "operators")}

@@ -4,6 +4,7 @@
 
 The launcher runs on CPU tensors, in a process that compiles. Nothing is launched: each kernel is kept with what the
 compiler wants to know of the arguments it was given. One behind `triton.autotune` is kept once for each configuration.
+A call that runs its backward too leaves the kernels of both.
 
 A launcher that asks torch what GPU it runs on (`torch.cuda.is_available`, `get_device_capability`,
 `get_device_properties`, `torch.version.hip`) is answered for the architecture.
@@ -18,6 +19,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,8 +67,8 @@ class Launch:
     def key(self, arch: str) -> str:
         """A hash of all that is compiled; wording and layout of the kernel's module do not count."""
         given = [self.name, arch, self.signature, self.constexprs, self.divisible_by_16, self.options]
-        told = json.dumps(given, sort_keys=True, default=repr)
-        return hashlib.sha256((_code(self.kernel) + told).encode()).hexdigest()[:16]
+        told, code = json.dumps(given, sort_keys=True, default=repr), _code(Path(self.kernel.fn.__code__.co_filename))
+        return hashlib.sha256((code + told).encode()).hexdigest()[:16]
 
 
 def record(call: Callable[[], object], arch: str) -> list[Launch]:
@@ -78,7 +80,7 @@ def record(call: Callable[[], object], arch: str) -> list[Launch]:
         launches.append(_launch(kernel, arguments, named))
 
     patches = [Patch(JITFunction, "run", run), Patch(stock(autotuner, "Autotuner"), "run", _run_every_configuration)]
-    with patched([*patches, *_pretending(arch)]), _kernels_on_the_cpu(), torch.no_grad():
+    with patched([*patches, *_pretending(arch)]), _kernels_on_the_cpu():
         call()
     return launches
 
@@ -129,9 +131,10 @@ def _is_divisible(value: Any) -> bool:
     return type(value) is int and value % 16 == 0
 
 
-def _code(kernel: Any) -> str:
-    """The module that a kernel is in and those beside it that it imports from, without comments and docstrings."""
-    return "\n".join(_stripped(Path(kernel.fn.__code__.co_filename)))
+@cache
+def _code(file: Path) -> str:
+    """The module that kernels are in and those beside it that it imports from, without comments and docstrings."""
+    return "\n".join(_stripped(file))
 
 
 def _stripped(path: Path) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from flagen.catalogue import OPERATORS as ALL_OPERATORS
 from flagen.diagnostics import InternalError
 from flagen.inspection.devices import ARCHS, DEVICES
-from flagen.inspection.model import Compiled, Launched, Metered, Size
+from flagen.inspection.model import Compiled, Launched, Metered, MeteredGradients, Size
 from flagen.project import PACKAGE, Project, UsageError
 
 OPERATORS = tuple(operator for operator in ALL_OPERATORS if not operator.startswith("naive_"))
@@ -76,6 +76,13 @@ def compile_kernels(
 def meter(packages: Sequence[Package]) -> list[Metered]:
     """What a call of each operator that launches kernels moves and computes."""
     return [Metered.from_json(row) for row in _work(_task("meter", packages), interpret=True, parts=len(packages))]
+
+
+def meter_gradients(packages: Sequence[Package]) -> list[MeteredGradients]:
+    """What a call of each operator and its backward move and compute, where the backward launches kernels: with states
+    computed again, then with states saved, where there is a choice."""
+    rows = _work(_task("meter gradients", packages), interpret=True, parts=len(packages))
+    return [MeteredGradients.from_json(row) for row in rows]
 
 
 def triton_version() -> str:

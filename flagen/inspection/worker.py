@@ -10,9 +10,11 @@ import importlib.util
 import json
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, astuple
+from functools import partial
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,14 +22,27 @@ from typing import Any
 import torch
 import triton
 
-from flagen.inspection.calls import Workload, arguments, settle, sizes
-from flagen.inspection.model import Compiled, Figures, Launched, Metered, Size
+from flagen.inspection.calls import (
+    SAVING,
+    Workload,
+    arguments,
+    differentiate,
+    memory_modes,
+    require_gradients,
+    settle,
+    sizes,
+)
+from flagen.inspection.devices import ARCHS
+from flagen.inspection.model import Compiled, Direction, Figures, Launched, Metered, MeteredGradients, Size
 from flagen.inspection.work import METERED, OPERATORS
 from flagen.plan.cost import cost
 from flagen.project import UsageError
 from flagen.spec import load_spec
 from flagen.spec.model import Spec
 from flagen.triton_cpu import UnsupportedTritonError
+
+Given = Mapping[str, Any]
+"""Arguments of a call, by name."""
 
 _METERED_TOKENS = {"fused_recurrent": 16, "chunk": 128}
 """Enough for what is done once a call to be told from what is done for every token or chunk."""
@@ -46,9 +61,10 @@ def perform(task: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
             wanted = [(launched, launch) for launched, launch in recorded if launched.key not in task["but"]]
             mine = list(enumerate(wanted))[number::count]
             return [(place, asdict(_compiled(launched, launch))) for place, (launched, launch) in mine]
-        case "meter":
+        case "meter" | "meter gradients" as what:
+            meter = _metered if what == "meter" else _metered_with_gradients
             calls = list(enumerate((package, operator) for operator in OPERATORS for package in packages))
-            return [(place, asdict(row)) for place, call in calls[number::count] for row in _metered(*call)]
+            return [(place, asdict(row)) for place, call in calls[number::count] for row in meter(*call)]
     raise AssertionError(task["what"])
 
 
@@ -78,7 +94,8 @@ def _recorded(package: Mapping[str, str], task: Mapping[str, Any]) -> Iterator[t
     """Every kernel that a package launches, each once, at every size on every architecture.
 
     The calls do all that an operator can do: sequences are packed, states go in and come out, keys are shared by heads.
-    One has many sequences, and at the first size one has a single one, where a launcher might see reason for different
+    Where gradients have kernels, calls with their backward follow, one for each way to keep memory for it. One workload
+    has many sequences, and at the first size one has a single one, where a launcher might see reason for different
     kernels: whether these are fit to ship does not hang on the size, or their tiles are those of the others.
     """
     from flagen.inspection.recorder import record
@@ -89,21 +106,34 @@ def _recorded(package: Mapping[str, str], task: Mapping[str, Any]) -> Iterator[t
         function = getattr(module, f"{operator}_{spec.name}", None)
         if function is None:
             continue
+        ways = _ways(spec, function)
         first, *others = (Size(*pair) for pair in task["sizes"])
-        for size in (first, *others):
-            for arch in task["archs"]:
-                _forget_tiles(module)
-                for runs in (64, 1) if size == first else (64,):
-                    workload = Workload(
-                        size, 64, runs, H=2, groups=2, packed=True, initial_state=True, final_state=True
-                    )
-                    given = arguments(spec, workload)
-                    for launch in record(lambda call=function, named=given: call(**named), arch):  # type: ignore[misc]
-                        key = launch.key(arch)
-                        if key not in seen:
-                            seen.add(key)
-                            config = _config(launch, sizes(spec, workload))
-                            yield Launched(spec.name, operator, launch.name, str(size), config, arch, key), launch
+        for size, arch in product((first, *others), task["archs"]):
+            _forget_tiles(module)
+            for runs, (call, said) in product((64, 1) if size == first else (64,), ways):
+                workload = Workload(size, 64, runs, H=2, groups=2, packed=True, initial_state=True, final_state=True)
+                for launch in record(partial(call, {**arguments(spec, workload), **said}), arch):
+                    key = launch.key(arch)
+                    if key not in seen:
+                        seen.add(key)
+                        config = _config(launch, sizes(spec, workload), said)
+                        yield Launched(spec.name, operator, launch.name, str(size), config, arch, key), launch
+
+
+def _ways(spec: Spec, operator: Callable[..., Any]) -> list[tuple[Callable[[Given], object], Mapping[str, bool]]]:
+    """How to call an operator, each way with what it is told: forward; and where that has kernels, with its backward.
+
+    Without them its gradients are those of a PyTorch form, which runs, and is tried on a single token.
+    """
+    from flagen.inspection.recorder import record
+
+    ways: list[tuple[Callable[[Given], object], Mapping[str, bool]]] = [(lambda given: operator(**given), {})]
+    smallest = arguments(spec, Workload(Size(16, 16), tokens=1))
+    backward: list[Callable[[], None]] = []
+    record(lambda: backward.append(differentiate(operator, smallest)), ARCHS[0])
+    if record(backward[0], ARCHS[0]):
+        ways += [(lambda given: differentiate(operator, given)(), said) for said in memory_modes(operator)]
+    return ways
 
 
 def _forget_tiles(module: ModuleType) -> None:
@@ -113,10 +143,11 @@ def _forget_tiles(module: ModuleType) -> None:
             part.TILES.clear()
 
 
-def _config(launch: Any, sizes: Mapping[str, int]) -> str:
-    """The choices of a launch: its constants, but for sizes and pointers that are absent, and its options."""
+def _config(launch: Any, sizes: Mapping[str, int], said: Mapping[str, bool]) -> str:
+    """The choices of a launch: its constants, but for sizes and pointers that are absent, its options, and what the
+    operator was told."""
     chosen = {name: x for name, x in launch.constexprs.items() if name not in sizes and x is not None}
-    return " ".join(f"{name}={value}" for name, value in {**chosen, **launch.options}.items())
+    return " ".join(f"{name}={value}" for name, value in {**chosen, **launch.options, **said}.items())
 
 
 def _compiled(launched: Launched, launch: Any) -> Compiled:
@@ -168,12 +199,52 @@ def _metered(package: Mapping[str, str], operator: str) -> Iterator[Metered]:
         operator,
         tokens,
         heads=1,
-        kernels={name: Figures(*astuple(traffic)) for name, traffic in without.kernels.items()},
-        operators={name: Figures(*astuple(traffic)) for name, traffic in without.operators.items()},
+        kernels=_figures(without.kernels),
+        operators=_figures(without.operators),
         minimum=least.bytes_moved * tokens,
         final_state_bytes=with_state.total.moved - without.total.moved,
         final_state_minimum=least.state_bytes,
     )
+
+
+def _metered_with_gradients(package: Mapping[str, str], operator: str) -> Iterator[MeteredGradients]:
+    from flagen.triton_cpu.meter import kept_for_gradients, metered
+
+    spec, module = _load(package)
+    function = getattr(module, f"{operator}_{spec.name}", None)
+    if function is None:
+        return
+    tokens = _METERED_TOKENS[operator]
+    for said in memory_modes(function):
+        given = arguments(spec, Workload(METERED, tokens))
+        settle(spec, given)
+        wanted = require_gradients(given)
+        with metered() as forward, kept_for_gradients() as kept:
+            o = function(**given, **said)[0]
+        if not o.requires_grad:
+            return
+        cotangent = torch.ones_like(o)
+        with metered() as backward:
+            torch.autograd.grad(o, wanted, cotangent)
+        if not backward.kernels:
+            return
+        output = o.numel() * o.element_size()
+        yield MeteredGradients(
+            spec.name,
+            operator,
+            save_states=said.get(SAVING, False),
+            tokens=tokens,
+            heads=1,
+            forward=Direction(_figures(forward.kernels), _figures(forward.operators)),
+            backward=Direction(_figures(backward.kernels), _figures(backward.operators)),
+            kept=kept.bytes,
+            # Inputs are read twice and their gradients written; the output is written, and its gradient read.
+            minimum=3 * cost(spec, None, METERED.first).bytes_moved * tokens - output,
+        )
+
+
+def _figures(counted: Mapping[str, Any]) -> dict[str, Figures]:
+    return {name: Figures(*astuple(traffic)) for name, traffic in counted.items()}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -9,6 +9,8 @@ memory if its cache were perfect. `requested` counts every element that a load, 
 crosses the levels nearer to the processor. Operators of torch that run between the kernels (casts, sums, fills) move
 bytes of their own, which a comparison must not hide: they are counted beside the kernels, each output and each input
 once, where they touch memory at all. An operator written in Python (`torch.library.custom_op`) is what it runs.
+
+A backward is metered like a call. What a call keeps for it is told by `kept_for_gradients`.
 """
 
 from __future__ import annotations
@@ -96,6 +98,32 @@ def metered() -> Iterator[Report]:
     meter = _Meter(report)
     with patched(meter.patches()), _OperatorMeter(meter):
         yield report
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes of memory by address; it fills while calls run."""
+
+    storages: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.storages.values())
+
+
+@contextmanager
+def kept_for_gradients() -> Iterator[Kept]:
+    """Tell what autograd keeps of the calls within for their backward, arguments among it: each tensor's memory once,
+    as a whole even if a part of it is kept."""
+    kept = Kept()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept.storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
 
 
 def _add(counts: dict[str, Traffic], name: str, traffic: Traffic) -> None:

@@ -1,4 +1,4 @@
-"""A package written by hand, for what the generated ones do not do yet: several kernels, chosen by size and GPU."""
+"""Packages written by hand, whose figures are known: several kernels, chosen by size and GPU; kernels of gradients."""
 
 from __future__ import annotations
 
@@ -71,17 +71,87 @@ def chunk_toy(k, v, *, initial_state=None, output_final_state=False, cu_seqlens=
 """
 
 
+KERNELS_OF_BOTH_WAYS = '''\
+"""Kernels."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def copy_kernel(x, o, states, n, BLOCK: tl.constexpr):
+    r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + r, mask=r < n, other=0.0)
+    tl.store(o + r, value, mask=r < n)
+    if states is not None:
+        tl.store(states + r, value.to(tl.float32), mask=r < n)
+
+
+@triton.jit
+def copy_back_kernel(do, dx, n, BLOCK: tl.constexpr):
+    r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(dx + r, tl.load(do + r, mask=r < n, other=0.0), mask=r < n)
+'''
+
+LAUNCHER_OF_BOTH_WAYS = """\
+import torch
+
+
+class Copy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, k, v, initial_state, save_states):
+        from .kernels import copy_kernel
+
+        o, states = torch.empty_like(v), torch.empty_like(v, dtype=torch.float32) if save_states else None
+        ctx.save_for_backward(k, v, initial_state, states)
+        copy_kernel[(-(-v.numel() // 64),)](v, o, states, v.numel(), BLOCK=64, num_warps=1)
+        return o
+
+    @staticmethod
+    def backward(ctx, do):
+        from .kernels import copy_back_kernel
+
+        k, v, initial_state, _ = ctx.saved_tensors
+        dv = torch.empty_like(v)
+        copy_back_kernel[(-(-v.numel() // 64),)](do, dv, v.numel(), BLOCK=64, num_warps=1)
+        return torch.zeros_like(k), dv, None if initial_state is None else torch.zeros_like(initial_state), None
+
+
+def chunk_copying(k, v, *, initial_state=None, output_final_state=False, cu_seqlens=None, save_states=False):
+    return Copy.apply(k, v, initial_state, save_states), None
+
+
+def fused_recurrent_copying(k, v, *, initial_state=None, output_final_state=False, cu_seqlens=None):
+    if not v.requires_grad:
+        return chunk_copying(k, v)
+    o = v + 0 * k.sum()
+    return (o if initial_state is None else o + 0 * initial_state.sum()), None
+"""
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    root = tmp_path_factory.mktemp("toy")
-    spec, folder = root / "specs" / "toy.yaml", root / "generated" / "toy"
+    """Several kernels, and no gradients."""
+    return _written(tmp_path_factory, "toy", LAUNCHER, KERNELS, "chunk_toy, naive_recurrent_toy")
+
+
+@pytest.fixture(scope="session")
+def copying(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """An operator with kernels for its gradients, and one whose gradients are those of PyTorch."""
+    operators = "chunk_copying, fused_recurrent_copying"
+    return _written(tmp_path_factory, "copying", LAUNCHER_OF_BOTH_WAYS, KERNELS_OF_BOTH_WAYS, operators)
+
+
+def _written(factory: pytest.TempPathFactory, name: str, launcher: str, kernels: str, operators: str) -> Package:
+    root = factory.mktemp(name)
+    spec, folder = root / "specs" / f"{name}.yaml", root / "generated" / name
     spec.parent.mkdir()
     folder.mkdir(parents=True)
-    spec.write_text(SPEC)
-    (folder / "__init__.py").write_text("from .launcher import chunk_toy, naive_recurrent_toy\n")
-    (folder / "launcher.py").write_text(LAUNCHER)
-    (folder / "kernels.py").write_text(KERNELS)
-    return Package("toy", str(spec), str(folder))
+    spec.write_text(SPEC.replace("name: toy", f"name: {name}"))
+    (folder / "__init__.py").write_text(f"from .launcher import {operators}\n")
+    (folder / "launcher.py").write_text(launcher)
+    (folder / "kernels.py").write_text(kernels)
+    return Package(name, str(spec), str(folder))
 
 
 def edited(package: Package, to: Path, file: str, old: str, new: str) -> Package:

@@ -11,6 +11,8 @@ from importlib.metadata import version
 
 import pytest
 
+from flagen import report
+from flagen.inspection import Direction, Figures, MeteredGradients
 from tests.cli.conftest import ROOT, Flagen, Workspace, flagen, project
 
 __all__ = ["flagen", "project"]
@@ -67,7 +69,7 @@ def test_inspect_prints_a_row_a_kernel_and_size(flagen: Flagen, project: Workspa
 def test_meter_prints_bytes_for_each_token_and_head(flagen: Flagen, project: Workspace) -> None:
     project.spec("cell").write_text(ONE_KERNEL)
     flagen("build", "cell")
-    title, head, kernel, moved, state, note = in_a_pipe("meter", "cell")
+    title, head, kernel, moved, state, *_, note = in_a_pipe("meter", "cell")
     assert title == "fused_recurrent_cell, bf16, every dim 128, 16 tokens, 1 head"
     assert head.split() == ["launches", "programs", "read", "written", "requested", "flops", "of", "tl.dot"]
     # q, k, v and g read and o written: 128 elements of two bytes each.
@@ -75,6 +77,25 @@ def test_meter_prints_bytes_for_each_token_and_head(flagen: Flagen, project: Wor
     assert moved == "bytes moved for each token and head: 1280, 1.00 times the minimum of 1280"
     assert state == "bytes a final state adds for each head: 65536, at least 65536"
     assert note.startswith(f"counted in the interpreter of Triton {version('triton')}")
+
+
+def test_meter_prints_gradients_forward_and_backward(capsys: pytest.CaptureFixture[str]) -> None:
+    kernel, copy = {"a_kernel": Figures(1, 4, 320, 160, 640, 800)}, {"neg": Figures(1, 0, 16, 16, 32, 0)}
+    both = MeteredGradients(
+        "x", "chunk", True, 16, 1, Direction(kernel, {}), Direction(kernel, copy), kept=800, minimum=496
+    )
+    report.metered([], [both], "3")
+    title, head, *rows, moved, kept, note = capsys.readouterr().out.splitlines()
+    assert title == "chunk_x and its gradients, save_states=True, bf16, every dim 128, 16 tokens, 1 head"
+    assert head.split()[:4] == ["launches", "programs", "read", "written"]
+    assert [row.split() for row in rows] == [
+        ["forward", "a_kernel", *"1 4 20 10 40 50".split()],
+        ["backward", "a_kernel", *"1 4 20 10 40 50".split()],
+        ["backward", "torch.neg", *"1 0 1 1 2 0".split()],
+    ]
+    assert moved == "bytes moved for each token and head: 62, 2.00 times the minimum of 31"
+    assert kept == "bytes kept between forward and backward for each token and head: 50"
+    assert note.startswith("counted in the interpreter of Triton 3; ")
 
 
 @pytest.mark.parametrize("command", ["inspect", "meter"])

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from flagen.diagnostics import InternalError
-from flagen.inspection import Compiled, Figures, Launched, Metered, Package, Size, compile_kernels, meter, record
+from flagen.inspection import (
+    Compiled,
+    Direction,
+    Figures,
+    Launched,
+    Metered,
+    MeteredGradients,
+    Package,
+    Size,
+    compile_kernels,
+    meter,
+    meter_gradients,
+    record,
+)
 from flagen.project import UsageError
 from tests.inspection.conftest import edited
 
@@ -90,12 +103,48 @@ def test_a_call_is_metered_kernel_by_kernel(toy: Package) -> None:
     assert (row.final_state_bytes, row.final_state_minimum) == (4 * 64 * 64, 4 * K * V)
 
 
+def test_kernels_of_gradients_are_recorded_in_each_way_to_keep_memory(copying: Package) -> None:
+    # Not of fused_recurrent: its gradients launch nothing.
+    assert [(row.operator, row.kernel, row.config) for row in record([copying], ["sm_90"], [SIZE])] == [
+        ("fused_recurrent", "copy_kernel", "BLOCK=64 num_warps=1"),
+        ("chunk", "copy_back_kernel", "BLOCK=64 num_warps=1"),
+        ("chunk", "copy_kernel", "BLOCK=64 num_warps=1 save_states=True"),
+    ]
+
+
+def test_calls_with_gradients_are_metered_forward_and_backward(toy: Package, copying: Package) -> None:
+    # The other package has an operator without gradients, and this one an operator whose gradients launch nothing.
+    recomputing, saving = meter_gradients([toy, copying])
+    tokens, K, V = 128, 128, 128
+    programs, v, k, states = tokens * V // 64, 2 * tokens * V, 2 * tokens * K, 4 * tokens * V
+    forward = Figures(1, programs, v, v, 2 * v, 0)
+    backward = Direction(
+        {"copy_back_kernel": Figures(1, programs, v, v, 2 * v, 0)}, {"zeros_like": Figures(1, 0, 0, k, k, 0)}
+    )
+    # k and v are read twice, their gradients and o written, and the gradient of o read.
+    common = MeteredGradients(
+        *("copying", "chunk", False, tokens, 1),
+        Direction({"copy_kernel": forward}, {}),
+        backward,
+        k + v,
+        3 * (k + v) + 2 * v,
+    )
+    assert recomputing == common
+    assert (recomputing.moved, recomputing.forward.launches) == (4 * v + k, 1)
+    forward = replace(forward, written=v + states, requested=2 * v + states)
+    assert saving == replace(
+        common, save_states=True, forward=Direction({"copy_kernel": forward}, {}), kept=k + v + states
+    )
+
+
 def test_rows_survive_json() -> None:
     figures = {"a_kernel": Figures(1, 2, 3, 4, 5, 6)}
     row = Metered("x", "chunk", 16, 1, figures, {}, 7, 8, 9)
     nested = {"kernels": {"a_kernel": vars(figures["a_kernel"])}, "operators": {}}
     assert Metered.from_json({**vars(row), **nested}) == row
     assert Metered.from_json({**vars(replace(row, tokens=2)), **nested}).per == 2
+    both = MeteredGradients("x", "chunk", True, 16, 1, Direction(figures, {}), Direction({}, figures), 7, 8)
+    assert MeteredGradients.from_json(asdict(both)) == both
 
 
 def test_a_package_that_fails_is_shown_failing(toy: Package, tmp_path: Path) -> None:

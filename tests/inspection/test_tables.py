@@ -1,4 +1,5 @@
-"""The committed tables are those of generated/. `make check-tables` compares all of them; here some rows are redone."""
+"""The committed tables are those of generated/. `make check-tables` compares all of them; here some rows are redone:
+those of two variants, their kernels for one architecture of each compiler, and gradients of the one that is quick."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from flagen import inspection
 from flagen.inspection import Package, Size
 
 VARIANTS = ("gated_delta_product", "mamba2")
-SIZE = Size(128, 128)
+QUICK = "mamba2"
+SIZE, ARCHS = Size(128, 128), ("sm_90", "gfx942")
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +31,17 @@ def packages() -> list[Package]:
 
 
 def test_kernels_compile_to_what_the_table_says(committed: Tables, packages: list[Package]) -> None:
-    rows = [row for row in committed.kernels if row.variant in VARIANTS and row.size == str(SIZE)]
-    assert len(rows) >= len(VARIANTS) * len(inspection.ARCHS)
-    assert inspection.compile_kernels(packages, sizes=[SIZE]) == rows
+    rows = [row for row in committed.kernels if row.variant in VARIANTS and row.size == str(SIZE) and row.arch in ARCHS]
+    assert len(rows) >= len(VARIANTS) * len(ARCHS)
+    assert inspection.compile_kernels(packages, ARCHS, [SIZE]) == rows
 
 
 def test_operators_move_what_the_table_says(committed: Tables, packages: list[Package]) -> None:
     assert inspection.meter(packages) == [row for row in committed.metered if row.variant in VARIANTS]
+    quick = [package for package in packages if package.name == QUICK]
+    gradients = inspection.meter_gradients(quick)
+    assert {row.save_states for row in gradients} == {False, True}
+    assert gradients == [row for row in committed.gradients if row.variant == QUICK]
 
 
 def test_every_variant_and_architecture_is_in_the_tables(committed: Tables) -> None:
@@ -53,22 +59,29 @@ def test_drift_is_seen(committed: Tables, packages: list[Package], monkeypatch: 
         committed,
         kernels=[row for row in committed.kernels if row.variant in VARIANTS],
         metered=[row for row in committed.metered if row.variant in VARIANTS],
+        gradients=[row for row in committed.gradients if row.variant in VARIANTS],
     )
     # Redone and compared above.
     monkeypatch.setattr(inspection, "meter", lambda _: ours.metered)
+    monkeypatch.setattr(inspection, "meter_gradients", lambda _: ours.gradients)
     monkeypatch.setattr(tables, "edited", lambda _: [])
     first, *others = ours.kernels
     moved, *rest = ours.metered
+    both, *more = ours.gradients
+    assert not both.save_states
     changed = replace(
         ours,
         kernels=[replace(first, key="of something else"), *others],
         metered=[replace(moved, minimum=1), *rest],
+        gradients=[replace(both, save_states=True, kept=1), *more],
     )
     assert tables.drift(changed, packages) == [
         f"kernels: {first.kernel}: 1 rows are missing",
         f"kernels: {first.kernel}: 1 rows are of something else",
         f"metered: {moved.operator}_{moved.variant}: the row is missing",
+        f"metered: {both.operator}_{both.variant}: the row is missing",
         f"metered: {moved.operator}_{moved.variant}: the row is of something else",
+        f"metered: {both.operator}_{both.variant}, save_states=True: the row is of something else",
     ]
 
 

@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from flagen.triton_cpu.meter import Traffic, metered
+from flagen.triton_cpu.meter import Traffic, kept_for_gradients, metered
 
 
 @triton.jit
@@ -131,6 +131,23 @@ def test_an_operator_written_in_python_is_what_it_runs() -> None:
         "ones": Traffic(launches=1, written=128, requested=128),
         "neg": Traffic(launches=1, read=128, written=128, requested=256),
     }
+
+
+def test_what_is_kept_counts_once_and_as_a_whole() -> None:
+    x, y = torch.ones(32, requires_grad=True), torch.ones(8, requires_grad=True)
+    with kept_for_gradients() as kept:
+        some = x[:8]
+        product = some * y
+        result = product * some
+    # All of x, y, and the product.
+    assert (result.requires_grad, kept.bytes) == (True, 128 + 32 + 32)
+
+
+def test_nothing_is_kept_where_no_gradient_is_wanted() -> None:
+    x = torch.ones(32, requires_grad=True)
+    with torch.no_grad(), kept_for_gradients() as kept:
+        x * x
+    assert kept.bytes == 0
 
 
 def test_the_table_has_a_row_for_every_name() -> None:
