@@ -55,10 +55,16 @@ def find_package(project: Project, argument: str) -> Package:
     return Package(name, str(path.resolve()), str(folder))
 
 
-def record(packages: Sequence[Package], archs: Sequence[str] = ARCHS, sizes: Sequence[Size] = SIZES) -> list[Launched]:
-    """Every kernel that the packages launch, each once, on every architecture and at every size."""
-    rows = _work(_task("record", packages, archs=_known(archs), sizes=sizes), interpret=False, parts=1)
-    return [Launched(**row) for row in rows]
+def record(
+    packages: Sequence[Package],
+    archs: Sequence[str] = ARCHS,
+    sizes: Sequence[Size] = SIZES,
+    backward: Collection[tuple[str, Size]] | None = None,
+) -> list[Launched]:
+    """Every kernel that the packages launch, each once, on every architecture and at every size; those of gradients on
+    these, or on those of them that `backward` names."""
+    task = _task("record", packages, archs=_known(archs), sizes=sizes, backward=_listed(backward))
+    return [Launched(**row) for row in _work(task, interpret=False, parts=1)]
 
 
 def compile_kernels(
@@ -66,9 +72,10 @@ def compile_kernels(
     archs: Sequence[str] = ARCHS,
     sizes: Sequence[Size] = SIZES,
     but: Collection[str] = (),
+    backward: Collection[tuple[str, Size]] | None = None,
 ) -> list[Compiled]:
     """The same compiled, but for those whose key is in `but`."""
-    task = _task("compile", packages, archs=_known(archs), sizes=sizes, but=sorted(but))
+    task = _task("compile", packages, archs=_known(archs), sizes=sizes, but=sorted(but), backward=_listed(backward))
     parts = len(packages) * len(archs) * len(sizes)
     return [Compiled(**row) for row in _work(task, interpret=False, parts=parts)]
 
@@ -96,6 +103,10 @@ def _known(archs: Sequence[str]) -> Sequence[str]:
         if arch not in DEVICES:
             raise UsageError(f"unknown architecture {arch}; known are {', '.join(DEVICES)}")
     return archs
+
+
+def _listed(places: Collection[tuple[str, Size]] | None) -> list[tuple[str, Size]] | None:
+    return None if places is None else list(places)
 
 
 def _task(what: str, packages: Sequence[Package], **options: Any) -> dict[str, Any]:
