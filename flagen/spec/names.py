@@ -70,8 +70,8 @@ RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
 
 PACKAGE_MODULES = _words("""
     arguments naive chunk chunk_backward chunk_backward_across chunk_backward_gradients chunk_backward_prepare
-    chunk_backward_walks chunk_fused chunk_kernels chunk_prepare chunk_tuning fused_recurrent fused_recurrent_backward
-    fused_recurrent_backward_kernels kernels module operators
+    chunk_backward_walks chunk_fused chunk_kept chunk_kernels chunk_prepare chunk_tuning fused_recurrent
+    fused_recurrent_backward fused_recurrent_backward_kernels kernels module operators
 """)
 """The modules of a generated package."""
 

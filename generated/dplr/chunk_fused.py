@@ -21,6 +21,7 @@ from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_dplr
 from .chunk_backward import chunk_backward_dplr
+from .chunk_kept import empty_arrays, handed_on
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -153,15 +154,9 @@ def _allocate(q, k, v, a, b, gk, initial_state, cu_seqlens, scale, output_final_
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
     kept = [None] * 11
     if keep and operators.has_kernel(args):
-        kept = _handed_on(
-            _arrays(
-                args,
-                cu_seqlens,
-                chunk_size,
-                reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype, a.dtype, b.dtype)),
-                keep,
-            ),
-            keep,
+        dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype, a.dtype, b.dtype))
+        kept = handed_on(
+            empty_arrays(args, cu_seqlens, _tiles(args.device, args.K, args.V, chunk_size, dtype)[1], dtype, keep), keep
         )
     return operators.results(o, S_final if output_final_state else None, *kept)
 
@@ -280,7 +275,7 @@ def _launch(
     dot_precision = _precision(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    arrays = _arrays(args, cu_seqlens, chunk_size, dtype, keep)
+    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
     (
         kept_scores,
         kept_inverse,
@@ -437,7 +432,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final, *_handed_on(arrays, keep)
+    return o, S_final, *handed_on(arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
@@ -448,69 +443,6 @@ def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
     if call not in TILES:
         TILES[call] = launch_config(*sizes)
     return [dict(tiles) for tiles in TILES[call]]
-
-
-def _arrays(
-    args: Arguments, cu_seqlens: Tensor | None, chunk_size: int, dtype: torch.dtype, keep: int
-) -> tuple[Tensor | None, ...]:
-    """What a call may keep for its gradient, with nothing in it; its size does not depend on where sequences begin."""
-    walk_tiles = _tiles(args.device, args.K, args.V, chunk_size, dtype)[1]
-    size = walk_tiles["CHUNK"]
-    chunks = args.runs * -(-args.tokens // size) if cu_seqlens is None else args.tokens // size + args.runs
-    kept_scores = kept_inverse = kept_erased_writes = kept_write_scores = kept_q_from_start = kept_y_from_start = (
-        kept_w_to_end
-    ) = kept_k_to_end = kept_whole = kept_states = kept_U = None
-    if keep == operators.STATES:
-        kept_scores = torch.empty(
-            chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
-        )
-        kept_inverse = torch.empty(
-            chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
-        )
-        kept_erased_writes = torch.empty(
-            chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
-        )
-        kept_write_scores = torch.empty(
-            chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
-        )
-        kept_q_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
-        kept_y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
-        kept_w_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
-        kept_k_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
-        kept_whole = torch.empty(chunks, args.HV, args.K, dtype=torch.float32, device=args.device)
-        kept_states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
-        kept_U = torch.empty(chunks, args.HV, args.V, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
-    return (
-        kept_scores,
-        kept_inverse,
-        kept_erased_writes,
-        kept_write_scores,
-        kept_q_from_start,
-        kept_y_from_start,
-        kept_w_to_end,
-        kept_k_to_end,
-        kept_whole,
-        kept_states,
-        kept_U,
-    )
-
-
-def _handed_on(arrays: tuple[Tensor | None, ...], keep: int) -> tuple[Tensor | None, ...]:
-    """Those that are kept, each from a mode on."""
-    modes = (
-        operators.STATES,
-        operators.STATES,
-        operators.STATES,
-        operators.STATES,
-        operators.STATES,
-        operators.STATES,
-        operators.STATES,
-        operators.STATES,
-        operators.STATES,
-        operators.STATES,
-        operators.STATES,
-    )
-    return tuple(x if keep >= mode else None for x, mode in zip(arrays, modes, strict=True))
 
 
 def _splits(programs: int, device: torch.device) -> bool:

@@ -24,6 +24,7 @@ from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_gated_delta_product
 from .chunk_backward import chunk_backward_gated_delta_product
+from .chunk_kept import empty_arrays, handed_on
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -196,13 +197,14 @@ def _allocate(
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
     kept = [None] * 5
     if keep and operators.has_kernel(args) and num_householder <= 16:
-        kept = _handed_on(
-            _arrays(
+        dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
+        kept = handed_on(
+            empty_arrays(
                 args,
                 cu_seqlens,
                 num_householder,
-                chunk_size,
-                reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype)),
+                _tiles(args.device, args.K, args.V, num_householder, chunk_size, dtype)[1],
+                dtype,
                 keep,
             ),
             keep,
@@ -313,7 +315,7 @@ def _launch(
     dot_precision = _precision(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"] // num_householder)
-    arrays = _arrays(args, cu_seqlens, num_householder, chunk_size, dtype, keep)
+    arrays = empty_arrays(args, cu_seqlens, num_householder, walk_tiles, dtype, keep)
     inverse, from_start, to_end, kept_states, kept_U = arrays
     scores = torch.empty(
         chunks, args.HV, walk_tiles["BLOCK_TOKENS"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
@@ -411,7 +413,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final, *_handed_on(arrays, keep)
+    return o, S_final, *handed_on(arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
@@ -422,37 +424,6 @@ def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
     if call not in TILES:
         TILES[call] = launch_config(*sizes)
     return [dict(tiles) for tiles in TILES[call]]
-
-
-def _arrays(
-    args: Arguments, cu_seqlens: Tensor | None, num_householder: int, chunk_size: int, dtype: torch.dtype, keep: int
-) -> tuple[Tensor | None, ...]:
-    """What a call may keep for its gradient, with nothing in it; its size does not depend on where sequences begin."""
-    walk_tiles = _tiles(args.device, args.K, args.V, num_householder, chunk_size, dtype)[1]
-    size = walk_tiles["CHUNK"] // num_householder
-    chunks = args.runs * -(-args.tokens // size) if cu_seqlens is None else args.tokens // size + args.runs
-    inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
-    from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], dtype=torch.float32, device=args.device)
-    to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], dtype=torch.float32, device=args.device)
-    kept_states = kept_U = None
-    if keep == operators.STATES:
-        kept_states = torch.empty((chunks + args.runs) // 2, args.HV, args.V, args.K, dtype=dtype, device=args.device)
-        kept_U = torch.empty(
-            args.batch, args.tokens * num_householder, args.HV, args.V, dtype=dtype, device=args.device
-        )
-    return inverse, from_start, to_end, kept_states, kept_U
-
-
-def _handed_on(arrays: tuple[Tensor | None, ...], keep: int) -> tuple[Tensor | None, ...]:
-    """Those that are kept, each from a mode on."""
-    modes = (
-        operators.PREPARED,
-        operators.PREPARED,
-        operators.PREPARED,
-        operators.STATES,
-        operators.STATES,
-    )
-    return tuple(x if keep >= mode else None for x, mode in zip(arrays, modes, strict=True))
 
 
 def _splits(programs: int, device: torch.device) -> bool:

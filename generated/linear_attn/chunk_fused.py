@@ -20,6 +20,7 @@ from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_linear_attn
 from .chunk_backward import chunk_backward_linear_attn
+from .chunk_kept import empty_arrays, handed_on
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -138,8 +139,9 @@ def _allocate(q, k, v, initial_state, cu_seqlens, scale, output_final_state, chu
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
     kept = [None] * 1
     if keep and operators.has_kernel(args):
-        kept = _handed_on(
-            _arrays(args, cu_seqlens, chunk_size, reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype)), keep), keep
+        dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
+        kept = handed_on(
+            empty_arrays(args, cu_seqlens, _tiles(args.device, args.K, args.V, chunk_size, dtype)[0], dtype, keep), keep
         )
     return operators.results(o, S_final if output_final_state else None, *kept)
 
@@ -228,7 +230,7 @@ def _launch(
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     output_blocks = -(-args.V // output_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    arrays = _arrays(args, cu_seqlens, chunk_size, dtype, keep)
+    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
     (kept_states,) = arrays
     with torch.cuda.device_of(q):
         if keep != operators.STATES and _splits(args.runs * args.HV * blocks, args.device):
@@ -287,7 +289,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final, *_handed_on(arrays, keep)
+    return o, S_final, *handed_on(arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
@@ -298,25 +300,6 @@ def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
     if call not in TILES:
         TILES[call] = launch_config(*sizes)
     return [dict(tiles) for tiles in TILES[call]]
-
-
-def _arrays(
-    args: Arguments, cu_seqlens: Tensor | None, chunk_size: int, dtype: torch.dtype, keep: int
-) -> tuple[Tensor | None, ...]:
-    """What a call may keep for its gradient, with nothing in it; its size does not depend on where sequences begin."""
-    walk_tiles = _tiles(args.device, args.K, args.V, chunk_size, dtype)[0]
-    size = walk_tiles["CHUNK"]
-    chunks = args.runs * -(-args.tokens // size) if cu_seqlens is None else args.tokens // size + args.runs
-    kept_states = None
-    if keep == operators.STATES:
-        kept_states = torch.empty((chunks + args.runs) // 2, args.HV, args.V, args.K, dtype=dtype, device=args.device)
-    return (kept_states,)
-
-
-def _handed_on(arrays: tuple[Tensor | None, ...], keep: int) -> tuple[Tensor | None, ...]:
-    """Those that are kept, each from a mode on."""
-    modes = (operators.STATES,)
-    return tuple(x if keep >= mode else None for x, mode in zip(arrays, modes, strict=True))
 
 
 def _splits(programs: int, device: torch.device) -> bool:

@@ -95,14 +95,14 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     (state,) = spec.states
     operands = _operands(plan)
     dtype = f"reduce(torch.promote_types, {tuple_of([f'{name}.dtype' for name in operands])})"
-    rows_fit = [f"{steps} <= 16"] if steps else []
-    function = function_context(spec, plan.size, steps, *rows_fit, backward=backward, dtype=dtype)
     kept, keeps = (backward.kept, backward.walk_keeps) if backward else ((), False)
-    prepared, fused, split = (
-        _prepared(plan),
-        _fused(plan, kept, keeps),
-        _split(plan),
-    )
+    prepared, fused, split = _prepared(plan), _fused(plan, kept, keeps), _split(plan)
+    launched = list(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split)))
+    # The tiles of the walk.
+    arguments = ", ".join(("args.device", *_config_arguments(plan, steps)))
+    tiles = f"_tiles({arguments})[{launched.index('walk_tiles')}]"
+    rows_fit = [f"{steps} <= 16"] if steps else []
+    function = function_context(spec, plan.size, steps, *rows_fit, backward=backward, tiles=tiles, dtype=dtype)
     return {
         **function,
         "steps": steps,
@@ -116,8 +116,6 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
         "state_shape": ", ".join(f"args.{x}" for x in ("runs", "HV", *state.dims)),
         "vectors": operands,
         "others": [name for name in tensor_names(spec) if name not in operands],
-        "walk_place": list(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split))).index("walk_tiles"),
-        "kept_arrays": kept,
         "keeping": backward.keeping if backward else (),
         "walked": [array.name for array in kept if array.walked],
         "kernels": [launch.kernel for launch in (*fused, *split)],
@@ -146,6 +144,15 @@ def chunk_tuning_context(plan: RowPlan, *, keeps: bool) -> Mapping[str, object]:
     }
 
 
+def chunk_kept_context(plan: RowPlan, backward: Backward) -> Mapping[str, object]:
+    """Every value `triton/chunk_kept.py.j2` uses."""
+    shared = chunk_launcher_context(plan, backward)
+    return {
+        **{key: shared[key] for key in ("name", "steps", "keep", "kept", "walked")},
+        "kept_arrays": backward.kept,
+    }
+
+
 def _unpacked(names: Iterable[str]) -> str:
     """The targets of an assignment that takes a tuple apart."""
     different = list(dict.fromkeys(names))
@@ -153,10 +160,16 @@ def _unpacked(names: Iterable[str]) -> str:
 
 
 def function_context(
-    spec: Spec, size: int, rows: str | None, *has_kernel: str, backward: Backward | None = None, dtype: str = ""
+    spec: Spec,
+    size: int,
+    rows: str | None,
+    *has_kernel: str,
+    backward: Backward | None = None,
+    tiles: str = "",
+    dtype: str = "",
 ) -> dict[str, object]:
     """What the public function and its operator are made of; a token has `rows` rows, or one. `has_kernel`: what
-    else kernels need; `dtype`: that of the products."""
+    else kernels need; `tiles`: those of the walk; `dtype`: that of the products."""
     chunk_size = Parameter("chunk_size", "int", str(size), True, _size_doc(rows))
     operator = Operator(
         spec,
@@ -165,7 +178,8 @@ def function_context(
         has_kernel=("operators.has_kernel(args)", *has_kernel),
         chunk_size=chunk_size,
         tokens_of_chunk=f"max(chunk_size // {rows}, 1)" if rows else "chunk_size",
-        sizes_of_kept=("cu_seqlens", *([rows] if rows else []), "chunk_size", dtype),
+        sizes_of_kept=("cu_seqlens", *([rows] if rows else []), tiles),
+        dtype_of_kept=dtype,
         kept=tuple(array.name for array in backward.kept) if backward else (),
         backward=f"chunk_backward_{spec.name}" if backward else "",
         keywords=backward.keywords if backward else (),

@@ -23,7 +23,7 @@ class Operator:
     its own, then `cu_seqlens`, then what is no tensor. It returns the output and every final state.
 
     kept: the arrays it returns besides, which its gradient takes; how many of them, an argument of its own says.
-    sizes_of_kept: what their sizes depend on beside the sizes of the arguments.
+    sizes_of_kept: what their sizes depend on beside the sizes of the arguments; dtype_of_kept: what most of them have.
     backward: the function that launches the kernels of its gradient, where there are any; beside what was passed to the
         call it takes `keywords`.
     """
@@ -36,6 +36,7 @@ class Operator:
     tokens_of_chunk: str = "chunk_size"
     kept: tuple[str, ...] = ()
     sizes_of_kept: tuple[str, ...] = ()
+    dtype_of_kept: str = ""
     backward: str = ""
     keywords: tuple[str, ...] = ()
 
@@ -107,7 +108,8 @@ class Operator:
             "cotangents": self.cotangents,
             "keep": self.keep if self.kept else None,
             "kept": self.kept,
-            "arrays_of": (*self.sizes_of_kept, self.keep) if self.kept else (),
+            "sizes_of_kept": self.sizes_of_kept,
+            "dtype_of_kept": self.dtype_of_kept,
             "pytorch_call": self._pytorch_call(),
             "check_all": self._check(),
             "check_shapes": self._check(shapes_only="True"),
