@@ -17,11 +17,17 @@ from flagen.backends.triton_.rows import RowPlan, steps_symbol
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.schedule import declared_names
 
+CHUNK_SIZE = "chunk_size=chunk_size"
 
-def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Backward:
-    """The backward of a call of the chunk kernels: what it takes from them."""
+
+def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan) -> Backward:
+    """The backward of a call of the chunk kernels: what it takes from them. That of a right read prepares its own, of
+    which the gradient of the output is a part."""
+    if isinstance(plan, RightBackwardPlan):
+        return Backward((), (CHUNK_SIZE,))
     arrays = _handed_on(plan)
     keeping = _keeping(plan, arrays) if isinstance(plan, KeyBackwardPlan) and plan.prepares else ()
     return Backward(arrays, _keywords(plan, arrays), keeping)
@@ -53,8 +59,6 @@ def _for_key_decays(plan: KeyBackwardPlan) -> tuple[Kept, ...]:
             small.append(array)
         else:
             scaled.append(replace(array, kept_in="STATES"))
-    if rows.right:
-        return tuple(small)
     if plan.prepares:
         taken = set(declared_names(rows.spec))
         own = (replace(x, name=free_name(f"kept_{x.inside}", taken), walked=True) for x in (*small, *scaled))
@@ -107,7 +111,7 @@ def _walked(rows: RowPlan, states: str, updates: str) -> list[Kept]:
 def _keywords(plan: ChunkBackwardPlan | KeyBackwardPlan, arrays: Sequence[Kept]) -> tuple[str, ...]:
     """What the backward takes beside what was passed to the call, in the names that there are in its operator."""
     own, keep = own_names(plan), Operator(plan.forward.spec, "chunk", "").keep
-    small, passed = _small(plan), ["chunk_size=chunk_size"]
+    small, passed = _small(plan), [CHUNK_SIZE]
     for name, group in (("prepared", arrays[:small]), ("saved", arrays[small:])):
         if group:
             is_kept = keep if group[0].kept_in == "PREPARED" else f"{keep} == operators.STATES"
