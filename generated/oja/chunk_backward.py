@@ -36,6 +36,7 @@ def chunk_backward_oja(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 64,
+    saved: tuple[Tensor, ...] | None = None,
     wanted: Collection[str] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the arguments of chunk_oja, from those of what it returned.
@@ -43,6 +44,7 @@ def chunk_backward_oja(
     Args:
         do: the gradient of o; None for none.
         d_final_state: the gradient of the final state, in float32; None for none.
+        saved: states, U of each chunk; None to walk again.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -58,7 +60,12 @@ def chunk_backward_oja(
     try:
         from .chunk_backward_gradients import chunk_oja_gradients_kernel
         from .chunk_backward_prepare import chunk_oja_turned_prepare_kernel
-        from .chunk_backward_walks import chunk_oja_reverse_kernel, chunk_oja_turned_walk_kernel, gradients_config
+        from .chunk_backward_walks import (
+            chunk_oja_reverse_kernel,
+            chunk_oja_turned_output_kernel,
+            chunk_oja_turned_walk_kernel,
+            gradients_config,
+        )
         from .chunk_kernels import launch_config
     except ImportError as import_error:
         raise RuntimeError("chunk_backward_oja needs Triton; naive_chunk_oja needs none") from import_error
@@ -108,8 +115,6 @@ def chunk_backward_oja(
         y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
         w_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
         whole = torch.empty(chunks, args.HV, args.V, dtype=torch.float32, device=args.device)
-        states = torch.empty(chunks, args.HV, args.K, args.V, dtype=dtype, device=args.device)
-        U = torch.empty(chunks, args.HV, args.K, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
         chunk_oja_turned_prepare_kernel[(chunks * args.HV,)](
             v,
             g,
@@ -131,30 +136,53 @@ def chunk_backward_oja(
             **prepare_tiles,
         )
         blocks = -(-args.K // walk_tiles["BLOCK_K"])
-        chunk_oja_turned_walk_kernel[(args.runs * args.HV * blocks,)](
-            k,
-            beta,
-            None if initial_state is None else initial_state.contiguous(),
-            None if cu_seqlens is None else cu_seqlens.contiguous(),
-            first_chunk,
-            q_from_start,
-            scores,
-            y_from_start,
-            w_to_end,
-            inverse,
-            whole,
-            states,
-            U,
-            d_q,
-            None,
-            float(scale),
-            args.tokens,
-            HV=args.HV,
-            V=args.V,
-            K=args.K,
-            PRECISION=dot_precision,
-            **walk_tiles,
-        )
+        if saved is None:
+            states = torch.empty(chunks, args.HV, args.K, args.V, dtype=dtype, device=args.device)
+            U = torch.empty(chunks, args.HV, args.K, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+            chunk_oja_turned_walk_kernel[(args.runs * args.HV * blocks,)](
+                k,
+                beta,
+                None if initial_state is None else initial_state.contiguous(),
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                q_from_start,
+                scores,
+                y_from_start,
+                w_to_end,
+                inverse,
+                whole,
+                states,
+                U,
+                d_q,
+                None,
+                float(scale),
+                args.tokens,
+                HV=args.HV,
+                V=args.V,
+                K=args.K,
+                PRECISION=dot_precision,
+                **walk_tiles,
+            )
+        else:
+            states, U = saved
+            if d_q is not None:
+                chunk_oja_turned_output_kernel[(chunks * args.HV * blocks,)](
+                    None if cu_seqlens is None else cu_seqlens.contiguous(),
+                    chunk_sequence,
+                    first_chunk,
+                    q_from_start,
+                    scores,
+                    states,
+                    U,
+                    d_q,
+                    float(scale),
+                    args.tokens,
+                    HV=args.HV,
+                    V=args.V,
+                    K=args.K,
+                    PRECISION=dot_precision,
+                    **walk_tiles,
+                )
         state_gradients = torch.empty_like(states)
         R_gradient = torch.empty_like(U)
         chunk_oja_reverse_kernel[(args.runs * args.HV * blocks,)](

@@ -169,6 +169,84 @@ def chunk_oja_turned_walk_kernel(
 
 # Not specialized on T: what is compiled for one length serves all.
 @triton.jit(do_not_specialize=["T"])
+def chunk_oja_turned_output_kernel(
+    cu_seqlens_ptr,
+    chunk_sequence_ptr,
+    first_chunk_ptr,
+    q_from_start_ptr,
+    scores_ptr,
+    states_ptr,
+    U_ptr,
+    o_ptr,
+    scale,
+    T,
+    HV: tl.constexpr,
+    V: tl.constexpr,
+    K: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Put out what the tokens of all chunks read, from the state before each chunk.
+
+        read = q_from_start S + A U
+        o = scale * read
+
+    A program owns BLOCK_K indices of K of one chunk of one head.
+    """
+    TOKENS: tl.constexpr = CHUNK
+    blocks = tl.cdiv(K, BLOCK_K)
+    block = tl.program_id(0) % blocks
+    program = tl.program_id(0) // blocks
+    value_head = program % HV
+    chunk = (program // HV).to(tl.int64)
+    chunk_row = chunk * HV + value_head
+    if cu_seqlens_ptr is None:
+        chunks = tl.cdiv(T, TOKENS)
+        start = chunk // chunks * T + chunk % chunks * TOKENS
+        end_token = (chunk // chunks + 1) * T
+    else:
+        sequence = tl.load(chunk_sequence_ptr + chunk)
+        chunks_before = tl.load(first_chunk_ptr + sequence)
+        start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64) + (chunk - chunks_before) * TOKENS
+        end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
+    V_index = tl.arange(0, BLOCK_V)
+    V_mask = V_index < V
+    K_index = block * BLOCK_K + tl.arange(0, BLOCK_K)
+    K_mask = K_index < K
+    token_index = tl.arange(0, CHUNK)
+    token = start + token_index
+    token_mask = token < end_token
+    q_from_start = tl.load(
+        q_from_start_ptr + chunk_row * (CHUNK * V) + token_index[:, None] * V + V_index[None, :],
+        mask=V_mask[None, :],
+        other=0.0,
+    )
+    scores = tl.load(scores_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
+
+    S_operand = tl.load(
+        states_ptr + chunk_row * (K * V) + K_index[:, None] * V + V_index[None, :],
+        mask=K_mask[:, None] & V_mask[None, :],
+        other=0.0,
+    )
+    U_operand = tl.load(
+        U_ptr + chunk_row * (K * CHUNK) + K_index[:, None] * CHUNK + token_index[None, :],
+        mask=K_mask[:, None],
+        other=0.0,
+    )
+    read = tl.dot(S_operand, tl.trans(q_from_start), input_precision=PRECISION)
+    read = tl.dot(U_operand, tl.trans(scores), read, input_precision=PRECISION)
+    o = scale * read
+    tl.store(
+        o_ptr + (token * HV + value_head)[None, :] * K + K_index[:, None],
+        o.to(o_ptr.dtype.element_ty),
+        mask=K_mask[:, None] & token_mask[None, :],
+    )
+
+
+# Not specialized on T: what is compiled for one length serves all.
+@triton.jit(do_not_specialize=["T"])
 def chunk_oja_reverse_kernel(
     do_ptr,
     final_gradient_ptr,

@@ -40,6 +40,7 @@ def chunk_oja(
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 64,
+    save_states: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the chunk form in Triton: for training and for long prefills.
 
@@ -61,6 +62,8 @@ def chunk_oja(
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
         chunk_size: the most tokens per chunk: 16, 32 or 64; `launch_config` tells where fewer are used.
+        save_states: keep the states for the gradient; by default they are computed again, and less is kept than the
+            inputs take.
 
     Returns:
         o, [B, T, HV, V] in v's dtype; the final state,
@@ -76,10 +79,13 @@ def chunk_oja(
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, g, beta, initial_state)
+    keep = operators.NOTHING
+    if operators.wants_gradient(*given):
+        keep = operators.STATES if save_states else operators.PREPARED
     run = _chunk
     if not torch.compiler.is_compiling() and not operators.has_kernel(args):
         run = _in_pytorch
-    o, S_final = run(*given, cu_seqlens, scale, output_final_state, chunk_size)
+    o, S_final, *_ = run(*given, cu_seqlens, scale, output_final_state, chunk_size, keep)
     return o, S_final if output_final_state else None
 
 
@@ -94,7 +100,8 @@ def _in_pytorch(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
     o, S_final = naive_chunk_oja(
         q,
@@ -108,7 +115,7 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(o, S_final)
+    return operators.results(o, S_final, *[None] * 2)
 
 
 @operators.register("chunk")
@@ -123,23 +130,29 @@ def _chunk(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What torch.compile traces: a name, behind which the kernels run, or the PyTorch form where there are none."""
     args = check_arguments(q, k, v, g, beta, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if not operators.has_kernel(args):
-        return _in_pytorch(q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+        return _in_pytorch(q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep)
     return operators.results(
-        *_launch(args, q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+        *_launch(args, q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep)
     )
 
 
 @_chunk.register_fake
-def _allocate(q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size):
+def _allocate(q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep):
     """Results like the operator's, without the numbers: all that tracing needs."""
     args = check_arguments(q, k, v, g, beta, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
-    return operators.results(o, S_final if output_final_state else None)
+    kept = [None] * 2
+    if keep and operators.has_kernel(args):
+        kept = _handed_on(
+            _arrays(args, cu_seqlens, chunk_size, reduce(torch.promote_types, (q.dtype, v.dtype)), keep), keep
+        )
+    return operators.results(o, S_final if output_final_state else None, *kept)
 
 
 @operators.register("chunk_backward")
@@ -154,8 +167,11 @@ def _chunk_backward(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
+    keep: int,
     do: Tensor | None,
     dS_final: Tensor | None,
+    states: Tensor,
+    U: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients that are wanted of the arguments up to initial_state; without kernels, the PyTorch form's."""
@@ -174,18 +190,19 @@ def _chunk_backward(
                 initial_state=initial_state,
                 cu_seqlens=cu_seqlens,
                 chunk_size=chunk_size,
+                saved=(states, U) if keep == operators.STATES else None,
                 wanted=operators.asked(("q", "k", "v", "g", "beta", "initial_state"), wanted),
             )
         )
     return operators.gradients(
-        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size),
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size, keep)[:2],
         (q, k, v, g, beta, initial_state),
         (do, dS_final),
         wanted,
     )
 
 
-operators.differentiate(_chunk, _chunk_backward, tensors=6)
+operators.differentiate(_chunk, _chunk_backward, tensors=6, kept=2)
 
 
 def _launch(
@@ -200,8 +217,9 @@ def _launch(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Launch the kernels: the output, the final state if it is wanted."""
+    keep: int,
+) -> tuple[Tensor | None, ...]:
+    """Launch the kernels: the output, the final state if it is wanted, and what is kept for the gradient."""
     try:
         from .chunk_kernels import chunk_oja_output_kernel, chunk_oja_states_kernel
         from .chunk_prepare import chunk_oja_prepare_kernel
@@ -227,12 +245,12 @@ def _launch(
     blocks = -(-args.K // walk_tiles["BLOCK_K"])
     output_blocks = -(-args.V // output_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    arrays = _arrays(args, cu_seqlens, chunk_size, dtype, keep)
+    states, U = arrays
     y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
     w_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
     inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
     whole = torch.empty(chunks, args.HV, args.V, dtype=torch.float32, device=args.device)
-    states = torch.empty(chunks, args.HV, args.K, args.V, dtype=dtype, device=args.device)
-    U = torch.empty(chunks, args.HV, args.K, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
     with torch.cuda.device_of(q):
         chunk_oja_prepare_kernel[(chunks * args.HV,)](
             v,
@@ -291,7 +309,7 @@ def _launch(
             PRECISION=dot_precision,
             **output_tiles,
         )
-    return o, S_final
+    return o, S_final, *_handed_on(arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
@@ -302,6 +320,27 @@ def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
     if call not in TILES:
         TILES[call] = launch_config(*sizes)
     return [dict(tiles) for tiles in TILES[call]]
+
+
+def _arrays(
+    args: Arguments, cu_seqlens: Tensor | None, chunk_size: int, dtype: torch.dtype, keep: int
+) -> tuple[Tensor | None, ...]:
+    """What a call may keep for its gradient, with nothing in it; its size does not depend on where sequences begin."""
+    walk_tiles = _tiles(args.device, args.V, args.K, chunk_size, dtype)[1]
+    size = walk_tiles["CHUNK"]
+    chunks = args.runs * -(-args.tokens // size) if cu_seqlens is None else args.tokens // size + args.runs
+    states = torch.empty(chunks, args.HV, args.K, args.V, dtype=dtype, device=args.device)
+    U = torch.empty(chunks, args.HV, args.K, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
+    return states, U
+
+
+def _handed_on(arrays: tuple[Tensor | None, ...], keep: int) -> tuple[Tensor | None, ...]:
+    """Those that are kept, each from a mode on."""
+    modes = (
+        operators.STATES,
+        operators.STATES,
+    )
+    return tuple(x if keep >= mode else None for x, mode in zip(arrays, modes, strict=True))
 
 
 def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:

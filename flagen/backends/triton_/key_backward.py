@@ -17,9 +17,17 @@ from flagen.backends.triton_.chunk_launcher import (
 )
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.key_backward_gradients import KeyGradients
-from flagen.backends.triton_.key_backward_walks import OwnOutputs, Reverse, Scale, kernels_of, matrices
+from flagen.backends.triton_.key_backward_walks import (
+    OwnOutputs,
+    Reverse,
+    Scale,
+    TurnedOutput,
+    kernels_of,
+    matrices,
+)
 from flagen.backends.triton_.key_describe import (
     gradients_docs,
+    output_docs,
     prepare_docs,
     reverse_docs,
     scale_docs,
@@ -84,12 +92,14 @@ def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     _, states = kernels_of(plan)
     reverse = Reverse(plan)
     documented: list[tuple[Walk, Mapping[str, object]]] = []
+    output = TurnedOutput(plan.forward) if plan.puts_out else None
     if plan.puts_out:
         documented = [(states, turned_docs(plan.forward))]
     elif plan.prepares:
         documented = [(OwnOutputs(plan.forward), walk_docs(plan.forward)), (states, states_docs(plan.forward))]
     walks = [{**walk.context(), "docs": docs} for walk, docs in documented]
     lines = [*reverse.lines(), *(line for walk, _ in documented for line in walk.lines())]
+    lines += output.lines() if output is not None else []
     transposed = plan.forward.chunk.normal_form.transposed
     value, key = f"{states.axes.index(plan.forward.value)}[:, None]", f"{states.axes.index(plan.forward.key)}[None, :]"
     return {
@@ -100,6 +110,7 @@ def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         "additive": plan.forward.delta is None,
         "steps": None,
         "walks": walks,
+        "output": None if output is None else {**output.context(), "docs": output_docs(plan.forward)},
         "reverse": {**reverse.context(), "docs": reverse_docs(plan.forward)},
         "state_place": f"{value} * {plan.forward.key} + {key}"
         if transposed
@@ -208,6 +219,8 @@ def _imports(plan: KeyBackwardPlan) -> list[tuple[str, list[str]]]:
     }
     found.setdefault("chunk_backward_prepare" if plan.own_walk else "chunk_prepare", []).append(prepare.kernel)
     found["chunk_backward_walks" if plan.own_walk else "chunk_kernels"].append(states.kernel)
+    if plan.puts_out:
+        found["chunk_backward_walks"].append(TurnedOutput(plan.forward).kernel)
     return [(module, sorted(names)) for module, names in found.items()]
 
 

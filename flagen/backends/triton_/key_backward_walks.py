@@ -108,6 +108,17 @@ class TurnedWalk(Walk):
         return [output, "if o_ptr is not None:", f"    {store}"]
 
 
+class TurnedOutput(Walk):
+    """Puts out what is read from the left, from the states before the chunks and U."""
+
+    def __init__(self, plan: KeyKernelPlan) -> None:
+        super().__init__(plan, Form.OUTPUT)
+
+    @property
+    def kernel(self) -> str:
+        return f"chunk_{self.plan.spec.name}_turned_output_kernel"
+
+
 class Reverse(KeyRows):
     """Walks the chunks backward with the gradient of the state, in the layout of the forward walks."""
 

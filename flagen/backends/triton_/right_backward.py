@@ -8,7 +8,15 @@ from dataclasses import replace
 
 from flagen.backends.triton_.backward_launcher import SHARED_CONTEXT, backward_signature, gradients_of_call, own_names
 from flagen.backends.triton_.chunk_launcher import Launch, chunk_launcher_context
-from flagen.backends.triton_.key_backward import Contexts, kernel_contexts, launches, prepared, walked_arrays
+from flagen.backends.triton_.key_backward import (
+    Contexts,
+    kernel_contexts,
+    launch_of,
+    launches,
+    prepared,
+    walked_arrays,
+)
+from flagen.backends.triton_.key_backward_walks import TurnedOutput
 from flagen.backends.triton_.names import free_name
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.schedule import declared_names
@@ -25,7 +33,9 @@ def _launcher_context(plan: RightBackwardPlan) -> Mapping[str, object]:
     own, of_call = own_names(turned), gradients_of_call(turned)
     called = [gradient.called for gradient in turned.stored]
     d_read = free_name(f"d_{plan.reads}", {*declared_names(turned.rows.spec), *called})
-    known = launches(turned, own)
+    output = launch_of(turned, TurnedOutput(turned.forward), "chunks * args.HV * blocks", own, "walk_tiles")
+    known = {**launches(turned, own), "output": output}
+    kept = [array.name for array in walked_arrays(turned, own)]
     swapped = {
         kernel: _swapped(plan, launch, own["do"], d_read)
         for kernel, launch in known.items()
@@ -38,11 +48,14 @@ def _launcher_context(plan: RightBackwardPlan) -> Mapping[str, object]:
         **of_call,
         "named": {gradient.name: gradient.called for gradient in turned.stored} | {plan.reads: d_read},
         "repeated": plan.repeated,
-        **{name: value for name, value in known.items() if name != "walked"},
+        **known,
         **swapped,
         "own": own,
         "turned": _turned(plan, own["do"]),
-        "arrays": [array for group in (*prepared(turned), walked_arrays(turned, own)) for array in group],
+        "read_gradient": d_read,
+        "prepared": [array for group in prepared(turned) for array in group],
+        "kept": kept,
+        "saved": f"{', '.join(kept)} of each chunk; None to walk again.",
         "members": "args.HV // args.H" if plan.shares_keys else "1",
         "of_walks": f'"initial_state", "{plan.reads}"',
     }
