@@ -191,15 +191,18 @@ class GradientPlanner(Generic[P]):
     """Takes the gradients of a chunk's rows back to names, level by level; what all families have in common.
 
     order: the levels, in the order in which what belongs to them is complete; `of_names`: the level of every name.
+    constant: an input that no gradient is wanted of.
     """
 
     order: tuple[Level, ...] = LEVELS
     of_names: Mapping[str, Level]
 
-    def __init__(self, planner: RowPlanner, rows: P) -> None:
+    def __init__(self, planner: RowPlanner, rows: P, constant: str | None = None) -> None:
         self.planner, self.rows = planner, rows
         self.spec, self.rules = planner.spec, planner.rules
         self.without, self.numbers = self._made_of_numbers(heads=True), self._made_of_numbers(heads=False)
+        if constant is not None:
+            self.without |= {constant}
         self.transpose = Transposition(planner.order, self.without | {rows.read}, self.numbers)
         self.called: dict[tuple[str, str], str] = {}
         self.actions: dict[Level, list[Action]] = {level: [] for level in self.order}

@@ -55,6 +55,7 @@ class KeyBackwardPlan:
 
     forward: the rows as the forward kernels have them, but nothing folded into them: the walks have these.
     prepares: the forward kernels fold the inverse into their rows, so that the backward has a preparation of its own.
+    puts_out: the forward kernels read something else, so that it has one, too, and a walk that puts out what is read.
     rows: the same with a chunk's rows as the first axis of every tile.
     walk_read, read: the gradient of the read, for the walk and for the last kernel.
     decays: whether something that has a gradient decides the decay.
@@ -82,6 +83,12 @@ class KeyBackwardPlan:
     of_names: Mapping[str, Level]
     zeros: Mapping[Level, tuple[Gradient, ...]]
     actions: Mapping[Level, tuple[Action, ...]]
+    puts_out: bool = False
+
+    @property
+    def own_walk(self) -> bool:
+        """Whether the backward has a preparation and a walk over states of its own."""
+        return self.prepares or self.puts_out
 
     @property
     def stored(self) -> tuple[Gradient, ...]:
@@ -107,23 +114,21 @@ class KeyBackwardPlan:
         return "\n".join(lines)
 
 
-def plan_key_backward(kernels: KeyKernelPlan) -> KeyBackwardPlan:
-    """The backward of kernels that scale rows.
+def plan_key_backward(kernels: KeyKernelPlan, constant: str | None = None) -> KeyBackwardPlan:
+    """The backward of kernels that scale rows and read from the left; of the input `constant` no gradient is wanted.
 
     Raises:
         NoKernel: something keeps it out of the kernels.
     """
-    return _Planner(kernels).plan()
+    return _Planner(kernels, constant).plan()
 
 
 class _Planner(GradientPlanner[KeyKernelPlan]):
     order = LEVELS
 
-    def __init__(self, forward: KeyKernelPlan) -> None:
+    def __init__(self, forward: KeyKernelPlan, constant: str | None) -> None:
         planner = KeyPlanner(forward.chunk, rows_first=True)
         self.walks = KeyPlanner(forward.chunk)
-        if forward.right:
-            planner.refuse("something is read from the state's other side", forward.spec.output[-1].span)
         self.folded, self.forward = forward.folded, replace(forward, folded=False)
         rows = planner.plan(forward.size)
         self.key, self.value = rows.key, rows.value
@@ -132,7 +137,7 @@ class _Planner(GradientPlanner[KeyKernelPlan]):
             rows = replace(rows, delta=replace(rows.delta, z=finite(planner.rules, rows.delta.z, self.value)))
         if rows.write_value is not None:
             rows = replace(rows, write_value=finite(planner.rules, rows.write_value, self.value))
-        super().__init__(planner, rows)
+        super().__init__(planner, rows, constant)
         self.of_names = self._levels()
 
     def plan(self) -> KeyBackwardPlan:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flagen.plan.fused_backward import FusedBackwardPlan
     from flagen.plan.key_backward import KeyBackwardPlan
     from flagen.plan.key_kernel import KeyKernelPlan
+    from flagen.plan.right_backward import RightBackwardPlan
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Plan:
     fused: FusedPlan | Unavailable
     fused_backward: FusedBackwardPlan | Unavailable
     chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable
-    chunk_backward: ChunkBackwardPlan | KeyBackwardPlan | Unavailable
+    chunk_backward: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | Unavailable
 
     def dump(self) -> str:
         """The plan as text, a section a form."""

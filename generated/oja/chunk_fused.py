@@ -21,6 +21,8 @@ from torch import Tensor
 from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_oja
+from .chunk_backward import chunk_backward_oja
+from .chunk_kept import empty_arrays, handed_on
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -39,16 +41,16 @@ def chunk_oja(
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 64,
+    save_states: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the chunk form in Triton: for training and for long prefills.
 
-    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32. The
-    kernels go forward only. `naive_chunk_oja` runs in their place where a gradient is wanted (grad mode is on and
-    an argument requires one), for float64, and for tensors that are not on a GPU, unless Triton's interpreter is on
-    (TRITON_INTERPRET=1).
+    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32.
+    Gradients have kernels, too: those of `chunk_backward_oja`. `naive_chunk_oja` runs in their place for float64,
+    and for tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
-    To torch.compile this is one operator, for packed sequences too; its gradient is that of the PyTorch form, which
-    runs again for it.
+    To torch.compile this is one operator, for packed sequences too, and so are its gradients, which have none of
+    their own.
 
     Args:
         q: [B, T, H, K].
@@ -61,6 +63,8 @@ def chunk_oja(
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
         chunk_size: the most tokens per chunk: 16, 32 or 64; `launch_config` tells where fewer are used.
+        save_states: keep the states for the gradient; by default they are computed again, and less is kept than the
+            inputs take.
 
     Returns:
         o, [B, T, HV, V] in v's dtype; the final state,
@@ -76,10 +80,13 @@ def chunk_oja(
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, g, beta, initial_state)
+    keep = operators.NOTHING
+    if operators.wants_gradient(*given):
+        keep = operators.STATES if save_states else operators.PREPARED
     run = _chunk
-    if not torch.compiler.is_compiling() and (operators.wants_gradient(*given) or not operators.has_kernel(args)):
+    if not torch.compiler.is_compiling() and not operators.has_kernel(args):
         run = _in_pytorch
-    o, S_final = run(*given, cu_seqlens, scale, output_final_state, chunk_size)
+    o, S_final, *_ = run(*given, cu_seqlens, scale, output_final_state, chunk_size, keep)
     return o, S_final if output_final_state else None
 
 
@@ -94,7 +101,8 @@ def _in_pytorch(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
     o, S_final = naive_chunk_oja(
         q,
@@ -108,7 +116,7 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(o, S_final)
+    return operators.results(o, S_final, *[None] * 2)
 
 
 @operators.register("chunk")
@@ -123,23 +131,30 @@ def _chunk(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What torch.compile traces: a name, behind which the kernels run, or the PyTorch form where there are none."""
     args = check_arguments(q, k, v, g, beta, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if not operators.has_kernel(args):
-        return _in_pytorch(q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+        return _in_pytorch(q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep)
     return operators.results(
-        *_launch(args, q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+        *_launch(args, q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep)
     )
 
 
 @_chunk.register_fake
-def _allocate(q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size):
+def _allocate(q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep):
     """Results like the operator's, without the numbers: all that tracing needs."""
     args = check_arguments(q, k, v, g, beta, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
-    return operators.results(o, S_final if output_final_state else None)
+    kept = [None] * 2
+    if keep and operators.has_kernel(args):
+        dtype = reduce(torch.promote_types, (q.dtype, v.dtype))
+        kept = handed_on(
+            empty_arrays(args, cu_seqlens, _tiles(args.device, args.V, args.K, chunk_size, dtype)[1], dtype, keep), keep
+        )
+    return operators.results(o, S_final if output_final_state else None, *kept)
 
 
 @operators.register("chunk_backward")
@@ -154,20 +169,42 @@ def _chunk_backward(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
+    keep: int,
     do: Tensor | None,
     dS_final: Tensor | None,
+    states: Tensor,
+    U: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients that are wanted of the arguments up to initial_state: the PyTorch form runs again."""
+    """The gradients that are wanted of the arguments up to initial_state; without kernels, the PyTorch form's."""
+    args = check_arguments(q, k, v, g, beta, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    if operators.has_kernel(args):
+        return operators.results(
+            *chunk_backward_oja(
+                do,
+                dS_final,
+                q,
+                k,
+                v,
+                g,
+                beta,
+                scale=scale,
+                initial_state=initial_state,
+                cu_seqlens=cu_seqlens,
+                chunk_size=chunk_size,
+                saved=(states, U) if keep == operators.STATES else None,
+                wanted=operators.asked(("q", "k", "v", "g", "beta", "initial_state"), wanted),
+            )
+        )
     return operators.gradients(
-        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size),
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size, keep),
         (q, k, v, g, beta, initial_state),
         (do, dS_final),
         wanted,
     )
 
 
-operators.differentiate(_chunk, _chunk_backward, tensors=6)
+operators.differentiate(_chunk, _chunk_backward, tensors=6, kept=2)
 
 
 def _launch(
@@ -182,8 +219,9 @@ def _launch(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Launch the kernels: the output, the final state if it is wanted."""
+    keep: int,
+) -> tuple[Tensor | None, ...]:
+    """Launch the kernels: the output, the final state if it is wanted, and what is kept for the gradient."""
     try:
         from .chunk_kernels import chunk_oja_output_kernel, chunk_oja_states_kernel
         from .chunk_prepare import chunk_oja_prepare_kernel
@@ -209,12 +247,12 @@ def _launch(
     blocks = -(-args.K // walk_tiles["BLOCK_K"])
     output_blocks = -(-args.V // output_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
+    states, U = arrays
     y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
     w_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
     inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
     whole = torch.empty(chunks, args.HV, args.V, dtype=torch.float32, device=args.device)
-    states = torch.empty(chunks, args.HV, args.K, args.V, dtype=dtype, device=args.device)
-    U = torch.empty(chunks, args.HV, args.K, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
     with torch.cuda.device_of(q):
         chunk_oja_prepare_kernel[(chunks * args.HV,)](
             v,
@@ -273,7 +311,7 @@ def _launch(
             PRECISION=dot_precision,
             **output_tiles,
         )
-    return o, S_final
+    return o, S_final, *handed_on(arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:

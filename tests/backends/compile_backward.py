@@ -21,6 +21,7 @@ from flagen.inspection.calls import Workload, arguments
 from flagen.inspection.model import Size
 from flagen.inspection.recorder import launch_options, record
 from flagen.plan import make_plan
+from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.spec import load_spec
 from flagen.triton_cpu.offline import inspect_kernel
 
@@ -40,11 +41,13 @@ def launches(name: str, arch: str):
     del given["output_final_state"]
     like = next(decl for decl in spec.inputs if decl.dims == spec.output_dims)
     do, d_state = torch.empty_like(given[like.name]), torch.empty_like(given["initial_state"])
-    plan = make_plan(spec, algebra.derive(spec)).chunk_backward
-    prepared = tuple(torch.empty(16, dtype=torch.bfloat16) for _ in matrices(plan.forward))
     every = record(lambda: function(do, d_state, **given), arch)
-    again = record(lambda: function(do, d_state, prepared=prepared, **given), arch)
     own = [launch for launch in every if "chunk_backward" in launch.kernel.__module__]
+    plan = make_plan(spec, algebra.derive(spec)).chunk_backward
+    if not isinstance(plan, KeyBackwardPlan):
+        return own  # It takes nothing that a forward call could hand on.
+    prepared = tuple(torch.empty(16, dtype=torch.bfloat16) for _ in matrices(plan.forward))
+    again = record(lambda: function(do, d_state, prepared=prepared, **given), arch)
     return [*own, *(launch for launch in again if launch.name.endswith("_scale_kernel"))]
 
 

@@ -24,6 +24,7 @@ from tests.numeric.test_extremes import at_20, at_high, at_low, extreme, levels,
 
 KERNELS = [name for name in NAMES if (Path(package(name).__path__[0]) / "chunk_backward.py").exists()]
 BY_KEY = ["dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"]
+RIGHT = ["oja"]
 DELTA = ["comba", "delta_product", "delta_rule", "gated_delta_product", "gated_delta_rule", "iplr"]
 FLOAT32, LOW, LOW_GATES = 1e-4, 8e-3, 2e-2
 
@@ -89,7 +90,7 @@ def check(
 
 def test_the_families_have_kernels():
     additive = ["linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"]
-    assert sorted(KERNELS) == sorted([*additive, *DELTA, *BY_KEY])
+    assert sorted(KERNELS) == sorted([*additive, *DELTA, *BY_KEY, *RIGHT])
 
 
 @pytest.mark.parametrize("shape", shapes.SHAPES, ids=str)

@@ -12,13 +12,15 @@ from flagen.backends.triton_.fused_backward import backward_kernels_context
 from flagen.backends.triton_.fused_backward_launcher import fused_backward_launcher_context
 from flagen.backends.triton_.handed_on import backward_of
 from flagen.backends.triton_.kernel import kernel_context
-from flagen.backends.triton_.key_backward import key_backward_contexts
+from flagen.backends.triton_.key_backward import Contexts, key_backward_contexts
 from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context
 from flagen.backends.triton_.launcher import launcher_context
+from flagen.backends.triton_.right_backward import right_backward_contexts
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.right_backward import RightBackwardPlan
 
 
 class TritonBackend:
@@ -94,10 +96,9 @@ def _chunk_backward(plan: Plan) -> tuple[Rendering, ...]:
     if isinstance(backward, Unavailable):
         return ()
     if isinstance(backward, KeyBackwardPlan):
-        return tuple(
-            Rendering(f"{module}.py", f"triton/{template}.py.j2", context)
-            for module, (template, context) in key_backward_contexts(backward).items()
-        )
+        return _rendered(key_backward_contexts(backward))
+    if isinstance(backward, RightBackwardPlan):
+        return _rendered(right_backward_contexts(backward))
     kernels = (
         Rendering(f"{module}.py", f"triton/{module}.py.j2", context)
         for module, context in backward_kernel_contexts(backward).items()
@@ -105,4 +106,11 @@ def _chunk_backward(plan: Plan) -> tuple[Rendering, ...]:
     return (
         *kernels,
         Rendering("chunk_backward.py", "triton/chunk_backward.py.j2", backward_launcher_context(backward)),
+    )
+
+
+def _rendered(contexts: Contexts) -> tuple[Rendering, ...]:
+    return tuple(
+        Rendering(f"{module}.py", f"triton/{template}.py.j2", context)
+        for module, (template, context) in contexts.items()
     )

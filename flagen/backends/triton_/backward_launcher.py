@@ -77,6 +77,7 @@ def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str,
             if any(param.name == gradient.name for param in spec.params)
         },
         "per_head": [param.name for param in spec.params if param.per_head],
+        "repeated": (),
     }
 
 

@@ -128,7 +128,7 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
         "scratch": [array for array in prepared_arrays(plan) if array.name not in {each.name for each in kept}],
         "fused": fused,
         "split": split,
-        "left_behind": _left_behind(plan),
+        "left_behind": [array for array in left_behind(plan) if array.name not in {each.name for each in kept}],
         "precision": "tf32" if plan.contracts or plan.delta is None else "bf16x3",
         "precision_note": _precision_note(plan),
     }
@@ -263,7 +263,7 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
 # ------------------------------------------------------------------------------------------------------------ launches
 
 
-def _left_behind(plan: RowPlan) -> list[Scratch]:
+def left_behind(plan: RowPlan) -> list[Scratch]:
     """What the walk of the split form leaves for the outputs."""
     states = array_like(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
     kept = any("U_ptr" in kernel.parameters() for kernel in kernels_of(plan) if kernel is not None)
@@ -272,7 +272,7 @@ def _left_behind(plan: RowPlan) -> list[Scratch]:
 
 def _launch(plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str) -> Launch:
     """The launch of `kernel`, whose parameters say what it is handed."""
-    left = {f"{array.inside}_ptr": array.name for array in _left_behind(plan)}
+    left = {f"{array.inside}_ptr": array.name for array in left_behind(plan)}
     return Launch(kernel.kernel, grid, launch_arguments(plan, kernel, left), tiles)
 
 

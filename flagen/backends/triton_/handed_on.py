@@ -9,7 +9,14 @@ from dataclasses import replace
 from flagen.backends.text import tuple_of
 from flagen.backends.triton_.backward_launcher import own_names
 from flagen.backends.triton_.backward_walks import kept
-from flagen.backends.triton_.chunk_launcher import Backward, Kept, Launch, launch_arguments, prepared_arrays
+from flagen.backends.triton_.chunk_launcher import (
+    Backward,
+    Kept,
+    Launch,
+    launch_arguments,
+    left_behind,
+    prepared_arrays,
+)
 from flagen.backends.triton_.key_backward_walks import OwnOutputs, OwnPrepare, matrices
 from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.operator import Operator
@@ -17,14 +24,28 @@ from flagen.backends.triton_.rows import RowPlan, steps_symbol
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.schedule import declared_names
 
+CHUNK_SIZE = "chunk_size=chunk_size"
 
-def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Backward:
+
+def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan) -> Backward:
     """The backward of a call of the chunk kernels: what it takes from them."""
+    if isinstance(plan, RightBackwardPlan):
+        return _of_right_reads(plan)
     arrays = _handed_on(plan)
     keeping = _keeping(plan, arrays) if isinstance(plan, KeyBackwardPlan) and plan.prepares else ()
     return Backward(arrays, _keywords(plan, arrays), keeping)
+
+
+def _of_right_reads(plan: RightBackwardPlan) -> Backward:
+    """States and U, which every call leaves for its outputs. The matrices of the backward are of the gradient of the
+    output."""
+    rows = plan.forward
+    shapes = dict(zip(("states", "U"), _by_chunks(rows), strict=True))
+    left = tuple(Kept(x.name, x.inside, shapes[x.inside], x.dtype, "STATES") for x in left_behind(rows))
+    return Backward(left, (CHUNK_SIZE, _passed(own_names(plan.turned)["saved"], left, rows)))
 
 
 def _handed_on(plan: ChunkBackwardPlan | KeyBackwardPlan) -> tuple[Kept, ...]:
@@ -53,8 +74,6 @@ def _for_key_decays(plan: KeyBackwardPlan) -> tuple[Kept, ...]:
             small.append(array)
         else:
             scaled.append(replace(array, kept_in="STATES"))
-    if rows.right:
-        return tuple(small)
     if plan.prepares:
         taken = set(declared_names(rows.spec))
         own = (replace(x, name=free_name(f"kept_{x.inside}", taken), walked=True) for x in (*small, *scaled))
@@ -106,10 +125,13 @@ def _walked(rows: RowPlan, states: str, updates: str) -> list[Kept]:
 
 def _keywords(plan: ChunkBackwardPlan | KeyBackwardPlan, arrays: Sequence[Kept]) -> tuple[str, ...]:
     """What the backward takes beside what was passed to the call, in the names that there are in its operator."""
-    own, keep = own_names(plan), Operator(plan.forward.spec, "chunk", "").keep
-    small, passed = _small(plan), ["chunk_size=chunk_size"]
-    for name, group in (("prepared", arrays[:small]), ("saved", arrays[small:])):
-        if group:
-            is_kept = keep if group[0].kept_in == "PREPARED" else f"{keep} == operators.STATES"
-            passed.append(f"{own[name]}={tuple_of(array.name for array in group)} if {is_kept} else None")
-    return tuple(passed)
+    own, small = own_names(plan), _small(plan)
+    groups = (("prepared", arrays[:small]), ("saved", arrays[small:]))
+    return (CHUNK_SIZE, *(_passed(own[name], group, plan.forward) for name, group in groups if group))
+
+
+def _passed(keyword: str, arrays: Sequence[Kept], rows: RowPlan) -> str:
+    """What was kept, if it was, as an argument."""
+    keep = Operator(rows.spec, "chunk", "").keep
+    is_kept = keep if arrays[0].kept_in == "PREPARED" else f"{keep} == operators.STATES"
+    return f"{keyword}={tuple_of(array.name for array in arrays)} if {is_kept} else None"

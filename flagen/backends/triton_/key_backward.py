@@ -17,13 +17,22 @@ from flagen.backends.triton_.chunk_launcher import (
 )
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.key_backward_gradients import KeyGradients
-from flagen.backends.triton_.key_backward_walks import OwnOutputs, Reverse, kernels_of, matrices
+from flagen.backends.triton_.key_backward_walks import (
+    OwnOutputs,
+    Reverse,
+    Scale,
+    TurnedOutput,
+    kernels_of,
+    matrices,
+)
 from flagen.backends.triton_.key_describe import (
     gradients_docs,
+    output_docs,
     prepare_docs,
     reverse_docs,
     scale_docs,
     states_docs,
+    turned_docs,
     walk_docs,
 )
 from flagen.backends.triton_.key_kernel import Prepare, Walk
@@ -38,13 +47,21 @@ IMPORTED = {"decay_over", "decay_to_cut", "from_middle", "invert", "seen_across_
 """What `chunk_prepare.py` has that other files use."""
 
 
-def key_backward_contexts(plan: KeyBackwardPlan) -> Mapping[str, tuple[str, Mapping[str, object]]]:
-    """The template of each file and every value that it uses, by the file's module."""
+Contexts = Mapping[str, tuple[str, Mapping[str, object]]]
+"""The template of each file and every value that it uses, by the file's module."""
+
+
+def key_backward_contexts(plan: KeyBackwardPlan) -> Contexts:
+    """The files of the backward."""
+    return {**kernel_contexts(plan), "chunk_backward": ("key_backward", _launcher_context(plan))}
+
+
+def kernel_contexts(plan: KeyBackwardPlan) -> Contexts:
+    """The files of its kernels."""
     return {
         "chunk_backward_prepare": ("key_backward_prepare", _prepare_context(plan)),
         "chunk_backward_walks": ("key_backward_walks", _walks_context(plan)),
         "chunk_backward_gradients": ("key_backward_gradients", _gradients_context(plan)),
-        "chunk_backward": ("key_backward", _launcher_context(plan)),
     }
 
 
@@ -52,10 +69,12 @@ def key_backward_contexts(plan: KeyBackwardPlan) -> Mapping[str, tuple[str, Mapp
 
 
 def _prepare_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
-    own, _, scale = kernels_of(plan)
-    documented: list[tuple[Prepare, Mapping[str, object]]] = [(scale, scale_docs(plan.forward))]
-    if plan.prepares:
-        documented.insert(0, (own, prepare_docs(plan.forward)))
+    own, _ = kernels_of(plan)
+    documented: list[tuple[Prepare, Mapping[str, object]]] = []
+    if plan.own_walk:
+        documented.append((own, prepare_docs(plan.forward)))
+    if not plan.puts_out:
+        documented.append((Scale(plan.forward), scale_docs(plan.forward)))
     lines = [line for kernel, _ in documented for line in kernel.lines()]
     return {
         "name": plan.forward.spec.name,
@@ -63,20 +82,24 @@ def _prepare_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         "helpers": row_helpers_for(lines),
         "imported": sorted(IMPORTED & names_in(*lines)),
         "kernels": [{**kernel.context(), "docs": docs} for kernel, docs in documented],
-        "key_index": scale.key_index,
-        "key_mask": scale.axes.mask(plan.forward.key),
+        "key_index": own.key_index,
+        "key_mask": own.axes.mask(plan.forward.key),
         "whole_keys": plan.forward.whole_keys,
     }
 
 
 def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
-    _, states, _ = kernels_of(plan)
+    _, states = kernels_of(plan)
     reverse = Reverse(plan)
+    output = TurnedOutput(plan.forward) if plan.puts_out else None
     own: list[tuple[Walk, Mapping[str, object]]] = []
-    if plan.prepares:
+    if plan.puts_out:
+        own = [(states, turned_docs(plan.forward))]
+    elif plan.prepares:
         own = [(OwnOutputs(plan.forward), walk_docs(plan.forward)), (states, states_docs(plan.forward))]
     walks = [documented(walk, docs) for walk, docs in own]
     lines = [*reverse.lines(), *(line for walk, _ in own for line in walk.lines())]
+    lines += output.lines() if output is not None else []
     transposed = plan.forward.chunk.normal_form.transposed
     value, key = f"{states.axes.index(plan.forward.value)}[:, None]", f"{states.axes.index(plan.forward.key)}[None, :]"
     return {
@@ -87,6 +110,7 @@ def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         "additive": plan.forward.delta is None,
         "steps": None,
         "walks": walks,
+        "output": None if output is None else {**output.context(), "docs": output_docs(plan.forward)},
         "reverse": {**reverse.context(), "docs": reverse_docs(plan.forward)},
         "state_place": f"{value} * {plan.forward.key} + {key}"
         if transposed
@@ -118,42 +142,65 @@ def _gradients_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
 
 def _launcher_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     """Every value `triton/key_backward.py.j2` uses."""
-    forward, shared = plan.forward, chunk_launcher_context(plan.forward)
-    own = own_names(plan)
-    prepare, states, scale = kernels_of(plan)
-    square = [array.name for array in matrices(forward)]
-    arrays = prepared_arrays(forward)
-    squares = [array for array in arrays if array.inside in square]
-    scaled = [array for array in arrays if array.inside not in square]
-    walked = [Scratch(own["states"], "states", [f"args.{forward.value}", f"args.{forward.key}"], "dtype")]
-    if forward.delta is not None:
-        walked.append(Scratch(own["U"], "U", [f"args.{forward.value}", 'walk_tiles["CHUNK"]'], "dtype"))
-    rows = 'walk_tiles["CHUNK"]'
-    gradients = [array_like(forward, f"{score.name}_gradient", [rows, rows], "dtype") for score in scores_of(forward)]
-    known = [*walked, *gradients]
-    chunks, walks = "chunks * args.HV", "args.runs * args.HV * blocks"
+    forward, shared, own = plan.forward, chunk_launcher_context(plan.forward), own_names(plan)
+    squares, scaled = prepared(plan)
+    walked = walked_arrays(plan, own)
+    scale = launch_of(plan, Scale(forward), "chunks * args.HV", own, "prepare_tiles")
     return {
         **{name: shared[name] for name in (*SHARED_CONTEXT, "config_lines")},
         **backward_signature(forward),
         **gradients_of_call(plan),
+        **launches(plan, own),
         "own": own,
-        "key": forward.key,
-        "imports": _imports(plan),
-        "delta": forward.delta is not None,
         "matrices": squares,
         "scaled": scaled,
-        "walked": walked,
         "kept": [array.name for array in (*scaled, *walked)],
         "handed_on": [
             (own["prepared"], f"{_listed(squares)} of each chunk; None to prepare the chunks again."),
             (own["saved"], f"{_listed([*scaled, *walked])} of each chunk; None to scale rows and walk again."),
         ],
-        "matrix_gradients": gradients,
-        "prepare": _launch(plan, prepare, chunks, own, known, "prepare_tiles"),
-        "scale": _launch(plan, scale, chunks, own, known, "prepare_tiles"),
-        "states": _launch(plan, states, walks, own, known, "walk_tiles"),
-        "reverse": _launch(plan, Reverse(plan), walks, own, known, "walk_tiles"),
-        "gradients": _gradients_launch(plan, own, known),
+        "scale": scale,
+        "members": "args.HV // args.H",
+        "of_walks": '"initial_state"',
+    }
+
+
+def prepared(plan: KeyBackwardPlan) -> tuple[list[Scratch], list[Scratch]]:
+    """The matrices of the chunks, and the scaled rows."""
+    square = [array.name for array in matrices(plan.forward)]
+    arrays = prepared_arrays(plan.forward)
+    return [x for x in arrays if x.inside in square], [x for x in arrays if x.inside not in square]
+
+
+def walked_arrays(plan: KeyBackwardPlan, own: Mapping[str, str]) -> list[Scratch]:
+    """What the walk over states leaves."""
+    forward = plan.forward
+    states = Scratch(own["states"], "states", [f"args.{forward.value}", f"args.{forward.key}"], "dtype")
+    if forward.delta is None:
+        return [states]
+    return [states, Scratch(own["U"], "U", [f"args.{forward.value}", 'walk_tiles["CHUNK"]'], "dtype")]
+
+
+def _matrix_gradients(plan: KeyBackwardPlan) -> list[Scratch]:
+    rows = 'walk_tiles["CHUNK"]'
+    scores = scores_of(plan.forward)
+    return [array_like(plan.forward, f"{score.name}_gradient", [rows, rows], "dtype") for score in scores]
+
+
+def launches(plan: KeyBackwardPlan, own: Mapping[str, str]) -> Mapping[str, object]:
+    """The four kernels, what they leave for one another, and where they come from."""
+    prepare, states = kernels_of(plan)
+    chunks, walks = "chunks * args.HV", "args.runs * args.HV * blocks"
+    return {
+        "key": plan.forward.key,
+        "imports": _imports(plan),
+        "delta": plan.forward.delta is not None,
+        "walked": walked_arrays(plan, own),
+        "matrix_gradients": _matrix_gradients(plan),
+        "prepare": launch_of(plan, prepare, chunks, own, "prepare_tiles"),
+        "states": launch_of(plan, states, walks, own, "walk_tiles"),
+        "reverse": launch_of(plan, Reverse(plan), walks, own, "walk_tiles"),
+        "gradients": _gradients_launch(plan, own),
     }
 
 
@@ -163,29 +210,25 @@ def _listed(arrays: Sequence[Scratch]) -> str:
 
 def _imports(plan: KeyBackwardPlan) -> list[tuple[str, list[str]]]:
     """The modules of the package with kernels, and what of them is launched."""
-    prepare, states, scale = kernels_of(plan)
+    prepare, states = kernels_of(plan)
     found = {
         "chunk_backward_gradients": [KeyGradients(plan).kernel],
-        "chunk_backward_prepare": [scale.kernel],
+        "chunk_backward_prepare": [] if plan.puts_out else [Scale(plan.forward).kernel],
         "chunk_backward_walks": [Reverse(plan).kernel, "gradients_config"],
         "chunk_kernels": ["launch_config"],
     }
-    found.setdefault("chunk_backward_prepare" if plan.prepares else "chunk_prepare", []).append(prepare.kernel)
-    found["chunk_backward_walks" if plan.prepares else "chunk_kernels"].append(states.kernel)
+    found.setdefault("chunk_backward_prepare" if plan.own_walk else "chunk_prepare", []).append(prepare.kernel)
+    found["chunk_backward_walks" if plan.own_walk else "chunk_kernels"].append(states.kernel)
+    if plan.puts_out:
+        found["chunk_backward_walks"].append(TurnedOutput(plan.forward).kernel)
     return [(module, sorted(names)) for module, names in found.items()]
 
 
-def _launch(
-    plan: KeyBackwardPlan,
-    kernel: RowKernel[Any],
-    grid: str,
-    own: Mapping[str, str],
-    known: Sequence[Scratch],
-    tiles: str,
-) -> Launch:
+def launch_of(plan: KeyBackwardPlan, kernel: RowKernel[Any], grid: str, own: Mapping[str, str], tiles: str) -> Launch:
+    """The launch of `kernel`, whose parameters say what it is handed."""
     final, (state,) = own["d_final_state"], plan.forward.spec.states
     arrays = {
-        **{f"{array.inside}_ptr": array.name for array in known},
+        **{f"{array.inside}_ptr": array.name for array in (*walked_arrays(plan, own), *_matrix_gradients(plan))},
         **{f"{name}_ptr": own[name] for name in ("do", "state_gradients", R_GRADIENT)},
         **{f"{gradient.called}_ptr": gradient.called for gradient in plan.stored},
         "final_gradient_ptr": f"None if {final} is None else {final}.contiguous()",
@@ -195,9 +238,9 @@ def _launch(
     return Launch(kernel.kernel, grid, launch_arguments(plan.forward, kernel, arrays), tiles)
 
 
-def _gradients_launch(plan: KeyBackwardPlan, own: Mapping[str, str], known: Sequence[Scratch]) -> Launch:
+def _gradients_launch(plan: KeyBackwardPlan, own: Mapping[str, str]) -> Launch:
     """The last kernel has the rows of the walks, the decays of the preparation, and tiles of its own."""
-    launch = _launch(plan, KeyGradients(plan), "chunks * args.H", own, known, "")
+    launch = launch_of(plan, KeyGradients(plan), "chunks * args.H", own, "")
     compiled = [parameter.partition(":")[0] for parameter in KeyGradients(plan).parameters()]
     sizes = [name for name in ("CHUNK", "LEVELS", "LEAF_LEVELS", "TERMS") if name in compiled]
     rows = [f'{name}=prepare_tiles["{name}"]' for name in sizes]

@@ -38,6 +38,14 @@ class OwnPrepare(Prepare):
         return f"chunk_{self.plan.spec.name}_unfolded_kernel"
 
 
+class TurnedPrepare(Prepare):
+    """Prepares the chunks for a left read, where the forward kernels read from the right."""
+
+    @property
+    def kernel(self) -> str:
+        return f"chunk_{self.plan.spec.name}_turned_prepare_kernel"
+
+
 class Scale(Prepare):
     """Scales the rows of all chunks, whose matrices are known."""
 
@@ -79,6 +87,36 @@ class OwnOutputs(Walk):
     @property
     def kernel(self) -> str:
         return f"chunk_{self.plan.spec.name}_keeping_kernel"
+
+
+class TurnedWalk(Walk):
+    """Walks with the state and stores it, and U, and what is read from the left, if that is wanted."""
+
+    def __init__(self, plan: KeyKernelPlan) -> None:
+        super().__init__(plan, Form.FUSED, keeps=True)
+
+    @property
+    def kernel(self) -> str:
+        return f"chunk_{self.plan.spec.name}_turned_walk_kernel"
+
+    def _if_given(self, array: str, lines: list[str]) -> list[str]:
+        """There are always states and U to leave."""
+        return lines
+
+    def _put(self) -> list[str]:
+        output, store = super()._put()
+        return [output, "if o_ptr is not None:", f"    {store}"]
+
+
+class TurnedOutput(Walk):
+    """Puts out what is read from the left, from the states before the chunks and U."""
+
+    def __init__(self, plan: KeyKernelPlan) -> None:
+        super().__init__(plan, Form.OUTPUT)
+
+    @property
+    def kernel(self) -> str:
+        return f"chunk_{self.plan.spec.name}_turned_output_kernel"
 
 
 class Reverse(KeyRows):
@@ -161,13 +199,14 @@ class Reverse(KeyRows):
         return False
 
 
-def kernels_of(plan: KeyBackwardPlan) -> tuple[Prepare, Walk, Scale]:
-    """What prepares the chunks and walks with the state, of the forward kernels where they fold nothing; and what
-    scales rows alone."""
+def kernels_of(plan: KeyBackwardPlan) -> tuple[Prepare, Walk]:
+    """What prepares the chunks and walks with the state: the forward kernels, where they do nothing else."""
     forward = plan.forward
+    if plan.puts_out:
+        return TurnedPrepare(forward), TurnedWalk(forward)
     if plan.prepares:
-        return OwnPrepare(forward), OwnStates(forward), Scale(forward)
-    return Prepare(forward), Walk(forward, Form.STATES), Scale(forward)
+        return OwnPrepare(forward), OwnStates(forward)
+    return Prepare(forward), Walk(forward, Form.STATES)
 
 
 Kernel = Any

@@ -68,6 +68,13 @@ def states_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
     return {"title": STATES, "equations": [*source, *indented(lines)], "text": text}
 
 
+def turned_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+    """The docstring of the kernel that walks with the state, of which the backward of a right read reads from the left
+    and keeps the rest."""
+    docs = walk_docs(plan)
+    return {**docs, "text": f"{docs['text']} Before each chunk it writes {_left(plan)}, in the dtype of the products."}
+
+
 def output_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
     """The docstring of the kernel that puts out what is read, from the states before each chunk."""
     if not plan.right:

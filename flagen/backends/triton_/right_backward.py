@@ -1,0 +1,80 @@
+"""The contexts of the files of the backward of a right read: the kernels of a left read, and the function that launches
+them with what was read with and the gradient of the output in each other's place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from flagen.backends.triton_.backward_launcher import SHARED_CONTEXT, backward_signature, gradients_of_call, own_names
+from flagen.backends.triton_.chunk_launcher import Launch, chunk_launcher_context
+from flagen.backends.triton_.key_backward import (
+    Contexts,
+    kernel_contexts,
+    launch_of,
+    launches,
+    prepared,
+    walked_arrays,
+)
+from flagen.backends.triton_.key_backward_walks import TurnedOutput
+from flagen.backends.triton_.names import free_name
+from flagen.plan.right_backward import RightBackwardPlan
+from flagen.plan.schedule import declared_names
+
+
+def right_backward_contexts(plan: RightBackwardPlan) -> Contexts:
+    """The files of the backward."""
+    return {**kernel_contexts(plan.turned), "chunk_backward": ("right_backward", _launcher_context(plan))}
+
+
+def _launcher_context(plan: RightBackwardPlan) -> Mapping[str, object]:
+    """Every value `triton/right_backward.py.j2` uses."""
+    turned, shared = plan.turned, chunk_launcher_context(plan.forward)
+    own, of_call = own_names(turned), gradients_of_call(turned)
+    called = [gradient.called for gradient in turned.stored]
+    d_read = free_name(f"d_{plan.reads}", {*declared_names(turned.rows.spec), *called})
+    output = launch_of(turned, TurnedOutput(turned.forward), "chunks * args.HV * blocks", own, "walk_tiles")
+    known = {**launches(turned, own), "output": output}
+    kept = [array.name for array in walked_arrays(turned, own)]
+    swapped = {
+        kernel: _swapped(plan, launch, own["do"], d_read)
+        for kernel, launch in known.items()
+        if isinstance(launch, Launch)
+    }
+    return {
+        **{name: shared[name] for name in SHARED_CONTEXT},
+        "config_lines": chunk_launcher_context(turned.forward)["config_lines"],
+        **backward_signature(plan.forward),
+        **of_call,
+        "named": {gradient.name: gradient.called for gradient in turned.stored} | {plan.reads: d_read},
+        "repeated": plan.repeated,
+        **known,
+        **swapped,
+        "own": own,
+        "turned": _turned(plan, own["do"]),
+        "read_gradient": d_read,
+        "prepared": [array for group in prepared(turned) for array in group],
+        "kept": kept,
+        "saved": f"{', '.join(kept)} of each chunk; None to walk again.",
+        "members": "args.HV // args.H" if plan.shares_keys else "1",
+        "of_walks": f'"initial_state", "{plan.reads}"',
+    }
+
+
+def _turned(plan: RightBackwardPlan, do: str) -> str:
+    """What the kernels have to do with the recurrence."""
+    (output,) = plan.turned.rows.spec.output
+    return (
+        f"The kernels are those of {output.text}, with {plan.reader} = {do} and {plan.reads} for the gradient of o."
+        f" What that adds to a loss is the same number, {do}^T S {plan.reads}: all else has the same gradients, and"
+        f" its o is the gradient of {plan.reads}."
+    )
+
+
+def _swapped(plan: RightBackwardPlan, launch: Launch, do: str, d_read: str) -> Launch:
+    """The launch with what each array of the turned recurrence is; heads are value heads if these share nothing."""
+    handed = {plan.reader: do, do: plan.reads, "o": d_read}
+    if not plan.shares_keys:
+        handed |= {"H=args.H": "H=args.HV", "chunks * args.H": "chunks * args.HV"}
+    arguments = [handed.get(argument, argument) for argument in launch.arguments]
+    return replace(launch, grid=handed.get(launch.grid, launch.grid), arguments=arguments)
