@@ -327,13 +327,35 @@ update: S = alpha * S + outer(beta * k, l2norm(v) * w)
 output: o = S_prev @ q + beta * dot(q, v) * k
 """
 """A decay and keys of the state's other side, a norm, and a sum of what a value head has."""
-OWN_FRONT_ENDS = {"named": NAMED, "scaled": SCALED, "turned": TURNED}
+
+
+RIGHT_READ = """
+flagen: 1
+name: right_read
+state: {S: [K, V]}
+inputs:
+  q: [K]
+  scores: [K]
+  v: {dims: [V], heads: HV}
+  p: {dims: [V], heads: HV}
+  do: {dims: [], heads: HV, range: [0, 1]}
+params:
+  A: {per: head}
+  w: {dims: [V]}
+decay: {alpha: exp(-exp(A) * softplus(p))}
+update: S = alpha * S + do * outer(tanh(q), l2norm(v) * w)
+output: o = -(S_prev.T @ scores) / 3
+"""
+"""Values decay and are read before the update; the keys, which their heads share, are not what is read with."""
+OWN_FRONT_ENDS = {"named": NAMED, "scaled": SCALED, "turned": TURNED, "right_read": RIGHT_READ}
 
 
 def own_arguments(name: str) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    params = {"named": [(12,)], "scaled": [(2,), (12,)], "turned": [(2,), (12,)]}[name]
+    params = [(12,)] if name == "named" else [(2,), (12,)]
     shapes = [(1, 40, 1, 20), (1, 40, 1, 20), (1, 40, 2, 12), (1, 40, 2), (1, 40, 2), *params]
+    if name == "right_read":
+        shapes[3] = (1, 40, 2, 12)
     if name == "turned":
         shapes = [(1, 40, 2, 12), (1, 40, 2, 20), (1, 40, 2, 12), (1, 40, 2, 12), (1, 40, 2), *params]
     q, k, v, decay, beta, *others = (torch.randn(shape, generator=generator) for shape in shapes)

@@ -10,6 +10,7 @@ from flagen import algebra
 from flagen.plan import Unavailable, make_plan
 from flagen.plan.chunk_backward import Add, ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
+from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.show import show
 from flagen.spec import load_spec, parse_spec
 
@@ -18,10 +19,13 @@ ADDITIVE = {"linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"}
+RIGHT_READS = {"oja"}
 
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}, b: {dims: [], heads: HV}"
 WRITE = "update: S = S + outer(k, v)"
 BY_KEY_WRITE = "update: S = S + b * outer(k, v)"
+
+RIGHT = f"inputs: {{{INPUTS}, g: {{dims: [V], heads: HV}}}}\nupdate: S = sigmoid(g) * S + b * outer(k, v)"
 
 
 def planned(text: str) -> ChunkBackwardPlan | KeyBackwardPlan | Unavailable:
@@ -47,9 +51,11 @@ def test_the_variants_with_a_backward(name):
     plan = make_plan(spec, algebra.derive(spec)).chunk_backward
     assert isinstance(plan, ChunkBackwardPlan) == (name in ADDITIVE | DELTA)
     assert isinstance(plan, KeyBackwardPlan) == (name in BY_KEY)
+    assert isinstance(plan, RightBackwardPlan) == (name in RIGHT_READS)
     if not isinstance(plan, Unavailable):
         tensors = {decl.name for decl in spec.inputs} | {param.name for param in spec.params if param.is_tensor}
-        assert {gradient.name for gradient in plan.stored} == tensors
+        read, stored = ({plan.reads}, plan.turned.stored) if name in RIGHT_READS else (set(), plan.stored)
+        assert {gradient.name for gradient in stored} == tensors - read
 
 
 def test_a_gradient_is_added_on_the_level_where_it_is_known():
@@ -92,6 +98,17 @@ def test_a_sum_over_the_keys_gets_its_gradient_before_the_keys():
     assert ("block", "b * sum_V(o_gradient * v)") in added(plan, "number")
 
 
+def test_a_right_read_is_turned():
+    """Its reader is the gradient of the output, and has none; what it was read with stands for that."""
+    plan = planned(f"{RIGHT}\noutput: o = -(S_prev.T @ q) / 2")
+    assert isinstance(plan, RightBackwardPlan), plan
+    assert plan.turned.forward.spec.output[-1].text == "o = -(S_prev @ p) / 2"
+    assert (plan.reads, plan.reader, plan.repeated) == ("q", "p", ("q", "k"))
+    assert {gradient.name for gradient in plan.turned.stored} == {"k", "v", "b", "g"}
+    assert added(plan.turned, "k") == [("block", "v_gradient")]
+    assert not plan.turned.forward.read_after
+
+
 def test_blocks_of_keys_add_up_what_is_linear_in_them():
     linear = "params: {A: {per: head}}\ndecay: {c: exp(-exp(A) * softplus(g))}\nupdate: S = c * S + outer(k, b * v)\n"
     plan = planned(f"inputs: {{{INPUTS}, g: {{dims: [K], heads: HV}}}}\n{linear}output: o = S.T @ q")
@@ -119,11 +136,11 @@ def test_blocks_of_keys_add_up_what_is_linear_in_them():
             f"inputs: {{{INPUTS}, w_gradient: []}}\n{BY_KEY_WRITE}\noutput: o = w_gradient * (S_prev.T @ q)",
             "are called",
         ),
-        (
-            f"inputs: {{{INPUTS}, g: {{dims: [V], heads: HV}}}}\n"
-            "update: S = sigmoid(g) * S + b * outer(k, v)\noutput: o = S.T @ q",
-            "other side",
-        ),
+        (f"{RIGHT}\noutput: o = S.T @ tanh(q)", "with something that is no input"),
+        (f"{RIGHT}\nlet: {{x: k * q}}\noutput: o = S.T @ q".replace("(k,", "(x,"), "`q`, which the state is read with"),
+        (f"{RIGHT}\noutput: o = S.T @ q + b * v", "the output is no multiple, by a number,"),
+        (f"{RIGHT}\noutput: o = v * (S.T @ q)", "the output is no multiple, by a number,"),
+        (f"{RIGHT}\noutput: o = b * (S.T @ q)", "`b` is a multiple of what is read"),
         (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, l2norm(v))\noutput: o = S.T @ q * b", "evaluated before"),
     ],
 )

@@ -64,7 +64,7 @@ def backward_signature(forward: RowPlan) -> Mapping[str, object]:
     }
 
 
-def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, object]:
+def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, Any]:
     """What gradients there are, and in what shape a kernel leaves them."""
     spec = plan.rows.spec
     return {

@@ -35,6 +35,7 @@ def _launcher_context(plan: RightBackwardPlan) -> Mapping[str, object]:
     d_read = free_name(f"d_{plan.reads}", {*declared_names(turned.rows.spec), *called})
     output = launch_of(turned, TurnedOutput(turned.forward), "chunks * args.HV * blocks", own, "walk_tiles")
     known = {**launches(turned, own), "output": output}
+    partial = dict(of_call["partial"])
     kept = [array.name for array in walked_arrays(turned, own)]
     swapped = {
         kernel: _swapped(plan, launch, own["do"], d_read)
@@ -47,6 +48,7 @@ def _launcher_context(plan: RightBackwardPlan) -> Mapping[str, object]:
         **backward_signature(plan.forward),
         **of_call,
         "named": {gradient.name: gradient.called for gradient in turned.stored} | {plan.reads: d_read},
+        "partial": partial if plan.shares_keys else dict.fromkeys(partial, "args.HV"),
         "repeated": plan.repeated,
         **known,
         **swapped,
