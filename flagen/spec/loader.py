@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import NoReturn
 
 import yaml
@@ -211,12 +212,18 @@ class _Builder:
         return self._checked_root(root)
 
     def _events(self) -> Iterator[yaml.events.Event]:
+        seen = 0
         try:
-            yield from yaml.parse(self.lines.text, Loader=_YamlLoader)
+            for event in yaml.parse(self.lines.text, Loader=_YamlLoader):
+                seen += 1
+                yield event
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             index = min(mark.index, len(self.lines.text)) if mark is not None else 0
             problem = error.problem or error.context or "it cannot be read"
+            if "nesting depth" in problem:
+                # Some libyaml read ahead, and give up before they tell of what is too deep here: PyYAML's parser does.
+                yield from islice(yaml.parse(self.lines.text, Loader=yaml.SafeLoader), seen, None)
             self._abandon("E104", self.lines.span(index, index + 1), f"not YAML: {problem}", _yaml_hint(problem))
         except yaml.YAMLError as error:
             self._abandon("E104", self.lines.span(0, 1), f"not YAML: {error}")
