@@ -45,7 +45,8 @@ def differentiate(forward: Any, backward: Any, tensors: int, kept: int = 0) -> N
 
     def go_back(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         wanted = list(ctx.needs_input_grad[:tensors])
-        inputs, arrays = ctx.saved_tensors[:given], ctx.saved_tensors[given:]
+        saved = ctx.saved_tensors  # Once: checkpoints compute them when they are asked for.
+        inputs, arrays = saved[:given], saved[given:]
         of_results = cotangents[: len(cotangents) - kept]
         found = backward(*inputs, *ctx.settings, *of_results, *arrays, wanted)
         others = [None] * (1 + len(ctx.settings))

@@ -217,10 +217,12 @@ class SegmentKernel:
     def _steps(self, body: tuple[Action, ...], backwards: bool) -> Iterator[str]:
         assert self.spec.steps is not None
         n = self.spec.steps.symbol
+        lines = list(self.lines(body))
+        if not lines:
+            return
         # Unrolled, so that the loads of one step run under the arithmetic of the step before.
         yield f"for micro_step in tl.static_range({n}):"
         step = f"({n} - 1 - micro_step)" if backwards else "micro_step"
-        lines = list(self.lines(body))
         if "row" in names_in(*lines):
             yield f"{INDENT}row = token * {n} + {step}"
         yield from (INDENT + line for line in lines)
