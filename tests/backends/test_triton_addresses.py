@@ -16,8 +16,8 @@ from flagen.spec import load_spec
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for path in (ROOT / "generated").glob("*/*.py") if "tl.program_id" in path.read_text())
-TABLES = {"cu_seqlens_ptr", "chunk_sequence_ptr", "first_chunk_ptr"}
-"""As long as there are sequences or chunks. The launcher makes the last two in int64."""
+TABLES = {"cu_seqlens_ptr", "chunk_sequence_ptr", "first_chunk_ptr", "segment_sequence_ptr", "first_segment_ptr"}
+"""As long as there are sequences, chunks or segments. The launcher makes all but the first in int64."""
 
 
 def kernels(tree: ast.Module) -> Iterator[ast.FunctionDef]:
