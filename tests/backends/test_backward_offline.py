@@ -38,7 +38,7 @@ def reports() -> list[dict[str, Any]]:
         names = [name for known, name in SPILLS if known == arch] or ["kda"]
         command = [sys.executable, "-m", compile_backward.__name__, arch]
         done = subprocess.run(
-            command, input=json.dumps(names), env=variables, cwd=ROOT, capture_output=True, text=True, timeout=300
+            command, input=json.dumps(names), env=variables, cwd=ROOT, capture_output=True, text=True, timeout=1200
         )
         assert done.returncode == 0, done.stderr
         return map(json.loads, done.stdout.splitlines())
