@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 
 import pytest
 import torch
@@ -101,8 +100,6 @@ def test_where_no_kernel_runs_there_is_nothing_to_tune(name):
 def test_what_is_kept_for_a_gradient_is_no_matter(name):
     """Tuning takes the arguments of a training step as they are."""
     launcher, tuner = modules(name)
-    if "save_states" not in inspect.signature(form("chunk", name)).parameters:
-        pytest.skip("keeps nothing")
     problem(name).call(getattr(tuner, f"tune_chunk_{name}"), bench=lambda run: 1.0, save_states=True)
     assert len(launcher.TILES) == 1
 
