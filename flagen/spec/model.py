@@ -230,6 +230,8 @@ class Input:
     range: Interval
     description: str
     span: Span = field(default=NOWHERE, compare=False)
+    wide: bool = False
+    """Given in the dtype of the states, whatever that of the others is: only what a stage gets from another is."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,8 @@ class Spec:
     chunk: ChunkHints
     source: Source = field(compare=False, repr=False)
     sha256: str = field(compare=False, default="")
+    wide_output: bool = False
+    """The output has the dtype of the states: only that of a stage has, where another one goes on from there."""
 
     @property
     def dims(self) -> Dims:
