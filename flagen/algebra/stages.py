@@ -73,6 +73,13 @@ class Stage:
         (state,) = self.spec.states
         return state
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the results are called in `spec`: by their names, but the only one of a matrix state is `o`."""
+        if self.spec.output[-1].target == "o" and len(self.results) == 1:
+            return ("o",)
+        return tuple(result.name for result in self.results)
+
 
 @dataclass(frozen=True)
 class StagedForm:

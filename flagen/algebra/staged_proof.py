@@ -1,0 +1,102 @@
+"""Rung 0 for stages: run one after another, token by token, they are the recurrence. In exact arithmetic.
+
+Each stage is a recurrence of its own, whose chunk form is proved as that of any other spec. What is left is that what
+stages hand on was cut out of the statements rightly, and at the right moment.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+
+from gmpy2 import mpq
+
+from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, evaluate, scalar
+from flagen.algebra.recurrence import Setting
+from flagen.algebra.stages import StagedForm
+from flagen.diagnostics import InternalError
+from flagen.spec.model import Dims, Interval, Spec
+
+_SIZES = (2, 3)
+_TOKENS = 3
+_ATTEMPTS = 5
+Tensors = Mapping[str, Tensor]
+
+
+def prove_stages(form: StagedForm, *, seed: int = 0) -> tuple[str, ...]:
+    """Prove the stages of `form` equal to its spec's recurrence; what was proved, a line each.
+
+    Raises:
+        InternalError: they are not, with the tensor that differs.
+    """
+    spec = form.spec
+    for steps in (1, 2, 3) if spec.steps else (1,):
+        for attempt in range(_ATTEMPTS):
+            numbers = random.Random(f"{spec.name} {steps} {seed + attempt}")
+            try:
+                difference = _Sequence(form, steps, numbers).difference()
+            except ZeroDivisionError:  # an unlucky point: a denominator of the spec is 0 there
+                continue
+            if difference:
+                message = f"{spec.name}: {difference} (seed {seed + attempt}); nothing was written."
+                raise InternalError(f"{message}\n{form.dump()}")
+            break
+        else:
+            raise InternalError(f"{spec.name}: no random point without a zero denominator found")
+    states = ", ".join(stage.state.name for stage in form.stages)
+    return (f"stages of {states}, one after another = recurrence: random rational points, {_TOKENS} tokens",)
+
+
+class _Sequence:
+    """A random sequence of tokens, run by the recurrence and by its stages."""
+
+    def __init__(self, form: StagedForm, steps: int, numbers: random.Random) -> None:
+        self.form, self.steps = form, steps
+        self.oracle = Oracle(numbers)
+        self.sizes = {dim: _SIZES[place % len(_SIZES)] for place, dim in enumerate(form.spec.dims)}
+        self.constants = dict(self._constants(form.spec))
+
+    def difference(self) -> str | None:
+        """What differs, if anything does."""
+        spec = self.form.spec
+        first = {state.name: self._random(state.dims) for state in spec.states}
+        whole = Setting(spec, self.sizes, self.constants, self.oracle)
+        parts = [Setting(stage.spec, self.sizes, self.constants, self.oracle) for stage in self.form.stages]
+        states, of_stages = dict(first), [{stage.state.name: first[stage.state.name]} for stage in self.form.stages]
+        for number in range(_TOKENS):
+            inputs = {i.name: self._random(i.dims, i.range) for i in spec.inputs if i.per == "token"}
+            by_step = [
+                {i.name: self._random(i.dims, i.range) for i in spec.inputs if i.per == "step"}
+                for _ in range(self.steps if spec.steps else 0)
+            ]
+            output, states = whole.step(whole.token(inputs, by_step), states)
+            given = dict(inputs)
+            for place, (stage, part) in enumerate(zip(self.form.stages, parts, strict=True)):
+                token = part.token(given, by_step)
+                found, of_stages[place] = part.results(token, of_stages[place], stage.outputs)
+                given |= dict(zip((result.name for result in stage.results), found, strict=True))
+                name = stage.state.name
+                if not _equal(of_stages[place][name], states[name]):
+                    return f"the state {name} of its stage after token {number} is not the recurrence's"
+            if not _equal(given["o"] if self.form.output is None else self._evaluate(given), output):
+                return f"the stages' output of token {number} is not the recurrence's"
+        return None
+
+    def _evaluate(self, given: Tensors) -> Tensor:
+        assert self.form.output is not None
+        return evaluate(self.form.output, Scope({**self.constants, **given}, {}, self.sizes, self.oracle))
+
+    def _constants(self, spec: Spec) -> Iterator[tuple[str, Tensor]]:
+        yield from ((param.name, self._random(param.dims, param.range)) for param in spec.params)
+        yield from ((name, scalar(Dual(mpq(value)))) for name, value in {"H": 2, "HV": 4, "head": 1}.items())
+        if spec.steps:
+            yield spec.steps.symbol, scalar(Dual(mpq(self.steps)))
+
+    def _random(self, dims: Dims, within: Interval | None = None) -> Tensor:
+        within = within or Interval()
+        scope = Scope({}, {}, self.sizes, self.oracle)
+        return scope.build(dims, lambda _: Dual(self.oracle.rational(within.low, within.high)))
+
+
+def _equal(left: Tensor, right: Tensor) -> bool:
+    return all(left.at(right.dims, index).value == element.value for index, element in right.data.items())
