@@ -14,6 +14,7 @@ from flagen.spec.printer import to_source
 
 _DOC_WIDTH = 112  # of a line in a function's docstring, under its indent
 
+_STATE_DTYPE = "float32 (float64 where an input is)"
 _CU_SEQLENS = "[{2} + 1] token offsets of packed sequences, int32 or int64; needs {0} = 1."
 
 
@@ -107,6 +108,22 @@ def output_like(spec: Spec) -> str:
     """The input whose dtype the output takes: the first that carries the output's dims, else the first."""
     wanted = set(spec.output_dims)
     return next((i.name for i in spec.inputs if wanted <= set(i.dims)), spec.inputs[0].name)
+
+
+def output_dtype(spec: Spec) -> str:
+    """The output's dtype, as a function writes it."""
+    return "args.dtype" if spec.wide_output else f"{output_like(spec)}.dtype"
+
+
+def output_doc(spec: Spec) -> str:
+    """The output's shape and dtype."""
+    dtype = _STATE_DTYPE if spec.wide_output else f"{output_like(spec)}'s dtype"
+    return f"{output_shape(spec)} in {dtype}"
+
+
+def state_doc(spec: Spec) -> str:
+    """The shape and the dtype of the states."""
+    return f"{state_shapes(spec)} in {_STATE_DTYPE}"
 
 
 def state_annotation(spec: Spec) -> str:

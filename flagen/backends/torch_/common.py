@@ -5,11 +5,11 @@ from __future__ import annotations
 from flagen.backends.signature import (
     Parameter,
     argument_docs,
-    output_like,
-    output_shape,
+    output_doc,
+    output_dtype,
     signature,
     state_annotation,
-    state_shapes,
+    state_doc,
 )
 from flagen.backends.text import one_line
 from flagen.spec.model import Repeat, Spec
@@ -25,10 +25,10 @@ def common_context(spec: Spec, *extra: Parameter) -> dict[str, object]:
         "equations": equations(spec),
         "signature": signature(spec, *extra),
         "argument_docs": argument_docs(spec, *extra),
-        "output_doc": f"{output_shape(spec)} in {output_like(spec)}'s dtype",
-        "state_doc": f"{state_shapes(spec)} in float32 (float64 where an input is)",
+        "output_doc": output_doc(spec),
+        "state_doc": state_doc(spec),
         "state_annotation": state_annotation(spec),
-        "like": output_like(spec),
+        "output_dtype": output_dtype(spec),
         "check": check_call(spec),
     }
 

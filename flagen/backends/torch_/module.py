@@ -7,8 +7,7 @@ import math
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import (
     input_doc,
-    output_like,
-    output_shape,
+    output_doc,
     param_doc,
     parameters,
     state_annotation,
@@ -83,7 +82,7 @@ def module_file(plan: Plan) -> Rendering:
             "state_annotation": state_annotation(spec),
             "single_state": len(spec.states) == 1,
             "state_shapes": state_shapes(spec),
-            "output_doc": f"{output_shape(spec)} in {output_like(spec)}'s dtype",
+            "output_doc": output_doc(spec),
             "has_chunk": not isinstance(plan.chunk, Unavailable),
             "has_chunk_kernel": not isinstance(plan.chunk_kernel, Unavailable),
             "has_fused": not isinstance(plan.fused, Unavailable),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flagen.backends.signature import Parameter, output_like
+from flagen.backends.signature import Parameter
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import common_context
 from flagen.backends.triton_.chunk_kernel import kernels_of as scalar_kernels
@@ -108,7 +108,6 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
         "steps": steps,
         "expansion": None,
         "launched": function["declarations"],
-        "output_dtype": f"{output_like(spec)}.dtype",
         "first": tensor_names(spec)[0],
         "defaults": list(default_values(spec)),
         "state": state.name,
@@ -193,7 +192,7 @@ def _operands(plan: RowPlan) -> list[str]:
 
     Where decays have keys, too, not every vector is one.
     """
-    inputs = plan.spec.inputs
+    inputs = [decl for decl in plan.spec.inputs if not decl.wide] or plan.spec.inputs
     if not isinstance(plan, KeyKernelPlan):
         return [decl.name for decl in inputs if decl.dims]
     plain = {tile.name for tile in plan.vectors if isinstance(tile, Value)}
