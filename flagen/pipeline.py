@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,9 +36,10 @@ from flagen.freshness import fingerprint, fresh_package, record_path, remember
 from flagen.project import Project, bundled
 
 if TYPE_CHECKING:
-    from flagen.algebra import Derivation, Proof
+    from flagen.algebra import Derivation, Proof, StagedForm
     from flagen.emit.writer import Changes
     from flagen.plan.model import Plan
+    from flagen.plan.staged import StagedPlan
     from flagen.spec.model import Spec
 
 # Below this many specs, starting processes costs more than it saves.
@@ -131,8 +132,10 @@ def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
 
 def remarks_on(plan: Plan) -> tuple[Diagnostic, ...]:
     """Which forms the spec does not get, or at what price, and why."""
-    from flagen.plan import ExpandedPlan, Unavailable
+    from flagen.plan import ExpandedPlan, StagedPlan, Unavailable
 
+    if isinstance(plan.chunk_kernel, StagedPlan):
+        return _remarks_on_stages(plan.chunk_kernel)
     no_form = isinstance(plan.chunk, Unavailable)
     forms = (
         ("no-chunk-form", "no chunk form", plan.chunk),
@@ -148,6 +151,16 @@ def remarks_on(plan: Plan) -> tuple[Diagnostic, ...]:
         message = f"the chunk kernels get every row of a token from memory: {plan.chunk_kernel.reason}"
         missing.append(Diagnostic("rows-in-memory", plan.chunk_kernel.span, message, severity="note"))
     return tuple(missing)
+
+
+def _remarks_on_stages(staged: StagedPlan) -> tuple[Diagnostic, ...]:
+    """The remarks on each stage, under its name; stages have no recurrent form of their own."""
+    return tuple(
+        replace(remark, message=f"stage of {stage.stage.state.name}: {remark.message}")
+        for stage in staged.stages
+        for remark in remarks_on(stage.plan)
+        if "fused_recurrent" not in remark.message
+    )
 
 
 @dataclass
@@ -199,10 +212,17 @@ class Stages:
                 return "\n".join(prove(self.spec, self.derivation).lines)
             case "plan":
                 return self.plan.dump()
+            case _ if self.derivation.staged is not None:
+                return self._dump_stages(stage.replace("-", "_"), self.derivation.staged)
             case _:
                 form = getattr(self.derivation, stage.replace("-", "_"))
                 missing = self.derivation.no_chunk_form
                 return form.dump() if missing is None else f"none: {missing.reason}"
+
+    def _dump_stages(self, form: str, staged: StagedForm) -> str:
+        """A form of each stage; first, with the normal forms, what the stages are."""
+        parts = [getattr(part, form).dump() for part in self.derivation.stages if getattr(part, form) is not None]
+        return "\n\n".join([staged.dump(), *parts] if form == "normal_form" else parts)
 
 
 # ----------------------------------------------------------------------------------------------------------- many specs

@@ -83,10 +83,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class StagedForm:
-    """The stages in order. `output` evaluates the output from their results, or is None where a stage has it."""
+    """The stages in order, and what passes between them as the inputs that it is to later ones. `output` evaluates the
+    output from their results, or is None where a stage has it."""
 
     spec: Spec
     stages: tuple[Stage, ...]
+    passed: tuple[Input, ...]
     output: Expr | None
 
     def dump(self) -> str:
@@ -102,7 +104,7 @@ class StagedForm:
 
     def given(self, stage: Stage) -> tuple[Input, ...]:
         """What `stage` gets from earlier ones."""
-        return tuple(decl for decl in stage.spec.inputs if decl not in self.spec.inputs)
+        return tuple(decl for decl in stage.spec.inputs if decl in self.passed)
 
 
 def staged_form(spec: Spec, is_scan: Callable[[Spec], bool]) -> StagedForm:
@@ -161,7 +163,8 @@ class _Stages:
         stages: list[Stage] = []
         for name in reversed(self.order):
             stages += reversed(self._stages_of(name, has_output=output is None and name == last))
-        return StagedForm(self.spec, tuple(reversed(stages)), output)
+        passed = tuple(self.as_input(each) for each in self.every())
+        return StagedForm(self.spec, tuple(_with_names(reversed(stages))), passed, output)
 
     def _takes_others(self, last: str, expr: Expr, place: Place) -> bool:
         """Whether the output has more to do with other states than that a vector depends on them which `last` is read
@@ -300,7 +303,8 @@ class _Cutter:
             class_name=f"{spec.class_name}{state.name}",
             states=(state,),
             inputs=(*own, *self._given_inputs(used)),
-            params=tuple(param for param in spec.params if param.name in used),
+            # The function of the whole knows the defaults; they may name dims that a stage does not have.
+            params=tuple(replace(param, default=None) for param in spec.params if param.name in used),
             steps=spec.steps if steps else None,
             derived=derived,
             update=tuple(update),
@@ -409,6 +413,14 @@ class _Trial(_Cutter):
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _with_names(stages: Iterable[Stage]) -> Iterator[Stage]:
+    """The stages, each called differently: names are in lower case, and a state may have several stages."""
+    taken: set[str] = set()
+    for stage in stages:
+        name = _fresh(stage.spec.name, taken)
+        yield replace(stage, spec=replace(stage.spec, name=name))
 
 
 def _flat(statements: Iterable[Statement]) -> Iterator[Assign]:

@@ -10,15 +10,19 @@ from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.staged import StagedPlan, plan_stages
 from flagen.spec.model import Spec
 
-__all__ = ["ExpandedPlan", "Plan", "Unavailable", "make_plan"]
+__all__ = ["ExpandedPlan", "Plan", "StagedPlan", "Unavailable", "make_plan"]
 
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     """Plan every form of `spec`; one it cannot have says why."""
     fused = plan_fused_recurrent(spec)
     fused_backward = plan_fused_backward(fused, derivation)
+    if derivation.staged is not None:
+        staged = plan_stages(derivation.staged, tuple(make_plan(each.spec, each) for each in derivation.stages))
+        return Plan(spec, derivation, staged, fused, fused_backward, staged, staged)
     if derivation.chunk_form is None:
         assert derivation.no_chunk_form is not None
         chunk = Unavailable(derivation.no_chunk_form.reason, derivation.no_chunk_form.span)

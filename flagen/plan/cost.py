@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from flagen.algebra.equations import FAMILY, Equation, Solve, Statement
 from flagen.plan.chunk import ChunkPlan
+from flagen.plan.model import Unavailable
+from flagen.plan.staged import StagedPlan
 from flagen.spec.model import Binary, Call, Contract, Expr, Name, Number, Outer, Reduce, Repeat, RowMap, Spec, children
 
 HALF, SINGLE = 2, 4
@@ -32,7 +34,7 @@ class Cost:
     state_bytes: int
 
 
-def cost(spec: Spec, chunk: ChunkPlan | None, size: int) -> Cost:
+def cost(spec: Spec, chunk: ChunkPlan | StagedPlan | Unavailable | None, size: int) -> Cost:
     """The cost of `spec` with every dim of `size`, at its default number of micro-steps."""
     sizes = dict.fromkeys(spec.dims, size)
     steps = (spec.steps.default or 1) if spec.steps else 1
@@ -42,7 +44,7 @@ def cost(spec: Spec, chunk: ChunkPlan | None, size: int) -> Cost:
         size=size,
         steps=steps,
         recurrent_flops=_recurrent_flops(spec, sizes, steps),
-        chunk_flops=None if chunk is None else _chunk_flops(chunk, sizes, steps),
+        chunk_flops=_chunk_flops(chunk, sizes, steps),
         bytes_moved=HALF * (inputs + output),
         state_bytes=SINGLE * sum(math.prod(sizes[d] for d in state.dims) for state in spec.states),
     )
@@ -74,7 +76,15 @@ def _flops(expr: Expr, sizes: Mapping[str, int]) -> int:
     return inner
 
 
-def _chunk_flops(chunk: ChunkPlan, sizes: Mapping[str, int], steps: int) -> int:
+def _chunk_flops(
+    chunk: ChunkPlan | StagedPlan | Unavailable | None, sizes: Mapping[str, int], steps: int
+) -> int | None:
+    """Those of a chunk form, or of all stages together; None where there is none."""
+    if isinstance(chunk, StagedPlan):
+        parts = [_chunk_flops(stage.plan.chunk, sizes, steps) for stage in chunk.stages]
+        return sum(part for part in parts if part is not None)
+    if not isinstance(chunk, ChunkPlan):
+        return None
     rows = (chunk.rows.fixed + chunk.rows.repeated * steps) * chunk.size
     nf = chunk.normal_form
     extents = {"delta": rows, "write": rows, "token": chunk.size, "key": sizes[nf.key], "value": sizes[nf.value]}

@@ -127,7 +127,8 @@ def plan_fused_backward(forward: FusedPlan | Unavailable, derivation: Derivation
     if isinstance(forward, Unavailable):
         return forward
     if derivation.normal_form is None:
-        assert derivation.no_chunk_form is not None
+        if derivation.no_chunk_form is None:
+            return Unavailable("it has several states", derivation.spec.states[1].span)
         return Unavailable(f"no backward kernels: {derivation.no_chunk_form.reason}", derivation.no_chunk_form.span)
     try:
         return _Planner(forward, derivation.normal_form).plan()

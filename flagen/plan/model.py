@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flagen.plan.key_backward import KeyBackwardPlan
     from flagen.plan.key_kernel import KeyKernelPlan
     from flagen.plan.right_backward import RightBackwardPlan
+    from flagen.plan.staged import StagedPlan
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,23 @@ class Plan:
 
     spec: Spec
     derivation: Derivation
-    chunk: ChunkPlan | Unavailable
+    chunk: ChunkPlan | StagedPlan | Unavailable
     fused: FusedPlan | Unavailable
     fused_backward: FusedBackwardPlan | Unavailable
-    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable
-    chunk_backward: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | Unavailable
+    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | StagedPlan | Unavailable
+    chunk_backward: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | StagedPlan | Unavailable
 
     def dump(self) -> str:
         """The plan as text, a section a form."""
-        sections = (
+        sections = [
             ("naive_chunk", self.chunk.dump()),
             ("fused_recurrent", self.fused.dump()),
             ("fused_recurrent_backward", self.fused_backward.dump()),
-            ("chunk", self.chunk_kernel.dump()),
-            ("chunk_backward", self.chunk_backward.dump()),
-        )
+        ]
+        if self.chunk_kernel is not self.chunk:
+            sections += [("chunk", self.chunk_kernel.dump()), ("chunk_backward", self.chunk_backward.dump())]
         return "\n\n".join(f"{name}_{self.spec.name}\n{text}" for name, text in sections)
+
+    def chunk_dump(self) -> str:
+        """The plans of the forms by chunks alone: all that a stage has."""
+        return "\n".join((self.chunk.dump(), self.chunk_kernel.dump(), self.chunk_backward.dump()))

@@ -5,12 +5,16 @@
 A memory of M slots for keys and one for values, a forget gate on every slot, and a softmax between them.
 """
 
+from .chunk import naive_chunk_gsa
+from .chunk_fused import chunk_gsa
 from .fused_recurrent import fused_recurrent_gsa
 from .module import Gsa
 from .naive import naive_recurrent_gsa
 
 __all__ = [
     "Gsa",
+    "chunk_gsa",
     "fused_recurrent_gsa",
+    "naive_chunk_gsa",
     "naive_recurrent_gsa",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from .chunk_fused import chunk_gsa
 from .fused_recurrent import fused_recurrent_gsa
 
 # Up to here one token after another is as fast as whole chunks.
@@ -92,4 +93,6 @@ class Gsa(nn.Module):
 
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, tuple[Tensor, Tensor] | None]]:
         """Token by token for decoding, chunk by chunk otherwise."""
+        if x.shape[1] > _SHORT:
+            return chunk_gsa
         return fused_recurrent_gsa

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from flagen.backends.markdown_.derivation import derivation_file
 from flagen.backends.protocol import Rendering
+from flagen.backends.stages import inside, package_of
 from flagen.plan.model import Plan
+from flagen.plan.staged import StagedPlan
 
 
 class MarkdownBackend:
@@ -13,4 +17,10 @@ class MarkdownBackend:
     name = "markdown"
 
     def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
-        return (derivation_file(plan),)
+        page = (derivation_file(plan),)
+        if not isinstance(plan.chunk, StagedPlan):
+            return page
+        of_stages = (
+            inside(package_of(stage, plan.spec.name), self.renderings(stage.plan)) for stage in plan.chunk.stages
+        )
+        return (*page, *chain.from_iterable(of_stages))

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from flagen.algebra.normal_form import Decay, NormalForm
 from flagen.backends.markdown_.printer import EquationPrinter, ExpressionPrinter, symbol
 from flagen.backends.protocol import Rendering
+from flagen.backends.stages import package_of
 from flagen.backends.text import markdown
+from flagen.plan.chunk import ChunkPlan
 from flagen.plan.cost import Cost, cost
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.staged import StagedPlan
 from flagen.spec.model import Assign, Expr, Name, Repeat, Spec, walk
 
 _SIZES = (64, 128, 256)
@@ -18,7 +21,8 @@ _SIZES = (64, 128, 256)
 def derivation_file(plan: Plan) -> Rendering:
     """`DERIVATION.md` of a package."""
     spec = plan.spec
-    chunk = None if isinstance(plan.chunk, Unavailable) else plan.chunk
+    chunk = plan.chunk if isinstance(plan.chunk, ChunkPlan) else None
+    staged = plan.chunk if isinstance(plan.chunk, StagedPlan) else None
     printer = ExpressionPrinter(_Subscripts(spec).of)
     nf = None if chunk is None else chunk.normal_form
     adjoint = plan.derivation.adjoint
@@ -42,8 +46,10 @@ def derivation_file(plan: Plan) -> Rendering:
             "decays": nf is not None and nf.decay_kind != "none",
             "key": "" if nf is None else symbol(nf.key),
             "value": "" if nf is None else symbol(nf.value),
-            "size": 0 if chunk is None else chunk.size,
-            "costs": [_row(cost(spec, chunk, size)) for size in _SIZES],
+            "stages": [] if staged is None else list(_stages(staged)),
+            "output": "" if staged is None or staged.form.output is None else printer.print(staged.form.output),
+            "size": 0 if isinstance(plan.chunk, Unavailable) else plan.chunk.size,
+            "costs": [_row(cost(spec, plan.chunk, size)) for size in _SIZES],
             "cost_steps": _row_steps(spec),
         },
     )
@@ -121,6 +127,14 @@ def _normal_form(nf: NormalForm, printer: ExpressionPrinter) -> Iterator[tuple[s
     for read in nf.reads:
         output = output.replace(symbol(read.name), _read_name(nf, read.name))
     yield "output", f"o = {output}", ""
+
+
+def _stages(plan: StagedPlan) -> Iterator[tuple[str, str, list[str]]]:
+    """The state of each stage, the page of its derivation, and its recurrence."""
+    for stage in plan.stages:
+        printer = ExpressionPrinter(_Subscripts(stage.spec).of)
+        page = f"{package_of(stage, plan.spec.name)}/DERIVATION.md"
+        yield symbol(stage.stage.state.name), page, list(_recurrence(stage.spec, printer))
 
 
 def _decay(decay: Decay, printer: ExpressionPrinter) -> str:

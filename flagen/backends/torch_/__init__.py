@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from flagen.backends.protocol import Rendering
+from flagen.backends.stages import inside, package_of
 from flagen.backends.torch_.arguments import arguments_file
 from flagen.backends.torch_.chunk import chunk_file
-from flagen.backends.torch_.module import module_file, package_file
+from flagen.backends.torch_.module import module_file, package_file, stage_package_file
 from flagen.backends.torch_.naive import naive_file
+from flagen.backends.torch_.staged import staged_file
+from flagen.plan.chunk import ChunkPlan
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.staged import StagedPlan
 
 
 class TorchBackend:
@@ -16,5 +22,19 @@ class TorchBackend:
     name = "torch"
 
     def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
-        chunk = () if isinstance(plan.chunk, Unavailable) else (chunk_file(plan, plan.chunk),)
-        return (arguments_file(plan), naive_file(plan), *chunk, module_file(plan), package_file(plan))
+        return (arguments_file(plan), naive_file(plan), *_chunk(plan), module_file(plan), package_file(plan))
+
+
+def _chunk(plan: Plan) -> tuple[Rendering, ...]:
+    match plan.chunk:
+        case Unavailable():
+            return ()
+        case StagedPlan(_, stages):
+            packages = (inside(package_of(stage, plan.spec.name), _stage(stage.plan)) for stage in stages)
+            return (staged_file(plan, plan.chunk), *chain.from_iterable(packages))
+        case ChunkPlan():
+            return (chunk_file(plan, plan.chunk),)
+
+
+def _stage(plan: Plan) -> tuple[Rendering, ...]:
+    return (arguments_file(plan), *_chunk(plan), stage_package_file(plan))

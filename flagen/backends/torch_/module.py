@@ -17,6 +17,7 @@ from flagen.backends.text import one_line, tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.diagnostics import InternalError
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.staged import StagedPlan
 from flagen.spec.model import Expr, Interval, Name, Param, walk
 
 
@@ -27,10 +28,25 @@ def package_file(plan: Plan) -> Rendering:
     if not isinstance(plan.chunk, Unavailable):
         forms.append(("chunk", f"naive_chunk_{spec.name}"))
     if not isinstance(plan.chunk_kernel, Unavailable):
-        forms += [("chunk_fused", f"chunk_{spec.name}"), ("chunk_tuning", f"tune_chunk_{spec.name}")]
+        forms.append(("chunk_fused", f"chunk_{spec.name}"))
+        if not isinstance(plan.chunk_kernel, StagedPlan):
+            forms.append(("chunk_tuning", f"tune_chunk_{spec.name}"))
     if not isinstance(plan.fused, Unavailable):
         forms.append(("fused_recurrent", f"fused_recurrent_{spec.name}"))
-    forms.append(("module", spec.class_name))
+    return _package(plan, [*forms, ("module", spec.class_name)])
+
+
+def stage_package_file(plan: Plan) -> Rendering:
+    """`__init__.py` of a stage's package, which has the forms by chunks alone."""
+    name = plan.spec.name
+    forms = [("chunk", f"naive_chunk_{name}")]
+    if not isinstance(plan.chunk_kernel, Unavailable):
+        forms += [("chunk_fused", f"chunk_{name}"), ("chunk_tuning", f"tune_chunk_{name}")]
+    return _package(plan, forms)
+
+
+def _package(plan: Plan, forms: list[tuple[str, str]]) -> Rendering:
+    spec = plan.spec
     return Rendering(
         "__init__.py",
         "torch/package.py.j2",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from flagen.backends.text import tuple_of
@@ -74,11 +74,7 @@ def prelude(scope: Scope, used: Iterable[Expr]) -> tuple[list[str], Printer]:
     spec, printer = scope.spec, scope.printer()
     names = names_used(spec, used)
     lines: list[str] = []
-    for param in spec.params:
-        if param.default is None or param.is_tensor:
-            continue
-        if param.name in names:
-            lines += [f"if {param.name} is None:", f"    {param.name} = {printer.print(param.default).text}"]
+    lines += defaults(scope, {param.name for param in spec.params if not param.is_tensor} & names)
     inputs = [i.name for i in spec.inputs if i.name in names]
     if inputs:
         lines.append(f"{_targets(inputs)} = args.promote({', '.join(inputs)})")
@@ -94,13 +90,28 @@ def prelude(scope: Scope, used: Iterable[Expr]) -> tuple[list[str], Printer]:
     return lines, printer
 
 
+def defaults(scope: Scope, names: Collection[str]) -> Iterator[str]:
+    """Lines that give the params among `names` their default where a call does not."""
+    printer = scope.printer()
+    for param in scope.spec.params:
+        if param.name in names and param.default is not None:
+            value = printer.print(param.default).text
+            yield f"if {param.name} is None:"
+            yield f"    {param.name} = {_full(param, value) if param.is_tensor else value}"
+
+
+def _full(param: Param, value: str) -> str:
+    """A tensor param that is `value` throughout."""
+    shape = tuple_of(f"args.{axis}" for axis in ((("HV",) if param.per_head else ()) + param.dims))
+    return f"torch.full({shape}, {value}, dtype=args.dtype, device=args.device)"
+
+
 def _tensor_param(param: Param, printer: Printer) -> str:
     """A tensor param in the computing dtype, or its default."""
     given = f"{param.name}.to(args.dtype)"
     if param.default is None:
         return f"{param.name} = {given}"
-    shape = tuple_of(f"args.{axis}" for axis in ((("HV",) if param.per_head else ()) + param.dims))
-    default = f"torch.full({shape}, {printer.print(param.default).text}, dtype=args.dtype, device=args.device)"
+    default = _full(param, printer.print(param.default).text)
     return f"{param.name} = {default} if {param.name} is None else {given}"
 
 

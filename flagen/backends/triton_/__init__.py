@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from flagen.backends.protocol import Rendering
+from flagen.backends.stages import inside, package_of
 from flagen.backends.triton_.backward_kernel import backward_kernel_contexts
 from flagen.backends.triton_.backward_launcher import backward_launcher_context
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
@@ -16,11 +19,13 @@ from flagen.backends.triton_.key_backward import Contexts, key_backward_contexts
 from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context
 from flagen.backends.triton_.launcher import launcher_context
 from flagen.backends.triton_.right_backward import right_backward_contexts
+from flagen.backends.triton_.staged import staged_launcher_context
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable
 from flagen.plan.right_backward import RightBackwardPlan
+from flagen.plan.staged import StagedPlan
 
 
 class TritonBackend:
@@ -31,10 +36,24 @@ class TritonBackend:
     def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
         """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both.
         What they share is in `operators.py`."""
-        launchers = (*_fused_recurrent(plan), *_chunk(plan), *_chunk_backward(plan))
-        if not launchers:
-            return ()
-        return (*launchers, Rendering("operators.py", "triton/operators.py.j2", {}))
+        staged = _staged(plan.chunk_kernel) if isinstance(plan.chunk_kernel, StagedPlan) else ()
+        return (*_with_operators(*_fused_recurrent(plan), *_by_chunks(plan)), *staged)
+
+
+def _with_operators(*launchers: Rendering) -> tuple[Rendering, ...]:
+    return (*launchers, Rendering("operators.py", "triton/operators.py.j2", {})) if launchers else ()
+
+
+def _by_chunks(plan: Plan) -> tuple[Rendering, ...]:
+    return (*_chunk(plan), *_chunk_backward(plan))
+
+
+def _staged(plan: StagedPlan) -> tuple[Rendering, ...]:
+    whole = Rendering("chunk_fused.py", "triton/staged.py.j2", staged_launcher_context(plan))
+    packages = (
+        inside(package_of(stage, plan.spec.name), _with_operators(*_by_chunks(stage.plan))) for stage in plan.stages
+    )
+    return (whole, *chain.from_iterable(packages))
 
 
 def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
@@ -58,10 +77,10 @@ def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
 
 def _chunk(plan: Plan) -> tuple[Rendering, ...]:
     kernels = plan.chunk_kernel
-    if isinstance(kernels, Unavailable):
+    if isinstance(kernels, Unavailable | StagedPlan):
         return ()
     planned = plan.chunk_backward
-    backward = None if isinstance(planned, Unavailable) else backward_of(planned)
+    backward = None if isinstance(planned, Unavailable | StagedPlan) else backward_of(planned)
     keeps = backward is not None and backward.walk_keeps
     if isinstance(kernels, ExpandedPlan):
         context, kernels = expanded_launcher_context(kernels), kernels.kernels
@@ -93,7 +112,7 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
 
 def _chunk_backward(plan: Plan) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
-    if isinstance(backward, Unavailable):
+    if isinstance(backward, Unavailable | StagedPlan):
         return ()
     if isinstance(backward, KeyBackwardPlan):
         return _rendered(key_backward_contexts(backward))

@@ -24,8 +24,10 @@ from flagen.backends.triton_.rows import RowPlan, steps_symbol
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.model import Plan, Unavailable
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.schedule import declared_names
+from flagen.plan.staged import StagedPlan
 
 CHUNK_SIZE = "chunk_size=chunk_size"
 
@@ -37,6 +39,12 @@ def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan) -
     arrays = _handed_on(plan)
     keeping = _keeping(plan, arrays) if isinstance(plan, KeyBackwardPlan) and plan.prepares else ()
     return Backward(arrays, _keywords(plan, arrays), keeping)
+
+
+def keeps_states(plan: Plan) -> bool:
+    """Whether a call of the chunk kernels of `plan` can keep its states for the gradient."""
+    backward = plan.chunk_backward
+    return not isinstance(backward, Unavailable | StagedPlan) and bool(backward_of(backward).kept)
 
 
 def _of_right_reads(plan: RightBackwardPlan) -> Backward:

@@ -1,0 +1,147 @@
+"""The context of `chunk.py`, and what it shares with `chunk_fused.py`, where a spec runs in stages: the calls of their
+functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from flagen.backends.protocol import Rendering
+from flagen.backends.signature import Parameter, output_like
+from flagen.backends.stages import package_of
+from flagen.backends.torch_.common import common_context, equations
+from flagen.backends.torch_.scope import Scope, defaults, prelude
+from flagen.plan.model import Plan
+from flagen.plan.staged import PlannedStage, StagedPlan
+from flagen.spec.model import Name, walk
+
+
+def staged_file(plan: Plan, staged: StagedPlan) -> Rendering:
+    """`chunk.py` of a package whose spec runs in stages."""
+    size = Parameter("chunk_size", "int", str(staged.size), True, "tokens per chunk.")
+    context = {
+        **common_context(plan.spec, size),
+        **staged_context(staged, lambda stage: f"naive_chunk_{stage.spec.name}", lambda stage: ()),
+    }
+    return Rendering("chunk.py", "torch/staged.py.j2", context)
+
+
+@dataclass(frozen=True)
+class StageCall:
+    """The call of one stage's function, and the module that it is from."""
+
+    package: str
+    function: str
+    targets: str
+    arguments: list[str]
+    about: list[str]
+
+
+def staged_context(
+    plan: StagedPlan,
+    function: Callable[[PlannedStage], str],
+    modes: Callable[[PlannedStage], Iterable[str]],
+) -> dict[str, object]:
+    """What both functions of the whole have beside their signature: the calls, then the output.
+
+    function: that of a stage; modes: the keywords that it has beside those of all.
+    """
+    spec = plan.spec
+    names = _Names(plan)
+    output, before, cast = _output(plan)
+    return {
+        "calls": [
+            StageCall(
+                package_of(stage, spec.name),
+                function(stage),
+                ", ".join(names.targets(stage)),
+                [*names.arguments(stage), *(f"{mode}={mode}" for mode in modes(stage))],
+                _about(stage),
+            )
+            for stage in plan.stages
+        ],
+        "firsts": names.firsts,
+        "finals": names.finals,
+        "defaults": list(defaults(Scope(spec), _params(plan))),
+        "repeats_heads": names.repeats_heads,
+        "prelude": before,
+        "output": output,
+        "cast": cast,
+    }
+
+
+class _Names:
+    """How the function of the whole writes what it hands to its stages."""
+
+    def __init__(self, plan: StagedPlan) -> None:
+        self.plan, self.spec = plan, plan.spec
+        self.taken = {*Scope(plan.spec).names, *(decl.name for decl in plan.form.passed), "args", "o"}
+        states = [state.name for state in self.spec.states]
+        self.first = {name: self._fresh(f"{name}_first") for name in states}
+        self.final = {name: self._fresh(f"{name}_final") for name in states}
+        self.firsts = list(self.first.values())
+        self.finals = list(self.final.values())
+        self.repeats_heads = any(self._repeats(stage) for stage in plan.stages)
+
+    def _fresh(self, name: str) -> str:
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+    def targets(self, stage: PlannedStage) -> Iterator[str]:
+        """What a stage's results and its last state are called."""
+        yield from (result.name for result in stage.stage.results)
+        yield "_" if stage.repeats else self.final[stage.stage.state.name]
+
+    def arguments(self, stage: PlannedStage) -> Iterator[str]:
+        """What a stage is called with."""
+        spec = stage.spec
+        yield from (self._input(stage, decl.name) for decl in spec.inputs)
+        yield from (param.name for param in spec.params if param.is_tensor)
+        yield from (f"{param.name}={param.name}" for param in spec.params if not param.is_tensor)
+        if spec.steps is not None:
+            yield f"{spec.steps.argument}={spec.steps.argument}"
+        yield f"initial_state={self.first[stage.stage.state.name]}"
+        if not stage.repeats:
+            yield "output_final_state=output_final_state"
+        yield "cu_seqlens=cu_seqlens"
+        yield "chunk_size=chunk_size"
+
+    def _input(self, stage: PlannedStage, name: str) -> str:
+        return f"_of_value_heads({name}, args.HV)" if self._repeats(stage) else name
+
+    def _repeats(self, stage: PlannedStage) -> bool:
+        """Whether a stage knows of no value heads, although states have one each."""
+        return self.spec.has_value_heads and not stage.spec.has_value_heads
+
+
+def _params(plan: StagedPlan) -> set[str]:
+    """The params that any stage or the output takes."""
+    named = {param.name for stage in plan.stages for param in stage.spec.params}
+    if plan.form.output is not None:
+        named |= {node.name for node in walk(plan.form.output) if isinstance(node, Name)}
+    return named
+
+
+def _output(plan: StagedPlan) -> tuple[str, list[str], bool]:
+    """The output's expression, if no stage has it, the lines before it, and whether it may have
+    another dtype than the output is to have."""
+    spec = plan.spec
+    if plan.form.output is None:
+        last = next(stage for stage in plan.stages if any(result.name == "o" for result in stage.stage.results))
+        same = not last.spec.wide_output and output_like(last.spec) == output_like(spec)
+        return "", [], not same
+    # Its params have their values by now.
+    params = tuple(replace(param, default=None) for param in spec.params)
+    scope = Scope(replace(spec, inputs=(*spec.inputs, *plan.form.passed), params=params))
+    lines, printer = prelude(scope, (plan.form.output,))
+    output = printer.aligned(printer.print(plan.form.output), spec.output_dims).text
+    return output, lines, True
+
+
+def _about(stage: PlannedStage) -> list[str]:
+    """The equations of a stage, in which its results are called as they are here."""
+    given = {output: result.name for output, result in zip(stage.stage.outputs, stage.stage.results, strict=True)}
+    spec = stage.spec
+    return equations(replace(spec, output=tuple(replace(a, target=given.get(a.target, a.target)) for a in spec.output)))

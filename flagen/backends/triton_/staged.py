@@ -1,0 +1,41 @@
+"""The context of `chunk_fused.py` where a spec runs in stages: their functions, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from flagen.backends.signature import Parameter
+from flagen.backends.torch_.common import check_call, common_context
+from flagen.backends.torch_.staged import staged_context
+from flagen.backends.triton_.chunk_launcher import SAVE_STATES
+from flagen.backends.triton_.handed_on import keeps_states
+from flagen.plan.chunk_families import SIZES
+from flagen.plan.staged import PlannedStage, StagedPlan
+
+
+def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
+    """Every value `triton/staged.py.j2` uses."""
+    spec = plan.spec
+    size = Parameter("chunk_size", "int", str(plan.size), True, f"the most tokens per chunk: {_sizes()}.")
+    modes = [SAVE_STATES] if any(keeps_states(stage.plan) for stage in plan.stages) else []
+    return {
+        **common_context(spec, size, *modes),
+        **staged_context(plan, _function, _modes),
+        "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
+        "sizes": SIZES,
+        "in_pytorch": [stage.stage.state.name for stage, _ in plan.without_kernels()],
+    }
+
+
+def _sizes() -> str:
+    *most, last = map(str, SIZES)
+    return f"{', '.join(most)} or {last}"
+
+
+def _function(stage: PlannedStage) -> str:
+    return f"{'chunk' if stage.has_kernels else 'naive_chunk'}_{stage.spec.name}"
+
+
+def _modes(stage: PlannedStage) -> Iterator[str]:
+    if keeps_states(stage.plan):
+        yield SAVE_STATES.name
