@@ -46,6 +46,11 @@ class Setting:
 
     def step(self, token: Token, states: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The token's output and the states after it."""
+        names, after = self.run(token, states)
+        return names["o"], after
+
+    def run(self, token: Token, states: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Everything that the token's statements name, outputs among it, and the states after it."""
         after = dict(states)
         previous = {f"{name}_prev": tensor for name, tensor in states.items()}
         names = dict(token.whole)
@@ -66,4 +71,4 @@ class Setting:
                 assign(statement, self.scope(names, states=after | previous))
         for statement in self.spec.output:
             names[statement.target] = evaluate(statement.value, self.scope(names, states=after | previous))
-        return names["o"], after
+        return names, after
