@@ -38,8 +38,8 @@ class NoChunkForm:
 
 @dataclass(frozen=True)
 class Derivation:
-    """What was derived from `spec`: its normal form with a chunk form and an adjoint; where it has none, the scan form of
-    elementwise states; or the reason why there is neither."""
+    """What was derived from `spec`: its normal form with a chunk form and an adjoint; where it has none, the scan form
+    of its elementwise states; or the reason why there is neither."""
 
     spec: Spec
     normal_form: NormalForm | None

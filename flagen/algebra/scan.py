@@ -4,7 +4,7 @@
     logaddexp    X_t = logaddexp(X_{t-1} + w_t, c_t)      (w1, c1) then (w2, c2) is (w1 + w2, logaddexp(c1 + w2, c2))
 
 Elements of an associative operation, whose products up to each token are the states; `double` takes those of C tokens
-in log2 C steps. a, b, w and c may use states earlier in the form's order, before the token (`Z_prev`) or after it (`Z`).
+in log2 C steps. a, b, w and c may use states that are earlier in the form, before the token (`Z_prev`) or after it.
 
 The adjoint is a scan, too, whatever the kind. With D the gradient that reaches X_t from the results and from later
 states, P the one that reaches X_{t-1} there, and s_t = dX_t / dX_{t-1} (a_t, or exp(X_{t-1} + w_t - X_t)):

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from flagen.backends.text import one_line, wrapped
-from flagen.spec.model import Input, Interval, Param, Spec
+from flagen.spec.model import Dims, Input, Interval, Param, Spec
 from flagen.spec.printer import to_source
 
 _DOC_WIDTH = 112  # of a line in a function's docstring, under its indent
@@ -100,7 +100,12 @@ def param_shape(decl: Param) -> str:
 
 
 def output_shape(spec: Spec) -> str:
-    return f"[{', '.join((*leading_axes(spec)[:2], 'HV', *spec.output_dims))}]"
+    return result_shape(spec, spec.output_dims)
+
+
+def result_shape(spec: Spec, dims: Dims) -> str:
+    """`[B, T, HV, K]`: what a function returns for every token."""
+    return f"[{', '.join((*leading_axes(spec)[:2], 'HV', *dims))}]"
 
 
 def output_like(spec: Spec) -> str:

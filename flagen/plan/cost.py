@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from flagen.algebra.equations import FAMILY, Equation, Solve, Statement
 from flagen.plan.chunk import ChunkPlan
+from flagen.plan.scan import ScanPlan
 from flagen.spec.model import Binary, Call, Contract, Expr, Name, Number, Outer, Reduce, Repeat, RowMap, Spec, children
 
 HALF, SINGLE = 2, 4
@@ -19,7 +20,8 @@ class Cost:
     """Costs of one token of one value head, every dim of one size.
 
     recurrent_flops: the update and the output, statement by statement.
-    chunk_flops: the chunk form's matrix products and its solve, a chunk's share; None without one.
+    chunk_flops: the chunk form's matrix products and its solve, or all of an elementwise scan's; a token's share of a
+        chunk; None without one.
     bytes_moved: inputs read and output written once, in bf16: what no kernel can go below.
     state_bytes: the state, in float32.
     """
@@ -32,7 +34,7 @@ class Cost:
     state_bytes: int
 
 
-def cost(spec: Spec, chunk: ChunkPlan | None, size: int) -> Cost:
+def cost(spec: Spec, chunk: ChunkPlan | ScanPlan | None, size: int) -> Cost:
     """The cost of `spec` with every dim of `size`, at its default number of micro-steps."""
     sizes = dict.fromkeys(spec.dims, size)
     steps = (spec.steps.default or 1) if spec.steps else 1
@@ -42,10 +44,21 @@ def cost(spec: Spec, chunk: ChunkPlan | None, size: int) -> Cost:
         size=size,
         steps=steps,
         recurrent_flops=_recurrent_flops(spec, sizes, steps),
-        chunk_flops=None if chunk is None else _chunk_flops(chunk, sizes, steps),
+        chunk_flops=_flops_of_chunk(spec, chunk, sizes, steps),
         bytes_moved=HALF * (inputs + output),
         state_bytes=SINGLE * sum(math.prod(sizes[d] for d in state.dims) for state in spec.states),
     )
+
+
+def _flops_of_chunk(spec: Spec, chunk: ChunkPlan | ScanPlan | None, sizes: Mapping[str, int], steps: int) -> int | None:
+    match chunk:
+        case ChunkPlan():
+            return _chunk_flops(chunk, sizes, steps)
+        case ScanPlan():
+            # The statements as they are, and three flops for each product of two elements of a scan.
+            products = sum(math.prod(sizes[dim] for dim in state.dims) for state in spec.states)
+            return _recurrent_flops(spec, sizes, steps) + 3 * math.ceil(math.log2(chunk.size)) * products
+    return None
 
 
 def _recurrent_flops(spec: Spec, sizes: Mapping[str, int], steps: int) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flagen.plan.key_backward import KeyBackwardPlan
     from flagen.plan.key_kernel import KeyKernelPlan
     from flagen.plan.right_backward import RightBackwardPlan
+    from flagen.plan.scan import ScanPlan
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Plan:
 
     spec: Spec
     derivation: Derivation
-    chunk: ChunkPlan | Unavailable
+    chunk: ChunkPlan | ScanPlan | Unavailable
     fused: FusedPlan | Unavailable
     fused_backward: FusedBackwardPlan | Unavailable
     chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable

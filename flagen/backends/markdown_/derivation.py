@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 from flagen.algebra.normal_form import Decay, NormalForm
 from flagen.backends.markdown_.printer import EquationPrinter, ExpressionPrinter, symbol
+from flagen.backends.markdown_.scan import scan_context
 from flagen.backends.protocol import Rendering
 from flagen.backends.text import markdown
+from flagen.plan.chunk import ChunkPlan
 from flagen.plan.cost import Cost, cost
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.scan import ScanPlan
 from flagen.spec.model import Assign, Expr, Name, Repeat, Spec, walk
 
 _SIZES = (64, 128, 256)
@@ -18,7 +21,9 @@ _SIZES = (64, 128, 256)
 def derivation_file(plan: Plan) -> Rendering:
     """`DERIVATION.md` of a package."""
     spec = plan.spec
-    chunk = None if isinstance(plan.chunk, Unavailable) else plan.chunk
+    chunk = plan.chunk if isinstance(plan.chunk, ChunkPlan) else None
+    form = plan.chunk.form if isinstance(plan.chunk, ScanPlan) else None
+    planned = None if isinstance(plan.chunk, Unavailable) else plan.chunk
     printer = ExpressionPrinter(_Subscripts(spec).of)
     nf = None if chunk is None else chunk.normal_form
     adjoint = plan.derivation.adjoint
@@ -42,8 +47,9 @@ def derivation_file(plan: Plan) -> Rendering:
             "decays": nf is not None and nf.decay_kind != "none",
             "key": "" if nf is None else symbol(nf.key),
             "value": "" if nf is None else symbol(nf.value),
-            "size": 0 if chunk is None else chunk.size,
-            "costs": [_row(cost(spec, chunk, size)) for size in _SIZES],
+            **scan_context(form, printer),
+            "size": 0 if planned is None else planned.size,
+            "costs": [_row(cost(spec, planned, size)) for size in _SIZES],
             "cost_steps": _row_steps(spec),
         },
     )

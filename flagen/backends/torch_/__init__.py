@@ -7,7 +7,9 @@ from flagen.backends.torch_.arguments import arguments_file
 from flagen.backends.torch_.chunk import chunk_file
 from flagen.backends.torch_.module import module_file, package_file
 from flagen.backends.torch_.naive import naive_file
+from flagen.backends.torch_.scan import scan_renderings
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.scan import ScanPlan
 
 
 class TorchBackend:
@@ -16,5 +18,15 @@ class TorchBackend:
     name = "torch"
 
     def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
-        chunk = () if isinstance(plan.chunk, Unavailable) else (chunk_file(plan, plan.chunk),)
-        return (arguments_file(plan), naive_file(plan), *chunk, module_file(plan), package_file(plan))
+        return (arguments_file(plan), naive_file(plan), *_chunk(plan), module_file(plan), package_file(plan))
+
+
+def _chunk(plan: Plan) -> tuple[Rendering, ...]:
+    """`chunk.py`, where there is a chunk form."""
+    match plan.chunk:
+        case Unavailable():
+            return ()
+        case ScanPlan():
+            return scan_renderings(plan.chunk)
+        case _:
+            return (chunk_file(plan, plan.chunk),)
