@@ -215,9 +215,17 @@ class Stages:
             case _ if self.derivation.staged is not None:
                 return self._dump_stages(stage.replace("-", "_"), self.derivation.staged)
             case _:
-                form = getattr(self.derivation, stage.replace("-", "_"))
-                missing = self.derivation.no_chunk_form
-                return form.dump() if missing is None else f"none: {missing.reason}"
+                return self._form(stage)
+
+    def _form(self, stage: str) -> str:
+        """The normal form, or the scan form in its place; what is done with a chunk; or how gradients go back."""
+        if scan := self.derivation.scan:
+            return {"normal-form": scan.dump, "chunk-form": scan.dump_chunk, "adjoint": scan.dump_adjoint}[stage]()
+        missing = self.derivation.no_chunk_form
+        if missing is not None:
+            return f"none: {missing.reason}"
+        form = getattr(self.derivation, stage.replace("-", "_"))
+        return str(form.dump())
 
     def _dump_stages(self, form: str, staged: StagedForm) -> str:
         """A form of each stage; first, with the normal forms, what the stages are."""

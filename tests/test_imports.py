@@ -26,7 +26,13 @@ LAYERS: dict[str, set[str]] = {
     "algebra": {"sympy", "gmpy2", *SPEC_MODEL},
     "plan": {"flagen.algebra", *SPEC_MODEL},
     # A plan holds the derived equations; printing them takes their types, and no derivation.
-    "backends": {"flagen.plan", "flagen.algebra.equations", "flagen.algebra.normal_form", *SPEC_MODEL},
+    "backends": {
+        "flagen.plan",
+        "flagen.algebra.equations",
+        "flagen.algebra.normal_form",
+        "flagen.algebra.scan",
+        *SPEC_MODEL,
+    },
     "emit": {"jinja2", "ruff", "flagen.diagnostics"},
     "triton_cpu": {"triton", "numpy", "torch"},
     # Makes up calls from a spec, and compares what they move with what the plan says they have to.

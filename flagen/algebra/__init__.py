@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flagen.algebra import proof
+from flagen.algebra import proof, scan_proof
 from flagen.algebra.adjoint import Adjoint, adjoint
 from flagen.algebra.chunk import ChunkForm, chunk_form
 from flagen.algebra.flow import OutsideStages
@@ -12,8 +12,9 @@ from flagen.algebra.monomials import OutsideNormalForm
 from flagen.algebra.normal_form import NormalForm
 from flagen.algebra.orient import normal_form
 from flagen.algebra.proof import Proof
+from flagen.algebra.scan import OutsideScan, ScanForm, scan_form
 from flagen.algebra.staged_proof import prove_stages
-from flagen.algebra.stages import StagedForm, staged_form
+from flagen.algebra.stages import Stage, StagedForm, staged_form
 from flagen.diagnostics import Span
 from flagen.spec.model import Spec
 
@@ -24,6 +25,7 @@ __all__ = [
     "NoChunkForm",
     "NormalForm",
     "Proof",
+    "ScanForm",
     "StagedForm",
     "derive",
     "prove",
@@ -40,40 +42,57 @@ class NoChunkForm:
 
 @dataclass(frozen=True)
 class Derivation:
-    """What was derived from `spec`: all three forms, or the stages that it runs in and what was derived from these, or
-    the reason why there are none."""
+    """What was derived from `spec`: its normal form with a chunk form and an adjoint; or the scan form of its
+    elementwise states; or the stages that it runs in, and what was derived from each; or the reason why there is none
+    of these."""
 
     spec: Spec
     normal_form: NormalForm | None
     chunk_form: ChunkForm | None
     adjoint: Adjoint | None
     no_chunk_form: NoChunkForm | None
+    scan: ScanForm | None = None
     staged: StagedForm | None = None
     stages: tuple[Derivation, ...] = ()
 
 
 def derive(spec: Spec) -> Derivation:
-    """Normal form, chunk form and adjoint of `spec`."""
-    if len(spec.states) > 1:
-        return _derive_stages(spec)
+    """Normal form, chunk form and adjoint of `spec`, or its scan form, or its stages."""
     try:
         sorted_ = normal_form(spec)
     except OutsideNormalForm as outside:
-        return Derivation(spec, None, None, None, NoChunkForm(outside.reason, outside.span))
+        return _scanned(spec, NoChunkForm(outside.reason, outside.span))
     chunk = chunk_form(sorted_)
     return Derivation(spec, sorted_, chunk, adjoint(chunk), None)
 
 
-def _derive_stages(spec: Spec) -> Derivation:
+def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
+    """The scan form of a spec outside the normal form, for the reason `outside`; else its stages."""
     try:
-        form = staged_form(spec, _is_scan)
+        form = scan_form(spec)
+    except OutsideScan as reason:
+        if len(spec.states) > 1:
+            return _staged(spec)
+        # A matrix state is looked at statement by statement, anything else is turned away at the door.
+        matrix = len(spec.states[0].dims) == 2
+        return Derivation(spec, None, None, None, outside if matrix else NoChunkForm(reason.reason, reason.span))
+    if any(scan.low_rank for scan in form.scans):
+        return _staged(spec) if len(spec.states) > 1 else Derivation(spec, None, None, None, outside)
+    return Derivation(spec, None, None, None, None, form)
+
+
+def _staged(spec: Spec) -> Derivation:
+    try:
+        form = staged_form(spec)
     except OutsideStages as outside:
         return Derivation(spec, None, None, None, NoChunkForm(outside.reason, outside.span))
-    return Derivation(spec, None, None, None, None, form, tuple(derive(stage.spec) for stage in form.stages))
+    return Derivation(spec, None, None, None, None, None, form, tuple(map(_of_stage, form.stages)))
 
 
-def _is_scan(spec: Spec) -> bool:
-    return False
+def _of_stage(stage: Stage) -> Derivation:
+    if not stage.is_scan:
+        return derive(stage.spec)
+    return Derivation(stage.spec, None, None, None, None, scan_form(stage.spec, stage.outputs))
 
 
 def prove(spec: Spec, derivation: Derivation) -> Proof:
@@ -85,6 +104,8 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
             for line in prove(part.spec, part).lines
         ]
         return Proof((*prove_stages(derivation.staged), *lines))
+    if derivation.scan is not None:
+        return scan_proof.prove(derivation.scan)
     if derivation.chunk_form is None or derivation.adjoint is None:
         assert derivation.no_chunk_form is not None
         return Proof((f"nothing derived: {derivation.no_chunk_form.reason}",))

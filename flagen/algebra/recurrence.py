@@ -46,18 +46,11 @@ class Setting:
 
     def step(self, token: Token, states: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The token's output and the states after it."""
-        names, after = self._run(token, states)
+        names, after = self.run(token, states)
         return names["o"], after
 
-    def results(
-        self, token: Token, states: Mapping[str, Tensor], wanted: Sequence[str]
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The token's outputs of the names `wanted`, and the states after it."""
-        names, after = self._run(token, states)
-        return [names[name] for name in wanted], after
-
-    def _run(self, token: Token, states: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Everything that the token's statements name, and the states after them."""
+    def run(self, token: Token, states: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Everything that the token's statements name, outputs among it, and the states after it."""
         after = dict(states)
         previous = {f"{name}_prev": tensor for name, tensor in states.items()}
         names = dict(token.whole)

@@ -73,8 +73,9 @@ class _Sequence:
             given = dict(inputs)
             for place, (stage, part) in enumerate(zip(self.form.stages, parts, strict=True)):
                 token = part.token(given, by_step)
-                found, of_stages[place] = part.results(token, of_stages[place], stage.outputs)
-                given |= dict(zip((result.name for result in stage.results), found, strict=True))
+                named, of_stages[place] = part.run(token, of_stages[place])
+                outputs = zip(stage.results, stage.outputs, strict=True)
+                given |= {result.name: named[output] for result, output in outputs}
                 name = stage.state.name
                 if not _equal(of_stages[place][name], states[name]):
                     return f"the state {name} of its stage after token {number} is not the recurrence's"

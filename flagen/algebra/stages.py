@@ -24,6 +24,7 @@ from flagen.algebra.flow import Flow, OutsideStages, Place
 from flagen.algebra.monomials import OutsideNormalForm
 from flagen.algebra.orient import normal_form
 from flagen.algebra.rewrite import map_children
+from flagen.algebra.scan import OutsideScan, scan_form
 from flagen.diagnostics import NOWHERE, Span
 from flagen.spec.model import (
     Assign,
@@ -67,6 +68,7 @@ class Stage:
 
     spec: Spec
     results: tuple[Result, ...]
+    is_scan: bool
 
     @property
     def state(self) -> State:
@@ -75,10 +77,8 @@ class Stage:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the results are called in `spec`: by their names, but the only one of a matrix state is `o`."""
-        if self.spec.output[-1].target == "o" and len(self.results) == 1:
-            return ("o",)
-        return tuple(result.name for result in self.results)
+        """What the results are called in `spec`: by their names, but what is read of a matrix is `o`."""
+        return tuple(result.name for result in self.results) if self.is_scan else ("o",)
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ class StagedForm:
         return tuple(decl for decl in stage.spec.inputs if decl in self.passed)
 
 
-def staged_form(spec: Spec, is_scan: Callable[[Spec], bool]) -> StagedForm:
-    """The stages of `spec`; `is_scan` tells whether a spec of one state is an elementwise scan.
+def staged_form(spec: Spec) -> StagedForm:
+    """The stages of `spec`.
 
     Raises:
         OutsideStages: states need each other, or one is neither a scan nor has a normal form.
     """
-    return _Stages(spec, is_scan).run()
+    return _Stages(spec).run()
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class _Wanted:
 class _Stages:
     """Builds stages from the last to the first: each has to give what later ones want of it."""
 
-    def __init__(self, spec: Spec, is_scan: Callable[[Spec], bool]) -> None:
+    def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.flow = Flow(spec)
         self.order = self.flow.order()
@@ -138,17 +138,26 @@ class _Stages:
         self.wanted: dict[str, list[_Wanted]] = {name: [] for name in self.order}
         self.scans: set[str] = set()
         for name in self.order:
-            self._classify(name, is_scan)
+            self._classify(name)
 
-    def _classify(self, name: str, is_scan: Callable[[Spec], bool]) -> None:
+    def _classify(self, name: str) -> None:
         """Find out whether a state is a matrix with a normal form or a scan, whatever it gets from other states."""
         trial = _Trial(self, name).stage().spec
         try:
             normal_form(trial)
+            return
         except OutsideNormalForm as outside:
-            if not is_scan(trial):
-                raise OutsideStages(f"{name} is no elementwise scan, and {outside.reason}", outside.span) from None
-            self.scans.add(name)
+            reason, span = outside.reason, outside.span
+        try:
+            scans = scan_form(trial).scans
+        except OutsideScan as outside:
+            if len(self.state(name).dims) != 2:
+                reason, span = outside.reason, outside.span
+        else:
+            if not any(scan.low_rank for scan in scans):
+                self.scans.add(name)
+                return
+        raise OutsideStages(f"the stage of {name} has no chunk form: {reason}", span)
 
     def state(self, name: str) -> State:
         return next(state for state in self.spec.states if state.name == name)
@@ -262,6 +271,7 @@ class _Cutter:
         for place, assign in self.flow.statements.items():
             if assign.to_state and assign.target == self.state:
                 self._keep(place)
+        is_scan = self.state in self.stages.scans
         captured: dict[int, list[Assign]] = {}
         output = []
         for each in wanted:
@@ -270,18 +280,18 @@ class _Cutter:
                 local = _fresh(f"{each.result.name}_here", self.stages.taken)
                 captured.setdefault(each.place[0], []).append(_assign(local, value))
                 value = Name(local, "local", value.dims, value.span)
-            output.append(_assign(each.result.name if self.state in self.stages.scans else "o", value))
+            output.append(_assign(each.result.name if is_scan else "o", value))
         results = [each.result for each in wanted]
         if has_output:
             output += self._output()
             results.append(Result("o", output[-1].value.dims, wide=False))
-        wide = bool(wanted) and wanted[0].result.wide and self.state not in self.stages.scans
-        return Stage(self._spec(captured, output, wide_output=wide), tuple(results))
+        wide = frozenset(a.target for a, result in zip(output, results, strict=True) if result.wide)
+        return Stage(self._spec(captured, output, wide), tuple(results), is_scan)
 
     def _output(self) -> Iterator[Assign]:
         yield _assign("o", self.cut(self.stages.spec.output[-1].value, self.flow.end))
 
-    def _spec(self, captured: dict[int, list[Assign]], output: list[Assign], *, wide_output: bool) -> Spec:
+    def _spec(self, captured: dict[int, list[Assign]], output: list[Assign], wide: frozenset[str]) -> Spec:
         spec, state = self.stages.spec, self.stages.state(self.state or "")
         update: list[Statement] = []
         for number, statement in enumerate(spec.update):
@@ -309,7 +319,7 @@ class _Cutter:
             derived=derived,
             update=tuple(update),
             output=(*before, *output),
-            wide_output=wide_output,
+            wide_outputs=wide,
         )
 
     def _given_inputs(self, used: set[str]) -> Iterator[Input]:

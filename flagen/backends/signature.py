@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from flagen.backends.text import one_line, wrapped
-from flagen.spec.model import Input, Interval, Param, Spec
+from flagen.spec.model import Dims, Input, Interval, Param, Spec
 from flagen.spec.printer import to_source
 
 _DOC_WIDTH = 112  # of a line in a function's docstring, under its indent
@@ -101,24 +101,38 @@ def param_shape(decl: Param) -> str:
 
 
 def output_shape(spec: Spec) -> str:
-    return f"[{', '.join((*leading_axes(spec)[:2], 'HV', *spec.output_dims))}]"
+    return result_shape(spec, spec.output_dims)
+
+
+def result_shape(spec: Spec, dims: Dims) -> str:
+    """`[B, T, HV, K]`: what a function returns for every token."""
+    return f"[{', '.join((*leading_axes(spec)[:2], 'HV', *dims))}]"
 
 
 def output_like(spec: Spec) -> str:
-    """The input whose dtype the output takes: the first that carries the output's dims, else the first."""
-    wanted = set(spec.output_dims)
-    return next((i.name for i in spec.inputs if wanted <= set(i.dims)), spec.inputs[0].name)
+    """The input whose dtype the output takes."""
+    return result_like(spec, spec.output_dims)
+
+
+def result_like(spec: Spec, dims: Dims) -> str:
+    """The input whose dtype a result over `dims` takes: the first that carries these dims, else the first."""
+    return next((i.name for i in spec.inputs if set(dims) <= set(i.dims)), spec.inputs[0].name)
 
 
 def output_dtype(spec: Spec) -> str:
     """The output's dtype, as a function writes it."""
-    return "args.dtype" if spec.wide_output else f"{output_like(spec)}.dtype"
+    return "args.dtype" if "o" in spec.wide_outputs else f"{output_like(spec)}.dtype"
 
 
 def output_doc(spec: Spec) -> str:
     """The output's shape and dtype."""
-    dtype = _STATE_DTYPE if spec.wide_output else f"{output_like(spec)}'s dtype"
-    return f"{output_shape(spec)} in {dtype}"
+    return result_doc(spec, "o", spec.output_dims)
+
+
+def result_doc(spec: Spec, name: str, dims: Dims) -> str:
+    """The shape and the dtype of a result."""
+    dtype = _STATE_DTYPE if name in spec.wide_outputs else f"{result_like(spec, dims)}'s dtype"
+    return f"{result_shape(spec, dims)} in {dtype}"
 
 
 def state_doc(spec: Spec) -> str:

@@ -10,16 +10,21 @@ from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.scan import ScanPlan, plan_scan
 from flagen.plan.staged import StagedPlan, plan_stages
 from flagen.spec.model import Spec
 
-__all__ = ["ExpandedPlan", "Plan", "StagedPlan", "Unavailable", "make_plan"]
+__all__ = ["ExpandedPlan", "Plan", "ScanPlan", "StagedPlan", "Unavailable", "make_plan"]
 
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     """Plan every form of `spec`; one it cannot have says why."""
     fused = plan_fused_recurrent(spec)
     fused_backward = plan_fused_backward(fused, derivation)
+    if derivation.scan is not None:
+        scan = plan_scan(derivation.scan)
+        kernel = Unavailable("no kernels for elementwise scans yet", spec.states[0].span)
+        return Plan(spec, derivation, scan, fused, fused_backward, kernel, kernel)
     if derivation.staged is not None:
         staged = plan_stages(derivation.staged, tuple(make_plan(each.spec, each) for each in derivation.stages))
         return Plan(spec, derivation, staged, fused, fused_backward, staged, staged)

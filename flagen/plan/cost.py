@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from flagen.algebra.equations import FAMILY, Equation, Solve, Statement
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.model import Unavailable
+from flagen.plan.scan import ScanPlan
 from flagen.plan.staged import StagedPlan
 from flagen.spec.model import Binary, Call, Contract, Expr, Name, Number, Outer, Reduce, Repeat, RowMap, Spec, children
+
+Chunks = ChunkPlan | ScanPlan | StagedPlan | Unavailable
 
 HALF, SINGLE = 2, 4
 """Bytes of an element of an input in bf16, and of a state."""
@@ -21,7 +24,8 @@ class Cost:
     """Costs of one token of one value head, every dim of one size.
 
     recurrent_flops: the update and the output, statement by statement.
-    chunk_flops: the chunk form's matrix products and its solve, a chunk's share; None without one.
+    chunk_flops: the chunk form's matrix products and its solve, or all of an elementwise scan's; a token's share of a
+        chunk; None without one.
     bytes_moved: inputs read and output written once, in bf16: what no kernel can go below.
     state_bytes: the state, in float32.
     """
@@ -34,7 +38,7 @@ class Cost:
     state_bytes: int
 
 
-def cost(spec: Spec, chunk: ChunkPlan | StagedPlan | Unavailable | None, size: int) -> Cost:
+def cost(spec: Spec, chunk: Chunks | None, size: int) -> Cost:
     """The cost of `spec` with every dim of `size`, at its default number of micro-steps."""
     sizes = dict.fromkeys(spec.dims, size)
     steps = (spec.steps.default or 1) if spec.steps else 1
@@ -44,10 +48,23 @@ def cost(spec: Spec, chunk: ChunkPlan | StagedPlan | Unavailable | None, size: i
         size=size,
         steps=steps,
         recurrent_flops=_recurrent_flops(spec, sizes, steps),
-        chunk_flops=_chunk_flops(chunk, sizes, steps),
+        chunk_flops=_flops_of_chunk(spec, chunk, sizes, steps),
         bytes_moved=HALF * (inputs + output),
         state_bytes=SINGLE * sum(math.prod(sizes[d] for d in state.dims) for state in spec.states),
     )
+
+
+def _flops_of_chunk(spec: Spec, chunk: Chunks | None, sizes: Mapping[str, int], steps: int) -> int | None:
+    match chunk:
+        case ChunkPlan():
+            return _chunk_flops(chunk, sizes, steps)
+        case ScanPlan():
+            # The statements as they are, and three flops for each product of two elements of a scan.
+            products = sum(math.prod(sizes[dim] for dim in state.dims) for state in spec.states)
+            return _recurrent_flops(spec, sizes, steps) + 3 * math.ceil(math.log2(chunk.size)) * products
+        case StagedPlan(_, stages):
+            return sum(_flops_of_chunk(stage.spec, stage.plan.chunk, sizes, steps) or 0 for stage in stages)
+    return None
 
 
 def _recurrent_flops(spec: Spec, sizes: Mapping[str, int], steps: int) -> int:
@@ -76,15 +93,7 @@ def _flops(expr: Expr, sizes: Mapping[str, int]) -> int:
     return inner
 
 
-def _chunk_flops(
-    chunk: ChunkPlan | StagedPlan | Unavailable | None, sizes: Mapping[str, int], steps: int
-) -> int | None:
-    """Those of a chunk form, or of all stages together; None where there is none."""
-    if isinstance(chunk, StagedPlan):
-        parts = [_chunk_flops(stage.plan.chunk, sizes, steps) for stage in chunk.stages]
-        return sum(part for part in parts if part is not None)
-    if not isinstance(chunk, ChunkPlan):
-        return None
+def _chunk_flops(chunk: ChunkPlan, sizes: Mapping[str, int], steps: int) -> int:
     rows = (chunk.rows.fixed + chunk.rows.repeated * steps) * chunk.size
     nf = chunk.normal_form
     extents = {"delta": rows, "write": rows, "token": chunk.size, "key": sizes[nf.key], "value": sizes[nf.value]}

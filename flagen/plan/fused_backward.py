@@ -126,6 +126,9 @@ def plan_fused_backward(forward: FusedPlan | Unavailable, derivation: Derivation
     """The backward of the recurrent kernel, or why gradients are those of the PyTorch form."""
     if isinstance(forward, Unavailable):
         return forward
+    if derivation.scan is not None:
+        scanned = derivation.spec.states[0]
+        return Unavailable(f"no backward kernels: `{scanned.name}` is an elementwise scan", scanned.span)
     if derivation.normal_form is None:
         if derivation.no_chunk_form is None:
             return Unavailable("it has several states", derivation.spec.states[1].span)

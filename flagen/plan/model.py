@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flagen.plan.key_backward import KeyBackwardPlan
     from flagen.plan.key_kernel import KeyKernelPlan
     from flagen.plan.right_backward import RightBackwardPlan
+    from flagen.plan.scan import ScanPlan
     from flagen.plan.staged import StagedPlan
 
 
@@ -39,7 +40,7 @@ class Plan:
 
     spec: Spec
     derivation: Derivation
-    chunk: ChunkPlan | StagedPlan | Unavailable
+    chunk: ChunkPlan | ScanPlan | StagedPlan | Unavailable
     fused: FusedPlan | Unavailable
     fused_backward: FusedBackwardPlan | Unavailable
     chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | StagedPlan | Unavailable

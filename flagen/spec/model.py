@@ -320,8 +320,8 @@ class Spec:
     chunk: ChunkHints
     source: Source = field(compare=False, repr=False)
     sha256: str = field(compare=False, default="")
-    wide_output: bool = False
-    """The output has the dtype of the states: only that of a stage has, where another one goes on from there."""
+    wide_outputs: frozenset[str] = frozenset()
+    """The outputs that have the dtype of the states: only stages have such, for others to go on with."""
 
     @property
     def dims(self) -> Dims:

@@ -5,12 +5,16 @@
 A memory of M slots for keys and one for values; what a token writes to a slot is a softmax over time.
 """
 
+from .chunk import naive_chunk_abc_attn
+from .chunk_fused import chunk_abc_attn
 from .fused_recurrent import fused_recurrent_abc_attn
 from .module import ABCAttention
 from .naive import naive_recurrent_abc_attn
 
 __all__ = [
     "ABCAttention",
+    "chunk_abc_attn",
     "fused_recurrent_abc_attn",
+    "naive_chunk_abc_attn",
     "naive_recurrent_abc_attn",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from .chunk_fused import chunk_abc_attn
 from .fused_recurrent import fused_recurrent_abc_attn
 
 # Up to here one token after another is as fast as whole chunks.
@@ -89,4 +90,6 @@ class ABCAttention(nn.Module):
 
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]]:
         """Token by token for decoding, chunk by chunk otherwise."""
+        if x.shape[1] > _SHORT:
+            return chunk_abc_attn
         return fused_recurrent_abc_attn

@@ -5,6 +5,7 @@
 A gated recurrence of every channel on its own.
 """
 
+from .chunk import naive_chunk_hgrn
 from .fused_recurrent import fused_recurrent_hgrn
 from .module import Hgrn
 from .naive import naive_recurrent_hgrn
@@ -12,5 +13,6 @@ from .naive import naive_recurrent_hgrn
 __all__ = [
     "Hgrn",
     "fused_recurrent_hgrn",
+    "naive_chunk_hgrn",
     "naive_recurrent_hgrn",
 ]

@@ -5,12 +5,16 @@
 Keys go through a softmax over time, whose running denominator is the decay.
 """
 
+from .chunk import naive_chunk_lightnet
+from .chunk_fused import chunk_lightnet
 from .fused_recurrent import fused_recurrent_lightnet
 from .module import Lightnet
 from .naive import naive_recurrent_lightnet
 
 __all__ = [
     "Lightnet",
+    "chunk_lightnet",
     "fused_recurrent_lightnet",
+    "naive_chunk_lightnet",
     "naive_recurrent_lightnet",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from .chunk_fused import chunk_lightnet
 from .fused_recurrent import fused_recurrent_lightnet
 
 # Up to here one token after another is as fast as whole chunks.
@@ -86,4 +87,6 @@ class Lightnet(nn.Module):
 
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, tuple[Tensor, Tensor] | None]]:
         """Token by token for decoding, chunk by chunk otherwise."""
+        if x.shape[1] > _SHORT:
+            return chunk_lightnet
         return fused_recurrent_lightnet

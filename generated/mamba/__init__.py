@@ -5,6 +5,7 @@
 A selective state space of N numbers for every channel; time steps are given after their softplus.
 """
 
+from .chunk import naive_chunk_mamba
 from .fused_recurrent import fused_recurrent_mamba
 from .module import Mamba
 from .naive import naive_recurrent_mamba
@@ -12,5 +13,6 @@ from .naive import naive_recurrent_mamba
 __all__ = [
     "Mamba",
     "fused_recurrent_mamba",
+    "naive_chunk_mamba",
     "naive_recurrent_mamba",
 ]

@@ -5,12 +5,16 @@
 The delta rule under a scalar decay, its write key preconditioned by a running second moment of the keys.
 """
 
+from .chunk import naive_chunk_precond_gated_delta_rule
+from .chunk_fused import chunk_precond_gated_delta_rule
 from .fused_recurrent import fused_recurrent_precond_gated_delta_rule
 from .module import PrecondGatedDeltaRule
 from .naive import naive_recurrent_precond_gated_delta_rule
 
 __all__ = [
     "PrecondGatedDeltaRule",
+    "chunk_precond_gated_delta_rule",
     "fused_recurrent_precond_gated_delta_rule",
+    "naive_chunk_precond_gated_delta_rule",
     "naive_recurrent_precond_gated_delta_rule",
 ]

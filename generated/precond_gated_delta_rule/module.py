@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from .chunk_fused import chunk_precond_gated_delta_rule
 from .fused_recurrent import fused_recurrent_precond_gated_delta_rule
 
 # Up to here one token after another is as fast as whole chunks.
@@ -110,4 +111,6 @@ class PrecondGatedDeltaRule(nn.Module):
 
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, tuple[Tensor, Tensor] | None]]:
         """Token by token for decoding, chunk by chunk otherwise."""
+        if x.shape[1] > _SHORT:
+            return chunk_precond_gated_delta_rule
         return fused_recurrent_precond_gated_delta_rule

@@ -5,12 +5,16 @@
 The delta rule under a decay of each key channel, its write key preconditioned by a running second moment of the keys.
 """
 
+from .chunk import naive_chunk_precond_kda
+from .chunk_fused import chunk_precond_kda
 from .fused_recurrent import fused_recurrent_precond_kda
 from .module import PrecondKda
 from .naive import naive_recurrent_precond_kda
 
 __all__ = [
     "PrecondKda",
+    "chunk_precond_kda",
     "fused_recurrent_precond_kda",
+    "naive_chunk_precond_kda",
     "naive_recurrent_precond_kda",
 ]

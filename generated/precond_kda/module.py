@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from .chunk_fused import chunk_precond_kda
 from .fused_recurrent import fused_recurrent_precond_kda
 
 # Up to here one token after another is as fast as whole chunks.
@@ -110,4 +111,6 @@ class PrecondKda(nn.Module):
 
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, tuple[Tensor, Tensor] | None]]:
         """Token by token for decoding, chunk by chunk otherwise."""
+        if x.shape[1] > _SHORT:
+            return chunk_precond_kda
         return fused_recurrent_precond_kda

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .chunk import naive_chunk_rwkv4
 from .fused_recurrent import fused_recurrent_rwkv4
 
 # Up to here one token after another is as fast as whole chunks.
@@ -100,4 +101,6 @@ class Rwkv4(nn.Module):
 
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, tuple[Tensor, Tensor] | None]]:
         """Token by token for decoding, chunk by chunk otherwise."""
+        if x.shape[1] > _SHORT:
+            return naive_chunk_rwkv4
         return fused_recurrent_rwkv4

@@ -1,4 +1,4 @@
-"""What has no chunk form says why, and underlines the term that is the reason."""
+"""What has no normal form says why, and underlines the term that is the reason. Some of it is an elementwise scan."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from flagen import algebra
+from flagen.algebra.monomials import OutsideNormalForm
+from flagen.algebra.orient import normal_form
 from flagen.diagnostics import Span
 from flagen.spec import parse_spec
 from tests.algebra.cases import recurrence, text_of
@@ -219,10 +221,12 @@ def test_refusal(name):
     marked = text_of(refusal.update, refusal.output, state=refusal.state)
     spec = parse_spec(marked.replace("<<", "").replace(">>", ""), "written.yaml")
 
+    with pytest.raises(OutsideNormalForm) as refused:
+        normal_form(spec)
+    found = refused.value
     derivation = algebra.derive(spec)
     assert derivation.normal_form is derivation.chunk_form is derivation.adjoint is None
-    found = derivation.no_chunk_form
-    assert found is not None
+    assert (derivation.no_chunk_form is None) == (derivation.scan is not None)
     assert found.reason == refusal.reason or found.reason.startswith(f"{refusal.reason} (")
 
     before, _, rest = marked.partition("<<")

@@ -69,6 +69,7 @@ def identifiers(node: ast.AST) -> set[str]:
 def made_up(spec: Spec) -> set[str]:
     """Names that are made to differ from every name of the spec, and those of the package's own functions."""
     names = {f"{name}_t" for name in names_of(spec)} | {f"{state.name}_prev" for state in spec.states}
+    names |= {f"{name}_n" for name in names_of(spec)} | {f"{state.name}_last" for state in spec.states} | {"o_all"}
     names |= {"read", *(f"read{number}" for number in range(4)), spec.class_name, "l2norm"}
     return names | {f"{form}_{spec.name}" for form in ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk")}
 

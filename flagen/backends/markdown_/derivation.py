@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from flagen.algebra.normal_form import Decay, NormalForm
 from flagen.backends.markdown_.printer import EquationPrinter, ExpressionPrinter, symbol
+from flagen.backends.markdown_.scan import scan_context
 from flagen.backends.protocol import Rendering
 from flagen.backends.stages import package_of
 from flagen.backends.text import markdown
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.cost import Cost, cost
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.scan import ScanPlan
 from flagen.plan.staged import StagedPlan
 from flagen.spec.model import Assign, Expr, Name, Repeat, Spec, walk
 
@@ -22,7 +24,9 @@ def derivation_file(plan: Plan) -> Rendering:
     """`DERIVATION.md` of a package."""
     spec = plan.spec
     chunk = plan.chunk if isinstance(plan.chunk, ChunkPlan) else None
+    form = plan.chunk.form if isinstance(plan.chunk, ScanPlan) else None
     staged = plan.chunk if isinstance(plan.chunk, StagedPlan) else None
+    planned = None if isinstance(plan.chunk, Unavailable) else plan.chunk
     printer = ExpressionPrinter(_Subscripts(spec).of)
     nf = None if chunk is None else chunk.normal_form
     adjoint = plan.derivation.adjoint
@@ -48,8 +52,9 @@ def derivation_file(plan: Plan) -> Rendering:
             "value": "" if nf is None else symbol(nf.value),
             "stages": [] if staged is None else list(_stages(staged)),
             "output": "" if staged is None or staged.form.output is None else printer.print(staged.form.output),
-            "size": 0 if isinstance(plan.chunk, Unavailable) else plan.chunk.size,
-            "costs": [_row(cost(spec, plan.chunk, size)) for size in _SIZES],
+            **scan_context(form, printer),
+            "size": 0 if planned is None else planned.size,
+            "costs": [_row(cost(spec, planned, size)) for size in _SIZES],
             "cost_steps": _row_steps(spec),
         },
     )

@@ -10,9 +10,11 @@ from flagen.backends.torch_.arguments import arguments_file
 from flagen.backends.torch_.chunk import chunk_file
 from flagen.backends.torch_.module import module_file, package_file, stage_package_file
 from flagen.backends.torch_.naive import naive_file
+from flagen.backends.torch_.scan import scan_renderings
 from flagen.backends.torch_.staged import staged_file
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.scan import ScanPlan
 from flagen.plan.staged import StagedPlan
 
 
@@ -26,9 +28,12 @@ class TorchBackend:
 
 
 def _chunk(plan: Plan) -> tuple[Rendering, ...]:
+    """`chunk.py`, where there is a chunk form, and the packages of the stages, where it has such."""
     match plan.chunk:
         case Unavailable():
             return ()
+        case ScanPlan():
+            return scan_renderings(plan.chunk)
         case StagedPlan(_, stages):
             packages = (inside(package_of(stage, plan.spec.name), _stage(stage.plan)) for stage in stages)
             return (staged_file(plan, plan.chunk), *chain.from_iterable(packages))

@@ -130,7 +130,7 @@ def _output(plan: StagedPlan) -> tuple[str, list[str], bool]:
     spec = plan.spec
     if plan.form.output is None:
         last = next(stage for stage in plan.stages if any(result.name == "o" for result in stage.stage.results))
-        same = not last.spec.wide_output and output_like(last.spec) == output_like(spec)
+        same = "o" not in last.spec.wide_outputs and output_like(last.spec) == output_like(spec)
         return "", [], not same
     # Its params have their values by now.
     params = tuple(replace(param, default=None) for param in spec.params)
