@@ -80,6 +80,13 @@ class Stage:
         """What the results are called in `spec`: by their names, but what is read of a matrix is `o`."""
         return tuple(result.name for result in self.results) if self.is_scan else ("o",)
 
+    @property
+    def shown(self) -> Spec:
+        """`spec` with its outputs called what the results are: to be looked at, not to be built."""
+        names = dict(zip(self.outputs, (result.name for result in self.results), strict=True))
+        output = (replace(assign, target=names.get(assign.target, assign.target)) for assign in self.spec.output)
+        return replace(self.spec, output=tuple(output))
+
 
 @dataclass(frozen=True)
 class StagedForm:
@@ -97,7 +104,9 @@ class StagedForm:
         for stage in self.stages:
             lines.append(f"stage {stage.state.name} [{', '.join(stage.state.dims)}]")
             lines += [f"    given {decl.name} [{', '.join(decl.dims)}] in {decl.range}" for decl in self.given(stage)]
-            lines += [f"    {assign.text}" for assign in _flat((*stage.spec.update, *stage.spec.output))]
+            shown = stage.shown
+            every = _flat((*shown.update, *shown.output))
+            lines += [f"    {assign.target} = {to_source(assign.value)}" for assign in every]
         if self.output is not None:
             lines.append(f"o = {to_source(self.output)}")
         return "\n".join(lines)

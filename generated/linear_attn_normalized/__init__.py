@@ -5,12 +5,16 @@
 Linear attention divided by what its keys add up to, as a softmax would be; q and k are feature maps.
 """
 
+from .chunk import naive_chunk_linear_attn_normalized
+from .chunk_fused import chunk_linear_attn_normalized
 from .fused_recurrent import fused_recurrent_linear_attn_normalized
 from .module import LinearAttnNormalized
 from .naive import naive_recurrent_linear_attn_normalized
 
 __all__ = [
     "LinearAttnNormalized",
+    "chunk_linear_attn_normalized",
     "fused_recurrent_linear_attn_normalized",
+    "naive_chunk_linear_attn_normalized",
     "naive_recurrent_linear_attn_normalized",
 ]

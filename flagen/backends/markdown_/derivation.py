@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from flagen.algebra.normal_form import Decay, NormalForm
 from flagen.backends.markdown_.printer import EquationPrinter, ExpressionPrinter, symbol
@@ -51,7 +52,7 @@ def derivation_file(plan: Plan) -> Rendering:
             "key": "" if nf is None else symbol(nf.key),
             "value": "" if nf is None else symbol(nf.value),
             "stages": [] if staged is None else list(_stages(staged)),
-            "output": "" if staged is None or staged.form.output is None else printer.print(staged.form.output),
+            "output": "" if staged is None else _output_of_stages(staged),
             **scan_context(form, printer),
             "size": 0 if planned is None else planned.size,
             "costs": [_row(cost(spec, planned, size)) for size in _SIZES],
@@ -139,7 +140,15 @@ def _stages(plan: StagedPlan) -> Iterator[tuple[str, str, list[str]]]:
     for stage in plan.stages:
         printer = ExpressionPrinter(_Subscripts(stage.spec).of)
         page = f"{package_of(stage, plan.spec.name)}/DERIVATION.md"
-        yield symbol(stage.stage.state.name), page, list(_recurrence(stage.spec, printer))
+        yield symbol(stage.stage.state.name), page, list(_recurrence(stage.stage.shown, printer))
+
+
+def _output_of_stages(plan: StagedPlan) -> str:
+    """The output where it is evaluated behind the stages."""
+    if plan.form.output is None:
+        return ""
+    spec = replace(plan.spec, inputs=(*plan.spec.inputs, *plan.form.passed))
+    return ExpressionPrinter(_Subscripts(spec).of).print(plan.form.output)
 
 
 def _decay(decay: Decay, printer: ExpressionPrinter) -> str:

@@ -56,7 +56,7 @@ def staged_context(
                 function(stage),
                 ", ".join(names.targets(stage)),
                 [*names.arguments(stage), *(f"{mode}={mode}" for mode in modes(stage))],
-                _about(stage),
+                equations(stage.stage.shown),
             )
             for stage in plan.stages
         ],
@@ -138,10 +138,3 @@ def _output(plan: StagedPlan) -> tuple[str, list[str], bool]:
     lines, printer = prelude(scope, (plan.form.output,))
     output = printer.aligned(printer.print(plan.form.output), spec.output_dims).text
     return output, lines, True
-
-
-def _about(stage: PlannedStage) -> list[str]:
-    """The equations of a stage, in which its results are called as they are here."""
-    given = {output: result.name for output, result in zip(stage.stage.outputs, stage.stage.results, strict=True)}
-    spec = stage.spec
-    return equations(replace(spec, output=tuple(replace(a, target=given.get(a.target, a.target)) for a in spec.output)))
