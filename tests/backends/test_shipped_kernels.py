@@ -50,8 +50,8 @@ SPILLS = {
 """The most bytes that any variant's kernel of this name spills, where one does; the table says whose it is."""
 
 # One variant for each way a chunk kernel can be put together: without a decay, with one, one that is computed, with
-# factors of its rows; an inverse; micro-steps; rows that erase and rows that write. Then, with a decay of each key: rows
-# that write, rows that erase, both.
+# factors of its rows; an inverse; micro-steps; rows that erase and rows that write. Then, with a decay of each key:
+# rows that write, rows that erase, both.
 VARIANTS = (
     "linear_attn",
     "retention",
@@ -70,7 +70,7 @@ FRESH = (
     ("kda", "sm_100", 0),
     ("kda", "gfx942", 1300),
 )
-"""A scalar decay with an erasure and a decay of each key, and the most that a kernel of their gradients may spill there."""
+"""A scalar decay with an erasure, a decay of each key; the most that a kernel of their gradients may spill there."""
 
 MOVED = {
     "simple_gla": 1100,
