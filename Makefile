@@ -48,7 +48,7 @@ check-tables: $(READY)
 	$(BIN)/python -m benchmarks.tables --check
 
 test: lint check-generated check-tables
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(READY)
 	$(BIN)/ruff check .

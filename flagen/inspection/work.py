@@ -64,7 +64,7 @@ def record(
     """Every kernel that the packages launch, each once, on every architecture and at every size; those of gradients on
     these, or on those of them that `backward` names."""
     task = _task("record", packages, archs=_known(archs), sizes=sizes, backward=_listed(backward))
-    return [Launched(**row) for row in _work(task, interpret=False, parts=1)]
+    return [Launched(**row) for row in _work(task, interpret=False, parts=len(packages))]
 
 
 def compile_kernels(
@@ -135,7 +135,7 @@ def _work(task: Mapping[str, Any], *, interpret: bool, parts: int) -> list[dict[
     return [row for _, row in sorted(placed, key=lambda each: each[0])]
 
 
-def _start(task: Mapping[str, Any], interpret: bool) -> list[tuple[int, dict[str, Any]]]:
+def _start(task: Mapping[str, Any], interpret: bool) -> list[tuple[Any, dict[str, Any]]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = [str(PACKAGE.parent), *filter(None, [environment.get("PYTHONPATH")])]
     environment |= {"PYTHONPATH": os.pathsep.join(paths)} | ({"TRITON_INTERPRET": "1"} if interpret else {})

@@ -48,19 +48,20 @@ _METERED_TOKENS = {"fused_recurrent": 16, "chunk": 128}
 """Enough for what is done once a call to be told from what is done for every token or chunk."""
 
 
-def perform(task: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """This process's share of a task's rows, each with its place among all of them."""
+def perform(task: Mapping[str, Any]) -> list[tuple[object, dict[str, Any]]]:
+    """This process's share of a task's rows, each with its place among all of them: what rows are sorted by."""
     number, count = task["share"]
     packages = task["packages"]
     match task["what"]:
         case "record":
-            rows = [asdict(launched) for package in packages for launched, _ in _recorded(package, task)]
-            return list(enumerate(rows))
+            mine = list(enumerate(packages))[number::count]
+            rows = [(place, launched) for place, package in mine for launched, _ in _recorded(package, task)]
+            return [((place, number), asdict(launched)) for number, (place, launched) in enumerate(rows)]
         case "compile":
             recorded = [each for package in packages for each in _recorded(package, task)]
             wanted = [(launched, launch) for launched, launch in recorded if launched.key not in task["but"]]
-            mine = list(enumerate(wanted))[number::count]
-            return [(place, asdict(_compiled(launched, launch))) for place, (launched, launch) in mine]
+            share = list(enumerate(wanted))[number::count]
+            return [(place, asdict(_compiled(launched, launch))) for place, (launched, launch) in share]
         case "meter" | "meter gradients" as what:
             meter = _metered if what == "meter" else _metered_with_gradients
             calls = list(enumerate((package, operator) for operator in OPERATORS for package in packages))

@@ -14,6 +14,7 @@ from typing import Any
 import triton
 import triton.language as tl
 from triton._C.libtriton import ir
+from triton.language import semantic
 from triton.runtime import autotuner, interpreter
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "patched",
     "require_compiler",
     "require_interpreter",
+    "semantic",
     "stock",
     "tl",
     "triton",

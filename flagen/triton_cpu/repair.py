@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flagen.triton_cpu import arithmetic, dots, launches, reductions
+from flagen.triton_cpu import arithmetic, dots, launches, reductions, shortcuts
 from flagen.triton_cpu.border import interpreter, require_interpreter, stock
 
 _MARK = "_flagen_repaired"
@@ -20,7 +20,8 @@ def repair() -> None:
     if hasattr(interpreter, _MARK):
         return
     rewritten = stock(stock(interpreter, "InterpretedFunction"), "rewritten_fn")
-    for patch in [*arithmetic.patches(), *reductions.patches(), *dots.patches(), *launches.patches()]:
+    every = [arithmetic, reductions, dots, launches, shortcuts]
+    for patch in [patch for module in every for patch in module.patches()]:
         patch.apply()
     # Kernels that ran before were rewritten the stock way.
     rewritten.clear()

@@ -12,7 +12,10 @@ from benchmarks.tables import RESULTS, Tables
 from flagen import inspection
 from flagen.inspection import Package, Size
 
-VARIANTS = ("gated_delta_product", "mamba2")
+# One worker reads the tables, for all that need them.
+pytestmark = pytest.mark.xdist_group("compiled")
+
+VARIANTS = ("gla", "mamba2")
 QUICK = "mamba2"
 SIZE, ARCHS = Size(128, 128), ("sm_90", "gfx942")
 
