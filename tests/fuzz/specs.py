@@ -47,6 +47,7 @@ class Author:
 
     draw: Callable[[st.SearchStrategy[T]], T]
     states: dict[str, Dims] = field(default_factory=dict)
+    begin_at: dict[str, str] = field(default_factory=dict)
     let: dict[str, str] = field(default_factory=dict)
     decay: dict[str, str] = field(default_factory=dict)
     derived: list[tuple[str, Dims, bool]] = field(default_factory=list)
@@ -393,7 +394,7 @@ class Author:
         output = [*output[:-1], " + ".join([output[-1], *(f"sum({name})" if name != "s" else name for name in more)])]
 
         rows = ["flagen: 1", "name: random_spec", "state:"]
-        rows += [f"  {name}: [{', '.join(dims)}]" for name, dims in self.states.items()]
+        rows += [f"  {name}: {self.state(name)}" for name in self.states]
         rows += ["inputs:", *(f"  {name}: {{{_declared(decl)}}}" for name, decl in inputs.items())]
         if params:
             rows += ["params:", *(f"  {name}: {{{_declared(decl)}}}" for name, decl in params.items())]
@@ -407,6 +408,11 @@ class Author:
             lines = [f"  - {item}"] if isinstance(item, str) else ["  - repeat: n", "    do:"]
             rows += lines if isinstance(item, str) else [*lines, *(f"      - {line}" for line in item)]
         return "\n".join([*rows, "output:", *(f"  - {line}" for line in output)]) + "\n"
+
+    def state(self, name: str) -> str:
+        """The declaration of a state."""
+        dims = f"[{', '.join(self.states[name])}]"
+        return f"{{dims: {dims}, init: {self.begin_at[name]}}}" if name in self.begin_at else dims
 
     def used(self, update: Sequence[str | list[str]], output: Sequence[str]) -> set[str]:
         """Every name that the statements need, through the definitions of derived names."""

@@ -16,6 +16,7 @@ from tests.algebra.cases import SPECS
 from tests.fuzz.kernels import check
 from tests.fuzz.packages import build, imported
 from tests.fuzz.specs import affine_specs, wild_specs
+from tests.fuzz.staged import staged_specs
 from tests.fuzz.test_random_specs import some
 
 torch.set_num_threads(1)
@@ -113,6 +114,12 @@ def test_updates_that_papers_write(text):
 @settings(some(2), phases=UNSHRUNK)
 @given(wild_specs())
 def test_updates_that_nobody_writes(text):
+    climb(text)
+
+
+@settings(some(4), phases=UNSHRUNK)
+@given(staged_specs())
+def test_states_that_feed_one_another(text):
     climb(text)
 
 

@@ -16,6 +16,7 @@ from flagen.spec import CODES, parse_spec
 from tests.fuzz.ladder import check
 from tests.fuzz.packages import build, imported
 from tests.fuzz.specs import affine_specs, wild_specs
+from tests.fuzz.staged import staged_specs
 
 torch.set_num_threads(1)
 
@@ -53,4 +54,10 @@ def test_updates_that_papers_write(text):
 @some(20)
 @given(wild_specs())
 def test_updates_that_nobody_writes(text):
+    compiled(text)
+
+
+@some(20)
+@given(staged_specs())
+def test_states_that_feed_one_another(text):
     compiled(text)

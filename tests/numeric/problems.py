@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -19,9 +19,12 @@ from torch.nn.functional import logsigmoid, normalize, softplus
 
 from flagen.spec import load_spec
 from flagen.spec.model import Input, Param, Spec
+from flagen.spec.model import State as SpecState
 
 ROOT = Path(__file__).parents[2]
+State = Tensor | tuple[Tensor, ...]
 NAMES = sorted(path.stem for path in (ROOT / "specs").glob("*.yaml"))
+FORMS = ("naive_recurrent", "naive_chunk", "chunk", "fused_recurrent")
 
 # ------------------------------------------------------------------------------------------------------------- variants
 
@@ -52,22 +55,27 @@ def negative(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Variant:
-    """How a variant's arguments are drawn (standard normal unless told), and the scalars it requires.
+    """How a variant's arguments and first states are drawn (standard normal unless told), and the scalars it requires.
 
-    `ends` are the extremes to test where those of the declared range cannot all be met at once.
+    `ends` are the extremes to test where those of the declared range cannot all be met at once. `log_weight` is the
+    input that says how much a token weighs in a running log-sum-exp: nothing at -inf. `gates` are decays of channels.
     """
 
     samplers: Mapping[str, Sampler] = field(default_factory=dict)
     scalars: Mapping[str, float] = field(default_factory=dict)
     ends: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    log_weight: str | None = None
+    gates: Collection[str] = ()
 
 
 def _variant(
     scalars: Mapping[str, float] | None = None,
     ends: Mapping[str, tuple[float, float]] | None = None,
+    log_weight: str | None = None,
+    gates: str = "",
     **samplers: Sampler,
 ) -> Variant:
-    return Variant(samplers, scalars or {}, ends or {})
+    return Variant(samplers, scalars or {}, ends or {}, log_weight, gates.split())
 
 
 VARIANTS = {
@@ -91,6 +99,18 @@ VARIANTS = {
     "dplr": _variant(a=unit, b=half_unit, gk=log_decay),
     "rwkv7": _variant(w=uniform(-0.6065, 0), a=half_unit, b=half_unit),
     "oja": _variant(v=unit, g=log_decay, beta=uniform(0, 1)),
+    # What the output is divided by stays away from 0.
+    "linear_attn_normalized": _variant(q=softplus, k=softplus, z=softplus),
+    "lightnet": _variant(log_weight="k"),
+    "gsa": _variant(gates="g", g=log_decay),
+    "abc_attn": _variant(log_weight="s"),
+    "precond_gated_delta_rule": _variant(
+        k=unit, g=log_decay, beta=uniform(0, 1), ga=log_decay, ba=uniform(0, 1), A=softplus
+    ),
+    "precond_kda": _variant(k=unit, g=log_decay, beta=uniform(0, 1), ga=log_decay, ba=uniform(0, 1), A=softplus),
+    "hgrn": _variant(gates="g", g=log_decay),
+    "rwkv4": _variant(log_weight="k", gates="w", w=log_decay),
+    "mamba": _variant(ends={"dt": (0, 20), "A": (-30, 0)}, gates="dt A", dt=softplus, A=negative),
 }
 
 
@@ -103,9 +123,23 @@ def package(name: str) -> ModuleType:
     return importlib.import_module(f"generated.{name}")
 
 
-def form(kind: str, name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """The generated function `kind` of a variant: naive_recurrent, naive_chunk or fused_recurrent."""
+def form(kind: str, name: str) -> Callable[..., tuple[Tensor, State | None]]:
+    """The generated function `kind` of a variant, one of FORMS."""
     return getattr(package(name), f"{kind}_{name}")
+
+
+def with_form(kind: str) -> list[str]:
+    """The variants that have a generated function of that kind."""
+    return [name for name in NAMES if hasattr(package(name), f"{kind}_{name}")]
+
+
+SLOTTED = [name for name in NAMES if len({dim for state in spec_of(name).states for dim in state.dims}) > 2]
+"""The variants with a dim between those of keys and of values."""
+
+
+def forms(*kinds: str) -> list[tuple[str, str]]:
+    """Every (kind, name) that there is, of these kinds."""
+    return [(kind, name) for kind in kinds for name in with_form(kind)]
 
 
 # --------------------------------------------------------------------------------------------------------------- shapes
@@ -113,7 +147,8 @@ def form(kind: str, name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a problem. K and V are the first and second dim of the state, n the micro-steps where there are any.
+    """The sizes of a problem. K and V are the first and last dim of the states, M one between them (slots), n the
+    micro-steps where there are any.
 
     `lengths` packs sequences along T (B is 1 then) with offsets of type `offsets`; otherwise there are B of length T.
     """
@@ -121,6 +156,7 @@ class Shape:
     T: int = 15
     K: int = 16
     V: int = 12
+    M: int = 10
     B: int = 1
     H: int = 1
     groups: int = 1
@@ -130,7 +166,8 @@ class Shape:
 
     def __str__(self) -> str:
         rows = f"T{self.T}" if self.lengths is None else "len" + "_".join(map(str, self.lengths))
-        return f"B{self.B}-{rows}-H{self.H}x{self.groups}-K{self.K}-V{self.V}-n{self.n}"
+        slots = "" if self.M == Shape.M else f"-M{self.M}"
+        return f"B{self.B}-{rows}-H{self.H}x{self.groups}-K{self.K}-V{self.V}{slots}-n{self.n}"
 
     @property
     def tokens(self) -> int:
@@ -140,6 +177,14 @@ class Shape:
     def sequences(self) -> int:
         return self.B if self.lengths is None else len(self.lengths)
 
+    def sizes(self, spec: Spec) -> dict[str, int]:
+        """The size of each dim of a spec's states, matrices first."""
+        states = sorted(spec.states, key=lambda state: -len(state.dims))
+        first, *others = dict.fromkeys(dim for state in states for dim in state.dims)
+        *between, last = others or [None]
+        sizes = {first: self.K, **dict.fromkeys(between, self.M), last: self.V}
+        return {dim: size for dim, size in sizes.items() if dim is not None}
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -148,15 +193,20 @@ class Problem:
     name: str
     tensors: Mapping[str, Tensor]
     scalars: Mapping[str, float]
-    initial_state: Tensor | None
+    initial_state: State | None
     cu_seqlens: Tensor | None
+
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        """Everything that can be differentiated: the tensors, then each state that the call starts from."""
+        return {**self.tensors, **named_states(self.name, "initial", self.initial_state)}
 
     @property
     def optional(self) -> set[str]:
         """Tensors that go by keyword, because they have a default."""
         return {param.name for param in spec_of(self.name).params if param.is_tensor and param.default is not None}
 
-    def call(self, function: Callable, **keywords: object) -> tuple[Tensor, Tensor | None]:
+    def call(self, function: Callable, **keywords: object) -> tuple[Tensor, State | None]:
         """Call `function` as a user would: inputs by position, everything else by keyword."""
         positional = [x for name, x in self.tensors.items() if name not in self.optional]
         optional = {name: x for name, x in self.tensors.items() if name in self.optional}
@@ -165,8 +215,7 @@ class Problem:
 
     def map(self, function: Callable[[str, Tensor], Tensor]) -> Problem:
         """The problem with `function(name, tensor)` in place of every floating tensor."""
-        state = None if self.initial_state is None else function("initial_state", self.initial_state)
-        return replace(self, tensors={k: function(k, x) for k, x in self.tensors.items()}, initial_state=state)
+        return self.with_leaves({name: function(name, x) for name, x in self.leaves.items()})
 
     def to(self, *args: object) -> Problem:
         """On another device or in another dtype; cu_seqlens keeps its dtype, the state stays at least float32."""
@@ -176,7 +225,7 @@ class Problem:
 
         def move(name: str, x: Tensor) -> Tensor:
             moved = x.to(*args)
-            low = name == "initial_state" and moved.dtype.itemsize < 4
+            low = name not in self.tensors and moved.dtype.itemsize < 4
             return moved.float() if low else moved
 
         return replace(self.map(move), cu_seqlens=offsets)
@@ -184,15 +233,20 @@ class Problem:
     def with_tensors(self, **tensors: Tensor) -> Problem:
         return replace(self, tensors={**self.tensors, **tensors})
 
+    def with_leaves(self, leaves: Mapping[str, Tensor]) -> Problem:
+        """The problem with other tensors and first states, all of them, by the names of `leaves`."""
+        states = tuple(x for name, x in leaves.items() if name not in self.tensors)
+        tensors = {name: leaves[name] for name in self.tensors}
+        return replace(self, tensors=tensors, initial_state=as_state(states))
+
 
 def make(name: str, shape: Shape, *, state: bool = True, seed: int = 0, **scalars: float) -> Problem:
     """A random float64 problem of a variant; the same one for the same arguments, in any process."""
-    spec, variant = spec_of(name), VARIANTS[name]
+    spec, variant, dims = spec_of(name), VARIANTS[name], shape.sizes(spec_of(name))
     generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {shape} {seed}".encode()))
-    dims = dict(zip(spec.states[0].dims, (shape.K, shape.V), strict=True))
-    heads = {"H": shape.H, "HV": shape.H * shape.groups}
+    heads = {"H": shape.H, "HV": shape.H * (shape.groups if spec.has_value_heads else 1)}
 
-    def sample(decl: Input | Param, *leading: int) -> Tensor:
+    def sample(decl: Input | Param | SpecState, *leading: int) -> Tensor:
         normal = torch.randn(*leading, *(dims[dim] for dim in decl.dims), generator=generator, dtype=torch.float64)
         return variant.samplers.get(decl.name, lambda x: x)(normal)
 
@@ -205,32 +259,54 @@ def make(name: str, shape: Shape, *, state: bool = True, seed: int = 0, **scalar
         tensors[param.name] = sample(param, *((heads["HV"],) if param.per_head else ()))
 
     steps = {} if spec.steps is None else {spec.steps.argument: shape.n}
-    S = torch.randn(shape.sequences, heads["HV"], shape.K, shape.V, generator=generator, dtype=torch.float64)
+    states = tuple(sample(decl, shape.sequences, heads["HV"]) for decl in spec.states)
     cu_seqlens = None
     if shape.lengths is not None:
         ends = [sum(shape.lengths[:i]) for i in range(len(shape.lengths) + 1)]
         cu_seqlens = torch.tensor(ends, dtype=shape.offsets)
-    return Problem(name, tensors, {**variant.scalars, **steps, **scalars}, S if state else None, cu_seqlens)
+    return Problem(
+        name, tensors, {**variant.scalars, **steps, **scalars}, as_state(states) if state else None, cu_seqlens
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- results
 
 
+def as_state(states: tuple[Tensor, ...]) -> State | None:
+    """States as a call takes and returns them: one as it is, several as a tuple."""
+    return None if not states else states[0] if len(states) == 1 else states
+
+
+def state_names(name: str, when: str) -> list[str]:
+    """What a variant's states are called among arguments (`initial`) or results (`final`)."""
+    states = spec_of(name).states
+    return [f"{when}_state"] if len(states) == 1 else [f"{state.name}_{when}" for state in states]
+
+
+def named_states(name: str, when: str, state: State | None) -> dict[str, Tensor]:
+    """The tensors of a state by their names, none where there is no state."""
+    if state is None:
+        return {}
+    states = (state,) if isinstance(state, Tensor) else state
+    return dict(zip(state_names(name, when), states, strict=True))
+
+
+def named_results(name: str, o: Tensor, final_state: State | None) -> dict[str, Tensor]:
+    """What a call returned, by name."""
+    return {"o": o, **named_states(name, "final", final_state)}
+
+
 def evaluate(
     function: Callable, problem: Problem, *, wrt: Iterable[str] | None = None, **keywords: object
 ) -> dict[str, Tensor]:
-    """`o`, `final_state`, and the gradient of each tensor by its name (`d q`), under random cotangents of both outputs.
+    """`o`, each final state, and the gradient of each tensor by its name (`d q`), under random cotangents of them all.
 
     `wrt` names the tensors to differentiate; None is all of them, () runs without a graph.
     """
-    wanted = {*problem.tensors, "initial_state"} if wrt is None else set(wrt)
+    wanted = set(problem.leaves if wrt is None else wrt)
     problem = problem.map(lambda name, x: x.detach().requires_grad_(name in wanted))
-    o, final_state = problem.call(function, **keywords)
-    results = {"o": o, "final_state": final_state}
-    results = {name: x for name, x in results.items() if x is not None}
-
-    leaves = {**problem.tensors, "initial_state": problem.initial_state}
-    leaves = {name: x for name, x in leaves.items() if x is not None and x.requires_grad}
+    results = named_results(problem.name, *problem.call(function, **keywords))
+    leaves = {name: x for name, x in problem.leaves.items() if x.requires_grad}
     loss = sum((x.double() * cotangent(name, x)).sum() for name, x in results.items())
     if leaves and loss.requires_grad:
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
@@ -246,12 +322,15 @@ def cotangent(name: str, like: Tensor) -> Tensor:
 
 
 def rms_ratio(reference: Tensor, got: Tensor, floor: float = 1e-12) -> float:
-    """rms(reference - got) / rms(reference). NaN where either has one; `floor` stands in for a reference of zero."""
+    """rms(reference - got) / rms(reference), `floor` standing in for a reference of zero. NaN where either has one, or
+    only one an infinity; infinities that both have count for nothing."""
     if reference.shape != got.shape:
         raise AssertionError(f"shape {tuple(got.shape)}, expected {tuple(reference.shape)}")
     if not reference.numel():
         return 0.0
     reference, got = reference.double(), got.double()
+    same = reference.isinf() & (reference == got)
+    reference, got = reference.masked_fill(same, 0), got.masked_fill(same, 0)
     return ((reference - got).square().mean().sqrt() / reference.square().mean().sqrt().clamp(min=floor)).item()
 
 

@@ -8,7 +8,7 @@ of batches, packed sequences, grouped heads and micro-steps, and it indexes wher
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import Parameter, signature
 from itertools import pairwise
@@ -16,40 +16,54 @@ from itertools import pairwise
 import torch
 from torch import Tensor, einsum, exp
 
-Rule = Callable[..., tuple[Tensor, Tensor]]
+Rule = Callable[..., tuple[Tensor | tuple[Tensor, ...], Tensor]]
+State = Tensor | tuple[Tensor, ...]
 REFERENCES: dict[str, Rule] = {}
 
 
-def recurrence(state: str, *, per_step: str = "", per_head: str = "") -> Callable[[Rule], Rule]:
+def recurrence(
+    rows_and_columns: str = "",
+    *,
+    states: Mapping[str, str] | None = None,
+    first: Mapping[str, float] | None = None,
+    per_step: str = "",
+    per_head: str = "",
+    shared: str = "",
+    output: str = "",
+) -> Callable[[Rule], Rule]:
     """Turn a rule into a function of whole tensors, with the signature of the variant of that name.
 
-    `state` names two inputs whose last dims size the state's rows and columns; `per_step` the inputs with a row for
-    each micro-step of a token; `per_head` the params, which have one entry for each value head and no token.
+    A matrix S is sized by the last dims of two inputs, `rows_and_columns`; other states are named in `states`, with the
+    inputs that size each of their dims, in the order in which the rule takes and returns them. They start at 0 or at
+    `first`. `per_step` names the inputs with a row for each micro-step of a token; `per_head` and `shared` the params,
+    which have one entry for each value head, or one for all, and no token. `output` names an input as wide as the
+    output, unless that is as wide as the columns of S.
     """
+    sized_by = states or {"S": rows_and_columns}
 
     def decorate(rule: Rule) -> Rule:
         known = signature(rule).parameters
-        names = [name for name in known if name != "S" and known[name].kind is Parameter.POSITIONAL_OR_KEYWORD]
-        rows, columns = state.split()
+        names = [name for name in known if name not in sized_by and known[name].kind is Parameter.POSITIONAL_OR_KEYWORD]
 
         @wraps(rule)
         def run(
             *args: Tensor,
             num_householder: int = 2,
-            initial_state: Tensor | None = None,
+            initial_state: State | None = None,
             output_final_state: bool = False,
             cu_seqlens: Tensor | None = None,
             **keywords: Tensor | float,
-        ) -> tuple[Tensor, Tensor | None]:
+        ) -> tuple[Tensor, State | None]:
             given = {**dict(zip(names, args, strict=False)), **keywords}
             tensors = {name: x.double() for name, x in given.items() if isinstance(x, Tensor)}
             scalars = {name: x for name, x in given.items() if not isinstance(x, Tensor)}
-            params = {name: x for name, x in tensors.items() if name in per_head.split()}
-            inputs = {name: x for name, x in tensors.items() if name not in params}
+            by_head = {name: x for name, x in tensors.items() if name in per_head.split()}
+            for_all = {name: x for name, x in tensors.items() if name in shared.split()}
+            inputs = {name: x for name, x in tensors.items() if name not in {**by_head, **for_all}}
 
             HV = max(x.shape[2] for x in inputs.values())
             B, T = next(x.shape[:2] for name, x in inputs.items() if name not in per_step.split())
-            K, V = tensors[rows].shape[-1], tensors[columns].shape[-1]
+            width = tensors[output or rows_and_columns.split()[1]].shape[-1]
             if cu_seqlens is None:
                 spans = [(b, 0, T) for b in range(B)]
             else:
@@ -64,22 +78,36 @@ def recurrence(state: str, *, per_step: str = "", per_head: str = "") -> Callabl
                     return x[b, t * num_householder : (t + 1) * num_householder, h]
                 return x[b, t, h]
 
-            def run_head(n: int, head: int) -> tuple[Tensor, Tensor]:
+            def first_states(n: int, head: int) -> tuple[Tensor, ...]:
+                if initial_state is not None:
+                    given_states = (initial_state,) if isinstance(initial_state, Tensor) else initial_state
+                    return tuple(x[n, head].double() for x in given_states)
+                sizes = {name: [tensors[of].shape[-1] for of in sizing.split()] for name, sizing in sized_by.items()}
+                return tuple(torch.full(size, (first or {}).get(name, 0.0)).double() for name, size in sizes.items())
+
+            def run_head(n: int, head: int) -> tuple[Tensor, tuple[Tensor, ...]]:
                 b, start, end = spans[n]
-                S = torch.zeros(K, V).double() if initial_state is None else initial_state[n, head].double()
-                constants = {name: x[head] for name, x in params.items()} | ({"head": head} if "head" in known else {})
-                o = [torch.zeros(0, V).double()]
+                now = first_states(n, head)
+                constants = for_all | {name: x[head] for name, x in by_head.items()}
+                constants |= {"head": head} if "head" in known else {}
+                o = [torch.zeros(0, width).double()]
                 for t in range(start, end):
                     operands = {name: operand(name, b, t, head) for name in inputs}
-                    S, o_t = rule(S, **operands, **constants, **context, **scalars)
+                    after, o_t = rule(*now, **operands, **constants, **context, **scalars)
+                    now = (after,) if isinstance(after, Tensor) else after
                     o.append(o_t[None])
-                return torch.cat(o), S
+                return torch.cat(o), now
 
             heads = [[run_head(n, head) for head in range(HV)] for n in range(len(spans))]
             outputs = [torch.stack([o for o, _ in row], dim=1) for row in heads]
             o = torch.stack(outputs) if cu_seqlens is None else torch.cat(outputs)[None]
-            final_state = torch.stack([torch.stack([S for _, S in row]) for row in heads])
-            return o, final_state if output_final_state else None
+            if not output_final_state:
+                return o, None
+            final = tuple(
+                torch.stack([torch.stack([now[place] for _, now in row]) for row in heads])
+                for place in range(len(sized_by))
+            )
+            return o, final if len(final) > 1 else final[0]
 
         REFERENCES[rule.__name__] = run
         return run
@@ -99,6 +127,17 @@ def retrieve(S: Tensor, k: Tensor) -> Tensor:
 def read(S: Tensor, q: Tensor, scale: float | None) -> Tensor:
     """scale S^T q; the scale is that of attention unless given."""
     return (q.shape[-1] ** -0.5 if scale is None else scale) * retrieve(S, q)
+
+
+def shares(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """What e^one and e^other are of their sum."""
+    both = torch.softmax(torch.stack([one, other]), dim=0)
+    return both[0], both[1]
+
+
+def log_sum(one: Tensor, other: Tensor) -> Tensor:
+    """The logarithm of e^one + e^other."""
+    return torch.logsumexp(torch.stack([one, other]), dim=0)
 
 
 # ------------------------------------------------------------------------------------------------------------- additive
@@ -232,3 +271,80 @@ def oja(S, q, k, v, g, beta, *, scale=None):
     S = S * exp(g)[None, :]
     S = S + beta * outer(k - einsum("kv,v->k", S, v), v)
     return S, read(S, q, scale)
+
+
+# ------------------------------------------------------------------------------------------------------- several states
+
+
+@recurrence(states={"S": "k v", "z": "k"}, output="v")
+def linear_attn_normalized(S, z, q, k, v, *, scale=None):
+    S, z = S + outer(k, v), z + k
+    scaled = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return (S, z), retrieve(S, scaled) / (z @ scaled + 1e-10)
+
+
+@recurrence(states={"S": "k v", "z": "k"}, first={"z": -math.inf}, output="v")
+def lightnet(S, z, q, k, v, *, scale=None):
+    keep, write = shares(z, k)
+    S = keep[:, None] * S + outer(write, v)
+    return (S, log_sum(z, k)), read(S, q, scale)
+
+
+@recurrence(states={"Sk": "k s", "Sv": "s v"}, output="v")
+def gsa(Sk, Sv, q, k, v, s, g, *, scale=None):
+    Sk = Sk * exp(g)[None, :] + outer(k, s)
+    Sv = exp(g)[:, None] * Sv + outer(s, v)
+    return (Sk, Sv), retrieve(Sv, torch.softmax(read(Sk, q, scale), dim=0))
+
+
+@recurrence(states={"z": "s", "Sk": "k s", "Sv": "s v"}, first={"z": -math.inf}, output="v")
+def abc_attn(z, Sk, Sv, q, k, v, s, *, scale=None):
+    keep, write = shares(z, s)
+    Sk = Sk * keep[None, :] + outer(k, write)
+    Sv = keep[:, None] * Sv + outer(write, v)
+    return (log_sum(z, s), Sk, Sv), retrieve(Sv, torch.softmax(read(Sk, q, scale), dim=0))
+
+
+def preconditioner(A: Tensor, x: float, center: float, eps: float) -> Tensor:
+    """Between 1 / x and x: channels of much energy are scaled down."""
+    r = torch.log(A + eps) - center
+    return torch.as_tensor(x).double() ** (-r / (1 + r.abs()))
+
+
+@recurrence(states={"S": "k v", "A": "k"}, output="v")
+def precond_gated_delta_rule(S, A, q, k, v, g, beta, ga, ba, *, scale=None, x=2, center=0, eps=1e-6):
+    A = exp(ga) * A + ba * k**2
+    S = exp(g) * S
+    S = S + beta * outer(k * preconditioner(A, x, center, eps), v - retrieve(S, k))
+    return (S, A), read(S, q, scale)
+
+
+@recurrence(states={"S": "k v", "A": "k"}, output="v")
+def precond_kda(S, A, q, k, v, g, beta, ga, ba, *, scale=None, x=2, center=0, eps=1e-6):
+    A = exp(ga) * A + ba * k**2
+    S = exp(g)[:, None] * S
+    S = S + beta * outer(k * preconditioner(A, x, center, eps), v - retrieve(S, k))
+    return (S, A), read(S, q, scale)
+
+
+# ---------------------------------------------------------------------------------------------------------- elementwise
+
+
+@recurrence(states={"h": "x"}, output="x")
+def hgrn(h, x, g):
+    h = exp(g) * h + x
+    return h, h
+
+
+@recurrence(states={"z": "k", "p": "k"}, first={"z": -math.inf}, per_head="w u", output="k")
+def rwkv4(z, p, k, v, w, u):
+    past, now = shares(z, u + k)
+    o = past * p + now * v
+    keep, write = shares(z + w, k)
+    return (log_sum(z + w, k), keep * p + write * v), o
+
+
+@recurrence(states={"h": "x B"}, shared="A D", output="x")
+def mamba(h, x, dt, B, C, A, D):
+    h = exp(dt[:, None] * A) * h + outer(dt * x, B)
+    return h, h @ C + D * x

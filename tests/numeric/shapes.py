@@ -20,6 +20,9 @@ PACKED = Shape(lengths=(0, 1, 7, 24, 0, 17, 0), H=2, groups=2, n=3)
 PACKED_32 = Shape(lengths=(70, 1, 64), K=16, V=20, n=1, offsets=torch.int32)
 PACKED_EMPTY = Shape(lengths=(0, 0), groups=2)
 
+MANY_SLOTS = Shape(T=20, K=20, V=16, M=64, H=2, groups=2)
+"""For the variants that have slots."""
+
 SHAPES = (
     EMPTY,
     ONE_TOKEN,

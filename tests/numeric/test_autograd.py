@@ -15,10 +15,21 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
-from tests.numeric.problems import NAMES, Problem, Shape, assert_close, evaluate, form, make, package, spec_of
+from tests.numeric.problems import (
+    Problem,
+    Shape,
+    assert_close,
+    evaluate,
+    form,
+    make,
+    named_results,
+    spec_of,
+    state_names,
+    with_form,
+)
 
-OPERATORS = [name for name in NAMES if hasattr(package(name), f"chunk_{name}")]
-KERNELS = [name for name in ("gated_delta_product", "mamba2", "kda") if name in OPERATORS]
+OPERATORS = with_form("chunk")
+KERNELS = [name for name in ("gated_delta_product", "mamba2", "kda", "gsa", "rwkv4") if name in OPERATORS]
 SHAPE = Shape(T=70, groups=2)
 SHORT = Shape(T=5, groups=2)
 BOUNDS = {"bound": 1e-5, "gradients": 1e-4}
@@ -67,9 +78,8 @@ def test_checkpointed(name: str, kernels: bool) -> None:
 def test_backward_again(name: str, kernels: bool) -> None:
     """A graph that is retained gives the same gradients a second time."""
     leaves = single(name, SHORT).map(lambda _, x: x.requires_grad_())
-    o, final_state = leaves.call(chunk(name))
-    loss = o.square().sum() + final_state.square().sum()
-    tensors = [*leaves.tensors.values(), leaves.initial_state]
+    loss = sum(x.square().sum() for x in named_results(name, *leaves.call(chunk(name))).values())
+    tensors = list(leaves.leaves.values())
     first, second = (torch.autograd.grad(loss, tensors, retain_graph=True) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     assert all(x.any() for x in first)
@@ -80,26 +90,26 @@ def test_gradients_of_a_subset(name: str, kernels: bool) -> None:
     """Each argument alone gets its gradient, and the others get none; so do all others without it."""
     problem = single(name, SHORT)
     expected = right(problem)
-    everything = [*problem.tensors, "initial_state"]
+    everything = list(problem.leaves)
     subsets = [[leaf] for leaf in everything] + [[leaf for leaf in everything if leaf != left] for left in everything]
     for subset in subsets:
         wanted = {key: x for key, x in expected.items() if not key.startswith("d ") or key[2:] in subset}
         assert_close(wanted, evaluate(chunk(name), problem, wrt=subset), **BOUNDS)
 
 
-@pytest.mark.parametrize("used", ["o", "final_state"])
 @in_pytorch_and_in_kernels
-def test_gradients_through_one_result(name: str, kernels: bool, used: str) -> None:
+def test_gradients_through_one_result(name: str, kernels: bool) -> None:
     problem = single(name, SHORT)
-    gradients = []
-    for function, given in ((form("naive_recurrent", name), problem.to(torch.float64)), (chunk(name), problem)):
-        leaves = given.map(lambda _, x: x.detach().requires_grad_())
-        # The final state is not even asked for where only o is used.
-        o, final_state = leaves.call(function, output_final_state=used == "final_state")
-        (o if used == "o" else final_state).square().sum().backward()
-        wanted = {**leaves.tensors, "initial_state": leaves.initial_state}
-        gradients.append({key: torch.zeros_like(x) if x.grad is None else x.grad for key, x in wanted.items()})
-    assert_close(*gradients, 1e-4)
+    for used in ("o", *state_names(name, "final")):
+        gradients = []
+        for function, given in ((form("naive_recurrent", name), problem.to(torch.float64)), (chunk(name), problem)):
+            given = given.map(lambda _, x: x.detach().requires_grad_())
+            # The final state is not even asked for where only o is used.
+            results = named_results(name, *given.call(function, output_final_state=used != "o"))
+            results[used].square().sum().backward()
+            leaves = given.leaves
+            gradients.append({key: torch.zeros_like(x) if x.grad is None else x.grad for key, x in leaves.items()})
+        assert_close(*gradients, 1e-4)
 
 
 def alike(name: str) -> tuple[str, str] | None:

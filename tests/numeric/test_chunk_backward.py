@@ -18,7 +18,21 @@ from torch.nn.functional import normalize
 from flagen.emit.writer import write_package
 from flagen.pipeline import compile_spec
 from tests.numeric import shapes
-from tests.numeric.problems import NAMES, Problem, Shape, cotangent, form, make, package, rms_ratio, spec_of
+from tests.numeric.problems import (
+    NAMES,
+    VARIANTS,
+    Problem,
+    Shape,
+    as_state,
+    cotangent,
+    form,
+    make,
+    named_results,
+    package,
+    rms_ratio,
+    spec_of,
+    state_names,
+)
 from tests.numeric.test_chunk_kernel import FRONT_ENDS, front_end_arguments
 from tests.numeric.test_extremes import at_20, at_high, at_low, extreme, levels, mixed
 
@@ -39,39 +53,56 @@ def backward(name: str) -> Callable[..., tuple[Tensor | None, ...]]:
 def arguments(name: str) -> list[str]:
     """The tensors of a call, in the order in which their gradients come."""
     spec = spec_of(name)
-    return [*(decl.name for decl in spec.inputs), *(p.name for p in spec.params if p.is_tensor), "initial_state"]
+    tensors = [*(decl.name for decl in spec.inputs), *(p.name for p in spec.params if p.is_tensor)]
+    return [*tensors, *state_names(name, "initial")]
 
 
-def gradients(problem: Problem, *, without: Collection[str] = (), **keywords: object) -> dict[str, Tensor | None]:
-    """The gradient of each tensor, under those of both outputs that `evaluate` takes, but for the outputs `without`."""
-    outputs = dict(zip(("o", "final_state"), problem.call(form("naive_recurrent", problem.name)), strict=True))
-    given = [None if key in without else cotangent(key, x).to(x.dtype) for key, x in outputs.items()]
+def cotangents(problem: Problem, without: Collection[str] = ()) -> list[Tensor | tuple[Tensor, ...] | None]:
+    """Those of o and of the final state that `evaluate` takes, but for the outputs `without`."""
+    outputs = named_results(problem.name, *problem.call(form("naive_recurrent", problem.name)))
+    do, *final = ((x.dtype, None if key in without else cotangent(key, x)) for key, x in outputs.items())
+    given = [None if x is None else x.to(dtype) for dtype, x in (do, *final)]
+    return [given[0], as_state(tuple(given[1:]))]
+
+
+def gradients(
+    problem: Problem,
+    *,
+    of: Callable[[str], Callable[..., tuple[Tensor | None, ...]]] = backward,
+    without: Collection[str] = (),
+    **keywords: object,
+) -> dict[str, Tensor | None]:
+    """What the backward `of` a variant returns for each tensor, under the `cotangents` of the outputs."""
+    given = cotangents(problem, without)
 
     def call(*args: object, output_final_state: bool, **kwargs: object) -> tuple[Tensor | None, ...]:
-        return backward(problem.name)(*given, *args, **kwargs)
+        return of(problem.name)(*given, *args, **kwargs)
 
     return dict(zip(arguments(problem.name), problem.call(call, **keywords), strict=True))
 
 
 def expected_gradients(problem: Problem, without: Collection[str] = ()) -> dict[str, Tensor]:
     problem = problem.to(torch.float64).map(lambda _, x: x.detach().requires_grad_())
-    outputs = dict(zip(("o", "final_state"), problem.call(form("naive_recurrent", problem.name)), strict=True))
+    outputs = named_results(problem.name, *problem.call(form("naive_recurrent", problem.name)))
     loss = sum((x * cotangent(key, x)).sum() for key, x in outputs.items() if key not in without)
-    leaves = {**problem.tensors, "initial_state": problem.initial_state}
-    leaves = {name: x for name, x in leaves.items() if x is not None}
+    leaves = problem.leaves
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(leaves, found, strict=True))
 
 
 def assert_gradients(
-    expected: dict[str, Tensor], got: dict[str, Tensor | None], bound: float, gates: float | None = None
+    expected: dict[str, Tensor],
+    got: dict[str, Tensor | None],
+    bound: float,
+    gates: float | None = None,
+    decays: Collection[str] = (),
 ) -> None:
-    """Every gradient within `bound`; of what has no channels within `gates`, where that is given."""
+    """Every gradient within `bound`; of what has no channels, and of `decays`, within `gates`, where that is given."""
     failures = []
     for name, reference in expected.items():
         gradient = got[name]
         assert gradient is not None, name
-        limit = gates if gates is not None and reference.dim() < 4 else bound
+        limit = gates if gates is not None and (reference.dim() < 4 or name in decays) else bound
         ratio = rms_ratio(reference, gradient, 1e-6)
         # Not `ratio > limit`: a NaN has to fail.
         if not ratio <= limit:
@@ -83,9 +114,9 @@ def check(
     problem: Problem, bound: float, gates: float | None = None, without: Collection[str] = (), **keywords: object
 ) -> None:
     got = gradients(problem, without=without, **keywords)
-    for name, x in {**problem.tensors, "initial_state": problem.initial_state}.items():
-        assert x is None or got[name].dtype == x.dtype
-    assert_gradients(expected_gradients(problem, without), got, bound, gates)
+    for name, x in problem.leaves.items():
+        assert got[name].dtype == x.dtype
+    assert_gradients(expected_gradients(problem, without), got, bound, gates, VARIANTS[problem.name].gates)
 
 
 def test_the_families_have_kernels():
@@ -154,16 +185,16 @@ def test_correlated_keys_written_at_full_strength(name):
 # ------------------------------------------------------------------------------------------------------------ the call
 
 
-@pytest.mark.parametrize("without", ["o", "final_state"])
 @pytest.mark.parametrize("name", KERNELS)
-def test_one_output_used_without_the_other(name, without):
-    check(make(name, Shape(lengths=(0, 3, 20), groups=2)).to(torch.float32), FLOAT32, without=(without,))
+def test_one_output_used_without_the_other(name):
+    for without in (("o",), state_names(name, "final")):
+        check(make(name, Shape(lengths=(0, 3, 20), groups=2)).to(torch.float32), FLOAT32, without=without)
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_starts_from_zero(name):
     problem = make(name, Shape(T=37, B=2, groups=2), state=False).to(torch.float32)
-    assert gradients(problem, chunk_size=16)["initial_state"] is None
+    assert all(gradients(problem, chunk_size=16)[state] is None for state in state_names(name, "initial"))
     check(problem, FLOAT32, chunk_size=16)
 
 

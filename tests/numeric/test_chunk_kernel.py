@@ -15,12 +15,22 @@ from torch.nn.functional import normalize
 from flagen.emit.writer import write_package
 from flagen.pipeline import compile_spec
 from tests.numeric import shapes
-from tests.numeric.problems import NAMES, Problem, Shape, assert_close, evaluate, form, make, spec_of
+from tests.numeric.problems import (
+    SLOTTED,
+    Problem,
+    Shape,
+    assert_close,
+    evaluate,
+    form,
+    make,
+    named_results,
+    spec_of,
+    with_form,
+)
 from tests.numeric.test_extremes import at_20, at_high, at_low, extreme, levels, mixed
 from tests.numeric.test_resume import piece
 
-KERNELS = [name for name in NAMES if len(spec_of(name).states) == 1]
-"""Every state of its own has chunk kernels."""
+KERNELS = with_form("chunk")
 ERASING = ["delta_rule", "gated_delta_rule", "comba", "delta_product", "gated_delta_product", "kda"]
 """Those with a `beta` that scales an erasure along the keys."""
 
@@ -36,6 +46,13 @@ def check(problem: Problem, bound: float, **keywords: object) -> None:
 @pytest.mark.parametrize("name", KERNELS)
 def test_float32(name, shape):
     check(make(name, shape).to(torch.float32), 1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in SLOTTED if name in KERNELS])
+def test_many_slots(name):
+    problem = make(name, shapes.MANY_SLOTS)
+    check(problem.to(torch.float32), 1e-5)
+    check(problem.to(torch.bfloat16), 5e-3)
 
 
 @pytest.mark.parametrize("shape", LOW_PRECISION_SHAPES, ids=str)
@@ -158,7 +175,7 @@ def test_a_prefill_then_decoding_is_one_pass(name):
         o, state = piece(problem, start, end, state).call(form(kind, name))
         outputs.append(o)
     expected = evaluate(form("naive_recurrent", name), problem.to(torch.float64), wrt=())
-    assert_close(expected, {"o": torch.cat(outputs, dim=1), "final_state": state}, 1e-5)
+    assert_close(expected, named_results(name, torch.cat(outputs, dim=1), state), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["simple_gla", "gated_delta_rule", "gated_delta_product"])

@@ -10,18 +10,29 @@ import torch
 from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.numeric.problems import NAMES, Problem, Shape, assert_close, evaluate, form, make, package, spec_of
+from tests.numeric.problems import (
+    Problem,
+    Shape,
+    assert_close,
+    evaluate,
+    form,
+    forms,
+    make,
+    named_results,
+    package,
+    spec_of,
+    state_names,
+)
 from tests.numeric.test_calls import same
 
 SHAPE = Shape(T=20, B=2, H=2, groups=2)
 PACKED = Shape(lengths=(3, 0, 17), H=2, groups=2)
-OPERATORS = [
-    (kind, name) for kind in ("chunk", "fused_recurrent") for name in NAMES if hasattr(package(name), f"{kind}_{name}")
-]
+OPERATORS = forms("chunk", "fused_recurrent")
 CHUNK, RECURRENT = ("chunk", "gated_delta_product"), ("fused_recurrent", "mamba2")
+SEVERAL_STATES = ("fused_recurrent", "abc_attn")
 
 every_operator = pytest.mark.parametrize(("kind", "name"), OPERATORS)
-two_operators = pytest.mark.parametrize(("kind", "name"), [CHUNK, RECURRENT])
+some_operators = pytest.mark.parametrize(("kind", "name"), [CHUNK, RECURRENT, SEVERAL_STATES])
 
 
 @pytest.fixture(autouse=True)
@@ -68,24 +79,24 @@ def test_what_is_left_out(kind, name):
 @pytest.mark.parametrize(
     "shape", [Shape(T=0), Shape(T=1, B=2), Shape(lengths=(0, 0)), Shape(lengths=(7,), offsets=torch.int32)], ids=str
 )
-@two_operators
+@some_operators
 def test_edges(kind, name, shape):
     check(form(kind, name), problem_of(name, shape))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-@two_operators
+@some_operators
 def test_dtypes(kind, name, dtype):
     check(form(kind, name), problem_of(name, SHAPE).to(dtype))
 
 
 @pytest.mark.parametrize("shape", [SHAPE, PACKED], ids=str)
-@two_operators
+@some_operators
 def test_inductor(kind, name, shape):
     check(form(kind, name), problem_of(name, shape), backend="inductor")
 
 
-@two_operators
+@some_operators
 def test_the_kernels_run_where_there_are_some(kind, name, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     problem, function = problem_of(name, Shape(T=5)), form(kind, name)
@@ -104,7 +115,7 @@ def test_what_is_kept_for_a_gradient(shape, save_states, monkeypatch):
     assert_close(expected, got, 1e-5, gradients=1e-4)
 
 
-@two_operators
+@some_operators
 def test_autocast_does_not_reach_into_an_operator(kind, name):
     """Neither forward nor backward, where its PyTorch form runs."""
     problem, function = problem_of(name, SHAPE), compiled(form(kind, name))
@@ -117,25 +128,24 @@ def test_autocast_does_not_reach_into_an_operator(kind, name):
 # ---------------------------------------------------------------------------------------------------------- gradients
 
 
-@two_operators
+@some_operators
 def test_gradients_of_a_subset(kind, name):
     problem = problem_of(name, Shape(T=5, groups=2))
-    for leaf in (*problem.tensors, "initial_state"):
+    for leaf in problem.leaves:
         torch.compiler.reset()
         check(form(kind, name), problem, wrt=[leaf])
 
 
-@pytest.mark.parametrize("used", ["o", "final_state"])
-@two_operators
-def test_gradients_through_one_output(kind, name, used):
-    gradients = []
-    for function in (form(kind, name), compiled(form(kind, name))):
-        leaves = problem_of(name, PACKED).map(lambda _, x: x.detach().requires_grad_())
-        o, final_state = leaves.call(function)
-        (o if used == "o" else final_state).square().sum().backward()
-        wanted = {**leaves.tensors, "initial_state": leaves.initial_state}
-        gradients.append({key: torch.zeros_like(x) if x.grad is None else x.grad for key, x in wanted.items()})
-    same(*gradients)
+@some_operators
+def test_gradients_through_one_output(kind, name):
+    for used in ("o", *state_names(name, "final")):
+        gradients = []
+        for function in (form(kind, name), compiled(form(kind, name))):
+            given = problem_of(name, PACKED).map(lambda _, x: x.detach().requires_grad_())
+            named_results(name, *given.call(function))[used].square().sum().backward()
+            leaves = given.leaves
+            gradients.append({key: torch.zeros_like(x) if x.grad is None else x.grad for key, x in leaves.items()})
+        same(*gradients)
 
 
 def test_one_tensor_in_two_roles():
@@ -179,13 +189,13 @@ def frames(kind: str, name: str, problems: Iterable[Problem]) -> int:
     return counter.frame_count
 
 
-@two_operators
+@some_operators
 def test_lengths_are_dynamic(kind, name):
     problems = [problem_of(name, Shape(T=T, B=2, groups=2)) for T in (5, 9, 17, 33, 64, 100)]
     assert frames(kind, name, problems) == 2
 
 
-@two_operators
+@some_operators
 def test_offsets_are_dynamic(kind, name):
     lengths = ((3, 4), (5, 0, 6), (1, 2, 3, 4), (2, 2, 9, 1, 1))
     assert frames(kind, name, [problem_of(name, Shape(lengths=each, groups=2)) for each in lengths]) == 2
@@ -204,7 +214,7 @@ def test_scalars_may_change():
 # ---------------------------------------------------------------------------------------------- what is not possible
 
 
-@two_operators
+@some_operators
 def test_wrong_offsets_are_found_when_it_runs(kind, name):
     problem = problem_of(name, PACKED)
     function = compiled(form(kind, name))
@@ -214,11 +224,13 @@ def test_wrong_offsets_are_found_when_it_runs(kind, name):
             replace(problem, cu_seqlens=torch.tensor(wrong)).call(function)
 
 
-@two_operators
+@some_operators
 def test_wrong_shapes_are_found_when_it_compiles(kind, name):
     problem = problem_of(name, SHAPE)
-    with pytest.raises(Unsupported, match="initial_state: expected shape"):
-        replace(problem, initial_state=problem.initial_state[1:]).call(compiled(form(kind, name)))
+    with pytest.raises(Unsupported, match=r"initial_state( \(z\))?: expected shape"):
+        problem.with_leaves(
+            problem.tensors | {key: x[1:] for key, x in problem.leaves.items() if key not in problem.tensors}
+        ).call(compiled(form(kind, name)))
 
 
 @pytest.mark.parametrize("kind", ["naive_recurrent", "naive_chunk"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.numeric import shapes
-from tests.numeric.problems import NAMES, Problem, Shape, assert_close, evaluate, form, make
+from tests.numeric.problems import NAMES, SLOTTED, Problem, Shape, assert_close, evaluate, form, make
 
 LOW_PRECISION_SHAPES = (shapes.GROUPS_OF_4, shapes.ABOVE_A_CHUNK, shapes.WIDEST_VALUE, shapes.PACKED)
 
@@ -21,6 +21,13 @@ def check(problem: Problem, bound: float, **bounds: float) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_float32(name, shape):
     check(make(name, shape).to(torch.float32), 1e-5)
+
+
+@pytest.mark.parametrize("name", SLOTTED)
+def test_many_slots(name):
+    problem = make(name, shapes.MANY_SLOTS)
+    check(problem.to(torch.float32), 1e-5)
+    check(problem.to(torch.bfloat16), 5e-3)
 
 
 @pytest.mark.parametrize("shape", LOW_PRECISION_SHAPES, ids=str)

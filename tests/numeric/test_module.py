@@ -11,7 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.numeric.problems import NAMES, Problem, Shape, assert_close, form, make, package, spec_of
+from tests.numeric.problems import (
+    NAMES,
+    Problem,
+    Shape,
+    assert_close,
+    form,
+    make,
+    named_results,
+    named_states,
+    package,
+    spec_of,
+)
 from tests.numeric.references import REFERENCES
 
 SHAPE = Shape(T=40, B=2, H=2, groups=2)
@@ -47,15 +58,14 @@ def inputs(problem: Problem, start: int = 0, end: int | None = None) -> list[Ten
 
 
 def reference(problem: Problem) -> dict[str, Tensor]:
-    o, final_state = problem.call(REFERENCES[problem.name])
-    return {"o": o, "final_state": final_state}
+    return named_results(problem.name, *problem.call(REFERENCES[problem.name]))
 
 
 @every_variant
 def test_is_the_operator(name):
     problem = problem_of(name)
-    o, final_state = build(problem)(*inputs(problem), output_final_state=True)
-    assert_close(reference(problem), {"o": o, "final_state": final_state}, 1e-5)
+    results = build(problem)(*inputs(problem), output_final_state=True)
+    assert_close(reference(problem), named_results(name, *results), 1e-5)
 
 
 @every_variant
@@ -64,8 +74,8 @@ def test_passes_packed_sequences_and_a_first_state(name):
     problem = make(name, shape).to(torch.float32)
     positional = [problem.tensors[i.name] for i in spec_of(name).inputs]
     carried = {"initial_state": problem.initial_state, "cu_seqlens": problem.cu_seqlens}
-    o, final_state = build(problem)(*positional, output_final_state=True, **carried)
-    assert_close(reference(problem), {"o": o, "final_state": final_state}, 1e-5)
+    results = build(problem)(*positional, output_final_state=True, **carried)
+    assert_close(reference(problem), named_results(name, *results), 1e-5)
 
 
 @every_variant
@@ -79,8 +89,8 @@ def test_carries_the_state_from_call_to_call(name):
         outputs.append(o)
     # Each call is a graph of its own: a cache that kept its past's would grow without end.
     assert outputs[-1].requires_grad
-    assert not module.state.requires_grad
-    assert_close(reference(problem), {"o": torch.cat(outputs, dim=1), "final_state": module.state}, 1e-5)
+    assert not any(x.requires_grad for x in named_states(name, "final", module.state).values())
+    assert_close(reference(problem), named_results(name, torch.cat(outputs, dim=1), module.state), 1e-5)
 
 
 @every_variant

@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from tests.numeric import shapes
-from tests.numeric.problems import NAMES, Shape, assert_close, evaluate, form, make
+from tests.numeric.problems import (
+    SLOTTED,
+    Shape,
+    assert_close,
+    evaluate,
+    form,
+    make,
+    named_results,
+    with_form,
+)
+
+NAMES = with_form("naive_chunk")
 
 # None is the package's own choice. Every shape meets a chunk that ends inside it, on its end, or beyond it.
 CASES = [
@@ -40,6 +51,13 @@ def test_is_the_recurrence(name, shape, chunk_size):
     assert_close(expected, evaluate(form("naive_chunk", name), problem, **size), 1e-9)
 
 
+@pytest.mark.parametrize("name", [name for name in SLOTTED if name in NAMES])
+def test_many_slots(name):
+    problem = make(name, shapes.MANY_SLOTS)
+    expected = evaluate(form("naive_recurrent", name), problem)
+    assert_close(expected, evaluate(form("naive_chunk", name), problem, chunk_size=16), 1e-9)
+
+
 @pytest.mark.parametrize("shape", [Shape(T=7, groups=2), Shape(lengths=(0, 3, 4))], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_starts_from_zero(name, shape):
@@ -50,11 +68,12 @@ def test_starts_from_zero(name, shape):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_the_derivatives(name):
-    problem = make(name, Shape(T=3, K=2, V=3, groups=2))
-    leaves = {**problem.tensors, "initial_state": problem.initial_state}
+    problem = make(name, Shape(T=3, K=2, V=3, M=2, groups=2))
+    leaves = problem.leaves
 
     def run(*values):
-        swapped = problem.map(lambda key, _: values[list(leaves).index(key)])
-        return swapped.call(form("naive_chunk", name), chunk_size=2)
+        swapped = problem.with_leaves(dict(zip(leaves, values, strict=True)))
+        results = named_results(name, *swapped.call(form("naive_chunk", name), chunk_size=2))
+        return tuple(results.values())
 
     assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in leaves.values()])

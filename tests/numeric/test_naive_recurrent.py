@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.numeric.problems import NAMES, Shape, assert_close, evaluate, form, make
+from tests.numeric.problems import NAMES, SLOTTED, Shape, assert_close, evaluate, form, make
 from tests.numeric.references import REFERENCES
-from tests.numeric.shapes import SHAPES
+from tests.numeric.shapes import MANY_SLOTS, SHAPES
+
+CASES = [(name, shape) for name in NAMES for shape in SHAPES] + [(name, MANY_SLOTS) for name in SLOTTED]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "shape"), CASES, ids=str)
 def test_is_the_recurrence(name, shape):
     problem = make(name, shape)
     assert_close(evaluate(REFERENCES[name], problem), evaluate(form("naive_recurrent", name), problem), 1e-12)

@@ -17,16 +17,14 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from tests.numeric import shapes
-from tests.numeric.problems import NAMES, ROOT, Problem, Shape, make, package, spec_of
+from tests.numeric.problems import ROOT, Problem, Shape, forms, make, named_states, spec_of
 
-OPERATORS = [
-    (kind, name) for kind in ("chunk", "fused_recurrent") for name in NAMES if hasattr(package(name), f"{kind}_{name}")
-]
+OPERATORS = forms("chunk", "fused_recurrent")
 SHAPES = (shapes.EMPTY, Shape(T=20, B=2, H=2, groups=2), Shape(lengths=(0, 3, 17), groups=2), shapes.PACKED_EMPTY)
 
 every_operator = pytest.mark.parametrize(("kind", "name"), OPERATORS)
-two_operators = pytest.mark.parametrize(
-    ("kind", "name"), [("chunk", "gated_delta_product"), ("fused_recurrent", "mamba2")]
+some_operators = pytest.mark.parametrize(
+    ("kind", "name"), [("chunk", "gated_delta_product"), ("fused_recurrent", "mamba2"), ("fused_recurrent", "abc_attn")]
 )
 
 
@@ -46,7 +44,8 @@ def arguments(kind: str, problem: Problem, *, final_state: bool = True, keep: in
     scalars = [problem.scalars.get(p.name) for p in spec.params if not p.is_tensor]
     steps = [problem.scalars[spec.steps.argument]] if spec.steps else []
     size = [64] if kind == "chunk" else []
-    tensors = (*problem.tensors.values(), problem.initial_state, problem.cu_seqlens)
+    states = named_states(problem.name, "initial", problem.initial_state).values()
+    tensors = (*problem.tensors.values(), *(states or [None] * len(spec.states)), problem.cu_seqlens)
     kept = [keep] if modes(kind, problem.name) > 1 else []
     return (*tensors, *scalars, *steps, final_state, *size, *kept)
 
@@ -66,13 +65,16 @@ def check_promise(kind: str, problem: Problem) -> None:
     forward, backward = getattr(module, f"_{kind}"), getattr(module, f"_{kind}_backward")
     without_state = arguments(kind, problem, final_state=False)
     assert layout(forward(*without_state)) == promised(forward, without_state)
-    tensors = [*problem.tensors.values(), problem.initial_state]
+    states = spec_of(problem.name).states
+    tensors = arguments(kind, problem)[: len(problem.tensors) + len(states)]
     every, some = [x is not None for x in tensors], [place == 1 for place in range(len(tensors))]
     for keep in range(modes(kind, problem.name)):
         given = arguments(kind, problem, keep=keep)
-        o, final_state, *kept = forward(*given)
-        assert layout((o, final_state, *kept)) == promised(forward, given)
-        for cotangents, wanted in (((o, final_state), every), ((None, final_state), some)):
+        found = forward(*given)
+        assert layout(found) == promised(forward, given)
+        o, *final = found[: 1 + len(states)]
+        kept = found[1 + len(states) :]
+        for cotangents, wanted in (((o, *final), every), ((None, *final), some)):
             asked = (*given, *cotangents, *kept, wanted)
             assert layout(backward(*asked)) == promised(backward, asked)
 
@@ -101,7 +103,7 @@ def test_strides_and_dtypes_of_arguments_do_not_show(kind, name, monkeypatch):
     check_promise(kind, problem.map(lambda _, x: x.transpose(0, -1).contiguous().transpose(0, -1)))
 
 
-@two_operators
+@some_operators
 def test_keeps_to_the_rules_of_torch(kind, name, monkeypatch):
     """Schema, fake results, registration of gradients, and all of it with dynamic shapes."""
     monkeypatch.delenv("TRITON_INTERPRET")
@@ -112,7 +114,7 @@ def test_keeps_to_the_rules_of_torch(kind, name, monkeypatch):
 
 
 @pytest.mark.parametrize("used", [0, 1], ids=["o", "final_state"])
-@two_operators
+@some_operators
 def test_gradients_through_one_result(kind, name, used, monkeypatch):
     """Called as it is, outside of torch.compile: of the other result there is no cotangent at all."""
     monkeypatch.delenv("TRITON_INTERPRET")
@@ -121,7 +123,7 @@ def test_gradients_through_one_result(kind, name, used, monkeypatch):
     for function in (module._in_pytorch, getattr(module, f"_{kind}")):
         problem = make(name, Shape(T=5, groups=2)).to(torch.float32).map(lambda _, x: x.requires_grad_())
         function(*arguments(kind, problem))[used].square().sum().backward()
-        leaves = (*problem.tensors.values(), problem.initial_state)
+        leaves = problem.leaves.values()
         gradients.append([torch.zeros_like(x) if x.grad is None else x.grad for x in leaves])
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 

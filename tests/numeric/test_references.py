@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,15 +12,23 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from tests.numeric import references as ref
-from tests.numeric.problems import NAMES, VARIANTS, Problem, Shape, assert_close, make, spec_of
+from tests.numeric.problems import (
+    NAMES,
+    VARIANTS,
+    Problem,
+    Shape,
+    assert_close,
+    make,
+    named_results,
+    spec_of,
+)
 
 SHAPE = Shape(T=9, K=5, V=4, B=2, H=2, groups=2)
 PACKED = Shape(K=5, V=4, H=2, groups=2, lengths=(0, 4, 1, 5, 0))
 
 
 def run(reference, problem: Problem) -> dict[str, Tensor]:
-    o, final_state = problem.call(reference)
-    return {"o": o, "final_state": final_state}
+    return named_results(reference.__name__, *problem.call(reference))
 
 
 def agree(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -41,8 +51,7 @@ def carried(problem: Problem) -> dict[str, object]:
 
 def call(reference, problem: Problem, *args: Tensor, **keywords: object) -> dict[str, Tensor]:
     """`reference` on other operands, carrying what `problem` carries."""
-    o, final_state = reference(*args, **carried(problem), **keywords)
-    return {"o": o, "final_state": final_state}
+    return named_results(reference.__name__, *reference(*args, **{**carried(problem), **keywords}))
 
 
 def test_every_spec_has_a_reference_and_ranges():
@@ -55,7 +64,7 @@ def test_reference_names_what_the_spec_declares(name):
     parameters = inspect.signature(inspect.unwrap(ref.REFERENCES[name])).parameters
     positional = [n for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     required = [p.name for p in spec.params if p.is_tensor and p.default is None]
-    assert positional == ["S", *(i.name for i in spec.inputs), *required]
+    assert positional == [*(s.name for s in spec.states), *(i.name for i in spec.inputs), *required]
     keywords = {n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY} - {"head", "HV"}
     assert keywords == {p.name for p in spec.params} - set(required)
 
@@ -189,7 +198,126 @@ def test_oja_is_kda_on_the_transposed_state(shape):
     agree({"final_state": S.mT}, {"final_state": run(ref.oja, p)["final_state"]})
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"rwkv6", "mamba2"}))
+def scores(q: Tensor, k: Tensor) -> Tensor:
+    """q k of every token and those up to it, and -inf of later ones: [B, heads, T, T]."""
+    length = q.shape[1]
+    later = torch.ones(length, length).triu(1).bool()
+    return torch.einsum("bihk,bjhk->bhij", q, k).masked_fill(later, -math.inf)
+
+
+def test_normalized_linear_attention_is_attention_by_weights_that_add_up_to_one():
+    p = make("linear_attn_normalized", SHAPE, state=False)
+    q, k, v = (heads(x, 4) for x in p.tensors.values())
+    weights = scores(q, k).masked_fill(scores(q, k) == -math.inf, 0) * 5**-0.5
+    weights = weights / (weights.sum(-1, keepdim=True) + 1e-10)
+    agree({"o": torch.einsum("bhij,bjhv->bihv", weights, v)}, {"o": run(ref.linear_attn_normalized, p)["o"]})
+
+
+def test_the_keys_of_lightnet_are_a_softmax_over_time():
+    p = make("lightnet", SHAPE, state=False)
+    q, k, v = (heads(x, 4) for x in p.tensors.values())
+    o = [
+        5**-0.5 * torch.einsum("bhk,bjhk,bjhv->bhv", q[:, t], torch.softmax(k[:, : t + 1], dim=1), v[:, : t + 1])
+        for t in range(SHAPE.T)
+    ]
+    agree({"o": torch.stack(o, dim=1)}, {"o": run(ref.lightnet, p)["o"]})
+
+
+def test_slots_that_hold_a_token_each_are_softmax_attention():
+    """Slots that hold none yet score 0, and add nothing but to the denominator."""
+    p = make("gsa", replace(SHAPE, M=SHAPE.T), state=False)
+    q, k, v = (heads(p.tensors[x], 4) for x in "qkv")
+    slot = torch.eye(SHAPE.T).double()[None, :, None].expand_as(p.tensors["s"])
+    weights = torch.exp(5**-0.5 * scores(q, k))
+    empty = torch.arange(SHAPE.T - 1, -1, -1)
+    weights = weights / (weights.sum(-1) + empty)[..., None]
+    got = call(ref.gsa, p, *(p.tensors[x] for x in "qkv"), slot, torch.zeros_like(slot))
+    agree({"o": torch.einsum("bhij,bjhv->bihv", weights, v)}, {"o": got["o"]})
+
+
+@pytest.mark.parametrize("state", [True, False])
+def test_abc_is_gsa_under_the_decays_of_a_softmax_over_time(state):
+    p = make("abc_attn", SHAPE, state=state)
+    q, k, v, s = p.tensors.values()
+    z_first = p.initial_state[0] if state else torch.full_like(s[:, 0], -math.inf)
+    z = torch.logcumsumexp(torch.cat([z_first[:, None], s], dim=1), dim=1)
+    slots = p.initial_state[1:] if state else None
+    got = call(ref.gsa, p, q, k, v, torch.exp(s - z[:, 1:]), z[:, :-1] - z[:, 1:], initial_state=slots)
+    agree({"o": got["o"], "z_final": z[:, -1]} | got, run(ref.abc_attn, p))
+
+
+@pytest.mark.parametrize("name", ["gated_delta_rule", "kda"])
+def test_preconditioned_rules_that_do_not_scale_are_delta_rules(name, shape):
+    p = make(f"precond_{name}", shape)
+    plain = call(ref.REFERENCES[name], p, *list(p.tensors.values())[:5], initial_state=p.initial_state[0])
+    got = call(ref.REFERENCES[f"precond_{name}"], p, *p.tensors.values(), x=1)
+    agree({"o": plain["o"], "S": plain["final_state"]}, {"o": got["o"], "S": got["S_final"]})
+
+
+def test_a_preconditioner_keeps_to_its_bound_and_scales_down_what_is_strong():
+    A = torch.logspace(-30, 30, 41).double()
+    m = ref.preconditioner(A, x=3, center=1.5, eps=0)
+    assert (m.diff() < 0).all()
+    assert 1 / 3 < m.min() < 0.34
+    assert 2.9 < m.max() < 3
+    agree({"m": torch.ones(1).double()}, {"m": ref.preconditioner(torch.tensor([1.5]).double().exp(), 3, 1.5, 0)})
+
+
+def test_precond_kda_with_one_gate_is_the_preconditioned_gated_delta_rule(shape):
+    p = make("precond_gated_delta_rule", shape)
+    q, k, v, g, *others = p.tensors.values()
+    expected = run(ref.precond_gated_delta_rule, p)
+    agree(expected, call(ref.precond_kda, p, q, k, v, g[..., None].expand(*g.shape, 5), *others))
+
+
+def test_hgrn_is_mamba_with_one_number_a_channel(shape):
+    p = make("hgrn", shape)
+    x, g = p.tensors.values()
+    one, rate = torch.ones(*x.shape[:3], 1).double(), -torch.ones(5, 1).double()
+    state = p.initial_state[..., None]
+    got = call(ref.mamba, p, x / -g, -g, one, one, rate, torch.zeros(5).double(), initial_state=state)
+    agree(run(ref.hgrn, p), {"o": got["o"], "final_state": got["final_state"][..., 0]})
+
+
+def test_mamba_with_one_rate_is_mamba2_on_the_transposed_state(shape):
+    p = make("mamba", shape)
+    x, dt, B, C, *_ = p.tensors.values()
+    step, rate, skip = dt[..., 0], torch.tensor(-0.3).double(), torch.tensor(0.7).double()
+    by_head = [y.expand(x.shape[2]) for y in (rate, skip)]
+    expected = call(ref.mamba2, p, x, step, B, C, *by_head, initial_state=p.initial_state.mT)
+    got = call(ref.mamba, p, x, step[..., None].expand_as(x), B, C, rate.expand(5, 4), skip.expand(5))
+    agree(expected, {"o": got["o"], "final_state": got["final_state"].mT})
+
+
+def test_rwkv4_is_a_mean_of_all_values():
+    p = make("rwkv4", SHAPE, state=False)
+    k, v, w, u = p.tensors.values()
+    o = []
+    for t in range(SHAPE.T):
+        age = torch.arange(t - 1, -1, -1).double()[:, None, None]
+        weights = torch.cat([torch.exp(age * w + k[:, :t]), torch.exp(u + k[:, t : t + 1])], dim=1)
+        o.append((weights * v[:, : t + 1]).sum(1) / weights.sum(1))
+    agree({"o": torch.stack(o, dim=1)}, {"o": run(ref.rwkv4, p)["o"]})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if any(math.isinf(s.init) for s in spec_of(name).states)])
+def test_a_sum_of_no_weights_is_as_if_there_was_no_token(name):
+    """What a first state of -inf holds does not count."""
+    p = make(name, SHAPE)
+    empty = [s.name for s in spec_of(name).states if math.isinf(s.init)]
+    states = dict(zip((s.name for s in spec_of(name).states), p.initial_state, strict=True))
+    begun = tuple(torch.full_like(x, -math.inf) if key in empty else 7 + x for key, x in states.items())
+    fresh = tuple(torch.full_like(x, -math.inf) if key in empty else torch.zeros_like(x) for key, x in states.items())
+    results = [run(ref.REFERENCES[name], replace(p, initial_state=state)) for state in (begun, fresh, None)]
+    agree(results[0], results[1])
+    agree(results[1], results[2])
+
+
+SKIPPING = {"rwkv6", "mamba2", "mamba"}
+ONE_MATRIX = [name for name in NAMES if [len(state.dims) for state in spec_of(name).states] == [2]]
+
+
+@pytest.mark.parametrize("name", sorted({*ONE_MATRIX} - SKIPPING))
 def test_the_last_token_reads_the_final_state(name):
     p = make(name, SHAPE, scale=1.0) if any(x.name == "scale" for x in spec_of(name).params) else make(name, SHAPE)
     got = run(ref.REFERENCES[name], p)

@@ -17,6 +17,7 @@ from flagen.spec import load_spec, parse_spec
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
 ADDITIVE = {"linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
+BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "oja", "rwkv6", "rwkv7"}
 
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}"
 
@@ -43,11 +44,10 @@ def refusal(text: str) -> str:
 def test_the_variants_with_kernels(name):
     spec = load_spec(SPECS[name])
     plan = make_plan(spec, algebra.derive(spec)).chunk_kernel
-    if name in ADDITIVE | DELTA:
-        assert isinstance(plan, ChunkKernelPlan)
+    assert isinstance(plan, ChunkKernelPlan) == (name in ADDITIVE | DELTA)
+    assert isinstance(plan, KeyKernelPlan) == (name in BY_KEY)
+    if isinstance(plan, ChunkKernelPlan):
         assert (plan.prepare is None) == (name in ADDITIVE)
-    else:
-        assert isinstance(plan, KeyKernelPlan)
 
 
 def test_what_a_row_has_one_number_for_stays_off_the_products():

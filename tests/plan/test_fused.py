@@ -50,8 +50,9 @@ def token(planned: FusedPlan) -> list[str]:
 def test_every_variant_has_a_plan_that_splits_its_state(path: Path) -> None:
     planned = plan_fused_recurrent(load_spec(path))
     assert isinstance(planned, FusedPlan)
-    expected = {"mamba2": Split("P", partial=False), "oja": Split("K", partial=True)}
-    assert planned.split == expected.get(path.stem, Split("V", partial=False))
+    others = {"mamba2": "P", "mamba": "E", "hgrn": "D", "rwkv4": "D"}
+    expected = Split("K", partial=True) if path.stem == "oja" else Split(others.get(path.stem, "V"), partial=False)
+    assert planned.split == expected
 
 
 def test_a_dim_that_nothing_sums_over_is_split() -> None:

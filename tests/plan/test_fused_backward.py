@@ -11,7 +11,9 @@ from flagen.plan.model import Unavailable
 from flagen.spec import load_spec, parse_spec
 from tests.algebra.cases import SPECS
 
-NAMES = sorted(path.stem for path in SPECS.glob("*.yaml"))
+NAMES = sorted(path.parent.name for path in (SPECS.parent / "generated").glob("*/fused_recurrent_backward.py"))
+"""The variants that have one: tests.numeric says which."""
+
 HEAD = """
 flagen: 1
 name: example
@@ -36,7 +38,7 @@ def plan_of(name: str) -> FusedBackwardPlan:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_variant_has_one_and_gives_every_gradient(name):
+def test_every_gradient_is_given(name):
     plan = plan_of(name)
     spec = plan.forward.spec
     wanted = [decl.name for decl in spec.inputs] + [param.name for param in spec.params if param.is_tensor]
