@@ -93,8 +93,16 @@ def chunk_backward_oja(
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
     if args.HV != args.H:  # Every value head has its own: their gradients are added up at the end.
         q, k = (x.repeat_interleave(args.HV // args.H, 2) for x in (q, k))
-    d_q = torch.empty(q.shape, dtype=torch.float32, device=args.device) if "q" in wanted else None
-    d_k = torch.empty(k.shape, dtype=torch.float32, device=args.device) if "k" in wanted else None
+    d_q = (
+        torch.empty(q.shape, dtype=torch.float32 if args.HV != args.H else q.dtype, device=args.device)
+        if "q" in wanted
+        else None
+    )
+    d_k = (
+        torch.empty(k.shape, dtype=torch.float32 if args.HV != args.H else k.dtype, device=args.device)
+        if "k" in wanted
+        else None
+    )
     d_v = torch.empty(v.shape, dtype=v.dtype, device=args.device) if "v" in wanted else None
     d_g = torch.empty(g.shape, dtype=g.dtype, device=args.device) if "g" in wanted else None
     d_beta = torch.empty(beta.shape, dtype=beta.dtype, device=args.device) if "beta" in wanted else None
@@ -247,13 +255,20 @@ def chunk_backward_oja(
                 **gradients_config(args.V, args.K, 1, dtype == torch.float32, _is_hopper()),
             )
     return (
-        None if d_q is None else d_q.unflatten(2, (args.H, -1)).sum(3).to(given["q"].dtype),
-        None if d_k is None else d_k.unflatten(2, (args.H, -1)).sum(3).to(given["k"].dtype),
+        _of_key_heads(d_q, given["q"]),
+        _of_key_heads(d_k, given["k"]),
         d_v,
         d_g,
         d_beta,
         d_initial_state,
     )
+
+
+def _of_key_heads(gradient: Tensor | None, x: Tensor) -> Tensor | None:
+    """The gradient of an input of key heads from those of its value heads, which come in float32 where they are more."""
+    if gradient is None or gradient.shape == x.shape:
+        return gradient
+    return gradient.unflatten(2, (x.shape[2], -1)).sum(3).to(x.dtype)
 
 
 def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:

@@ -94,8 +94,16 @@ def chunk_backward_abc_attn_sk(
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
     if args.HV != args.H:  # Every value head has its own: their gradients are added up at the end.
         q, k = (x.repeat_interleave(args.HV // args.H, 2) for x in (q, k))
-    d_q = torch.empty(q.shape, dtype=torch.float32, device=args.device) if "q" in wanted else None
-    d_k = torch.empty(k.shape, dtype=torch.float32, device=args.device) if "k" in wanted else None
+    d_q = (
+        torch.empty(q.shape, dtype=torch.float32 if args.HV != args.H else q.dtype, device=args.device)
+        if "q" in wanted
+        else None
+    )
+    d_k = (
+        torch.empty(k.shape, dtype=torch.float32 if args.HV != args.H else k.dtype, device=args.device)
+        if "k" in wanted
+        else None
+    )
     d_log_decay = (
         torch.empty(log_decay.shape, dtype=log_decay.dtype, device=args.device) if "log_decay" in wanted else None
     )
@@ -221,12 +229,19 @@ def chunk_backward_abc_attn_sk(
                 **gradients_config(args.M, args.K, 1, dtype == torch.float32, _is_hopper()),
             )
     return (
-        None if d_q is None else d_q.unflatten(2, (args.H, -1)).sum(3).to(given["q"].dtype),
-        None if d_k is None else d_k.unflatten(2, (args.H, -1)).sum(3).to(given["k"].dtype),
+        _of_key_heads(d_q, given["q"]),
+        _of_key_heads(d_k, given["k"]),
         d_log_decay,
         d_exp_s_z,
         d_initial_state,
     )
+
+
+def _of_key_heads(gradient: Tensor | None, x: Tensor) -> Tensor | None:
+    """The gradient of an input of key heads from those of its value heads, which come in float32 where they are more."""
+    if gradient is None or gradient.shape == x.shape:
+        return gradient
+    return gradient.unflatten(2, (x.shape[2], -1)).sum(3).to(x.dtype)
 
 
 def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:
