@@ -56,6 +56,9 @@ class Size:
     dim: int = 128
 
 
+SLOTS = 64
+"""Of the memory of gsa."""
+
 METERED = Size(batch=1, tokens=256, heads=2)
 TIMED = (Size(8, 2048, 16), Size(1, 16384, 16), Size(1, 65536, 4))
 
@@ -140,8 +143,31 @@ def rwkv7(x: Inputs) -> Call:
     return Call(partial(x.op("rwkv7"), *given), partial(peer, *given, scale=1.0), given)
 
 
+def gsa(x: Inputs) -> Call:
+    from fla.ops.gsa import chunk_gsa as peer
+
+    q, k, v = x.vectors("qkv")
+    g = x.decay(SLOTS).to(q.dtype)
+    s = (1 - g.float().exp()).to(q.dtype)
+    given = (q, k, v, s, g)
+    return Call(partial(x.op("gsa"), *given), partial(peer, *given), given)
+
+
+def hgrn(x: Inputs) -> Call:
+    from fla.ops.hgrn import chunk_hgrn as peer
+
+    h, g = x.normal(x.size.dim).bfloat16(), x.decay(x.size.dim).bfloat16()
+
+    def its() -> Results:
+        """The peer knows of no heads."""
+        o, state = peer(h.flatten(2), g.flatten(2))
+        return o.view_as(h), state
+
+    return Call(partial(x.op("hgrn"), h, g), its, (h, g))
+
+
 OPERATORS: Mapping[str, Callable[[Inputs], Call]] = {
-    f.__name__: f for f in (simple_gla, gated_delta_rule, gla, kda, gated_delta_product, rwkv7)
+    f.__name__: f for f in (simple_gla, gated_delta_rule, gla, kda, gated_delta_product, rwkv7, gsa, hgrn)
 }
 
 
