@@ -49,20 +49,24 @@ def staged_context(
     spec = plan.spec
     names = _Names(plan)
     output, before, cast = _output(plan)
+    calls = [
+        StageCall(
+            package_of(stage, spec.name),
+            function(stage),
+            ", ".join(names.targets(stage)),
+            [*names.arguments(stage), *(f"{mode}={mode}" for mode in modes(stage))],
+            equations(stage.stage.shown),
+        )
+        for stage in plan.stages
+    ]
+    given = list(defaults(Scope(spec), _params(plan)))
+    every = (*given, *(argument for call in calls for argument in call.arguments), *before, output)
     return {
-        "calls": [
-            StageCall(
-                package_of(stage, spec.name),
-                function(stage),
-                ", ".join(names.targets(stage)),
-                [*names.arguments(stage), *(f"{mode}={mode}" for mode in modes(stage))],
-                equations(stage.stage.shown),
-            )
-            for stage in plan.stages
-        ],
+        "calls": calls,
+        "reads_sizes": any("args." in text for text in every),
         "firsts": names.firsts,
         "finals": names.finals,
-        "defaults": list(defaults(Scope(spec), _params(plan))),
+        "defaults": given,
         "repeats_heads": names.repeats_heads,
         "prelude": before,
         "output": output,

@@ -11,6 +11,7 @@ from flagen.backends.triton_.backward_rows import Across
 from flagen.backends.triton_.backward_walks import Reverse, States
 from flagen.backends.triton_.chunk_kernel import ScalarDecayKernel
 from flagen.backends.triton_.helpers import row_helpers_for
+from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.printer import literal
 from flagen.backends.triton_.rows import steps_symbol
 from flagen.plan.chunk_backward import ChunkBackwardPlan
@@ -29,6 +30,7 @@ def backward_kernel_contexts(plan: ChunkBackwardPlan) -> Mapping[str, Mapping[st
 
 def _walks_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     states, reverse = States(plan), Reverse(plan)
+    walks: Mapping[str, States | Reverse] = {"states": states, "reverse": reverse}
     kernels: dict[str, Sections] = {
         name: {
             "parameters": kernel.parameters(),
@@ -36,7 +38,7 @@ def _walks_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
             "step_arguments": kernel.step(declared=False),
             **kernel.sections(),
         }
-        for name, kernel in (("states", states), ("reverse", reverse))
+        for name, kernel in walks.items()
     }
     (state,) = plan.rows.spec.states
     return {
@@ -44,6 +46,7 @@ def _walks_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "states": {"kernel": states.kernel, "docs": states_docs(plan), **kernels["states"]},
         "reverse": {"kernel": reverse.kernel, "docs": reverse_docs(plan), **kernels["reverse"]},
         "masks_tokens": _masks_tokens(kernels),
+        "key_heads": {name: "key_head" in names_in(*_lines(kernel.sections())) for name, kernel in walks.items()},
         "tiles_reverse": tiles_reverse(plan),
         "prepared": plan.rows.prepare is not None,
         "every": plan.every,
