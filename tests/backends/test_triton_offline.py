@@ -15,6 +15,7 @@ import pytest
 
 from tests.backends import compile_triton
 from tests.backends.triton_odd import ODD
+from tests.numeric.problems import SLOTTED, Shape, spec_of
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = {path.stem: path.read_text() for path in sorted((ROOT / "specs").glob("*.yaml"))}
@@ -22,14 +23,16 @@ ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
 NVIDIA = ARCHS[:3]
 ODD_ARCHS = ("sm_90", "gfx942")
 SMALL = [20, 12, 9]
+SLOTS = 64
 
 Reports = dict[tuple[str, tuple[int, ...], str], dict[str, Any]]
 
 
 def jobs() -> Iterator[dict[str, object]]:
     for name, text in VARIANTS.items():
-        yield {"name": name, "text": text, "sizes": [128, 128], "packed": False}
-        yield {"name": name, "text": text, "sizes": [60, 100], "packed": True}
+        for sizes, packed in (([128, 128], False), ([60, 100], True)):
+            dims = Shape(K=sizes[0], V=sizes[1], M=SLOTS).sizes(spec_of(name))
+            yield {"name": name, "text": text, "sizes": sizes, "dims": dims, "packed": packed}
     for number, (name, text) in enumerate(ODD.items()):
         yield {"name": name, "text": text, "sizes": SMALL, "packed": number % 2 == 0, "archs": ODD_ARCHS}
     yield {"name": "oja", "text": VARIANTS["oja"], "sizes": [256, 256], "packed": False}
@@ -68,8 +71,10 @@ def test_a_variant_compiles_without_spills(reports: Reports, name: str, sizes: t
 @pytest.mark.parametrize("arch", NVIDIA)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_next_tokens_are_fetched_while_one_is_computed(reports: Reports, name: str, arch: str) -> None:
-    # Two tokens ahead before the loop and one more in it, for q, k and v each at least.
-    assert reports[name, (128, 128), arch]["asynchronous_copies"] >= 9
+    # Two tokens ahead before the loop and one more in it, for q, k and v each at least, or all rows where there are two.
+    # A program that holds slots has more threads than half of its rows have words of four bytes.
+    rows = 2 if name in SLOTTED else min(3, sum(bool(decl.dims) for decl in spec_of(name).inputs))
+    assert reports[name, (128, 128), arch]["asynchronous_copies"] >= 3 * rows
 
 
 @pytest.mark.parametrize("arch", ODD_ARCHS)
