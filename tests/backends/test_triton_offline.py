@@ -71,7 +71,7 @@ def test_a_variant_compiles_without_spills(reports: Reports, name: str, sizes: t
 @pytest.mark.parametrize("arch", NVIDIA)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_next_tokens_are_fetched_while_one_is_computed(reports: Reports, name: str, arch: str) -> None:
-    # Two tokens ahead before the loop and one more in it, for q, k and v each at least, or all rows where there are two.
+    # Two tokens ahead before the loop and one more in it, for q, k and v each at least, or for both where two are all.
     # A program that holds slots has more threads than half of its rows have words of four bytes.
     rows = 2 if name in SLOTTED else min(3, sum(bool(decl.dims) for decl in spec_of(name).inputs))
     assert reports[name, (128, 128), arch]["asynchronous_copies"] >= 3 * rows
