@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tests.numeric.problems import NAMES, Problem, Shape, cotangent, form, make, rms_ratio
+from tests.numeric.problems import Problem, Shape, cotangent, form, make, rms_ratio, with_form
 
 RESULTS = Path(__file__).parent / "results"
 CALLS_A_TURN = 3
@@ -118,8 +118,8 @@ def main(
     save: Annotated[bool, typer.Option(help="write them to benchmarks/results/")] = False,
 ) -> None:
     """Time naive_chunk against naive_recurrent."""
-    if variant not in NAMES:
-        raise typer.BadParameter(f"{variant!r} is none of {', '.join(NAMES)}")
+    if variant not in (names := with_form("naive_chunk")):
+        raise typer.BadParameter(f"{variant!r} is none of {', '.join(names)}")
     torch.set_num_threads(threads or torch.get_num_threads())
     shape = Shape(T=tokens, H=4, K=64, V=64)
     problem = make(variant, shape, state=False).to(torch.float32)

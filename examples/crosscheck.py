@@ -5,7 +5,7 @@
 The recurrence, `naive_recurrent`, is what the spec says; the others are derived from it. `naive_chunk` is compared
 with it in float64, forward and every gradient; `chunk` and `fused_recurrent`, Triton kernels, in float32, forward and
 every gradient that has kernels, on the GPU if there is one and in Triton's interpreter if not. Four sequences are
-packed together, one of them empty.
+packed together, one of them empty; they start from what a few tokens of others left.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import torch
@@ -32,6 +33,7 @@ from flagen.spec.model import Interval, Spec
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTHS = (70, 0, 1, 57)
+BEFORE = 5  # Tokens of the sequences that leave the states to start from.
 HEADS, VALUE_HEADS = 2, 4
 DIM = 16
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,7 +52,7 @@ def main(name: Annotated[str, typer.Argument(help="A variant of generated/.")] =
         os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is decorated, on import.
     sys.path.insert(0, str(ROOT))
     spec, package = load_spec(ROOT / "specs" / f"{name}.yaml"), importlib.import_module(f"generated.{name}")
-    tensors, numbers = arguments(spec)
+    tensors, numbers = arguments(spec, package)
 
     def operator(kind: str) -> Run | None:
         function = getattr(package, f"{kind}_{name}", None)
@@ -76,8 +78,9 @@ def main(name: Annotated[str, typer.Argument(help="A variant of generated/.")] =
     raise typer.Exit(0 if fine else 1)
 
 
-def arguments(spec: Spec) -> tuple[Tensors, dict[str, object]]:
-    """Random float64 tensors in the shapes and ranges that the spec declares, and the numbers a call takes."""
+def arguments(spec: Spec, package: ModuleType) -> tuple[Tensors, dict[str, object]]:
+    """Random float64 tensors in the shapes and ranges that the spec declares, and the numbers a call takes. States have
+    no range declared: they are such as the recurrence leaves."""
     generator = torch.Generator().manual_seed(0)
     steps = spec.steps.default or 2 if spec.steps else 1
     heads = {"H": HEADS, "HV": VALUE_HEADS if spec.has_value_heads else HEADS}
@@ -86,20 +89,24 @@ def arguments(spec: Spec) -> tuple[Tensors, dict[str, object]]:
         x = torch.randn(*leading, *(DIM for _ in dims), generator=generator, dtype=torch.float64)
         return within(normalize(x, dim=-1) if dims and unbounded(range_) else x, range_).to(DEVICE)
 
-    tensors = {
-        decl.name: draw(
-            decl.dims, decl.range, 1, sum(LENGTHS) * (steps if decl.per == "step" else 1), heads[decl.heads]
-        )
-        for decl in spec.inputs
-    }
-    for param in spec.params:
-        if param.is_tensor:
-            tensors[param.name] = draw(param.dims, param.range, *([heads["HV"]] if param.per_head else []))
-    for state in spec.states:
-        tensors[f"initial {state.name}"] = draw(state.dims, Interval(), len(LENGTHS), heads["HV"])
+    def inputs(batch: int, tokens: int) -> Tensors:
+        rows = {"token": tokens, "step": tokens * steps}
+        return {
+            decl.name: draw(decl.dims, decl.range, batch, rows[decl.per], heads[decl.heads]) for decl in spec.inputs
+        }
 
+    tensors, earlier = inputs(1, sum(LENGTHS)), inputs(len(LENGTHS), BEFORE)
+    params = {
+        param.name: draw(param.dims, param.range, *([heads["HV"]] if param.per_head else []))
+        for param in spec.params
+        if param.is_tensor
+    }
     numbers: dict[str, object] = {p.name: p.range.low for p in spec.params if not p.is_tensor and p.default is None}
-    return tensors, numbers | ({spec.steps.argument: steps} if spec.steps else {})
+    numbers |= {spec.steps.argument: steps} if spec.steps else {}
+    recurrent = getattr(package, f"naive_recurrent_{spec.name}")
+    _, left = recurrent(**earlier, **params, **numbers, output_final_state=True)
+    states = zip(spec.states, left if len(spec.states) > 1 else (left,), strict=True)
+    return tensors | params | {f"initial {state.name}": x for state, x in states}, numbers
 
 
 def unbounded(range_: Interval) -> bool:

@@ -90,6 +90,11 @@ class Variant:
         return getattr(self.package, f"{form}_{self.spec.name}", None)
 
     @property
+    def best(self) -> Form:
+        """The first form there is: chunk by chunk, unless the recurrence has no chunks."""
+        return next(form for form in Form if self.find(form))
+
+    @property
     def decoder(self) -> Operator:
         """The form that goes token by token: the kernel, or what every spec has."""
         return self.find(Form.FUSED_RECURRENT) or self.operator(Form.NAIVE_RECURRENT)
@@ -400,7 +405,7 @@ def find_device(name: str) -> torch.device:
 
 def main(
     name: Annotated[str, typer.Argument(help="A variant of generated/.")] = "gated_delta_product",
-    form: Annotated[Form, typer.Option(help="Form of the operator to train with.")] = Form.CHUNK,
+    form: Annotated[Form | None, typer.Option(help="Form of the operator to train with; default: the first.")] = None,
     compare: Annotated[Form | None, typer.Option(help="Train by this form, too, from the same seed.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 300,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
@@ -414,6 +419,7 @@ def main(
 ) -> None:
     """Train a small byte-level language model with a generated operator."""
     variant, place = find_variant(name), find_device(device)
+    form = form or variant.best
     if width % HEAD_DIM:
         raise typer.BadParameter(f"--width: expected a multiple of {HEAD_DIM}, got {width}")
     text, held_out = read_text()

@@ -34,9 +34,10 @@ def _in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
-def start(name: str, form: Form = Form.CHUNK, **settings: int) -> Run:
+def start(name: str, form: Form | None = None, **settings: int) -> Run:
     shape = {"layers": 1, "width": 64, "context": 24, "batch": 4, "seed": 0} | settings
-    return Run.start(find_variant(name), Config(variant=name, **shape), form, CPU)
+    variant = find_variant(name)
+    return Run.start(variant, Config(variant=name, **shape), form or variant.best, CPU)
 
 
 def trained(run: Run, steps: int) -> Run:
@@ -179,9 +180,17 @@ def test_what_cannot_be_is_said(arguments: list[str], message: str) -> None:
     assert message in " ".join(done.output.replace("│", " ").split())
 
 
+def test_without_a_chunk_form_it_trains_by_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for form in (Form.CHUNK, Form.NAIVE_CHUNK):
+        monkeypatch.delattr(f"generated.gla.{form}_gla")
+    done = command("gla", *SMALL, "--steps", "1", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "fused_recurrent.pt").exists()
+
+
 def test_a_form_that_a_variant_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("generated.gla.chunk_gla")
-    done = command("gla")
+    done = command("gla", "--form", "chunk")
     assert done.exit_code == 2
     said = " ".join(done.output.replace("│", " ").split())
     assert "gla has no form chunk; it has naive_chunk, fused_recurrent, naive_recurrent" in said

@@ -16,7 +16,8 @@ _SHORT = 16
 
 
 class PrecondKda(nn.Module):
-    """The delta rule under a decay of each key channel, its write key preconditioned by a running second moment of the keys.
+    """The delta rule under a decay of each key channel, its write key preconditioned by a running second moment of the
+    keys.
 
     Each call starts from the state that the last one left, detached from its graph: a sequence given piece by piece is
     the sequence given at once. `reset_state` starts afresh; `carry_state=False` makes every call do so.

@@ -113,10 +113,10 @@ def check_arguments(
             ("z", ("N", "HV", "D")),
             ("p", ("N", "HV", "D")),
         )
-        for (name, axes), state in zip(layouts, initial_state, strict=True):
-            _fit(sizes, f"initial_state ({name})", state, axes)
-            if state.device != device:
-                raise ValueError(f"initial_state ({name}): expected device {device} as k, got {state.device}")
+        for (name, axes), tensor in zip(layouts, initial_state, strict=True):
+            _fit(sizes, f"initial_state ({name})", tensor, axes)
+            if tensor.device != device:
+                raise ValueError(f"initial_state ({name}): expected device {device} as k, got {tensor.device}")
     return Arguments(
         batch=sizes["B"],
         tokens=sizes["T"],

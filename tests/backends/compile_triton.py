@@ -3,7 +3,7 @@
     python -m tests.backends.compile_triton DIRECTORY sm_80 sm_90 < jobs
 
 DIRECTORY is where modules are written that Triton reads kernels' source from. The jobs come as JSON, a text of a spec
-and the sizes to compile it for each.
+and the sizes to compile it for each: `dims` by name, or else `sizes` in the order of the plan.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from flagen.backends.triton_.kernel import compile_time_sizes, kernel_context
 from flagen.emit.env import environment, render
@@ -24,8 +25,9 @@ from flagen.triton_cpu.offline import CompiledReport, inspect_kernel
 HEADS = {"H": 16, "HV": 32}
 
 
-def compile_kernel(text: str, sizes: list[int], arch: str, directory: Path, packed: bool) -> CompiledReport:
-    """The kernel of a spec for `arch`, with dims of these sizes; either one branch of every `if` or the other."""
+def compile_kernel(job: dict[str, Any], arch: str, directory: Path) -> CompiledReport:
+    """The kernel of a spec for `arch`, with dims of its sizes; either one branch of every `if` or the other."""
+    text, packed = job["text"], job["packed"]
     plan = plan_fused_recurrent(parse_spec(text))
     assert isinstance(plan, FusedPlan)
     spec = plan.spec
@@ -36,7 +38,8 @@ def compile_kernel(text: str, sizes: list[int], arch: str, directory: Path, pack
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
 
-    dims = dict(zip(plan.order, sizes, strict=False))
+    given = job.get("dims") or dict(zip(plan.order, job["sizes"], strict=False))
+    dims = {dim: given[dim] for dim in plan.order}
     config = module.launch_config(**dims)
     kernel = getattr(module, f"fused_recurrent_{spec.name}_kernel")
     element = "*fp32" if packed else "*bf16"
@@ -59,7 +62,7 @@ if __name__ == "__main__":
         for arch in archs:
             if arch not in job.get("archs", archs):
                 continue
-            report = asdict(compile_kernel(job["text"], job["sizes"], arch, directory, job["packed"]))
+            report = asdict(compile_kernel(job, arch, directory))
             # The assembly itself is not asked for, only how often it copies from memory while it goes on computing.
             report["asynchronous_copies"] = report.pop("assembly").count("LDGSTS")
             print(json.dumps({"name": job["name"], "sizes": job["sizes"], "arch": arch, **report}), flush=True)

@@ -46,8 +46,9 @@ def names_of(spec: Spec) -> set[str]:
 def shared(path: str, tree: ast.Module) -> Iterator[str]:
     """The identifiers that stand beside names of the spec: those of functions with the shared signature, of the
     module's methods that know params, and the attributes that sizes and params have for neighbours."""
+    own = ("l2norm", "no_autocast", "without_autocast")
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name != "l2norm":
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name not in own:
             yield from identifiers(node)
         if isinstance(node, ast.ClassDef):
             for method in (n for n in node.body if isinstance(n, ast.FunctionDef)):
@@ -59,8 +60,10 @@ def shared(path: str, tree: ast.Module) -> Iterator[str]:
 
 
 def identifiers(node: ast.AST) -> set[str]:
-    """Names and parameters in a function, but for those of comprehensions, which have a scope of their own."""
-    nodes = list(ast.walk(node))
+    """Names and parameters in a function, but for those of comprehensions, which have a scope of their own, and of its
+    decorators, which are outside."""
+    around = {n for decorator in getattr(node, "decorator_list", ()) for n in ast.walk(decorator)}
+    nodes = [n for n in ast.walk(node) if n not in around]
     inside = [target for n in nodes if isinstance(n, ast.comprehension) for target in ast.walk(n.target)]
     names = {n.id for n in nodes if isinstance(n, ast.Name)} | {n.arg for n in nodes if isinstance(n, ast.arg)}
     return names - {n.id for n in inside if isinstance(n, ast.Name)}

@@ -16,6 +16,7 @@ import pytest
 
 from tests.backends import compile_triton
 from tests.backends.triton_odd import ODD
+from tests.numeric.problems import SLOTTED, Shape, spec_of
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = {path.stem: path.read_text() for path in sorted((ROOT / "specs").glob("*.yaml"))}
@@ -23,6 +24,7 @@ ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
 NVIDIA = ARCHS[:3]
 ODD_ARCHS = ("sm_90", "gfx942")
 SMALL = [20, 12, 9]
+SLOTS = 64
 
 # One worker compiles for all of these tests.
 pytestmark = pytest.mark.xdist_group("recurrent kernels")
@@ -37,9 +39,11 @@ FETCHING = sorted({*((name, "sm_90") for name in VARIANTS), *(("gated_delta_prod
 def jobs() -> Iterator[dict[str, object]]:
     for name, text in VARIANTS.items():
         archs = sorted({arch for known, arch in FETCHING if known == name})
-        yield {"name": name, "text": text, "sizes": [128, 128], "packed": False, "archs": archs}
+        dims = Shape(K=128, V=128, M=SLOTS).sizes(spec_of(name))
+        yield {"name": name, "text": text, "sizes": [128, 128], "dims": dims, "packed": False, "archs": archs}
     # One branch of every `if` is compiled above, the other here.
-    yield {"name": "rwkv7", "text": VARIANTS["rwkv7"], "sizes": [60, 100], "packed": True}
+    dims = Shape(K=60, V=100, M=SLOTS).sizes(spec_of("rwkv7"))
+    yield {"name": "rwkv7", "text": VARIANTS["rwkv7"], "sizes": [60, 100], "dims": dims, "packed": True}
     for number, (name, text) in enumerate(ODD.items()):
         yield {"name": name, "text": text, "sizes": SMALL, "packed": number % 2 == 0, "archs": ODD_ARCHS}
     yield {"name": "oja", "text": VARIANTS["oja"], "sizes": [256, 256], "packed": False}
@@ -68,8 +72,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
 
 @pytest.mark.parametrize(("name", "arch"), FETCHING)
 def test_the_next_tokens_are_fetched_while_one_is_computed(reports: Reports, name: str, arch: str) -> None:
-    # Two tokens ahead before the loop and one more in it, for q, k and v each at least.
-    assert reports[name, (128, 128), arch]["asynchronous_copies"] >= 9
+    # Two tokens ahead before the loop and one more in it, for q, k and v each at least, or for both where two are all.
+    # A program that holds slots has more threads than half of its rows have words of four bytes.
+    rows = 2 if name in SLOTTED else min(3, sum(bool(decl.dims) for decl in spec_of(name).inputs))
+    assert reports[name, (128, 128), arch]["asynchronous_copies"] >= 3 * rows
 
 
 @pytest.mark.parametrize("arch", ARCHS)

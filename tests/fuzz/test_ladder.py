@@ -37,16 +37,37 @@ MISTAKES = [
 ]
 
 
+SEVERAL = load_spec(SPECS / "abc_attn.yaml")
+FILES_OF_SEVERAL = build(SEVERAL, kernels=False)
+
+# The same of several states, one of which starts at -inf.
+MISTAKES_OF_SEVERAL = [
+    ("naive.py", "z_prev = z", "z_prev = z - 1e-6"),
+    ("naive.py", "torch.logaddexp(z, s_t)", "torch.logaddexp(z_prev + 0.1, s_t)"),
+    ("naive.py", "finals.append((z, Sk, Sv))", "finals.append((z, Sk, 2 * Sv))"),
+    ("arguments.py", "-math.inf", "0.0"),
+    ("arguments.py", "state[run : run + 1]", "state[:1]"),
+    ("module.py", "initial_state=self.state if initial_state is None else initial_state", "initial_state=self.state"),
+]
+
+
 def test_as_built():
     with imported(FILES) as package:
         check(SPEC, package)
+    with imported(FILES_OF_SEVERAL) as package:
+        check(SEVERAL, package)
 
 
-@pytest.mark.parametrize(("path", "right", "wrong"), MISTAKES, ids=[f"{path}: {wrong}" for path, _, wrong in MISTAKES])
-def test_one_mistake(path, right, wrong):
-    assert right in FILES[path], "the file no longer says this: make the mistake elsewhere"
+@pytest.mark.parametrize(
+    ("spec", "files", "path", "right", "wrong"),
+    [(SPEC, FILES, *mistake) for mistake in MISTAKES]
+    + [(SEVERAL, FILES_OF_SEVERAL, *mistake) for mistake in MISTAKES_OF_SEVERAL],
+    ids=[f"{path}: {wrong}" for path, _, wrong in (*MISTAKES, *MISTAKES_OF_SEVERAL)],
+)
+def test_one_mistake(spec, files, path, right, wrong):
+    assert right in files[path], "the file no longer says this: make the mistake elsewhere"
     with (
-        imported({**FILES, path: FILES[path].replace(right, wrong)}) as package,
+        imported({**files, path: files[path].replace(right, wrong)}) as package,
         pytest.raises(AssertionError),
     ):
-        check(SPEC, package)
+        check(spec, package)

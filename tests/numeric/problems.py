@@ -99,8 +99,7 @@ VARIANTS = {
     "dplr": _variant(a=unit, b=half_unit, gk=log_decay),
     "rwkv7": _variant(w=uniform(-0.6065, 0), a=half_unit, b=half_unit),
     "oja": _variant(v=unit, g=log_decay, beta=uniform(0, 1)),
-    # What the output is divided by stays away from 0.
-    "linear_attn_normalized": _variant(q=softplus, k=softplus, z=softplus),
+    "linear_attn_normalized": _variant(ends={"q": (0, 4), "k": (0, 4)}, q=softplus, k=softplus, z=softplus),
     "lightnet": _variant(log_weight="k"),
     "gsa": _variant(gates="g", g=log_decay),
     "abc_attn": _variant(log_weight="s"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -168,6 +169,16 @@ def test_a_state_handed_through_is_a_copy(name, kind):
         x.fill_(7)
     for x, was in zip(named_states(name, "initial", problem.initial_state).values(), before, strict=True):
         assert torch.equal(x, was)
+
+
+@every_form
+def test_the_state_after_no_token_is_the_one_to_start_from(name, kind):
+    """Values and gradients of a call that is given it are those of a call without a state."""
+    problem = make(name, SHAPE, state=False).to(torch.float32)
+    _, state = make(name, Shape(T=0, B=2, H=2, groups=2), state=False).to(torch.float32).call(form(kind, name))
+    expected = evaluate(form(kind, name), problem)
+    begun = evaluate(form(kind, name), replace(problem, initial_state=state), wrt=problem.tensors)
+    assert_close(expected, begun, 1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
