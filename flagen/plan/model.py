@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from flagen.plan.key_kernel import KeyKernelPlan
     from flagen.plan.right_backward import RightBackwardPlan
     from flagen.plan.scan import ScanPlan
+    from flagen.plan.scan_backward import ScanBackwardPlan
+    from flagen.plan.scan_kernel import ScanKernelPlan
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Plan:
     chunk: ChunkPlan | ScanPlan | Unavailable
     fused: FusedPlan | Unavailable
     fused_backward: FusedBackwardPlan | Unavailable
-    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable
-    chunk_backward: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | Unavailable
+    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | ScanKernelPlan | Unavailable
+    chunk_backward: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | ScanBackwardPlan | Unavailable
 
     def dump(self) -> str:
         """The plan as text, a section a form."""

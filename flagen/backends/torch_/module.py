@@ -18,6 +18,7 @@ from flagen.backends.text import one_line, tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.diagnostics import InternalError
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.spec.model import Expr, Interval, Name, Param, walk
 
 
@@ -28,7 +29,9 @@ def package_file(plan: Plan) -> Rendering:
     if not isinstance(plan.chunk, Unavailable):
         forms.append(("chunk", f"naive_chunk_{spec.name}"))
     if not isinstance(plan.chunk_kernel, Unavailable):
-        forms += [("chunk_fused", f"chunk_{spec.name}"), ("chunk_tuning", f"tune_chunk_{spec.name}")]
+        forms.append(("chunk_fused", f"chunk_{spec.name}"))
+        if not isinstance(plan.chunk_kernel, ScanKernelPlan):  # Scans have too few tiles to choose from.
+            forms.append(("chunk_tuning", f"tune_chunk_{spec.name}"))
     if not isinstance(plan.fused, Unavailable):
         forms.append(("fused_recurrent", f"fused_recurrent_{spec.name}"))
     forms.append(("module", spec.class_name))
