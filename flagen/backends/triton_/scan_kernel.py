@@ -9,6 +9,7 @@ from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.kernel import tensor_names
+from flagen.backends.triton_.lines import live
 from flagen.backends.triton_.names import final_name, free_name, initial_name
 from flagen.backends.triton_.printer import Printer, literal
 from flagen.backends.triton_.scan_config import config_lines
@@ -52,7 +53,8 @@ def scan_kernel_context(plan: ScanKernelPlan, kept: Sequence[State]) -> Mapping[
 def scan_backward_context(plan: ScanBackwardPlan) -> Mapping[str, object]:
     """Every value `triton/scan_backward_kernels.py.j2` uses."""
     writer = BackwardWriter(plan)
-    once, chunk = list(writer.lines(plan.once)), list(writer.lines(plan.chunk))
+    carried = [*(back.after for back in plan.backs), *(give.total for give in plan.gives)]
+    once, chunk = list(writer.lines(plan.once)), live(list(writer.lines(plan.chunk)), carried)
     scans = scan_helpers_for((*chunk, "_only_row"))
     return {
         "name": plan.spec.name,
