@@ -11,6 +11,7 @@ from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
 from flagen.plan.model import Plan, Unavailable
 from flagen.plan.scan import ScanPlan, plan_scan
+from flagen.plan.scan_backward import plan_scan_kernels
 from flagen.plan.staged import StagedPlan, plan_stages
 from flagen.spec.model import Spec
 
@@ -23,8 +24,7 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     fused_backward = plan_fused_backward(fused, derivation)
     if derivation.scan is not None:
         scan = plan_scan(derivation.scan)
-        kernel = Unavailable("no kernels for elementwise scans yet", spec.states[0].span)
-        return Plan(spec, derivation, scan, fused, fused_backward, kernel, kernel)
+        return Plan(spec, derivation, scan, fused, fused_backward, *plan_scan_kernels(scan))
     if derivation.staged is not None:
         staged = plan_stages(derivation.staged, tuple(make_plan(each.spec, each) for each in derivation.stages))
         return Plan(spec, derivation, staged, fused, fused_backward, staged, staged)

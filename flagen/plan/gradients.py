@@ -284,7 +284,7 @@ def _silu(t: Transposition, y: Function) -> tuple[Tile]:
 
 def _logaddexp(t: Transposition, y: Function) -> tuple[Tile, Tile]:
     left, right = y.args
-    return _apply("sigmoid", t.minus(left, right)), _apply("sigmoid", t.minus(right, left))
+    return Function("part_of", (left, right), y.dims), Function("part_of", (right, left), y.dims)
 
 
 _SLOPES: Mapping[str, Slopes] = {

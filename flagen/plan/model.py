@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from flagen.plan.key_kernel import KeyKernelPlan
     from flagen.plan.right_backward import RightBackwardPlan
     from flagen.plan.scan import ScanPlan
+    from flagen.plan.scan_backward import ScanBackwardPlan
+    from flagen.plan.scan_kernel import ScanKernelPlan
     from flagen.plan.staged import StagedPlan
 
 
@@ -43,8 +45,10 @@ class Plan:
     chunk: ChunkPlan | ScanPlan | StagedPlan | Unavailable
     fused: FusedPlan | Unavailable
     fused_backward: FusedBackwardPlan | Unavailable
-    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | StagedPlan | Unavailable
-    chunk_backward: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | StagedPlan | Unavailable
+    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | ScanKernelPlan | StagedPlan | Unavailable
+    chunk_backward: (
+        ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | ScanBackwardPlan | StagedPlan | Unavailable
+    )
 
     def dump(self) -> str:
         """The plan as text, a section a form."""

@@ -79,13 +79,14 @@ _ON_NUMBERS: dict[str, Callable[..., float]] = {
     "maximum": max,
     "clamp": lambda x, low, high: min(max(x, low), high),
     "logaddexp": lambda x, y: max(x, y) if math.isinf(x + y) else max(x, y) + math.log1p(math.exp(-abs(x - y))),
+    "part_of": lambda x, y: 0.0 if max(x, y) == -math.inf else 1 / (1 + math.exp(y - x)),
 }
 """What each function makes of numbers, so that what it makes of padding is known."""
 
 _FINITE_ON_FINITE = frozenset(
-    "square abs sign sigmoid logsigmoid softplus tanh silu relu minimum maximum clamp logaddexp".split()
+    "square abs sign sigmoid logsigmoid softplus tanh silu relu minimum maximum clamp logaddexp part_of".split()
 )
-_FINITE_ON_INFINITE = frozenset("exp exp2 sigmoid softplus tanh relu sign".split())
+_FINITE_ON_INFINITE = frozenset("exp exp2 sigmoid softplus tanh relu sign part_of".split())
 """Functions that make something finite of a legal -inf in the data, such as that of a log decay."""
 
 _EXACT_BITS = 10
@@ -134,11 +135,11 @@ class PaddingRules:
         if not is_state:
             self._values[target, frozenset()] = self.padding(value, frozenset())
 
-    def note(self, name: str, dims: Dims, padding: Padding) -> None:
-        """Note that `name`, over `dims`, holds finite data, and `padding` in its padding."""
+    def note(self, name: str, dims: Dims, padding: Padding, where: Lanes = frozenset()) -> None:
+        """Note that `name`, over `dims`, holds finite data, and `padding` in the lanes that pad `where`, or any dim."""
         self._known.clear()
         self._values[name, frozenset()] = FINITE
-        self._values |= {(name, lanes): padding for lanes in _subsets(dims)}
+        self._values |= {(name, lanes): padding for lanes in _subsets(dims) if where <= lanes}
 
     def mask(self, tile: Tile) -> Tile:
         """`tile` with its padding masked wherever it would leak into a real lane."""

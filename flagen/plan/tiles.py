@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -109,7 +109,8 @@ class Arithmetic:
 
 @dataclass(frozen=True)
 class Function:
-    """An elementwise function of the language, or one of `square`, `exp2`, `power`, which stand for `**`."""
+    """An elementwise function of the language, one of `square`, `exp2`, `power`, which stand for `**`, or `part_of`, a
+    slope of `logaddexp`."""
 
     name: str
     args: tuple[Tile, ...]
@@ -218,6 +219,12 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return Masked(change(value), dim, fill, dims)
         case Once(value, dims):
             return Once(change(value), dims)
+
+
+def with_dims(tile: Tile, dims: Dims) -> Tile:
+    """`tile` over other dims than it says: those of operands that have changed."""
+    changed: Tile = replace(tile, dims=dims)
+    return changed
 
 
 def tiles_in(tile: Tile) -> Iterator[Tile]:

@@ -42,11 +42,11 @@ _GENERATED = _words("""
 """)
 
 _KERNELS = _words("""
-    SEGMENT block blocks call_key chunk_sequence chunks config dot_precision end_token first_chunk first_segment
-    first_token given import_error inside key_head launch_config micro_step num_warps operators os output_blocks
-    output_tiles pairwise prepare_tiles program reduce row segment segment_end segment_row segment_sequence
-    segment_start segments segments_before segments_done sequence shares state_row token tokens_done value_head walk
-    walk_tiles wanted
+    CHUNK SEGMENT above below block blocks call_key chunk_sequence chunks config dot_precision end_token first_chunk
+    first_segment first_token given import_error inside is_first is_last kept_row key_head launch_config micro_step
+    num_warps operators os output_blocks output_tiles pairwise prepare_tiles program reduce row rows segment
+    segment_end segment_row segment_sequence segment_start segments segments_before segments_done sequence shares start
+    state_row tile tiles token tokens_done value_head walk walk_tiles wanted
 """)
 
 _CLASSES = _words("""
@@ -69,9 +69,9 @@ RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
 """Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
 
 PACKAGE_MODULES = _words("""
-    arguments naive chunk chunk_backward chunk_backward_across chunk_backward_gradients chunk_backward_prepare
-    chunk_backward_walks chunk_fused chunk_kept chunk_kernels chunk_prepare chunk_tuning fused_recurrent
-    fused_recurrent_backward fused_recurrent_backward_kernels kernels module operators
+    arguments naive chunk chunk_backward chunk_backward_across chunk_backward_gradients chunk_backward_kernels
+    chunk_backward_prepare chunk_backward_walks chunk_fused chunk_kept chunk_kernels chunk_prepare chunk_tuning
+    fused_recurrent fused_recurrent_backward fused_recurrent_backward_kernels kernels module operators
 """)
 """The modules of a generated package."""
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from .arguments import check_arguments
 from .stage_sk import chunk_abc_attn_sk
 from .stage_sv import chunk_abc_attn_sv
-from .stage_z import naive_chunk_abc_attn_z
+from .stage_z import chunk_abc_attn_z
 
 
 def chunk_abc_attn(
@@ -38,9 +38,8 @@ def chunk_abc_attn(
     """Run the chunk form in Triton: for training and for long prefills.
 
     Matrix products run in the inputs' own dtype (float32 where they differ), sums and the states in float32, and so
-    does what passes between the stages where that decays a state or was read from one. The stage of z runs in
-    PyTorch. Everything does for float64, and for tensors that are not on a GPU, unless Triton's interpreter is on
-    (TRITON_INTERPRET=1).
+    does what passes between the stages where that decays a state or was read from one.  Everything does for
+    float64, and for tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
     To torch.compile each stage is an operator, for packed sequences too, and so are its gradients, which have none
     of their own.
@@ -78,7 +77,7 @@ def chunk_abc_attn(
     # z = logaddexp(z, s)
     # log_decay = z_prev - z
     # exp_s_z = exp(s - z)
-    log_decay, exp_s_z, z_final = naive_chunk_abc_attn_z(
+    log_decay, exp_s_z, z_final = chunk_abc_attn_z(
         s,
         initial_state=z_first,
         output_final_state=output_final_state,

@@ -6,12 +6,14 @@ A gated recurrence of every channel on its own.
 """
 
 from .chunk import naive_chunk_hgrn
+from .chunk_fused import chunk_hgrn
 from .fused_recurrent import fused_recurrent_hgrn
 from .module import Hgrn
 from .naive import naive_recurrent_hgrn
 
 __all__ = [
     "Hgrn",
+    "chunk_hgrn",
     "fused_recurrent_hgrn",
     "naive_chunk_hgrn",
     "naive_recurrent_hgrn",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .chunk import naive_chunk_hgrn
+from .chunk_fused import chunk_hgrn
 from .fused_recurrent import fused_recurrent_hgrn
 
 # Up to here one token after another is as fast as whole chunks.
@@ -81,5 +81,5 @@ class Hgrn(nn.Module):
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """Token by token for decoding, chunk by chunk otherwise."""
         if x.shape[1] > _SHORT:
-            return naive_chunk_hgrn
+            return chunk_hgrn
         return fused_recurrent_hgrn

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .arguments import check_arguments
 from .stage_s import chunk_lightnet_s
-from .stage_z import naive_chunk_lightnet_z
+from .stage_z import chunk_lightnet_z
 
 
 def chunk_lightnet(
@@ -34,9 +34,8 @@ def chunk_lightnet(
     """Run the chunk form in Triton: for training and for long prefills.
 
     Matrix products run in the inputs' own dtype (float32 where they differ), sums and the states in float32, and so
-    does what passes between the stages where that decays a state or was read from one. The stage of z runs in
-    PyTorch. Everything does for float64, and for tensors that are not on a GPU, unless Triton's interpreter is on
-    (TRITON_INTERPRET=1).
+    does what passes between the stages where that decays a state or was read from one.  Everything does for
+    float64, and for tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
     To torch.compile each stage is an operator, for packed sequences too, and so are its gradients, which have none
     of their own.
@@ -73,7 +72,7 @@ def chunk_lightnet(
     # z = logaddexp(z, k)
     # log_decay = z_prev - z
     # exp_k_z = exp(k - z)
-    log_decay, exp_k_z, z_final = naive_chunk_lightnet_z(
+    log_decay, exp_k_z, z_final = chunk_lightnet_z(
         _of_value_heads(k, args.HV),
         initial_state=z_first,
         output_final_state=output_final_state,

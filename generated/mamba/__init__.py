@@ -6,12 +6,14 @@ A selective state space of N numbers for every channel; time steps are given aft
 """
 
 from .chunk import naive_chunk_mamba
+from .chunk_fused import chunk_mamba
 from .fused_recurrent import fused_recurrent_mamba
 from .module import Mamba
 from .naive import naive_recurrent_mamba
 
 __all__ = [
     "Mamba",
+    "chunk_mamba",
     "fused_recurrent_mamba",
     "naive_chunk_mamba",
     "naive_recurrent_mamba",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .chunk import naive_chunk_mamba
+from .chunk_fused import chunk_mamba
 from .fused_recurrent import fused_recurrent_mamba
 
 # Up to here one token after another is as fast as whole chunks.
@@ -108,5 +108,5 @@ class Mamba(nn.Module):
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """Token by token for decoding, chunk by chunk otherwise."""
         if x.shape[1] > _SHORT:
-            return naive_chunk_mamba
+            return chunk_mamba
         return fused_recurrent_mamba

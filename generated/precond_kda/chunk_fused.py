@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_arguments
-from .stage_a import naive_chunk_precond_kda_a
+from .stage_a import chunk_precond_kda_a
 from .stage_s import chunk_precond_kda_s
 
 
@@ -45,9 +45,8 @@ def chunk_precond_kda(
     """Run the chunk form in Triton: for training and for long prefills.
 
     Matrix products run in the inputs' own dtype (float32 where they differ), sums and the states in float32, and so
-    does what passes between the stages where that decays a state or was read from one. The stage of A runs in
-    PyTorch. Everything does for float64, and for tensors that are not on a GPU, unless Triton's interpreter is on
-    (TRITON_INTERPRET=1).
+    does what passes between the stages where that decays a state or was read from one.  Everything does for
+    float64, and for tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
     To torch.compile each stage is an operator, for packed sequences too, and so are its gradients, which have none
     of their own.
@@ -107,7 +106,7 @@ def chunk_precond_kda(
     # r = log(A + eps) - center
     # m = exp(-log(x) * r / (1 + abs(r)))
     # k_m = k * m
-    k_m, A_final = naive_chunk_precond_kda_a(
+    k_m, A_final = chunk_precond_kda_a(
         k,
         ga,
         ba,

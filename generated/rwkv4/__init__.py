@@ -6,12 +6,14 @@ A weighted mean of all values, its weights decaying, in the form that no exponen
 """
 
 from .chunk import naive_chunk_rwkv4
+from .chunk_fused import chunk_rwkv4
 from .fused_recurrent import fused_recurrent_rwkv4
 from .module import Rwkv4
 from .naive import naive_recurrent_rwkv4
 
 __all__ = [
     "Rwkv4",
+    "chunk_rwkv4",
     "fused_recurrent_rwkv4",
     "naive_chunk_rwkv4",
     "naive_recurrent_rwkv4",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .chunk import naive_chunk_rwkv4
+from .chunk_fused import chunk_rwkv4
 from .fused_recurrent import fused_recurrent_rwkv4
 
 # Up to here one token after another is as fast as whole chunks.
@@ -102,5 +102,5 @@ class Rwkv4(nn.Module):
     def _form(self, x: Tensor) -> Callable[..., tuple[Tensor, tuple[Tensor, Tensor] | None]]:
         """Token by token for decoding, chunk by chunk otherwise."""
         if x.shape[1] > _SHORT:
-            return naive_chunk_rwkv4
+            return chunk_rwkv4
         return fused_recurrent_rwkv4

@@ -17,6 +17,7 @@ from flagen.backends.text import one_line, tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.diagnostics import InternalError
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.staged import StagedPlan
 from flagen.spec.model import Expr, Interval, Name, Param, walk
 
@@ -29,7 +30,8 @@ def package_file(plan: Plan) -> Rendering:
         forms.append(("chunk", f"naive_chunk_{spec.name}"))
     if not isinstance(plan.chunk_kernel, Unavailable):
         forms.append(("chunk_fused", f"chunk_{spec.name}"))
-        if not isinstance(plan.chunk_kernel, StagedPlan):
+        # Stages have tiles of their own, and scans too few to choose from.
+        if not isinstance(plan.chunk_kernel, StagedPlan | ScanKernelPlan):
             forms.append(("chunk_tuning", f"tune_chunk_{spec.name}"))
     if not isinstance(plan.fused, Unavailable):
         forms.append(("fused_recurrent", f"fused_recurrent_{spec.name}"))
@@ -41,7 +43,9 @@ def stage_package_file(plan: Plan) -> Rendering:
     name = plan.spec.name
     forms = [("chunk", f"naive_chunk_{name}")]
     if not isinstance(plan.chunk_kernel, Unavailable):
-        forms += [("chunk_fused", f"chunk_{name}"), ("chunk_tuning", f"tune_chunk_{name}")]
+        forms.append(("chunk_fused", f"chunk_{name}"))
+        if not isinstance(plan.chunk_kernel, ScanKernelPlan):
+            forms.append(("chunk_tuning", f"tune_chunk_{name}"))
     return _package(plan, forms)
 
 

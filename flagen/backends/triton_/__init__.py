@@ -19,12 +19,15 @@ from flagen.backends.triton_.key_backward import Contexts, key_backward_contexts
 from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context
 from flagen.backends.triton_.launcher import launcher_context
 from flagen.backends.triton_.right_backward import right_backward_contexts
+from flagen.backends.triton_.scan import scan_kernel_renderings
 from flagen.backends.triton_.staged import staged_launcher_context
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable
 from flagen.plan.right_backward import RightBackwardPlan
+from flagen.plan.scan_backward import ScanBackwardPlan
+from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.staged import StagedPlan
 
 
@@ -80,7 +83,11 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
     if isinstance(kernels, Unavailable | StagedPlan):
         return ()
     planned = plan.chunk_backward
-    backward = None if isinstance(planned, Unavailable | StagedPlan) else backward_of(planned)
+    if isinstance(kernels, ScanKernelPlan):
+        assert isinstance(planned, ScanBackwardPlan), "scans have no kernels without a backward"
+        return scan_kernel_renderings(kernels, planned)
+    assert not isinstance(planned, ScanBackwardPlan | StagedPlan)
+    backward = None if isinstance(planned, Unavailable) else backward_of(planned)
     keeps = backward is not None and backward.walk_keeps
     if isinstance(kernels, ExpandedPlan):
         context, kernels = expanded_launcher_context(kernels), kernels.kernels
@@ -112,7 +119,7 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
 
 def _chunk_backward(plan: Plan) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
-    if isinstance(backward, Unavailable | StagedPlan):
+    if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan):
         return ()
     if isinstance(backward, KeyBackwardPlan):
         return _rendered(key_backward_contexts(backward))

@@ -30,11 +30,11 @@ class Axes:
         return tuple(dim for dim in self.order if dim in dims)
 
     def spread(self, text: str, dims: Dims, over: Dims) -> str:
-        """The vector `text` over `dims` as a factor of tiles over `over`; `text` must bind like a name."""
+        """The tile `text` over `dims` as a factor of tiles over `over`; `text` must bind like a name."""
         if dims == over or not dims:
             return text
-        if len(dims) == 1 and len(over) == 2 and dims[0] in over:
-            return f"{text}[:, None]" if dims[0] == over[0] else f"{text}[None, :]"
+        if dims == tuple(dim for dim in over if dim in dims):
+            return f"{text}[{', '.join(':' if dim in dims else 'None' for dim in over)}]"
         raise InternalError(f"a tile over {dims} cannot be spread over {over}")
 
     def address(self, row: str, dims: Dims) -> str:

@@ -26,6 +26,7 @@ from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable
 from flagen.plan.right_backward import RightBackwardPlan
+from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.schedule import declared_names
 from flagen.plan.staged import StagedPlan
 
@@ -44,7 +45,7 @@ def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan) -
 def keeps_states(plan: Plan) -> bool:
     """Whether a call of the chunk kernels of `plan` can keep its states for the gradient."""
     backward = plan.chunk_backward
-    return not isinstance(backward, Unavailable | StagedPlan) and bool(backward_of(backward).kept)
+    return not isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan) and bool(backward_of(backward).kept)
 
 
 def _of_right_reads(plan: RightBackwardPlan) -> Backward:

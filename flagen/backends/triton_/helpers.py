@@ -78,6 +78,12 @@ def logaddexp(x, y):
     larger = maximum(x, y)
     return tl.where(tl.abs(larger) == float("inf"), larger, larger + log1p(tl.exp(-tl.abs(x - y))))
 ''',
+    '''
+@triton.jit
+def _part_of(x, y):
+    """exp(x) / (exp(x) + exp(y)), the derivative of logaddexp by x; zero where both x and y are -inf."""
+    return tl.where(maximum(x, y) == -float("inf"), 0.0, tl.sigmoid(x - y))
+''',
     """
 @triton.jit
 def relu(x):

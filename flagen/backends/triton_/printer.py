@@ -32,7 +32,7 @@ _SUM, _PRODUCT, _SIGN, _POWER, ATOM = range(5)
 """How tightly Python's operators bind."""
 
 _IN_CORE = {name: f"tl.{name}" for name in ("exp", "exp2", "log", "sqrt", "rsqrt", "abs", "sigmoid")}
-_TAKE_NUMBERS = frozenset(("minimum", "maximum", "clamp", "logaddexp"))
+_TAKE_NUMBERS = frozenset(("minimum", "maximum", "clamp", "logaddexp", "part_of"))
 """Helpers that take a Python number beside a tensor."""
 
 Printed = tuple[str, int]
@@ -51,6 +51,10 @@ class Printer:
 
     def __call__(self, tile: Tile) -> str:
         return self._print(tile)[0]
+
+    def over(self, tile: Tile, dims: Dims) -> str:
+        """`tile` as it is added to tiles over `dims`."""
+        return self._spread(tile, dims, _SUM)
 
     def _print(self, tile: Tile) -> Printed:
         match tile:

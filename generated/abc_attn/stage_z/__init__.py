@@ -6,7 +6,9 @@ A memory of M slots for keys and one for values; what a token writes to a slot i
 """
 
 from .chunk import naive_chunk_abc_attn_z
+from .chunk_fused import chunk_abc_attn_z
 
 __all__ = [
+    "chunk_abc_attn_z",
     "naive_chunk_abc_attn_z",
 ]

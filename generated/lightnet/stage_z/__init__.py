@@ -6,7 +6,9 @@ Keys go through a softmax over time, whose running denominator is the decay.
 """
 
 from .chunk import naive_chunk_lightnet_z
+from .chunk_fused import chunk_lightnet_z
 
 __all__ = [
+    "chunk_lightnet_z",
     "naive_chunk_lightnet_z",
 ]

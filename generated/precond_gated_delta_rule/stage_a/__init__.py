@@ -6,7 +6,9 @@ The delta rule under a scalar decay, its write key preconditioned by a running s
 """
 
 from .chunk import naive_chunk_precond_gated_delta_rule_a
+from .chunk_fused import chunk_precond_gated_delta_rule_a
 
 __all__ = [
+    "chunk_precond_gated_delta_rule_a",
     "naive_chunk_precond_gated_delta_rule_a",
 ]

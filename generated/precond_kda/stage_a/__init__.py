@@ -6,7 +6,9 @@ The delta rule under a decay of each key channel, its write key preconditioned b
 """
 
 from .chunk import naive_chunk_precond_kda_a
+from .chunk_fused import chunk_precond_kda_a
 
 __all__ = [
+    "chunk_precond_kda_a",
     "naive_chunk_precond_kda_a",
 ]

@@ -1,0 +1,72 @@
+"""Functions that kernels of elementwise scans call: text for generated kernels.
+
+They work on tiles whose first axis is the tokens of a chunk, whatever other axes these have; what has one row is handed
+to them in a shape that broadcasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flagen.backends.triton_.lines import names_in
+
+_SOURCES = (
+    '''@triton.jit
+def _affine_product(a1, b1, a2, b2):
+    """X = a1 X + b1, then X = a2 X + b2."""
+    return a1 * a2, a2 * b1 + b2
+''',
+    '''@triton.jit
+def _affine_scan(a, b, first, is_first):
+    """The states X = a X + b after each token of a chunk, from the one before it."""
+    b = tl.where(is_first, a * first + b, b)
+    _, states = tl.associative_scan((a, b), 0, _affine_product)
+    return states
+''',
+    '''@triton.jit
+def _logaddexp_product(w1, c1, w2, c2):
+    """X = logaddexp(X + w1, c1), then X = logaddexp(X + w2, c2)."""
+    return w1 + w2, logaddexp(c1 + w2, c2)
+''',
+    '''@triton.jit
+def _logaddexp_scan(w, c, first, is_first):
+    """The states X = logaddexp(X + w, c) after each token of a chunk, from the one before it."""
+    c = tl.where(is_first, logaddexp(first + w, c), c)
+    _, states = tl.associative_scan((w, c), 0, _logaddexp_product)
+    return states
+''',
+    '''@triton.jit
+def _back_scan(s, m, after, is_last):
+    """M = m + s M' for each token of a chunk, with M' that of the token after it; `after` comes behind the last."""
+    m = tl.where(is_last, s * after + m, m)
+    _, gradients = tl.associative_scan((s, m), 0, _affine_product, reverse=True)
+    return gradients
+''',
+    '''@triton.jit
+def _row_before(x, first, is_first, above):
+    """The row of the token before each; the first one's is `first`."""
+    return tl.where(is_first, first, tl.gather(x, tl.broadcast_to(above, x.shape), 0))
+''',
+    '''@triton.jit
+def _row_after(x, last, is_last, below):
+    """The row of the token after each; the last one's is `last`."""
+    return tl.where(is_last, last, tl.gather(x, tl.broadcast_to(below, x.shape), 0))
+''',
+    '''@triton.jit
+def _only_row(x, is_wanted):
+    """The one row of x that is wanted."""
+    return tl.sum(tl.where(is_wanted, x, 0.0), axis=0)
+''',
+)
+
+SCAN_HELPERS = {source.partition("def ")[2].partition("(")[0]: source for source in _SOURCES}
+"""The text of each function by its name; callees come before those that call them."""
+
+
+def scan_helpers_for(lines: Iterable[str]) -> tuple[str, ...]:
+    """The text of every function that `lines` name, directly or through another, callees first."""
+    named = names_in(*lines)
+    for name in reversed(SCAN_HELPERS):
+        if name in named:
+            named |= names_in(SCAN_HELPERS[name])
+    return tuple(source for name, source in SCAN_HELPERS.items() if name in named)
