@@ -391,7 +391,10 @@ class _Cutter:
     def _is_of_whole_token(self, expr: Expr, place: Place) -> bool:
         """Whether `expr`, in a `repeat`, is the same in every micro-step."""
         if self.flow.states_in(expr, place) & self.stages.in_steps:
-            raise OutsideStages("what changes from micro-step to micro-step has another state depend on it", expr.span)
+            if isinstance(expr, StateRead) or self.flow.read_by(expr, place) is not None:
+                reason = "what changes from micro-step to micro-step has another state depend on it"
+                raise OutsideStages(reason, expr.span)
+            return False
         spec = self.stages.spec
         varying: tuple[Input | Derived, ...] = (*spec.inputs, *spec.derived)
         of_steps = {decl.name for decl in varying if decl.per == "step"}

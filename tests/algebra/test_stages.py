@@ -1,0 +1,258 @@
+"""Several states as stages: what is cut where, what cannot be, and that the proof sees a cut in the wrong place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+
+from flagen import algebra
+from flagen.algebra.rewrite import map_children
+from flagen.algebra.staged_proof import prove_stages
+from flagen.algebra.stages import StagedForm
+from flagen.diagnostics import InternalError
+from flagen.spec.model import Assign, Expr, Interval, Name
+from tests.algebra.cases import recurrence, text_of, variant
+
+
+def stages(update: str, output: str, state: str, **more: str) -> StagedForm:
+    """The stages of a recurrence, proved, and everything that was derived of them as well."""
+    spec = recurrence(update, output, state=state, **more)
+    derivation = algebra.derive(spec)
+    assert derivation.staged is not None, derivation.no_chunk_form
+    algebra.prove(spec, derivation)
+    return derivation.staged
+
+
+def shown(form: StagedForm) -> list[str]:
+    """What is given to and computed by each stage, a line each."""
+    return [line.strip() for line in form.dump().splitlines()[1:]]
+
+
+# ------------------------------------------------------------------------------------------------------------- the cuts
+
+
+def test_what_vectors_become_is_evaluated_where_they_are():
+    form = stages(
+        "- z = logaddexp(z, k)\n- S = exp(z_prev - z) * S + outer(exp(k - z), v)",
+        "o = S.T @ q",
+        "S: [K, V], z: {dims: [K], init: -.inf}",
+    )
+    assert shown(form) == [
+        "stage z [K]",
+        "z = logaddexp(z, k)",
+        "log_decay = z_prev - z",
+        "exp_k_z = exp(k - z)",
+        "stage S [K, V]",
+        "given log_decay [K] in [-inf, 0]",
+        "given exp_k_z [K] in [0, inf]",
+        "S = exp(log_decay) * S + outer(exp_k_z, v)",
+        "o = S.T @ q",
+    ]
+    decay, key = form.passed
+    assert decay.wide, "a rounded log decay is another decay"
+    assert not key.wide, "rows are rounded anyway"
+
+
+def test_what_is_read_of_a_matrix_goes_on_as_it_is():
+    form = stages(
+        "- F = exp(g) * F + outer(k, v)\n- S = S + outer(k, silu(F.T @ q))",
+        "o = S.T @ q",
+        "S: [K, V], F: [K, V]",
+    )
+    assert shown(form) == [
+        "stage F [K, V]",
+        "F = exp(g) * F + outer(k, v)",
+        "F_q = F.T @ q",
+        "stage S [K, V]",
+        "given F_q [V] in [-inf, inf]",
+        "S = S + outer(k, silu(F_q))",
+        "o = S.T @ q",
+    ]
+    assert form.passed[0].wide
+
+
+def test_a_read_in_the_midst_of_an_update_is_taken_there():
+    form = stages(
+        "- F = exp(g) * F\n- S = S + outer(k, v - F.T @ k)\n- F = F + outer(k, v)",
+        "o = S.T @ q",
+        "S: [K, V], F: [K, V]",
+    )
+    assert "F_k_here = F.T @ k" in shown(form)
+    lines = shown(form)
+    assert lines.index("F = exp(g) * F") < lines.index("F_k_here = F.T @ k") < lines.index("F = F + outer(k, v)")
+
+
+def test_a_state_before_the_token_is_not_the_one_after_it():
+    form = stages("- z = exp(g) * z + k\n- S = S + outer(k * z_prev, v * s)", "o = S.T @ q", "S: [K, V], z: [K]")
+    assert "k_z_prev = k * z_prev" in shown(form)
+
+
+def test_two_reads_of_a_matrix_are_two_stages():
+    form = stages(
+        "- F = exp(g) * F + outer(k, v)\n- S = S + outer(k, F.T @ q + s * (F.T @ p))",
+        "o = S.T @ q",
+        "S: [K, V], F: [K, V]",
+    )
+    assert [stage.state.name for stage in form.stages] == ["F", "F", "S"]
+    assert [stage.spec.name for stage in form.stages] == ["written_f", "written_f_2", "written_s"]
+
+
+def test_an_output_of_several_states_comes_behind_all_of_them():
+    form = stages("- S = S + outer(k, v)\n- z = z + k", "o = S.T @ q / (1 + abs(dot(z, q)))", "S: [K, V], z: [K]")
+    assert form.output is not None
+    assert {decl.name for decl in form.passed} == {"S_q", "z_q"} | {form.passed[-1].name}
+    assert all(decl.wide for decl in form.passed)
+
+
+def test_a_local_is_computed_where_its_states_are():
+    form = stages(
+        "- y = exp(g) * y + k * k\n- t = rsqrt(1 + y)\n- m = k * t\n- S = S + outer(m, v - S.T @ k)",
+        "o = S.T @ q",
+        "S: [K, V], y: [K]",
+    )
+    assert shown(form)[:4] == ["stage y [K]", "y = exp(g) * y + k * k", "t = rsqrt(1 + y)", "m = k * t"]
+    assert "S = S + outer(m, v - S.T @ k)" in shown(form)
+
+
+def test_micro_steps_get_what_is_the_same_in_all_of_them():
+    form = stages(
+        "- z = z + k\n- repeat: n\n  do:\n    - S = S + outer(kj * exp(-abs(z)), vj - S.T @ kj)",
+        "o = S.T @ q",
+        "S: [K, V], z: [K]",
+    )
+    (stage_of_z, stage_of_s) = form.stages
+    assert stage_of_z.spec.steps is None
+    assert stage_of_s.spec.steps is not None
+    assert [decl.name for decl in form.given(stage_of_s)] == ["exp_z"]
+
+
+@pytest.mark.parametrize("name", ["gsa", "abc_attn", "lightnet", "linear_attn_normalized", "precond_kda"])
+def test_variants(name):
+    derivation = variant(name)
+    assert derivation.staged is not None
+    assert len(derivation.stages) == len(derivation.staged.stages)
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A recurrence that has no stages, what is wrong with it between << and >>, and the reason."""
+
+    update: str
+    reason: str
+    state: str
+    output: str = "o = S.T @ q"
+
+
+REFUSALS = {
+    "a cycle": Refusal(
+        "- S = exp(g) * S + outer(k, v - <<F>>.T @ k)\n- F = exp(g) * F + outer(k, v - S.T @ q)",
+        "no state can be run before the others: S needs F, and F needs S",
+        "S: [K, V], F: [K, V]",
+    ),
+    "a matrix that is not read": Refusal(
+        "- F = F + outer(k, v)\n- S = S + outer(k, v) + s * <<F>>",
+        "F is used whole, not read by a vector",
+        "S: [K, V], F: [K, V]",
+    ),
+    "a stage that is not affine": Refusal(
+        "- F = <<tanh(F)>> + outer(k, v)\n- S = S + outer(k, F.T @ q)",
+        "the stage of F has no chunk form: `tanh(F)` is not affine in the state",
+        "S: [K, V], F: [K, V]",
+    ),
+    "a vector that is no scan": Refusal(
+        "- z = <<tanh(z)>> + k\n- S = S + outer(z, v)",
+        "the stage of z has no chunk form: ",
+        "S: [K, V], z: [K]",
+    ),
+    "what changes in micro-steps": Refusal(
+        "- repeat: n\n  do:\n    - F = F + outer(kj, vj)\n    - S = S + outer(kj, <<F.T @ q>>)",
+        "what changes from micro-step to micro-step has another state depend on it",
+        "S: [K, V], F: [K, V]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS)
+def test_what_has_no_stages_says_why_and_where(case):
+    text = text_of(case.update.replace("<<", "").replace(">>", ""), case.output, state=case.state)
+    marked = text_of(case.update, case.output, state=case.state)
+    found = algebra.derive(recurrence(case.update.replace("<<", "").replace(">>", ""), case.output, state=case.state))
+    reason = found.no_chunk_form
+    assert reason is not None
+    assert reason.reason.startswith(case.reason)
+    line, column = reason.span.line, reason.span.column
+    start = marked.index("<<")
+    assert (line, column) == (marked.count("\n", 0, start) + 1, start - marked.rfind("\n", 0, start))
+    underlined = text.splitlines()[line - 1][column - 1 : column - 1 + reason.span.length]
+    assert underlined == marked[start + 2 : marked.index(">>")]
+
+
+# --------------------------------------------------------------------------------------------------------- the mistakes
+
+
+def forms() -> list[StagedForm]:
+    names = ("gsa", "abc_attn", "lightnet", "linear_attn_normalized", "precond_gated_delta_rule")
+    found = [variant(name).staged for name in names]
+    return [form for form in found if form is not None]
+
+
+def swapped(expr: Expr, old: str, new: str) -> Expr:
+    """`expr` with the name `old` taken for `new`."""
+    if isinstance(expr, Name) and expr.name == old:
+        return replace(expr, name=new)
+    return map_children(expr, lambda child: swapped(child, old, new))
+
+
+def rewritten(form: StagedForm, place: int, change: Callable[[Assign], Assign]) -> StagedForm:
+    """`form` with every statement of a stage changed."""
+    stage = form.stages[place]
+    assert all(isinstance(statement, Assign) for statement in stage.spec.update)
+    spec = replace(
+        stage.spec, update=tuple(map(change, stage.spec.update)), output=tuple(map(change, stage.spec.output))
+    )
+    changed = replace(stage, spec=spec)
+    return replace(form, stages=(*form.stages[:place], changed, *form.stages[place + 1 :]))
+
+
+@pytest.mark.parametrize("form", forms(), ids=lambda form: form.spec.name)
+def test_the_proof_sees_what_is_given_in_the_wrong_place(form):
+    """A stage that is given something else than it should be."""
+    for place, stage in enumerate(form.stages):
+        for given in form.given(stage):
+            others = [decl.name for decl in stage.spec.inputs if decl.dims == given.dims and decl.name != given.name]
+            for other in others:
+                wrong = rewritten(
+                    form, place, lambda a, g=given.name, o=other: replace(a, value=swapped(a.value, g, o))
+                )
+                with pytest.raises(InternalError, match="is not the recurrence's"):
+                    prove_stages(wrong)
+
+
+@pytest.mark.parametrize("form", forms(), ids=lambda form: form.spec.name)
+def test_the_proof_sees_results_that_are_mixed_up(form):
+    for place, stage in enumerate(form.stages):
+        results = stage.results
+        if len(results) > 1 and results[0].dims == results[1].dims:
+            mixed = replace(stage, results=(results[1], results[0], *results[2:]))
+            wrong = replace(form, stages=(*form.stages[:place], mixed, *form.stages[place + 1 :]))
+            if stage.is_scan:  # Their outputs are called what the results are: call the expressions otherwise, too.
+                first, second, *others = stage.spec.output
+                output = (replace(first, value=second.value), replace(second, value=first.value), *others)
+                spec = replace(stage.spec, output=output)
+                wrong = replace(
+                    form, stages=(*form.stages[:place], replace(stage, spec=spec), *form.stages[place + 1 :])
+                )
+            with pytest.raises(InternalError, match="is not the recurrence's"):
+                prove_stages(wrong)
+            return
+    assert form.spec.name in ("gsa", "linear_attn_normalized", "precond_gated_delta_rule")
+
+
+def test_ranges_of_what_is_passed_on():
+    form = stages("- z = exp(g) * z + k\n- S = S + outer(sigmoid(z), v)", "o = S.T @ q", "S: [K, V], z: [K]")
+    assert [decl.range for decl in form.passed] == [Interval(0, 1)]
