@@ -130,7 +130,8 @@ class Operator:
     def _backward_call(self) -> str:
         """The call of `backward`; it takes the function's arguments after the gradients of its results."""
         given = [p for p in parameters(self.spec) if p.name != "output_final_state"]
-        passed = [f"{p.name}={p.name}" if p.keyword else p.name for p in given]
+        values = {"initial_state": self._initial_state()}
+        passed = [f"{p.name}={values.get(p.name, p.name)}" if p.keyword else p.name for p in given]
         names = ", ".join(f'"{name}"' for name in self.differentiated)
         wanted = f"wanted=operators.asked(({names}), wanted)"
         return f"{self.backward}({', '.join((*self.cotangents, *passed, *self.keywords, wanted))})"
