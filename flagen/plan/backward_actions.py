@@ -104,11 +104,13 @@ class ButAtEnd:
 
 @dataclass(frozen=True)
 class Store:
-    """Store the tile `called` for this program's own use: `state` as it is before this token, or this micro-step."""
+    """Store the tile `called` for this program's own use: `state` as it is before this token, or this micro-step of the
+    loop of number `loop`."""
 
     state: str
     called: str
     per: Literal["token", "step"]
+    loop: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Recall:
     state: str
     called: str
     per: Literal["token", "step"]
+    loop: int = 0
 
 
 @dataclass(frozen=True)

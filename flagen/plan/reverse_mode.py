@@ -68,6 +68,7 @@ class ReversePlan:
     names: every name that the spec declares or the plan made up.
     states: walks forward. It is also how `gradients` finds the states before each token of a segment.
     output_gradient: the gradient of the output, as the kernel takes it.
+    loops: how many loops over micro-steps a token has.
     """
 
     forward: FusedPlan
@@ -76,6 +77,7 @@ class ReversePlan:
     output_gradient: Vector
     states: Kernel
     gradients: Kernel
+    loops: int
 
     @cached_property
     def given(self) -> tuple[Gradient, ...]:
@@ -192,6 +194,7 @@ class _Planner:
         self.found: dict[str, str] = {}
         self.zeros: dict[Scope, list[Action]] = {"call": [], "token": [], "step": []}
         self.stored: set[str] = set()
+        self.loops = 0
 
     def plan(self) -> ReversePlan:
         schedule = self.forward.schedule
@@ -216,6 +219,7 @@ class _Planner:
             output_gradient=do,
             states=Kernel(_needed(once, {*_read(walk)}), walk),
             gradients=Kernel(first, needed, after),
+            loops=self.loops,
         )
 
     # ----------------------------------------------------------------------------------------------------------- names
@@ -317,12 +321,13 @@ class _Planner:
         for action in inside:
             if isinstance(action, Set) and action.target not in self.names.held:
                 self.rules.assign(action.target, action.value)
-        stores = [Store(state, current[state], "step") for state in changed]
+        loop, self.loops = self.loops, self.loops + 1
+        stores = [Store(state, current[state], "step", loop) for state in changed]
         ahead += [Wait(), Steps((*stores, *inside), backwards=False), Wait()]
         for state in changed:
             before[state] = self.names.fresh(f"{state}_before")
             self._hold(before[state], state)
-        recalls = [Recall(state, before[state], "step") for state in changed]
+        recalls = [Recall(state, before[state], "step", loop) for state in changed]
         again, tape = self._forward(body, before, "step")
         return ahead, _Looped((*recalls, *again), tuple(entry for entry in tape if not isinstance(entry, _Looped)))
 

@@ -181,10 +181,10 @@ class ReverseKernel(ActionWriter):
 
     def other(self, action: Action) -> Iterator[str]:
         match action:
-            case Store(state, called, per):
-                yield self._put(self._array(state, per), self._own_row(state, per), state, called)
-            case Recall(state, called, per):
-                row = self._own_row(state, per, backwards=True)
+            case Store(state, called, per, loop):
+                yield self._put(self._array(state, per), self._own_row(state, per, loop), state, called)
+            case Recall(state, called, per, loop):
+                row = self._own_row(state, per, loop, backwards=True)
                 yield f"{called} = {self._got(self._array(state, per), row, state)}"
             case Wait():
                 yield "tl.debug_barrier()"
@@ -224,7 +224,7 @@ class ReverseKernel(ActionWriter):
         arrays = arrays_of(self.plan, state)
         return arrays.steps if per == "step" else arrays.tokens
 
-    def _own_row(self, state: str, per: str, *, backwards: bool = False) -> str:
+    def _own_row(self, state: str, per: str, loop: int = 0, *, backwards: bool = False) -> str:
         """The row of a state in what a program keeps for itself; steps are counted `backwards` where they run so."""
         (carried,) = (each for each in self.plan.carried if each.name == state)
         program = self.share("state_row") if carried.shared else "state_row"
@@ -233,6 +233,8 @@ class ReverseKernel(ActionWriter):
             return f"{program} * SEGMENT + token - segment_start"
         assert self.spec.steps is not None
         n = self.spec.steps.symbol
+        if self.plan.loops > 1:
+            program = f"({program} * {self.plan.loops} + {loop})"
         return f"{program} * {n} + {f'({n} - 1 - micro_step)' if backwards else 'micro_step'}"
 
     def _put(self, array: str, row: str, state: str, value: str) -> str:

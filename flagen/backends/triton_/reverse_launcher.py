@@ -47,14 +47,14 @@ def _state(plan: ReversePlan, carried: Carried) -> Mapping[str, object]:
     arrays = arrays_of(plan, state.name)
     sizes = [f"args.{dim}" for dim in state.dims]
     own = ["args.runs", "args.HV", *(["shares"] if carried.shared else [])]
-    steps = "" if spec.steps is None else spec.steps.argument
+    steps = [] if spec.steps is None else [*([str(plan.loops)] if plan.loops > 1 else []), spec.steps.argument]
     return {
         "arrays": arrays,
         "given": arrays.initial if len(spec.states) > 1 else "initial_state",
         "sizes": ", ".join(["args.HV", *sizes]),
         "shared": carried.shared,
         "room_of_tokens": ", ".join((*own, "tokens", *sizes)),
-        "room_of_steps": ", ".join((*own, steps, *sizes)) if state.name in plan.stored_by_step else None,
+        "room_of_steps": ", ".join((*own, *steps, *sizes)) if state.name in plan.stored_by_step else None,
         "room_of_gradient": ", ".join((*own, *sizes)),
     }
 
