@@ -34,12 +34,17 @@ class Vector:
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of the input or param `source`, called `called` over `dims`; `shared` as for vectors."""
+    """The gradient of the input or param `source`, called `called` over `dims`; `shared` as for vectors.
+
+    Where `loops` loops over micro-steps read an input, each has a share of its own, and this is that of number `loop`.
+    """
 
     source: Input | Param
     called: str
     dims: Dims
     shared: bool
+    loop: int = 0
+    loops: int = 1
 
 
 @dataclass(frozen=True)

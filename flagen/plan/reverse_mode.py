@@ -38,7 +38,6 @@ from flagen.plan.backward_actions import (
 )
 from flagen.plan.fused import FusedPlan
 from flagen.plan.gradients import Transposition
-from flagen.plan.model import Unavailable
 from flagen.plan.padding import PaddingRules
 from flagen.plan.parts import with_parts
 from flagen.plan.rows import values_in
@@ -112,21 +111,9 @@ class ReversePlan:
         return "\n".join(lines)
 
 
-def plan_reverse_mode(forward: FusedPlan) -> ReversePlan | Unavailable:
-    """The backward of the recurrent kernel by its own statements, or why it has none."""
-    try:
-        return _Planner(forward).plan()
-    except _ReadTwice as twice:
-        reason = f"no backward kernels: two loops over micro-steps read `{twice.name}`"
-        return Unavailable(reason, forward.spec.update[-1].span)
-
-
-class _ReadTwice(Exception):
-    """Two loops over micro-steps read the same input, and each has a gradient of it."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+def plan_reverse_mode(forward: FusedPlan) -> ReversePlan:
+    """The backward of the recurrent kernel by its own statements."""
+    return _Planner(forward).plan()
 
 
 # ------------------------------------------------------------------------------------------------------------ the tape
@@ -193,7 +180,8 @@ class _Planner:
         }
         self.found: dict[str, str] = {}
         self.zeros: dict[Scope, list[Action]] = {"call": [], "token": [], "step": []}
-        self.stored: set[str] = set()
+        self.called: dict[str, str] = {}
+        self.given: dict[str, int] = {}
         self.loops = 0
 
     def plan(self) -> ReversePlan:
@@ -396,11 +384,17 @@ class _Planner:
         dims = self._dims_of(name)
         term = self._cleared(term, dims)
         if name not in self.found:
-            self.found[name] = called = self._local(self.names.fresh(f"d_{name}"), dims).name
+            self.found[name] = called = self._gradient_of(name, dims)
             if own == scope and own != "call":
                 return Set(called, term)
             self.zeros[own].append(Zero(called, dims))
         return Add(self.found[name], term)
+
+    def _gradient_of(self, name: str, dims: Dims) -> str:
+        """What the gradient of `name` is called, in every loop over micro-steps."""
+        if name not in self.called:
+            self.called[name] = self.names.fresh(f"d_{name}")
+        return self._local(self.called[name], dims).name
 
     def _of_states_before(self) -> Iterator[Action]:
         """What late readers of a state before the token have added to its gradient."""
@@ -410,12 +404,18 @@ class _Planner:
                 yield Add(gradient.name, late)
 
     def _give(self, source: Input | Param) -> list[Action]:
-        if source.name not in self.found:
-            return []
-        if source.name in self.stored:
-            raise _ReadTwice(source.name)
-        self.stored.add(source.name)
-        return [Give(Gradient(source, self.found[source.name], source.dims, self._is_shared(source.dims)))]
+        """Store the gradient of what has been loaded."""
+        loops = [action for action in self.forward.schedule.token if isinstance(action, ForwardSteps)]
+        readers = [number for number, loop in enumerate(loops) if Load(source) in loop.body]
+        shared = self._is_shared(source.dims)
+        if len(readers) < 2:
+            called = self.found.get(source.name)
+            return [] if called is None else [Give(Gradient(source, called, source.dims, shared))]
+        # The loops are gone through from the last one to the first.
+        number = self.given[source.name] = self.given.get(source.name, len(readers)) - 1
+        called = self._gradient_of(source.name, self._sorted(source.dims))
+        zero = [] if source.name in self.found else [Zero(called, source.dims)]
+        return [*zero, Give(Gradient(source, called, source.dims, shared, number, len(readers)))]
 
     def _cleared(self, term: Tile, dims: Dims) -> Tile:
         """`term` over all of `dims`, with zeros beyond their ends."""

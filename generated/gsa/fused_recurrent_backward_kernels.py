@@ -14,11 +14,13 @@ def softmax(x):
 
 def launch_config(K: int, M: int, V: int) -> dict[str, int]:
     """Blocks and warps of the gradients for these sizes: a state before and after a statement and its gradient stay in
-    registers, about 96 values a thread. The states are walked with the blocks of the forward kernel."""
+    registers, 48 values a thread. The states are walked with the blocks of the forward kernel."""
     BLOCK_K = triton.next_power_of_2(K)
     BLOCK_M = triton.next_power_of_2(M)
-    BLOCK_V = min(triton.next_power_of_2(V), max(16, triton.next_power_of_2(16384 // (3 * BLOCK_M))))
-    num_warps = triton.next_power_of_2(min(16, max(1, (3 * BLOCK_K * BLOCK_M + 3 * BLOCK_M * BLOCK_V) // 4096)))
+    # Every block of V does what does not have V over again: few blocks.
+    BLOCK_V = min(triton.next_power_of_2(V), 64)
+    # More than 8 warps leave a thread too few registers for what it needs besides.
+    num_warps = triton.next_power_of_2(min(8, max(1, (3 * BLOCK_K * BLOCK_M + 3 * BLOCK_M * BLOCK_V) // 1536)))
     return {"BLOCK_K": BLOCK_K, "BLOCK_M": BLOCK_M, "BLOCK_V": BLOCK_V, "num_warps": num_warps}
 
 

@@ -8,10 +8,12 @@ import triton.language as tl
 
 def launch_config(E: int, N: int) -> dict[str, int]:
     """Blocks and warps of the gradients for these sizes: a state before and after a statement and its gradient stay in
-    registers, about 96 values a thread. The states are walked with the blocks of the forward kernel."""
+    registers, 48 values a thread. The states are walked with the blocks of the forward kernel."""
     BLOCK_N = triton.next_power_of_2(N)
-    BLOCK_E = min(triton.next_power_of_2(E), max(16, triton.next_power_of_2(16384 // (5 * BLOCK_N))))
-    num_warps = triton.next_power_of_2(min(16, max(1, (5 * BLOCK_E * BLOCK_N) // 4096)))
+    # As many indices of E as registers hold: every block has its share of the other gradients.
+    BLOCK_E = min(triton.next_power_of_2(E), min(128, max(8, triton.next_power_of_2(12288 // (5 * BLOCK_N) + 1) // 2)))
+    # More than 8 warps leave a thread too few registers for what it needs besides.
+    num_warps = triton.next_power_of_2(min(8, max(1, (5 * BLOCK_E * BLOCK_N) // 1536)))
     return {"BLOCK_E": BLOCK_E, "BLOCK_N": BLOCK_N, "num_warps": num_warps}
 
 

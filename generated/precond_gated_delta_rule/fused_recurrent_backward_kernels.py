@@ -13,10 +13,12 @@ def sign(x):
 
 def launch_config(K: int, V: int) -> dict[str, int]:
     """Blocks and warps of the gradients for these sizes: a state before and after a statement and its gradient stay in
-    registers, about 96 values a thread. The states are walked with the blocks of the forward kernel."""
+    registers, 48 values a thread. The states are walked with the blocks of the forward kernel."""
     BLOCK_K = triton.next_power_of_2(K)
-    BLOCK_V = min(triton.next_power_of_2(V), max(16, triton.next_power_of_2(16384 // (3 * BLOCK_K))))
-    num_warps = triton.next_power_of_2(min(16, max(1, (3 * BLOCK_K * BLOCK_V) // 4096)))
+    # As many indices of V as registers hold: every block has its share of the other gradients.
+    BLOCK_V = min(triton.next_power_of_2(V), min(128, max(8, triton.next_power_of_2(12288 // (3 * BLOCK_K) + 1) // 2)))
+    # More than 8 warps leave a thread too few registers for what it needs besides.
+    num_warps = triton.next_power_of_2(min(8, max(1, (3 * BLOCK_K * BLOCK_V) // 1536)))
     return {"BLOCK_K": BLOCK_K, "BLOCK_V": BLOCK_V, "num_warps": num_warps}
 
 

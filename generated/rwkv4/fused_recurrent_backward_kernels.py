@@ -29,9 +29,11 @@ def logaddexp(x, y):
 
 def launch_config(D: int) -> dict[str, int]:
     """Blocks and warps of the gradients for these sizes: a state before and after a statement and its gradient stay in
-    registers, about 96 values a thread. The states are walked with the blocks of the forward kernel."""
-    BLOCK_D = min(triton.next_power_of_2(D), max(16, triton.next_power_of_2(16384 // (6 * 1))))
-    num_warps = triton.next_power_of_2(min(16, max(1, (6 * BLOCK_D) // 4096)))
+    registers, 48 values a thread. The states are walked with the blocks of the forward kernel."""
+    # As many indices of D as registers hold: every block has its share of the other gradients.
+    BLOCK_D = min(triton.next_power_of_2(D), min(128, max(8, triton.next_power_of_2(12288 // (6 * 1) + 1) // 2)))
+    # More than 8 warps leave a thread too few registers for what it needs besides.
+    num_warps = triton.next_power_of_2(min(8, max(1, (6 * BLOCK_D) // 1536)))
     return {"BLOCK_D": BLOCK_D, "num_warps": num_warps}
 
 

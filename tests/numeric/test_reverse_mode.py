@@ -61,7 +61,7 @@ update:
   - S = tanh(S) + outer(z * q, b * sum(S, K))
   - repeat: n
     do:
-      - S = S - 0.1 * S * S
+      - S = S - 0.1 * S * S * sigmoid(v)
 output: o = (S + 0.5 * S_prev).T @ (q + z_prev)
 """,
     "number": """
@@ -137,7 +137,9 @@ def check(problem: Rounded, package: ModuleType, bound: float = FLOAT32, gates: 
     assert all(x.isfinite().all() for name, x in expected.items() if name.startswith("d ")), "nothing to compare with"
     run = partial(problem.called, package, form="fused_recurrent")
     got = problem.results(run)
-    ranged = {f"d {x.name}" for x in (*problem.spec.inputs, *problem.spec.params) if abs(x.range.low + x.range.high) > 0}
+    ranged = {
+        f"d {x.name}" for x in (*problem.spec.inputs, *problem.spec.params) if abs(x.range.low + x.range.high) > 0
+    }
     for name, x in expected.items():
         if not name.startswith("d "):
             continue

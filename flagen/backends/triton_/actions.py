@@ -105,6 +105,8 @@ class ActionWriter:
     def _row_of_gradient(self, gradient: Gradient) -> str:
         source = gradient.source
         row = f"{self._token(source.per)} * HV + value_head" if isinstance(source, Input) else self.row_of_params
+        if gradient.loops > 1:
+            row = f"({row}) * {gradient.loops} + {gradient.loop}"
         return self.share(row) if gradient.shared else row
 
     def _token(self, per: str) -> str:

@@ -9,27 +9,39 @@ from collections.abc import Iterator
 
 from flagen.backends.triton_.config import MIN_MATRIX_BLOCK, sum_of_blocks
 from flagen.plan.reverse_mode import ReversePlan
+from flagen.plan.split import Split
 from flagen.plan.tiles import MAX_DIMS
 from flagen.spec.model import Dims, Input, Param
+
+VALUES, VALUES_PER_WARP = 12288, 1536
+"""How much of the tiles a program holds, and a warp: three tiles of 128 x 32 in 8 warps, 48 values a thread."""
 
 
 def config_lines(plan: ReversePlan) -> Iterator[str]:
     """The body of `launch_config`, up to its `return`."""
-    split = plan.forward.split
+    split, tiles = plan.forward.split, _large(plan)
     for dim in plan.forward.order:
         if split is None or dim != split.dim:
             yield f"BLOCK_{dim} = {_padded(plan, dim)}"
-    tiles = _large(plan)
     if split is not None:
-        indices = sum_of_blocks([[dim for dim in dims if dim != split.dim] for dims in tiles if split.dim in dims])
-        block = f"max(16, triton.next_power_of_2({_VALUES} // {indices}))"
-        yield f"BLOCK_{split.dim} = min({_padded(plan, split.dim)}, {block})"
+        yield from _block_of(plan, split, tiles)
     total = sum_of_blocks(tiles)
-    yield f"num_warps = triton.next_power_of_2(min(16, max(1, {total} // {_VALUES_PER_WARP})))"
+    yield "# More than 8 warps leave a thread too few registers for what it needs besides."
+    yield f"num_warps = triton.next_power_of_2(min(8, max(1, {total} // {VALUES_PER_WARP})))"
 
 
-_VALUES = 16384
-_VALUES_PER_WARP = 4096
+def _block_of(plan: ReversePlan, split: Split, tiles: list[Dims]) -> Iterator[str]:
+    cut = [[dim for dim in dims if dim != split.dim] for dims in tiles if split.dim in dims]
+    if len(cut) < len(tiles):
+        yield f"# Every block of {split.dim} does what does not have {split.dim} over again: few blocks."
+        limit = "64"
+    else:
+        yield f"# As many indices of {split.dim} as registers hold: every block has its share of the other gradients."
+        limit = f"min(128, max(8, triton.next_power_of_2({VALUES} // {sum_of_blocks(cut)} + 1) // 2))"
+    block = f"min({_padded(plan, split.dim)}, {limit})"
+    if split.dim in _matrix_dims(plan):
+        block = f"max({MIN_MATRIX_BLOCK}, {block})"
+    yield f"BLOCK_{split.dim} = {block}"
 
 
 def _large(plan: ReversePlan) -> list[Dims]:
@@ -43,6 +55,10 @@ def _large(plan: ReversePlan) -> list[Dims]:
     return [dims for dims in tiles if len(dims) == most]
 
 
+def _matrix_dims(plan: ReversePlan) -> frozenset[str]:
+    return plan.matrix_dims | plan.forward.matrix_dims
+
+
 def _padded(plan: ReversePlan, dim: str) -> str:
     power = f"triton.next_power_of_2({dim})"
-    return f"max({MIN_MATRIX_BLOCK}, {power})" if dim in plan.matrix_dims | plan.forward.matrix_dims else power
+    return f"max({MIN_MATRIX_BLOCK}, {power})" if dim in _matrix_dims(plan) else power

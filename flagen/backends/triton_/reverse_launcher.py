@@ -32,10 +32,8 @@ def reverse_launcher_context(plan: ReversePlan) -> Mapping[str, object]:
         "config_arguments": ", ".join(f"args.{dim}" for dim in plan.forward.order),
         "split": None if split is None else split.dim,
         "states": [_state(plan, carried) for carried in plan.carried],
-        "inputs": [
-            (g.called, g.source.name, ", ".join(_heads(plan, g))) for g in plan.given if isinstance(g.source, Input)
-        ],
-        "params": [(g.called, g.source.name, _param_room(plan, g)) for g in plan.given if isinstance(g.source, Param)],
+        "inputs": [(g.called, g.source.name, ", ".join(_heads(g))) for g in plan.given if isinstance(g.source, Input)],
+        "params": [(g.called, g.source.name, _param_room(g)) for g in plan.given if isinstance(g.source, Param)],
         "totals": {gradient.source.name: _total(gradient) for gradient in plan.given},
         "launches": {name: _launch(plan, name) for name in ("states", "gradients")},
     }
@@ -59,18 +57,15 @@ def _state(plan: ReversePlan, carried: Carried) -> Mapping[str, object]:
     }
 
 
-def _shares(plan: ReversePlan, gradient: Gradient) -> list[str]:
-    return ["shares"] if gradient.shared else []
+def _heads(gradient: Gradient) -> list[str]:
+    """How many shares of the gradient of an input there are: for each value head, each loop that reads it, each block."""
+    loops = [str(gradient.loops)] if gradient.loops > 1 else []
+    return ["args.HV", *loops, *(["shares"] if gradient.shared else [])]
 
 
-def _heads(plan: ReversePlan, gradient: Gradient) -> list[str]:
-    """How many shares of the gradient of an input there are: one for each value head, and for each block."""
-    return ["args.HV", *_shares(plan, gradient)]
-
-
-def _param_room(plan: ReversePlan, gradient: Gradient) -> str:
-    shares = _shares(plan, gradient) or ["1"]
-    return ", ".join(("args.runs", "args.HV", *shares, *(f"args.{dim}" for dim in gradient.source.dims)))
+def _param_room(gradient: Gradient) -> str:
+    shares = "shares" if gradient.shared else "1"
+    return ", ".join(("args.runs", "args.HV", shares, *(f"args.{dim}" for dim in gradient.source.dims)))
 
 
 def _total(gradient: Gradient) -> str:
