@@ -83,6 +83,7 @@ class FusedBackwardPlan:
     gradients: Kernel
 
     segment = SEGMENT
+    keeps = f"a state for every {SEGMENT} tokens"
 
     @property
     def key(self) -> str:

@@ -7,7 +7,7 @@
 
 A program owns what one of the forward kernel does. What it gives for an input, param or state that others read, too, is
 a share: the gradient of what this program makes of that. Shares add up to the whole, since gradients are linear in
-those that come in. The gradient of what every program computes over again comes in once.
+those that come in. That of a last state which every program computes over again comes in once.
 
 In `gradients` every value has a name of its own: the states of a token are `S_prev`, `S_1`, `S_2`, ... as statements
 change them. One name stands for the gradient of a state, whatever the state is called at the time.
@@ -43,7 +43,7 @@ from flagen.plan.parts import with_parts
 from flagen.plan.rows import values_in
 from flagen.plan.schedule import OUTPUT, Keep, Load, Schedule, Set, fresh
 from flagen.plan.schedule import Steps as ForwardSteps
-from flagen.plan.tiles import Head, Masked, MatMul, Once, StateTile, Tile, Value, rebuild, tiles_in
+from flagen.plan.tiles import Head, Masked, MatMul, StateTile, Tile, Value, rebuild, tiles_in
 from flagen.spec.model import Dims, Input, Param, Spec, State
 
 
@@ -77,6 +77,8 @@ class ReversePlan:
     states: Kernel
     gradients: Kernel
     loops: int
+
+    keeps = "about twice as many states as the root of the longest sequence"
 
     @cached_property
     def given(self) -> tuple[Gradient, ...]:
@@ -187,12 +189,14 @@ class _Planner:
     def plan(self) -> ReversePlan:
         schedule = self.forward.schedule
         do = Vector(self.names.fresh("do"), self.spec.output_dims, "token", shared=False)
+        # Blocks put out parts of the output, or shares of it: each has the gradient of what it puts out.
+        self.found[OUTPUT] = self._local(do.name, self._sorted(do.dims)).name
         once, fixed_tape = self._forward(schedule.once, {}, "call")
         current = {state: f"{state}_prev" for state in self.dims}
         for state, name in current.items():
             self._hold(name, state)
         token, tape = self._forward(schedule.token, dict(current), "token")
-        back = [*self._output_gradient(do), *self._backward(tape, "token"), *self._of_states_before()]
+        back = [*self._backward(tape, "token"), *self._of_states_before()]
         after = _needed(self._backward(fixed_tape, "call"), ())
         recalls = [Recall(state, name, "token") for state, name in current.items()]
         actions = [*self.zeros["token"], *recalls, *token, Take(do), *back]
@@ -326,15 +330,6 @@ class _Planner:
         return rebuild(tile, lambda operand: self._named(operand, current))
 
     # -------------------------------------------------------------------------------------------------------- backward
-
-    def _output_gradient(self, do: Vector) -> list[Action]:
-        """The gradient of the output; of what all blocks put out alike, it comes in once."""
-        self.found[OUTPUT] = do.name
-        value = self._local(do.name, self._sorted(do.dims))
-        split = self.forward.split
-        if split is None or split.partial or not self._is_shared(do.dims):
-            return []
-        return [Set(do.name, Once(value, value.dims))]
 
     def _backward(self, tape: _Tape, scope: Scope) -> list[Action]:
         actions: list[Action] = []

@@ -36,9 +36,9 @@ def fused_recurrent_gsa(
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Run the recurrence in one kernel that keeps the state in registers: for decoding and for short sequences.
 
-    The kernel computes in float32, and so do those of its gradients, which run it again and keep a state for every
-    64 tokens. `naive_recurrent_gsa` runs in its place for float64 and for tensors that are not on a GPU, unless
-    Triton's interpreter is on (TRITON_INTERPRET=1).
+    The kernel computes in float32, and so do those of its gradients, which run it again and keep about twice as
+    many states as the root of the longest sequence. `naive_recurrent_gsa` runs in its place for float64 and for
+    tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
     To torch.compile this is one operator, for packed sequences too, and so are its gradients, which have none of
     their own.

@@ -44,7 +44,7 @@ def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
     if isinstance(plan.fused, Unavailable):
         return ()
     backward = plan.fused_backward
-    launcher = launcher_context(plan.fused, has_backward=not isinstance(backward, Unavailable))
+    launcher = launcher_context(plan.fused, None if isinstance(backward, Unavailable) else backward.keeps)
     forward = (
         Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused)),
         Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher),

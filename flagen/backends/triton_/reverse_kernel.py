@@ -51,7 +51,6 @@ class StateCode:
     initial: str
     start: str
     load: str
-    segment: str
     recall_segment: str
     is_owned: str
     store_segment: str
@@ -207,7 +206,6 @@ class ReverseKernel(ActionWriter):
             initial=f"{arrays.initial}_ptr",
             start=f"tl.full({blocks}, {literal(state.init)[0]}, tl.float32)",
             load=f"{self._got(arrays.initial, 'state_row', state.name)}.to(tl.float32)",
-            segment=f"{arrays.segments}_ptr",
             recall_segment=self._got(arrays.segments, "segment_row", state.name),
             is_owned="block == 0" if carried.shared else "",
             store_segment=self._put(arrays.segments, "segment_row", state.name, state.name),

@@ -58,7 +58,7 @@ def _state(plan: ReversePlan, carried: Carried) -> Mapping[str, object]:
 
 
 def _heads(gradient: Gradient) -> list[str]:
-    """How many shares of the gradient of an input there are: for each value head, each loop that reads it, each block."""
+    """How many shares of the gradient of an input there are: for value heads, loops that read it, and blocks."""
     loops = [str(gradient.loops)] if gradient.loops > 1 else []
     return ["args.HV", *loops, *(["shares"] if gradient.shared else [])]
 
