@@ -9,6 +9,7 @@ o = scale * (S.T @ q)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from itertools import pairwise
 
@@ -167,8 +168,9 @@ def _segments(args: Arguments, cu_seqlens: Tensor | None) -> tuple[int, int, Ten
 def _room(argument: Tensor, *heads: int) -> Tensor:
     """Room for the gradient of an argument from every head and block; in float32 where several of them are summed."""
     batch, rows, _, *channels = argument.shape
-    room = torch.empty(batch, rows, *heads, *channels, dtype=argument.dtype, device=argument.device)
-    return room if room.numel() == argument.numel() else room.float()
+    shape = (batch, rows, *heads, *channels)
+    dtype = argument.dtype if math.prod(shape) == argument.numel() else torch.float32
+    return torch.empty(shape, dtype=dtype, device=argument.device)
 
 
 def _total(shares: Tensor | None, argument: Tensor) -> Tensor | None:

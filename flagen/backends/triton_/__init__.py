@@ -41,16 +41,14 @@ class TritonBackend:
 
 
 def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
-    if isinstance(plan.fused, Unavailable):
-        return ()
     backward = plan.fused_backward
-    launcher = launcher_context(plan.fused, None if isinstance(backward, Unavailable) else backward.keeps)
+    if isinstance(plan.fused, Unavailable) or isinstance(backward, Unavailable):
+        return ()  # Whatever has the one has the other.
+    launcher = launcher_context(plan.fused, backward.keeps)
     forward = (
         Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused)),
         Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher),
     )
-    if isinstance(backward, Unavailable):
-        return forward
     module, kernels = "fused_recurrent_backward", "fused_recurrent_backward_kernels"
     if isinstance(backward, ReversePlan):
         return (

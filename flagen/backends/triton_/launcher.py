@@ -13,16 +13,13 @@ from flagen.plan.fused import FusedPlan
 from flagen.spec.model import Spec
 
 
-def launcher_context(plan: FusedPlan, backward_keeps: str | None = None) -> Mapping[str, object]:
-    """Every value `triton/fused_recurrent.py.j2` uses.
-
-    backward_keeps: what the kernels of its gradients keep, in words; None where there are none.
-    """
+def launcher_context(plan: FusedPlan, backward_keeps: str) -> Mapping[str, object]:
+    """Every value `triton/fused_recurrent.py.j2` uses; `backward_keeps` says what the kernels of its gradients keep."""
     spec, split = plan.spec, plan.split
     blocks = [] if split is None else [f'-(-args.{split.dim} // config["BLOCK_{split.dim}"])']
     partial = split is not None and split.partial
     output = ["args.batch", "args.tokens", "args.HV", *(f"args.{dim}" for dim in spec.output_dims)]
-    backward = f"fused_recurrent_backward_{spec.name}" if backward_keeps else ""
+    backward = f"fused_recurrent_backward_{spec.name}"
     operator = Operator(spec, "fused_recurrent", f"naive_recurrent_{spec.name}", backward=backward)
     return {
         **common_context(spec),
