@@ -1,4 +1,4 @@
-"""What the kernels of the recurrent backward do, an action at a time; `Load` and `Set` are the forward kernel's."""
+"""What the kernels of a recurrent backward do, an action at a time; `Load`, `Set` and `Keep` are the forward one's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from flagen.plan.schedule import Load, Set
+from flagen.plan.schedule import Keep, Load, Set
 from flagen.plan.show import show
 from flagen.plan.tiles import Head, Size, Tile, tiles_in
 from flagen.spec.model import Dims, Input, Param
@@ -34,12 +34,17 @@ class Vector:
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of the input or param `source`, called `called` over `dims`; `shared` as for vectors."""
+    """The gradient of the input or param `source`, called `called` over `dims`; `shared` as for vectors.
+
+    Where `loops` loops over micro-steps read an input, each has a share of its own, and this is that of number `loop`.
+    """
 
     source: Input | Param
     called: str
     dims: Dims
     shared: bool
+    loop: int = 0
+    loops: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,33 @@ class ButAtEnd:
     value: Tile
 
 
-Action = Load | Set | Take | Leave | Zero | Add | Give | Steps | AtEnd | ButAtEnd
+@dataclass(frozen=True)
+class Store:
+    """Store the tile `called` for this program's own use: `state` as it is before this token, or this micro-step of the
+    loop of number `loop`."""
+
+    state: str
+    called: str
+    per: Literal["token", "step"]
+    loop: int = 0
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Load what `Store` has stored, and call it `called`."""
+
+    state: str
+    called: str
+    per: Literal["token", "step"]
+    loop: int = 0
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Wait until every thread of the program has stored, or loaded, what it had to."""
+
+
+Action = Load | Set | Keep | Take | Leave | Zero | Add | Give | Steps | AtEnd | ButAtEnd | Store | Recall | Wait
 
 
 @dataclass(frozen=True)
@@ -158,6 +189,9 @@ def _with_inner(action: Action) -> Iterator[Action]:
             yield from _with_inner(inner)
 
 
+_PER = {"token": "token", "step": "micro-step"}
+
+
 def dump_lines(actions: Iterable[Action], indent: str) -> Iterator[str]:
     """`actions` as text, a line each."""
     for action in actions:
@@ -166,6 +200,14 @@ def dump_lines(actions: Iterable[Action], indent: str) -> Iterator[str]:
                 yield f"{indent}load {source.name} [{', '.join(source.dims)}]"
             case Set(target, value):
                 yield f"{indent}{target} = {show(value)}"
+            case Keep(state):
+                yield f"{indent}{state}_prev = {state}"
+            case Store(state, called, per):
+                yield f"{indent}store {called}, {state} before the {_PER[per]}"
+            case Recall(state, called, per):
+                yield f"{indent}{called} = {state} before the {_PER[per]}, as stored"
+            case Wait():
+                yield f"{indent}wait for all threads"
             case Take(vector):
                 yield f"{indent}take {vector.name} [{', '.join(vector.dims)}]"
             case Leave(vector):

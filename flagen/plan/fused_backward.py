@@ -22,6 +22,7 @@ rounding would be all that is left.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -47,6 +48,7 @@ from flagen.plan.front_end import FrontEnd, WayBack, made_by
 from flagen.plan.fused import FusedPlan
 from flagen.plan.log_decay import LogDecay, Outer, SeveralLogDecays
 from flagen.plan.model import Unavailable
+from flagen.plan.reverse_mode import ReversePlan, plan_reverse_mode
 from flagen.plan.row_planner import NoKernel
 from flagen.plan.rows import cleared, values_in
 from flagen.plan.schedule import Set
@@ -81,6 +83,7 @@ class FusedBackwardPlan:
     gradients: Kernel
 
     segment = SEGMENT
+    keeps = f"a state for every {SEGMENT} tokens"
 
     @property
     def key(self) -> str:
@@ -122,23 +125,19 @@ class FusedBackwardPlan:
         return "\n".join(lines)
 
 
-def plan_fused_backward(forward: FusedPlan | Unavailable, derivation: Derivation) -> FusedBackwardPlan | Unavailable:
-    """The backward of the recurrent kernel, or why gradients are those of the PyTorch form."""
+def plan_fused_backward(
+    forward: FusedPlan | Unavailable, derivation: Derivation
+) -> FusedBackwardPlan | ReversePlan | Unavailable:
+    """The backward of the recurrent kernel, or why gradients are those of the PyTorch form.
+
+    The normal form has the better one: it moves vectors where `flagen.plan.reverse_mode` moves states.
+    """
     if isinstance(forward, Unavailable):
         return forward
-    if derivation.scan is not None:
-        scanned = derivation.spec.states[0]
-        return Unavailable(f"no backward kernels: `{scanned.name}` is an elementwise scan", scanned.span)
-    if derivation.normal_form is None:
-        if derivation.no_chunk_form is None:
-            return Unavailable("it has several states", derivation.spec.states[1].span)
-        return Unavailable(f"no backward kernels: {derivation.no_chunk_form.reason}", derivation.no_chunk_form.span)
-    try:
-        return _Planner(forward, derivation.normal_form).plan()
-    except NoKernel as missing:
-        return Unavailable(f"no backward kernels: {missing.reason}", missing.span)
-    except TooManyDims as wide:
-        return Unavailable(f"no backward kernels: needs a tile over [{', '.join(wide.dims)}]", wide.span)
+    if derivation.normal_form is not None:
+        with suppress(NoKernel, TooManyDims):
+            return _Planner(forward, derivation.normal_form).plan()
+    return plan_reverse_mode(forward)
 
 
 # ---------------------------------------------------------------------------------------------------------- the planner

@@ -45,11 +45,13 @@ class Transposition:
 
     fixed: names that no gradient is wanted of.
     numbers: those of them that are Python numbers, not tensors: PyTorch treats a bound differently that is one.
+    cut: the dim of which a tile has a block only, and a sum over it is that of the block.
     """
 
     order: Dims
     fixed: frozenset[str] = frozenset()
     numbers: frozenset[str] = frozenset()
+    cut: str | None = None
 
     def __call__(self, tile: Tile, gradient: Tile) -> tuple[tuple[Leaf, Tile], ...]:
         """The gradient of each name in `tile`, over that name's dims, in the order the names are met.
@@ -217,8 +219,9 @@ class Transposition:
         factors = tile.factors if isinstance(tile, Product) else (tile,)
         inside = [factor for factor in factors if dim in factor.dims]
         outside = [factor for factor in factors if dim not in factor.dims]
-        if not inside:
+        if not inside and dim != self.cut:
             return self.times(*outside, Size(dim))
+        inside = inside or [Masked(ONE, dim, 0.0, (dim,))]
         value = self.times(*inside)
         return self.times(*outside, Sum(value, dim, tuple(d for d in value.dims if d != dim)))
 

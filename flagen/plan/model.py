@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flagen.plan.fused_backward import FusedBackwardPlan
     from flagen.plan.key_backward import KeyBackwardPlan
     from flagen.plan.key_kernel import KeyKernelPlan
+    from flagen.plan.reverse_mode import ReversePlan
     from flagen.plan.right_backward import RightBackwardPlan
     from flagen.plan.scan import ScanPlan
     from flagen.plan.scan_backward import ScanBackwardPlan
@@ -44,7 +45,7 @@ class Plan:
     derivation: Derivation
     chunk: ChunkPlan | ScanPlan | StagedPlan | Unavailable
     fused: FusedPlan | Unavailable
-    fused_backward: FusedBackwardPlan | Unavailable
+    fused_backward: FusedBackwardPlan | ReversePlan | Unavailable
     chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | ScanKernelPlan | StagedPlan | Unavailable
     chunk_backward: (
         ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | ScanBackwardPlan | StagedPlan | Unavailable

@@ -141,6 +141,13 @@ class PaddingRules:
         self._values[name, frozenset()] = FINITE
         self._values |= {(name, lanes): padding for lanes in _subsets(dims) if where <= lanes}
 
+    def hold(self, name: str, state: str) -> None:
+        """Note that `name` holds `state` as it is at some time."""
+        (decl,) = (declared for declared in self.spec.states if declared.name == state)
+        self._known.clear()
+        self._values[name, frozenset()] = ANYTHING if math.isinf(decl.init) else FINITE
+        self._values |= {(name, lanes): self._states[state, lanes] for lanes in _subsets(decl.dims)}
+
     def mask(self, tile: Tile) -> Tile:
         """`tile` with its padding masked wherever it would leak into a real lane."""
         tile = rebuild(tile, self.mask)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import operators
 from .arguments import Arguments, check_arguments
+from .fused_recurrent_backward import fused_recurrent_backward_linear_attn_normalized
 from .naive import naive_recurrent_linear_attn_normalized
 
 
@@ -31,12 +32,12 @@ def fused_recurrent_linear_attn_normalized(
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Run the recurrence in one kernel that keeps the state in registers: for decoding and for short sequences.
 
-    The kernel computes in float32 and goes forward only. `naive_recurrent_linear_attn_normalized` runs in its place
-    where a gradient is wanted (grad mode is on and an argument requires one), for float64, and for tensors that are
-    not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
+    The kernel computes in float32, and so do those of its gradients, which run it again and keep about twice as
+    many states as the root of the longest sequence. `naive_recurrent_linear_attn_normalized` runs in its place for
+    float64 and for tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
-    To torch.compile this is one operator, for packed sequences too; its gradient is that of the PyTorch form, which
-    runs again for it.
+    To torch.compile this is one operator, for packed sequences too, and so are its gradients, which have none of
+    their own.
 
     Args:
         q: feature map of the query, [B, T, H, K], at least 0.
@@ -61,7 +62,7 @@ def fused_recurrent_linear_attn_normalized(
     S_initial, z_initial = initial_state or [None] * 2
     given = (q, k, v, S_initial, z_initial)
     run = _fused_recurrent
-    if not torch.compiler.is_compiling() and (operators.wants_gradient(*given) or not operators.has_kernel(args)):
+    if not torch.compiler.is_compiling() and not operators.has_kernel(args):
         run = _in_pytorch
     o, S_final, z_final = run(*given, cu_seqlens, scale, output_final_state)
     return o, (S_final, z_final) if output_final_state else None
@@ -142,7 +143,25 @@ def _fused_recurrent_backward(
     dz_final: Tensor | None,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients that are wanted of the arguments up to z_initial: the PyTorch form runs again."""
+    """The gradients that are wanted of the arguments up to z_initial; without kernels, the PyTorch form's."""
+    args = check_arguments(
+        q, k, v, initial_state=None if S_initial is None else (S_initial, z_initial), cu_seqlens=cu_seqlens
+    )
+    if operators.has_kernel(args):
+        return operators.results(
+            *fused_recurrent_backward_linear_attn_normalized(
+                do,
+                dS_final,
+                dz_final,
+                q,
+                k,
+                v,
+                scale=scale,
+                initial_state=None if S_initial is None else (S_initial, z_initial),
+                cu_seqlens=cu_seqlens,
+                wanted=operators.asked(("q", "k", "v", "S_initial", "z_initial"), wanted),
+            )
+        )
     return operators.gradients(
         lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state),
         (q, k, v, S_initial, z_initial),

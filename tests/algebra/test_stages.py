@@ -108,11 +108,11 @@ def test_an_output_of_several_states_comes_behind_all_of_them():
 
 def test_a_local_is_computed_where_its_states_are():
     form = stages(
-        "- y = exp(g) * y + k * k\n- t = rsqrt(1 + y)\n- m = k * t\n- S = S + outer(m, v - S.T @ k)",
+        "- y = exp(g) * y + k * k\n- root = rsqrt(1 + y)\n- m = k * root\n- S = S + outer(m, v - S.T @ k)",
         "o = S.T @ q",
         "S: [K, V], y: [K]",
     )
-    assert shown(form)[:4] == ["stage y [K]", "y = exp(g) * y + k * k", "t = rsqrt(1 + y)", "m = k * t"]
+    assert shown(form)[:4] == ["stage y [K]", "y = exp(g) * y + k * k", "root = rsqrt(1 + y)", "m = k * root"]
     assert "S = S + outer(m, v - S.T @ k)" in shown(form)
 
 

@@ -11,9 +11,12 @@ import pytest
 from flagen.backends.triton_.kernel import kernel_context
 from flagen.backends.triton_.launcher import launcher_context
 from flagen.backends.triton_.names import final_name, free_name, initial_name
+from flagen.backends.triton_.reverse_kernel import arrays_of, reverse_kernels_context
+from flagen.backends.triton_.reverse_launcher import reverse_launcher_context
 from flagen.diagnostics import SpecError
 from flagen.emit.env import environment, render
 from flagen.plan.fused import FusedPlan, plan_fused_recurrent
+from flagen.plan.reverse_mode import plan_reverse_mode
 from flagen.project import bundled
 from flagen.spec import parse_spec
 from flagen.spec.model import ELEMENTWISE, REDUCTIONS, ROW_MAPS
@@ -28,7 +31,7 @@ def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef
     """The plan of a spec, and the functions of one generated file that mention its names."""
     plan = plan_fused_recurrent(parse_spec(text))
     assert isinstance(plan, FusedPlan)
-    context = kernel_context(plan) if template == "kernels" else launcher_context(plan)
+    context = kernel_context(plan) if template == "kernels" else launcher_context(plan, "nothing")
     tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", context))
     mention = ("fused_recurrent_", "launch_config") if template == "kernels" else ""
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]
@@ -65,6 +68,33 @@ def test_every_identifier_is_accounted_for(text: str, template: str) -> None:
             and not name.endswith("_ptr")
         }
         assert unknown <= {"x"}, "reserve it, or let it give way"  # Bound by a comprehension, and seen nowhere else.
+
+
+REVERSE = {"reverse": reverse_launcher_context, "reverse_kernels": reverse_kernels_context}
+
+
+@pytest.mark.parametrize("template", REVERSE)
+@pytest.mark.parametrize("text", [*SPECS.values(), *ODD.values()], ids=[*SPECS, *ODD])
+def test_transposed_statements_take_no_name_twice(text: str, template: str) -> None:
+    """Whatever the spec: it need not be one whose gradients are planned so."""
+    forward = plan_fused_recurrent(parse_spec(text))
+    assert isinstance(forward, FusedPlan)
+    plan = plan_reverse_mode(forward)
+    tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", REVERSE[template](plan)))
+    mention = ("fused_recurrent_", "launch_config")
+    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]
+    assert len(found) == (3 if template == "reverse_kernels" else 1)
+    arrays = {name for carried in plan.carried for name in vars(arrays_of(plan, carried.name)).values()}
+    assert len(arrays) == 6 * len(plan.carried)
+    assert not arrays & plan.names
+    axes = {free_name(f"{dim}_{what}", plan.names) for dim in forward.order for what in ("index", "mask")}
+    known = RESERVED | plan.names | arrays | axes | LANGUAGE | set(dir(builtins))
+    for function in found:
+        names = identifiers(function)
+        unknown = {n for n in names - known if not n.startswith(("_", "BLOCK_", "fused_")) and not n.endswith("_ptr")}
+        assert unknown <= {"x", "initial_state", "Collection"}, "reserve it, or let it give way"
+        arguments = [argument.arg for argument in function.args.args]
+        assert len(arguments) == len(set(arguments))
 
 
 def test_made_up_names_give_way_to_the_specs() -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from flagen.pipeline import derive, make_plan
 from flagen.plan.backward_actions import AtEnd, Give, Leave, Load, Steps, Take
 from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.plan.model import Unavailable
+from flagen.plan.reverse_mode import ReversePlan
 from flagen.spec import load_spec, parse_spec
 from tests.algebra.cases import SPECS
-
-NAMES = sorted(path.parent.name for path in (SPECS.parent / "generated").glob("*/fused_recurrent_backward.py"))
-"""The variants that have one: tests.numeric says which."""
 
 HEAD = """
 flagen: 1
@@ -25,7 +25,15 @@ inputs:
 """
 
 
-def planned(text: str) -> FusedBackwardPlan | Unavailable:
+def has_normal_form(path: Path) -> bool:
+    return derive(load_spec(path)).normal_form is not None
+
+
+NAMES = sorted(path.stem for path in SPECS.glob("*.yaml") if has_normal_form(path))
+"""The others get theirs another way: tests/plan/test_reverse_mode.py."""
+
+
+def planned(text: str) -> FusedBackwardPlan | ReversePlan | Unavailable:
     spec = parse_spec(text)
     return make_plan(spec, derive(spec)).fused_backward
 
@@ -128,13 +136,21 @@ def test_several_decays_in_a_token_share_one_sum():
 
 
 @pytest.mark.parametrize(
-    ("body", "reason"),
+    "body",
     [
-        ("update: S = (1 - k) * S + outer(k, v)\noutput: o = S.T @ q\n", "not proved positive"),
-        ("update: S = tanh(S) + outer(k, v)\noutput: o = S.T @ q\n", "no backward kernels"),
+        "update: S = (1 - k) * S + outer(k, v)\noutput: o = S.T @ q\n",
+        "update: S = tanh(S) + outer(k, v)\noutput: o = S.T @ q\n",
     ],
+    ids=["a decay that may be negative", "not affine"],
 )
-def test_what_has_no_kernels_says_why(body, reason):
-    plan = planned(HEAD + body)
+def test_what_has_no_normal_form_has_its_statements_transposed(body):
+    assert isinstance(planned(HEAD + body), ReversePlan)
+
+
+def test_what_has_no_kernel_has_none_for_its_gradients():
+    text = HEAD.replace("[K, V]}", "[K, V], X: [K, V, K2]}")
+    plan = planned(
+        f"{text}  m: [K2]\nupdate: ['S = S + outer(k, v)', X = 0.5 * X + sum(m)]\noutput: o = S.T @ q * sum(X)\n"
+    )
     assert isinstance(plan, Unavailable)
-    assert reason in plan.dump()
+    assert "3 dims" in plan.dump()

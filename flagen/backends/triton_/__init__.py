@@ -18,6 +18,8 @@ from flagen.backends.triton_.kernel import kernel_context
 from flagen.backends.triton_.key_backward import Contexts, key_backward_contexts
 from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context
 from flagen.backends.triton_.launcher import launcher_context
+from flagen.backends.triton_.reverse_kernel import reverse_kernels_context
+from flagen.backends.triton_.reverse_launcher import reverse_launcher_context
 from flagen.backends.triton_.right_backward import right_backward_contexts
 from flagen.backends.triton_.scan import scan_kernel_renderings
 from flagen.backends.triton_.staged import staged_launcher_context
@@ -25,6 +27,7 @@ from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable
+from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
@@ -60,17 +63,21 @@ def _staged(plan: StagedPlan) -> tuple[Rendering, ...]:
 
 
 def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
-    if isinstance(plan.fused, Unavailable):
-        return ()
     backward = plan.fused_backward
-    launcher = launcher_context(plan.fused, has_backward=not isinstance(backward, Unavailable))
+    if isinstance(plan.fused, Unavailable) or isinstance(backward, Unavailable):
+        return ()  # Whatever has the one has the other.
+    launcher = launcher_context(plan.fused, backward.keeps)
     forward = (
         Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused)),
         Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher),
     )
-    if isinstance(backward, Unavailable):
-        return forward
     module, kernels = "fused_recurrent_backward", "fused_recurrent_backward_kernels"
+    if isinstance(backward, ReversePlan):
+        return (
+            *forward,
+            Rendering(f"{kernels}.py", "triton/reverse_kernels.py.j2", reverse_kernels_context(backward)),
+            Rendering(f"{module}.py", "triton/reverse.py.j2", reverse_launcher_context(backward)),
+        )
     return (
         *forward,
         Rendering(f"{kernels}.py", f"triton/{kernels}.py.j2", backward_kernels_context(backward)),

@@ -29,7 +29,7 @@ def config_lines(plan: FusedPlan) -> Iterator[str]:
 
 def _block_of(plan: FusedPlan, split: Split) -> Iterator[str]:
     tiles = [[d for d in dims if d != split.dim] for dims in _large(plan) if split.dim in dims]
-    indices = f"1024 // {_sum_of_blocks(tiles)}"
+    indices = f"1024 // {sum_of_blocks(tiles)}"
     if len(tiles) > 1:  # The sum of their blocks may be no power of two.
         indices = f"triton.next_power_of_2({indices})"
     if split.partial:
@@ -51,7 +51,7 @@ def _warps(plan: FusedPlan) -> str:
     large = _large(plan)
     if not large or not large[0]:
         return "1"
-    total = " * ".join(f"BLOCK_{dim}" for dim in large[0]) if len(large) == 1 else _sum_of_blocks(large)
+    total = " * ".join(f"BLOCK_{dim}" for dim in large[0]) if len(large) == 1 else sum_of_blocks(large)
     warps = f"min(16, max(1, {total} // {_values_per_warp(plan)}))"
     return warps if len(large) == 1 else f"triton.next_power_of_2({warps})"
 
@@ -67,7 +67,7 @@ def _large(plan: FusedPlan) -> list[Dims]:
     return [dims for dims in plan.tiles if len(dims) == most]
 
 
-def _sum_of_blocks(tiles: list[list[str]] | list[Dims]) -> str:
+def sum_of_blocks(tiles: list[list[str]] | list[Dims]) -> str:
     """How many values tiles over these dims have together."""
     counts: dict[str, int] = {}
     for dims in tiles:

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from flagen.backends.text import tuple_of
+from flagen.backends.triton_.actions import INDENT, ActionWriter
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.fused_backward_config import config_lines
 from flagen.backends.triton_.fused_backward_describe import docs, row_lines
 from flagen.backends.triton_.helpers import helpers_for
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.names import free_name, initial_name
-from flagen.backends.triton_.printer import Printer, literal
+from flagen.backends.triton_.printer import literal
 from flagen.plan.backward_actions import (
     Action,
     Add,
     AtEnd,
     ButAtEnd,
     Give,
-    Gradient,
     Kernel,
     Leave,
     Steps,
     Take,
-    Vector,
-    Zero,
 )
 from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.plan.rows import values_in
 from flagen.plan.schedule import Load, Set
 from flagen.plan.tiles import Tile
-from flagen.spec.model import Dims, Input, Param
 
-INDENT = "    "
 WALKS, SEGMENTS = ("states", "reverse"), ("reads", "gradients")
 """The kernels that walk whole sequences, and those that have a program for each segment."""
 
@@ -62,15 +58,15 @@ def backward_kernels_context(plan: FusedBackwardPlan) -> Mapping[str, object]:
     }
 
 
-class SegmentKernel:
+class SegmentKernel(ActionWriter):
     """Writes one of the kernels."""
 
     def __init__(self, plan: FusedBackwardPlan, name: str) -> None:
-        self.plan, self.spec, self.name = plan, plan.forward.spec, name
+        spec = plan.forward.spec
+        axes = Axes(spec.dims, plan.names)
+        super().__init__(spec, axes, plan.output_gradient, "segment_row", blocked=not plan.whole_values)
+        self.plan, self.name = plan, name
         self.kernel: Kernel = getattr(plan, name)
-        self.axes = Axes(self.spec.dims, plan.names)
-        self.print = Printer(self.axes)
-        self.blocked = not plan.whole_values
 
     @property
     def title(self) -> str:
@@ -183,49 +179,17 @@ class SegmentKernel:
     def _shape(self) -> str:
         return tuple_of(f"BLOCK_{dim}" for dim in self.axes.sorted(self.spec.states[0].dims))
 
-    def lines(self, actions: Iterable[Action]) -> Iterator[str]:
-        """The source of `actions`, one statement a line."""
-        for action in actions:
-            match action:
-                case Load(source):
-                    yield self._loaded(source.name, self._place(source), source.dims)
-                case Take(vector):
-                    yield self._loaded(vector.name, self._row(vector), vector.dims, self._cast(vector))
-                case Set(target, value):
-                    yield f"{target} = {self.print.assigned(value)}"
-                case Add(target, value):
-                    yield f"{target} += {self.print(value)}"
-                case Zero(target, dims):
-                    yield f"{target} = {self._zeros(dims)}"
-                case Leave(vector):
-                    yield self._stored(f"{vector.name}_ptr", self._row(vector), vector.dims, vector.name)
-                case Give(gradient):
-                    pointer = f"{gradient.called}_ptr"
-                    cast = f"{gradient.called}.to({pointer}.dtype.element_ty)"
-                    yield f"if {pointer} is not None:"
-                    yield INDENT + self._stored(pointer, self._row_of_gradient(gradient), gradient.source.dims, cast)
-                case Steps(body, backwards):
-                    yield from self._steps(body, backwards)
-                case AtEnd(body):
-                    yield "if token == end_token - 1:"
-                    yield from (INDENT + line for line in self._state_loaded())
-                    yield from (INDENT + line for line in self.lines(body))
-                case ButAtEnd(target, value):
-                    kept = f"{target} - {self.print(value)}"
-                    yield f"{target} = tl.where(token == end_token - 1, {target}, {kept})"
-
-    def _steps(self, body: tuple[Action, ...], backwards: bool) -> Iterator[str]:
-        assert self.spec.steps is not None
-        n = self.spec.steps.symbol
-        lines = list(self.lines(body))
-        if not lines:
-            return
-        # Unrolled, so that the loads of one step run under the arithmetic of the step before.
-        yield f"for micro_step in tl.static_range({n}):"
-        step = f"({n} - 1 - micro_step)" if backwards else "micro_step"
-        if "row" in names_in(*lines):
-            yield f"{INDENT}row = token * {n} + {step}"
-        yield from (INDENT + line for line in lines)
+    def other(self, action: Action) -> Iterator[str]:
+        match action:
+            case AtEnd(body):
+                yield "if token == end_token - 1:"
+                yield from (INDENT + line for line in self._state_loaded())
+                yield from (INDENT + line for line in self.lines(body))
+            case ButAtEnd(target, value):
+                kept = f"{target} - {self.print(value)}"
+                yield f"{target} = tl.where(token == end_token - 1, {target}, {kept})"
+            case _:
+                yield from super().other(action)
 
     def _state_loaded(self) -> Iterator[str]:
         (state,) = self.spec.states
@@ -233,49 +197,6 @@ class SegmentKernel:
         pointer = f"{own_name(self.plan, 'state_gradients')}_ptr"
         mask = self.axes.within(state.dims)
         yield f"{self.plan.state_gradient} = tl.load({pointer} + {address}, mask={mask}, other=0.0)"
-
-    def _zeros(self, dims: Dims) -> str:
-        blocks = [f"BLOCK_{dim}" for dim in self.axes.sorted(dims)]
-        return f"tl.zeros({tuple_of(blocks)}, tl.float32)" if blocks else "tl.full((), 0.0, tl.float32)"
-
-    def _loaded(self, name: str, row: str, dims: Dims, cast: str = ".to(tl.float32)") -> str:
-        mask = f", mask={self.axes.within(dims)}, other=0.0" if dims else ""
-        return f"{name} = tl.load({name}_ptr + {self.axes.address(row, dims)}{mask}){cast}"
-
-    def _cast(self, vector: Vector) -> str:
-        """What kernels leave for one another is in float32; the gradient of the output comes as it is."""
-        return ".to(tl.float32)" if vector == self.plan.output_gradient else ""
-
-    def _stored(self, pointer: str, row: str, dims: Dims, value: str) -> str:
-        mask = f", mask={self.axes.within(dims)}" if dims else ""
-        return f"tl.store({pointer} + {self.axes.address(row, dims)}, {value}{mask})"
-
-    # ------------------------------------------------------------------------------------------------------------ rows
-
-    def _place(self, source: Input | Param) -> str:
-        """The row of a tensor of the call."""
-        if isinstance(source, Param):
-            return "value_head" if source.per_head else ""
-        heads, head = ("HV", "value_head") if source.heads == "HV" else ("H", "key_head")
-        return f"{self._token(source.per)} * {heads} + {head}"
-
-    def _row(self, vector: Vector) -> str:
-        row = "segment_row" if vector.per == "segment" else f"{self._token(vector.per)} * HV + value_head"
-        return self._share(row) if vector.shared else row
-
-    def _row_of_gradient(self, gradient: Gradient) -> str:
-        source = gradient.source
-        row = f"{self._token(source.per)} * HV + value_head" if isinstance(source, Input) else "segment_row"
-        return self._share(row) if gradient.shared else row
-
-    def _token(self, per: str) -> str:
-        return "row" if per == "step" else "token"
-
-    def _share(self, row: str) -> str:
-        """The row of the share that a block has in it."""
-        if not self.blocked:
-            return row
-        return f"{row if row.isidentifier() else f'({row})'} * blocks + block"
 
 
 OWN = ("states", "state_gradients", "final_gradient", "initial_gradient")

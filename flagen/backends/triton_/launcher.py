@@ -13,18 +13,19 @@ from flagen.plan.fused import FusedPlan
 from flagen.spec.model import Spec
 
 
-def launcher_context(plan: FusedPlan, *, has_backward: bool = False) -> Mapping[str, object]:
-    """Every value `triton/fused_recurrent.py.j2` uses."""
+def launcher_context(plan: FusedPlan, backward_keeps: str) -> Mapping[str, object]:
+    """Every value `triton/fused_recurrent.py.j2` uses; `backward_keeps` says what the kernels of its gradients keep."""
     spec, split = plan.spec, plan.split
     blocks = [] if split is None else [f'-(-args.{split.dim} // config["BLOCK_{split.dim}"])']
     partial = split is not None and split.partial
     output = ["args.batch", "args.tokens", "args.HV", *(f"args.{dim}" for dim in spec.output_dims)]
-    backward = f"fused_recurrent_backward_{spec.name}" if has_backward else ""
+    backward = f"fused_recurrent_backward_{spec.name}"
     operator = Operator(spec, "fused_recurrent", f"naive_recurrent_{spec.name}", backward=backward)
     return {
         **common_context(spec),
         **operator.context(),
         "initials": operator.initials,
+        "backward_keeps": backward_keeps,
         "tensors": tensor_names(spec),
         "defaults": list(default_values(spec)),
         "config_arguments": [f"args.{dim}" for dim in plan.order],

@@ -1,0 +1,60 @@
+"""Kernels that transpose statements, compiled for the GPUs they are to run on: without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from flagen.inspection.devices import DEVICES
+
+ROOT = Path(__file__).parents[2]
+
+# The whole of a vector beside a block; elementwise; a matrix param; a delta rule; everything odd that compiles alone.
+VARIANTS = ("lightnet", "rwkv4", "mamba", "precond_kda")
+ODD = ("steps", "scalars", "not_affine", "state_as_output")
+
+# Slots: two matrices, one of which every block has whole, and the gradient of either.
+SPILLING = {"sm_80": {"gsa": 624, "abc_attn": 480}, "sm_90": {"gsa": 144, "abc_attn": 456}}
+
+
+@cache
+def compiled(arch: str, *names: str) -> dict[str, dict[str, int]]:
+    """What each kernel compiles to, K = V = D = E = 128 and N = 16 in bf16: in a process that has the compiler."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.backends.compile_reverse", arch, *names]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+def test_nothing_spills(arch):
+    rows = compiled(arch, *VARIANTS)
+    assert len(rows) == 2 * len(VARIANTS)
+    assert {name: row["spills"] for name, row in rows.items() if row["spills"]} == {}
+    assert all(row["shared_memory"] <= DEVICES[arch].shared_memory for row in rows.values())
+
+
+@pytest.mark.parametrize("name", ["gsa", "abc_attn"])
+def test_slots_spill_no_more_than_today(name):
+    rows = compiled("sm_90", name)
+    assert rows[f"fused_recurrent_{name}_states_kernel"]["spills"] == 0
+    assert rows[f"fused_recurrent_{name}_gradients_kernel"]["spills"] <= SPILLING["sm_90"][name]
+
+
+def test_odd_ones_compile():
+    """Micro-steps, numbers for states, axes in another order: what the interpreter takes, the compiler takes, too."""
+    rows = compiled("sm_90", *ODD)
+    assert len(rows) == 2 * len(ODD)
+
+
+def test_it_compiles_for_amd():
+    rows = compiled("gfx942", "lightnet", "mamba")
+    assert all(row["spills"] == 0 for row in rows.values()), rows
+    assert all(row["shared_memory"] <= DEVICES["gfx942"].shared_memory for row in rows.values())
