@@ -13,8 +13,9 @@ from flagen.algebra.normal_form import NormalForm
 from flagen.algebra.orient import normal_form
 from flagen.algebra.proof import Proof
 from flagen.algebra.scan import OutsideScan, ScanForm, scan_form
+from flagen.algebra.staged import Stage, StagedForm
 from flagen.algebra.staged_proof import prove_stages
-from flagen.algebra.stages import Stage, StagedForm, staged_form
+from flagen.algebra.stages import staged_form
 from flagen.diagnostics import Span
 from flagen.spec.model import Spec
 

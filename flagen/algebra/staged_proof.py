@@ -13,7 +13,7 @@ from gmpy2 import mpq
 
 from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, evaluate, scalar
 from flagen.algebra.recurrence import Setting
-from flagen.algebra.stages import StagedForm
+from flagen.algebra.staged import StagedForm
 from flagen.diagnostics import InternalError
 from flagen.spec.model import Dims, Interval, Spec
 

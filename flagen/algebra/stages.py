@@ -25,6 +25,7 @@ from flagen.algebra.monomials import OutsideNormalForm
 from flagen.algebra.orient import normal_form
 from flagen.algebra.rewrite import map_children
 from flagen.algebra.scan import OutsideScan, scan_form
+from flagen.algebra.staged import Result, Stage, StagedForm, flat
 from flagen.diagnostics import NOWHERE, Span
 from flagen.spec.model import (
     Assign,
@@ -49,71 +50,6 @@ from flagen.spec.model import (
 )
 from flagen.spec.printer import to_source
 from flagen.spec.ranges import interval_of
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a stage gives for every token: the output `name` of its spec."""
-
-    name: str
-    dims: Dims
-    wide: bool
-    """Whether it has the dtype of the states, not that of the inputs: a log decay, or what is read of a state."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The recurrence of one state. For inputs its spec has those of the whole that it uses, then what earlier stages
-    give it; each output of the spec is a result. The output of the whole spec is called `o` here, too."""
-
-    spec: Spec
-    results: tuple[Result, ...]
-    is_scan: bool
-
-    @property
-    def state(self) -> State:
-        (state,) = self.spec.states
-        return state
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """What the results are called in `spec`: by their names, but what is read of a matrix is `o`."""
-        return tuple(result.name for result in self.results) if self.is_scan else ("o",)
-
-    @property
-    def shown(self) -> Spec:
-        """`spec` with its outputs called what the results are: to be looked at, not to be built."""
-        names = dict(zip(self.outputs, (result.name for result in self.results), strict=True))
-        output = (replace(assign, target=names.get(assign.target, assign.target)) for assign in self.spec.output)
-        return replace(self.spec, output=tuple(output))
-
-
-@dataclass(frozen=True)
-class StagedForm:
-    """The stages in order, and what passes between them as the inputs that it is to later ones. `output` evaluates the
-    output from their results, or is None where a stage has it."""
-
-    spec: Spec
-    stages: tuple[Stage, ...]
-    passed: tuple[Input, ...]
-    output: Expr | None
-
-    def dump(self) -> str:
-        """The stages as text, a paragraph each."""
-        lines = [f"{self.spec.name} in stages"]
-        for stage in self.stages:
-            lines.append(f"stage {stage.state.name} [{', '.join(stage.state.dims)}]")
-            lines += [f"    given {decl.name} [{', '.join(decl.dims)}] in {decl.range}" for decl in self.given(stage)]
-            shown = stage.shown
-            every = _flat((*shown.update, *shown.output))
-            lines += [f"    {assign.target} = {to_source(assign.value)}" for assign in every]
-        if self.output is not None:
-            lines.append(f"o = {to_source(self.output)}")
-        return "\n".join(lines)
-
-    def given(self, stage: Stage) -> tuple[Input, ...]:
-        """What `stage` gets from earlier ones."""
-        return tuple(decl for decl in stage.spec.inputs if decl in self.passed)
 
 
 def staged_form(spec: Spec) -> StagedForm:
@@ -311,7 +247,7 @@ class _Cutter:
             elif (number,) in self.kept:
                 update.append(self.kept[(number,)])
         before = [self.kept[place] for place in sorted(self.kept) if len(spec.update) <= place[0] < self.flow.end[0]]
-        used = _names_in((*_flat(update), *before, *output))
+        used = _names_in((*flat(update), *before, *output))
         derived = _with_derived(spec.derived, used)
         own = [decl for decl in spec.inputs if decl.name in used]
         steps = any(isinstance(statement, Repeat) for statement in update)
@@ -443,14 +379,6 @@ def _with_names(stages: Iterable[Stage]) -> Iterator[Stage]:
     for stage in stages:
         name = _fresh(stage.spec.name, taken)
         yield replace(stage, spec=replace(stage.spec, name=name))
-
-
-def _flat(statements: Iterable[Statement]) -> Iterator[Assign]:
-    for statement in statements:
-        if isinstance(statement, Repeat):
-            yield from statement.body
-        else:
-            yield statement
 
 
 def _assign(target: str, value: Expr, like: Assign | None = None) -> Assign:

@@ -6,12 +6,13 @@ spec's. The functions of the whole call them one after another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
-from flagen.algebra.stages import Stage, StagedForm
+from flagen.algebra.rewrite import map_children
+from flagen.algebra.staged import Stage, StagedForm
 from flagen.plan.model import Plan, Unavailable
-from flagen.spec.model import Name, Spec, walk
+from flagen.spec.model import Expr, Name, Spec, walk
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,10 @@ def plan_stages(form: StagedForm, plans: tuple[Plan, ...]) -> StagedPlan:
         stages.append(PlannedStage(stage, plan, stage.state.name in seen))
         seen.add(stage.state.name)
     return StagedPlan(form, tuple(stages))
+
+
+def as_locals(expr: Expr, names: Collection[str]) -> Expr:
+    """`expr` with `names` as something that is there already, in the dtype that is computed in."""
+    if isinstance(expr, Name) and expr.name in names:
+        return replace(expr, kind="local")
+    return map_children(expr, lambda child: as_locals(child, names))

@@ -59,6 +59,8 @@ def naive_chunk_abc_attn(
         ValueError: a shape, dtype, device or head count that does not fit, named.
     """
     args = check_arguments(q, k, v, s, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    dtype = v.dtype
+    q, k, v, s = args.promote(q, k, v, s)
     if scale is None:
         scale = args.K**-0.5
     z_first, Sk_first, Sv_first = initial_state or [None] * 3
@@ -102,4 +104,4 @@ def naive_chunk_abc_attn(
         chunk_size=chunk_size,
     )
 
-    return o, (z_final, Sk_final, Sv_final) if output_final_state else None
+    return o.to(dtype), (z_final, Sk_final, Sv_final) if output_final_state else None

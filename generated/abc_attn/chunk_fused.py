@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_arguments
+from .chunk import naive_chunk_abc_attn
 from .stage_sk import chunk_abc_attn_sk
 from .stage_sv import chunk_abc_attn_sv
 from .stage_z import chunk_abc_attn_z
@@ -70,6 +71,18 @@ def chunk_abc_attn(
     )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
+    if args.dtype == torch.float64:
+        return naive_chunk_abc_attn(
+            q,
+            k,
+            v,
+            s,
+            scale=scale,
+            initial_state=initial_state,
+            output_final_state=output_final_state,
+            cu_seqlens=cu_seqlens,
+            chunk_size=chunk_size,
+        )
     if scale is None:
         scale = args.K**-0.5
     z_first, Sk_first, Sv_first = initial_state or [None] * 3

@@ -60,6 +60,8 @@ def naive_chunk_gsa(
         ValueError: a shape, dtype, device or head count that does not fit, named.
     """
     args = check_arguments(q, k, v, s, g, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    dtype = v.dtype
+    q, k, v, s, g = args.promote(q, k, v, s, g)
     if scale is None:
         scale = args.K**-0.5
     Sk_first, Sv_first = initial_state or [None] * 2
@@ -94,4 +96,4 @@ def naive_chunk_gsa(
         chunk_size=chunk_size,
     )
 
-    return o, (Sk_final, Sv_final) if output_final_state else None
+    return o.to(dtype), (Sk_final, Sv_final) if output_final_state else None

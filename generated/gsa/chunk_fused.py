@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_arguments
+from .chunk import naive_chunk_gsa
 from .stage_sk import chunk_gsa_sk
 from .stage_sv import chunk_gsa_sv
 
@@ -71,6 +72,19 @@ def chunk_gsa(
     )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
+    if args.dtype == torch.float64:
+        return naive_chunk_gsa(
+            q,
+            k,
+            v,
+            s,
+            g,
+            scale=scale,
+            initial_state=initial_state,
+            output_final_state=output_final_state,
+            cu_seqlens=cu_seqlens,
+            chunk_size=chunk_size,
+        )
     if scale is None:
         scale = args.K**-0.5
     Sk_first, Sv_first = initial_state or [None] * 2

@@ -79,7 +79,7 @@ def _in_pytorch(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
-    *every, final_state = naive_chunk_hgrn(
+    o, final_state = naive_chunk_hgrn(
         x,
         g,
         initial_state=initial_state,
@@ -87,7 +87,11 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(*every, final_state, None)
+    return operators.results(
+        o,
+        final_state,
+        None,
+    )
 
 
 @operators.register("chunk")

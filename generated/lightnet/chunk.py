@@ -54,6 +54,8 @@ def naive_chunk_lightnet(
         ValueError: a shape, dtype, device or head count that does not fit, named.
     """
     args = check_arguments(q, k, v, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    dtype = v.dtype
+    q, k, v = args.promote(q, k, v)
     if scale is None:
         scale = args.K**-0.5
     S_first, z_first = initial_state or [None] * 2
@@ -62,7 +64,7 @@ def naive_chunk_lightnet(
     # log_decay = z_prev - z
     # exp_k_z = exp(k - z)
     log_decay, exp_k_z, z_final = naive_chunk_lightnet_z(
-        _of_value_heads(k, args.HV),
+        k,
         initial_state=z_first,
         output_final_state=output_final_state,
         cu_seqlens=cu_seqlens,
@@ -83,9 +85,4 @@ def naive_chunk_lightnet(
         chunk_size=chunk_size,
     )
 
-    return o, (S_final, z_final) if output_final_state else None
-
-
-def _of_value_heads(x: Tensor, heads: int) -> Tensor:
-    """Inputs [batch, rows, H, ...] with a key head repeated for its group of value heads, each of which has a state."""
-    return x if x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], dim=2)
+    return o.to(dtype), (S_final, z_final) if output_final_state else None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_arguments
+from .chunk import naive_chunk_lightnet
 from .stage_s import chunk_lightnet_s
 from .stage_z import chunk_lightnet_z
 
@@ -65,6 +66,17 @@ def chunk_lightnet(
     )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
+    if args.dtype == torch.float64:
+        return naive_chunk_lightnet(
+            q,
+            k,
+            v,
+            scale=scale,
+            initial_state=initial_state,
+            output_final_state=output_final_state,
+            cu_seqlens=cu_seqlens,
+            chunk_size=chunk_size,
+        )
     if scale is None:
         scale = args.K**-0.5
     S_first, z_first = initial_state or [None] * 2

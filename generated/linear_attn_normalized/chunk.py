@@ -54,6 +54,8 @@ def naive_chunk_linear_attn_normalized(
         ValueError: a shape, dtype, device or head count that does not fit, named.
     """
     args = check_arguments(q, k, v, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    dtype = v.dtype
+    q, k, v = args.promote(q, k, v)
     if scale is None:
         scale = args.K**-0.5
     S_first, z_first = initial_state or [None] * 2
@@ -73,8 +75,8 @@ def naive_chunk_linear_attn_normalized(
     # z = z + k
     # scale_z_q = scale * (z @ q) + 1e-10
     scale_z_q, z_final = naive_chunk_linear_attn_normalized_z(
-        _of_value_heads(q, args.HV),
-        _of_value_heads(k, args.HV),
+        q,
+        k,
         scale=scale,
         initial_state=z_first,
         output_final_state=output_final_state,
@@ -82,11 +84,5 @@ def naive_chunk_linear_attn_normalized(
         chunk_size=chunk_size,
     )
 
-    S_q, scale_z_q = args.promote(S_q, scale_z_q)
     o = scale * S_q / scale_z_q[..., None]
-    return o.to(v.dtype), (S_final, z_final) if output_final_state else None
-
-
-def _of_value_heads(x: Tensor, heads: int) -> Tensor:
-    """Inputs [batch, rows, H, ...] with a key head repeated for its group of value heads, each of which has a state."""
-    return x if x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], dim=2)
+    return o.to(dtype), (S_final, z_final) if output_final_state else None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_arguments, without_autocast
+from .chunk import naive_chunk_linear_attn_normalized
 from .stage_s import chunk_linear_attn_normalized_s
 from .stage_z import chunk_linear_attn_normalized_z
 
@@ -66,6 +67,17 @@ def chunk_linear_attn_normalized(
     )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
+    if args.dtype == torch.float64:
+        return naive_chunk_linear_attn_normalized(
+            q,
+            k,
+            v,
+            scale=scale,
+            initial_state=initial_state,
+            output_final_state=output_final_state,
+            cu_seqlens=cu_seqlens,
+            chunk_size=chunk_size,
+        )
     if scale is None:
         scale = args.K**-0.5
     S_first, z_first = initial_state or [None] * 2
@@ -95,7 +107,6 @@ def chunk_linear_attn_normalized(
         chunk_size=chunk_size,
     )
 
-    S_q, scale_z_q = args.promote(S_q, scale_z_q)
     o = scale * S_q / scale_z_q[..., None]
     return o.to(v.dtype), (S_final, z_final) if output_final_state else None
 

@@ -91,7 +91,7 @@ def _in_pytorch(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
-    *every, final_state = naive_chunk_mamba(
+    o, final_state = naive_chunk_mamba(
         x,
         dt,
         B,
@@ -103,7 +103,11 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(*every, final_state, None)
+    return operators.results(
+        o,
+        final_state,
+        None,
+    )
 
 
 @operators.register("chunk")

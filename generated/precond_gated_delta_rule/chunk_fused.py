@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_arguments
+from .chunk import naive_chunk_precond_gated_delta_rule
 from .stage_a import chunk_precond_gated_delta_rule_a
 from .stage_s import chunk_precond_gated_delta_rule_s
 
@@ -89,6 +90,24 @@ def chunk_precond_gated_delta_rule(
     )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
+    if args.dtype == torch.float64:
+        return naive_chunk_precond_gated_delta_rule(
+            q,
+            k,
+            v,
+            g,
+            beta,
+            ga,
+            ba,
+            scale=scale,
+            x=x,
+            center=center,
+            eps=eps,
+            initial_state=initial_state,
+            output_final_state=output_final_state,
+            cu_seqlens=cu_seqlens,
+            chunk_size=chunk_size,
+        )
     if scale is None:
         scale = args.K**-0.5
     if x is None:

@@ -72,6 +72,8 @@ def naive_chunk_precond_kda(
         ValueError: a shape, dtype, device or head count that does not fit, named.
     """
     args = check_arguments(q, k, v, g, beta, ga, ba, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    dtype = v.dtype
+    q, k, v, g, beta, ga, ba = args.promote(q, k, v, g, beta, ga, ba)
     if scale is None:
         scale = args.K**-0.5
     if x is None:
@@ -117,4 +119,4 @@ def naive_chunk_precond_kda(
         chunk_size=chunk_size,
     )
 
-    return o, (S_final, A_final) if output_final_state else None
+    return o.to(dtype), (S_final, A_final) if output_final_state else None

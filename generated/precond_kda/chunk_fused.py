@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_arguments
+from .chunk import naive_chunk_precond_kda
 from .stage_a import chunk_precond_kda_a
 from .stage_s import chunk_precond_kda_s
 
@@ -92,6 +93,24 @@ def chunk_precond_kda(
     )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
+    if args.dtype == torch.float64:
+        return naive_chunk_precond_kda(
+            q,
+            k,
+            v,
+            g,
+            beta,
+            ga,
+            ba,
+            scale=scale,
+            x=x,
+            center=center,
+            eps=eps,
+            initial_state=initial_state,
+            output_final_state=output_final_state,
+            cu_seqlens=cu_seqlens,
+            chunk_size=chunk_size,
+        )
     if scale is None:
         scale = args.K**-0.5
     if x is None:

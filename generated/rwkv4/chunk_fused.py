@@ -88,7 +88,7 @@ def _in_pytorch(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
-    *every, final_state = naive_chunk_rwkv4(
+    o, final_state = naive_chunk_rwkv4(
         k,
         v,
         w,
@@ -98,7 +98,12 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(*every, *(final_state or [None] * 2), None, None)
+    return operators.results(
+        o,
+        *(final_state or [None] * 2),
+        None,
+        None,
+    )
 
 
 @operators.register("chunk")

@@ -9,8 +9,8 @@ import pytest
 
 from flagen import algebra
 from flagen.algebra.rewrite import map_children
+from flagen.algebra.staged import StagedForm
 from flagen.algebra.staged_proof import prove_stages
-from flagen.algebra.stages import StagedForm
 from flagen.diagnostics import InternalError
 from flagen.spec.model import Assign, Expr, Interval, Name
 from tests.algebra.cases import recurrence, text_of, variant

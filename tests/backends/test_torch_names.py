@@ -9,6 +9,7 @@ from functools import cache
 
 import pytest
 
+from flagen.algebra import derive
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Repeat, Spec
 from flagen.spec.names import identifier_problem
@@ -74,7 +75,16 @@ def made_up(spec: Spec) -> set[str]:
     names = {f"{name}_t" for name in names_of(spec)} | {f"{state.name}_prev" for state in spec.states}
     names |= {f"{name}_n" for name in names_of(spec)} | {f"{state.name}_last" for state in spec.states} | {"o_all"}
     names |= {"read", *(f"read{number}" for number in range(4)), spec.class_name, "l2norm"}
-    return names | {f"{form}_{spec.name}" for form in ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk")}
+    names |= {f"{form}_{spec.name}" for form in ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk")}
+    return names | set(between_stages(spec))
+
+
+def between_stages(spec: Spec) -> Iterator[str]:
+    """What the function of a spec that runs in stages calls its stages, their states, and what passes between them."""
+    if (form := derive(spec).staged) is not None:
+        yield from (decl.name for decl in form.passed)
+        yield from (f"naive_chunk_{stage.spec.name}" for stage in form.stages)
+        yield from (f"{state.name}_{when}" for state in spec.states for when in ("first", "final"))
 
 
 @pytest.mark.parametrize("example", SPECS_OF)

@@ -11,7 +11,9 @@ from flagen.plan import Unavailable, make_plan
 from flagen.plan.chunk_backward import Add, ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.right_backward import RightBackwardPlan
+from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.show import show
+from flagen.plan.staged import StagedPlan
 from flagen.spec import load_spec, parse_spec
 
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
@@ -20,6 +22,8 @@ DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "ga
 
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"}
 RIGHT_READS = {"oja"}
+SCANS = {"hgrn", "mamba", "rwkv4"}
+STAGED = set(SPECS) - (ADDITIVE | DELTA | BY_KEY | RIGHT_READS | SCANS)
 
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}, b: {dims: [], heads: HV}"
 WRITE = "update: S = S + outer(k, v)"
@@ -52,7 +56,9 @@ def test_the_variants_with_a_backward(name):
     assert isinstance(plan, ChunkBackwardPlan) == (name in ADDITIVE | DELTA)
     assert isinstance(plan, KeyBackwardPlan) == (name in BY_KEY)
     assert isinstance(plan, RightBackwardPlan) == (name in RIGHT_READS)
-    if not isinstance(plan, Unavailable):
+    assert isinstance(plan, ScanBackwardPlan) == (name in SCANS)
+    assert isinstance(plan, StagedPlan) == (name in STAGED)
+    if not isinstance(plan, ScanBackwardPlan | StagedPlan):
         tensors = {decl.name for decl in spec.inputs} | {param.name for param in spec.params if param.is_tensor}
         read, stored = ({plan.reads}, plan.turned.stored) if name in RIGHT_READS else (set(), plan.stored)
         assert {gradient.name for gradient in stored} == tensors - read

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from flagen.algebra.scan import ONE, Scan
 from flagen.backends.protocol import Rendering
-from flagen.backends.signature import Parameter, result_doc, result_like
+from flagen.backends.signature import Parameter, output_dtype, result_doc
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.printer import Code, Level, Printer
@@ -27,7 +27,6 @@ def scan_renderings(plan: ScanPlan) -> tuple[Rendering, ...]:
     size = Parameter("chunk_size", "int", str(plan.size), True, "tokens per chunk.")
     context = common_context(spec, size)
     del context["output_doc"], context["output_dtype"]
-    dtypes = _dtypes(plan)
     carries = [body.last[state.name] for state in spec.states]
     one = len(carries) == 1
     return (
@@ -36,9 +35,9 @@ def scan_renderings(plan: ScanPlan) -> tuple[Rendering, ...]:
             "torch/scan.py.j2",
             {
                 **context,
-                "dtypes": {name: f"{like}.dtype" for like, name in dtypes.items()},
+                "output_dtype": output_dtype(spec) if "o" in plan.form.results else "",
                 "prelude": lines,
-                "results": [_result(plan, result, body.every[result.name], dtypes) for result in plan.results],
+                "results": [_result(plan, result, body.every[result.name]) for result in plan.results],
                 "carries": carries[0] if one else tuple_of(carries),
                 "final": "torch.cat(finals)" if one else "tuple(torch.cat(runs) for runs in zip(*finals, strict=True))",
                 "body": statements,
@@ -49,24 +48,18 @@ def scan_renderings(plan: ScanPlan) -> tuple[Rendering, ...]:
     )
 
 
-def _dtypes(plan: ScanPlan) -> dict[str, str]:
-    """The inputs whose dtype a result takes, and what that dtype is called."""
-    spec = plan.spec
-    likes = [result_like(spec, result.dims) for result in plan.results if result.name not in spec.wide_outputs]
-    different = list(dict.fromkeys(likes))
-    return {like: "dtype" if len(different) == 1 else f"{like}_dtype" for like in different}
-
-
-def _result(plan: ScanPlan, result: Result, every: str, dtypes: Mapping[str, str]) -> dict[str, object]:
-    """A result: what it is called, its chunks' list, its sizes, and how it is documented and returned."""
+def _result(plan: ScanPlan, result: Result, every: str) -> dict[str, object]:
+    """A result: what it is called, its chunks' list, its sizes, and how it is documented and returned. All but the
+    output stay in the dtype that is computed in, whatever later stages take their rows in."""
     spec, name = plan.spec, result.name
-    wide = name in spec.wide_outputs
+    narrow = name == "o" and name not in spec.wide_outputs
+    exact = replace(spec, wide_outputs=spec.wide_outputs if narrow else frozenset({name}))
     return {
         "name": name,
         "every": every,
         "sizes": [f"args.{dim}" for dim in result.dims],
-        "doc": result_doc(spec, name, result.dims),
-        "returned": name if wide else f"{name}.to({dtypes[result_like(spec, result.dims)]})",
+        "doc": result_doc(exact, name, result.dims),
+        "returned": f"{name}.to(dtype)" if narrow else name,
     }
 
 

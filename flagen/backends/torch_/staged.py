@@ -12,18 +12,16 @@ from flagen.backends.stages import package_of
 from flagen.backends.torch_.common import common_context, equations
 from flagen.backends.torch_.scope import Scope, defaults, prelude
 from flagen.plan.model import Plan
-from flagen.plan.staged import PlannedStage, StagedPlan
+from flagen.plan.staged import PlannedStage, StagedPlan, as_locals
 from flagen.spec.model import Name, walk
 
 
 def staged_file(plan: Plan, staged: StagedPlan) -> Rendering:
     """`chunk.py` of a package whose spec runs in stages."""
     size = Parameter("chunk_size", "int", str(staged.size), True, "tokens per chunk.")
-    context = {
-        **common_context(plan.spec, size),
-        **staged_context(staged, lambda stage: f"naive_chunk_{stage.spec.name}", lambda stage: ()),
-    }
-    return Rendering("chunk.py", "torch/staged.py.j2", context)
+    stages = staged_context(staged, lambda stage: f"naive_chunk_{stage.spec.name}", lambda stage: (), promotes=True)
+    del stages["repeats_heads"]  # What is promoted has all heads.
+    return Rendering("chunk.py", "torch/staged.py.j2", {**common_context(plan.spec, size), **stages})
 
 
 @dataclass(frozen=True)
@@ -41,14 +39,18 @@ def staged_context(
     plan: StagedPlan,
     function: Callable[[PlannedStage], str],
     modes: Callable[[PlannedStage], Iterable[str]],
+    *,
+    promotes: bool,
 ) -> dict[str, object]:
     """What both functions of the whole have beside their signature: the calls, then the output.
 
-    function: that of a stage; modes: the keywords that it has beside those of all.
+    function: that of a stage; modes: the keywords that it has beside those of all; promotes: stages get their inputs in
+    the dtype that is computed in, and a key head repeated for its value heads.
     """
     spec = plan.spec
-    names = _Names(plan)
-    output, before, cast = _output(plan)
+    names = _Names(plan, repeats=not promotes)
+    output, before, cast = _output(plan, promotes=promotes)
+    promoted = _inputs(plan) if promotes else []
     calls = [
         StageCall(
             package_of(stage, spec.name),
@@ -60,14 +62,13 @@ def staged_context(
         for stage in plan.stages
     ]
     given = list(defaults(Scope(spec), _params(plan)))
-    every = (*given, *(argument for call in calls for argument in call.arguments), *before, output)
     return {
         "calls": calls,
-        "reads_sizes": any("args." in text for text in every),
         "firsts": names.firsts,
         "finals": names.finals,
         "defaults": given,
         "repeats_heads": names.repeats_heads,
+        "promoted": promoted,
         "prelude": before,
         "output": output,
         "cast": cast,
@@ -77,8 +78,8 @@ def staged_context(
 class _Names:
     """How the function of the whole writes what it hands to its stages."""
 
-    def __init__(self, plan: StagedPlan) -> None:
-        self.plan, self.spec = plan, plan.spec
+    def __init__(self, plan: StagedPlan, *, repeats: bool) -> None:
+        self.plan, self.spec, self.repeats = plan, plan.spec, repeats
         self.taken = {*Scope(plan.spec).names, *(decl.name for decl in plan.form.passed), "args", "o"}
         states = [state.name for state in self.spec.states]
         self.first = {name: self._fresh(f"{name}_first") for name in states}
@@ -117,7 +118,7 @@ class _Names:
 
     def _repeats(self, stage: PlannedStage) -> bool:
         """Whether a stage knows of no value heads, although states have one each."""
-        return self.spec.has_value_heads and not stage.spec.has_value_heads
+        return self.repeats and self.spec.has_value_heads and not stage.spec.has_value_heads
 
 
 def _params(plan: StagedPlan) -> set[str]:
@@ -128,17 +129,25 @@ def _params(plan: StagedPlan) -> set[str]:
     return named
 
 
-def _output(plan: StagedPlan) -> tuple[str, list[str], bool]:
-    """The output's expression, if no stage has it, the lines before it, and whether it may have
-    another dtype than the output is to have."""
+def _inputs(plan: StagedPlan) -> list[str]:
+    """The inputs that any stage or the output takes."""
+    used = {decl.name for stage in plan.stages for decl in stage.spec.inputs}
+    if plan.form.output is not None:
+        used |= {node.name for node in walk(plan.form.output) if isinstance(node, Name)}
+    return [decl.name for decl in plan.spec.inputs if decl.name in used]
+
+
+def _output(plan: StagedPlan, *, promotes: bool) -> tuple[str, list[str], bool]:
+    """The output's expression, if no stage has it, the lines before it, and whether it may have another dtype than the
+    output is to have."""
     spec = plan.spec
     if plan.form.output is None:
         last = next(stage for stage in plan.stages if any(result.name == "o" for result in stage.stage.results))
         same = "o" not in last.spec.wide_outputs and output_like(last.spec) == output_like(spec)
-        return "", [], not same
-    # Its params have their values by now.
+        return "", [], promotes or not same
+    # Its params have their values by now, and inputs that are promoted are what they should be.
     params = tuple(replace(param, default=None) for param in spec.params)
-    scope = Scope(replace(spec, inputs=(*spec.inputs, *plan.form.passed), params=params))
-    lines, printer = prelude(scope, (plan.form.output,))
-    output = printer.aligned(printer.print(plan.form.output), spec.output_dims).text
-    return output, lines, True
+    known = {decl.name for decl in plan.form.passed} | ({decl.name for decl in spec.inputs} if promotes else set())
+    value = as_locals(plan.form.output, known)
+    lines, printer = prelude(Scope(replace(spec, params=params)), (value,))
+    return printer.aligned(printer.print(value), spec.output_dims).text, lines, True

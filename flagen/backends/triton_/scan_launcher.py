@@ -105,12 +105,16 @@ def scan_launcher_context(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> M
 
 
 def _result(plan: ScanPlan, result: Result) -> Mapping[str, str]:
-    """A result: its name, its sizes, its dtype and how it is documented."""
+    """A result: its name, its sizes, its dtype and how it is documented; `narrowed`: the PyTorch form's, in that dtype,
+    which it gives to the output alone."""
     spec, name = plan.spec, result.name
+    wide = name in spec.wide_outputs
+    like = result_like(spec, result.dims)
     return {
+        "narrowed": name if wide or name == "o" else f"{name}.to({like}.dtype)",
         "name": name,
         "sizes": _axes("batch", "tokens", "HV", *result.dims),
-        "dtype": "args.dtype" if name in spec.wide_outputs else f"{result_like(spec, result.dims)}.dtype",
+        "dtype": "args.dtype" if wide else f"{like}.dtype",
         "doc": result_doc(spec, name, result.dims),
     }
 

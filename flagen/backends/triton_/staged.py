@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from flagen.backends.signature import Parameter
+from flagen.backends.signature import Parameter, parameters
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.torch_.staged import staged_context
 from flagen.backends.triton_.chunk_launcher import SAVE_STATES
 from flagen.backends.triton_.handed_on import keeps_states
 from flagen.plan.chunk_families import SIZES
 from flagen.plan.staged import PlannedStage, StagedPlan
+from flagen.spec.model import Spec
 
 
 def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
@@ -20,11 +21,18 @@ def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
     modes = [SAVE_STATES] if any(keeps_states(stage.plan) for stage in plan.stages) else []
     return {
         **common_context(spec, size, *modes),
-        **staged_context(plan, _function, _modes),
+        **staged_context(plan, _function, _modes, promotes=False),
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
+        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(_passed(spec, size))})",
         "sizes": SIZES,
         "in_pytorch": [stage.stage.state.name for stage, _ in plan.without_kernels()],
     }
+
+
+def _passed(spec: Spec, *extra: Parameter) -> Iterator[str]:
+    """The arguments of the function as they are handed to another of the same signature."""
+    for parameter in (*parameters(spec), *extra):
+        yield f"{parameter.name}={parameter.name}" if parameter.keyword else parameter.name
 
 
 def _sizes() -> str:

@@ -45,7 +45,7 @@ def naive_chunk_abc_attn_z(
 
     Returns:
         log_decay, [B, T, HV, M] in float32 (float64 where an input is);
-        exp_s_z, [B, T, HV, M] in s's dtype;
+        exp_s_z, [B, T, HV, M] in float32 (float64 where an input is);
         the state after the last token, [N, HV, M] in float32 (float64 where an input is), or None.
 
     Raises:
@@ -54,7 +54,6 @@ def naive_chunk_abc_attn_z(
     args = check_arguments(s, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"chunk_size: expected a positive int, got {chunk_size!r}")
-    dtype = s.dtype
     (s,) = args.promote(s)
     log_decay_all, exp_s_z_all, finals = [], [], []
     for tokens, z_last in args.sequences(initial_state):
@@ -70,7 +69,7 @@ def naive_chunk_abc_attn_z(
         finals.append(z_last)
     log_decay = _joined(args, log_decay_all, args.M)
     exp_s_z = _joined(args, exp_s_z_all, args.M)
-    return log_decay, exp_s_z.to(dtype), torch.cat(finals) if output_final_state else None
+    return log_decay, exp_s_z, torch.cat(finals) if output_final_state else None
 
 
 def _chunks(tokens: slice, size: int) -> Iterator[slice]:

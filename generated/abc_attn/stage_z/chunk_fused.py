@@ -77,14 +77,19 @@ def _in_pytorch(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
-    *every, final_state = naive_chunk_abc_attn_z(
+    log_decay, exp_s_z, final_state = naive_chunk_abc_attn_z(
         s,
         initial_state=initial_state,
         output_final_state=output_final_state,
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(*every, final_state, None)
+    return operators.results(
+        log_decay,
+        exp_s_z.to(s.dtype),
+        final_state,
+        None,
+    )
 
 
 @operators.register("chunk")

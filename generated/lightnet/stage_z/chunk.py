@@ -45,7 +45,7 @@ def naive_chunk_lightnet_z(
 
     Returns:
         log_decay, [B, T, HV, K] in float32 (float64 where an input is);
-        exp_k_z, [B, T, HV, K] in k's dtype;
+        exp_k_z, [B, T, HV, K] in float32 (float64 where an input is);
         the state after the last token, [N, HV, K] in float32 (float64 where an input is), or None.
 
     Raises:
@@ -54,7 +54,6 @@ def naive_chunk_lightnet_z(
     args = check_arguments(k, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"chunk_size: expected a positive int, got {chunk_size!r}")
-    dtype = k.dtype
     (k,) = args.promote(k)
     log_decay_all, exp_k_z_all, finals = [], [], []
     for tokens, z_last in args.sequences(initial_state):
@@ -70,7 +69,7 @@ def naive_chunk_lightnet_z(
         finals.append(z_last)
     log_decay = _joined(args, log_decay_all, args.K)
     exp_k_z = _joined(args, exp_k_z_all, args.K)
-    return log_decay, exp_k_z.to(dtype), torch.cat(finals) if output_final_state else None
+    return log_decay, exp_k_z, torch.cat(finals) if output_final_state else None
 
 
 def _chunks(tokens: slice, size: int) -> Iterator[slice]:

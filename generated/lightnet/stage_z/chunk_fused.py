@@ -77,14 +77,19 @@ def _in_pytorch(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
-    *every, final_state = naive_chunk_lightnet_z(
+    log_decay, exp_k_z, final_state = naive_chunk_lightnet_z(
         k,
         initial_state=initial_state,
         output_final_state=output_final_state,
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(*every, final_state, None)
+    return operators.results(
+        log_decay,
+        exp_k_z.to(k.dtype),
+        final_state,
+        None,
+    )
 
 
 @operators.register("chunk")

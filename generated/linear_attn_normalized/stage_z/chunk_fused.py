@@ -81,7 +81,7 @@ def _in_pytorch(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
-    *every, final_state = naive_chunk_linear_attn_normalized_z(
+    scale_z_q, final_state = naive_chunk_linear_attn_normalized_z(
         q,
         k,
         scale=scale,
@@ -90,7 +90,11 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(*every, final_state, None)
+    return operators.results(
+        scale_z_q,
+        final_state,
+        None,
+    )
 
 
 @operators.register("chunk")

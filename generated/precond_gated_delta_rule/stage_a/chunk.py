@@ -55,7 +55,7 @@ def naive_chunk_precond_gated_delta_rule_a(
         chunk_size: tokens per chunk.
 
     Returns:
-        k_m, [B, T, HV, K] in k's dtype;
+        k_m, [B, T, HV, K] in float32 (float64 where an input is);
         the state after the last token, [N, HV, K] in float32 (float64 where an input is), or None.
 
     Raises:
@@ -64,7 +64,6 @@ def naive_chunk_precond_gated_delta_rule_a(
     args = check_arguments(k, ga, ba, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"chunk_size: expected a positive int, got {chunk_size!r}")
-    dtype = k.dtype
     k, ga, ba = args.promote(k, ga, ba)
     k_m_all, finals = [], []
     for tokens, A_last in args.sequences(initial_state):
@@ -78,7 +77,7 @@ def naive_chunk_precond_gated_delta_rule_a(
             A_last = A[:, -1]
         finals.append(A_last)
     k_m = _joined(args, k_m_all, args.K)
-    return k_m.to(dtype), torch.cat(finals) if output_final_state else None
+    return k_m, torch.cat(finals) if output_final_state else None
 
 
 def _chunks(tokens: slice, size: int) -> Iterator[slice]:

@@ -92,7 +92,7 @@ def _in_pytorch(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
-    *every, final_state = naive_chunk_precond_kda_a(
+    k_m, final_state = naive_chunk_precond_kda_a(
         k,
         ga,
         ba,
@@ -104,7 +104,11 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(*every, final_state, None)
+    return operators.results(
+        k_m.to(k.dtype),
+        final_state,
+        None,
+    )
 
 
 @operators.register("chunk")
