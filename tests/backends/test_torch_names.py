@@ -23,6 +23,9 @@ SPECS_OF = {name: load_spec(SPECS / f"{name}.yaml") for name in VARIANTS} | {
     name: SHAPES[name].spec for name in list(SHAPES)[::9]
 }
 
+HELPERS = ("l2norm", "no_autocast", "without_autocast")
+"""Functions of a package that take no argument of the spec."""
+
 
 @cache
 def trees(example: str) -> Mapping[str, ast.Module]:
@@ -47,10 +50,11 @@ def names_of(spec: Spec) -> set[str]:
 def shared(path: str, tree: ast.Module) -> Iterator[str]:
     """The identifiers that stand beside names of the spec: those of functions with the shared signature, of the
     module's methods that know params, and the attributes that sizes and params have for neighbours."""
-    own = ("l2norm", "no_autocast", "without_autocast")
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name not in own:
-            yield from identifiers(node)
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name not in HELPERS:
+            # Decorators are looked up in the module.
+            for part in (node.args, node.returns, *node.body):
+                yield from () if part is None else identifiers(part)
         if isinstance(node, ast.ClassDef):
             for method in (n for n in node.body if isinstance(n, ast.FunctionDef)):
                 yield method.name

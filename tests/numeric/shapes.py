@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+import pytest
 import torch
 
 from tests.numeric.problems import Shape
@@ -38,3 +41,25 @@ SHAPES = (
     PACKED_32,
     PACKED_EMPTY,
 )
+
+LOW_PRECISION = (GROUPS_OF_4, ABOVE_A_CHUNK, WIDEST_VALUE, PACKED)
+DTYPES = (torch.bfloat16, torch.float16)
+
+FAMILIES = ("simple_gla", "gated_delta_rule", "gated_delta_product", "kda", "oja")
+"""One variant for each way its kernels are made: these meet every shape in every way to run it."""
+
+
+def covering(
+    names: Sequence[str], shapes: Sequence[Shape], ways: Sequence[object]
+) -> Iterator[tuple[str, Shape, object]]:
+    """Variants, shapes and ways to run them such that each variant meets each shape and each way, each shape meets
+    each way in many variants, and in those of `FAMILIES` all meet all."""
+    for turn, name in enumerate(names):
+        for place, shape in enumerate(shapes):
+            chosen = ways if name in FAMILIES else [ways[(turn + place) % len(ways)]]
+            yield from ((name, shape, way) for way in chosen)
+
+
+def each_in_a_dtype(names: Sequence[str], shapes: Sequence[Shape] = LOW_PRECISION) -> pytest.MarkDecorator:
+    """`name`, `shape` and `dtype`, a low one, of a covering."""
+    return pytest.mark.parametrize(("name", "shape", "dtype"), list(covering(names, shapes, DTYPES)), ids=str)

@@ -34,8 +34,6 @@ KERNELS = with_form("chunk")
 ERASING = ["delta_rule", "gated_delta_rule", "comba", "delta_product", "gated_delta_product", "kda"]
 """Those with a `beta` that scales an erasure along the keys."""
 
-LOW_PRECISION_SHAPES = (shapes.GROUPS_OF_4, shapes.ABOVE_A_CHUNK, shapes.WIDEST_VALUE, shapes.PACKED)
-
 
 def check(problem: Problem, bound: float, **keywords: object) -> None:
     expected = evaluate(form("naive_recurrent", problem.name), problem.to(torch.float64), wrt=())
@@ -55,22 +53,28 @@ def test_many_slots(name):
     check(problem.to(torch.bfloat16), 5e-3)
 
 
-@pytest.mark.parametrize("shape", LOW_PRECISION_SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", KERNELS)
-def test_low_precision(name, dtype, shape):
+@shapes.each_in_a_dtype(KERNELS)
+def test_low_precision(name, shape, dtype):
     check(make(name, shape).to(dtype), 5e-3)
 
 
-@pytest.mark.parametrize("shape", [shapes.PACKED, Shape(T=70, K=60, V=100, B=2, groups=2)], ids=str)
-@pytest.mark.parametrize("name", KERNELS)
-def test_outputs_in_a_kernel_of_their_own(name, shape, monkeypatch):
+SPLIT = list(
+    shapes.covering(
+        KERNELS,
+        (shapes.PACKED, Shape(T=70, K=60, V=100, B=2, groups=2)),
+        ((torch.float32, 1e-5), (torch.bfloat16, 5e-3)),
+    )
+)
+
+
+@pytest.mark.parametrize(("name", "shape", "way"), SPLIT, ids=str)
+def test_outputs_in_a_kernel_of_their_own(name, shape, way, monkeypatch):
     """As where there are too few sequences and heads for a GPU; right reads have no other form."""
     launcher = importlib.import_module(f"generated.{name}.chunk_fused")
     if hasattr(launcher, "_splits"):
         monkeypatch.setattr(launcher, "_splits", lambda programs, device: True)
-    check(make(name, shape).to(torch.float32), 1e-5)
-    check(make(name, shape).to(torch.bfloat16), 5e-3)
+    dtype, bound = way
+    check(make(name, shape).to(dtype), bound)
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])

@@ -20,6 +20,17 @@ def scaled_sum(x, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def join(sum_before, sum_to, before, to):
+    """Two runs of rows as one."""
+    return sum_to + before, sum_to + to * 0.5
+
+
+@triton.jit
+def larger(x, y):
+    return tl.maximum(x, y)
+
+
+@triton.jit
 def every_kind_kernel(x, y, n, offset, scale, BLOCK: tl.constexpr):
     r = tl.arange(0, BLOCK)
     tile = tl.load(x + r[:, None] * BLOCK + r[None, :], mask=(r[:, None] < n) & (r[None, :] < n), other=0.0)
@@ -28,6 +39,9 @@ def every_kind_kernel(x, y, n, offset, scale, BLOCK: tl.constexpr):
     product = tl.dot(low.to(tl.float32), tl.trans(tile)) + around[None, :]
     for i in range(3):
         product += scaled_sum(product, BLOCK)[None, :] * (i + 1)
+    before, to = tl.associative_scan((tl.zeros_like(product), product), 0, join)
+    low_before, low_to = tl.associative_scan((low, low), 1, join, reverse=True)
+    product += before + to + tl.associative_scan(tile, 1, larger) + (low_before * low_to).to(tl.float32)
     tl.store(y + r[:, None] * BLOCK + r[None, :], tl.where(r[:, None] >= r[None, :], product, -1.0))
 
 
