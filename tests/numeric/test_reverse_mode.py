@@ -333,3 +333,31 @@ def test_memory_grows_with_the_root_of_the_length(packages):
         tokens, segments, _ = module._segments(args, None)
         assert tokens * segments >= T
         assert tokens + segments <= 2.2 * T**0.5 + 1
+
+
+@pytest.mark.parametrize("name", ["lightnet", "mamba"])
+def test_strides_and_mixed_dtypes(name, packages):
+    problem = problem_of(name, Shape(tokens=4, batch=2, H=1, HV=2, first=12, second=10))
+    first, *_, last = (decl.name for decl in problem.spec.inputs)
+    dtypes = {first: torch.bfloat16, last: torch.float16}
+    # Dense, so that a clone has the same strides.
+    problem.leaves = {
+        key: x.to(dtypes.get(key, x.dtype)).transpose(0, -1).contiguous().transpose(0, -1)
+        for key, x in problem.leaves.items()
+    }
+    assert not any(x.clone().is_contiguous() for x in problem.leaves.values() if x.ndim > 1)
+    check(problem, packages[name], LOW, LOW_GATES)
+
+
+@pytest.mark.parametrize("name", ["gsa", "rwkv4"])
+def test_one_graph_of_torch_compile(name, packages):
+    """Several states go in and out, and each has a gradient."""
+    torch.compiler.reset()
+    package, problem = packages[name], problem_of(name, SHAPES[0])
+    function = f"fused_recurrent_{name}"
+    compiled = torch.compile(getattr(package, function), backend="aot_eager", fullgraph=True)
+    traced = type("Package", (), {function: staticmethod(compiled)})
+    expected = problem.results(partial(problem.called, package, form="fused_recurrent"))
+    got = problem.results(partial(problem.called, traced, form="fused_recurrent"))
+    for key, x in expected.items():
+        assert torch.equal(got[key], x), key
