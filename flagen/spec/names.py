@@ -42,7 +42,7 @@ _GENERATED = _words("""
 """)
 
 _KERNELS = _words("""
-    CHUNK SEGMENT above below block blocks call_key chunk_sequence chunks config dot_precision end_token first_chunk
+    CHUNK SEGMENT block blocks call_key chunk_sequence chunks config dot_precision end_token first_chunk
     first_segment first_token given import_error inside is_first is_last kept_row key_head launch_config micro_step
     num_warps operators os output_blocks output_tiles pairwise prepare_tiles program reduce row rows segment
     segment_end segment_row segment_sequence segment_start segments segments_before segments_done sequence shares start

@@ -29,15 +29,23 @@ def _back_scan(s, m, after, is_last):
 
 
 @triton.jit
-def _row_before(x, first, is_first, above):
-    """The row of the token before each; the first one's is `first`."""
-    return tl.where(is_first, first, tl.gather(x, tl.broadcast_to(above, x.shape), 0))
+def _last_two(x1, y1, several1, x2, y2, several2):
+    """The last row of several, and the one before it."""
+    return x2, tl.where(several2 > 0, y2, x1), several1 | 1
 
 
 @triton.jit
-def _row_after(x, last, is_last, below):
+def _row_before(x, first, is_first):
+    """The row of the token before each; the first one's is `first`. A gather would keep its indices in registers."""
+    _, before, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two)
+    return tl.where(is_first, first, before)
+
+
+@triton.jit
+def _row_after(x, last, is_last):
     """The row of the token after each; the last one's is `last`."""
-    return tl.where(is_last, last, tl.gather(x, tl.broadcast_to(below, x.shape), 0))
+    _, after, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two, reverse=True)
+    return tl.where(is_last, last, after)
 
 
 @triton.jit
@@ -52,7 +60,7 @@ def launch_config(
 ) -> dict[str, int]:
     """Blocks and warps for these sizes."""
     BLOCK_D = min(triton.next_power_of_2(D), max(16, 1024 // (CHUNK)))
-    num_warps = min(16, max(1, CHUNK * BLOCK_D // 256))
+    num_warps = min(8, max(1, CHUNK * BLOCK_D // 256))
     return {"BLOCK_D": BLOCK_D, "num_warps": num_warps}
 
 
@@ -103,8 +111,6 @@ def chunk_backward_hgrn_kernel(
     rows = tl.arange(0, CHUNK)
     is_first = rows == 0
     is_last = rows == CHUNK - 1
-    above = tl.maximum(rows - 1, 0)
-    below = tl.minimum(rows + 1, CHUNK - 1)
 
     state_row = sequence * HV + value_head
     if dh_final_ptr is None:
@@ -131,16 +137,14 @@ def chunk_backward_hgrn_kernel(
         ).to(tl.float32)
         alpha = tl.exp(g)
         h = _affine_scan(alpha, x, h_first[None, :], is_first[:, None])
-        h_prev = _row_before(h, h_first[None, :], is_first[:, None], above[:, None])
+        h_prev = _row_before(h, h_first[None, :], is_first[:, None])
         do = tl.load(
             do_ptr + (token * HV + value_head)[:, None] * D + D_index[None, :],
             mask=token_mask[:, None] & D_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         dh_before = _back_scan(alpha, alpha * do, dh_after[None, :], is_last[:, None])
-        dh = tl.where(
-            token_mask[:, None], do + _row_after(dh_before, dh_after[None, :], is_last[:, None], below[:, None]), 0.0
-        )
+        dh = tl.where(token_mask[:, None], do + _row_after(dh_before, dh_after[None, :], is_last[:, None]), 0.0)
         dh_after = _only_row(dh_before, is_first[:, None])
         dh_part = dh * h_prev
         dx = dh

@@ -31,7 +31,7 @@ def launch_config(
     D: int,
 ) -> dict[str, int]:
     """Blocks and warps for these sizes."""
-    BLOCK_D = min(triton.next_power_of_2(D), max(16, 2048 // (CHUNK)))
+    BLOCK_D = min(triton.next_power_of_2(D), max(16, 1024 // (CHUNK)))
     num_warps = min(16, max(1, CHUNK * BLOCK_D // 512))
     return {"BLOCK_D": BLOCK_D, "num_warps": num_warps}
 

@@ -29,15 +29,23 @@ def _back_scan(s, m, after, is_last):
 
 
 @triton.jit
-def _row_before(x, first, is_first, above):
-    """The row of the token before each; the first one's is `first`."""
-    return tl.where(is_first, first, tl.gather(x, tl.broadcast_to(above, x.shape), 0))
+def _last_two(x1, y1, several1, x2, y2, several2):
+    """The last row of several, and the one before it."""
+    return x2, tl.where(several2 > 0, y2, x1), several1 | 1
 
 
 @triton.jit
-def _row_after(x, last, is_last, below):
+def _row_before(x, first, is_first):
+    """The row of the token before each; the first one's is `first`. A gather would keep its indices in registers."""
+    _, before, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two)
+    return tl.where(is_first, first, before)
+
+
+@triton.jit
+def _row_after(x, last, is_last):
     """The row of the token after each; the last one's is `last`."""
-    return tl.where(is_last, last, tl.gather(x, tl.broadcast_to(below, x.shape), 0))
+    _, after, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two, reverse=True)
+    return tl.where(is_last, last, after)
 
 
 @triton.jit
@@ -54,8 +62,8 @@ def launch_config(
     """Blocks and warps for these sizes."""
     BLOCK_N = triton.next_power_of_2(N)
     # Every block of E writes shares of the gradients that lack it: few blocks.
-    BLOCK_E = min(triton.next_power_of_2(E), max(4, 4096 // (CHUNK * BLOCK_N)))
-    num_warps = min(16, max(1, CHUNK * BLOCK_E * BLOCK_N // 256))
+    BLOCK_E = min(triton.next_power_of_2(E), max(1, 4096 // (CHUNK * BLOCK_N)))
+    num_warps = min(8, max(1, CHUNK * BLOCK_E * BLOCK_N // 512))
     return {"BLOCK_E": BLOCK_E, "BLOCK_N": BLOCK_N, "num_warps": num_warps}
 
 
@@ -119,8 +127,6 @@ def chunk_backward_mamba_kernel(
     rows = tl.arange(0, CHUNK)
     is_first = rows == 0
     is_last = rows == CHUNK - 1
-    above = tl.maximum(rows - 1, 0)
-    below = tl.minimum(rows + 1, CHUNK - 1)
 
     A = tl.load(A_ptr + E_index[:, None] * N + N_index[None, :], mask=E_mask[:, None] & N_mask[None, :], other=0.0).to(
         tl.float32
@@ -177,7 +183,7 @@ def chunk_backward_mamba_kernel(
             h_first[None, :, :],
             is_first[:, None, None],
         )
-        h_prev = _row_before(h, h_first[None, :, :], is_first[:, None, None], above[:, None, None])
+        h_prev = _row_before(h, h_first[None, :, :], is_first[:, None, None])
         do = tl.load(
             do_ptr + (token * HV + value_head)[:, None] * E + E_index[None, :],
             mask=token_mask[:, None] & E_mask[None, :],
@@ -188,7 +194,7 @@ def chunk_backward_mamba_kernel(
         dh_before = _back_scan(h_slope, h_slope * dh_here, dh_after[None, :, :], is_last[:, None, None])
         dh = tl.where(
             token_mask[:, None, None],
-            dh_here + _row_after(dh_before, dh_after[None, :, :], is_last[:, None, None], below[:, None, None]),
+            dh_here + _row_after(dh_before, dh_after[None, :, :], is_last[:, None, None]),
             0.0,
         )
         dh_after = _only_row(dh_before, is_first[:, None, None])

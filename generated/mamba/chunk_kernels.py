@@ -33,7 +33,7 @@ def launch_config(
 ) -> dict[str, int]:
     """Blocks and warps for these sizes."""
     BLOCK_N = triton.next_power_of_2(N)
-    BLOCK_E = min(triton.next_power_of_2(E), max(4, 4096 // (CHUNK * BLOCK_N)))
+    BLOCK_E = min(triton.next_power_of_2(E), max(1, 4096 // (CHUNK * BLOCK_N)))
     num_warps = min(16, max(1, CHUNK * BLOCK_E * BLOCK_N // 512))
     return {"BLOCK_E": BLOCK_E, "BLOCK_N": BLOCK_N, "num_warps": num_warps}
 

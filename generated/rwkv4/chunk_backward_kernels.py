@@ -70,15 +70,23 @@ def _back_scan(s, m, after, is_last):
 
 
 @triton.jit
-def _row_before(x, first, is_first, above):
-    """The row of the token before each; the first one's is `first`."""
-    return tl.where(is_first, first, tl.gather(x, tl.broadcast_to(above, x.shape), 0))
+def _last_two(x1, y1, several1, x2, y2, several2):
+    """The last row of several, and the one before it."""
+    return x2, tl.where(several2 > 0, y2, x1), several1 | 1
 
 
 @triton.jit
-def _row_after(x, last, is_last, below):
+def _row_before(x, first, is_first):
+    """The row of the token before each; the first one's is `first`. A gather would keep its indices in registers."""
+    _, before, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two)
+    return tl.where(is_first, first, before)
+
+
+@triton.jit
+def _row_after(x, last, is_last):
     """The row of the token after each; the last one's is `last`."""
-    return tl.where(is_last, last, tl.gather(x, tl.broadcast_to(below, x.shape), 0))
+    _, after, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two, reverse=True)
+    return tl.where(is_last, last, after)
 
 
 @triton.jit
@@ -93,7 +101,7 @@ def launch_config(
 ) -> dict[str, int]:
     """Blocks and warps for these sizes."""
     BLOCK_D = min(triton.next_power_of_2(D), max(16, 1024 // (CHUNK)))
-    num_warps = min(16, max(1, CHUNK * BLOCK_D // 256))
+    num_warps = min(8, max(1, CHUNK * BLOCK_D // 256))
     return {"BLOCK_D": BLOCK_D, "num_warps": num_warps}
 
 
@@ -153,8 +161,6 @@ def chunk_backward_rwkv4_kernel(
     rows = tl.arange(0, CHUNK)
     is_first = rows == 0
     is_last = rows == CHUNK - 1
-    above = tl.maximum(rows - 1, 0)
-    below = tl.minimum(rows + 1, CHUNK - 1)
 
     w = tl.load(w_ptr + value_head * D + D_index, mask=D_mask, other=0.0).to(tl.float32)
     u = tl.load(u_ptr + value_head * D + D_index, mask=D_mask, other=0.0).to(tl.float32)
@@ -195,14 +201,14 @@ def chunk_backward_rwkv4_kernel(
             z_first[None, :],
             is_first[:, None],
         )
-        z_prev = _row_before(z, z_first[None, :], is_first[:, None], above[:, None])
+        z_prev = _row_before(z, z_first[None, :], is_first[:, None])
         p = _affine_scan(
             tl.where(token_mask[:, None], tl.exp(z_prev + w[None, :] - z), 1.0),
             tl.where(token_mask[:, None], tl.exp(k - z) * v, 0.0),
             p_first[None, :],
             is_first[:, None],
         )
-        p_prev = _row_before(p, p_first[None, :], is_first[:, None], above[:, None])
+        p_prev = _row_before(p, p_first[None, :], is_first[:, None])
         m = logaddexp(z_prev, u[None, :] + k)
         do = tl.load(
             do_ptr + (token * HV + value_head)[:, None] * D + D_index[None, :],
@@ -214,9 +220,7 @@ def chunk_backward_rwkv4_kernel(
         dp_before = _back_scan(
             p_slope, tl.where(token_mask[:, None], do * tl.exp(z_prev - m), 0.0), dp_after[None, :], is_last[:, None]
         )
-        dp = tl.where(
-            token_mask[:, None], _row_after(dp_before, dp_after[None, :], is_last[:, None], below[:, None]), 0.0
-        )
+        dp = tl.where(token_mask[:, None], _row_after(dp_before, dp_after[None, :], is_last[:, None]), 0.0)
         dp_after = _only_row(dp_before, is_first[:, None])
         dp_part = dp * p_prev
         dz_here = -(dp_part * tl.exp(z_prev + w[None, :] - z)) - dp * v * tl.exp(k - z)
@@ -234,11 +238,7 @@ def chunk_backward_rwkv4_kernel(
             dz_after[None, :],
             is_last[:, None],
         )
-        dz = tl.where(
-            token_mask[:, None],
-            dz_here + _row_after(dz_before, dz_after[None, :], is_last[:, None], below[:, None]),
-            0.0,
-        )
+        dz = tl.where(token_mask[:, None], dz_here + _row_after(dz_before, dz_after[None, :], is_last[:, None]), 0.0)
         dz_after = _only_row(dz_before, is_first[:, None])
         dz_part = dz * z_slope
         dz_part_2 = dz * _part_of(k, z_prev + w[None, :])

@@ -56,9 +56,16 @@ def _logaddexp_scan(w, c, first, is_first):
 
 
 @triton.jit
-def _row_before(x, first, is_first, above):
-    """The row of the token before each; the first one's is `first`."""
-    return tl.where(is_first, first, tl.gather(x, tl.broadcast_to(above, x.shape), 0))
+def _last_two(x1, y1, several1, x2, y2, several2):
+    """The last row of several, and the one before it."""
+    return x2, tl.where(several2 > 0, y2, x1), several1 | 1
+
+
+@triton.jit
+def _row_before(x, first, is_first):
+    """The row of the token before each; the first one's is `first`. A gather would keep its indices in registers."""
+    _, before, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two)
+    return tl.where(is_first, first, before)
 
 
 @triton.jit
@@ -72,7 +79,7 @@ def launch_config(
     D: int,
 ) -> dict[str, int]:
     """Blocks and warps for these sizes."""
-    BLOCK_D = min(triton.next_power_of_2(D), max(16, 2048 // (CHUNK)))
+    BLOCK_D = min(triton.next_power_of_2(D), max(16, 1024 // (CHUNK)))
     num_warps = min(16, max(1, CHUNK * BLOCK_D // 512))
     return {"BLOCK_D": BLOCK_D, "num_warps": num_warps}
 
@@ -128,7 +135,6 @@ def chunk_rwkv4_kernel(
     rows = tl.arange(0, CHUNK)
     is_first = rows == 0
     is_last = rows == CHUNK - 1
-    above = tl.maximum(rows - 1, 0)
 
     w = tl.load(w_ptr + value_head * D + D_index, mask=D_mask, other=0.0).to(tl.float32)
     u = tl.load(u_ptr + value_head * D + D_index, mask=D_mask, other=0.0).to(tl.float32)
@@ -168,7 +174,7 @@ def chunk_rwkv4_kernel(
             z_first[None, :],
             is_first[:, None],
         )
-        z_prev = _row_before(z, z_first[None, :], is_first[:, None], above[:, None])
+        z_prev = _row_before(z, z_first[None, :], is_first[:, None])
         z_first = _only_row(z, is_last[:, None])
         p = _affine_scan(
             tl.where(token_mask[:, None], tl.exp(z_prev + w[None, :] - z), 1.0),
@@ -176,7 +182,7 @@ def chunk_rwkv4_kernel(
             p_first[None, :],
             is_first[:, None],
         )
-        p_prev = _row_before(p, p_first[None, :], is_first[:, None], above[:, None])
+        p_prev = _row_before(p, p_first[None, :], is_first[:, None])
         p_first = _only_row(p, is_last[:, None])
         m = logaddexp(z_prev, u[None, :] + k)
         o = tl.exp(z_prev - m) * p_prev + tl.exp(u[None, :] + k - m) * v

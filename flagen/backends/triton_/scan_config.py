@@ -1,7 +1,7 @@
 """Blocks and warps of the kernels of elementwise scans: a small function that goes into the file beside the kernel.
 
 The numbers come from compiling the committed variants for sm_80, sm_90, sm_100 and gfx942 (see the decision record on
-elementwise scans): a thread holds about twenty tiles of a chunk at once, so eight to sixteen values of each fit.
+elementwise scans): a thread holds up to twenty tiles of a chunk at once, so eight to sixteen values of each fit.
 """
 
 from __future__ import annotations
@@ -21,21 +21,14 @@ def config_lines(plan: ScanKernelPlan, *, backward: bool) -> Iterator[str]:
     wide = _widest(plan)
     if plan.split is not None:
         whole = " * ".join(["CHUNK", *(f"BLOCK_{dim}" for dim in wide if dim != plan.split)])
-        values = _values(len(wide), backward=backward)
-        least = 4 if len(wide) > 1 else 16
+        values = 4096 if len(wide) > 1 else 1024
         if backward and len(wide) > 1:
             yield f"# Every block of {plan.split} writes shares of the gradients that lack it: few blocks."
-        yield (f"BLOCK_{plan.split} = min(triton.next_power_of_2({plan.split}), max({least}, {values} // ({whole})))")
+        most = f"max({1 if len(wide) > 1 else 16}, {values} // ({whole}))"
+        yield f"BLOCK_{plan.split} = min(triton.next_power_of_2({plan.split}), {most})"
     tile = " * ".join(["CHUNK", *(f"BLOCK_{dim}" for dim in wide)])
-    each = 32 * (8 if backward else 16)
-    yield f"num_warps = min(16, max(1, {tile} // {each}))"
-
-
-def _values(dims: int, *, backward: bool) -> int:
-    """How many values a tile has, where that can be chosen."""
-    if dims > 1:
-        return 4096
-    return 1024 if backward else 2048
+    each = 256 if len(wide) < 2 and backward else 512
+    yield f"num_warps = min({8 if backward else 16}, max(1, {tile} // {each}))"
 
 
 def _widest(plan: ScanKernelPlan) -> Dims:

@@ -43,14 +43,21 @@ def _back_scan(s, m, after, is_last):
     return gradients
 ''',
     '''@triton.jit
-def _row_before(x, first, is_first, above):
-    """The row of the token before each; the first one's is `first`."""
-    return tl.where(is_first, first, tl.gather(x, tl.broadcast_to(above, x.shape), 0))
+def _last_two(x1, y1, several1, x2, y2, several2):
+    """The last row of several, and the one before it."""
+    return x2, tl.where(several2 > 0, y2, x1), several1 | 1
 ''',
     '''@triton.jit
-def _row_after(x, last, is_last, below):
+def _row_before(x, first, is_first):
+    """The row of the token before each; the first one's is `first`. A gather would keep its indices in registers."""
+    _, before, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two)
+    return tl.where(is_first, first, before)
+''',
+    '''@triton.jit
+def _row_after(x, last, is_last):
     """The row of the token after each; the last one's is `last`."""
-    return tl.where(is_last, last, tl.gather(x, tl.broadcast_to(below, x.shape), 0))
+    _, after, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two, reverse=True)
+    return tl.where(is_last, last, after)
 ''',
     '''@triton.jit
 def _only_row(x, is_wanted):

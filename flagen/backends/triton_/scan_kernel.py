@@ -156,12 +156,7 @@ class ScanWriter:
     def row_lines(self, chunk: Iterable[str]) -> list[str]:
         """The rows of a chunk, and what of them is asked for."""
         text = "\n".join(chunk)
-        every = {
-            "is_first": "rows == 0",
-            "is_last": "rows == CHUNK - 1",
-            "above": "tl.maximum(rows - 1, 0)",
-            "below": "tl.minimum(rows + 1, CHUNK - 1)",
-        }
+        every = {"is_first": "rows == 0", "is_last": "rows == CHUNK - 1"}
         return ["rows = tl.arange(0, CHUNK)", *(f"{name} = {value}" for name, value in every.items() if name in text)]
 
     @property
@@ -230,8 +225,7 @@ class ScanWriter:
         factor, term = self.full(walk.factor, over), self.full(walk.term, over)
         yield f"{name} = _{walk.kind}_scan({factor}, {term}, {first}, {is_first})"
         if walk.before is not None:
-            above = self.axes.spread("above", (TOKEN,), over)
-            yield f"{walk.before} = _row_before({name}, {first}, {is_first}, {above})"
+            yield f"{walk.before} = _row_before({name}, {first}, {is_first})"
         if self.hands_on:
             yield f"{walk.first} = _only_row({name}, {self.axes.spread('is_last', (TOKEN,), over)})"
 
@@ -366,16 +360,16 @@ class BackwardWriter(ScanWriter):
 
     def _walk_back(self, back: WalkBack) -> Iterator[str]:
         over = self.over(back.state.dims)
-        after, is_last, is_first, below, mask = (
+        after, is_last, is_first, mask = (
             self.axes.spread(name, dims, over)
             for name, dims in (
                 (back.after, over[1:]),
-                *((name, (TOKEN,)) for name in ("is_last", "is_first", "below", self.token_mask)),
+                *((name, (TOKEN,)) for name in ("is_last", "is_first", self.token_mask)),
             )
         )
         slope, term = self.full(back.slope, over), self.full(back.term, over)
         yield f"{back.before} = _back_scan({slope}, {term}, {after}, {is_last})"
-        later = f"_row_after({back.before}, {after}, {is_last}, {below})"
+        later = f"_row_after({back.before}, {after}, {is_last})"
         whole = later if back.reaching is None else f"{self.print.over(back.reaching, over)} + {later}"
         yield f"{back.target} = tl.where({mask}, {whole}, 0.0)"
         yield f"{back.after} = _only_row({back.before}, {is_first})"
