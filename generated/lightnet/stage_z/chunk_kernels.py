@@ -42,9 +42,16 @@ def _logaddexp_scan(w, c, first, is_first):
 
 
 @triton.jit
-def _row_before(x, first, is_first, above):
-    """The row of the token before each; the first one's is `first`."""
-    return tl.where(is_first, first, tl.gather(x, tl.broadcast_to(above, x.shape), 0))
+def _last_two(x1, y1, several1, x2, y2, several2):
+    """The last row of several, and the one before it."""
+    return x2, tl.where(several2 > 0, y2, x1), several1 | 1
+
+
+@triton.jit
+def _row_before(x, first, is_first):
+    """The row of the token before each; the first one's is `first`. A gather would keep its indices in registers."""
+    _, before, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two)
+    return tl.where(is_first, first, before)
 
 
 @triton.jit
@@ -58,7 +65,7 @@ def launch_config(
     K: int,
 ) -> dict[str, int]:
     """Blocks and warps for these sizes."""
-    BLOCK_K = min(triton.next_power_of_2(K), max(16, 2048 // (CHUNK)))
+    BLOCK_K = min(triton.next_power_of_2(K), max(16, 1024 // (CHUNK)))
     num_warps = min(16, max(1, CHUNK * BLOCK_K // 512))
     return {"BLOCK_K": BLOCK_K, "num_warps": num_warps}
 
@@ -108,7 +115,6 @@ def chunk_lightnet_z_kernel(
     rows = tl.arange(0, CHUNK)
     is_first = rows == 0
     is_last = rows == CHUNK - 1
-    above = tl.maximum(rows - 1, 0)
 
     state_row = sequence * HV + value_head
     if z_initial_ptr is None:
@@ -134,7 +140,7 @@ def chunk_lightnet_z_kernel(
             z_first[None, :],
             is_first[:, None],
         )
-        z_prev = _row_before(z, z_first[None, :], is_first[:, None], above[:, None])
+        z_prev = _row_before(z, z_first[None, :], is_first[:, None])
         z_first = _only_row(z, is_last[:, None])
         log_decay = z_prev - z
         tl.store(

@@ -29,9 +29,16 @@ def _back_scan(s, m, after, is_last):
 
 
 @triton.jit
-def _row_after(x, last, is_last, below):
+def _last_two(x1, y1, several1, x2, y2, several2):
+    """The last row of several, and the one before it."""
+    return x2, tl.where(several2 > 0, y2, x1), several1 | 1
+
+
+@triton.jit
+def _row_after(x, last, is_last):
     """The row of the token after each; the last one's is `last`."""
-    return tl.where(is_last, last, tl.gather(x, tl.broadcast_to(below, x.shape), 0))
+    _, after, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two, reverse=True)
+    return tl.where(is_last, last, after)
 
 
 @triton.jit
@@ -46,7 +53,7 @@ def launch_config(
 ) -> dict[str, int]:
     """Blocks and warps for these sizes."""
     BLOCK_K = triton.next_power_of_2(K)
-    num_warps = min(16, max(1, CHUNK * BLOCK_K // 256))
+    num_warps = min(8, max(1, CHUNK * BLOCK_K // 256))
     return {"BLOCK_K": BLOCK_K, "num_warps": num_warps}
 
 
@@ -96,7 +103,6 @@ def chunk_backward_linear_attn_normalized_z_kernel(
     rows = tl.arange(0, CHUNK)
     is_first = rows == 0
     is_last = rows == CHUNK - 1
-    below = tl.minimum(rows + 1, CHUNK - 1)
 
     state_row = sequence * HV + value_head
     if dz_final_ptr is None:
@@ -125,11 +131,7 @@ def chunk_backward_linear_attn_normalized_z_kernel(
         dscale_z_q = tl.load(dscale_z_q_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
         dz_here = tl.where(K_mask[None, :], (scale * dscale_z_q)[:, None], 0.0) * q
         dz_before = _back_scan(tl.full((CHUNK, BLOCK_K), 1.0, tl.float32), dz_here, dz_after[None, :], is_last[:, None])
-        dz = tl.where(
-            token_mask[:, None],
-            dz_here + _row_after(dz_before, dz_after[None, :], is_last[:, None], below[:, None]),
-            0.0,
-        )
+        dz = tl.where(token_mask[:, None], dz_here + _row_after(dz_before, dz_after[None, :], is_last[:, None]), 0.0)
         dz_after = _only_row(dz_before, is_first[:, None])
         dq = tl.where(K_mask[None, :], (scale * dscale_z_q)[:, None], 0.0) * z
         if dq_ptr is not None:

@@ -34,15 +34,23 @@ def _back_scan(s, m, after, is_last):
 
 
 @triton.jit
-def _row_before(x, first, is_first, above):
-    """The row of the token before each; the first one's is `first`."""
-    return tl.where(is_first, first, tl.gather(x, tl.broadcast_to(above, x.shape), 0))
+def _last_two(x1, y1, several1, x2, y2, several2):
+    """The last row of several, and the one before it."""
+    return x2, tl.where(several2 > 0, y2, x1), several1 | 1
 
 
 @triton.jit
-def _row_after(x, last, is_last, below):
+def _row_before(x, first, is_first):
+    """The row of the token before each; the first one's is `first`. A gather would keep its indices in registers."""
+    _, before, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two)
+    return tl.where(is_first, first, before)
+
+
+@triton.jit
+def _row_after(x, last, is_last):
     """The row of the token after each; the last one's is `last`."""
-    return tl.where(is_last, last, tl.gather(x, tl.broadcast_to(below, x.shape), 0))
+    _, after, _ = tl.associative_scan((x, x, tl.zeros(x.shape, tl.int32)), 0, _last_two, reverse=True)
+    return tl.where(is_last, last, after)
 
 
 @triton.jit
@@ -57,7 +65,7 @@ def launch_config(
 ) -> dict[str, int]:
     """Blocks and warps for these sizes."""
     BLOCK_K = min(triton.next_power_of_2(K), max(16, 1024 // (CHUNK)))
-    num_warps = min(16, max(1, CHUNK * BLOCK_K // 256))
+    num_warps = min(8, max(1, CHUNK * BLOCK_K // 256))
     return {"BLOCK_K": BLOCK_K, "num_warps": num_warps}
 
 
@@ -114,8 +122,6 @@ def chunk_backward_precond_gated_delta_rule_a_kernel(
     rows = tl.arange(0, CHUNK)
     is_first = rows == 0
     is_last = rows == CHUNK - 1
-    above = tl.maximum(rows - 1, 0)
-    below = tl.minimum(rows + 1, CHUNK - 1)
 
     state_row = sequence * HV + value_head
     if dA_final_ptr is None:
@@ -143,7 +149,7 @@ def chunk_backward_precond_gated_delta_rule_a_kernel(
             A_first[None, :],
             is_first[:, None],
         )
-        A_prev = _row_before(A, A_first[None, :], is_first[:, None], above[:, None])
+        A_prev = _row_before(A, A_first[None, :], is_first[:, None])
         r = tl.log(A + eps) - center
         m = tl.exp(-tl.log(x) * r / (1.0 + tl.abs(r)))
         dk_m = tl.load(
@@ -163,11 +169,7 @@ def chunk_backward_precond_gated_delta_rule_a_kernel(
             dA_after[None, :],
             is_last[:, None],
         )
-        dA = tl.where(
-            token_mask[:, None],
-            dA_here + _row_after(dA_before, dA_after[None, :], is_last[:, None], below[:, None]),
-            0.0,
-        )
+        dA = tl.where(token_mask[:, None], dA_here + _row_after(dA_before, dA_after[None, :], is_last[:, None]), 0.0)
         dA_after = _only_row(dA_before, is_first[:, None])
         dA_part = dA * A_prev
         dk = dk_m * m + (ba[:, None] * dA * k + ba[:, None] * dA * k)

@@ -31,7 +31,7 @@ def launch_config(
     K: int,
 ) -> dict[str, int]:
     """Blocks and warps for these sizes."""
-    BLOCK_K = min(triton.next_power_of_2(K), max(16, 2048 // (CHUNK)))
+    BLOCK_K = min(triton.next_power_of_2(K), max(16, 1024 // (CHUNK)))
     num_warps = min(16, max(1, CHUNK * BLOCK_K // 512))
     return {"BLOCK_K": BLOCK_K, "num_warps": num_warps}
 
