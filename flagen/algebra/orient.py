@@ -54,11 +54,11 @@ def normal_form(spec: Spec) -> NormalForm:
         OutsideNormalForm: it has none (several states, not affine, not low rank …); says which part, and where.
     """
     if len(spec.states) > 1:
-        raise OutsideNormalForm("a spec with several states has no chunk form yet", spec.states[1].span)
+        raise OutsideNormalForm("several states have no normal form together", spec.states[1].span)
     (state,) = spec.states
     if len(state.dims) != 2:
         raise OutsideNormalForm(
-            f"only a matrix state has a chunk form yet; {state.name} has {len(state.dims)} dims", state.span
+            f"only a matrix state has a normal form; {state.name} has {len(state.dims)} dims", state.span
         )
     if math.isinf(state.init):
         raise OutsideNormalForm("a matrix state that starts at infinity has no chunk form", state.span)
