@@ -11,11 +11,13 @@ from flagen.plan import Unavailable, make_plan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.show import show
 from flagen.spec import load_spec, parse_spec
 
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
 ADDITIVE = {"linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"}
+SCANS = {"hgrn", "rwkv4", "mamba"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}"
@@ -46,6 +48,8 @@ def test_the_variants_with_kernels(name):
     if name in ADDITIVE | DELTA:
         assert isinstance(plan, ChunkKernelPlan)
         assert (plan.prepare is None) == (name in ADDITIVE)
+    elif name in SCANS:
+        assert isinstance(plan, ScanKernelPlan)
     else:
         assert isinstance(plan, KeyKernelPlan)
 
