@@ -116,7 +116,7 @@ def test_generated_code_stands_alone(path: Path) -> None:
     """It needs torch, and Triton where there is a kernel; not flagen, and no other generated package."""
     name = path.relative_to(ROOT / "generated").parts[0]
     kernels = {"kernels", "fused_recurrent_backward_kernels", "chunk_kernels", "chunk_prepare", "chunk_tuning"}
-    kernels |= {f"chunk_backward_{part}" for part in ("across", "gradients", "prepare", "walks")}
+    kernels |= {f"chunk_backward_{part}" for part in ("across", "gradients", "kernels", "prepare", "walks")}
     triton = {"triton"} if path.stem in kernels else set()
     wrong = [
         f"line {line}: {module}"
