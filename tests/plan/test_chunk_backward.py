@@ -17,6 +17,7 @@ from flagen.plan.staged import StagedPlan
 from flagen.spec import load_spec, parse_spec
 
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
+SCANS = {"hgrn", "rwkv4", "mamba"}
 ADDITIVE = {"linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 

@@ -11,11 +11,13 @@ from flagen.plan import Unavailable, make_plan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.show import show
 from flagen.spec import load_spec, parse_spec
 
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
 ADDITIVE = {"linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"}
+SCANS = {"hgrn", "rwkv4", "mamba"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "oja", "rwkv6", "rwkv7"}
 
@@ -48,6 +50,7 @@ def test_the_variants_with_kernels(name):
     assert isinstance(plan, KeyKernelPlan) == (name in BY_KEY)
     if isinstance(plan, ChunkKernelPlan):
         assert (plan.prepare is None) == (name in ADDITIVE)
+    assert isinstance(plan, ScanKernelPlan) == (name in SCANS)
 
 
 def test_what_a_row_has_one_number_for_stays_off_the_products():
