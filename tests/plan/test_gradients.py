@@ -66,7 +66,6 @@ FUNCTIONS = {
     "clamp": lambda value, low, high: torch.minimum(torch.maximum(value, low), high),
     "part_of": lambda x, y: torch.sigmoid(x - y),
     "power_slope": lambda x, y: torch.where(y == 0, 0, y * x ** (y - 1)),
-    "part_of": lambda x, y: torch.sigmoid(x - y),
     "exponent_slope": lambda x, y: torch.where((x == 0) & (y >= 0), 0, x**y * x.log()),
 }
 
