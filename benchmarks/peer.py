@@ -153,21 +153,8 @@ def gsa(x: Inputs) -> Call:
     return Call(partial(x.op("gsa"), *given), partial(peer, *given), given)
 
 
-def hgrn(x: Inputs) -> Call:
-    from fla.ops.hgrn import chunk_hgrn as peer
-
-    h, g = x.normal(x.size.dim).bfloat16(), x.decay(x.size.dim).bfloat16()
-
-    def its() -> Results:
-        """The peer knows of no heads."""
-        o, state = peer(h.flatten(2), g.flatten(2))
-        return o.view_as(h), state
-
-    return Call(partial(x.op("hgrn"), h, g), its, (h, g))
-
-
 OPERATORS: Mapping[str, Callable[[Inputs], Call]] = {
-    f.__name__: f for f in (simple_gla, gated_delta_rule, gla, kda, gated_delta_product, rwkv7, gsa, hgrn)
+    f.__name__: f for f in (simple_gla, gated_delta_rule, gla, kda, gated_delta_product, rwkv7, gsa)
 }
 
 
