@@ -142,7 +142,7 @@ class _Stages:
         self.flow = Flow(spec)
         self.order = self.flow.order()
         self.locals = {assign.target for assign in self.flow.statements.values() if not assign.to_state} - {"o"}
-        self.taken = self.locals | _declared(spec) | {"o"}
+        self.taken = self.locals | declared_in(spec) | {"o"}
         self.in_steps = {assign.target for place, assign in self.flow.statements.items() if len(place) > 1}
         self.wanted: dict[str, list[_Wanted]] = {name: [] for name in self.order}
         self.scans: set[str] = set()
@@ -470,7 +470,7 @@ def _with_derived(derived: Sequence[Derived], used: set[str]) -> tuple[Derived, 
     return tuple(kept)
 
 
-def _declared(spec: Spec) -> set[str]:
+def declared_in(spec: Spec) -> set[str]:
     """Every name that a spec declares."""
     groups: tuple[Iterable[State | Input | Param | Derived], ...] = (
         spec.states,
