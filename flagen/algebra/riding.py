@@ -136,16 +136,18 @@ class _Widened:
     def spec(self) -> Spec:
         spec, state = self.stage.spec, self.stage.state
         update = [self._assign(statement) for statement in spec.update if not isinstance(statement, Repeat)]
-        (*locals_, output) = spec.output
-        if len(update) != len(spec.update) or locals_ or not all(statement.to_state for statement in update):
+        targets = [assign.target for assign in spec.output]
+        if len(update) != len(spec.update) or not all(statement.to_state for statement in update):
             raise _NoColumn
+        if len(set(targets)) != len(targets):
+            raise _NoColumn  # A local that is assigned twice means two things.
         ones = Input(self.ones.name, self.ones.dims, "HV", "token", Interval(), "", NOWHERE)
         return replace(
             spec,
             states=(State(state.name, self.dims, state.init, state.span),),
             inputs=(*spec.inputs, ones),
             update=tuple(update),
-            output=(replace(output, target="o", value=self._read(output.value)),),
+            output=(replace(spec.output[-1], target="o", value=self._read(spec.output[-1].value)),),
         )
 
     def _assign(self, assign: Assign) -> Assign:
@@ -174,6 +176,9 @@ class _Widened:
                 return Contract(Transpose(replace(state, dims=self.dims)), q, expr.span)
             case StateRead():
                 raise _NoColumn
+            case Name(_, "local"):
+                value = next(assign.value for assign in self.stage.spec.output if assign.target == expr.name)
+                return self._read(value)
         return map_children(expr, self._read)
 
 

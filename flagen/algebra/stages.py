@@ -222,8 +222,9 @@ class _Stages:
             same = known.expr == expr and self.flow.is_stable(expr, known.place, place)
             if same and known.result.wide == wide:
                 return Name(known.result.name, "input", expr.dims, expr.span)
-        # A local may give its name to what takes its place.
-        free = self.taken - (set(self.locals) - {each.result.name for each in self.every()})
+        # A local may give its name to what takes its place, but not to what is made of it.
+        made_of = {node.name for node in walk(expr) if isinstance(node, Name)}
+        free = self.taken - (set(self.locals) - made_of - {each.result.name for each in self.every()})
         result = Result(_fresh(name, free), expr.dims, wide)
         self.taken.add(result.name)
         self.wanted[state].append(_Wanted(result, expr, place))

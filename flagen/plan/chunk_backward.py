@@ -359,6 +359,8 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
 
     def _check(self) -> None:
         rows, (output,) = self.rows, self.spec.output[-1:]
+        if rows.rider is not None:
+            self.planner.refuse("a vector state rides along", rows.rider.state.span)
         if self.spec.output_dims != (self.value,):
             self.planner.refuse("the output is no vector over the state's second dim", output.span)
         if met := self._own_names() & set(declared_names(self.spec)):

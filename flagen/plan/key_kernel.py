@@ -113,6 +113,11 @@ class KeyKernelPlan:
     row_axis = TOKEN
 
     @property
+    def state(self) -> State:
+        """The state."""
+        return self.chunk.normal_form.state
+
+    @property
     def spec(self) -> Spec:
         return self.chunk.normal_form.spec
 

@@ -9,7 +9,7 @@ from flagen.backends.signature import Parameter, parameters
 from flagen.backends.triton_.backward_gradients import Gradients
 from flagen.backends.triton_.backward_kernel import tiles_reverse
 from flagen.backends.triton_.backward_walks import Reverse, States, kept
-from flagen.backends.triton_.chunk_launcher import Launch, chunk_launcher_context, launch_arguments, prepared_arrays
+from flagen.backends.triton_.chunk_launcher import Launch, chunk_launcher_context, launch_arguments, prepared_arrays, state_sizes
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.rows import RowKernel, RowPlan, steps_symbol
@@ -44,7 +44,7 @@ def backward_launcher_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
 
 
 SHARED_CONTEXT = """
-    name title paper equations check value defaults output_shape state_shape vectors others
+    name title paper equations check value defaults output_shape vectors others
     config_arguments precision precision_note
     """.split()
 """What is as for the forward call."""
@@ -61,6 +61,7 @@ def backward_signature(forward: RowPlan) -> Mapping[str, object]:
             *(p.declaration for p in every if p.keyword),
         ],
         "tensors": tensor_names(forward.spec),
+        "state_shape": state_sizes(forward.state),
     }
 
 

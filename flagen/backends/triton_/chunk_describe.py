@@ -33,7 +33,7 @@ def walk_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     lines = [*_solving(plan, ("q", "w", "y", "z", "k", "v", *(["g"] if plan.delta is None else []))), *_reading(plan)]
     return {
         "title": WALK,
-        "equations": [*derived_from(plan.spec), *indented([*lines, _next_state(plan)])],
+        "equations": [*derived_from(plan.spec), *indented([*lines, *_next_state(plan)])],
         "text": f"{_sums(plan)}{_walk_text(plan)}",
     }
 
@@ -44,7 +44,7 @@ def states_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     kept = "S" if plan.delta is None else "S and U"
     return {
         "title": STATES,
-        "equations": indented([*(line for line in equations if not line.startswith("A_")), _next_state(plan)]),
+        "equations": indented([*(line for line in equations if not line.startswith("A_")), *_next_state(plan)]),
         "text": f"{_sums(plan)}{owned(plan)} Before each chunk it writes {kept}, in the dtype of the products.",
     }
 
@@ -72,13 +72,32 @@ def _solving(plan: ChunkKernelPlan, wanted: Collection[str]) -> list[str]:
 def _reading(plan: ChunkKernelPlan) -> list[str]:
     read = ["e^G (q S)" if plan.row_decay is not None else "(q S)"]
     read += ["A v"] if plan.delta is None else ["A U", *(["B v"] if plan.write_key is not None else [])]
-    return [f"read = {' + '.join(read)}", f"o = {_output(plan)}"]
+    return [f"read = {' + '.join(read)}", *_column_read(plan), f"o = {_output(plan)}"]
 
 
-def _next_state(plan: ChunkKernelPlan) -> str:
+def _column_read(plan: ChunkKernelPlan) -> Iterator[str]:
+    """What is read of the vector state that rides along."""
+    column = plan.chunk.normal_form.column
+    if column is not None:
+        start = "e^G " if plan.row_decay is not None else ""
+        ones = "1" if column.scale is None else to_source(column.scale)
+        yield f"column = {start}(q {column.state.name}) + A {ones if ones.isidentifier() or ones == '1' else f'({ones})'}"
+
+
+def _next_state(plan: ChunkKernelPlan) -> list[str]:
     end, to_end = ("e^G_end S", "e^(G_end - G) ") if plan.row_decay is not None else ("S", "")
     state = [end, *([f"({to_end}w)^T U"] if plan.delta is not None else [])]
-    return f"S = {' + '.join((*state, *([f'({to_end}k)^T v'] if plan.write_key is not None else [])))}"
+    matrix = f"S = {' + '.join((*state, *([f'({to_end}k)^T v'] if plan.write_key is not None else [])))}"
+    return [matrix, *_next_column_state(plan, end.removesuffix("S"), to_end)]
+
+
+def _next_column_state(plan: ChunkKernelPlan, kept: str, to_end: str) -> Iterator[str]:
+    """The vector state that rides along."""
+    column = plan.chunk.normal_form.column
+    if column is not None:
+        ones = "1" if column.scale is None else to_source(column.scale)
+        ones = ones if ones.isidentifier() or ones == "1" else f"({ones})"
+        yield f"{column.state.name} = {kept}{column.state.name} + ({to_end}k)^T {ones}"
 
 
 def prepare_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
@@ -126,7 +145,8 @@ def _sums(plan: ChunkKernelPlan) -> str:
 
 def _output(plan: ChunkKernelPlan) -> str:
     """The output expression, in which `read` is S^T q."""
-    return re.sub(rf"\b{plan.read}\b", "read", to_source(plan.chunk.normal_form.output))
+    output = re.sub(rf"\b{plan.read}\b", "read", to_source(plan.chunk.normal_form.output))
+    return output if plan.rider is None else re.sub(rf"\b{plan.rider.read}\b", "column", output)
 
 
 def _score(reader: str, writer: str, plan: ChunkKernelPlan) -> str:

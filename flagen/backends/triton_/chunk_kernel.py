@@ -11,6 +11,7 @@ from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
 from flagen.plan.chunk_backward import STATES_EVERY
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import ROW, TOKEN
+from flagen.spec.model import State
 
 
 def chunk_kernel_context(plan: ChunkKernelPlan, *, keeps: bool) -> Mapping[str, object]:
@@ -141,6 +142,9 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
     def keeps_updates(self) -> bool:
         return self.plan.delta is not None
 
+    def rider(self) -> State | None:
+        return None if self.plan.rider is None else self.plan.rider.state
+
     def kept_state(self) -> list[str]:
         """As the walk over states stores them: every second one, from the first chunk of a sequence on."""
         key, value = self.axes.index(self.key), self.axes.index(self.value)
@@ -164,7 +168,19 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
         rows = self.loads(self.plan.walk)
         if self.plan.delta is not None:
             return [*rows, *self.load_scratch(), *self.operands(*ROLES), ""]
-        return [*rows, *self.operands(*ROLES), "", *self.decays(), *self._ends(), "", *self._scores()]
+        scores = [*self._scores(), *self._column_states()]
+        return [*rows, *self.operands(*ROLES), "", *self.decays(), *self._ends(), "", *scores]
+
+    def _column_states(self) -> list[str]:
+        """Where the vector state that rides along stands before a chunk: in registers, but for the outputs alone."""
+        rider = self.rider()
+        if rider is None or self.form is Form.FUSED:
+            return []
+        key, mask, name = self.axes.index(self.key), self.axes.mask(self.key), self.name(rider.name)
+        place = f"column_states_ptr + chunk_row * {self.key} + {key}"
+        if self.form is Form.OUTPUT:
+            return [f"{name} = tl.load({place}, mask={mask}, other=0.0)"]
+        return [f"tl.store({place}, {name}, mask={self.in_first_block()})"]
 
     def load_scratch(self, *wanted: str) -> list[str]:
         """What was prepared of a chunk, or what of it is `wanted`, but for what comes later."""
@@ -195,7 +211,20 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
         return [*FACTORS, "whole = tl.exp2(coarse_end + fine_end)", f"decay = {self.between(TOKEN)}"]
 
     def _scores(self) -> list[str]:
-        return self.scores("scores", "q", "k", "", self.scale("v"))
+        rider, scale = self.plan.rider, self.scale("v")
+        if rider is None:
+            return self.scores("scores", "q", "k", "", scale)
+        if rider.scale is None or rider.shares:
+            # What scales the values alone comes after the sum.
+            own = scale if rider.shares else ""
+            lines = [*self.scores("scores", "q", "k", "", own), "column = tl.sum(scores, axis=1)"]
+        else:
+            own = self.column_scale()
+            spread = f"{own}[None, :]" if rider.scale.dims else own
+            lines = [*self.scores("scores", "q", "k", "", ""), f"column = tl.sum(scores * {spread}, axis=1)"]
+        if scale and not rider.shares:
+            lines.append(f"scores *= {atom(scale)}[None, :]")
+        return lines
 
     def solved(self) -> list[str]:
         """R = z + N v + e^Γ S y, and U = (I - L)^{-1} R."""
@@ -228,7 +257,23 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
             lines.append(f"read = tl.dot({self.operand('v')}, tl.trans({scores}), read, {DOT})")
         if self.scale("q"):
             lines.append(f"read = read{self.rows_by(self.scale('q'), TOKEN, over)}")
+        return [*lines, *self._column_read(start)]
+
+    def _column_read(self, start: str) -> list[str]:
+        """What the tokens read of the vector state that rides along: of the state before the chunk, too."""
+        rider = self.rider()
+        if rider is None:
+            return []
+        q, decay = self.operand("q"), f" * {start}" if start else ""
+        lines = [f"column += tl.sum({q}.to(tl.float32) * {self.name(rider.name)}[None, :], axis=1){decay}"]
+        if self.scale("q"):
+            lines.append(f"column *= {atom(self.scale('q'))}")
         return lines
+
+    def column_scale(self) -> str:
+        """What the column is for each row; empty where it is 1."""
+        rider = self.plan.rider
+        return "" if rider is None or rider.scale is None else atom(self.print(rider.scale, self.row))
 
     def next_state(self) -> list[str]:
         plan, over = self.plan, (self.value, self.row)
@@ -252,7 +297,20 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
             v = self.operand("v")
             written = f"({v}{self.rows_by(scale, self.row, over)}).to(dtype)" if scale else v
             lines.append(f"{S} = tl.dot({written}, {self.operand('k')}, {kept}, {DOT})")
-        return lines
+        return [*lines, *self.next_column_state(to_end)]
+
+    def next_column_state(self, to_end: str) -> list[str]:
+        """The vector state that rides along, after the chunk."""
+        rider = self.plan.rider
+        if rider is None:
+            return []
+        name, k = self.name(rider.state.name), self.operand("k")
+        scale = self.column_scale()
+        row = " * ".join(filter(None, (scale, to_end)))
+        varies = bool(to_end) or (rider.scale is not None and bool(rider.scale.dims))
+        factor = f" * {atom(row)}[:, None]" if varies else f" * {row}" if row else ""
+        kept = f"whole * {name}" if to_end else name
+        return [f"{name} = {kept} + tl.sum({k}.to(tl.float32){factor}, axis=0)"]
 
 
 class Prepare(ScalarDecayKernel):

@@ -18,7 +18,7 @@ from flagen.spec.model import Derived, Dims, Input, Param
 
 LOCALS = frozenset(
     """
-    back between block block_start blocks CHUNK chunk chunk_row chunk_sequence coarse coarse_end coarse_read coarse_sum
+    back between block block_start blocks CHUNK chunk chunk_row chunk_sequence coarse coarse_end coarse_read coarse_sum column column_gradient column_states
     common common_before cu_seqlens decay decay_over do dtype earlier end end_sums end_token erased_decay erased_part
     erased_writes erased_writes_gradient erased_writes_operand erasures_gradient erasures_operand exponent
     final_gradient fine fine_end fine_read fine_sum first first_chunk first_state first_token from_middle from_start
@@ -155,6 +155,8 @@ class RowKernel(Generic[P]):
     def _names(self, axis: str) -> dict[str, str]:
         """What expressions call the values of a kernel: float32, whatever the dtype they were loaded in."""
         names = {self.plan.read: "read", "log_decay": "log_decay"}
+        if isinstance(self.plan, ChunkKernelPlan) and self.plan.rider is not None:
+            names[self.plan.rider.read] = "column"
         names |= {param.name: kernel_name(param.name) for param in self.plan.spec.params if not param.is_tensor}
         for action in (action for part in self.parts for action in part.once):
             if isinstance(action, Load):
