@@ -6,17 +6,17 @@ Both decay alike, are written along the same key, c a number for each token, and
 column c of v would be in S, and whatever computes chunks of S has the scores for it at hand: what is read of z never
 leaves the registers, where as a stage of its own it would go through memory. Normalizers are of this kind.
 
-Whether two stages are of it is found out by their normal forms, for which z is written as a matrix, each column of it z.
+Whether two stages are of this kind their normal forms tell; for its own, z is written as a matrix, each column of it z.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 
-from flagen.algebra.exact import Scope, Tensor, evaluate
+from flagen.algebra.exact import Tensor, evaluate
 from flagen.algebra.monomials import OutsideNormalForm, reads_state
 from flagen.algebra.normal_form import Column, NormalForm, WriteRow
 from flagen.algebra.orient import normal_form
@@ -98,11 +98,7 @@ def _scale(write: WriteRow, ones: str) -> Expr | None:
     vectors = [factor for factor in _factors(write.v) if factor.dims]
     if [factor.name if isinstance(factor, Name) else "" for factor in vectors] != [ones]:
         return None
-    scale: Expr = ONE
-    for factor in (*_factors(write.k), *_factors(write.v)):
-        if not factor.dims:
-            scale = factor if scale == ONE else Binary("*", scale, factor)
-    return scale
+    return _product(factor for factor in (*_factors(write.k), *_factors(write.v)) if not factor.dims)
 
 
 def _factors(expr: Expr) -> Iterator[Expr]:
@@ -119,6 +115,13 @@ def _factors(expr: Expr) -> Iterator[Expr]:
             yield Binary("/", ONE, right, right.span)
         case _ if expr != ONE:
             yield expr
+
+
+def _product(factors: Iterable[Expr]) -> Expr:
+    product: Expr = ONE
+    for factor in factors:
+        product = factor if product == ONE else Binary("*", product, factor)
+    return product
 
 
 class _NoColumn(Exception):
@@ -227,7 +230,8 @@ def prove_riding(nf: NormalForm, *, seed: int = 0) -> tuple[str, ...]:
         except ZeroDivisionError:  # an unlucky point: a denominator of the spec is 0 there
             continue
         if difference:
-            raise InternalError(f"{nf.spec.name}: {difference} (seed {seed + attempt}); nothing was written.\n{nf.dump()}")
+            message = f"{nf.spec.name}: {difference} (seed {seed + attempt}); nothing was written."
+            raise InternalError(f"{message}\n{nf.dump()}")
         line = f"{nf.column.state.name} as a column of {nf.state.name}'s values = recurrence"
         return (f"{line}: random rational points, {TOKENS} tokens",)
     raise InternalError(f"{nf.spec.name}: no random point without a zero denominator found")
@@ -242,31 +246,25 @@ def _difference(nf: NormalForm, numbers: random.Random) -> str | None:
     states = {state.name: sample.random(state.dims) for state in spec.states}
     S, z = nf.state.name, nf.column.state.name
     rows = {S: states[S], z: states[z]}
-    factor = ONE if step.decay is None else step.decay.factor
+    decay = ONE if step.decay is None else step.decay.factor
+    write, here = step.writes[0], {name: StateRead(name, False, states[name].dims) for name in rows}
+    key = _product(factor for factor in _factors(write.k) if factor.dims)
+    written = key if nf.column.scale is None else Binary("*", nf.column.scale, key)
+    after = {
+        S: Binary("+", Binary("*", decay, here[S]), Outer(write.k, write.v)),
+        z: Binary("+", Binary("*", decay, here[z]), written),
+    }
+    reads = {read.name: Contract(Transpose(here[S]), read.q), nf.column.read: Contract(here[z], read.q)}
     for number in range(TOKENS):
         token = setting.token({i.name: sample.random(i.dims, i.range) for i in spec.inputs}, [])
         output, states = setting.step(token, states)
-
-        def value(expr: Expr, names: Mapping[str, Tensor] = token.whole) -> Tensor:
-            return evaluate(expr, setting.scope(names, states=rows))
-
-        write, here = step.writes[0], {name: StateRead(name, False, states[name].dims) for name in rows}
-        vectors = (factor_ for factor_ in _factors(write.k) if factor_.dims)
-        key: Expr = ONE
-        for vector in vectors:
-            key = vector if key == ONE else Binary("*", key, vector)
-        written = key if nf.column.scale is None else Binary("*", nf.column.scale, key)
-        rows = {
-            S: value(Binary("+", Binary("*", factor, here[S]), Outer(write.k, write.v))),
-            z: value(Binary("+", Binary("*", factor, here[z]), written)),
-        }
-        reads = {
-            read.name: value(Contract(Transpose(here[S]), read.q)),
-            nf.column.read: value(Contract(here[z], read.q)),
-        }
+        before = setting.scope(token.whole, states=rows)
+        rows = {name: evaluate(expr, before) for name, expr in after.items()}
         for name, state in rows.items():
             if not equal(state, states[name]):
                 return f"the state {name} of its row after token {number} is not the recurrence's"
-        if not equal(value(nf.output, {**token.whole, **reads}), output):
+        scope = setting.scope(token.whole, states=rows)
+        found = {name: evaluate(expr, scope) for name, expr in reads.items()}
+        if not equal(evaluate(nf.output, setting.scope(token.whole, found)), output):
             return f"the rows' output of token {number} is not the recurrence's"
     return None

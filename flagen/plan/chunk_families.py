@@ -36,7 +36,7 @@ def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan | Exp
 
 
 def plan_rider(nf: NormalForm) -> ChunkKernelPlan | None:
-    """The kernels of a spec of two states one of which rides on the other; None where something keeps it out of them."""
+    """The kernels of a spec of two states, one of which rides on the other; None where something keeps it out."""
     chunk = plan_chunk(chunk_form(nf))
     size = max(size for size in SIZES if size <= max(chunk.size, SIZES[0]))
     try:

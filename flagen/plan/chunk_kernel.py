@@ -132,7 +132,7 @@ class ChunkKernelPlan:
             lines.append(f"    g = {show(self.row_decay)}")
         if self.rider is not None:
             scale = "1" if self.rider.scale is None else show(self.rider.scale)
-            lines.append(f"    {self.rider.state.name} rides along, a column of {scale}; {self.rider.read} is read of it")
+            lines.append(f"    {self.rider.state.name} rides along, a column of {scale}, read as {self.rider.read}")
         return "\n".join((*lines, f"    o = {show(self.output)}"))
 
 

@@ -123,13 +123,14 @@ def chunk_linear_attn_normalized_kernel(
             other=0.0,
         )
 
+        column = tl.sum(q.to(tl.float32) * z[None, :], axis=1)
+        z = z + tl.sum(k.to(tl.float32), axis=0)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
-        column = tl.sum(scores, axis=1)
+        column += tl.sum(scores, axis=1)
         S_operand = S.to(dtype)
         read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION)
         read = tl.dot(v, tl.trans(scores.to(dtype)), read, input_precision=PRECISION)
-        column += tl.sum(q.to(tl.float32) * z[None, :], axis=1)
         o = scale * read / (scale * column + 1e-10)[None, :]
         tl.store(
             o_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
@@ -137,7 +138,6 @@ def chunk_linear_attn_normalized_kernel(
             mask=V_mask[:, None] & token_mask[None, :],
         )
         S = tl.dot(v, k, S, input_precision=PRECISION)
-        z = z + tl.sum(k.to(tl.float32), axis=0)
 
     if S_final_ptr is not None:
         # In the order of memory, not in that of the state: offsets of its own need no registers in the loop.
@@ -235,6 +235,7 @@ def chunk_linear_attn_normalized_states_kernel(
         )
 
         tl.store(column_states_ptr + chunk_row * K + K_index, z, mask=K_index < tl.where(block == 0, K, 0))
+        z = z + tl.sum(k.to(tl.float32), axis=0)
         S_operand = S.to(dtype)
         tl.store(
             states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
@@ -242,7 +243,6 @@ def chunk_linear_attn_normalized_states_kernel(
             mask=V_mask[:, None] & K_mask[None, :],
         )
         S = tl.dot(v, k, S, input_precision=PRECISION)
-        z = z + tl.sum(k.to(tl.float32), axis=0)
 
     if S_final_ptr is not None:
         # In the order of memory, not in that of the state: offsets of its own need no registers in the loop.
@@ -328,10 +328,11 @@ def chunk_linear_attn_normalized_output_kernel(
         other=0.0,
     )
 
+    z = tl.load(column_states_ptr + chunk_row * K + K_index, mask=K_mask, other=0.0)
+    column = tl.sum(q.to(tl.float32) * z[None, :], axis=1)
     scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
-    column = tl.sum(scores, axis=1)
-    z = tl.load(column_states_ptr + chunk_row * K + K_index, mask=K_mask, other=0.0)
+    column += tl.sum(scores, axis=1)
     S_operand = tl.load(
         states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
         mask=V_mask[:, None] & K_mask[None, :],
@@ -339,7 +340,6 @@ def chunk_linear_attn_normalized_output_kernel(
     )
     read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION)
     read = tl.dot(v, tl.trans(scores.to(dtype)), read, input_precision=PRECISION)
-    column += tl.sum(q.to(tl.float32) * z[None, :], axis=1)
     o = scale * read / (scale * column + 1e-10)[None, :]
     tl.store(
         o_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],

@@ -35,7 +35,7 @@ inputs:
 """
 G = "  g: {dims: [], heads: HV, range: [-1, 0]}\n"
 BETA = "  beta: {dims: [], heads: HV, range: [0, 1]}\n"
-I = "  i: {dims: [], heads: HV, range: [-1, 1]}\n"
+LOG = "  i: {dims: [], heads: HV, range: [-1, 1]}\n"
 
 RIDING = {
     "plain": f"""{HEAD}
@@ -70,7 +70,7 @@ update:
 output: o = S.T @ q / maximum(abs(dot(z, q)), 0.1)
 """,
     # It is another number than that.
-    "apart": f"""{HEAD}{G}{BETA}{I}
+    "apart": f"""{HEAD}{G}{BETA}{LOG}
 update:
   - S = exp(g) * S + exp(i) * outer(k, v)
   - z = exp(g) * z + k * beta
@@ -156,6 +156,7 @@ def plan_of(text: str) -> object:
     return pipeline.make_plan(spec, pipeline.derive(spec)).chunk_kernel
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 @pytest.mark.parametrize("name", RIDING)
 def test_kernels(name: str) -> None:
     spec = parse_spec(RIDING[name])

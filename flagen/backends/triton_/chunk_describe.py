@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from flagen.algebra.normal_form import Column
 from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.describe import count
 from flagen.backends.triton_.rows import RowPlan
@@ -80,8 +81,7 @@ def _column_read(plan: ChunkKernelPlan) -> Iterator[str]:
     column = plan.chunk.normal_form.column
     if column is not None:
         start = "e^G " if plan.row_decay is not None else ""
-        ones = "1" if column.scale is None else to_source(column.scale)
-        yield f"column = {start}(q {column.state.name}) + A {ones if ones.isidentifier() or ones == '1' else f'({ones})'}"
+        yield f"column = {start}(q {column.state.name}) + A {_ones(column)}"
 
 
 def _next_state(plan: ChunkKernelPlan) -> list[str]:
@@ -95,9 +95,13 @@ def _next_column_state(plan: ChunkKernelPlan, kept: str, to_end: str) -> Iterato
     """The vector state that rides along."""
     column = plan.chunk.normal_form.column
     if column is not None:
-        ones = "1" if column.scale is None else to_source(column.scale)
-        ones = ones if ones.isidentifier() or ones == "1" else f"({ones})"
-        yield f"{column.state.name} = {kept}{column.state.name} + ({to_end}k)^T {ones}"
+        yield f"{column.state.name} = {kept}{column.state.name} + ({to_end}k)^T {_ones(column)}"
+
+
+def _ones(column: Column) -> str:
+    """What the column is made of, in parentheses where it is no name."""
+    text = "1" if column.scale is None else to_source(column.scale)
+    return text if text.isalnum() else f"({text})"
 
 
 def prepare_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:

@@ -168,19 +168,26 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
         rows = self.loads(self.plan.walk)
         if self.plan.delta is not None:
             return [*rows, *self.load_scratch(), *self.operands(*ROLES), ""]
-        scores = [*self._scores(), *self._column_states()]
-        return [*rows, *self.operands(*ROLES), "", *self.decays(), *self._ends(), "", *scores]
+        decays = [*self.decays(), *self._ends()]
+        return [*rows, *self.operands(*ROLES), "", *decays, "", *self._column(), *self._scores()]
 
-    def _column_states(self) -> list[str]:
-        """Where the vector state that rides along stands before a chunk: in registers, but for the outputs alone."""
+    def _column(self) -> list[str]:
+        """The vector state that rides along: what tokens read of it as it is before the chunk, and what it is after.
+        All of that before the matrix products, which take the registers."""
         rider = self.rider()
-        if rider is None or self.form is Form.FUSED:
+        if rider is None:
             return []
         key, mask, name = self.axes.index(self.key), self.axes.mask(self.key), self.name(rider.name)
-        place = f"column_states_ptr + chunk_row * {self.key} + {key}"
-        if self.form is Form.OUTPUT:
-            return [f"{name} = tl.load({place}, mask={mask}, other=0.0)"]
-        return [f"tl.store({place}, {name}, mask={self.in_first_block()})"]
+        place, start, to_end = f"column_states_ptr + chunk_row * {self.key} + {key}", "", ""
+        if self.plan.row_decay is not None:
+            start, to_end = " * from_start", "to_end"
+        lines = {
+            Form.FUSED: [],
+            Form.STATES: [f"tl.store({place}, {name}, mask={self.in_first_block()})"],
+            Form.OUTPUT: [f"{name} = tl.load({place}, mask={mask}, other=0.0)"],
+        }[self.form]
+        read = f"column = tl.sum({self.operand('q')}.to(tl.float32) * {name}[None, :], axis=1){start}"
+        return [*lines, read, *self.next_column_state(to_end)]
 
     def load_scratch(self, *wanted: str) -> list[str]:
         """What was prepared of a chunk, or what of it is `wanted`, but for what comes later."""
@@ -217,11 +224,11 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
         if rider.scale is None or rider.shares:
             # What scales the values alone comes after the sum.
             own = scale if rider.shares else ""
-            lines = [*self.scores("scores", "q", "k", "", own), "column = tl.sum(scores, axis=1)"]
+            lines = [*self.scores("scores", "q", "k", "", own), "column += tl.sum(scores, axis=1)"]
         else:
             own = self.column_scale()
             spread = f"{own}[None, :]" if rider.scale.dims else own
-            lines = [*self.scores("scores", "q", "k", "", ""), f"column = tl.sum(scores * {spread}, axis=1)"]
+            lines = [*self.scores("scores", "q", "k", "", ""), f"column += tl.sum(scores * {spread}, axis=1)"]
         if scale and not rider.shares:
             lines.append(f"scores *= {atom(scale)}[None, :]")
         return lines
@@ -257,17 +264,8 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
             lines.append(f"read = tl.dot({self.operand('v')}, tl.trans({scores}), read, {DOT})")
         if self.scale("q"):
             lines.append(f"read = read{self.rows_by(self.scale('q'), TOKEN, over)}")
-        return [*lines, *self._column_read(start)]
-
-    def _column_read(self, start: str) -> list[str]:
-        """What the tokens read of the vector state that rides along: of the state before the chunk, too."""
-        rider = self.rider()
-        if rider is None:
-            return []
-        q, decay = self.operand("q"), f" * {start}" if start else ""
-        lines = [f"column += tl.sum({q}.to(tl.float32) * {self.name(rider.name)}[None, :], axis=1){decay}"]
-        if self.scale("q"):
-            lines.append(f"column *= {atom(self.scale('q'))}")
+            if self.plan.rider is not None:
+                lines.append(f"column *= {atom(self.scale('q'))}")
         return lines
 
     def column_scale(self) -> str:
@@ -297,7 +295,7 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
             v = self.operand("v")
             written = f"({v}{self.rows_by(scale, self.row, over)}).to(dtype)" if scale else v
             lines.append(f"{S} = tl.dot({written}, {self.operand('k')}, {kept}, {DOT})")
-        return [*lines, *self.next_column_state(to_end)]
+        return lines
 
     def next_column_state(self, to_end: str) -> list[str]:
         """The vector state that rides along, after the chunk."""

@@ -315,7 +315,7 @@ def launch_arguments(plan: RowPlan, kernel: RowKernel[Any], arrays: Mapping[str,
 def _first_states(spec: Spec) -> Iterator[tuple[str, str]]:
     """The states that a call starts from, by the pointers that kernels have to them."""
     for state in spec.states:
-        given = "initial_state" if len(spec.states) == 1 else initial_name(state.name, declared_names(spec))
+        given = "initial_state" if len(spec.states) == 1 else initial_name(state.name, set(declared_names(spec)))
         yield f"{state.name}_initial_ptr", f"None if {given} is None else {given}.contiguous()"
 
 
