@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 
-from flagen.algebra.exact import Tensor, evaluate
+from flagen.algebra.exact import evaluate
 from flagen.algebra.monomials import OutsideNormalForm, reads_state
 from flagen.algebra.normal_form import Column, NormalForm, WriteRow
 from flagen.algebra.orient import normal_form
@@ -200,9 +200,11 @@ def _renamed(expr: Expr, read: str, name: str) -> Expr:
 
 
 def _free_name(wanted: str, spec: Spec) -> str:
-    taken = declared_in(spec) | {assign.target for assign in spec.output} | {
-        inner.target for statement in spec.update for inner in _inside(statement)
-    }
+    taken = (
+        declared_in(spec)
+        | {assign.target for assign in spec.output}
+        | {inner.target for statement in spec.update for inner in _inside(statement)}
+    )
     while wanted in taken:
         wanted += "_"
     return wanted

@@ -30,13 +30,14 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     if derivation.staged is not None:
         stages = tuple(make_plan(each.spec, each) for each in derivation.stages)
         riding = None if derivation.riding is None else plan_rider(derivation.riding)
-        if riding is None:
+        backward = None if riding is None else plan_chunk_backward(riding)
+        if riding is None or backward is None or isinstance(backward, Unavailable):
             staged = plan_stages(derivation.staged, stages)
             return Plan(spec, derivation, staged, fused, fused_backward, staged, staged)
         none = Unavailable("the kernels are those of all states at once", spec.states[0].span)
         stages = tuple(replace(stage, chunk_kernel=none, chunk_backward=none) for stage in stages)
         staged = plan_stages(derivation.staged, stages)
-        return Plan(spec, derivation, staged, fused, fused_backward, riding, plan_chunk_backward(riding))
+        return Plan(spec, derivation, staged, fused, fused_backward, riding, backward)
     if derivation.chunk_form is None:
         assert derivation.no_chunk_form is not None
         chunk = Unavailable(derivation.no_chunk_form.reason, derivation.no_chunk_form.span)

@@ -20,6 +20,8 @@ from torch import Tensor
 from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_linear_attn_normalized
+from .chunk_backward import chunk_backward_linear_attn_normalized
+from .chunk_kept import empty_arrays, handed_on
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -36,16 +38,17 @@ def chunk_linear_attn_normalized(
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 64,
+    save_states: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Run the chunk form in Triton: for training and for long prefills.
 
-    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the states in float32. The
-    kernels go forward only. `naive_chunk_linear_attn_normalized` runs in their place where a gradient is wanted
-    (grad mode is on and an argument requires one), for float64, and for tensors that are not on a GPU, unless
-    Triton's interpreter is on (TRITON_INTERPRET=1).
+    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the states in float32.
+    Gradients have kernels, too: those of `chunk_backward_linear_attn_normalized`.
+    `naive_chunk_linear_attn_normalized` runs in their place for float64, and for tensors that are not on a GPU,
+    unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
-    To torch.compile this is one operator, for packed sequences too; its gradient is that of the PyTorch form, which
-    runs again for it.
+    To torch.compile this is one operator, for packed sequences too, and so are its gradients, which have none of
+    their own.
 
     Args:
         q: [B, T, H, K].
@@ -56,6 +59,8 @@ def chunk_linear_attn_normalized(
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
         chunk_size: the most tokens per chunk: 16, 32 or 64; `launch_config` tells where fewer are used.
+        save_states: keep the states for the gradient; by default they are computed again, and less is kept than the
+            inputs take.
 
     Returns:
         o, [B, T, HV, V] in v's dtype; the final states,
@@ -72,10 +77,13 @@ def chunk_linear_attn_normalized(
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     S_initial, z_initial = initial_state or [None] * 2
     given = (q, k, v, S_initial, z_initial)
+    keep = operators.NOTHING
+    if operators.wants_gradient(*given):
+        keep = operators.STATES if save_states else operators.PREPARED
     run = _chunk
-    if not torch.compiler.is_compiling() and (operators.wants_gradient(*given) or not operators.has_kernel(args)):
+    if not torch.compiler.is_compiling() and not operators.has_kernel(args):
         run = _in_pytorch
-    o, S_final, z_final = run(*given, cu_seqlens, scale, output_final_state, chunk_size)
+    o, S_final, z_final, *_ = run(*given, cu_seqlens, scale, output_final_state, chunk_size, keep)
     return o, (S_final, z_final) if output_final_state else None
 
 
@@ -89,7 +97,8 @@ def _in_pytorch(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
     o, final_state = naive_chunk_linear_attn_normalized(
         q,
@@ -101,7 +110,7 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(o, *(final_state or [None] * 2))
+    return operators.results(o, *(final_state or [None] * 2), *[None] * 3)
 
 
 @operators.register("chunk")
@@ -115,20 +124,21 @@ def _chunk(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What torch.compile traces: a name, behind which the kernels run, or the PyTorch form where there are none."""
     args = check_arguments(
         q, k, v, initial_state=None if S_initial is None else (S_initial, z_initial), cu_seqlens=cu_seqlens
     )
     if not operators.has_kernel(args):
-        return _in_pytorch(q, k, v, S_initial, z_initial, cu_seqlens, scale, output_final_state, chunk_size)
+        return _in_pytorch(q, k, v, S_initial, z_initial, cu_seqlens, scale, output_final_state, chunk_size, keep)
     return operators.results(
-        *_launch(args, q, k, v, S_initial, z_initial, cu_seqlens, scale, output_final_state, chunk_size)
+        *_launch(args, q, k, v, S_initial, z_initial, cu_seqlens, scale, output_final_state, chunk_size, keep)
     )
 
 
 @_chunk.register_fake
-def _allocate(q, k, v, S_initial, z_initial, cu_seqlens, scale, output_final_state, chunk_size):
+def _allocate(q, k, v, S_initial, z_initial, cu_seqlens, scale, output_final_state, chunk_size, keep):
     """Results like the operator's, without the numbers: all that tracing needs."""
     args = check_arguments(
         q,
@@ -141,7 +151,13 @@ def _allocate(q, k, v, S_initial, z_initial, cu_seqlens, scale, output_final_sta
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
     z_final = torch.empty(args.runs, args.HV, args.K, dtype=args.dtype, device=args.device)
-    return operators.results(o, *((S_final, z_final) if output_final_state else [None] * 2))
+    kept = [None] * 3
+    if keep and operators.has_kernel(args):
+        dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
+        kept = handed_on(
+            empty_arrays(args, cu_seqlens, _tiles(args.device, args.K, args.V, chunk_size, dtype)[0], dtype, keep), keep
+        )
+    return operators.results(o, *((S_final, z_final) if output_final_state else [None] * 2), *kept)
 
 
 @operators.register("chunk_backward")
@@ -155,21 +171,48 @@ def _chunk_backward(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
+    keep: int,
     do: Tensor | None,
     dS_final: Tensor | None,
     dz_final: Tensor | None,
+    o: Tensor,
+    kept_column: Tensor,
+    kept_states: Tensor,
+    kept_column_states: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients that are wanted of the arguments up to z_initial: the PyTorch form runs again."""
+    """The gradients that are wanted of the arguments up to z_initial; without kernels, the PyTorch form's."""
+    args = check_arguments(
+        q, k, v, initial_state=None if S_initial is None else (S_initial, z_initial), cu_seqlens=cu_seqlens
+    )
+    if operators.has_kernel(args):
+        return operators.results(
+            *chunk_backward_linear_attn_normalized(
+                do,
+                dS_final,
+                dz_final,
+                q,
+                k,
+                v,
+                scale=scale,
+                initial_state=None if S_initial is None else (S_initial, z_initial),
+                cu_seqlens=cu_seqlens,
+                o=o,
+                column=kept_column,
+                chunk_size=chunk_size,
+                saved=(kept_states, kept_column_states) if keep == operators.STATES else None,
+                wanted=operators.asked(("q", "k", "v", "S_initial", "z_initial"), wanted),
+            )
+        )
     return operators.gradients(
-        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size),
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size, keep),
         (q, k, v, S_initial, z_initial),
         (do, dS_final, dz_final),
         wanted,
     )
 
 
-operators.differentiate(_chunk, _chunk_backward, tensors=5)
+operators.differentiate(_chunk, _chunk_backward, tensors=5, outputs=1, kept=3)
 
 
 def _launch(
@@ -183,8 +226,9 @@ def _launch(
     scale: float | None,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Launch the kernels: the output, the final states if they are wanted."""
+    keep: int,
+) -> tuple[Tensor | None, ...]:
+    """Launch the kernels: the output, the final states if they are wanted, and what is kept for the gradient."""
     try:
         from .chunk_kernels import (
             chunk_linear_attn_normalized_kernel,
@@ -211,9 +255,11 @@ def _launch(
     dot_precision = _precision(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     output_blocks = -(-args.V // output_tiles["BLOCK_V"])
+    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
+    kept_column, kept_states, kept_column_states = arrays
     with torch.cuda.device_of(q):
-        if _splits(args.runs * args.HV * blocks, args.device):
-            chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+        if keep != operators.STATES and _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
             column_states = torch.empty(chunks, args.HV, args.K, dtype=torch.float32, device=args.device)
             chunk_linear_attn_normalized_states_kernel[(args.runs * args.HV * blocks,)](
@@ -244,6 +290,7 @@ def _launch(
                 first_chunk,
                 states,
                 column_states,
+                kept_column,
                 o,
                 float(scale),
                 args.tokens,
@@ -262,6 +309,10 @@ def _launch(
                 None if S_initial is None else S_initial.contiguous(),
                 None if z_initial is None else z_initial.contiguous(),
                 None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                kept_states,
+                kept_column_states,
+                kept_column,
                 o,
                 S_final,
                 z_final,
@@ -274,7 +325,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final, z_final
+    return o, S_final, z_final, *handed_on(arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:

@@ -38,6 +38,10 @@ def chunk_linear_attn_normalized_kernel(
     S_initial_ptr,
     z_initial_ptr,
     cu_seqlens_ptr,
+    first_chunk_ptr,
+    states_ptr,
+    column_states_ptr,
+    column_ptr,
     o_ptr,
     S_final_ptr,
     z_final_ptr,
@@ -69,8 +73,10 @@ def chunk_linear_attn_normalized_kernel(
 
     A program owns BLOCK_V indices of V of the state of one head of one sequence, transposed: [V, K], so that matrix
     products have the state's rows as theirs. Nothing sums over V. Each token of a head reads 2*K + V elements and
-    writes V; each sequence reads and writes K*V elements of state, in float32.
+    writes V; each sequence reads and writes K*V elements of state, in float32. Given arrays for them, it stores S
+    for the gradient, too.
     """
+    TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
     blocks = tl.cdiv(V, BLOCK_V)
     block = program % blocks
@@ -80,9 +86,11 @@ def chunk_linear_attn_normalized_kernel(
     if cu_seqlens_ptr is None:
         first_token = sequence * T
         end_token = first_token + T
+        chunk = sequence * tl.cdiv(T, TOKENS)
     else:
         first_token = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
         end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
+        chunk = tl.load(first_chunk_ptr + sequence)
     dtype = q_ptr.dtype.element_ty
     K_index = tl.arange(0, BLOCK_K)
     K_mask = K_index < K
@@ -104,9 +112,10 @@ def chunk_linear_attn_normalized_kernel(
     else:
         z = tl.load(z_initial_ptr + (sequence * HV + value_head) * K + K_index, mask=K_mask, other=0.0).to(tl.float32)
 
-    for start in range(first_token, end_token, CHUNK):
+    for start in range(first_token, end_token, TOKENS):
         token = start + token_index
         token_mask = token < end_token
+        chunk += 1
         q = tl.load(
             q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
             mask=token_mask[:, None] & K_mask[None, :],
@@ -123,14 +132,26 @@ def chunk_linear_attn_normalized_kernel(
             other=0.0,
         )
 
+        if column_states_ptr is not None:
+            is_kept = ((start - first_token) // TOKENS % 2 == 0) & (block == 0)
+            state_row = (chunk - 1 + sequence) // 2 * HV + value_head
+            place = column_states_ptr + state_row * K + K_index
+            tl.store(place, z, mask=K_index < tl.where(is_kept, K, 0))
         column = tl.sum(q.to(tl.float32) * z[None, :], axis=1)
         z = z + tl.sum(k.to(tl.float32), axis=0)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
         column += tl.sum(scores, axis=1)
         S_operand = S.to(dtype)
+        if states_ptr is not None:
+            rows_stored = tl.where((start - first_token) // TOKENS % 2 == 0, V, 0)
+            state_row = (chunk - 1 + sequence) // 2 * HV + value_head
+            state_place = state_row * (V * K) + V_index[:, None] * K + K_index[None, :]
+            tl.store(states_ptr + state_place, S_operand, mask=(V_index < rows_stored)[:, None] & K_mask[None, :])
         read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION)
         read = tl.dot(v, tl.trans(scores.to(dtype)), read, input_precision=PRECISION)
+        if column_ptr is not None:
+            tl.store(column_ptr + (token * HV + value_head), column, mask=token < tl.where(block == 0, end_token, 0))
         o = scale * read / (scale * column + 1e-10)[None, :]
         tl.store(
             o_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
@@ -266,6 +287,7 @@ def chunk_linear_attn_normalized_output_kernel(
     first_chunk_ptr,
     states_ptr,
     column_states_ptr,
+    column_ptr,
     o_ptr,
     scale,
     T,
@@ -340,6 +362,8 @@ def chunk_linear_attn_normalized_output_kernel(
     )
     read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION)
     read = tl.dot(v, tl.trans(scores.to(dtype)), read, input_precision=PRECISION)
+    if column_ptr is not None:
+        tl.store(column_ptr + (token * HV + value_head), column, mask=token < tl.where(block == 0, end_token, 0))
     o = scale * read / (scale * column + 1e-10)[None, :]
     tl.store(
         o_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],

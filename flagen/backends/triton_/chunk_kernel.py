@@ -49,7 +49,8 @@ def chunk_prepare_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
 def kernels_of(plan: ChunkKernelPlan, *, keeps: bool = False) -> tuple[Prepare | None, Walk, Walk, Walk]:
     """What prepares the chunks, if anything does; what then runs: the first kernel, or the other two."""
     prepare = None if plan.prepare is None else Prepare(plan, *plan.prepare)
-    return prepare, Walk(plan, Form.FUSED, keeps=keeps), Walk(plan, Form.STATES), Walk(plan, Form.OUTPUT)
+    output = Walk(plan, Form.OUTPUT, keeps=keeps)
+    return prepare, Walk(plan, Form.FUSED, keeps=keeps), Walk(plan, Form.STATES), output
 
 
 def scratch(plan: ChunkKernelPlan) -> tuple[str, ...]:
@@ -121,6 +122,24 @@ class ScalarDecayKernel(RowKernel[ChunkKernelPlan]):
             f"{name} = tl.where({mask}, {name}, 0.0)",
         ]
 
+    def column_scale(self) -> str:
+        """What the column is for each row; empty where it is 1."""
+        rider = self.plan.rider
+        return "" if rider is None or rider.scale is None else atom(self.print(rider.scale, self.row))
+
+    def next_column_state(self, to_end: str) -> list[str]:
+        """The vector state that rides along, after the chunk."""
+        rider = self.plan.rider
+        if rider is None:
+            return []
+        name, k = self.name(rider.state.name), self.operand("k")
+        scale = self.column_scale()
+        row = " * ".join(filter(None, (scale, to_end)))
+        varies = bool(to_end) or (rider.scale is not None and bool(rider.scale.dims))
+        factor = f" * {atom(row)}[:, None]" if varies else f" * {row}" if row else ""
+        kept = f"whole * {name}" if to_end else name
+        return [f"{name} = {kept} + tl.sum({k}.to(tl.float32){factor}, axis=0)"]
+
 
 class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
     """A kernel that has the state of a sequence."""
@@ -182,12 +201,31 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
         if self.plan.row_decay is not None:
             start, to_end = " * from_start", "to_end"
         lines = {
-            Form.FUSED: [],
+            Form.FUSED: self._if_given("column_states", self._kept_column_state()),
             Form.STATES: [f"tl.store({place}, {name}, mask={self.in_first_block()})"],
             Form.OUTPUT: [f"{name} = tl.load({place}, mask={mask}, other=0.0)"],
         }[self.form]
         read = f"column = tl.sum({self.operand('q')}.to(tl.float32) * {name}[None, :], axis=1){start}"
         return [*lines, read, *self.next_column_state(to_end)]
+
+    def _kept_column_state(self) -> list[str]:
+        """How a fused walk leaves behind the vector state before a chunk: where it does the matrix."""
+        rider = self.rider()
+        if rider is None:
+            return []
+        key = self.axes.index(self.key)
+        return [
+            f"is_kept = ((start - first_token) // TOKENS % {STATES_EVERY} == 0) & (block == 0)",
+            f"state_row = (chunk - 1 + sequence) // {STATES_EVERY} * HV + value_head",
+            f"place = column_states_ptr + state_row * {self.key} + {key}",
+            f"tl.store(place, {self.name(rider.name)}, mask={key} < tl.where(is_kept, {self.key}, 0))",
+        ]
+
+    def kept_column(self) -> list[str]:
+        if self.plan.rider is None:
+            return []
+        place = "column_ptr + (token * HV + value_head)"
+        return [f"tl.store({place}, column, mask=token < tl.where(block == 0, end_token, 0))"]
 
     def load_scratch(self, *wanted: str) -> list[str]:
         """What was prepared of a chunk, or what of it is `wanted`, but for what comes later."""
@@ -268,11 +306,6 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
                 lines.append(f"column *= {atom(self.scale('q'))}")
         return lines
 
-    def column_scale(self) -> str:
-        """What the column is for each row; empty where it is 1."""
-        rider = self.plan.rider
-        return "" if rider is None or rider.scale is None else atom(self.print(rider.scale, self.row))
-
     def next_state(self) -> list[str]:
         plan, over = self.plan, (self.value, self.row)
         S = self.state
@@ -296,19 +329,6 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
             written = f"({v}{self.rows_by(scale, self.row, over)}).to(dtype)" if scale else v
             lines.append(f"{S} = tl.dot({written}, {self.operand('k')}, {kept}, {DOT})")
         return lines
-
-    def next_column_state(self, to_end: str) -> list[str]:
-        """The vector state that rides along, after the chunk."""
-        rider = self.plan.rider
-        if rider is None:
-            return []
-        name, k = self.name(rider.state.name), self.operand("k")
-        scale = self.column_scale()
-        row = " * ".join(filter(None, (scale, to_end)))
-        varies = bool(to_end) or (rider.scale is not None and bool(rider.scale.dims))
-        factor = f" * {atom(row)}[:, None]" if varies else f" * {row}" if row else ""
-        kept = f"whole * {name}" if to_end else name
-        return [f"{name} = {kept} + tl.sum({k}.to(tl.float32){factor}, axis=0)"]
 
 
 class Prepare(ScalarDecayKernel):

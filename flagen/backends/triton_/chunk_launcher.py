@@ -74,6 +74,7 @@ class Backward:
 
     kept: what the call keeps for it, in the order in which it is taken.
     keywords: what it takes beside what was passed to the call.
+    takes_output: whether it takes the output of the call, too.
     keeping: launches in place of the others where states are kept, and the modules of their kernels: those others may
         have folded into one another what a gradient needs apart.
     """
@@ -81,6 +82,7 @@ class Backward:
     kept: tuple[Kept, ...]
     keywords: tuple[str, ...]
     keeping: tuple[tuple[str, Launch], ...] = ()
+    takes_output: bool = False
 
     @property
     def walk_keeps(self) -> bool:
@@ -95,7 +97,7 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     operands = _operands(plan)
     dtype = f"reduce(torch.promote_types, {tuple_of([f'{name}.dtype' for name in operands])})"
     kept, keeps = (backward.kept, backward.walk_keeps) if backward else ((), False)
-    prepared, fused, split = _prepared(plan), _fused(plan, kept, keeps), _split(plan)
+    prepared, fused, split = _prepared(plan), _fused(plan, kept, keeps), _split(plan, kept, keeps)
     launched = list(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split)))
     # The tiles of the walk.
     arguments = ", ".join(("args.device", *_config_arguments(plan, steps)))
@@ -147,6 +149,7 @@ def chunk_kept_context(plan: RowPlan, backward: Backward) -> Mapping[str, object
     return {
         **{key: shared[key] for key in ("name", "steps", "keep", "kept", "walked")},
         "kept_arrays": backward.kept,
+        "in_every_mode": [array.name for array in backward.kept if array.walked and array.kept_in == "PREPARED"],
     }
 
 
@@ -180,6 +183,7 @@ def function_context(
         kept=tuple(array.name for array in backward.kept) if backward else (),
         backward=f"chunk_backward_{spec.name}" if backward else "",
         keywords=backward.keywords if backward else (),
+        takes_output=backward is not None and backward.takes_output,
     )
     modes = [SAVE_STATES] if backward and backward.kept else []
     return {
@@ -281,10 +285,12 @@ def left_behind(plan: RowPlan) -> list[Scratch]:
     return [states, *(array_like(plan, name, *others[name]) for name in others if f"{name}_ptr" in names)]
 
 
-def _launch(plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str) -> Launch:
-    """The launch of `kernel`, whose parameters say what it is handed."""
+def _launch(
+    plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str, others: Mapping[str, str] | None = None
+) -> Launch:
+    """The launch of `kernel`, whose parameters say what it is handed; of `others`, what it does not leave itself."""
     left = {f"{array.inside}_ptr": array.name for array in left_behind(plan)}
-    return Launch(kernel.kernel, grid, launch_arguments(plan, kernel, left), tiles)
+    return Launch(kernel.kernel, grid, launch_arguments(plan, kernel, {**(others or {}), **left}), tiles)
 
 
 def launch_arguments(plan: RowPlan, kernel: RowKernel[Any], arrays: Mapping[str, str]) -> list[str]:
@@ -340,13 +346,14 @@ def _fused(plan: RowPlan, kept: Sequence[Kept], keeps: bool) -> list[Launch]:
     return [Launch(walk.kernel, "args.runs * args.HV * blocks", launch_arguments(plan, walk, walked), "walk_tiles")]
 
 
-def _split(plan: RowPlan) -> list[Launch]:
+def _split(plan: RowPlan, kept: Sequence[Kept], keeps: bool) -> list[Launch]:
     """A walk that leaves states, then the outputs of all chunks."""
-    _, _, states, output = kernels_of(plan)
+    _, _, states, output = kernels_of(plan, keeps=keeps)
+    walked = {f"{array.inside}_ptr": array.name for array in kept if keeps and array.walked}
     blocks, tiles = ("output_blocks", "output_tiles") if _output_dim(plan) else ("blocks", "walk_tiles")
     return [
         _launch(plan, states, "args.runs * args.HV * blocks", "walk_tiles"),
-        _launch(plan, output, f"chunks * args.HV * {blocks}", tiles),
+        _launch(plan, output, f"chunks * args.HV * {blocks}", tiles, walked),
     ]
 
 

@@ -126,6 +126,10 @@ class WalkKernel(RowKernel[P]):
         """How a fused walk leaves behind the state before a chunk, `S_operand`."""
         return self._state_before(Form.STATES)[1:]
 
+    def kept_column(self) -> list[str]:
+        """How it leaves behind what is read of a vector state that rides along."""
+        return []
+
     def kept_updates(self) -> list[str]:
         """How it leaves behind `U_operand`."""
         return self._updates(Form.STATES)
@@ -158,21 +162,27 @@ class WalkKernel(RowKernel[P]):
         """The mask of a vector over the keys that every block of values has, and the first one stores."""
         return f"{self.axes.index(self.key)} < tl.where(block == 0, {self.key}, 0)"
 
+    def first_column_state(self, state: State) -> list[str]:
+        """The vector state that a run starts from."""
+        name, key = self.name(state.name), self.axes.index(self.key)
+        place = f"{state.name}_initial_ptr + (sequence * HV + value_head) * {self.key} + {key}"
+        return [
+            f"if {state.name}_initial_ptr is None:",
+            f"    {name} = tl.full((BLOCK_{self.key},), {literal(state.init)[0]}, tl.float32)",
+            "else:",
+            f"    {name} = tl.load({place}, mask={self.axes.mask(self.key)}, other=0.0).to(tl.float32)",
+        ]
+
     def _rider_lines(self) -> Mapping[str, list[str]]:
         """How a walk comes by the vector state that rides along, and how it hands it on: every program has all of it,
         the first block stores it."""
         state = self.rider()
         if state is None:
             return {"rider_start": [], "rider_end": []}
-        name, key, mask = self.name(state.name), self.axes.index(self.key), self.axes.mask(self.key)
-        place, first = f"(sequence * HV + value_head) * {self.key} + {key}", self.in_first_block()
+        name, first = self.name(state.name), self.in_first_block()
+        place = f"(sequence * HV + value_head) * {self.key} + {self.axes.index(self.key)}"
         return {
-            "rider_start": [
-                f"if {state.name}_initial_ptr is None:",
-                f"    {name} = tl.full((BLOCK_{self.key},), {literal(state.init)[0]}, tl.float32)",
-                "else:",
-                f"    {name} = tl.load({state.name}_initial_ptr + {place}, mask={mask}, other=0.0).to(tl.float32)",
-            ],
+            "rider_start": self.first_column_state(state),
             "rider_end": [
                 f"if {state.name}_final_ptr is not None:",
                 f"    tl.store({state.name}_final_ptr + {place}, {name}, mask={first})",
@@ -209,12 +219,12 @@ class WalkKernel(RowKernel[P]):
         match self.form:
             case Form.FUSED:
                 solved = [*self._if_given("states", self.kept_state()), *self.solved()]
-                read = [*self._if_given("U", self.kept_updates()), *self.read(), *self._put()]
+                read = [*self._if_given("U", self.kept_updates()), *self.read(), *self._column_left(), *self._put()]
                 lines = [*self.loaded(), *state_before, *solved, *read, *self.next_state()]
             case Form.STATES:
                 lines = [*self.loaded(), *state_before, *self.solved(), *updates, *self.next_state()]
             case Form.OUTPUT:
-                lines = [*self.loaded(), *state_before, *updates, *self.read(), *self._put()]
+                lines = [*self.loaded(), *state_before, *updates, *self.read(), *self._column_left(), *self._put()]
         return live(lines, self._carried() if self.form is not Form.OUTPUT else ())
 
     def _carried(self) -> set[str]:
@@ -255,6 +265,9 @@ class WalkKernel(RowKernel[P]):
         if not self.keeps or not lines:
             return []
         return [f"if {array}_ptr is not None:", *(f"    {line}" for line in lines)]
+
+    def _column_left(self) -> list[str]:
+        return self._if_given("column", self.kept_column())
 
     def _state_before(self, form: Form) -> list[str]:
         if form is Form.FUSED:
