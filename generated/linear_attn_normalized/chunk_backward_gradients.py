@@ -62,14 +62,14 @@ def chunk_linear_attn_normalized_gradients_kernel(
 ):
     """Evaluate the adjoint of one chunk, for the value heads of one key head.
 
-        dq = dread S^T + dA k
-        dA = dread v^T
+        dq = dread S^T + dcolumn z^T + dA k
+        dA = dread v^T + dcolumn 1^T
         dv = k dS + A^T dread
-        dk = v dS^T + dA^T q
+        dk = v dS^T + 1 dz^T + dA^T q
 
     dS is the gradient of the state after the chunk; dA, dL and their like take the decays and masks of A and L.
-    Value heads of a key head follow one another, each in blocks of BLOCK_V indices of V. A gradient whose pointer
-    is None is not stored.
+    dcolumn is the gradient of what is read of z: blocks of the walk have left shares of it. Value heads of a key
+    head follow one another, each in blocks of BLOCK_V indices of V. A gradient whose pointer is None is not stored.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)

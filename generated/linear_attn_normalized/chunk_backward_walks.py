@@ -133,9 +133,10 @@ def chunk_linear_attn_normalized_kept_states_kernel(
     """Walk the chunks of one sequence of one value head and store the state before every second one, transposed.
 
         S = S + (k)^T v
+        z = z + (k)^T 1
 
     The rows are those of the forward kernels. A program owns BLOCK_V indices of V of the state; the states are
-    stored in the dtype of the inputs, as [V, K].
+    stored in the dtype of the inputs, as [V, K]. Every program has all of z; the first block stores it, in float32.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
@@ -217,9 +218,12 @@ def chunk_linear_attn_normalized_reverse_kernel(
     second one, transposed.
 
         dS = dS + (q)^T dread
+        dz = dz + (q)^T dcolumn
 
     dread is the gradient of what the output calls read. A program owns BLOCK_V indices of V; the gradients are
-    stored in the dtype of the inputs, as [V, K].
+    stored in the dtype of the inputs, as [V, K]. dcolumn is the gradient of what is read of z: a sum over V, in
+    which the output takes the place of what was read of S. Each block has a share of it and of dz, stored in
+    float32.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)

@@ -73,8 +73,9 @@ def chunk_linear_attn_normalized_kernel(
 
     A program owns BLOCK_V indices of V of the state of one head of one sequence, transposed: [V, K], so that matrix
     products have the state's rows as theirs. Nothing sums over V. Each token of a head reads 2*K + V elements and
-    writes V; each sequence reads and writes K*V elements of state, in float32. Given arrays for them, it stores S
-    for the gradient, too.
+    writes V; each sequence reads and writes K*V elements of state, in float32. Every program has all of z, one more
+    column of the values; the first block stores it. Given arrays for them, it stores S, z and column for the
+    gradient, too.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
@@ -201,7 +202,7 @@ def chunk_linear_attn_normalized_states_kernel(
 
     A program owns BLOCK_V indices of V of the state of one head of one sequence, transposed: [V, K], so that matrix
     products have the state's rows as theirs. Nothing sums over V. Before each chunk it writes S, in the dtype of
-    the products.
+    the products, and z, in float32.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
@@ -307,7 +308,7 @@ def chunk_linear_attn_normalized_output_kernel(
         column = (q z) + A 1
         o = scale * read / (scale * column + 1e-10)
 
-    A program owns BLOCK_V indices of V of one chunk of one head, and reads S from before it.
+    A program owns BLOCK_V indices of V of one chunk of one head, and reads S and z from before it.
     """
     TOKENS: tl.constexpr = CHUNK
     blocks = tl.cdiv(V, BLOCK_V)

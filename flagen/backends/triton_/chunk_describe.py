@@ -9,7 +9,7 @@ from flagen.algebra.normal_form import Column
 from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.describe import count
 from flagen.backends.triton_.rows import RowPlan
-from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.chunk_kernel import ChunkKernelPlan, Rider
 from flagen.plan.row_planner import Part, RowLoad
 from flagen.plan.rows import ROW
 from flagen.spec.model import Expr, Spec
@@ -42,11 +42,10 @@ def walk_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
 def states_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     """The docstring of the kernel that carries the state and leaves it behind for every chunk."""
     equations = _solving(plan, ("w", "y", "z", "k", "v", *(["g"] if plan.delta is None else [])))
-    kept = "S" if plan.delta is None else "S and U"
     return {
         "title": STATES,
         "equations": indented([*(line for line in equations if not line.startswith("A_")), *_next_state(plan)]),
-        "text": f"{_sums(plan)}{owned(plan)} Before each chunk it writes {kept}, in the dtype of the products.",
+        "text": f"{_sums(plan)}{owned(plan)} Before each chunk it writes {_left(plan)}.",
     }
 
 
@@ -54,10 +53,22 @@ def output_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     """The docstring of the kernel that puts out what is read, from the states before each chunk."""
     wanted = ("q", *(("k", "v", "g") if plan.delta is None else ("v",)))
     scores = [line for line in _solving(plan, wanted) if not line.startswith(("R ", "U "))]
-    kept = "S" if plan.delta is None else "S and U"
+    kept = "S and U" if plan.delta is not None else " and ".join(_states(plan))
     owner = f"A program owns BLOCK_{plan.value} indices of {plan.value} of one chunk of one head"
     text = f"{_sums(plan)}{owner}, and reads {kept} from before it."
     return {"title": OUTPUT, "equations": indented([*scores, *_reading(plan)]), "text": text}
+
+
+def _states(plan: ChunkKernelPlan) -> list[str]:
+    """The states as the equations call them."""
+    return ["S"] if plan.rider is None else ["S", plan.rider.state.name]
+
+
+def _left(plan: ChunkKernelPlan) -> str:
+    """What a walk over states leaves behind."""
+    if plan.rider is not None:
+        return f"S, in the dtype of the products, and {plan.rider.state.name}, in float32"
+    return f"{'S' if plan.delta is None else 'S and U'}, in the dtype of the products"
 
 
 def _solving(plan: ChunkKernelPlan, wanted: Collection[str]) -> list[str]:
@@ -130,7 +141,13 @@ def _walk_text(plan: ChunkKernelPlan) -> str:
     return (
         f"{owned(plan)} Each token of a head reads {_read(plan, plan.walk)} elements and writes {value}{prepared}; each"
         f" sequence reads and writes {plan.key}*{value} elements of state, in float32."
+        f"{'' if plan.rider is None else _rides(plan.rider)}"
     )
+
+
+def _rides(rider: Rider) -> str:
+    """Who has the vector state that rides along."""
+    return f" Every program has all of {rider.state.name}, one more column of the values; the first block stores it."
 
 
 def owned(plan: RowPlan) -> str:

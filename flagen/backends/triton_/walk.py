@@ -43,7 +43,9 @@ def documented(walk: RowKernel[Any], docs: Mapping[str, object]) -> Mapping[str,
     """What a template needs to know of a walk, and what its docstring says."""
     kept = ""
     if isinstance(walk, WalkKernel) and walk.keeps:
-        kept = f" Given arrays for them, it stores {'S and U' if walk.keeps_updates else 'S'} for the gradient, too."
+        rider = walk.rider()
+        what = "S and U" if walk.keeps_updates else "S" if rider is None else f"S, {rider.name} and column"
+        kept = f" Given arrays for them, it stores {what} for the gradient, too."
     return {**walk.context(), "docs": {**docs, "text": f"{docs['text']}{kept}"}}
 
 
