@@ -230,7 +230,10 @@ class Stages:
     def _dump_stages(self, form: str, staged: StagedForm) -> str:
         """A form of each stage; first, with the normal forms, what the stages are."""
         parts = [getattr(part, form).dump() for part in self.derivation.stages if getattr(part, form) is not None]
-        return "\n\n".join([staged.dump(), *parts] if form == "normal_form" else parts)
+        if form != "normal_form":
+            return "\n\n".join(parts)
+        riding = [] if self.derivation.riding is None else [self.derivation.riding.dump()]
+        return "\n\n".join([staged.dump(), *parts, *riding])
 
 
 # ----------------------------------------------------------------------------------------------------------- many specs

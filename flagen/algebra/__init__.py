@@ -12,6 +12,7 @@ from flagen.algebra.monomials import OutsideNormalForm
 from flagen.algebra.normal_form import NormalForm
 from flagen.algebra.orient import normal_form
 from flagen.algebra.proof import Proof
+from flagen.algebra.riding import prove_riding, riding_form
 from flagen.algebra.scan import OutsideScan, ScanForm, scan_form
 from flagen.algebra.staged import Stage, StagedForm
 from flagen.algebra.staged_proof import prove_stages
@@ -55,6 +56,8 @@ class Derivation:
     scan: ScanForm | None = None
     staged: StagedForm | None = None
     stages: tuple[Derivation, ...] = ()
+    riding: NormalForm | None = None
+    """The normal form of all states, where there are two stages and the vector state of one rides on the other's."""
 
 
 def derive(spec: Spec) -> Derivation:
@@ -87,7 +90,9 @@ def _staged(spec: Spec) -> Derivation:
         form = staged_form(spec)
     except OutsideStages as outside:
         return Derivation(spec, None, None, None, NoChunkForm(outside.reason, outside.span))
-    return Derivation(spec, None, None, None, None, None, form, tuple(map(_of_stage, form.stages)))
+    stages = tuple(map(_of_stage, form.stages))
+    matrix = next((stage.normal_form for stage in stages if stage.normal_form is not None), None)
+    return Derivation(spec, None, None, None, None, None, form, stages, riding_form(form, matrix))
 
 
 def _of_stage(stage: Stage) -> Derivation:
@@ -104,7 +109,8 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
             for part in derivation.stages
             for line in prove(part.spec, part).lines
         ]
-        return Proof((*prove_stages(derivation.staged), *lines))
+        riding = () if derivation.riding is None else prove_riding(derivation.riding)
+        return Proof((*prove_stages(derivation.staged), *riding, *lines))
     if derivation.scan is not None:
         return scan_proof.prove(derivation.scan)
     if derivation.chunk_form is None or derivation.adjoint is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flagen.spec.model import Expr, Spec
+from flagen.spec.model import Expr, Spec, State
 from flagen.spec.printer import to_source
 
 
@@ -89,9 +89,20 @@ class Read:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A vector state that rides on the matrix: it decays as that does, is written along the vector of the same keys by
+    the number `scale` (1 where that is None), and `read` is what the output calls the number that the same q reads."""
+
+    state: State
+    scale: Expr | None
+    read: str
+
+
+@dataclass(frozen=True)
 class NormalForm:
     """A spec's recurrence, sorted. `key` and `value` are the oriented state's dims; `transposed`: the declared state is
-    [value, key]. `output` is what becomes `o`, in terms of the reads' names and the token's inputs."""
+    [value, key]. `output` is what becomes `o`, in terms of the reads' names and the token's inputs. A spec of two
+    states has a `column`."""
 
     spec: Spec
     key: str
@@ -100,6 +111,12 @@ class NormalForm:
     blocks: tuple[Block, ...]
     reads: tuple[Read, ...]
     output: Expr
+    column: Column | None = None
+
+    @property
+    def state(self) -> State:
+        """The matrix state."""
+        return next(state for state in self.spec.states if len(state.dims) == 2)
 
     @property
     def steps(self) -> tuple[MicroStep, ...]:
@@ -152,6 +169,9 @@ class NormalForm:
         for read in self.reads:
             form = "S.T @ q" if read.side == "left" else "S @ q"
             lines.append(f"{read.name} = {form}, {self.describe(read.position)}     q = {to_source(read.q)}")
+        if self.column is not None:
+            scale = "1" if self.column.scale is None else to_source(self.column.scale)
+            lines.append(f"{self.column.state.name} is a column of S, of the value {scale}; read as {self.column.read}")
         lines.append(f"o = {to_source(self.output)}")
         return "\n".join(lines)
 

@@ -18,8 +18,8 @@ from flagen.diagnostics import InternalError
 from flagen.spec.model import Dims, Interval, Spec
 
 _SIZES = (2, 3)
-_TOKENS = 3
-_ATTEMPTS = 5
+TOKENS = 3
+ATTEMPTS = 5
 Tensors = Mapping[str, Tensor]
 
 
@@ -31,7 +31,7 @@ def prove_stages(form: StagedForm, *, seed: int = 0) -> tuple[str, ...]:
     """
     spec = form.spec
     for steps in (1, 2, 3) if spec.steps else (1,):
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             numbers = random.Random(f"{spec.name} {steps} {seed + attempt}")
             try:
                 difference = _Sequence(form, steps, numbers).difference()
@@ -44,29 +44,49 @@ def prove_stages(form: StagedForm, *, seed: int = 0) -> tuple[str, ...]:
         else:
             raise InternalError(f"{spec.name}: no random point without a zero denominator found")
     states = ", ".join(stage.state.name for stage in form.stages)
-    return (f"stages of {states}, one after another = recurrence: random rational points, {_TOKENS} tokens",)
+    return (f"stages of {states}, one after another = recurrence: random rational points, {TOKENS} tokens",)
 
 
-class _Sequence:
+class Sample:
+    """Random numbers for a spec: its sizes, its params, and what the functions of the language give."""
+
+    def __init__(self, spec: Spec, steps: int, numbers: random.Random) -> None:
+        self.steps = steps
+        self.oracle = Oracle(numbers)
+        self.sizes = {dim: _SIZES[place % len(_SIZES)] for place, dim in enumerate(spec.dims)}
+        self.constants = dict(self._constants(spec))
+
+    def _constants(self, spec: Spec) -> Iterator[tuple[str, Tensor]]:
+        yield from ((param.name, self.random(param.dims, param.range)) for param in spec.params)
+        yield from ((name, scalar(Dual(mpq(value)))) for name, value in {"H": 2, "HV": 4, "head": 1}.items())
+        if spec.steps:
+            yield spec.steps.symbol, scalar(Dual(mpq(self.steps)))
+
+    def random(self, dims: Dims, within: Interval | None = None) -> Tensor:
+        """A tensor over `dims` with elements in the range `within`."""
+        within = within or Interval()
+        scope = Scope({}, {}, self.sizes, self.oracle)
+        return scope.build(dims, lambda _: Dual(self.oracle.rational(within.low, within.high)))
+
+
+class _Sequence(Sample):
     """A random sequence of tokens, run by the recurrence and by its stages."""
 
     def __init__(self, form: StagedForm, steps: int, numbers: random.Random) -> None:
-        self.form, self.steps = form, steps
-        self.oracle = Oracle(numbers)
-        self.sizes = {dim: _SIZES[place % len(_SIZES)] for place, dim in enumerate(form.spec.dims)}
-        self.constants = dict(self._constants(form.spec))
+        super().__init__(form.spec, steps, numbers)
+        self.form = form
 
     def difference(self) -> str | None:
         """What differs, if anything does."""
         spec = self.form.spec
-        first = {state.name: self._random(state.dims) for state in spec.states}
+        first = {state.name: self.random(state.dims) for state in spec.states}
         whole = Setting(spec, self.sizes, self.constants, self.oracle)
         parts = [Setting(stage.spec, self.sizes, self.constants, self.oracle) for stage in self.form.stages]
         states, of_stages = dict(first), [{stage.state.name: first[stage.state.name]} for stage in self.form.stages]
-        for number in range(_TOKENS):
-            inputs = {i.name: self._random(i.dims, i.range) for i in spec.inputs if i.per == "token"}
+        for number in range(TOKENS):
+            inputs = {i.name: self.random(i.dims, i.range) for i in spec.inputs if i.per == "token"}
             by_step = [
-                {i.name: self._random(i.dims, i.range) for i in spec.inputs if i.per == "step"}
+                {i.name: self.random(i.dims, i.range) for i in spec.inputs if i.per == "step"}
                 for _ in range(self.steps if spec.steps else 0)
             ]
             output, states = whole.step(whole.token(inputs, by_step), states)
@@ -77,9 +97,9 @@ class _Sequence:
                 outputs = zip(stage.results, stage.outputs, strict=True)
                 given |= {result.name: named[output] for result, output in outputs}
                 name = stage.state.name
-                if not _equal(of_stages[place][name], states[name]):
+                if not equal(of_stages[place][name], states[name]):
                     return f"the state {name} of its stage after token {number} is not the recurrence's"
-            if not _equal(given["o"] if self.form.output is None else self._evaluate(given), output):
+            if not equal(given["o"] if self.form.output is None else self._evaluate(given), output):
                 return f"the stages' output of token {number} is not the recurrence's"
         return None
 
@@ -87,17 +107,7 @@ class _Sequence:
         assert self.form.output is not None
         return evaluate(self.form.output, Scope({**self.constants, **given}, {}, self.sizes, self.oracle))
 
-    def _constants(self, spec: Spec) -> Iterator[tuple[str, Tensor]]:
-        yield from ((param.name, self._random(param.dims, param.range)) for param in spec.params)
-        yield from ((name, scalar(Dual(mpq(value)))) for name, value in {"H": 2, "HV": 4, "head": 1}.items())
-        if spec.steps:
-            yield spec.steps.symbol, scalar(Dual(mpq(self.steps)))
 
-    def _random(self, dims: Dims, within: Interval | None = None) -> Tensor:
-        within = within or Interval()
-        scope = Scope({}, {}, self.sizes, self.oracle)
-        return scope.build(dims, lambda _: Dual(self.oracle.rational(within.low, within.high)))
-
-
-def _equal(left: Tensor, right: Tensor) -> bool:
+def equal(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors over the same dims, in whatever order, are the same."""
     return all(left.at(right.dims, index).value == element.value for index, element in right.data.items())

@@ -78,7 +78,7 @@ class _Stages:
         self.flow = Flow(spec)
         self.order = self.flow.order()
         self.locals = {assign.target for assign in self.flow.statements.values() if not assign.to_state} - {"o"}
-        self.taken = self.locals | _declared(spec) | {"o"}
+        self.taken = self.locals | declared_in(spec) | {"o"}
         self.in_steps = {assign.target for place, assign in self.flow.statements.items() if len(place) > 1}
         self.wanted: dict[str, list[_Wanted]] = {name: [] for name in self.order}
         self.scans: set[str] = set()
@@ -158,8 +158,9 @@ class _Stages:
             same = known.expr == expr and self.flow.is_stable(expr, known.place, place)
             if same and known.result.wide == wide:
                 return Name(known.result.name, "input", expr.dims, expr.span)
-        # A local may give its name to what takes its place.
-        free = self.taken - (set(self.locals) - {each.result.name for each in self.every()})
+        # A local may give its name to what takes its place, but not to what is made of it.
+        made_of = {node.name for node in walk(expr) if isinstance(node, Name)}
+        free = self.taken - (set(self.locals) - made_of - {each.result.name for each in self.every()})
         result = Result(_fresh(name, free), expr.dims, wide)
         self.taken.add(result.name)
         self.wanted[state].append(_Wanted(result, expr, place))
@@ -401,7 +402,7 @@ def _with_derived(derived: Sequence[Derived], used: set[str]) -> tuple[Derived, 
     return tuple(kept)
 
 
-def _declared(spec: Spec) -> set[str]:
+def declared_in(spec: Spec) -> set[str]:
     """Every name that a spec declares."""
     groups: tuple[Iterable[State | Input | Param | Derived], ...] = (
         spec.states,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flagen.algebra import Derivation
 from flagen.plan.backward_families import plan_chunk_backward
 from flagen.plan.chunk import plan_chunk
-from flagen.plan.chunk_families import plan_chunk_kernel
+from flagen.plan.chunk_families import plan_chunk_kernel, plan_rider
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
@@ -26,8 +28,16 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         scan = plan_scan(derivation.scan)
         return Plan(spec, derivation, scan, fused, fused_backward, *plan_scan_kernels(scan))
     if derivation.staged is not None:
-        staged = plan_stages(derivation.staged, tuple(make_plan(each.spec, each) for each in derivation.stages))
-        return Plan(spec, derivation, staged, fused, fused_backward, staged, staged)
+        stages = tuple(make_plan(each.spec, each) for each in derivation.stages)
+        riding = None if derivation.riding is None else plan_rider(derivation.riding)
+        backward = None if riding is None else plan_chunk_backward(riding)
+        if riding is None or backward is None or isinstance(backward, Unavailable):
+            staged = plan_stages(derivation.staged, stages)
+            return Plan(spec, derivation, staged, fused, fused_backward, staged, staged)
+        none = Unavailable("the kernels are those of all states at once", spec.states[0].span)
+        stages = tuple(replace(stage, chunk_kernel=none, chunk_backward=none) for stage in stages)
+        staged = plan_stages(derivation.staged, stages)
+        return Plan(spec, derivation, staged, fused, fused_backward, riding, backward)
     if derivation.chunk_form is None:
         assert derivation.no_chunk_form is not None
         chunk = Unavailable(derivation.no_chunk_form.reason, derivation.no_chunk_form.span)

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Generic, Literal, TypeVar
 
-from flagen.plan.chunk_kernel import ChunkKernelPlan, ScalarDecayPlanner
+from flagen.plan.chunk_kernel import ChunkKernelPlan, Rider, ScalarDecayPlanner
+from flagen.plan.factored import Factored, NotAFactor
 from flagen.plan.gradients import Transposition
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.padding import FINITE, PaddingRules
@@ -42,6 +43,7 @@ ROLES = ("q", "w", "y", "k")
 
 OUTPUT_GRADIENT, READ_GRADIENT, R_GRADIENT = "o_gradient", "read_gradient", "R_gradient"
 DECAY_GRADIENT = "log_decay_gradient"
+OUTPUT, COLUMN_SCALE_GRADIENT = "o", "column_scale_gradient"
 
 STATES_EVERY = 2
 """Every second state is stored: the one between is a matrix product away from it, or two."""
@@ -85,6 +87,22 @@ Action = Add | Fold | Store
 
 
 @dataclass(frozen=True)
+class RiderBackward:
+    """The gradients of the vector state that rides along.
+
+    read: the gradient of what is read of it, for the walk: a sum over values, so each block of them has its share. It
+    takes the output in the place of what was read of the matrix, which is not there.
+    varied: whether what the column is has a gradient.
+    after, before: what is read of the chunk that the state, or its gradient, is taken across.
+    """
+
+    read: Tile
+    varied: bool
+    after: Part
+    before: Part
+
+
+@dataclass(frozen=True)
 class Levels:
     """The level of every name: the one on which all that it depends on is known."""
 
@@ -117,6 +135,7 @@ class ChunkBackwardPlan:
     keys: what the last kernel reads of a block of keys; heads: of a value head, there; values: of a value head after
         that; keys_written: the keys that values are written along.
     after, before: what is read of the chunk that a state, or the gradient of one, is taken across.
+    rider: the gradients of the vector state that rides along, if one does.
     levels: the level of every name.
     zeros: gradients that other levels add to, by the level on which they start.
     actions: what is done on each level, in order.
@@ -140,6 +159,7 @@ class ChunkBackwardPlan:
     levels: Levels
     zeros: Mapping[Level, tuple[Gradient, ...]]
     actions: Mapping[Level, tuple[Action, ...]]
+    rider: RiderBackward | None = None
 
     every = STATES_EVERY
     """How many chunks there are for a stored state."""
@@ -203,13 +223,17 @@ class GradientPlanner(Generic[P]):
         self.without, self.numbers = self._made_of_numbers(heads=True), self._made_of_numbers(heads=False)
         if constant is not None:
             self.without |= {constant}
-        self.transpose = Transposition(planner.order, self.without | {rows.read}, self.numbers)
+        self.transpose = Transposition(planner.order, self.without | self._reads_of(rows), self.numbers)
         self.called: dict[tuple[str, str], str] = {}
         self.actions: dict[Level, list[Action]] = {level: [] for level in self.order}
 
     def _definitions(self) -> list[tuple[str, Tile]]:
         """What is made of inputs and params, in order."""
         return list(self.planner.derived.items())
+
+    def _reads_of(self, rows: P) -> frozenset[str]:
+        """What the output calls what is read of the states."""
+        return frozenset((rows.read,))
 
     def _made_of_numbers(self, *, heads: bool) -> frozenset[str]:
         """Params that are Python numbers, and what is derived from them, and with `heads` from the head, alone."""
@@ -314,15 +338,23 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         self.levels = Levels(self._levels(), rows.key, self.value)
         self.of_names = self.levels.of_names
 
+    def _reads_of(self, rows: ChunkKernelPlan) -> frozenset[str]:
+        return frozenset((rows.read,) if rows.rider is None else (rows.read, rows.rider.read))
+
     def plan(self) -> ChunkBackwardPlan:
         self._check()
+        if self.rows.rider is not None:
+            self.walks.rules.note(self.rows.rider.read, (TOKEN,), 0.0)
         read = self._read_gradient(self.planner, self.rows)
         walk_read = self._read_gradient(self.walks, self.forward)
+        rider = self._rider()
         decay = self.rows.token_decay or self.rows.row_decay
         decays = self._is_varied(decay)
         self._sources(read, decay if decays else None)
         for level in LEVELS:
             self._finish(level)
+        column = [] if self.forward.rider is None or self.forward.rider.scale is None else [self.forward.rider.scale]
+        walked = [walk_read] if rider is None else [walk_read, rider.read]
         along_keys = [*self._adds(KEYS), *self._vectors()]
         return ChunkBackwardPlan(
             forward=self.forward,
@@ -332,8 +364,8 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
             decays=decays,
             scaled=frozenset(role for role in (*ROLES, "v") if self._is_varied(self.rows.scale(role))),
             whole_keys=any(self.rows.key in crossed_dims(tile) for tile in along_keys),
-            states=self._part(self.walks, self.forward, "wyzkv" if self.rows.delta else "kvg"),
-            reverse=self._part(self.walks, self.forward, "qwyg" if self.rows.delta else "qg", walk_read),
+            states=self._part(self.walks, self.forward, "wyzkv" if self.rows.delta else "kvg", *column),
+            reverse=self._part(self.walks, self.forward, "qwyg" if self.rows.delta else "qg", *walked),
             keys=self.planner.part(along_keys, None),
             heads=self._part(self.planner, self.rows, "vg", read, *self._scales()),
             values=self._part(
@@ -345,7 +377,44 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
             levels=self.levels,
             zeros={level: self._zeros(level) for level in LEVELS},
             actions={level: tuple(actions) for level, actions in self.actions.items()},
+            rider=rider,
         )
+
+    def _rider(self) -> RiderBackward | None:
+        """The gradients of the vector state that rides along."""
+        rider = self.rows.rider
+        if rider is None:
+            return None
+        return RiderBackward(
+            read=self._column_gradient(rider),
+            varied=self._is_varied(rider.scale),
+            after=self._part(self.planner, self.rows, "kg", *self._column_scale()),
+            before=self._part(self.planner, self.rows, "qg"),
+        )
+
+    def _column_gradient(self, rider: Rider) -> Tile:
+        """The gradient of what is read of the vector state, for the walk. With f = read * r that is the sum over the
+        values of do * f * (dr / r); and f is the output."""
+        rows, planner = self.forward, self.walks
+        dims = tuple(dim for dim in planner.order if dim in (TOKEN, self.value))
+        planner.rules.note(OUTPUT, dims, FINITE)
+        transpose = Transposition(planner.order, self.without, self.numbers)
+        taken = transpose(rows.output, Value(OUTPUT_GRADIENT, "local", dims))
+        gradient = next((tile for leaf, tile in taken if leaf.name == rider.read), None)
+        if gradient is None:
+            self.planner.refuse("nothing is read of the vector state", rider.state.span)
+        output = Value(OUTPUT, "local", dims)
+        try:
+            gradient = Factored(transpose, self.value).replaced(gradient, rows.output, output)
+        except NotAFactor:
+            gradient = output
+        if gradient == output or self._reads(gradient):
+            self.planner.refuse("the output is no multiple of what is read", self.spec.output[-1].span)
+        return cleared(planner.rules, planner.order, gradient, TOKEN)
+
+    def _column_scale(self) -> list[Tile]:
+        rider = self.rows.rider
+        return [] if rider is None or rider.scale is None else [rider.scale]
 
     def _given_values(self, read: Tile) -> list[Tile]:
         """What the gradient of written values is computed from."""
@@ -355,7 +424,8 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         return [vector for role in ROLES if (vector := self.rows.vector(role)) is not None]
 
     def _scales(self) -> list[Tile]:
-        return [scale for role in (*ROLES, "v") if (scale := self.rows.scale(role)) is not None]
+        scales = [scale for role in (*ROLES, "v") if (scale := self.rows.scale(role)) is not None]
+        return [*scales, *(scale for scale in self._column_scale() if scale not in scales)]
 
     def _check(self) -> None:
         rows, (output,) = self.rows, self.spec.output[-1:]
@@ -386,6 +456,8 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         """What expressions call the gradients that they start from, and a log decay that no token changes."""
         roles = (*ROLES, "v")
         names = {OUTPUT_GRADIENT, READ_GRADIENT, R_GRADIENT, DECAY_GRADIENT, *map(scale_gradient, roles)}
+        if self.rows.rider is not None:
+            names |= {COLUMN_SCALE_GRADIENT}
         return names | {f"{role}_gradient" for role in roles} | ({"log_decay"} if self.log_decay else set())
 
     def _with_finite_values(self, rules: PaddingRules, rows: ChunkKernelPlan) -> ChunkKernelPlan:
@@ -426,6 +498,8 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         for role in (*ROLES, "v"):
             given[vector_gradient(rows, role)] = (rows.axis_of(role), self.value if role == "v" else rows.key)
             given[scale_gradient(role)] = (rows.axis_of(role),)
+        if rows.rider is not None:
+            given[COLUMN_SCALE_GRADIENT] = (self.row,)
         for name, dims in given.items():
             self.rules.note(name, dims, 0.0)
 
@@ -443,6 +517,8 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
                 back(vector, vector_gradient(rows, role), BLOCK if role == "v" else KEYS)
             if scale is not None:
                 back(scale, scale_gradient(role), HEAD)
+        if rows.rider is not None and rows.rider.scale is not None:
+            back(rows.rider.scale, COLUMN_SCALE_GRADIENT, HEAD)
         if decay is not None:
             back(decay, DECAY_GRADIENT, HEAD)
 

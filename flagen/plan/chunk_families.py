@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 
+from flagen.algebra.chunk import chunk_form
 from flagen.algebra.normal_form import NormalForm
 from flagen.plan import chunk_kernel
-from flagen.plan.chunk import ChunkPlan
+from flagen.plan.chunk import ChunkPlan, plan_chunk
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan, expand
 from flagen.plan.key_kernel import KeyKernelPlan, plan_key_decay
@@ -34,6 +35,17 @@ def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan | Exp
         return Unavailable(f"no chunk kernel yet: {missing.reason}", missing.span)
 
 
+def plan_rider(nf: NormalForm) -> ChunkKernelPlan | None:
+    """The kernels of a spec of two states, one of which rides on the other; None where something keeps it out."""
+    chunk = plan_chunk(chunk_form(nf))
+    size = max(size for size in SIZES if size <= max(chunk.size, SIZES[0]))
+    try:
+        _check(nf)
+        return chunk_kernel.plan_scalar_decay(chunk, size) if chunk_kernel.fits(nf) else None
+    except NoKernel:
+        return None
+
+
 def _own_kernels(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan:
     """The kernels of a family that evaluate what they need themselves.
 
@@ -51,9 +63,9 @@ def _own_kernels(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan:
 def _check(nf: NormalForm) -> None:
     """What no family takes."""
     spec, state, output = nf.spec, nf.spec.states[0], nf.spec.output[-1]
-    if len(spec.states) != 1 or set(spec.dims) != {nf.key, nf.value}:
+    if len(spec.states) != (1 if nf.column is None else 2) or set(spec.dims) != {nf.key, nf.value}:
         raise NoKernel("it has other dims than those of its state", state.span)
-    if not math.isfinite(state.init):
+    if not all(math.isfinite(state.init) for state in spec.states):
         raise NoKernel("the state starts at an infinity", state.span)
     if not (nf.has_delta or nf.has_write):
         raise NoKernel("nothing is written", state.span)

@@ -15,11 +15,24 @@ from dataclasses import dataclass
 from flagen.algebra.normal_form import NormalForm
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.row_planner import Delta, Part, RowPlanner, without
-from flagen.plan.rows import ROW, TOKEN, Operand
+from flagen.plan.rows import ROW, TOKEN, Operand, finite
 from flagen.plan.schedule import Set
 from flagen.plan.show import show
 from flagen.plan.tiles import Masked, Tile, Value
-from flagen.spec.model import Dims, Expr, Spec
+from flagen.spec.model import Dims, Expr, Spec, State
+
+
+@dataclass(frozen=True)
+class Rider:
+    """A vector state that rides on the matrix: a column of the values, of `scale` for each row, or of ones.
+
+    shares: `scale` is what scales the rows of values, too. read: what the output calls the number that q reads of it.
+    """
+
+    state: State
+    scale: Tile | None
+    shares: bool
+    read: str
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,7 @@ class ChunkKernelPlan:
     prepare: what the kernel that runs before the walk reads, if there is one, in the order it is needed: for decays,
         for scores, for erasures.
     walk: what the walk itself reads.
+    rider: the vector state that rides along, if one does: only where nothing is prepared.
     """
 
     chunk: ChunkPlan
@@ -50,6 +64,12 @@ class ChunkKernelPlan:
     prepare: tuple[Part, Part, Part] | None
     walk: Part
     size: int
+    rider: Rider | None = None
+
+    @property
+    def state(self) -> State:
+        """The matrix state."""
+        return self.chunk.normal_form.state
 
     @property
     def spec(self) -> Spec:
@@ -110,6 +130,9 @@ class ChunkKernelPlan:
             lines.append(f"    z = {show(self.delta.z)}")
         if self.row_decay is not None:
             lines.append(f"    g = {show(self.row_decay)}")
+        if self.rider is not None:
+            scale = "1" if self.rider.scale is None else show(self.rider.scale)
+            lines.append(f"    {self.rider.state.name} rides along, a column of {scale}, read as {self.rider.read}")
         return "\n".join((*lines, f"    o = {show(self.output)}"))
 
 
@@ -154,11 +177,12 @@ class ScalarDecayPlanner(RowPlanner):
         for write in self.step.writes:
             key, value = self._write(write.k, write.v)
         row_decay, token_decay = self._decays()
+        rider = self._rider(value)
         once = self._constant(row_decay)
         if once is not None:
             row_decay = Masked(Value(once.target, "local", ()), self.row_axis, 0.0, (self.row_axis,))
         output = self._output()
-        read_by_all = [q.vector, key, None if value is None else value.scale]
+        read_by_all = [q.vector, key, None if value is None else value.scale, None if rider is None else rider.scale]
         if delta is not None:
             read_by_all += [delta.w.vector, delta.w.scale]
         erased = [] if delta is None else [delta.y.vector, delta.y.scale]
@@ -187,6 +211,7 @@ class ScalarDecayPlanner(RowPlanner):
             prepare=prepare,
             walk=walk,
             size=size,
+            rider=rider,
         )
 
     # ------------------------------------------------------------------------------------------------------------ rows
@@ -197,6 +222,18 @@ class ScalarDecayPlanner(RowPlanner):
         axis = self.axis(self.row_axis)
         scales = [scale for scale in (key.scale, value.scale) if scale is not None]
         return key.vector, Operand(value.vector, axis.product(*scales) if scales else None)
+
+    def _rider(self, value: Operand | None) -> Rider | None:
+        """The vector state that rides along."""
+        column = self.nf.column
+        if column is None:
+            return None
+        self.rules.note(column.read, (TOKEN,), 0.0)
+        scale = None
+        if column.scale is not None:
+            scale = finite(self.rules, self._lifted(column.scale, self.row_axis), self.row_axis)
+        shares = scale is not None and value is not None and value.scale == scale
+        return Rider(column.state, scale, shares, column.read)
 
     def _decays(self) -> tuple[Tile | None, Tile | None]:
         if self.block.lead is not None:

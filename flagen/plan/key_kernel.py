@@ -25,7 +25,7 @@ from flagen.plan.schedule import Load, Set, declared_names, fresh
 from flagen.plan.show import show
 from flagen.plan.split import crossed_dims, crossed_here
 from flagen.plan.tiles import Sum, Tile, Value, rebuild, tiles_in
-from flagen.spec.model import Dims, Expr, Interval, Spec
+from flagen.spec.model import Dims, Expr, Interval, Spec, State
 from flagen.spec.ranges import interval_of
 
 LOG2_E = math.log2(math.e)
@@ -111,6 +111,11 @@ class KeyKernelPlan:
     size: int
 
     row_axis = TOKEN
+
+    @property
+    def state(self) -> State:
+        """The state."""
+        return self.chunk.normal_form.state
 
     @property
     def spec(self) -> Spec:

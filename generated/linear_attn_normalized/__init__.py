@@ -7,6 +7,7 @@ Linear attention divided by what its keys add up to, as a softmax would be; q an
 
 from .chunk import naive_chunk_linear_attn_normalized
 from .chunk_fused import chunk_linear_attn_normalized
+from .chunk_tuning import tune_chunk_linear_attn_normalized
 from .fused_recurrent import fused_recurrent_linear_attn_normalized
 from .module import LinearAttnNormalized
 from .naive import naive_recurrent_linear_attn_normalized
@@ -17,4 +18,5 @@ __all__ = [
     "fused_recurrent_linear_attn_normalized",
     "naive_chunk_linear_attn_normalized",
     "naive_recurrent_linear_attn_normalized",
+    "tune_chunk_linear_attn_normalized",
 ]

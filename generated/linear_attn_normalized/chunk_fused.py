@@ -2,25 +2,32 @@
 # Do not edit: run `flagen build specs/linear_attn_normalized.yaml`.
 """Normalized linear attention (https://arxiv.org/abs/2006.16236), chunk by chunk in Triton.
 
-    z = z + k
-    S = S + outer(k, v)
-    o = scale * (S.T @ q) / (scale * (z @ q) + 1e-10)
-
-Its states are taken one after another: what one gives for every token, later ones get as an input.
+z = z + k
+S = S + outer(k, v)
+o = scale * (S.T @ q) / (scale * (z @ q) + 1e-10)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+from itertools import pairwise
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .arguments import check_arguments, without_autocast
+from . import operators
+from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_linear_attn_normalized
-from .stage_s import chunk_linear_attn_normalized_s
-from .stage_z import chunk_linear_attn_normalized_z
+from .chunk_backward import chunk_backward_linear_attn_normalized
+from .chunk_kept import empty_arrays, handed_on
+
+Tiles = tuple[dict[str, int], ...]
+TILES: dict[tuple[object, ...], Tiles] = {}
+"""The tiles and warps of each kernel, by device, sizes and dtype: those that ship, or what `chunk_tuning` found."""
 
 
-@without_autocast
 def chunk_linear_attn_normalized(
     q: Tensor,
     k: Tensor,
@@ -35,12 +42,13 @@ def chunk_linear_attn_normalized(
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Run the chunk form in Triton: for training and for long prefills.
 
-    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the states in float32, and so
-    does what passes between the stages where that decays a state or was read from one.  Everything does for
-    float64, and for tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1).
+    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the states in float32.
+    Gradients have kernels, too: those of `chunk_backward_linear_attn_normalized`.
+    `naive_chunk_linear_attn_normalized` runs in their place for float64, and for tensors that are not on a GPU,
+    unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
-    To torch.compile each stage is an operator, for packed sequences too, and so are its gradients, which have none
-    of their own.
+    To torch.compile this is one operator, for packed sequences too, and so are its gradients, which have none of
+    their own.
 
     Args:
         q: feature map of the query, [B, T, H, K], at least 0.
@@ -50,7 +58,7 @@ def chunk_linear_attn_normalized(
         initial_state: ([N, HV, K, V], [N, HV, K]); default zero.
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
-        chunk_size: the most tokens per chunk: 16, 32 or 64.
+        chunk_size: the most tokens per chunk: 16, 32 or 64; `launch_config` tells where fewer are used.
         save_states: keep the states for the gradient; by default they are computed again, and less is kept than the
             inputs take.
 
@@ -67,50 +75,293 @@ def chunk_linear_attn_normalized(
     )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
-    if args.dtype == torch.float64:
-        return naive_chunk_linear_attn_normalized(
-            q,
-            k,
-            v,
-            scale=scale,
-            initial_state=initial_state,
-            output_final_state=output_final_state,
-            cu_seqlens=cu_seqlens,
-            chunk_size=chunk_size,
-        )
-    if scale is None:
-        scale = args.K**-0.5
-    S_first, z_first = initial_state or [None] * 2
+    S_initial, z_initial = initial_state or [None] * 2
+    given = (q, k, v, S_initial, z_initial)
+    keep = operators.NOTHING
+    if operators.wants_gradient(*given):
+        keep = operators.STATES if save_states else operators.PREPARED
+    run = _chunk
+    if not torch.compiler.is_compiling() and not operators.has_kernel(args):
+        run = _in_pytorch
+    o, S_final, z_final, *_ = run(*given, cu_seqlens, scale, output_final_state, chunk_size, keep)
+    return o, (S_final, z_final) if output_final_state else None
 
-    # S = S + outer(k, v)
-    # S_q = S.T @ q
-    S_q, S_final = chunk_linear_attn_normalized_s(
+
+def _in_pytorch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    S_initial: Tensor | None,
+    z_initial: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float | None,
+    output_final_state: bool,
+    chunk_size: int,
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The PyTorch form, called as the operator is."""
+    o, final_state = naive_chunk_linear_attn_normalized(
         q,
         k,
         v,
-        initial_state=S_first,
-        output_final_state=output_final_state,
-        cu_seqlens=cu_seqlens,
-        chunk_size=chunk_size,
-        save_states=save_states,
-    )
-
-    # z = z + k
-    # scale_z_q = scale * (z @ q) + 1e-10
-    scale_z_q, z_final = chunk_linear_attn_normalized_z(
-        _of_value_heads(q, args.HV),
-        _of_value_heads(k, args.HV),
         scale=scale,
-        initial_state=z_first,
+        initial_state=None if S_initial is None else (S_initial, z_initial),
         output_final_state=output_final_state,
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-
-    o = scale * S_q / scale_z_q[..., None]
-    return o.to(v.dtype), (S_final, z_final) if output_final_state else None
+    return operators.results(o, *(final_state or [None] * 2), *[None] * 3)
 
 
-def _of_value_heads(x: Tensor, heads: int) -> Tensor:
-    """Inputs [batch, rows, H, ...] with a key head repeated for its group of value heads, each of which has a state."""
-    return x if x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], dim=2)
+@operators.register("chunk")
+def _chunk(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    S_initial: Tensor | None,
+    z_initial: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float | None,
+    output_final_state: bool,
+    chunk_size: int,
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What torch.compile traces: a name, behind which the kernels run, or the PyTorch form where there are none."""
+    args = check_arguments(
+        q, k, v, initial_state=None if S_initial is None else (S_initial, z_initial), cu_seqlens=cu_seqlens
+    )
+    if not operators.has_kernel(args):
+        return _in_pytorch(q, k, v, S_initial, z_initial, cu_seqlens, scale, output_final_state, chunk_size, keep)
+    return operators.results(
+        *_launch(args, q, k, v, S_initial, z_initial, cu_seqlens, scale, output_final_state, chunk_size, keep)
+    )
+
+
+@_chunk.register_fake
+def _allocate(q, k, v, S_initial, z_initial, cu_seqlens, scale, output_final_state, chunk_size, keep):
+    """Results like the operator's, without the numbers: all that tracing needs."""
+    args = check_arguments(
+        q,
+        k,
+        v,
+        initial_state=None if S_initial is None else (S_initial, z_initial),
+        cu_seqlens=cu_seqlens,
+        shapes_only=True,
+    )
+    o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
+    S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
+    z_final = torch.empty(args.runs, args.HV, args.K, dtype=args.dtype, device=args.device)
+    kept = [None] * 3
+    if keep and operators.has_kernel(args):
+        dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
+        kept = handed_on(
+            empty_arrays(args, cu_seqlens, _tiles(args.device, args.K, args.V, chunk_size, dtype)[0], dtype, keep), keep
+        )
+    return operators.results(o, *((S_final, z_final) if output_final_state else [None] * 2), *kept)
+
+
+@operators.register("chunk_backward")
+def _chunk_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    S_initial: Tensor | None,
+    z_initial: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float | None,
+    output_final_state: bool,
+    chunk_size: int,
+    keep: int,
+    do: Tensor | None,
+    dS_final: Tensor | None,
+    dz_final: Tensor | None,
+    o: Tensor,
+    kept_column: Tensor,
+    kept_states: Tensor,
+    kept_column_states: Tensor,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients that are wanted of the arguments up to z_initial; without kernels, the PyTorch form's."""
+    args = check_arguments(
+        q, k, v, initial_state=None if S_initial is None else (S_initial, z_initial), cu_seqlens=cu_seqlens
+    )
+    if operators.has_kernel(args):
+        return operators.results(
+            *chunk_backward_linear_attn_normalized(
+                do,
+                dS_final,
+                dz_final,
+                q,
+                k,
+                v,
+                scale=scale,
+                initial_state=None if S_initial is None else (S_initial, z_initial),
+                cu_seqlens=cu_seqlens,
+                o=o,
+                column=kept_column,
+                chunk_size=chunk_size,
+                saved=(kept_states, kept_column_states) if keep == operators.STATES else None,
+                wanted=operators.asked(("q", "k", "v", "S_initial", "z_initial"), wanted),
+            )
+        )
+    return operators.gradients(
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size, keep),
+        (q, k, v, S_initial, z_initial),
+        (do, dS_final, dz_final),
+        wanted,
+    )
+
+
+operators.differentiate(_chunk, _chunk_backward, tensors=5, outputs=1, kept=3)
+
+
+def _launch(
+    args: Arguments,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    S_initial: Tensor | None,
+    z_initial: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float | None,
+    output_final_state: bool,
+    chunk_size: int,
+    keep: int,
+) -> tuple[Tensor | None, ...]:
+    """Launch the kernels: the output, the final states if they are wanted, and what is kept for the gradient."""
+    try:
+        from .chunk_kernels import (
+            chunk_linear_attn_normalized_kernel,
+            chunk_linear_attn_normalized_output_kernel,
+            chunk_linear_attn_normalized_states_kernel,
+        )
+    except ImportError as import_error:
+        raise RuntimeError(
+            "chunk_linear_attn_normalized needs Triton on a GPU: install it, or call naive_chunk_linear_attn_normalized"
+        ) from import_error
+
+    if scale is None:
+        scale = args.K**-0.5
+    o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
+    S_final = z_final = None
+    if output_final_state:
+        S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=torch.float32, device=args.device)
+        z_final = torch.empty(args.runs, args.HV, args.K, dtype=torch.float32, device=args.device)
+    dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
+    q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
+    walk_tiles, output_tiles = _tiles(args.device, args.K, args.V, chunk_size, dtype)
+    if torch.version.hip:
+        walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
+    dot_precision = _precision(dtype)
+    blocks = -(-args.V // walk_tiles["BLOCK_V"])
+    output_blocks = -(-args.V // output_tiles["BLOCK_V"])
+    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
+    kept_column, kept_states, kept_column_states = arrays
+    with torch.cuda.device_of(q):
+        if keep != operators.STATES and _splits(args.runs * args.HV * blocks, args.device):
+            states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
+            column_states = torch.empty(chunks, args.HV, args.K, dtype=torch.float32, device=args.device)
+            chunk_linear_attn_normalized_states_kernel[(args.runs * args.HV * blocks,)](
+                k,
+                v,
+                None if S_initial is None else S_initial.contiguous(),
+                None if z_initial is None else z_initial.contiguous(),
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                states,
+                column_states,
+                S_final,
+                z_final,
+                args.tokens,
+                H=args.H,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=dot_precision,
+                **walk_tiles,
+            )
+            chunk_linear_attn_normalized_output_kernel[(chunks * args.HV * output_blocks,)](
+                q,
+                k,
+                v,
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                chunk_sequence,
+                first_chunk,
+                states,
+                column_states,
+                kept_column,
+                o,
+                float(scale),
+                args.tokens,
+                H=args.H,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=dot_precision,
+                **output_tiles,
+            )
+        else:
+            chunk_linear_attn_normalized_kernel[(args.runs * args.HV * blocks,)](
+                q,
+                k,
+                v,
+                None if S_initial is None else S_initial.contiguous(),
+                None if z_initial is None else z_initial.contiguous(),
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                kept_states,
+                kept_column_states,
+                kept_column,
+                o,
+                S_final,
+                z_final,
+                float(scale),
+                args.tokens,
+                H=args.H,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=dot_precision,
+                **walk_tiles,
+            )
+    return o, S_final, z_final, *handed_on(arrays, keep)
+
+
+def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
+    """The tiles and warps of each kernel for these sizes: those that ship, or what `chunk_tuning` found."""
+    from .chunk_kernels import launch_config
+
+    call = (device, *sizes)
+    if call not in TILES:
+        TILES[call] = launch_config(*sizes)
+    return [dict(tiles) for tiles in TILES[call]]
+
+
+def _splits(programs: int, device: torch.device) -> bool:
+    """Whether to compute the outputs in a kernel of their own, all chunks at once.
+
+    The walk has one program for each block of values of each head of each sequence, and goes from chunk to chunk.
+    Where that leaves half of the multiprocessors idle, the less it does the better, although the states before all
+    chunks then go through memory.
+    """
+    if not torch.cuda.is_available():
+        return False
+    return 2 * programs <= torch.cuda.get_device_properties(device.index).multi_processor_count
+
+
+def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:
+    """How many chunks of `size` tokens there are; of packed sequences, also each chunk's sequence and each sequence's
+    first chunk."""
+    if cu_seqlens is None or args.offsets is None:
+        return args.runs * -(-args.tokens // size), None, None
+    chunks = sum(-(-(end - start) // size) for start, end in pairwise(args.offsets))
+    counts = (cu_seqlens.long().diff() + size - 1) // size
+    return chunks, torch.repeat_interleave(counts, output_size=chunks), counts.cumsum(0) - counts
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """How products of float32 are taken. Products of 16-bit operands are exact."""
+    if torch.version.hip or not torch.cuda.is_available():
+        return "ieee"
+    return "tf32x3" if dtype == torch.float32 else "tf32"

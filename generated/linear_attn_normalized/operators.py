@@ -30,16 +30,16 @@ def register(name: str) -> Callable[[Callable[..., tuple[Tensor, ...]]], Any]:
     return torch.library.custom_op(f"{NAMESPACE}::{free}", mutates_args=())
 
 
-def differentiate(forward: Any, backward: Any, tensors: int, kept: int = 0) -> None:
+def differentiate(forward: Any, backward: Any, tensors: int, outputs: int = 0, kept: int = 0) -> None:
     """Let `backward` give the gradients of `forward`, whose first `tensors` arguments can have one.
 
-    `backward` takes what `forward` takes, then a cotangent of each result, or None, the last `kept` results of
-    `forward`, which are there for nothing else, and which gradients are wanted.
+    `backward` takes what `forward` takes, then a cotangent of each result, or None, the first `outputs` results and
+    the last `kept` of `forward`, of which these are there for nothing else, and which gradients are wanted.
     """
     given = tensors + 1  # cu_seqlens follows the tensors with gradients.
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs[:given], *output[len(output) - kept :])
+        ctx.save_for_backward(*inputs[:given], *output[:outputs], *output[len(output) - kept :])
         ctx.settings = inputs[given:]
         ctx.set_materialize_grads(False)
 

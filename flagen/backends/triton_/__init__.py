@@ -47,7 +47,9 @@ class TritonBackend:
 
 
 def _with_operators(*launchers: Rendering) -> tuple[Rendering, ...]:
-    return (*launchers, Rendering("operators.py", "triton/operators.py.j2", {})) if launchers else ()
+    takes_output = any(launcher.context.get("takes_output") for launcher in launchers)
+    shared = Rendering("operators.py", "triton/operators.py.j2", {"takes_output": takes_output})
+    return (*launchers, shared) if launchers else ()
 
 
 def _by_chunks(plan: Plan) -> tuple[Rendering, ...]:

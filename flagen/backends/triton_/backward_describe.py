@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.chunk_kernel import Rider
+from flagen.plan.show import show
 
 
 def states_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
@@ -24,6 +26,10 @@ def states_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         f"The rows are those of the forward kernels. A program owns BLOCK_{rows.value} indices of {rows.value} of the"
         f" state; the states are stored in the dtype of the inputs, as [{rows.value}, {rows.key}]."
     )
+    if rows.rider is not None:
+        z = rows.rider.state.name
+        equations.append(f"{z} = {end.replace('S', z)} + ({to_end}k)^T {_ones(rows.rider)}")
+        text += f" Every program has all of {z}; the first block stores it, in float32."
     return {"equations": equations, "text": text}
 
 
@@ -42,7 +48,19 @@ def reverse_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         f" BLOCK_{rows.value} indices of {rows.value}; the gradients are stored in the dtype of the inputs, as"
         f" [{rows.value}, {rows.key}]."
     )
+    if rows.rider is not None:
+        z = rows.rider.state.name
+        equations.append(f"d{z} = {end.replace('S', f'd{z}')} + ({start}q)^T dcolumn")
+        text += (
+            f" dcolumn is the gradient of what is read of {z}: a sum over {rows.value}, in which the output takes the"
+            f" place of what was read of S. Each block has a share of it and of d{z}, stored in float32."
+        )
     return {"equations": equations, "text": text}
+
+
+def _ones(rider: Rider) -> str:
+    """What the column of the vector state that rides along is."""
+    return "1" if rider.scale is None else "c"
 
 
 def gradients_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
@@ -51,6 +69,8 @@ def gradients_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     _, to_end = _ends(plan)
     start = "e^G " if rows.row_decay is not None else ""
     equations, reads = [], [f"{start}dread S^T"]
+    if rows.rider is not None:
+        reads.append(f"{start}dcolumn {rows.rider.state.name}^T")
     if rows.delta is not None:
         equations += ["dU = A^T dread + " + f"{to_end}w dS", "dR = (I - L)^-T dU", "dA = dread U^T", "dL = dR U^T"]
         reads.append("dA w")
@@ -60,13 +80,18 @@ def gradients_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         reads.append(f"{scores} k")
         value = [f"{to_end}k dS", f"{scores[1:]}^T dread"]
         key = [f"{to_end}v dS^T", f"{scores}^T q"]
-        equations.append(f"{scores} = dread v^T")
+        if rows.rider is not None:
+            key.insert(1, f"{to_end}{_ones(rows.rider)} d{rows.rider.state.name}^T")
+        column = "" if rows.rider is None else f" + dcolumn {_ones(rows.rider)}^T"
+        equations.append(f"{scores} = dread v^T{column}")
         if rows.crowded:
             equations.append("dN = dR v^T")
             value.append("N^T dR")
             key.append("dN^T y")
             equations[equations.index(next(line for line in equations if line.startswith("dy")))] += " + dN k"
         equations += [f"dv = {' + '.join(value)}", f"dk = {' + '.join(key)}"]
+    if plan.rider is not None and plan.rider.varied:
+        equations.append(f"dc = {to_end}k d{_state_of(plan)} + A^T dcolumn")
     equations.insert(0, f"dq = {' + '.join(reads)}")
     decays = ""
     if plan.decays:
@@ -77,10 +102,24 @@ def gradients_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         )
     text = (
         f"dS is the gradient of the state after the chunk; dA, dL and their like take the decays and masks of A and L."
-        f"{decays} Value heads of a key head follow one another, each in blocks of BLOCK_{rows.value} indices of"
-        f" {rows.value}. A gradient whose pointer is None is not stored."
+        f"{decays}{_column(plan)} Value heads of a key head follow one another, each in blocks of BLOCK_{rows.value}"
+        f" indices of {rows.value}. A gradient whose pointer is None is not stored."
     )
     return {"equations": equations, "text": text}
+
+
+def _state_of(plan: ChunkBackwardPlan) -> str:
+    return "" if plan.rows.rider is None else plan.rows.rider.state.name
+
+
+def _column(plan: ChunkBackwardPlan) -> str:
+    """What the equations call what there is of a vector state that rides along."""
+    if plan.rows.rider is None:
+        return ""
+    c = "" if plan.rows.rider.scale is None else f", whose column of the values is c = {show(plan.rows.rider.scale)}"
+    return (
+        f" dcolumn is the gradient of what is read of {_state_of(plan)}{c}: blocks of the walk have left shares of it."
+    )
 
 
 def _ends(plan: ChunkBackwardPlan) -> tuple[str, str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flagen.backends.triton_.backward_rows import BackwardRows
+from flagen.backends.triton_.backward_rows import AcrossColumn, BackwardRows
 from flagen.backends.triton_.backward_walks import compile_time, trimmed
 from flagen.backends.triton_.rows import DOT, atom, pointers, scalars, steps_symbol
 from flagen.plan.chunk_backward import (
     BLOCK,
+    COLUMN_SCALE_GRADIENT,
     DECAY_GRADIENT,
     HEAD,
     KEYS,
@@ -68,19 +69,23 @@ class Gradients(BackwardRows):
 
     def parameters(self) -> list[str]:
         plan = self.plan
-        every = (*self.parts, self.backward.after, self.backward.before)
+        rider = self.backward.rider
+        across = () if rider is None else (rider.after, rider.before)
+        every = (*self.parts, self.backward.after, self.backward.before, *across)
         names = [*pointers(plan, *every), "do", "cu_seqlens", "chunk_sequence", "first_chunk", "states"]
         names += ["state_gradients", *(["U", R_GRADIENT] if plan.delta is not None else [])]
+        names += [] if rider is None else ["column", "column_gradients", "column_states", "column_state_gradients"]
         names += [gradient.called for gradient in self.backward.stored]
         sizes = [f"{name}: tl.constexpr" for name in (*compile_time(plan), *KERNEL_CHOICES)]
-        return [*(f"{name}_ptr" for name in names), *scalars(plan, *every), "T", *sizes]
+        numbers = [*scalars(plan, *every), *([] if rider is None else ["shares"])]
+        return [*(f"{name}_ptr" for name in names), *numbers, "T", *sizes]
 
     def sections(self) -> dict[str, list[str]]:
         keys, heads, values, _ = self.parts
         sections = {
             "start": [*map(self._zero, self.backward.zeros[SHARED]), *self._sums_over_keys()],
             "key_block": [*self.given(keys, SHARED, KEYS), *self.operands(*ROLES), *self._vector_zeros()],
-            "head": [*self.given(heads, SHARED, HEAD), *self.factors(), *self._part_zeros()],
+            "head": [*self.given(heads, SHARED, HEAD), *self.factors(), *self._column_states(), *self._part_zeros()],
             "states_block": self._block(heads),
             "products": self._state_products(),
             "states_end": self._state_factors(),
@@ -88,7 +93,7 @@ class Gradients(BackwardRows):
             "keys_end": self._actions(KEYS),
         }
         values_sections = {
-            "values_head": [*self.given(values, SHARED, HEAD), *self._values_factors()],
+            "values_head": [*self.given(values, SHARED, HEAD), *self._values_factors(), *self._values_column()],
             "values_zeros": self._values_zeros(),
             "values_keys": self._values_keys(),
             "values_scores": [
@@ -113,7 +118,10 @@ class Gradients(BackwardRows):
                 {
                     "zeros": [f"{matrix.gradient} = {self._zeros(self._rows_of(matrix.reader), 'CHUNK')}"],
                     "block": [*self._block(self.parts[1]), self._score_product(matrix)],
-                    "onto_rows": self._onto_decaying(matrix) if self.backward.decays else self._onto_rows(matrix),
+                    "onto_rows": [
+                        *self._column_onto_scores(matrix),
+                        *(self._onto_decaying(matrix) if self.backward.decays else self._onto_rows(matrix)),
+                    ],
                 }
             )
             for matrix in self._matrices
@@ -211,6 +219,8 @@ class Gradients(BackwardRows):
         """What scales a matrix' gradient for its readers and its writers. The values' scale goes onto both sides, so
         that what they have in common cancels in the decays' gradient."""
         by_reader, by_writer = self.scale(matrix.reader), self.scale("v" if matrix.writer == "k" else matrix.writer)
+        if self._scales_apart:  # It is in the gradient already.
+            by_writer = ""
         read = f" * {atom(by_writer)}[None, :]" if by_writer else ""
         written = read if matrix.writer == "k" else ""
         return read, written + (f" * {atom(by_reader)}[:, None]" if by_reader else "")
@@ -244,6 +254,8 @@ class Gradients(BackwardRows):
         written = " * ".join(atom(factor) if all(ends) else factor for factor in ends if factor)
         factors = {"q": self.from_start_read, "y": self.from_start, "w": self.to_end, "k": written}
         lines = [f"{PARTS[role]} *= {atom(factors[role])}[:, None]" for role in self._roles if factors[role]]
+        if self.plan.rider is not None:
+            lines = self._column_onto_keys(lines)
         if self.backward.decays:
             kept = []
             for role in (role for role in self._roles if role in ("w", "k")):
@@ -257,6 +269,20 @@ class Gradients(BackwardRows):
             if "row_sum" not in started:
                 lines.append(f"row_sum = {self._zeros('CHUNK')}")
         return lines
+
+    def _column_onto_keys(self, factors: list[str]) -> list[str]:
+        """What q and k get through the vector state that rides along, around the factors of what the matrix gives."""
+        written = " * ".join(filter(None, (self.column_scale(), self.to_end)))
+        rider = self.plan.rider
+        vector = bool(self.to_end) or (rider is not None and rider.scale is not None and bool(rider.scale.dims))
+        row = f"{atom(written)}[:, None]" if vector else written or "1.0"
+        keys = "column_state_gradient[None, :]" if row == "1.0" else f"{row} * column_state_gradient[None, :]"
+        return [
+            f"{PARTS['q']} += column_gradient[:, None] * {self.column_state}[None, :]",
+            *factors,
+            f"{PARTS['k']} += {keys}",
+            *([f"state_dot += tl.sum({self.column_state} * column_state_gradient)"] if self.backward.decays else []),
+        ]
 
     def _wide(self, role: str) -> str:
         return f"{self.operand(role)}.to(tl.float32)"
@@ -364,7 +390,8 @@ class Gradients(BackwardRows):
         return self.factors() if self._written else []
 
     def _values_zeros(self) -> list[str]:
-        return [f"{m.name} = {self._zeros(self._rows_of(m.reader), 'CHUNK')}" for m in self._written]
+        column = [f"column_keys = {self._zeros('CHUNK')}"] if self._varies_column else []
+        return [*(f"{m.name} = {self._zeros(self._rows_of(m.reader), 'CHUNK')}" for m in self._written), *column]
 
     def _values_keys(self) -> list[str]:
         if not self._written:
@@ -373,7 +400,11 @@ class Gradients(BackwardRows):
             f"{m.name} = tl.dot({self.operand(m.reader)}, tl.trans({self.operand('k')}), {m.name}, {DOT})"
             for m in self._written
         ]
-        return [*self.given(self.parts[0], SHARED, KEYS), *self.operands(*ROLES), *products]
+        column = []
+        if self._varies_column:
+            product = f"{self._wide('k')} * column_state_gradient[None, :]"
+            column = [*self._column_state_gradient(), f"column_keys += tl.sum({product}, axis=1)"]
+        return [*self.given(self.parts[0], SHARED, KEYS), *self.operands(*ROLES), *products, *column]
 
     def _key_again(self) -> list[str]:
         """The keys that values are written along, beside a block of values."""
@@ -388,8 +419,71 @@ class Gradients(BackwardRows):
             scale = self.scale(m.reader)
             factor = f" * {atom(scale)}[:, None]" if scale else ""
             scores = f"tl.where({self._mask(m)}, {m.name}{self._decay(m)}{factor}, 0.0)"
+            if self._varies_column:
+                to_end = f" * {self.to_end}" if self.to_end else ""
+                lines.append(f"{m.name} = {scores}")
+                read = f"tl.sum({m.name} * column_gradient[:, None], axis=0)"
+                lines.append(f"{COLUMN_SCALE_GRADIENT} = {read} + column_keys{to_end}")
+                scores = m.name
             lines.append(f"{m.name} = {scores}.to(dtype)")
         return lines
+
+    # ----------------------------------------------------------------------------- the vector state that rides along
+
+    @property
+    def _varies_column(self) -> bool:
+        """Whether what the column is has a gradient."""
+        return self.backward.rider is not None and self.backward.rider.varied
+
+    @property
+    def _scales_apart(self) -> bool:
+        """Whether what scales the values has to go onto the gradient of the scores before the column's share does."""
+        rider = self.plan.rider
+        return rider is not None and not rider.shares and (rider.scale is not None or bool(self.scale("v")))
+
+    def _values_column(self) -> list[str]:
+        return [self.column_gradient()] if self._varies_column else []
+
+    def _column_states(self) -> list[str]:
+        """A block of the vector state before the chunk and of its gradient after it, and the gradient of what is read
+        of it."""
+        if self.backward.rider is None:
+            return []
+        key, mask, z = self.axes.index(self.key), self.axes.mask(self.key), self.column_state
+        place = f"column_states_ptr + (state * HV + value_head) * {self.key} + {key}"
+        after = ", ".join(AcrossColumn(self.backward, after=True).step(declared=False))
+        return [
+            self.column_gradient(),
+            f"{z} = tl.load({place}, mask={mask}, other=0.0)",
+            "for earlier in range(first, start, TOKENS):",
+            f"    {z} = column_across({after})",
+            *self._column_state_gradient(),
+        ]
+
+    def _column_state_gradient(self) -> list[str]:
+        key, mask = self.axes.index(self.key), self.axes.mask(self.key)
+        place = f"column_state_gradients_ptr + (state * HV + value_head) * shares * {self.key} + {key}"
+        before = ", ".join(AcrossColumn(self.backward, after=False).step(declared=False))
+        return [
+            f"column_state_gradient = sum_of_shares({place}, {self.key}, shares, {mask})",
+            "for back in range(0, last - start, TOKENS):",
+            "    later = last - back",
+            f"    column_state_gradient = column_gradient_across({before})",
+        ]
+
+    def _column_onto_scores(self, matrix: Scores) -> list[str]:
+        """The column's share of the gradient of the scores: as that of one more value."""
+        rider, gradient = self.plan.rider, matrix.gradient
+        if rider is None:
+            return []
+        if not self._scales_apart:
+            return [f"{gradient} += column_gradient[:, None]"]
+        scale, column = self.scale("v"), "column_gradient[:, None]"
+        if rider.scale is not None:
+            own = self.column_scale()
+            column += f" * {own}[None, :]" if rider.scale.dims else f" * {own}"
+        values = f"{gradient} * {atom(scale)}[None, :]" if scale else gradient
+        return [f"{gradient} = {values} + {column}"]
 
     def _values_block(self, part: Part) -> list[str]:
         offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))

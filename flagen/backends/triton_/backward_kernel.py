@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 from flagen.backends.triton_.backward_describe import gradients_docs, reverse_docs, states_docs
 from flagen.backends.triton_.backward_gradients import Gradients
-from flagen.backends.triton_.backward_rows import Across
+from flagen.backends.triton_.backward_rows import Across, AcrossColumn
 from flagen.backends.triton_.backward_walks import Reverse, States
 from flagen.backends.triton_.chunk_kernel import ScalarDecayKernel
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.printer import literal
-from flagen.backends.triton_.rows import steps_symbol
+from flagen.backends.triton_.rows import kernel_name, steps_symbol
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 
 Sections = Mapping[str, list[str]]
@@ -36,11 +36,13 @@ def _walks_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
             "parameters": kernel.parameters(),
             "step_parameters": kernel.step(declared=True),
             "step_arguments": kernel.step(declared=False),
+            "carried": kernel.carried,
+            **kernel.rider_lines(),
             **kernel.sections(),
         }
         for name, kernel in walks.items()
     }
-    (state,) = plan.rows.spec.states
+    state = plan.rows.state
     return {
         **_shared_context(plan, states, *kernels.values()),
         "states": {"kernel": states.kernel, "docs": states_docs(plan), **kernels["states"]},
@@ -66,7 +68,18 @@ def _across_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         name: {"step_parameters": across.step(declared=True), **across.sections()}
         for name, across in (("after", after), ("before", before))
     }
-    return {**_shared_context(plan, after, *steps.values()), **steps, "masks_tokens": _masks_tokens(steps)}
+    riders: dict[str, Sections] = {}
+    if plan.rider is not None:
+        for name in ("after", "before"):
+            column = AcrossColumn(plan, after=name == "after")
+            riders[name] = {"step_parameters": column.step(declared=True), **column.sections()}
+    return {
+        **_shared_context(plan, after, *steps.values(), *riders.values()),
+        **steps,
+        "masks_tokens": _masks_tokens(steps),
+        "riders": riders,
+        "column_state": kernel_name(plan.forward.rider.state.name) if plan.forward.rider is not None else "",
+    }
 
 
 def _gradients_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
@@ -93,6 +106,7 @@ def _gradients_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "folds": any("sum_of_steps(" in line for line in text),
         "gathers": any(call in line for line in text for call in ("put(", "take(")),
         "sums_ends": any("end_sums" in line for line in text),
+        "rides": plan.rider is not None,
         "numbers_chunks": any("chunk_row" in line for line in _lines(sections)),
     }
 
@@ -108,7 +122,7 @@ def _shared_context(plan: ChunkBackwardPlan, kernel: ScalarDecayKernel, *section
         "helpers": row_helpers_for(lines),
         "inlines_decays": any("split_log_decay(" in line for line in lines),
         "sums_of_decays": "chunk_kernels" if rows.prepare is None else "chunk_prepare",
-        "S": kernel.name(rows.spec.states[0].name),
+        "S": kernel.name(rows.state.name),
         "key_index": axes.index(rows.key),
         "value_index": axes.index(rows.value),
         "key_mask": axes.mask(rows.key),

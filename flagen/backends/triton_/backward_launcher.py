@@ -9,11 +9,19 @@ from flagen.backends.signature import Parameter, parameters
 from flagen.backends.triton_.backward_gradients import Gradients
 from flagen.backends.triton_.backward_kernel import tiles_reverse
 from flagen.backends.triton_.backward_walks import Reverse, States, kept
-from flagen.backends.triton_.chunk_launcher import Launch, chunk_launcher_context, launch_arguments, prepared_arrays
+from flagen.backends.triton_.chunk_launcher import (
+    Launch,
+    chunk_launcher_context,
+    launch_arguments,
+    prepared_arrays,
+    state_sizes,
+)
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.names import free_name
+from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowKernel, RowPlan, steps_symbol
 from flagen.plan.chunk_backward import BLOCK, KEYS, SHARED, ChunkBackwardPlan
+from flagen.plan.chunk_kernel import Rider
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.schedule import declared_names
 
@@ -40,11 +48,33 @@ def backward_launcher_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "tiles_reverse": tiles_reverse(plan),
         "handed_on": [array.name for array in prepared_arrays(forward) if array.inside in kept(forward)],
         "gradients": _gradients_launch(plan, own),
+        "rider": None if forward.rider is None else _rider(plan, forward.rider, own),
+        "d_finals": _d_finals(plan, own),
+        "quoted_initials": ", ".join(f'"{name}"' for name in Operator(forward.spec, "chunk", "").initials),
     }
 
 
+def _rider(plan: ChunkBackwardPlan, rider: Rider, own: Mapping[str, str]) -> Mapping[str, str]:
+    """What the function has of a vector state that rides along."""
+    initials = dict(zip(_states(plan), Operator(plan.forward.spec, "chunk", "").initials, strict=True))
+    return {"initial": initials[rider.state.name], "matrix": initials[plan.forward.state.name]}
+
+
+def _states(plan: ChunkBackwardPlan) -> list[str]:
+    return [state.name for state in plan.forward.spec.states]
+
+
+def _d_finals(plan: ChunkBackwardPlan, own: Mapping[str, str]) -> list[str]:
+    """What the gradients of the final states are called, in the spec's order."""
+    matrix = plan.forward.state.name
+    return [own["d_final_state"] if name == matrix else own["d_column_final"] for name in _states(plan)]
+
+
+COLUMNS = ("column", "column_states", "column_gradients", "column_state_gradients")
+"""What there is of a vector state that rides along."""
+
 SHARED_CONTEXT = """
-    name title paper equations check value defaults output_shape state_shape vectors others
+    name title paper equations check value defaults output_shape vectors others
     config_arguments precision precision_note
     """.split()
 """What is as for the forward call."""
@@ -52,6 +82,7 @@ SHARED_CONTEXT = """
 
 def backward_signature(forward: RowPlan) -> Mapping[str, object]:
     """What the function takes beside the gradients of what the forward call returned."""
+    initials = Operator(forward.spec, "chunk", "").initials
     given = [p for p in parameters(forward.spec) if p.name != "output_final_state"]
     every = (*given, Parameter("chunk_size", "int", str(forward.size), True, "as in the forward call."))
     return {
@@ -61,12 +92,15 @@ def backward_signature(forward: RowPlan) -> Mapping[str, object]:
             *(p.declaration for p in every if p.keyword),
         ],
         "tensors": tensor_names(forward.spec),
+        "initials": initials,
+        "initial": dict(zip((state.name for state in forward.spec.states), initials, strict=True))[forward.state.name],
+        "state_shape": state_sizes(forward.state),
     }
 
 
 def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, Any]:
     """What gradients there are, and in what shape a kernel leaves them."""
-    spec = plan.rows.spec
+    spec, own = plan.rows.spec, own_names(plan)
     return {
         "inputs": [decl.name for decl in spec.inputs],
         "params": [p.name for p in spec.params if p.is_tensor],
@@ -78,12 +112,16 @@ def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str,
         },
         "per_head": [param.name for param in spec.params if param.per_head],
         "repeated": (),
+        "d_initials": [
+            own["d_initial_state"] if state == plan.rows.state else own["d_column_initial"] for state in spec.states
+        ],
     }
 
 
 def own_names(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, str]:
     """What the function calls what is its own."""
     wanted = "do d_final_state d_initial_state prepared saved states state_gradients U R_gradient".split()
+    wanted += "column column_states column_gradients column_state_gradients d_column_final d_column_initial".split()
     taken = {*declared_names(plan.rows.spec), *(gradient.called for gradient in plan.stored)}
     return {name: free_name(name, taken) for name in wanted}
 
@@ -91,12 +129,15 @@ def own_names(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, str]:
 def _launch(
     plan: ChunkBackwardPlan, kernel: RowKernel[Any], grid: str, own: Mapping[str, str], tiles: str = "walk_tiles"
 ) -> Launch:
-    final = own["d_final_state"]
+    final, column = own["d_final_state"], own["d_column_final"]
     arrays = {
-        **{f"{name}_ptr": own[name] for name in ("do", "states", "state_gradients", "U", "R_gradient")},
+        **{f"{name}_ptr": own[name] for name in ("do", "states", "state_gradients", "U", "R_gradient", *COLUMNS)},
         **{f"{gradient.called}_ptr": gradient.called for gradient in plan.stored},
         "final_gradient_ptr": f"None if {final} is None else {final}.contiguous()",
         "initial_gradient_ptr": own["d_initial_state"],
+        "column_final_gradient_ptr": f"None if {column} is None else {column}.contiguous()",
+        "column_initial_gradient_ptr": own["d_column_initial"],
+        "shares": "blocks",
     }
     return Launch(kernel.kernel, grid, launch_arguments(plan.forward, kernel, arrays), tiles)
 

@@ -31,7 +31,9 @@ class BackwardRows(ScalarDecayKernel):
         super().__init__(plan.rows, *parts)
         self.backward = plan
         self.key, self.value = plan.rows.key, plan.rows.value
-        self.state = self.name(plan.rows.spec.states[0].name)
+        self.state = self.name(plan.rows.state.name)
+        rider = plan.rows.rider
+        self.column_state = "" if rider is None else self.name(rider.state.name)
         self.decaying = plan.rows.row_decay is not None
         self.from_start, self.to_end = ("from_start", "to_end") if self.decaying else ("", "")
         self.from_start_read = "from_start_read" if self.decaying and self.grouped else self.from_start
@@ -75,11 +77,21 @@ class BackwardRows(ScalarDecayKernel):
     def read_gradient(self) -> list[str]:
         """The gradient of the read, of a block of values."""
         offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
+        column = []
+        if self.backward.rider is not None:
+            place, token = self.tile("token * HV + value_head", TOKEN, ())
+            column.append(f"column = tl.load(column_ptr + {place}, mask={token}, other=0.0)")
         return [
             f"{OUTPUT_GRADIENT} = tl.load(do_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)",
+            *column,
             f"{READ_GRADIENT} = {self.print(self.backward.read, TOKEN)}",
             f"read_operand = {READ_GRADIENT}.to(dtype)",
         ]
+
+    def column_gradient(self) -> str:
+        """The gradient of what is read of the vector state that rides along: the sum of what the walk's blocks have."""
+        place, mask = self.tile("token * HV + value_head", TOKEN, ())
+        return f"column_gradient = sum_of_shares(column_gradients_ptr + ({place}) * shares, 1, shares, {mask})"
 
     def stored_rows(self, name: str) -> list[str]:
         """What a walk found for each row, of a block of values."""
@@ -108,7 +120,8 @@ class Across(BackwardRows):
         """What the function takes, as it declares it or as a call passes it."""
         plan = self.plan
         rows = [] if plan.delta is None else ["U" if self.after else R_GRADIENT]
-        names = [*pointers(plan, *self.parts), *([] if self.after else ["do"]), *rows]
+        column = ["column"] if self.backward.rider is not None and not self.after else []
+        names = [*pointers(plan, *self.parts), *([] if self.after else ["do"]), *rows, *column]
         state = self.state if self.after else "S_gradient"
         given = [state, *(f"{name}_ptr" for name in names), *scalars(plan, *self.parts)]
         indices = [self.axes.index(self.key), self.axes.index(self.value)]
@@ -141,6 +154,50 @@ class Across(BackwardRows):
             lines.append(f"{state} = tl.dot(tl.trans({operand}), {self.operand(role)}, {kept}, {DOT})")
             kept = state
         return trimmed({"lines": lines}, state)
+
+
+class AcrossColumn(BackwardRows):
+    """Takes a block of the vector state that rides along across the chunk after it, or of its gradient across the chunk
+    before it."""
+
+    def __init__(self, plan: ChunkBackwardPlan, *, after: bool) -> None:
+        assert plan.rider is not None
+        super().__init__(plan, plan.rider.after if after else plan.rider.before)
+        self.after = after
+
+    def step(self, *, declared: bool) -> list[str]:
+        """What the function takes, as it declares it or as a call passes it."""
+        names = [*pointers(self.plan, *self.parts), *([] if self.after else ["column_gradients"])]
+        state, start = (self.column_state, "earlier") if self.after else ("column_state_gradient", "later")
+        given = [state, *(f"{name}_ptr" for name in names), *scalars(self.plan, *self.parts)]
+        shares = [] if self.after else ["shares"]
+        place = ["start" if declared else start, "end_token", "key_head", "value_head", self.axes.index(self.key)]
+        sizes = ["H", "HV", self.key, "CHUNK"]
+        if self.needs_dtype():
+            sizes.append("dtype")
+        return [*given, *place, *shares, *(f"{name}: tl.constexpr" if declared else name for name in sizes)]
+
+    def needs_dtype(self) -> bool:
+        return any(".to(dtype)" in line for line in self.sections()["lines"])
+
+    def sections(self) -> dict[str, list[str]]:
+        part, role = self.parts[0], "k" if self.after else "q"
+        state = self.column_state if self.after else "column_state_gradient"
+        lines = [*self.given(part, SHARED, HEAD, KEYS), *self.operands(role), *self.factors()]
+        if self.after:
+            lines += self.next_column_state(self.to_end)
+        else:
+            lines.append(self.column_gradient())
+            lines.append(self.column_state_gradient())
+        return trimmed({"lines": lines}, state)
+
+    def column_state_gradient(self) -> str:
+        """The gradient of the vector state before a chunk, from that after it."""
+        factor = " * ".join(filter(None, (self.scale("q") and atom(self.scale("q")), self.from_start)))
+        scaled = f"(column_gradient * {factor})" if factor else "column_gradient"
+        kept = "whole * column_state_gradient" if self.decaying else "column_state_gradient"
+        q = f"{self.operand('q')}.to(tl.float32)"
+        return f"column_state_gradient = {kept} + tl.sum({q} * {scaled}[:, None], axis=0)"
 
 
 def _of(action: Load | Set | RowLoad | RowSet) -> str:

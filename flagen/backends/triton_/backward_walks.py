@@ -6,8 +6,8 @@ import re
 from collections import Counter
 
 from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayKernel, Walk, scratch, tiles
-from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, pointers, scalars, steps_symbol
-from flagen.plan.chunk_backward import OUTPUT_GRADIENT, READ_GRADIENT, ChunkBackwardPlan
+from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, atom, pointers, scalars, steps_symbol
+from flagen.plan.chunk_backward import OUTPUT_GRADIENT, READ_GRADIENT, STATES_EVERY, ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import TOKEN
 
@@ -17,22 +17,45 @@ class States(Walk):
 
     def __init__(self, plan: ChunkBackwardPlan) -> None:
         RowKernel.__init__(self, plan.forward, plan.states)
-        self.value = self.plan.value
-        self.state = self.name(self.plan.spec.states[0].name)
+        self.value, self.key = self.plan.value, self.plan.key
+        self.state = self.name(self.plan.state.name)
+
+    @property
+    def carried(self) -> list[str]:
+        """What goes from chunk to chunk."""
+        rider = self.plan.rider
+        return [self.state] if rider is None else [self.state, self.name(rider.state.name)]
+
+    def rider_lines(self) -> dict[str, list[str]]:
+        """How the walk comes by the vector state that rides along, and how it stores it."""
+        rider = self.plan.rider
+        if rider is None:
+            return {"rider_start": [], "rider_store": []}
+        name, key = self.name(rider.state.name), self.axes.index(self.key)
+        place = f"column_states_ptr + (state * HV + value_head) * {self.key} + {key}"
+        return {
+            "rider_start": self.first_column_state(rider.state),
+            "rider_store": [
+                f"wanted = {key} < tl.where((within % {STATES_EVERY} == 0) & (block == 0), {self.key}, 0)",
+                f"tl.store({place}, {name}, mask=wanted)",
+            ],
+        }
 
     @property
     def kernel(self) -> str:
         return f"chunk_{self.plan.spec.name}_kept_states_kernel"
 
     def parameters(self) -> list[str]:
-        (state,) = self.plan.spec.states
-        given = [*pointers(self.plan, *self.parts), f"{state.name}_initial", "cu_seqlens", "first_chunk"]
-        return parameters_of(self, [*given, *kept(self.plan), "states", *self._rows_out()])
+        states = [self.plan.state] if self.plan.rider is None else self.plan.spec.states
+        first = [f"{state.name}_initial" for state in states]
+        given = [*pointers(self.plan, *self.parts), *first, "cu_seqlens", "first_chunk"]
+        column = [] if self.plan.rider is None else ["column_states"]
+        return parameters_of(self, [*given, *kept(self.plan), "states", *self._rows_out(), *column])
 
     def step(self, *, declared: bool) -> list[str]:
         """What `state_after_chunk` takes, as it declares it or as a call passes it."""
         names = [*pointers(self.plan, *self.parts), *kept(self.plan), *self._rows_out()]
-        return step_of(self, self.state, names, declared=declared)
+        return step_of(self, self.carried, names, declared=declared)
 
     def _rows_out(self) -> list[str]:
         return ["U"] if self.plan.delta is not None else []
@@ -47,7 +70,9 @@ class States(Walk):
             "solve": [] if additive else [*self.solved(), store_rows(self, "U")],
             "next_state": self.next_state(),
         }
-        return trimmed(sections, self.state)
+        if self.plan.rider is not None:
+            sections["next_state"] += self.next_column_state("to_end" if self.plan.row_decay is not None else "")
+        return trimmed(sections, *self.carried)
 
 
 class Reverse(Walk):
@@ -56,25 +81,61 @@ class Reverse(Walk):
     def __init__(self, plan: ChunkBackwardPlan) -> None:
         RowKernel.__init__(self, plan.forward, plan.reverse)
         self.backward = plan
-        self.value = self.plan.value
+        self.value, self.key = self.plan.value, self.plan.key
+
+    @property
+    def carried(self) -> list[str]:
+        """What goes from chunk to chunk."""
+        return ["S_gradient"] if self.plan.rider is None else ["S_gradient", "column_state_gradient"]
+
+    def rider_lines(self) -> dict[str, list[str]]:
+        """Where the gradient of the vector state that rides along comes from, and where it goes: each block of values
+        has its own share of it, the first block the final state's."""
+        if self.plan.rider is None:
+            return {"rider_start": [], "rider_store": [], "rider_end": []}
+        key, mask, dim = self.axes.index(self.key), self.axes.mask(self.key), self.key
+        first = f"column_final_gradient_ptr + (sequence * HV + value_head) * {dim} + {key}"
+        place = f"column_state_gradients_ptr + ((state * HV + value_head) * blocks + block) * {dim} + {key}"
+        last = f"column_initial_gradient_ptr + ((sequence * HV + value_head) * blocks + block) * {dim} + {key}"
+        return {
+            "rider_start": [
+                f"column_state_gradient = tl.zeros((BLOCK_{dim},), tl.float32)",
+                "if column_final_gradient_ptr is not None:",
+                f"    column_state_gradient += tl.load({first}, mask={self.in_first_block()}, other=0.0)",
+            ],
+            "rider_store": [f"tl.store({place}, column_state_gradient, mask={key} < tl.where(is_last, {dim}, 0))"],
+            "rider_end": [
+                "if column_initial_gradient_ptr is not None:",
+                f"    tl.store({last}, column_state_gradient, mask={mask})",
+            ],
+        }
 
     @property
     def kernel(self) -> str:
         return f"chunk_{self.plan.spec.name}_reverse_kernel"
 
     def parameters(self) -> list[str]:
-        given = [*pointers(self.plan, *self.parts), "do", "final_gradient", "cu_seqlens", "first_chunk"]
-        return parameters_of(self, [*given, *self._rows_in(), "state_gradients", *self._rows_out(), "initial_gradient"])
+        given, rides = [*pointers(self.plan, *self.parts), "do", "final_gradient"], self.plan.rider is not None
+        given += ["column_final_gradient"] if rides else []
+        given += ["cu_seqlens", "first_chunk", *self._rows_in(), "state_gradients"]
+        given += ["column_state_gradients"] if rides else []
+        last = ["column_initial_gradient"] if rides else []
+        return parameters_of(self, [*given, *self._rows_out(), "initial_gradient", *last])
 
     def step(self, *, declared: bool) -> list[str]:
         """What `gradient_before_chunk` takes, as it declares it or as a call passes it."""
         names = [*pointers(self.plan, *self.parts), "do", *self._rows_in(), *self._rows_out()]
-        return step_of(self, "S_gradient", names, declared=declared)
+        blocks = [] if self.plan.rider is None else ["block", "blocks"]
+        return step_of(self, self.carried, names, *blocks, declared=declared)
 
     def _rows_in(self) -> list[str]:
+        if self.plan.rider is not None:
+            return ["o", "column"]
         return ["inverse"] if self.plan.delta is not None else []
 
     def _rows_out(self) -> list[str]:
+        if self.plan.rider is not None:
+            return ["column_gradients"]
         return ["R_gradient"] if self.plan.delta is not None else []
 
     def sections(self) -> dict[str, list[str]]:
@@ -86,7 +147,7 @@ class Reverse(Walk):
             "decays": [*inline_decays(self), *([] if additive else self._scores())],
             "before": self._before(),
         }
-        return trimmed(sections, "S_gradient")
+        return trimmed(sections, *self.carried)
 
     def _scores(self) -> list[str]:
         """What tokens read of the rows of a chunk: a product more, and a matrix less to hand on and to read."""
@@ -102,6 +163,7 @@ class Reverse(Walk):
         offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
         lines = [
             f"{OUTPUT_GRADIENT} = tl.load(do_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)",
+            *self._column_gradient(),
             f"{READ_GRADIENT} = {self.print(self.backward.walk_read, TOKEN)}",
         ]
         if self.scale("q"):
@@ -125,6 +187,26 @@ class Reverse(Walk):
             erased = f"(R_gradient{self.rows_by(factor, self.row, over_rows)}).to(dtype)"
             lines.append(f"S_gradient = tl.dot({erased}, {self.operand('y')}, S_gradient, {DOT})")
         return lines
+
+    def _column_gradient(self) -> list[str]:
+        """The block's share of the gradient of what is read of the vector state that rides along, and of the state's
+        before the chunk."""
+        if self.backward.rider is None:
+            return []
+        place, token = "(token * HV + value_head)", self.axes.mask(TOKEN)
+        offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
+        decaying = self.plan.row_decay is not None
+        factor = " * ".join(filter(None, (self.scale("q") and atom(self.scale("q")), "from_start" if decaying else "")))
+        scaled = f"(column_gradient * {factor})" if factor else "column_gradient"
+        kept = "whole * column_state_gradient" if decaying else "column_state_gradient"
+        q = f"{self.operand('q')}.to(tl.float32)"
+        return [
+            f"o = tl.load(o_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)",
+            f"column = tl.load(column_ptr + {place}, mask={token}, other=0.0)",
+            f"column_gradient = {self.print(self.backward.rider.read, TOKEN)}",
+            f"tl.store(column_gradients_ptr + {place} * blocks + block, column_gradient, mask={token})",
+            f"column_state_gradient = {kept} + tl.sum({q} * {scaled}[:, None], axis=0)",
+        ]
 
 
 READ_SCORES = ("scores", "write_scores")
@@ -160,11 +242,14 @@ def parameters_of(kernel: RowKernel[ChunkKernelPlan], names: list[str]) -> list[
     return [*(f"{name}_ptr" for name in names), *scalars(kernel.plan, *kernel.parts), "T", *sizes]
 
 
-def step_of(kernel: RowKernel[ChunkKernelPlan], state: str, names: list[str], *, declared: bool) -> list[str]:
-    """What the step of a walk over one chunk takes: the state it has, pointers, the chunk, numbers, sizes."""
+def step_of(
+    kernel: RowKernel[ChunkKernelPlan], states: list[str], names: list[str], *blocks: str, declared: bool
+) -> list[str]:
+    """What the step of a walk over one chunk takes: the states it has, pointers, the chunk, numbers, sizes; `blocks`
+    are the number of its block of values and how many there are, where it asks."""
     chunk = ["chunk_row"] if kernel.plan.delta is not None else []
-    given = [state, *(f"{name}_ptr" for name in names), *scalars(kernel.plan, *kernel.parts)]
-    place = ["start", "end_token", "value_head", *chunk, kernel.axes.index(kernel.plan.value)]
+    given = [*states, *(f"{name}_ptr" for name in names), *scalars(kernel.plan, *kernel.parts)]
+    place = ["start", "end_token", "value_head", *chunk, *blocks, kernel.axes.index(kernel.plan.value)]
     fixed = [*compile_time(kernel.plan)]
     fixed.remove(f"BLOCK_{kernel.plan.value}")
     fixed.append("dtype")

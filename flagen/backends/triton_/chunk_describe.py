@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from flagen.algebra.normal_form import Column
 from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.describe import count
 from flagen.backends.triton_.rows import RowPlan
-from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.chunk_kernel import ChunkKernelPlan, Rider
 from flagen.plan.row_planner import Part, RowLoad
 from flagen.plan.rows import ROW
 from flagen.spec.model import Expr, Spec
@@ -33,7 +34,7 @@ def walk_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     lines = [*_solving(plan, ("q", "w", "y", "z", "k", "v", *(["g"] if plan.delta is None else []))), *_reading(plan)]
     return {
         "title": WALK,
-        "equations": [*derived_from(plan.spec), *indented([*lines, _next_state(plan)])],
+        "equations": [*derived_from(plan.spec), *indented([*lines, *_next_state(plan)])],
         "text": f"{_sums(plan)}{_walk_text(plan)}",
     }
 
@@ -41,11 +42,10 @@ def walk_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
 def states_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     """The docstring of the kernel that carries the state and leaves it behind for every chunk."""
     equations = _solving(plan, ("w", "y", "z", "k", "v", *(["g"] if plan.delta is None else [])))
-    kept = "S" if plan.delta is None else "S and U"
     return {
         "title": STATES,
-        "equations": indented([*(line for line in equations if not line.startswith("A_")), _next_state(plan)]),
-        "text": f"{_sums(plan)}{owned(plan)} Before each chunk it writes {kept}, in the dtype of the products.",
+        "equations": indented([*(line for line in equations if not line.startswith("A_")), *_next_state(plan)]),
+        "text": f"{_sums(plan)}{owned(plan)} Before each chunk it writes {_left(plan)}.",
     }
 
 
@@ -53,10 +53,22 @@ def output_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     """The docstring of the kernel that puts out what is read, from the states before each chunk."""
     wanted = ("q", *(("k", "v", "g") if plan.delta is None else ("v",)))
     scores = [line for line in _solving(plan, wanted) if not line.startswith(("R ", "U "))]
-    kept = "S" if plan.delta is None else "S and U"
+    kept = "S and U" if plan.delta is not None else " and ".join(_states(plan))
     owner = f"A program owns BLOCK_{plan.value} indices of {plan.value} of one chunk of one head"
     text = f"{_sums(plan)}{owner}, and reads {kept} from before it."
     return {"title": OUTPUT, "equations": indented([*scores, *_reading(plan)]), "text": text}
+
+
+def _states(plan: ChunkKernelPlan) -> list[str]:
+    """The states as the equations call them."""
+    return ["S"] if plan.rider is None else ["S", plan.rider.state.name]
+
+
+def _left(plan: ChunkKernelPlan) -> str:
+    """What a walk over states leaves behind."""
+    if plan.rider is not None:
+        return f"S, in the dtype of the products, and {plan.rider.state.name}, in float32"
+    return f"{'S' if plan.delta is None else 'S and U'}, in the dtype of the products"
 
 
 def _solving(plan: ChunkKernelPlan, wanted: Collection[str]) -> list[str]:
@@ -72,13 +84,35 @@ def _solving(plan: ChunkKernelPlan, wanted: Collection[str]) -> list[str]:
 def _reading(plan: ChunkKernelPlan) -> list[str]:
     read = ["e^G (q S)" if plan.row_decay is not None else "(q S)"]
     read += ["A v"] if plan.delta is None else ["A U", *(["B v"] if plan.write_key is not None else [])]
-    return [f"read = {' + '.join(read)}", f"o = {_output(plan)}"]
+    return [f"read = {' + '.join(read)}", *_column_read(plan), f"o = {_output(plan)}"]
 
 
-def _next_state(plan: ChunkKernelPlan) -> str:
+def _column_read(plan: ChunkKernelPlan) -> Iterator[str]:
+    """What is read of the vector state that rides along."""
+    column = plan.chunk.normal_form.column
+    if column is not None:
+        start = "e^G " if plan.row_decay is not None else ""
+        yield f"column = {start}(q {column.state.name}) + A {_ones(column)}"
+
+
+def _next_state(plan: ChunkKernelPlan) -> list[str]:
     end, to_end = ("e^G_end S", "e^(G_end - G) ") if plan.row_decay is not None else ("S", "")
     state = [end, *([f"({to_end}w)^T U"] if plan.delta is not None else [])]
-    return f"S = {' + '.join((*state, *([f'({to_end}k)^T v'] if plan.write_key is not None else [])))}"
+    matrix = f"S = {' + '.join((*state, *([f'({to_end}k)^T v'] if plan.write_key is not None else [])))}"
+    return [matrix, *_next_column_state(plan, end.removesuffix("S"), to_end)]
+
+
+def _next_column_state(plan: ChunkKernelPlan, kept: str, to_end: str) -> Iterator[str]:
+    """The vector state that rides along."""
+    column = plan.chunk.normal_form.column
+    if column is not None:
+        yield f"{column.state.name} = {kept}{column.state.name} + ({to_end}k)^T {_ones(column)}"
+
+
+def _ones(column: Column) -> str:
+    """What the column is made of, in parentheses where it is no name."""
+    text = "1" if column.scale is None else to_source(column.scale)
+    return text if text.isalnum() else f"({text})"
 
 
 def prepare_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
@@ -107,7 +141,13 @@ def _walk_text(plan: ChunkKernelPlan) -> str:
     return (
         f"{owned(plan)} Each token of a head reads {_read(plan, plan.walk)} elements and writes {value}{prepared}; each"
         f" sequence reads and writes {plan.key}*{value} elements of state, in float32."
+        f"{'' if plan.rider is None else _rides(plan.rider)}"
     )
+
+
+def _rides(rider: Rider) -> str:
+    """Who has the vector state that rides along."""
+    return f" Every program has all of {rider.state.name}, one more column of the values; the first block stores it."
 
 
 def owned(plan: RowPlan) -> str:
@@ -126,7 +166,8 @@ def _sums(plan: ChunkKernelPlan) -> str:
 
 def _output(plan: ChunkKernelPlan) -> str:
     """The output expression, in which `read` is S^T q."""
-    return re.sub(rf"\b{plan.read}\b", "read", to_source(plan.chunk.normal_form.output))
+    output = re.sub(rf"\b{plan.read}\b", "read", to_source(plan.chunk.normal_form.output))
+    return output if plan.rider is None else re.sub(rf"\b{plan.rider.read}\b", "column", output)
 
 
 def _score(reader: str, writer: str, plan: ChunkKernelPlan) -> str:

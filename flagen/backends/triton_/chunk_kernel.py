@@ -11,6 +11,7 @@ from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
 from flagen.plan.chunk_backward import STATES_EVERY
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import ROW, TOKEN
+from flagen.spec.model import State
 
 
 def chunk_kernel_context(plan: ChunkKernelPlan, *, keeps: bool) -> Mapping[str, object]:
@@ -48,7 +49,8 @@ def chunk_prepare_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
 def kernels_of(plan: ChunkKernelPlan, *, keeps: bool = False) -> tuple[Prepare | None, Walk, Walk, Walk]:
     """What prepares the chunks, if anything does; what then runs: the first kernel, or the other two."""
     prepare = None if plan.prepare is None else Prepare(plan, *plan.prepare)
-    return prepare, Walk(plan, Form.FUSED, keeps=keeps), Walk(plan, Form.STATES), Walk(plan, Form.OUTPUT)
+    output = Walk(plan, Form.OUTPUT, keeps=keeps)
+    return prepare, Walk(plan, Form.FUSED, keeps=keeps), Walk(plan, Form.STATES), output
 
 
 def scratch(plan: ChunkKernelPlan) -> tuple[str, ...]:
@@ -120,6 +122,24 @@ class ScalarDecayKernel(RowKernel[ChunkKernelPlan]):
             f"{name} = tl.where({mask}, {name}, 0.0)",
         ]
 
+    def column_scale(self) -> str:
+        """What the column is for each row; empty where it is 1."""
+        rider = self.plan.rider
+        return "" if rider is None or rider.scale is None else atom(self.print(rider.scale, self.row))
+
+    def next_column_state(self, to_end: str) -> list[str]:
+        """The vector state that rides along, after the chunk."""
+        rider = self.plan.rider
+        if rider is None:
+            return []
+        name, k = self.name(rider.state.name), self.operand("k")
+        scale = self.column_scale()
+        row = " * ".join(filter(None, (scale, to_end)))
+        varies = bool(to_end) or (rider.scale is not None and bool(rider.scale.dims))
+        factor = f" * {atom(row)}[:, None]" if varies else f" * {row}" if row else ""
+        kept = f"whole * {name}" if to_end else name
+        return [f"{name} = {kept} + tl.sum({k}.to(tl.float32){factor}, axis=0)"]
+
 
 class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
     """A kernel that has the state of a sequence."""
@@ -140,6 +160,9 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
     @property
     def keeps_updates(self) -> bool:
         return self.plan.delta is not None
+
+    def rider(self) -> State | None:
+        return None if self.plan.rider is None else self.plan.rider.state
 
     def kept_state(self) -> list[str]:
         """As the walk over states stores them: every second one, from the first chunk of a sequence on."""
@@ -164,7 +187,45 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
         rows = self.loads(self.plan.walk)
         if self.plan.delta is not None:
             return [*rows, *self.load_scratch(), *self.operands(*ROLES), ""]
-        return [*rows, *self.operands(*ROLES), "", *self.decays(), *self._ends(), "", *self._scores()]
+        decays = [*self.decays(), *self._ends()]
+        return [*rows, *self.operands(*ROLES), "", *decays, "", *self._column(), *self._scores()]
+
+    def _column(self) -> list[str]:
+        """The vector state that rides along: what tokens read of it as it is before the chunk, and what it is after.
+        All of that before the matrix products, which take the registers."""
+        rider = self.rider()
+        if rider is None:
+            return []
+        key, mask, name = self.axes.index(self.key), self.axes.mask(self.key), self.name(rider.name)
+        place, start, to_end = f"column_states_ptr + chunk_row * {self.key} + {key}", "", ""
+        if self.plan.row_decay is not None:
+            start, to_end = " * from_start", "to_end"
+        lines = {
+            Form.FUSED: self._if_given("column_states", self._kept_column_state()),
+            Form.STATES: [f"tl.store({place}, {name}, mask={self.in_first_block()})"],
+            Form.OUTPUT: [f"{name} = tl.load({place}, mask={mask}, other=0.0)"],
+        }[self.form]
+        read = f"column = tl.sum({self.operand('q')}.to(tl.float32) * {name}[None, :], axis=1){start}"
+        return [*lines, read, *self.next_column_state(to_end)]
+
+    def _kept_column_state(self) -> list[str]:
+        """How a fused walk leaves behind the vector state before a chunk: where it does the matrix."""
+        rider = self.rider()
+        if rider is None:
+            return []
+        key = self.axes.index(self.key)
+        return [
+            f"is_kept = ((start - first_token) // TOKENS % {STATES_EVERY} == 0) & (block == 0)",
+            f"state_row = (chunk - 1 + sequence) // {STATES_EVERY} * HV + value_head",
+            f"place = column_states_ptr + state_row * {self.key} + {key}",
+            f"tl.store(place, {self.name(rider.name)}, mask={key} < tl.where(is_kept, {self.key}, 0))",
+        ]
+
+    def kept_column(self) -> list[str]:
+        if self.plan.rider is None:
+            return []
+        place = "column_ptr + (token * HV + value_head)"
+        return [f"tl.store({place}, column, mask=token < tl.where(block == 0, end_token, 0))"]
 
     def load_scratch(self, *wanted: str) -> list[str]:
         """What was prepared of a chunk, or what of it is `wanted`, but for what comes later."""
@@ -195,7 +256,20 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
         return [*FACTORS, "whole = tl.exp2(coarse_end + fine_end)", f"decay = {self.between(TOKEN)}"]
 
     def _scores(self) -> list[str]:
-        return self.scores("scores", "q", "k", "", self.scale("v"))
+        rider, scale = self.plan.rider, self.scale("v")
+        if rider is None:
+            return self.scores("scores", "q", "k", "", scale)
+        if rider.scale is None or rider.shares:
+            # What scales the values alone comes after the sum.
+            own = scale if rider.shares else ""
+            lines = [*self.scores("scores", "q", "k", "", own), "column += tl.sum(scores, axis=1)"]
+        else:
+            own = self.column_scale()
+            spread = f"{own}[None, :]" if rider.scale.dims else own
+            lines = [*self.scores("scores", "q", "k", "", ""), f"column += tl.sum(scores * {spread}, axis=1)"]
+        if scale and not rider.shares:
+            lines.append(f"scores *= {atom(scale)}[None, :]")
+        return lines
 
     def solved(self) -> list[str]:
         """R = z + N v + e^Γ S y, and U = (I - L)^{-1} R."""
@@ -228,6 +302,8 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
             lines.append(f"read = tl.dot({self.operand('v')}, tl.trans({scores}), read, {DOT})")
         if self.scale("q"):
             lines.append(f"read = read{self.rows_by(self.scale('q'), TOKEN, over)}")
+            if self.plan.rider is not None:
+                lines.append(f"column *= {atom(self.scale('q'))}")
         return lines
 
     def next_state(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,14 +15,14 @@ from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.key_kernel import kernels_of as key_kernels
 from flagen.backends.triton_.key_rows import arrays
 from flagen.backends.triton_.launcher import default_values
-from flagen.backends.triton_.names import free_name
+from flagen.backends.triton_.names import free_name, initial_name
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowKernel, RowPlan, kernel_name, steps_symbol
 from flagen.plan.chunk_families import SIZES
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.schedule import declared_names
 from flagen.plan.tiles import Value
-from flagen.spec.model import Spec
+from flagen.spec.model import Spec, State
 
 SAVE_STATES = Parameter(
     "save_states",
@@ -31,8 +31,8 @@ SAVE_STATES = Parameter(
     True,
     "keep the states for the gradient; by default they are computed again, and less is kept than the inputs take.",
 )
-PACKED = "None if cu_seqlens is None else cu_seqlens.contiguous()"
 START = "None if initial_state is None else initial_state.contiguous()"
+PACKED = "None if cu_seqlens is None else cu_seqlens.contiguous()"
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Backward:
 
     kept: what the call keeps for it, in the order in which it is taken.
     keywords: what it takes beside what was passed to the call.
+    takes_output: whether it takes the output of the call, too.
     keeping: launches in place of the others where states are kept, and the modules of their kernels: those others may
         have folded into one another what a gradient needs apart.
     """
@@ -81,6 +82,7 @@ class Backward:
     kept: tuple[Kept, ...]
     keywords: tuple[str, ...]
     keeping: tuple[tuple[str, Launch], ...] = ()
+    takes_output: bool = False
 
     @property
     def walk_keeps(self) -> bool:
@@ -92,11 +94,10 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     """Every value `triton/chunk_fused.py.j2` uses."""
     spec = plan.spec
     steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
-    (state,) = spec.states
     operands = _operands(plan)
     dtype = f"reduce(torch.promote_types, {tuple_of([f'{name}.dtype' for name in operands])})"
     kept, keeps = (backward.kept, backward.walk_keeps) if backward else ((), False)
-    prepared, fused, split = _prepared(plan), _fused(plan, kept, keeps), _split(plan)
+    prepared, fused, split = _prepared(plan), _fused(plan, kept, keeps), _split(plan, kept, keeps)
     launched = list(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split)))
     # The tiles of the walk.
     arguments = ", ".join(("args.device", *_config_arguments(plan, steps)))
@@ -110,9 +111,8 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
         "launched": function["declarations"],
         "first": tensor_names(spec)[0],
         "defaults": list(default_values(spec)),
-        "state": state.name,
+        "last_states": [(f"{state.name}_final", state_sizes(state)) for state in spec.states],
         "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
-        "state_shape": ", ".join(f"args.{x}" for x in ("runs", "HV", *state.dims)),
         "vectors": operands,
         "others": [name for name in tensor_names(spec) if name not in operands],
         "keeping": backward.keeping if backward else (),
@@ -149,6 +149,7 @@ def chunk_kept_context(plan: RowPlan, backward: Backward) -> Mapping[str, object
     return {
         **{key: shared[key] for key in ("name", "steps", "keep", "kept", "walked")},
         "kept_arrays": backward.kept,
+        "in_every_mode": [array.name for array in backward.kept if array.walked and array.kept_in == "PREPARED"],
     }
 
 
@@ -182,9 +183,20 @@ def function_context(
         kept=tuple(array.name for array in backward.kept) if backward else (),
         backward=f"chunk_backward_{spec.name}" if backward else "",
         keywords=backward.keywords if backward else (),
+        takes_output=backward is not None and backward.takes_output,
     )
     modes = [SAVE_STATES] if backward and backward.kept else []
-    return {**common_context(spec, chunk_size, *modes), **operator.context(), "sizes": SIZES}
+    return {
+        **common_context(spec, chunk_size, *modes),
+        **operator.context(),
+        "initials": operator.initials,
+        "sizes": SIZES,
+    }
+
+
+def state_sizes(state: State) -> str:
+    """The shape of a state of every sequence and head."""
+    return ", ".join(f"args.{x}" for x in ("runs", "HV", *state.dims))
 
 
 def _operands(plan: RowPlan) -> list[str]:
@@ -265,23 +277,29 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
 def left_behind(plan: RowPlan) -> list[Scratch]:
     """What the walk of the split form leaves for the outputs."""
     states = array_like(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
-    kept = any("U_ptr" in kernel.parameters() for kernel in kernels_of(plan) if kernel is not None)
-    return [states, *([array_like(plan, "U", [f"args.{plan.value}", 'walk_tiles["CHUNK"]'], "dtype")] if kept else [])]
+    names = {name for kernel in kernels_of(plan) if kernel is not None for name in kernel.parameters()}
+    others = {
+        "U": ([f"args.{plan.value}", 'walk_tiles["CHUNK"]'], "dtype"),
+        "column_states": ([f"args.{plan.key}"], "torch.float32"),
+    }
+    return [states, *(array_like(plan, name, *others[name]) for name in others if f"{name}_ptr" in names)]
 
 
-def _launch(plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str) -> Launch:
-    """The launch of `kernel`, whose parameters say what it is handed."""
+def _launch(
+    plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str, others: Mapping[str, str] | None = None
+) -> Launch:
+    """The launch of `kernel`, whose parameters say what it is handed; of `others`, what it does not leave itself."""
     left = {f"{array.inside}_ptr": array.name for array in left_behind(plan)}
-    return Launch(kernel.kernel, grid, launch_arguments(plan, kernel, left), tiles)
+    return Launch(kernel.kernel, grid, launch_arguments(plan, kernel, {**(others or {}), **left}), tiles)
 
 
 def launch_arguments(plan: RowPlan, kernel: RowKernel[Any], arrays: Mapping[str, str]) -> list[str]:
     """What `kernel` is handed for each parameter but the tiles; `arrays` are those that only its launcher knows."""
-    spec, (state,) = plan.spec, plan.spec.states
+    spec = plan.spec
     known = {
         "T": "args.tokens",
         "cu_seqlens_ptr": PACKED,
-        f"{state.name}_initial_ptr": START,
+        **dict(_first_states(spec)),
         **{f"{array.inside}_ptr": array.name for array in prepared_arrays(plan)},
         **arrays,
         **{f"{kernel_name(name)}_ptr": name for name in tensor_names(spec)},
@@ -298,6 +316,13 @@ def launch_arguments(plan: RowPlan, kernel: RowKernel[Any], arrays: Mapping[str,
         elif name in sizes:
             arguments.append(sizes[name])
     return arguments
+
+
+def _first_states(spec: Spec) -> Iterator[tuple[str, str]]:
+    """The states that a call starts from, by the pointers that kernels have to them."""
+    for state in spec.states:
+        given = "initial_state" if len(spec.states) == 1 else initial_name(state.name, set(declared_names(spec)))
+        yield f"{state.name}_initial_ptr", f"None if {given} is None else {given}.contiguous()"
 
 
 def _prepared(plan: RowPlan) -> list[Launch]:
@@ -321,13 +346,14 @@ def _fused(plan: RowPlan, kept: Sequence[Kept], keeps: bool) -> list[Launch]:
     return [Launch(walk.kernel, "args.runs * args.HV * blocks", launch_arguments(plan, walk, walked), "walk_tiles")]
 
 
-def _split(plan: RowPlan) -> list[Launch]:
+def _split(plan: RowPlan, kept: Sequence[Kept], keeps: bool) -> list[Launch]:
     """A walk that leaves states, then the outputs of all chunks."""
-    _, _, states, output = kernels_of(plan)
+    _, _, states, output = kernels_of(plan, keeps=keeps)
+    walked = {f"{array.inside}_ptr": array.name for array in kept if keeps and array.walked}
     blocks, tiles = ("output_blocks", "output_tiles") if _output_dim(plan) else ("blocks", "walk_tiles")
     return [
         _launch(plan, states, "args.runs * args.HV * blocks", "walk_tiles"),
-        _launch(plan, output, f"chunks * args.HV * {blocks}", tiles),
+        _launch(plan, output, f"chunks * args.HV * {blocks}", tiles, walked),
     ]
 
 

@@ -21,7 +21,7 @@ from flagen.backends.triton_.key_backward_walks import OwnOutputs, OwnPrepare, m
 from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowPlan, steps_symbol
-from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.chunk_backward import OUTPUT, ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable
@@ -38,6 +38,8 @@ def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan) -
     if isinstance(plan, RightBackwardPlan):
         return _of_right_reads(plan)
     arrays = _handed_on(plan)
+    if isinstance(plan, ChunkBackwardPlan) and plan.rider is not None:
+        return Backward(arrays, _keywords_of_rider(plan, arrays), takes_output=True)
     keeping = _keeping(plan, arrays) if isinstance(plan, KeyBackwardPlan) and plan.prepares else ()
     return Backward(arrays, _keywords(plan, arrays), keeping)
 
@@ -69,7 +71,16 @@ def _for_scalar_decays(plan: ChunkBackwardPlan) -> tuple[Kept, ...]:
     tokens = f"args.tokens * {steps.argument}" if steps and steps_symbol(rows) else "args.tokens"
     updates = f"args.batch, {tokens}, args.HV, args.{rows.value}"
     prepared = (array for array in _prepared(rows) if array.inside in kept(rows))
-    return (*prepared, *_walked(rows, states, updates))
+    if plan.rider is None:
+        return (*prepared, *_walked(rows, states, updates))
+    taken = set(declared_names(rows.spec))
+    column = Kept(
+        free_name("kept_column", taken), "column", "args.batch, args.tokens, args.HV", "torch.float32", "PREPARED", True
+    )
+    vectors = f"(chunks + {runs}) // {plan.every}, args.HV, args.{rows.key}"
+    name = free_name("kept_column_states", taken)
+    of_rider = Kept(name, "column_states", vectors, "torch.float32", "STATES", walked=True)
+    return (column, *_walked(rows, states, updates), of_rider)
 
 
 def _for_key_decays(plan: KeyBackwardPlan) -> tuple[Kept, ...]:
@@ -137,6 +148,13 @@ def _keywords(plan: ChunkBackwardPlan | KeyBackwardPlan, arrays: Sequence[Kept])
     own, small = own_names(plan), _small(plan)
     groups = (("prepared", arrays[:small]), ("saved", arrays[small:]))
     return (CHUNK_SIZE, *(_passed(own[name], group, plan.forward) for name, group in groups if group))
+
+
+def _keywords_of_rider(plan: ChunkBackwardPlan, arrays: Sequence[Kept]) -> tuple[str, ...]:
+    """The same where a vector state rides along: its reads and the output, which every call keeps, come first."""
+    own, (column, *states) = own_names(plan), arrays
+    saved = _passed(own["saved"], states, plan.forward)
+    return (f"o={OUTPUT}", f"{own['column']}={column.name}", CHUNK_SIZE, saved)
 
 
 def _passed(keyword: str, arrays: Sequence[Kept], rows: RowPlan) -> str:

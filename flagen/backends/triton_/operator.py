@@ -26,6 +26,7 @@ class Operator:
     sizes_of_kept: what their sizes depend on beside the sizes of the arguments; dtype_of_kept: what most of them have.
     backward: the function that launches the kernels of its gradient, where there are any; beside what was passed to the
         call it takes `keywords`.
+    takes_output: whether the gradient takes the output of the call, too, before the arrays that are kept.
     """
 
     spec: Spec
@@ -39,6 +40,7 @@ class Operator:
     dtype_of_kept: str = ""
     backward: str = ""
     keywords: tuple[str, ...] = ()
+    takes_output: bool = False
 
     @cached_property
     def taken(self) -> frozenset[str]:
@@ -106,6 +108,7 @@ class Operator:
             "differentiated": self.differentiated,
             "settings": self.settings,
             "cotangents": self.cotangents,
+            "takes_output": self.takes_output,
             "keep": self.keep if self.kept else None,
             "kept": self.kept,
             "sizes_of_kept": self.sizes_of_kept,

@@ -17,6 +17,7 @@ from flagen.backends.triton_.printer import literal
 from flagen.backends.triton_.rows import P, RowKernel, RowPlan, pointers, scalars
 from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Arithmetic, Tile
+from flagen.spec.model import State
 
 PACKING = ("cu_seqlens", "chunk_sequence", "first_chunk")
 """Where packed sequences and their chunks begin."""
@@ -42,13 +43,15 @@ def documented(walk: RowKernel[Any], docs: Mapping[str, object]) -> Mapping[str,
     """What a template needs to know of a walk, and what its docstring says."""
     kept = ""
     if isinstance(walk, WalkKernel) and walk.keeps:
-        kept = f" Given arrays for them, it stores {'S and U' if walk.keeps_updates else 'S'} for the gradient, too."
+        rider = walk.rider()
+        what = "S and U" if walk.keeps_updates else "S" if rider is None else f"S, {rider.name} and column"
+        kept = f" Given arrays for them, it stores {what} for the gradient, too."
     return {**walk.context(), "docs": {**docs, "text": f"{docs['text']}{kept}"}}
 
 
 def state_context(plan: RowPlan, states: RowKernel[Any]) -> Mapping[str, object]:
     """What the templates call the state and its axes; `states` is a kernel that has it."""
-    (state,) = plan.spec.states
+    state = plan.state
     return {
         "name": plan.spec.name,
         "key": plan.key,
@@ -81,7 +84,7 @@ class WalkKernel(RowKernel[P]):
         self.form = form
         self.keeps = keeps
         self.value, self.key = plan.value, plan.key
-        self.state = self.name(plan.spec.states[0].name)
+        self.state = self.name(plan.state.name)
 
     # What a family says.
 
@@ -117,9 +120,17 @@ class WalkKernel(RowKernel[P]):
         """Whether the outputs need U."""
         raise NotImplementedError
 
+    def rider(self) -> State | None:
+        """The vector state that rides along."""
+        return None
+
     def kept_state(self) -> list[str]:
         """How a fused walk leaves behind the state before a chunk, `S_operand`."""
         return self._state_before(Form.STATES)[1:]
+
+    def kept_column(self) -> list[str]:
+        """How it leaves behind what is read of a vector state that rides along."""
+        return []
 
     def kept_updates(self) -> list[str]:
         """How it leaves behind `U_operand`."""
@@ -146,6 +157,38 @@ class WalkKernel(RowKernel[P]):
             "names_chunks": "chunk_row" in names_in(*body),
             "dtype_of": self._dtype_source(),
             "split": self.value,
+            **self._rider_lines(),
+        }
+
+    def in_first_block(self) -> str:
+        """The mask of a vector over the keys that every block of values has, and the first one stores."""
+        return f"{self.axes.index(self.key)} < tl.where(block == 0, {self.key}, 0)"
+
+    def first_column_state(self, state: State) -> list[str]:
+        """The vector state that a run starts from."""
+        name, key = self.name(state.name), self.axes.index(self.key)
+        place = f"{state.name}_initial_ptr + (sequence * HV + value_head) * {self.key} + {key}"
+        return [
+            f"if {state.name}_initial_ptr is None:",
+            f"    {name} = tl.full((BLOCK_{self.key},), {literal(state.init)[0]}, tl.float32)",
+            "else:",
+            f"    {name} = tl.load({place}, mask={self.axes.mask(self.key)}, other=0.0).to(tl.float32)",
+        ]
+
+    def _rider_lines(self) -> Mapping[str, list[str]]:
+        """How a walk comes by the vector state that rides along, and how it hands it on: every program has all of it,
+        the first block stores it."""
+        state = self.rider()
+        if state is None:
+            return {"rider_start": [], "rider_end": []}
+        name, first = self.name(state.name), self.in_first_block()
+        place = f"(sequence * HV + value_head) * {self.key} + {self.axes.index(self.key)}"
+        return {
+            "rider_start": self.first_column_state(state),
+            "rider_end": [
+                f"if {state.name}_final_ptr is not None:",
+                f"    tl.store({state.name}_final_ptr + {place}, {name}, mask={first})",
+            ],
         }
 
     def _places(self) -> list[str]:
@@ -178,21 +221,28 @@ class WalkKernel(RowKernel[P]):
         match self.form:
             case Form.FUSED:
                 solved = [*self._if_given("states", self.kept_state()), *self.solved()]
-                read = [*self._if_given("U", self.kept_updates()), *self.read(), *self._put()]
+                read = [*self._if_given("U", self.kept_updates()), *self.read(), *self._column_left(), *self._put()]
                 lines = [*self.loaded(), *state_before, *solved, *read, *self.next_state()]
             case Form.STATES:
                 lines = [*self.loaded(), *state_before, *self.solved(), *updates, *self.next_state()]
             case Form.OUTPUT:
-                lines = [*self.loaded(), *state_before, *updates, *self.read(), *self._put()]
-        return live(lines, {self.state} if self.form is not Form.OUTPUT else ())
+                lines = [*self.loaded(), *state_before, *updates, *self.read(), *self._column_left(), *self._put()]
+        return live(lines, self._carried() if self.form is not Form.OUTPUT else ())
+
+    def _carried(self) -> set[str]:
+        """The states that go from chunk to chunk."""
+        rider = self.rider()
+        return {self.state} if rider is None else {self.state, self.name(rider.name)}
 
     def parameters(self) -> list[str]:
         plan: RowPlan = self.plan
-        given, (state,) = names_in(*self.lines()), plan.spec.states
+        given, rider = names_in(*self.lines()), self.rider()
+        states = [plan.state.name] if rider is None else [state.name for state in plan.spec.states]
+        first, last = [f"{name}_initial" for name in states], [f"{name}_final" for name in states]
         walks = self.form is not Form.OUTPUT
-        candidates = [*pointers(plan, plan.walk), *([f"{state.name}_initial"] if walks else []), *PACKING]
-        candidates += [*self.scratch(), "states", "U", "o", *([f"{state.name}_final"] if walks else [])]
-        given |= {f"{name}_ptr" for name in (f"{state.name}_initial", f"{state.name}_final", "cu_seqlens")}
+        candidates = [*pointers(plan, plan.walk), *(first if walks else []), *PACKING]
+        candidates += [*self.scratch(), "states", "U", "column_states", "column", "o", *(last if walks else [])]
+        given |= {f"{name}_ptr" for name in (*first, *last, "cu_seqlens")}
         if self._counts_chunks():
             given |= {"first_chunk_ptr"} if walks else {"first_chunk_ptr", "chunk_sequence_ptr"}
         found = [f"{name}_ptr" for name in candidates if f"{name}_ptr" in given]
@@ -217,6 +267,9 @@ class WalkKernel(RowKernel[P]):
         if not self.keeps or not lines:
             return []
         return [f"if {array}_ptr is not None:", *(f"    {line}" for line in lines)]
+
+    def _column_left(self) -> list[str]:
+        return self._if_given("column", self.kept_column())
 
     def _state_before(self, form: Form) -> list[str]:
         if form is Form.FUSED:

@@ -6,11 +6,7 @@ Linear attention divided by what its keys add up to, as a softmax would be; q an
 """
 
 from .chunk import naive_chunk_linear_attn_normalized_s
-from .chunk_fused import chunk_linear_attn_normalized_s
-from .chunk_tuning import tune_chunk_linear_attn_normalized_s
 
 __all__ = [
-    "chunk_linear_attn_normalized_s",
     "naive_chunk_linear_attn_normalized_s",
-    "tune_chunk_linear_attn_normalized_s",
 ]

@@ -6,9 +6,7 @@ Linear attention divided by what its keys add up to, as a softmax would be; q an
 """
 
 from .chunk import naive_chunk_linear_attn_normalized_z
-from .chunk_fused import chunk_linear_attn_normalized_z
 
 __all__ = [
-    "chunk_linear_attn_normalized_z",
     "naive_chunk_linear_attn_normalized_z",
 ]
