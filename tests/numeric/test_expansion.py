@@ -136,7 +136,7 @@ def test_low_precision(case):
             LOW_PRECISION,
             expected,
             [("chunk", problem.called(package, problem.leaves, form="chunk", chunk_size=32))],
-            5e-3,
+            bound=lambda _: 5e-3,
         )
 
 

@@ -25,7 +25,7 @@ from tests.numeric.problems import (
 )
 from tests.numeric.references import REFERENCES
 
-SHAPE = Shape(T=40, B=2, H=2, groups=2)
+SHAPE = Shape(T=40, B=2, groups=2)
 PARAMETRIC = [name for name in NAMES if any(param.is_tensor for param in spec_of(name).params)]
 
 every_variant = pytest.mark.parametrize("name", NAMES)
