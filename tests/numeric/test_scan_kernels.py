@@ -18,8 +18,8 @@ SHAPES = [
     Shape(T=15, sizes=(20, 5), groups=4),
     Shape(T=64, sizes=(16, 16)),
     Shape(T=65, sizes=(60, 3), groups=2),
-    Shape(T=200, sizes=(7, 4)),
-    Shape(lengths=(0, 1, 7, 24, 0, 33, 0), H=2, groups=2),
+    Shape(T=100, sizes=(7, 4)),
+    Shape(lengths=(0, 1, 7, 0, 33, 0), groups=2),
     Shape(lengths=(0, 0), groups=2),
 ]
 

@@ -66,6 +66,18 @@ def scalars_kernel(x, out, N: tl.constexpr):
     tl.store(out + 2 + tl.arange(0, 2)[:, None], kept)
 
 
+@triton.jit
+def _maps(a1, b1, a2, b2):
+    return a1 * a2, a2 * b1 + b2
+
+
+@triton.jit
+def recurrence_kernel(a, b, out, AXIS: tl.constexpr, REVERSE: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
+    at = tl.arange(0, M)[:, None] * N + tl.arange(0, N)[None, :]
+    _, x = tl.associative_scan((tl.load(a + at), tl.load(b + at)), AXIS, _maps, reverse=REVERSE)
+    tl.store(out + at, x)
+
+
 def _small_integers(rows: int, columns: int) -> torch.Tensor:
     """Numbers whose sums bfloat16 holds exactly, so that no order of adding them matters."""
     generator = torch.Generator().manual_seed(0)
@@ -122,6 +134,22 @@ def test_scans(op, expected) -> None:
     out = torch.empty_like(x)
     scan_kernel[(1,)](x, out, op, 4, 16)
     assert torch.equal(out, expected(x.float()).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_scans_of_several_tensors_keep_their_order(axis: int, reverse: bool) -> None:
+    """x = a x + b along the axis, or against it; maps that do not commute, in integers that float32 holds."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randint(-2, 3, (2, 8, 4), generator=generator).float()
+    out = torch.empty_like(a)
+    recurrence_kernel[(1,)](a, b, out, axis, reverse, 8, 4)
+    factors, terms = (list(x.unbind(axis)) for x in (a, b))
+    state, states = torch.zeros_like(terms[0]), []
+    for place in range(len(terms))[:: -1 if reverse else 1]:
+        state = factors[place] * state + terms[place]
+        states.append(state)
+    assert torch.equal(out, torch.stack(states[:: -1 if reverse else 1], axis))
 
 
 def test_a_bfloat16_sum_is_rounded_at_every_step() -> None:

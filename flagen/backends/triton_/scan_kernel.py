@@ -38,7 +38,7 @@ def scan_kernel_context(plan: ScanKernelPlan, kept: Sequence[State]) -> Mapping[
         "equations": equations(plan.spec),
         "ownership": ownership(plan),
         "traffic": traffic(plan, kept),
-        "program": list(writer.program(plan.evaluated())),
+        "program": list(writer.program(plan.chunk, plan.evaluated())),
         "axes": list(writer.axis_lines()),
         "rows": writer.row_lines(chunk),
         "token_mask": writer.token_mask,
@@ -65,7 +65,7 @@ def scan_backward_context(plan: ScanBackwardPlan) -> Mapping[str, object]:
         "equations": reverse_lines(plan),
         "ownership": ownership(plan.forward),
         "traffic": traffic_back(plan),
-        "program": list(writer.program(plan.evaluated())),
+        "program": list(writer.program(plan.chunk, plan.evaluated())),
         "axes": list(writer.axis_lines()),
         "rows": writer.row_lines(chunk),
         "token_mask": writer.token_mask,
@@ -130,8 +130,9 @@ class ScanWriter:
 
     # --------------------------------------------------------------------------------------------------------- program
 
-    def program(self, evaluated: Iterable[Tile]) -> Iterator[str]:
+    def program(self, actions: Actions, evaluated: Iterable[Tile]) -> Iterator[str]:
         """Which sequence, head and block a program has: blocks of a head are neighbours, then heads, for the cache."""
+        loaded = [action.source for action in actions if isinstance(action, Load)]
         split = self.plan.split
         yield "program = tl.program_id(0)"
         if split is None:
@@ -142,7 +143,7 @@ class ScanWriter:
             yield "block = program % blocks"
             yield "value_head = program // blocks % HV"
             yield "sequence = (program // (blocks * HV)).to(tl.int64)"
-        if any(decl.heads == "H" for decl in self.spec.inputs):
+        if any(decl.heads == "H" for decl in loaded if isinstance(decl, Input)):
             yield "key_head = value_head // (HV // H)"
         if any(isinstance(tile, Head) for tile in evaluated):
             yield "head = value_head.to(tl.float32)"
