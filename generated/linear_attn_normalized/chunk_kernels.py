@@ -133,13 +133,8 @@ def chunk_linear_attn_normalized_kernel(
             other=0.0,
         )
 
-        if column_states_ptr is not None:
-            is_kept = ((start - first_token) // TOKENS % 2 == 0) & (block == 0)
-            state_row = (chunk - 1 + sequence) // 2 * HV + value_head
-            place = column_states_ptr + state_row * K + K_index
-            tl.store(place, z, mask=K_index < tl.where(is_kept, K, 0))
         column = tl.sum(q.to(tl.float32) * z[None, :], axis=1)
-        z = z + tl.sum(k.to(tl.float32), axis=0)
+        column_written = tl.sum(k.to(tl.float32), axis=0)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
         column += tl.sum(scores, axis=1)
@@ -149,6 +144,12 @@ def chunk_linear_attn_normalized_kernel(
             state_row = (chunk - 1 + sequence) // 2 * HV + value_head
             state_place = state_row * (V * K) + V_index[:, None] * K + K_index[None, :]
             tl.store(states_ptr + state_place, S_operand, mask=(V_index < rows_stored)[:, None] & K_mask[None, :])
+            tl.store(
+                column_states_ptr + state_row * K + K_index,
+                z,
+                mask=K_index < tl.where((rows_stored > 0) & (block == 0), K, 0),
+            )
+        z = z + column_written
         read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION)
         read = tl.dot(v, tl.trans(scores.to(dtype)), read, input_precision=PRECISION)
         if column_ptr is not None:

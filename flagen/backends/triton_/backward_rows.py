@@ -185,7 +185,7 @@ class AcrossColumn(BackwardRows):
         state = self.column_state if self.after else "column_state_gradient"
         lines = [*self.given(part, SHARED, HEAD, KEYS), *self.operands(role), *self.factors()]
         if self.after:
-            lines += self.next_column_state(self.to_end)
+            lines += self.next_column_state()
         else:
             lines.append(self.column_gradient())
             lines.append(self.column_state_gradient())

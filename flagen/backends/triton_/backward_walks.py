@@ -71,7 +71,7 @@ class States(Walk):
             "next_state": self.next_state(),
         }
         if self.plan.rider is not None:
-            sections["next_state"] += self.next_column_state("to_end" if self.plan.row_decay is not None else "")
+            sections["next_state"] += self.next_column_state()
         return trimmed(sections, *self.carried)
 
 

@@ -11,6 +11,7 @@ from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
 from flagen.plan.chunk_backward import STATES_EVERY
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import ROW, TOKEN
+from flagen.plan.tiles import Constant
 from flagen.spec.model import State
 
 
@@ -125,20 +126,27 @@ class ScalarDecayKernel(RowKernel[ChunkKernelPlan]):
     def column_scale(self) -> str:
         """What the column is for each row; empty where it is 1."""
         rider = self.plan.rider
-        return "" if rider is None or rider.scale is None else atom(self.print(rider.scale, self.row))
+        if rider is None or rider.scale is None:
+            return ""
+        text = self.print(rider.scale, self.row)
+        return text if isinstance(rider.scale, Constant) else atom(text)
 
-    def next_column_state(self, to_end: str) -> list[str]:
-        """The vector state that rides along, after the chunk."""
+    def next_column_state(self, written: str = "") -> list[str]:
+        """The vector state that rides along, after the chunk, in which `written` is written to it."""
         rider = self.plan.rider
         if rider is None:
             return []
-        name, k = self.name(rider.state.name), self.operand("k")
-        scale = self.column_scale()
-        row = " * ".join(filter(None, (scale, to_end)))
-        varies = bool(to_end) or (rider.scale is not None and bool(rider.scale.dims))
+        name = self.name(rider.state.name)
+        kept = name if self.plan.row_decay is None else f"whole * {name}"
+        return [f"{name} = {kept} + {written or self.column_written()}"]
+
+    def column_written(self) -> str:
+        """What a chunk writes to the vector state."""
+        rider, to_end = self.plan.rider, "to_end" if self.plan.row_decay is not None else ""
+        row = " * ".join(filter(None, (self.column_scale(), to_end)))
+        varies = bool(to_end) or (rider is not None and rider.scale is not None and bool(rider.scale.dims))
         factor = f" * {atom(row)}[:, None]" if varies else f" * {row}" if row else ""
-        kept = f"whole * {name}" if to_end else name
-        return [f"{name} = {kept} + tl.sum({k}.to(tl.float32){factor}, axis=0)"]
+        return f"tl.sum({self.operand('k')}.to(tl.float32){factor}, axis=0)"
 
 
 class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
@@ -173,6 +181,7 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
             f"state_row = (chunk - 1 + sequence) // {STATES_EVERY} * HV + value_head",
             f"state_place = state_row * ({self.value} * {self.key}) + {value}[:, None] * {self.key} + {key}[None, :]",
             f"tl.store(states_ptr + state_place, S_operand, mask={mask})",
+            *self._kept_column_state(),
         ]
 
     def kept_updates(self) -> list[str]:
@@ -191,35 +200,34 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
         return [*rows, *self.operands(*ROLES), "", *decays, "", *self._column(), *self._scores()]
 
     def _column(self) -> list[str]:
-        """The vector state that rides along: what tokens read of it as it is before the chunk, and what it is after.
-        All of that before the matrix products, which take the registers."""
+        """What tokens read of the vector state that rides along, as it is before the chunk, and what the chunk writes to
+        it. All of that before the matrix products, which take the registers."""
         rider = self.rider()
         if rider is None:
             return []
         key, mask, name = self.axes.index(self.key), self.axes.mask(self.key), self.name(rider.name)
-        place, start, to_end = f"column_states_ptr + chunk_row * {self.key} + {key}", "", ""
-        if self.plan.row_decay is not None:
-            start, to_end = " * from_start", "to_end"
-        lines = {
-            Form.FUSED: self._if_given("column_states", self._kept_column_state()),
-            Form.STATES: [f"tl.store({place}, {name}, mask={self.in_first_block()})"],
-            Form.OUTPUT: [f"{name} = tl.load({place}, mask={mask}, other=0.0)"],
-        }[self.form]
+        place = f"column_states_ptr + chunk_row * {self.key} + {key}"
+        start = "" if self.plan.row_decay is None else " * from_start"
         read = f"column = tl.sum({self.operand('q')}.to(tl.float32) * {name}[None, :], axis=1){start}"
-        return [*lines, read, *self.next_column_state(to_end)]
+        match self.form:
+            case Form.FUSED:
+                return [read, f"column_written = {self.column_written()}"]
+            case Form.STATES:
+                return [f"tl.store({place}, {name}, mask={self.in_first_block()})", *self.next_column_state()]
+            case Form.OUTPUT:
+                return [f"{name} = tl.load({place}, mask={mask}, other=0.0)", read]
+
+    def next_rider(self) -> list[str]:
+        return self.next_column_state("column_written")
 
     def _kept_column_state(self) -> list[str]:
-        """How a fused walk leaves behind the vector state before a chunk: where it does the matrix."""
-        rider = self.rider()
+        """How a fused walk leaves behind the vector state before a chunk, where it does the matrix."""
+        rider, key = self.rider(), self.axes.index(self.key)
         if rider is None:
             return []
-        key = self.axes.index(self.key)
-        return [
-            f"is_kept = ((start - first_token) // TOKENS % {STATES_EVERY} == 0) & (block == 0)",
-            f"state_row = (chunk - 1 + sequence) // {STATES_EVERY} * HV + value_head",
-            f"place = column_states_ptr + state_row * {self.key} + {key}",
-            f"tl.store(place, {self.name(rider.name)}, mask={key} < tl.where(is_kept, {self.key}, 0))",
-        ]
+        wanted = f"{key} < tl.where((rows_stored > 0) & (block == 0), {self.key}, 0)"
+        place = f"column_states_ptr + state_row * {self.key} + {key}"
+        return [f"tl.store({place}, {self.name(rider.name)}, mask={wanted})"]
 
     def kept_column(self) -> list[str]:
         if self.plan.rider is None:

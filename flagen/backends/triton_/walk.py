@@ -128,6 +128,10 @@ class WalkKernel(RowKernel[P]):
         """How a fused walk leaves behind the state before a chunk, `S_operand`."""
         return self._state_before(Form.STATES)[1:]
 
+    def next_rider(self) -> list[str]:
+        """In a fused walk the vector state after the chunk, once that before it is behind."""
+        return []
+
     def kept_column(self) -> list[str]:
         """How it leaves behind what is read of a vector state that rides along."""
         return []
@@ -220,7 +224,7 @@ class WalkKernel(RowKernel[P]):
         state_before, updates = self._state_before(self.form), self._updates(self.form)
         match self.form:
             case Form.FUSED:
-                solved = [*self._if_given("states", self.kept_state()), *self.solved()]
+                solved = [*self._if_given("states", self.kept_state()), *self.next_rider(), *self.solved()]
                 read = [*self._if_given("U", self.kept_updates()), *self.read(), *self._column_left(), *self._put()]
                 lines = [*self.loaded(), *state_before, *solved, *read, *self.next_state()]
             case Form.STATES:
