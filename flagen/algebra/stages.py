@@ -256,6 +256,7 @@ class _Cutter:
             spec,
             name=f"{spec.name}_{state.name.lower()}",
             title=f"{spec.title or spec.name}, the stage of {state.name}",
+            paper="",
             class_name=f"{spec.class_name}{state.name}",
             states=(state,),
             inputs=(*own, *self._given_inputs(used)),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ruff import find_ruff_bin
@@ -38,8 +40,39 @@ def format_python(files: Mapping[str, str]) -> dict[str, str]:
             target.write_bytes(files[path].encode())
         for arguments in (_CHECK, _FORMAT):
             _ruff(*arguments, cwd=scratch)
-        formatted = {path: Path(scratch, path).read_bytes().decode() for path in python}
+        formatted = {path: wrap_docstrings(Path(scratch, path).read_bytes().decode()) for path in python}
     return {path: formatted.get(path, text) for path, text in files.items()}
+
+
+def wrap_docstrings(text: str) -> str:
+    """`text` with the lines of docstrings broken that are longer than code may be: names make some of them so."""
+    if not any(len(line) > LINE_LENGTH for line in text.split("\n")):
+        return text
+    lines = text.split("\n")
+    for node in reversed(list(_docstrings(ast.parse(text)))):
+        for place in reversed(range(node.lineno - 1, node.end_lineno or node.lineno)):
+            if len(lines[place]) > LINE_LENGTH:
+                lines[place : place + 1] = _wrapped(lines[place])
+    return "\n".join(lines)
+
+
+def _docstrings(tree: ast.Module) -> Iterator[ast.expr]:
+    """The docstrings of a module, of its classes and of its functions, in the order of their lines."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            (first, *_) = node.body
+            assert isinstance(first, ast.Expr)
+            found.append(first.value)
+    return iter(sorted(found, key=lambda value: value.lineno))
+
+
+def _wrapped(line: str) -> list[str]:
+    """A line of prose as several, all of them indented as it is."""
+    indent = line[: len(line) - len(line.lstrip())]
+    broken = textwrap.wrap(line.strip(), LINE_LENGTH - len(indent), break_long_words=False, break_on_hyphens=False)
+    return [f"{indent}{part}" for part in broken]
 
 
 def _ruff(*arguments: str, cwd: str) -> None:

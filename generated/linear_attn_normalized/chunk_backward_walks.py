@@ -73,7 +73,8 @@ def gradient_before_chunk(
     PRECISION: tl.constexpr,
     dtype: tl.constexpr,
 ):
-    """The gradients of the states before the chunk at `start`, from those of the ones after it; the matrices transposed."""
+    """The gradients of the states before the chunk at `start`, from those of the ones after it; the matrices
+    transposed."""
     key_head = value_head // (HV // H)
     K_index = tl.arange(0, BLOCK_K)
     K_mask = K_index < K

@@ -59,7 +59,8 @@ def fused_recurrent_backward_linear_attn_normalized(
         )
     except ImportError as import_error:
         raise RuntimeError(
-            "fused_recurrent_backward_linear_attn_normalized needs Triton; naive_recurrent_linear_attn_normalized needs none"
+            "fused_recurrent_backward_linear_attn_normalized needs Triton; "
+            "naive_recurrent_linear_attn_normalized needs none"
         ) from import_error
 
     args = check_arguments(

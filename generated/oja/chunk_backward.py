@@ -265,7 +265,8 @@ def chunk_backward_oja(
 
 
 def _of_key_heads(gradient: Tensor | None, x: Tensor) -> Tensor | None:
-    """The gradient of an input of key heads from those of its value heads, which come in float32 where they are more."""
+    """The gradient of an input of key heads from those of its value heads, which come in float32 where they are
+    more."""
     if gradient is None or gradient.shape == x.shape:
         return gradient
     return gradient.unflatten(2, (x.shape[2], -1)).sum(3).to(x.dtype)

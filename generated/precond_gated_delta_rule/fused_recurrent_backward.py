@@ -70,7 +70,8 @@ def fused_recurrent_backward_precond_gated_delta_rule(
         )
     except ImportError as import_error:
         raise RuntimeError(
-            "fused_recurrent_backward_precond_gated_delta_rule needs Triton; naive_recurrent_precond_gated_delta_rule needs none"
+            "fused_recurrent_backward_precond_gated_delta_rule needs Triton; "
+            "naive_recurrent_precond_gated_delta_rule needs none"
         ) from import_error
 
     args = check_arguments(

@@ -24,7 +24,8 @@ CHOICES = {
 
 
 def tune_chunk_precond_gated_delta_rule_s(*arguments: Any, bench: Bench | None = None, **keywords: Any) -> Tiles:
-    """Find the fastest tiles for a call of chunk_precond_gated_delta_rule_s, and take them for calls like it from now on.
+    """Find the fastest tiles for a call of chunk_precond_gated_delta_rule_s, and take them for calls like it from now
+    on.
 
     One kernel after the other, tiles and warps around those that ship are tried out. What compiles and is fast is not
     yet right: a choice is admitted only where output and final state are those of the PyTorch form in float64, as
