@@ -49,8 +49,8 @@ def test_slots_spill_no_more_than_today(name):
 
 
 def test_odd_ones_compile():
-    """Micro-steps, numbers for states, axes in another order, states that nothing cuts and products of matrices: what the
-    interpreter takes the compiler takes, too, and it fits."""
+    """What the interpreter takes the compiler takes, too, and it fits: micro-steps, numbers for states, axes in another
+    order, states that nothing cuts, products of matrices."""
     rows = compiled("sm_80", *ODD)
     assert len(rows) == 2 * len(ODD)
     assert all(row["shared_memory"] <= DEVICES["sm_80"].shared_memory for row in rows.values())

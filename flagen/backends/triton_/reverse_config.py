@@ -31,9 +31,11 @@ def config_lines(plan: ReversePlan) -> Iterator[str]:
 
 
 def stages(plan: ReversePlan) -> int:
-    """How many tokens' loads are under way at once, going back. A state that is fetched ahead takes shared memory: where
-    every program has all of one, there is none for that, nor where matrix products need it. With micro-steps states are
-    stored and loaded in one loop, and what is fetched ahead would be too old."""
+    """How many tokens are under way at once, going back: loads of the next one under the arithmetic of this one.
+
+    A state that is fetched ahead takes shared memory: none is left for that where every program has all of one, nor
+    where there are matrix products. With micro-steps one loop stores states and loads them: what it fetched would be old.
+    """
     split = plan.forward.split
     whole = split is None or any(split.dim not in dims for dims in _large(plan))
     return 1 if whole or _matrix_dims(plan) or plan.stored_by_step else 2
