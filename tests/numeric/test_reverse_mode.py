@@ -66,7 +66,7 @@ output: o = (S + 0.5 * S_prev).T @ (q + z_prev)
 """,
     "spread": """
 state: {S: [K, V]}
-inputs: {q: [K], k: [K], v: {dims: [V], heads: HV}, c: {dims: [V], heads: HV}}
+inputs: {q: [K], k: [K], v: {dims: [V], heads: HV}, c: {dims: [], heads: HV}}
 update: S = tanh(S) + 0.1 * outer(k - S @ v, v)
 output: o = S.T @ q + sum(S + c, K)
 """,

@@ -34,7 +34,8 @@ def stages(plan: ReversePlan) -> int:
     """How many tokens are under way at once, going back: loads of the next one under the arithmetic of this one.
 
     A state that is fetched ahead takes shared memory: none is left for that where every program has all of one, nor
-    where there are matrix products. With micro-steps one loop stores states and loads them: what it fetched would be old.
+    where there are matrix products. With micro-steps one loop stores states and loads them: what it fetched could be
+    old.
     """
     split = plan.forward.split
     whole = split is None or any(split.dim not in dims for dims in _large(plan))
