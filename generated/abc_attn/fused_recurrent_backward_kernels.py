@@ -306,7 +306,7 @@ def fused_recurrent_abc_attn_gradients_kernel(
             Sv = tl.exp(z_prev - z)[:, None] * Sv + tl.exp(s - z)[:, None] * v[None, :]
         # Every thread has stored its part of the states, and each may load any.
         tl.debug_barrier()
-        for tokens_done in tl.range(segment_end - segment_start, num_stages=2):
+        for tokens_done in tl.range(segment_end - segment_start, num_stages=1):
             token = segment_end - 1 - tokens_done
             z_prev = tl.load(
                 z_tokens_ptr + ((state_row * blocks + block) * SEGMENT + token - segment_start) * M + M_index,

@@ -258,7 +258,7 @@ def fused_recurrent_gsa_gradients_kernel(
             Sv = alpha[:, None] * Sv + s[:, None] * v[None, :]
         # Every thread has stored its part of the states, and each may load any.
         tl.debug_barrier()
-        for tokens_done in tl.range(segment_end - segment_start, num_stages=2):
+        for tokens_done in tl.range(segment_end - segment_start, num_stages=1):
             token = segment_end - 1 - tokens_done
             Sk_prev = tl.load(
                 Sk_tokens_ptr

@@ -64,6 +64,12 @@ update:
       - S = S - 0.1 * S * S * sigmoid(v)
 output: o = (S + 0.5 * S_prev).T @ (q + z_prev)
 """,
+    "spread": """
+state: {S: [K, V]}
+inputs: {q: [K], k: [K], v: {dims: [V], heads: HV}, c: {dims: [], heads: HV}}
+update: S = tanh(S) + 0.1 * outer(k - S @ v, v)
+output: o = S.T @ q + sum(S + c, K)
+""",
     "number": """
 state: {s: [], m: {dims: [], init: -.inf}}
 inputs: {x: {dims: [], heads: HV}, g: {dims: [], heads: HV, range: [-.inf, 0]}}
@@ -74,7 +80,8 @@ update:
 output: o = s * (head + 1) / HV + sigmoid(m)
 """,
 }
-"""A cell that is not affine; two states that make each other; loops over micro-steps with two states; numbers."""
+"""A cell that is not affine; two states that make each other; loops over micro-steps with two states; what is spread
+over the dim that is cut, and summed over it again; numbers."""
 
 BODIES = {name: f"flagen: 1\nname: {name}\n{body}" for name, body in CELLS.items()}
 

@@ -30,11 +30,23 @@ def config_lines(plan: ReversePlan) -> Iterator[str]:
     yield f"num_warps = triton.next_power_of_2(min(8, max(1, {total} // {VALUES_PER_WARP})))"
 
 
+def stages(plan: ReversePlan) -> int:
+    """How many tokens are under way at once, going back: loads of the next one under the arithmetic of this one.
+
+    A state that is fetched ahead takes shared memory: none is left for that where every program has all of one, nor
+    where there are matrix products. With micro-steps one loop stores states and loads them: what it fetched could be
+    old.
+    """
+    split = plan.forward.split
+    whole = split is None or any(split.dim not in dims for dims in _large(plan))
+    return 1 if whole or _matrix_dims(plan) or plan.stored_by_step else 2
+
+
 def _block_of(plan: ReversePlan, split: Split, tiles: list[Dims]) -> Iterator[str]:
     cut = [[dim for dim in dims if dim != split.dim] for dims in tiles if split.dim in dims]
     if len(cut) < len(tiles):
         yield f"# Every block of {split.dim} does what does not have {split.dim} over again: few blocks."
-        limit = "64"
+        limit = str(MIN_MATRIX_BLOCK if _matrix_dims(plan) else 64)
     else:
         yield f"# As many indices of {split.dim} as registers hold: every block has its share of the other gradients."
         limit = f"min(128, max(8, triton.next_power_of_2({VALUES} // {sum_of_blocks(cut)} + 1) // 2))"

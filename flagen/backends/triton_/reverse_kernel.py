@@ -14,7 +14,7 @@ from flagen.backends.triton_.helpers import helpers_for
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.names import final_name, free_name, initial_name
 from flagen.backends.triton_.printer import literal
-from flagen.backends.triton_.reverse_config import config_lines
+from flagen.backends.triton_.reverse_config import config_lines, stages
 from flagen.plan.backward_actions import Action, Kernel, Recall, Store, Take, Wait
 from flagen.plan.reverse_mode import Carried, ReversePlan
 from flagen.plan.rows import values_in
@@ -73,7 +73,7 @@ def reverse_kernels_context(plan: ReversePlan) -> Mapping[str, object]:
         "helpers": helpers_for(lines),
         "config": list(config_lines(plan)),
         "kernels": {name: writer.context() for name, writer in writers.items()},
-        "stages": 1 if plan.stored_by_step else 2,
+        "stages": stages(plan),
     }
 
 
