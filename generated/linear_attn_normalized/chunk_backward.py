@@ -49,7 +49,7 @@ def chunk_backward_linear_attn_normalized(
     The other arguments are those of the forward call.
 
     Returns:
-        the gradient of each tensor in the order of the signature, then those of the initial states, None where it is not
+        the gradient of each tensor in the order of the signature, then those of the first states, None where it is not
         wanted or there is no such argument; each in the dtype of its argument.
 
     Raises:

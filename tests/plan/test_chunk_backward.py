@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flagen import algebra
-from flagen.plan import Unavailable, make_plan
+from flagen.plan import StagedPlan, Unavailable, make_plan
 from flagen.plan.chunk_backward import Add, ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.right_backward import RightBackwardPlan
@@ -15,7 +15,7 @@ from flagen.plan.show import show
 from flagen.spec import load_spec, parse_spec
 
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
-ADDITIVE = {"linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"}
+ADDITIVE = {"linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"}
@@ -52,7 +52,7 @@ def test_the_variants_with_a_backward(name):
     assert isinstance(plan, ChunkBackwardPlan) == (name in ADDITIVE | DELTA)
     assert isinstance(plan, KeyBackwardPlan) == (name in BY_KEY)
     assert isinstance(plan, RightBackwardPlan) == (name in RIGHT_READS)
-    if not isinstance(plan, Unavailable):
+    if not isinstance(plan, StagedPlan | Unavailable):
         tensors = {decl.name for decl in spec.inputs} | {param.name for param in spec.params if param.is_tensor}
         read, stored = ({plan.reads}, plan.turned.stored) if name in RIGHT_READS else (set(), plan.stored)
         assert {gradient.name for gradient in stored} == tensors - read
