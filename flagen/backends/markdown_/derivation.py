@@ -161,8 +161,8 @@ def _riding(plan: Plan, printer: ExpressionPrinter) -> str:
     S, z = symbol(nf.state.name), symbol(nf.column.state.name)
     scale = "1" if nf.column.scale is None else printer.print(nf.column.scale)
     return (
-        f"$`{z}`$ decays as $`{S}`$ does, is written along the same keys and read by the same queries. So it is a column"
-        f" more of the values, of $`{scale}`$."
+        f"$`{z}`$ decays as $`{S}`$ does, is written along the same keys and read by the same queries. So it is one"
+        f" more column of the values, of $`{scale}`$."
     )
 
 
