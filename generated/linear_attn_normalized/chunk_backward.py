@@ -22,8 +22,7 @@ from .arguments import Arguments, check_arguments
 
 def chunk_backward_linear_attn_normalized(
     do: Tensor | None,
-    d_final_state: Tensor | None,
-    d_column_final: Tensor | None,
+    d_final_state: tuple[Tensor | None, Tensor | None] | None,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -32,8 +31,8 @@ def chunk_backward_linear_attn_normalized(
     initial_state: tuple[Tensor, Tensor] | None = None,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 64,
-    o: Tensor,
-    column: Tensor,
+    o: Tensor | None = None,
+    column: Tensor | None = None,
     saved: tuple[Tensor, ...] | None = None,
     wanted: Collection[str] | None = None,
 ) -> tuple[Tensor | None, ...]:
@@ -41,17 +40,16 @@ def chunk_backward_linear_attn_normalized(
 
     Args:
         do: the gradient of o; None for none.
-        d_final_state, d_column_final: the gradients of the final states, in float32; None for none.
-        o: the output of the forward call.
-        column: what tokens read of z there.
+        d_final_state: the gradients of the final states, in float32; None for none.
+        o: the output of the forward call; None to compute it again.
+        column: what tokens read of z there; None likewise.
         saved: the states before every second chunk, S and z, of the forward call; None to walk again.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
 
     Returns:
-        the gradient of each tensor in the order of the signature, then those of the initial states, None where it is
-        not
+        the gradient of each tensor in the order of the signature, then those of the first states, None where it is not
         wanted or there is no such argument; each in the dtype of its argument.
 
     Raises:
@@ -64,7 +62,7 @@ def chunk_backward_linear_attn_normalized(
             chunk_linear_attn_normalized_kept_states_kernel,
             chunk_linear_attn_normalized_reverse_kernel,
         )
-        from .chunk_kernels import launch_config
+        from .chunk_kernels import chunk_linear_attn_normalized_kernel, launch_config
     except ImportError as import_error:
         raise RuntimeError(
             "chunk_backward_linear_attn_normalized needs Triton; naive_chunk_linear_attn_normalized needs none"
@@ -90,6 +88,7 @@ def chunk_backward_linear_attn_normalized(
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     dot_precision = _precision(dtype)
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    d_matrix_final, d_column_final = d_final_state or [None] * 2
     d_q = torch.empty(q.shape, dtype=q.dtype, device=args.device) if "q" in wanted else None
     d_k = torch.empty(k.shape, dtype=k.dtype, device=args.device) if "k" in wanted else None
     d_v = torch.empty(v.shape, dtype=v.dtype, device=args.device) if "v" in wanted else None
@@ -115,10 +114,39 @@ def chunk_backward_linear_attn_normalized(
         column_state_gradients = torch.empty(
             *state_gradients.shape[:2], blocks, args.K, dtype=torch.float32, device=args.device
         )
+        if o is None or column is None:
+            o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
+            column = torch.empty(args.batch, args.tokens, args.HV, dtype=torch.float32, device=args.device)
+            states = torch.empty_like(state_gradients)
+            column_states = torch.empty(*states.shape[:2], args.K, dtype=torch.float32, device=args.device)
+            chunk_linear_attn_normalized_kernel[(args.runs * args.HV * blocks,)](
+                q,
+                k,
+                v,
+                None if S_initial is None else S_initial.contiguous(),
+                None if z_initial is None else z_initial.contiguous(),
+                None if cu_seqlens is None else cu_seqlens.contiguous(),
+                first_chunk,
+                states,
+                column_states,
+                column,
+                o,
+                None,
+                None,
+                float(scale),
+                args.tokens,
+                H=args.H,
+                HV=args.HV,
+                K=args.K,
+                V=args.V,
+                PRECISION=dot_precision,
+                **walk_tiles,
+            )
+            saved = states, column_states
         chunk_linear_attn_normalized_reverse_kernel[(args.runs * args.HV * blocks,)](
             q,
             do,
-            None if d_final_state is None else d_final_state.contiguous(),
+            None if d_matrix_final is None else d_matrix_final.contiguous(),
             None if d_column_final is None else d_column_final.contiguous(),
             None if cu_seqlens is None else cu_seqlens.contiguous(),
             first_chunk,

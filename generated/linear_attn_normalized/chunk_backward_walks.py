@@ -25,7 +25,7 @@ def state_after_chunk(
     PRECISION: tl.constexpr,
     dtype: tl.constexpr,
 ):
-    """The states after the chunk at `start`, from the ones before it; the matrices transposed."""
+    """The states after the chunk at `start`, from the ones before it; matrices transposed."""
     key_head = value_head // (HV // H)
     K_index = tl.arange(0, BLOCK_K)
     K_mask = K_index < K
@@ -73,8 +73,7 @@ def gradient_before_chunk(
     PRECISION: tl.constexpr,
     dtype: tl.constexpr,
 ):
-    """The gradients of the states before the chunk at `start`, from those of the ones after it; the matrices
-    transposed."""
+    """The gradients of the states before the chunk at `start`, from those after it; matrices transposed."""
     key_head = value_head // (HV // H)
     K_index = tl.arange(0, BLOCK_K)
     K_mask = K_index < K

@@ -120,7 +120,7 @@ def check(
 
 
 def test_the_families_have_kernels():
-    additive = ["linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"]
+    additive = ["linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"]
     assert sorted(KERNELS) == sorted([*additive, *DELTA, *BY_KEY, *RIGHT])
 
 

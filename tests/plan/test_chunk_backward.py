@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flagen import algebra
-from flagen.plan import Unavailable, make_plan
+from flagen.plan import StagedPlan, Unavailable, make_plan
 from flagen.plan.chunk_backward import Add, ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.right_backward import RightBackwardPlan
@@ -17,8 +17,7 @@ from flagen.plan.staged import StagedPlan
 from flagen.spec import load_spec, parse_spec
 
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
-SCANS = {"hgrn", "rwkv4", "mamba"}
-ADDITIVE = {"linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"}
+ADDITIVE = {"linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"}

@@ -16,7 +16,7 @@ from flagen.plan.show import show
 from flagen.spec import load_spec, parse_spec
 
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
-ADDITIVE = {"linear_attn", "retention", "lightning_attn", "simple_gla", "mamba2"}
+ADDITIVE = {"linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"}
 SCANS = {"hgrn", "rwkv4", "mamba"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "oja", "rwkv6", "rwkv7"}

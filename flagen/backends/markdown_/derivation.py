@@ -12,6 +12,7 @@ from flagen.backends.protocol import Rendering
 from flagen.backends.stages import package_of
 from flagen.backends.text import markdown
 from flagen.plan.chunk import ChunkPlan
+from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.cost import Cost, cost
 from flagen.plan.model import Plan, Unavailable
 from flagen.plan.scan import ScanPlan
@@ -53,6 +54,7 @@ def derivation_file(plan: Plan) -> Rendering:
             "value": "" if nf is None else symbol(nf.value),
             "stages": [] if staged is None else list(_stages(staged)),
             "output": "" if staged is None else _output_of_stages(staged),
+            "riding": _riding(plan, printer),
             **scan_context(form, printer),
             "size": 0 if planned is None else planned.size,
             "costs": [_row(cost(spec, planned, size)) for size in _SIZES],
@@ -149,6 +151,19 @@ def _output_of_stages(plan: StagedPlan) -> str:
         return ""
     spec = replace(plan.spec, inputs=(*plan.spec.inputs, *plan.form.passed))
     return ExpressionPrinter(_Subscripts(spec).of).print(plan.form.output)
+
+
+def _riding(plan: Plan, printer: ExpressionPrinter) -> str:
+    """How a vector state rides on the matrix, in words."""
+    nf = plan.derivation.riding
+    if nf is None or nf.column is None or not isinstance(plan.chunk_kernel, ChunkKernelPlan):
+        return ""
+    S, z = symbol(nf.state.name), symbol(nf.column.state.name)
+    scale = "1" if nf.column.scale is None else printer.print(nf.column.scale)
+    return (
+        f"$`{z}`$ decays as $`{S}`$ does, is written along the same keys and read by the same queries. So it is one"
+        f" more column of the values, of $`{scale}`$."
+    )
 
 
 def _decay(decay: Decay, printer: ExpressionPrinter) -> str:

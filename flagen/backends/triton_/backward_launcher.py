@@ -9,6 +9,7 @@ from flagen.backends.signature import Parameter, parameters
 from flagen.backends.triton_.backward_gradients import Gradients
 from flagen.backends.triton_.backward_kernel import tiles_reverse
 from flagen.backends.triton_.backward_walks import Reverse, States, kept
+from flagen.backends.triton_.chunk_kernel import Walk
 from flagen.backends.triton_.chunk_launcher import (
     Launch,
     chunk_launcher_context,
@@ -20,6 +21,7 @@ from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowKernel, RowPlan, steps_symbol
+from flagen.backends.triton_.walk import Form
 from flagen.plan.chunk_backward import BLOCK, KEYS, SHARED, ChunkBackwardPlan
 from flagen.plan.chunk_kernel import Rider
 from flagen.plan.key_backward import KeyBackwardPlan
@@ -48,16 +50,18 @@ def backward_launcher_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "tiles_reverse": tiles_reverse(plan),
         "handed_on": [array.name for array in prepared_arrays(forward) if array.inside in kept(forward)],
         "gradients": _gradients_launch(plan, own),
-        "rider": None if forward.rider is None else _rider(plan, forward.rider, own),
+        "rider": None if forward.rider is None else _rider(plan, forward.rider),
+        "again": _launch(plan, Walk(forward, Form.FUSED, keeps=True), walks, own),
+        "output_dtype": shared["output_dtype"],
         "d_finals": _d_finals(plan, own),
         "quoted_initials": ", ".join(f'"{name}"' for name in Operator(forward.spec, "chunk", "").initials),
     }
 
 
-def _rider(plan: ChunkBackwardPlan, rider: Rider, own: Mapping[str, str]) -> Mapping[str, str]:
+def _rider(plan: ChunkBackwardPlan, rider: Rider) -> Mapping[str, str]:
     """What the function has of a vector state that rides along."""
     initials = dict(zip(_states(plan), Operator(plan.forward.spec, "chunk", "").initials, strict=True))
-    return {"initial": initials[rider.state.name], "matrix": initials[plan.forward.state.name]}
+    return {"name": rider.state.name, "initial": initials[rider.state.name]}
 
 
 def _states(plan: ChunkBackwardPlan) -> list[str]:
@@ -66,8 +70,10 @@ def _states(plan: ChunkBackwardPlan) -> list[str]:
 
 def _d_finals(plan: ChunkBackwardPlan, own: Mapping[str, str]) -> list[str]:
     """What the gradients of the final states are called, in the spec's order."""
+    if plan.forward.rider is None:
+        return [own["d_final_state"]]
     matrix = plan.forward.state.name
-    return [own["d_final_state"] if name == matrix else own["d_column_final"] for name in _states(plan)]
+    return [own["d_matrix_final"] if name == matrix else own["d_column_final"] for name in _states(plan)]
 
 
 COLUMNS = ("column", "column_states", "column_gradients", "column_state_gradients")
@@ -121,7 +127,7 @@ def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str,
 def own_names(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, str]:
     """What the function calls what is its own."""
     wanted = "do d_final_state d_initial_state prepared saved states state_gradients U R_gradient".split()
-    wanted += "column column_states column_gradients column_state_gradients d_column_final d_column_initial".split()
+    wanted += [*COLUMNS, "d_matrix_final", "d_column_final", "d_column_initial"]
     taken = {*declared_names(plan.rows.spec), *(gradient.called for gradient in plan.stored)}
     return {name: free_name(name, taken) for name in wanted}
 
@@ -129,7 +135,8 @@ def own_names(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, str]:
 def _launch(
     plan: ChunkBackwardPlan, kernel: RowKernel[Any], grid: str, own: Mapping[str, str], tiles: str = "walk_tiles"
 ) -> Launch:
-    final, column = own["d_final_state"], own["d_column_final"]
+    rides = plan.forward.rider is not None
+    final, column = own["d_matrix_final" if rides else "d_final_state"], own["d_column_final"]
     arrays = {
         **{f"{name}_ptr": own[name] for name in ("do", "states", "state_gradients", "U", "R_gradient", *COLUMNS)},
         **{f"{gradient.called}_ptr": gradient.called for gradient in plan.stored},
@@ -138,6 +145,7 @@ def _launch(
         "column_final_gradient_ptr": f"None if {column} is None else {column}.contiguous()",
         "column_initial_gradient_ptr": own["d_column_initial"],
         "shares": "blocks",
+        **{f"{state.name}_final_ptr": "None" for state in plan.forward.spec.states},
     }
     return Launch(kernel.kernel, grid, launch_arguments(plan.forward, kernel, arrays), tiles)
 

@@ -200,8 +200,8 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
         return [*rows, *self.operands(*ROLES), "", *decays, "", *self._column(), *self._scores()]
 
     def _column(self) -> list[str]:
-        """What tokens read of the vector state that rides along, as it is before the chunk, and what the chunk writes
-        to it. All of that before the matrix products, which take the registers."""
+        """What tokens read of the vector state that rides along, as it is before the chunk, and what that writes to
+        it. All of that before the matrix products, which take the registers."""
         rider = self.rider()
         if rider is None:
             return []
