@@ -15,6 +15,7 @@ from flagen.backends.triton_.printer import Printer, literal
 from flagen.backends.triton_.scan_config import config_lines
 from flagen.backends.triton_.scan_describe import ownership, reverse_lines, traffic, traffic_back
 from flagen.backends.triton_.scan_helpers import scan_helpers_for
+from flagen.diagnostics import InternalError
 from flagen.plan.scan_backward import Give, ScanBackwardPlan, Take, WalkBack
 from flagen.plan.scan_kernel import TOKEN, ScanKernelPlan, Store, Walk, needs_key_heads
 from flagen.plan.schedule import Load, Set
@@ -217,7 +218,8 @@ class ScanWriter:
                     yield from self.line_back(action)
 
     def line_back(self, action: Take | WalkBack | Give) -> Iterator[str]:
-        raise NotImplementedError
+        """The source of what a backward does besides."""
+        raise InternalError(f"a forward kernel has no {type(action).__name__}")
 
     def _walk(self, walk: Walk) -> Iterator[str]:
         name, dims = walk.state.name, walk.state.dims

@@ -172,11 +172,6 @@ def scan_backward_launcher_context(plan: ScanBackwardPlan) -> Mapping[str, objec
     }
 
 
-def _called(give: Give) -> str:
-    """What the launcher calls a gradient, or its shares."""
-    return give.total
-
-
 def _gradient_of_start(plan: ScanBackwardPlan, state: State) -> str:
     return free_name(f"d{state.name}_initial", plan.taken)
 
@@ -184,13 +179,13 @@ def _gradient_of_start(plan: ScanBackwardPlan, state: State) -> str:
 def _room(plan: ScanBackwardPlan, give: Give) -> tuple[str, str, str]:
     """An input's gradient: what it is called, the input, and how many shares of it there are beside a token's."""
     blocks = ["blocks"] if plan.is_shared(give.source.dims) else []
-    return _called(give), give.source.name, ", ".join(("args.HV", *blocks))
+    return give.total, give.source.name, ", ".join(("args.HV", *blocks))
 
 
 def _param_room(plan: ScanBackwardPlan, give: Give) -> tuple[str, str, str]:
     blocks = "blocks" if plan.is_shared(give.source.dims) else "1"
     sizes = [f"args.{dim}" for dim in give.source.dims]
-    return _called(give), give.source.name, ", ".join(("args.runs", "args.HV", blocks, *sizes))
+    return give.total, give.source.name, ", ".join(("args.runs", "args.HV", blocks, *sizes))
 
 
 def _state_room(plan: ScanBackwardPlan, state: State, initial: str) -> tuple[str, str, str]:
@@ -201,7 +196,7 @@ def _state_room(plan: ScanBackwardPlan, state: State, initial: str) -> tuple[str
 
 def _total(give: Give) -> str:
     """The gradient of an argument, from its shares."""
-    source, called = give.source, _called(give)
+    source, called = give.source, give.total
     if isinstance(source, Input):
         return f"_total({called}, {source.name})"
     dims = "(0, 2)" if source.per_head else "(0, 1, 2)"
@@ -229,7 +224,7 @@ def _launch(plan: ScanBackwardPlan, cotangents: Mapping[str, str], finals: Mappi
         *(cotangents[result.name] for result in forward.plan.results),
         *(f"None if {name} is None else {name}.contiguous()" for name in final_gradients),
         *(kept_name(state, plan.taken) for state in plan.kept),
-        *(_called(give) for give in plan.gives),
+        *(give.total for give in plan.gives),
         *(_gradient_of_start(plan, state) for state in states),
         *(f"float({param.name})" for param in spec.params if not param.is_tensor),
         "args.tokens",
