@@ -13,7 +13,6 @@ from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.show import show
-from flagen.plan.staged import StagedPlan
 from flagen.spec import load_spec, parse_spec
 
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
