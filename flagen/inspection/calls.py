@@ -104,7 +104,7 @@ def differentiate(operator: Callable[..., Any], given: Mapping[str, Any]) -> Cal
 
     def backward() -> None:
         if results:
-            torch.autograd.grad(results, wanted, [torch.empty_like(result) for result in results])
+            torch.autograd.grad(results, wanted, [torch.empty_like(x) for x in results], allow_unused=True)
 
     return backward
 

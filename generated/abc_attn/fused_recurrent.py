@@ -177,7 +177,9 @@ def _fused_recurrent_backward(
         return operators.results(
             *fused_recurrent_backward_abc_attn(
                 do,
-                (dz_final, dSk_final, dSv_final),
+                dz_final,
+                dSk_final,
+                dSv_final,
                 q,
                 k,
                 v,

@@ -169,7 +169,8 @@ def _fused_recurrent_backward(
         return operators.results(
             *fused_recurrent_backward_gsa(
                 do,
-                (dSk_final, dSv_final),
+                dSk_final,
+                dSv_final,
                 q,
                 k,
                 v,

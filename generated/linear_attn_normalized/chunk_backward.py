@@ -22,7 +22,8 @@ from .arguments import Arguments, check_arguments
 
 def chunk_backward_linear_attn_normalized(
     do: Tensor | None,
-    d_final_state: tuple[Tensor | None, Tensor | None] | None,
+    d_matrix_final: Tensor | None,
+    d_column_final: Tensor | None,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -40,7 +41,7 @@ def chunk_backward_linear_attn_normalized(
 
     Args:
         do: the gradient of o; None for none.
-        d_final_state: the gradients of the final states, in float32; None for none.
+        d_matrix_final, d_column_final: the gradients of the final states, in float32; None for none.
         o: the output of the forward call; None to compute it again.
         column: what tokens read of z there; None likewise.
         saved: the states before every second chunk, S and z, of the forward call; None to walk again.
@@ -88,7 +89,6 @@ def chunk_backward_linear_attn_normalized(
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     dot_precision = _precision(dtype)
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    d_matrix_final, d_column_final = d_final_state or [None] * 2
     d_q = torch.empty(q.shape, dtype=q.dtype, device=args.device) if "q" in wanted else None
     d_k = torch.empty(k.shape, dtype=k.dtype, device=args.device) if "k" in wanted else None
     d_v = torch.empty(v.shape, dtype=v.dtype, device=args.device) if "v" in wanted else None

@@ -189,7 +189,8 @@ def _chunk_backward(
         return operators.results(
             *chunk_backward_linear_attn_normalized(
                 do,
-                (dS_final, dz_final),
+                dS_final,
+                dz_final,
                 q,
                 k,
                 v,

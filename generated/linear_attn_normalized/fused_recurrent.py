@@ -151,7 +151,8 @@ def _fused_recurrent_backward(
         return operators.results(
             *fused_recurrent_backward_linear_attn_normalized(
                 do,
-                (dS_final, dz_final),
+                dS_final,
+                dz_final,
                 q,
                 k,
                 v,

@@ -232,7 +232,8 @@ def _fused_recurrent_backward(
         return operators.results(
             *fused_recurrent_backward_precond_kda(
                 do,
-                (dS_final, dA_final),
+                dS_final,
+                dA_final,
                 q,
                 k,
                 v,

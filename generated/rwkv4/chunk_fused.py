@@ -172,7 +172,8 @@ def _chunk_backward(
         return operators.results(
             *chunk_backward_rwkv4(
                 do,
-                (dz_final, dp_final),
+                dz_final,
+                dp_final,
                 k,
                 v,
                 w,

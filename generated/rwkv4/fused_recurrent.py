@@ -153,7 +153,8 @@ def _fused_recurrent_backward(
         return operators.results(
             *fused_recurrent_backward_rwkv4(
                 do,
-                (dz_final, dp_final),
+                dz_final,
+                dp_final,
                 k,
                 v,
                 w,

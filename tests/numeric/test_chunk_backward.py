@@ -23,7 +23,6 @@ from tests.numeric.problems import (
     VARIANTS,
     Problem,
     Shape,
-    as_state,
     cotangent,
     form,
     make,
@@ -55,12 +54,11 @@ def arguments(name: str) -> list[str]:
     return [*tensors, *state_names(name, "initial")]
 
 
-def cotangents(problem: Problem, without: Collection[str] = ()) -> list[Tensor | tuple[Tensor, ...] | None]:
-    """Those of o and of the final state that `evaluate` takes, but for the outputs `without`."""
+def cotangents(problem: Problem, without: Collection[str] = ()) -> list[Tensor | None]:
+    """Those of o and of each final state that `evaluate` takes, but for the outputs `without`."""
     outputs = named_results(problem.name, *problem.call(form("naive_recurrent", problem.name)))
-    do, *final = ((x.dtype, None if key in without else cotangent(key, x)) for key, x in outputs.items())
-    given = [None if x is None else x.to(dtype) for dtype, x in (do, *final)]
-    return [given[0], as_state(tuple(given[1:]))]
+    given = ((x.dtype, None if key in without else cotangent(key, x)) for key, x in outputs.items())
+    return [None if x is None else x.to(dtype) for dtype, x in given]
 
 
 def gradients(

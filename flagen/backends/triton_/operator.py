@@ -137,9 +137,7 @@ class Operator:
         passed = [f"{p.name}={values.get(p.name, p.name)}" if p.keyword else p.name for p in given]
         names = ", ".join(f'"{name}"' for name in self.differentiated)
         wanted = f"wanted=operators.asked(({names}), wanted)"
-        do, *finals = self.cotangents
-        last = finals[0] if len(finals) == 1 else tuple_of(finals)
-        return f"{self.backward}({', '.join((do, last, *passed, *self.keywords, wanted))})"
+        return f"{self.backward}({', '.join((*self.cotangents, *passed, *self.keywords, wanted))})"
 
     def _initial_state(self) -> str:
         """The argument `initial_state` from the states that an operator is handed."""

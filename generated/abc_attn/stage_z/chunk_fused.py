@@ -135,7 +135,8 @@ def _chunk_backward(
         return operators.results(
             *chunk_backward_abc_attn_z(
                 dlog_decay,
-                (dexp_s_z, dz_final),
+                dexp_s_z,
+                dz_final,
                 s,
                 initial_state=initial_state,
                 cu_seqlens=cu_seqlens,

@@ -135,7 +135,8 @@ def _chunk_backward(
         return operators.results(
             *chunk_backward_lightnet_z(
                 dlog_decay,
-                (dexp_k_z, dz_final),
+                dexp_k_z,
+                dz_final,
                 k,
                 initial_state=initial_state,
                 cu_seqlens=cu_seqlens,
