@@ -198,7 +198,7 @@ def _chunk_backward(
                 initial_state=None if S_initial is None else (S_initial, z_initial),
                 cu_seqlens=cu_seqlens,
                 o=o,
-                column=kept_column,
+                column=kept_column if keep else None,
                 chunk_size=chunk_size,
                 saved=(kept_states, kept_column_states) if keep == operators.STATES else None,
                 wanted=operators.asked(("q", "k", "v", "S_initial", "z_initial"), wanted),

@@ -153,8 +153,9 @@ def _keywords(plan: ChunkBackwardPlan | KeyBackwardPlan, arrays: Sequence[Kept])
 def _keywords_of_rider(plan: ChunkBackwardPlan, arrays: Sequence[Kept]) -> tuple[str, ...]:
     """The same where a vector state rides along: its reads and the output, which every call keeps, come first."""
     own, (column, *states) = own_names(plan), arrays
-    saved = _passed(own["saved"], states, plan.forward)
-    return (f"o={OUTPUT}", f"{own['column']}={column.name}", CHUNK_SIZE, saved)
+    keep = Operator(plan.forward.spec, "chunk", "").keep
+    kept_column = f"{own['column']}={column.name} if {keep} else None"
+    return (f"o={OUTPUT}", kept_column, CHUNK_SIZE, _passed(own["saved"], states, plan.forward))
 
 
 def _passed(keyword: str, arrays: Sequence[Kept], rows: RowPlan) -> str:
