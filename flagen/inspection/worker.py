@@ -83,8 +83,8 @@ def _load(package: Mapping[str, str]) -> tuple[Spec, ModuleType]:
         assert found is not None and found.loader is not None
         module = sys.modules[name] = importlib.util.module_from_spec(found)
         found.loader.exec_module(module)
-        for part in pkgutil.iter_modules(module.__path__):
-            importlib.import_module(f"{name}.{part.name}")
+        for part in pkgutil.walk_packages(module.__path__, f"{name}."):
+            importlib.import_module(part.name)
     return spec, sys.modules[name]
 
 
