@@ -15,8 +15,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
+from flagen.plan.backward_levels import (
+    BLOCK,
+    COLUMN_SCALE_GRADIENT,
+    DECAY_GRADIENT,
+    HEAD,
+    KEYS,
+    LEVELS,
+    OUTPUT,
+    OUTPUT_GRADIENT,
+    R_GRADIENT,
+    READ_GRADIENT,
+    ROLES,
+    SHARED,
+    Action,
+    Add,
+    Fold,
+    Gradient,
+    Level,
+    Levels,
+    Store,
+)
 from flagen.plan.chunk_kernel import ChunkKernelPlan, Rider, ScalarDecayPlanner
 from flagen.plan.factored import Factored, NotAFactor
 from flagen.plan.gradients import Transposition
@@ -30,60 +51,8 @@ from flagen.plan.split import crossed_dims
 from flagen.plan.tiles import Head, Tile, Value, tiles_in
 from flagen.spec.model import Dims, Input, Param
 
-Level = Literal["keys", "own keys", "block", "head", "shared"]
-KEYS: Level = "keys"
-BLOCK: Level = "block"
-HEAD: Level = "head"
-SHARED: Level = "shared"
-LEVELS: tuple[Level, ...] = (KEYS, BLOCK, HEAD, SHARED)
-"""In the order in which what belongs to them is complete."""
-
-ROLES = ("q", "w", "y", "k")
-"""The rows whose vectors lie along the keys."""
-
-OUTPUT_GRADIENT, READ_GRADIENT, R_GRADIENT = "o_gradient", "read_gradient", "R_gradient"
-DECAY_GRADIENT = "log_decay_gradient"
-OUTPUT, COLUMN_SCALE_GRADIENT = "o", "column_scale_gradient"
-
 STATES_EVERY = 2
 """Every second state is stored: the one between is a matrix product away from it, or two."""
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """The gradient of `name` along `axis`, over `dims`; `called` is its own name."""
-
-    name: str
-    axis: str
-    dims: Dims
-    level: Level
-    called: str
-
-
-@dataclass(frozen=True)
-class Add:
-    """Add `value` to a gradient."""
-
-    target: Gradient
-    value: Tile
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Add the gradient of a token's number, as its micro-steps read it, to that of the token."""
-
-    target: Gradient
-    source: Gradient
-
-
-@dataclass(frozen=True)
-class Store:
-    """Store a gradient, which is complete."""
-
-    target: Gradient
-
-
-Action = Add | Fold | Store
 
 
 @dataclass(frozen=True)
@@ -100,25 +69,6 @@ class RiderBackward:
     varied: bool
     after: Part
     before: Part
-
-
-@dataclass(frozen=True)
-class Levels:
-    """The level of every name: the one on which all that it depends on is known."""
-
-    of_names: Mapping[str, Level]
-    key: str
-    value: str
-
-    def __call__(self, tile: Tile) -> Level:
-        parts = tuple(tiles_in(tile))
-        for level, dim in ((KEYS, self.key), (BLOCK, self.value)):
-            if any(dim in part.dims for part in parts):
-                return level
-        found = [self.of_names.get(part.name, SHARED) for part in parts if isinstance(part, Value)]
-        if any(isinstance(part, Head) for part in parts):
-            found.append(HEAD)
-        return min(found, key=LEVELS.index, default=SHARED)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from flagen.plan.chunk_backward import (
+from flagen.plan.backward_levels import (
     BLOCK,
     DECAY_GRADIENT,
     HEAD,
@@ -29,12 +29,10 @@ from flagen.plan.chunk_backward import (
     Action,
     Add,
     Gradient,
-    GradientPlanner,
     Level,
     Store,
-    scale_gradient,
-    vector_gradient,
 )
+from flagen.plan.chunk_backward import GradientPlanner, scale_gradient, vector_gradient
 from flagen.plan.key_kernel import KeyKernelPlan, KeyPlanner
 from flagen.plan.row_planner import Part, RowSet
 from flagen.plan.rows import TOKEN, finite, values_in

@@ -8,7 +8,8 @@ import pytest
 
 from flagen import algebra
 from flagen.plan import StagedPlan, Unavailable, make_plan
-from flagen.plan.chunk_backward import Add, ChunkBackwardPlan
+from flagen.plan.backward_levels import Add
+from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan

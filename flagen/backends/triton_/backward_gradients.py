@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from flagen.backends.triton_.backward_rows import AcrossColumn, BackwardRows
+from flagen.backends.triton_.backward_column import PARTS, ColumnGradients
+from flagen.backends.triton_.backward_rows import Scores
 from flagen.backends.triton_.backward_walks import compile_time, trimmed
 from flagen.backends.triton_.rows import DOT, atom, pointers, scalars, steps_symbol
-from flagen.plan.chunk_backward import (
+from flagen.plan.backward_levels import (
     BLOCK,
     COLUMN_SCALE_GRADIENT,
     DECAY_GRADIENT,
@@ -19,14 +18,12 @@ from flagen.plan.chunk_backward import (
     SHARED,
     Action,
     Add,
-    ChunkBackwardPlan,
     Fold,
     Gradient,
     Level,
     Store,
-    scale_gradient,
-    vector_gradient,
 )
+from flagen.plan.chunk_backward import ChunkBackwardPlan, scale_gradient, vector_gradient
 from flagen.plan.row_planner import Part
 from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.tiles import Tile, tiles_in
@@ -35,26 +32,8 @@ from flagen.spec.model import Input, Param
 KERNEL_CHOICES = ("MEMBERS", "WANTS_KEYS", "WANTS_VALUES")
 """What the last kernel is compiled for beside sizes: value heads of a key head, and which gradients are asked for."""
 
-PARTS = {"q": "read_part", "y": "erased_part", "w": "written_part", "k": "values_part"}
-"""What each row along the keys gets, before what scales it."""
 
-
-@dataclass(frozen=True)
-class Scores:
-    """A matrix of a chunk: what `reader` rows read of what `writer` rows write. `seen` for those of the output, which
-    see their own row; for erasures strictly earlier ones."""
-
-    name: str
-    reader: str
-    writer: str
-    seen: bool
-
-    @property
-    def gradient(self) -> str:
-        return f"{self.name}_gradient"
-
-
-class Gradients(BackwardRows):
+class Gradients(ColumnGradients):
     """The kernel that has a program for every chunk."""
 
     def __init__(self, plan: ChunkBackwardPlan) -> None:
@@ -119,7 +98,7 @@ class Gradients(BackwardRows):
                     "zeros": [f"{matrix.gradient} = {self._zeros(self._rows_of(matrix.reader), 'CHUNK')}"],
                     "block": [*self._block(self.parts[1]), self._score_product(matrix)],
                     "onto_rows": [
-                        *self._column_onto_scores(matrix),
+                        *self._column_onto_scores(matrix.gradient),
                         *(self._onto_decaying(matrix) if self.backward.decays else self._onto_rows(matrix)),
                     ],
                 }
@@ -270,20 +249,6 @@ class Gradients(BackwardRows):
                 lines.append(f"row_sum = {self._zeros('CHUNK')}")
         return lines
 
-    def _column_onto_keys(self, factors: list[str]) -> list[str]:
-        """What q and k get through the vector state that rides along, around the factors of what the matrix gives."""
-        written = " * ".join(filter(None, (self.column_scale(), self.to_end)))
-        rider = self.plan.rider
-        vector = bool(self.to_end) or (rider is not None and rider.scale is not None and bool(rider.scale.dims))
-        row = f"{atom(written)}[:, None]" if vector else written or "1.0"
-        keys = "column_state_gradient[None, :]" if row == "1.0" else f"{row} * column_state_gradient[None, :]"
-        return [
-            f"{PARTS['q']} += column_gradient[:, None] * {self.column_state}[None, :]",
-            *factors,
-            f"{PARTS['k']} += {keys}",
-            *([f"state_dot += tl.sum({self.column_state} * column_state_gradient)"] if self.backward.decays else []),
-        ]
-
     def _wide(self, role: str) -> str:
         return f"{self.operand(role)}.to(tl.float32)"
 
@@ -429,61 +394,6 @@ class Gradients(BackwardRows):
         return lines
 
     # ----------------------------------------------------------------------------- the vector state that rides along
-
-    @property
-    def _varies_column(self) -> bool:
-        """Whether what the column is has a gradient."""
-        return self.backward.rider is not None and self.backward.rider.varied
-
-    @property
-    def _scales_apart(self) -> bool:
-        """Whether what scales the values has to go onto the gradient of the scores before the column's share does."""
-        rider = self.plan.rider
-        return rider is not None and not rider.shares and (rider.scale is not None or bool(self.scale("v")))
-
-    def _values_column(self) -> list[str]:
-        return [self.column_gradient()] if self._varies_column else []
-
-    def _column_states(self) -> list[str]:
-        """A block of the vector state before the chunk and of its gradient after it, and the gradient of what is read
-        of it."""
-        if self.backward.rider is None:
-            return []
-        key, mask, z = self.axes.index(self.key), self.axes.mask(self.key), self.column_state
-        place = f"column_states_ptr + (state * HV + value_head) * {self.key} + {key}"
-        after = ", ".join(AcrossColumn(self.backward, after=True).step(declared=False))
-        return [
-            self.column_gradient(),
-            f"{z} = tl.load({place}, mask={mask}, other=0.0)",
-            "for earlier in range(first, start, TOKENS):",
-            f"    {z} = column_across({after})",
-            *self._column_state_gradient(),
-        ]
-
-    def _column_state_gradient(self) -> list[str]:
-        key, mask = self.axes.index(self.key), self.axes.mask(self.key)
-        place = f"column_state_gradients_ptr + (state * HV + value_head) * shares * {self.key} + {key}"
-        before = ", ".join(AcrossColumn(self.backward, after=False).step(declared=False))
-        return [
-            f"column_state_gradient = sum_of_shares({place}, {self.key}, shares, {mask})",
-            "for back in range(0, last - start, TOKENS):",
-            "    later = last - back",
-            f"    column_state_gradient = column_gradient_across({before})",
-        ]
-
-    def _column_onto_scores(self, matrix: Scores) -> list[str]:
-        """The column's share of the gradient of the scores: as that of one more value."""
-        rider, gradient = self.plan.rider, matrix.gradient
-        if rider is None:
-            return []
-        if not self._scales_apart:
-            return [f"{gradient} += column_gradient[:, None]"]
-        scale, column = self.scale("v"), "column_gradient[:, None]"
-        if rider.scale is not None:
-            own = self.column_scale()
-            column += f" * {own}[None, :]" if rider.scale.dims else f" * {own}"
-        values = f"{gradient} * {atom(scale)}[None, :]" if scale else gradient
-        return [f"{gradient} = {values} + {column}"]
 
     def _values_block(self, part: Part) -> list[str]:
         offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))

@@ -22,7 +22,8 @@ from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowKernel, RowPlan, steps_symbol
 from flagen.backends.triton_.walk import Form
-from flagen.plan.chunk_backward import BLOCK, KEYS, SHARED, ChunkBackwardPlan
+from flagen.plan.backward_levels import BLOCK, KEYS, SHARED
+from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import Rider
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.schedule import declared_names

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from flagen.backends.triton_.backward_walks import compile_time, place_of, trimmed
 from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayKernel
 from flagen.backends.triton_.rows import DOT, atom, pointers, scalars, steps_symbol
-from flagen.plan.chunk_backward import (
-    BLOCK,
-    HEAD,
-    KEYS,
-    OUTPUT_GRADIENT,
-    R_GRADIENT,
-    READ_GRADIENT,
-    SHARED,
-    ChunkBackwardPlan,
-    Level,
-)
+from flagen.plan.backward_levels import BLOCK, HEAD, KEYS, OUTPUT_GRADIENT, R_GRADIENT, READ_GRADIENT, SHARED, Level
+from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
 from flagen.plan.rows import TOKEN
 from flagen.plan.schedule import Load, Set
 from flagen.spec.model import Dims, Param
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A matrix of a chunk: what `reader` rows read of what `writer` rows write. `seen` for those of the output, which
+    see their own row; for erasures strictly earlier ones."""
+
+    name: str
+    reader: str
+    writer: str
+    seen: bool
+
+    @property
+    def gradient(self) -> str:
+        return f"{self.name}_gradient"
 
 
 class BackwardRows(ScalarDecayKernel):

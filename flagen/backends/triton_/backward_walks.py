@@ -7,7 +7,8 @@ from collections import Counter
 
 from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayKernel, Walk, scratch, tiles
 from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, atom, pointers, scalars, steps_symbol
-from flagen.plan.chunk_backward import OUTPUT_GRADIENT, READ_GRADIENT, STATES_EVERY, ChunkBackwardPlan
+from flagen.plan.backward_levels import OUTPUT_GRADIENT, READ_GRADIENT
+from flagen.plan.chunk_backward import STATES_EVERY, ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import TOKEN
 

@@ -21,7 +21,8 @@ from flagen.backends.triton_.key_backward_walks import OwnOutputs, OwnPrepare, m
 from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowPlan, steps_symbol
-from flagen.plan.chunk_backward import OUTPUT, ChunkBackwardPlan
+from flagen.plan.backward_levels import OUTPUT
+from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable

@@ -40,7 +40,7 @@ from flagen.backends.triton_.key_rows import scores_of
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.rows import RowKernel
 from flagen.backends.triton_.walk import documented, state_context
-from flagen.plan.chunk_backward import R_GRADIENT
+from flagen.plan.backward_levels import R_GRADIENT
 from flagen.plan.key_backward import KeyBackwardPlan
 
 IMPORTED = {"decay_over", "decay_to_cut", "from_middle", "invert", "seen_across_cut"}

@@ -11,7 +11,7 @@ from flagen.backends.triton_.key_backward_walks import scaled_rows
 from flagen.backends.triton_.key_rows import LOG2_E, Array, Score, decay_tiles
 from flagen.backends.triton_.lines import live, names_in
 from flagen.backends.triton_.rows import DOT, pointers, scalars
-from flagen.plan.chunk_backward import (
+from flagen.plan.backward_levels import (
     BLOCK,
     DECAY_GRADIENT,
     HEAD,
@@ -26,9 +26,8 @@ from flagen.plan.chunk_backward import (
     Gradient,
     Level,
     Store,
-    scale_gradient,
-    vector_gradient,
 )
+from flagen.plan.chunk_backward import scale_gradient, vector_gradient
 from flagen.plan.key_backward import OWN, KeyBackwardPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
 from flagen.plan.rows import TOKEN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flagen.backends.triton_.key_rows import LOG2_E, Array, KeyRows, Score, indented, scores_of
 from flagen.backends.triton_.rows import DOT
-from flagen.plan.chunk_backward import ROLES
+from flagen.plan.backward_levels import ROLES
 from flagen.plan.key_backward import KeyBackwardPlan
 
 PARTS = {"q": "read_part", "y": "erased_part", "w": "written_part", "k": "values_part"}

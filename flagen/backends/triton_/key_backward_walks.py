@@ -11,7 +11,7 @@ from flagen.backends.triton_.key_rows import Array, KeyRows, arrays
 from flagen.backends.triton_.lines import live, names_in
 from flagen.backends.triton_.rows import DOT, pointers, scalars
 from flagen.backends.triton_.walk import Form
-from flagen.plan.chunk_backward import OUTPUT_GRADIENT, R_GRADIENT, READ_GRADIENT
+from flagen.plan.backward_levels import OUTPUT_GRADIENT, R_GRADIENT, READ_GRADIENT
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import RowLoad

@@ -1,0 +1,82 @@
+"""What the backward of the chunk kernels is planned in: gradients by name, what is done with them, and on which level
+of a program's loops that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from flagen.plan.tiles import Head, Tile, Value, tiles_in
+from flagen.spec.model import Dims
+
+Level = Literal["keys", "own keys", "block", "head", "shared"]
+KEYS: Level = "keys"
+BLOCK: Level = "block"
+HEAD: Level = "head"
+SHARED: Level = "shared"
+LEVELS: tuple[Level, ...] = (KEYS, BLOCK, HEAD, SHARED)
+"""In the order in which what belongs to them is complete."""
+
+ROLES = ("q", "w", "y", "k")
+"""The rows whose vectors lie along the keys."""
+
+OUTPUT_GRADIENT, READ_GRADIENT, R_GRADIENT = "o_gradient", "read_gradient", "R_gradient"
+DECAY_GRADIENT = "log_decay_gradient"
+OUTPUT, COLUMN_SCALE_GRADIENT = "o", "column_scale_gradient"
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of `name` along `axis`, over `dims`; `called` is its own name."""
+
+    name: str
+    axis: str
+    dims: Dims
+    level: Level
+    called: str
+
+
+@dataclass(frozen=True)
+class Add:
+    """Add `value` to a gradient."""
+
+    target: Gradient
+    value: Tile
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Add the gradient of a token's number, as its micro-steps read it, to that of the token."""
+
+    target: Gradient
+    source: Gradient
+
+
+@dataclass(frozen=True)
+class Store:
+    """Store a gradient, which is complete."""
+
+    target: Gradient
+
+
+Action = Add | Fold | Store
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The level of every name: the one on which all that it depends on is known."""
+
+    of_names: Mapping[str, Level]
+    key: str
+    value: str
+
+    def __call__(self, tile: Tile) -> Level:
+        parts = tuple(tiles_in(tile))
+        for level, dim in ((KEYS, self.key), (BLOCK, self.value)):
+            if any(dim in part.dims for part in parts):
+                return level
+        found = [self.of_names.get(part.name, SHARED) for part in parts if isinstance(part, Value)]
+        if any(isinstance(part, Head) for part in parts):
+            found.append(HEAD)
+        return min(found, key=LEVELS.index, default=SHARED)
