@@ -49,6 +49,64 @@ SPILLS = {
 }
 """The most bytes that any variant's kernel of this name spills, where one does; the table says whose it is."""
 
+SPILLS_OF = {
+    # Two matrices of a head, and as many slots as keys: the sizes of the table give a dim in between the size of one.
+    ("chunk_abc_attn_sk_output_kernel", "sm_100", "100x60"): 64,
+    ("chunk_abc_attn_sk_output_kernel", "sm_80", "100x60"): 390,
+    ("chunk_abc_attn_sk_output_kernel", "sm_80", "128x128"): 304,
+    ("chunk_abc_attn_sk_output_kernel", "sm_90", "100x60"): 32,
+    ("chunk_abc_attn_sv_gradients_kernel", "sm_80", "128x128"): 3008,
+    ("chunk_abc_attn_sv_gradients_kernel", "sm_90", "128x128"): 5772,
+    ("chunk_abc_attn_sv_prepare_kernel", "sm_100", "100x60"): 344,
+    ("chunk_abc_attn_sv_prepare_kernel", "sm_100", "128x128"): 316,
+    ("chunk_abc_attn_sv_prepare_kernel", "sm_100", "256x256"): 2140,
+    ("chunk_abc_attn_sv_prepare_kernel", "sm_80", "100x60"): 448,
+    ("chunk_abc_attn_sv_prepare_kernel", "sm_80", "128x128"): 416,
+    ("chunk_abc_attn_sv_prepare_kernel", "sm_80", "256x256"): 2368,
+    ("chunk_abc_attn_sv_prepare_kernel", "sm_90", "100x60"): 616,
+    ("chunk_abc_attn_sv_prepare_kernel", "sm_90", "128x128"): 472,
+    ("chunk_abc_attn_sv_prepare_kernel", "sm_90", "256x256"): 2280,
+    ("chunk_abc_attn_sv_reverse_kernel", "sm_80", "128x128"): 36,
+    ("chunk_abc_attn_z_kernel", "sm_100", "128x128"): 44,
+    ("chunk_abc_attn_z_kernel", "sm_100", "256x256"): 44,
+    ("chunk_abc_attn_z_kernel", "sm_90", "128x128"): 16,
+    ("chunk_abc_attn_z_kernel", "sm_90", "256x256"): 16,
+    ("chunk_gsa_sk_output_kernel", "sm_100", "100x60"): 64,
+    ("chunk_gsa_sk_output_kernel", "sm_80", "100x60"): 56,
+    ("chunk_gsa_sv_gradients_kernel", "sm_80", "128x128"): 2216,
+    ("chunk_gsa_sv_gradients_kernel", "sm_90", "128x128"): 4704,
+    ("chunk_gsa_sv_prepare_kernel", "sm_100", "128x128"): 116,
+    ("chunk_gsa_sv_prepare_kernel", "sm_100", "256x256"): 1296,
+    ("chunk_gsa_sv_prepare_kernel", "sm_80", "256x256"): 1136,
+    ("chunk_gsa_sv_prepare_kernel", "sm_90", "128x128"): 64,
+    ("chunk_gsa_sv_prepare_kernel", "sm_90", "256x256"): 1216,
+    ("chunk_gsa_sv_reverse_kernel", "sm_80", "128x128"): 36,
+    ("chunk_lightnet_z_kernel", "sm_100", "128x128"): 44,
+    ("chunk_lightnet_z_kernel", "sm_100", "256x256"): 44,
+    ("chunk_lightnet_z_kernel", "sm_90", "128x128"): 16,
+    ("chunk_lightnet_z_kernel", "sm_90", "256x256"): 16,
+    ("chunk_linear_attn_normalized_kernel", "sm_80", "128x128"): 156,
+    ("chunk_linear_attn_normalized_kernel", "sm_90", "128x128"): 284,
+    ("chunk_precond_gated_delta_rule_a_kernel", "sm_90", "100x60"): 8,
+    ("chunk_precond_kda_a_kernel", "sm_90", "100x60"): 8,
+    ("chunk_precond_kda_s_gradients_kernel", "sm_80", "128x128"): 168,
+    ("chunk_rwkv4_kernel", "sm_100", "128x128"): 8,
+    ("chunk_rwkv4_kernel", "sm_100", "256x256"): 8,
+    ("fused_recurrent_abc_attn_gradients_kernel", "sm_80", "128x128"): 3260,
+    ("fused_recurrent_abc_attn_gradients_kernel", "sm_90", "128x128"): 3148,
+    ("fused_recurrent_abc_attn_kernel", "sm_100", "256x256"): 7660,
+    ("fused_recurrent_abc_attn_kernel", "sm_80", "256x256"): 5992,
+    ("fused_recurrent_abc_attn_kernel", "sm_90", "256x256"): 5144,
+    ("fused_recurrent_gsa_gradients_kernel", "sm_80", "128x128"): 2100,
+    ("fused_recurrent_gsa_gradients_kernel", "sm_90", "128x128"): 1680,
+    ("fused_recurrent_gsa_kernel", "sm_100", "256x256"): 12532,
+    ("fused_recurrent_gsa_kernel", "sm_80", "256x256"): 10112,
+    ("fused_recurrent_gsa_kernel", "sm_90", "256x256"): 8836,
+    ("fused_recurrent_abc_attn_kernel", "gfx942", "256x256"): 680,
+    ("fused_recurrent_gsa_kernel", "gfx942", "256x256"): 568,
+}
+"""The same of kernels whose variants have several states, one by one."""
+
 # One variant for each way a chunk kernel can be put together: without a decay, with one, one that is computed, with
 # factors of its rows; an inverse; micro-steps; rows that erase and rows that write. Then, with a decay of each key:
 # rows that write, rows that erase, both.
@@ -88,6 +146,17 @@ def role(row: Compiled) -> str:
     return row.kernel.replace(f"_{row.variant}_", "_", 1)
 
 
+def recorded(row: Compiled) -> tuple[str, str, str] | None:
+    """Where it is recorded what a kernel spills: under its own name, else under that of its kind."""
+    own, kind = (row.kernel, row.arch, row.size), (role(row), row.arch, row.size)
+    return own if own in SPILLS_OF else kind if kind in SPILLS else None
+
+
+def bound(row: Compiled) -> int:
+    place = recorded(row)
+    return 0 if place is None else (SPILLS_OF | SPILLS)[place]
+
+
 def of(rows: list[Compiled], arch: str, **known: str) -> list[Compiled]:
     found = [row for row in rows if row.arch == arch and all(getattr(row, x) == value for x, value in known.items())]
     assert found
@@ -97,9 +166,8 @@ def of(rows: list[Compiled], arch: str, **known: str) -> list[Compiled]:
 def unfit(rows: Iterable[Compiled]) -> Iterator[str]:
     """What is wrong with rows, but for what they are known to spill. Tiles of small chunks are none for wgmma."""
     for row in rows:
-        bound = SPILLS.get((role(row), row.arch, row.size), 0)
         for wrong in verdict(row):
-            if not ((wrong.startswith("spills") and row.spill_bytes <= bound) or wrong.startswith("no wgmma")):
+            if not ((wrong.startswith("spills") and row.spill_bytes <= bound(row)) or wrong.startswith("no wgmma")):
                 yield f"{row.kernel} at {row.size} on {row.arch}: {wrong}"
 
 
@@ -117,23 +185,24 @@ def test_gradients_are_among_them(shipped, arch, operator):
     rows = of(shipped, arch, operator=operator, size=str(SIZE))
     has_gradients = {row.variant for row in Tables.read().gradients if row.operator == operator}
     assert has_gradients
-    assert {row.variant for row in rows if role(row) == f"{operator}_gradients_kernel"} == has_gradients
+    of_gradients = {row.variant for row in rows if role(row).endswith("_gradients_kernel")}
+    of_scans = {row.variant for row in rows if role(row).startswith(f"{operator}_backward_")}
+    assert of_gradients | of_scans == has_gradients
 
 
 def test_no_bound_is_higher_than_needed(shipped):
     """A kernel that no longer spills has to lose its record here, or it could come back unseen."""
     most = {}
     for row in shipped:
-        place = role(row), row.arch, row.size
-        if place in SPILLS:
+        if (place := recorded(row)) is not None:
             most[place] = max(most.get(place, 0), row.spill_bytes)
-    assert most == SPILLS
+    assert most == SPILLS | SPILLS_OF
 
 
 def test_recurrent_kernels_leave_room_for_each_other(shipped):
     """Enough programs for a multiprocessor's warps fit side by side."""
     rows = [row for arch in ARCHS for row in of(shipped, arch, operator="fused_recurrent")]
-    assert max(row.shared_memory for row in rows) <= 16384
+    assert max(row.shared_memory for row in rows if role(row) == "fused_recurrent_kernel") <= 16384
 
 
 @pytest.mark.parametrize("operator", ["chunk", "fused_recurrent"])
@@ -141,9 +210,11 @@ def test_every_kernel_fits_on_amd(shipped, operator):
     """There a walk keeps part of what it reads in scratch memory; the bound is what it does today."""
     rows = of(shipped, "gfx942", operator=operator)
     most = 1300 if operator == "chunk" else 0
-    assert [row.kernel for row in rows if row.spill_bytes > most] == []
+    assert [row.kernel for row in rows if row.spill_bytes > max(most, bound(row))] == []
     assert all(row.shared_memory <= DEVICES["gfx942"].shared_memory for row in rows)
     if operator == "chunk":
+        products = {row.kernel for row in of(shipped, "sm_90", operator=operator) if row.matrix_instructions}
+        rows = [row for row in rows if row.kernel in products]  # Scans have none.
         assert all(any("mfma" in kind for kind in row.matrix_instructions) for row in rows)
 
 
