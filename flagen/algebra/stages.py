@@ -250,7 +250,9 @@ class _Cutter:
         before = [self.kept[place] for place in sorted(self.kept) if len(spec.update) <= place[0] < self.flow.end[0]]
         used = _names_in((*flat(update), *before, *output))
         derived = _with_derived(spec.derived, used)
-        own = [decl for decl in spec.inputs if decl.name in used]
+        given = tuple(self._given_inputs(used))
+        # The sizes of a call come from its inputs: a stage of nothing but params gets one for their sake.
+        own = [decl for decl in spec.inputs if decl.name in used] or list(() if given else spec.inputs[:1])
         steps = any(isinstance(statement, Repeat) for statement in update)
         return replace(
             spec,
@@ -259,7 +261,7 @@ class _Cutter:
             paper="",
             class_name=f"{spec.class_name}{state.name}",
             states=(state,),
-            inputs=(*own, *self._given_inputs(used)),
+            inputs=(*own, *given),
             # The function of the whole knows the defaults; they may name dims that a stage does not have.
             params=tuple(replace(param, default=None) for param in spec.params if param.name in used),
             steps=spec.steps if steps else None,

@@ -112,6 +112,13 @@ def test_logaddexp_of_minus_infinities_is_no_nan(kernels: ModuleType) -> None:
     assert torch.equal(run(kernels, "logaddexp", inf, other), expected)
 
 
+def test_the_slope_of_logaddexp_is_pytorchs_and_zero_where_there_is_nothing(kernels: ModuleType) -> None:
+    points = torch.tensor([0.0, 1.0, -1.0, 1e-20, -1e-3, 0.3, 5.0, -90.0, 80.0, -float("inf")])
+    x, y = (side.reshape(-1) for side in torch.meshgrid(points, points, indexing="ij"))
+    wanted = torch.sigmoid(x.double() - y.double()).nan_to_num(0.0)
+    assert_accurate(wanted, run(kernels, "_part_of", x, y))
+
+
 def test_clamp_is_pytorchs(kernels: ModuleType) -> None:
     low, high = torch.full_like(HARD, -0.3), torch.full_like(HARD, 7.0)
     assert_accurate(torch.clamp(HARD.double(), low, high), run(kernels, "clamp", HARD, low, high))

@@ -214,6 +214,7 @@ def build(text: str, directory: Path) -> Package:
     package = directory / f"built_{spec.name}"
     package.mkdir(exist_ok=True)
     for file, content in compile_spec(path, path.name).files.items():
+        (package / file).parent.mkdir(exist_ok=True)
         (package / file).write_text(content)
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
