@@ -33,7 +33,7 @@ def compiled(arch: str, *names: str) -> dict[str, dict[str, int]]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("arch", ["sm_100"])  # The table has the others.
 def test_nothing_spills(arch):
     rows = compiled(arch, *VARIANTS)
     assert len(rows) == 2 * len(VARIANTS)

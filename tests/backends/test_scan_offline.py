@@ -1,4 +1,4 @@
-"""Kernels of elementwise scans compile for every architecture: what the interpreter accepts, a compiler may refuse."""
+"""Gradients of elementwise scans compile where no table has them: what the interpreter accepts, a compiler may refuse."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from flagen.inspection.devices import ARCHS
 from flagen.inspection.model import Size
 from flagen.inspection.work import Package, compile_kernels
 
@@ -16,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 SPILLED = 40
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("name", ["hgrn", "rwkv4", "mamba"])
+# Elsewhere test_shipped_kernels has them all: the table has gradients on sm_80 and sm_90 only.
+@pytest.mark.parametrize(("name", "arch"), [("rwkv4", "gfx942"), ("mamba", "sm_100")])
 def test_compiles(name, arch):
     package = Package(name, str(ROOT / "specs" / f"{name}.yaml"), str(ROOT / "generated" / name))
     found = compile_kernels([package], [arch], [Size(64, 16)])
