@@ -1,4 +1,4 @@
-"""Gradients of elementwise scans compile where no table has them: what the interpreter accepts, a compiler may refuse."""
+"""Gradients of scans compile where no table has them: a compiler may refuse what the interpreter accepts."""
 
 from __future__ import annotations
 
