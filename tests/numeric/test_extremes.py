@@ -71,7 +71,7 @@ def extreme(name: str, place) -> Problem:
 
 def check_every_form(problem: Problem, chunk_size: int, exponents: float = 0.0) -> None:
     """Every form is the reference. `exponents`: how large log weights get. A chunk form adds them up in another order,
-    each time to the last digit that float32 has there, and an error of an exponent is a relative one of what it weighs."""
+    each time to the last digit that float32 has there, and that is the relative error of what they weigh."""
     name, rounding = problem.name, 4 * exponents * torch.finfo(torch.float32).eps / 2
     expected = evaluate(REFERENCES[name], problem)
     assert all(x.isfinite().all() for x in expected.values())
