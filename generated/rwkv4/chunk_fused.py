@@ -168,7 +168,7 @@ def _chunk_backward(
     args = check_arguments(
         k, v, w, u, initial_state=None if z_initial is None else (z_initial, p_initial), cu_seqlens=cu_seqlens
     )
-    if operators.has_kernel(args):
+    if keep and operators.has_kernel(args):
         return operators.results(
             *chunk_backward_rwkv4(
                 do,

@@ -19,7 +19,15 @@ from torch._subclasses import FakeTensorMode
 from tests.numeric import shapes
 from tests.numeric.problems import ROOT, Problem, Shape, forms, make, named_states, spec_of
 
-OPERATORS = forms("chunk", "fused_recurrent")
+
+def launcher(kind: str, name: str) -> ModuleType:
+    return importlib.import_module(f"generated.{name}.{'chunk_fused' if kind == 'chunk' else kind}")
+
+
+# Where a spec runs in stages, each stage has operators, and the whole has none of its own.
+OPERATORS = [
+    (kind, name) for kind, name in forms("chunk", "fused_recurrent") if hasattr(launcher(kind, name), f"_{kind}")
+]
 SHAPES = (shapes.EMPTY, Shape(T=20, B=2, H=2, groups=2), Shape(lengths=(0, 3, 17), groups=2), shapes.PACKED_EMPTY)
 
 every_operator = pytest.mark.parametrize(("kind", "name"), OPERATORS)
@@ -28,14 +36,10 @@ some_operators = pytest.mark.parametrize(
 )
 
 
-def launcher(kind: str, name: str) -> ModuleType:
-    return importlib.import_module(f"generated.{name}.{'chunk_fused' if kind == 'chunk' else kind}")
-
-
 def modes(kind: str, name: str) -> int:
     """How many modes the operator has: what it keeps for its gradient."""
-    module = launcher(kind, name)
-    return 3 if "keep" in inspect.signature(getattr(module, f"_{kind}")._init_fn).parameters else 1
+    keep = inspect.signature(getattr(launcher(kind, name), f"_{kind}")._init_fn).parameters.get("keep")
+    return 1 if keep is None else 2 if keep.annotation in (bool, "bool") else 3
 
 
 def arguments(kind: str, problem: Problem, *, final_state: bool = True, keep: int = 0) -> tuple[object, ...]:
@@ -46,7 +50,8 @@ def arguments(kind: str, problem: Problem, *, final_state: bool = True, keep: in
     size = [64] if kind == "chunk" else []
     states = named_states(problem.name, "initial", problem.initial_state).values()
     tensors = (*problem.tensors.values(), *(states or [None] * len(spec.states)), problem.cu_seqlens)
-    kept = [keep] if modes(kind, problem.name) > 1 else []
+    several = modes(kind, problem.name)
+    kept = [bool(keep) if several == 2 else keep] if several > 1 else []
     return (*tensors, *scalars, *steps, final_state, *size, *kept)
 
 

@@ -131,7 +131,7 @@ def _chunk_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients that are wanted of the arguments up to initial_state; without a kernel, the PyTorch form's."""
     args = check_arguments(s, initial_state=initial_state, cu_seqlens=cu_seqlens)
-    if operators.has_kernel(args):
+    if keep and operators.has_kernel(args):
         return operators.results(
             *chunk_backward_abc_attn_z(
                 dlog_decay,
