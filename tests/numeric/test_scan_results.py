@@ -46,7 +46,7 @@ RESULTS = ("decay", "o", "write")
 
 @pytest.fixture(scope="module")
 def part() -> ModuleType:
-    spec = parse_spec(TEXT, "part.yaml")
+    spec = replace(parse_spec(TEXT, "part.yaml"), wide_outputs=frozenset(RESULTS) - {"o"})
     form = scan_form(spec, RESULTS)
     prove(form)
     plan = plan_scan(form)
@@ -56,7 +56,7 @@ def part() -> ModuleType:
     env = environment(bundled("templates"))
     renderings = (arguments_file(whole), *scan_renderings(plan), *scan_kernel_renderings(kernel, backward))
     files = {f"part/{each.path}": render(env, each.template, each.context) for each in renderings}
-    files["part/operators.py"] = render(env, "triton/operators.py.j2", {})
+    files["part/operators.py"] = render(env, "triton/operators.py.j2", {"takes_output": False})
     with imported(format_python(files) | {"__init__.py": "", "part/__init__.py": ""}) as package:
         yield package
 
@@ -131,7 +131,7 @@ def test_compiles_whole(part):
 
 def test_a_part_without_an_output_of_its_own():
     """All results in the dtype that is computed in: nothing is said of the output's."""
-    spec = parse_spec(TEXT, "part.yaml")
+    spec = replace(parse_spec(TEXT, "part.yaml"), wide_outputs=frozenset(RESULTS) - {"o"})
     spec = replace(spec, output=spec.output[:2])
     plan = plan_scan(scan_form(spec, RESULTS[::2]))
     (chunk,) = scan_renderings(plan)
