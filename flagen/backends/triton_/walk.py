@@ -7,6 +7,7 @@ but less to do one after the other, where there are too few sequences and heads 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -75,7 +76,7 @@ class Form(Enum):
     OUTPUT = "output_"
 
 
-class WalkKernel(RowKernel[P]):
+class WalkKernel(RowKernel[P], ABC):
     """Writes a kernel of `form` from the equations of a family; a fused one that `keeps` can leave behind, besides,
     what the backward would have to compute again."""
 
@@ -88,37 +89,38 @@ class WalkKernel(RowKernel[P]):
 
     # What a family says.
 
+    @abstractmethod
     def scratch(self) -> tuple[str, ...]:
         """What was prepared."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loaded(self) -> list[str]:
         """What a chunk reads, and what is evaluated from it before the state is needed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def solved(self) -> list[str]:
         """U from `S_operand`; nothing where no row erases."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self) -> list[str]:
         """What the tokens read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def next_state(self) -> list[str]:
-        raise NotImplementedError
+        """The state after a chunk."""
 
+    @abstractmethod
     def tiles(self) -> tuple[str, ...]:
         """The sizes of tiles that the kernel is compiled for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def operand_arrays(self) -> tuple[str, ...]:
         """Arrays of the dtype of the products."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def keeps_updates(self) -> bool:
         """Whether the outputs need U."""
-        raise NotImplementedError
 
     def rider(self) -> State | None:
         """The vector state that rides along."""
