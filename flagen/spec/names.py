@@ -42,15 +42,17 @@ _GENERATED = _words("""
 """)
 
 _KERNELS = _words("""
-    CHUNK SEGMENT block blocks call_key chunk_sequence chunks config dot_precision end_token first_chunk
-    first_segment first_token given import_error inside is_first is_last kept_row key_head launch_config micro_step
-    num_warps operators os output_blocks output_tiles pairwise prepare_tiles program reduce row rows segment
-    segment_end segment_row segment_sequence segment_start segments segments_before segments_done sequence shares start
-    state_row tile tiles token tokens_done value_head walk walk_tiles wanted
+    CHUNK SEGMENT block blocks call_key chunk_sequence chunks config dot_precision empty_arrays end_token
+    first_chunk first_segment first_token given
+    gradients_config handed_on import_error inside is_first is_last kept_arrays kept_row kept_states key_head
+    launch_config micro_step num_warps operators os output_blocks output_tiles pairwise prepare_tiles program reduce
+    row rows save_states segment segment_end segment_row segment_sequence segment_start segments
+    segments_before segments_done sequence shares start state_row tile tiles token tokens_done value_head walk
+    walk_tiles wanted
 """)
 
 _CLASSES = _words("""
-    Arguments Callable Ellipsis Exception ImportError Iterator Module NoneType NotImplementedError Parameter
+    Arguments Callable Collection Ellipsis Exception ImportError Iterator Module NoneType NotImplementedError Parameter
     RuntimeError Sequence TypeError ValueError
 """)
 
@@ -184,6 +186,8 @@ def _reserved_because(name: str) -> str | None:
         return "the generated code uses it"
     if name.endswith("_ptr") or name.startswith("BLOCK_"):
         return "generated kernels use such names"
+    if name.startswith(tuple(f"{prefix}_" for prefix in _FUNCTION_PREFIXES)):
+        return "generated functions have such names"
     return None
 
 

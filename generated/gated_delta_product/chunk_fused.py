@@ -195,10 +195,10 @@ def _allocate(
     )
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
-    kept = [None] * 5
+    kept_arrays = [None] * 5
     if keep and operators.has_kernel(args) and num_householder <= 16:
         dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
-        kept = handed_on(
+        kept_arrays = handed_on(
             empty_arrays(
                 args,
                 cu_seqlens,
@@ -209,7 +209,7 @@ def _allocate(
             ),
             keep,
         )
-    return operators.results(o, S_final if output_final_state else None, *kept)
+    return operators.results(o, S_final if output_final_state else None, *kept_arrays)
 
 
 @operators.register("chunk_backward")
@@ -315,8 +315,8 @@ def _launch(
     dot_precision = _precision(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"] // num_householder)
-    arrays = empty_arrays(args, cu_seqlens, num_householder, walk_tiles, dtype, keep)
-    inverse, from_start, to_end, kept_states, kept_U = arrays
+    kept_arrays = empty_arrays(args, cu_seqlens, num_householder, walk_tiles, dtype, keep)
+    inverse, from_start, to_end, kept_states, kept_U = kept_arrays
     scores = torch.empty(
         chunks, args.HV, walk_tiles["BLOCK_TOKENS"], walk_tiles["CHUNK"], dtype=dtype, device=args.device
     )
@@ -413,7 +413,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final, *handed_on(arrays, keep)
+    return o, S_final, *handed_on(kept_arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:

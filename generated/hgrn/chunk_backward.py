@@ -26,7 +26,7 @@ def chunk_backward_hgrn(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 32,
-    kept: tuple[Tensor, ...],
+    kept_states: tuple[Tensor, ...],
     wanted: Collection[str] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the arguments of chunk_hgrn, from those of what it returned.
@@ -34,7 +34,7 @@ def chunk_backward_hgrn(
     Args:
         do: the gradient of o; None for none.
         dh_final: the gradient of the final state, in float32; None for none.
-        kept: h_kept of the forward call: the states before each chunk.
+        kept_states: h_kept of the forward call: the states before each chunk.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -66,7 +66,7 @@ def chunk_backward_hgrn(
     if do is None:
         do = torch.zeros(args.batch, args.tokens, args.HV, args.D, dtype=x.dtype, device=args.device)
     do = do.contiguous()
-    (h_kept,) = kept
+    (h_kept,) = kept_states
     dx = _room(x, args.HV) if "x" in wanted else None
     dg = _room(g, args.HV) if "g" in wanted else None
     dh_initial = (

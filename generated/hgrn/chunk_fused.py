@@ -144,7 +144,7 @@ def _chunk_backward(
                 initial_state=initial_state,
                 cu_seqlens=cu_seqlens,
                 chunk_size=chunk_size,
-                kept=(h_kept,),
+                kept_states=(h_kept,),
                 wanted=operators.asked(("x", "g", "initial_state"), wanted),
             )
         )
@@ -170,11 +170,11 @@ def _room(
     def empty(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(sizes, dtype=dtype, device=args.device)
 
-    kept = args.batch * args.tokens // chunk_size + args.runs
+    chunks = args.batch * args.tokens // chunk_size + args.runs
     return (
         empty(args.batch, args.tokens, args.HV, args.D, dtype=x.dtype),
         empty(args.runs, args.HV, args.D, dtype=args.dtype) if output_final_state else None,
-        empty(kept, args.HV, args.D) if keep else None,
+        empty(chunks, args.HV, args.D) if keep else None,
     )
 
 
@@ -196,14 +196,14 @@ def _launch(
 
     config = launch_config(chunk_size, args.D)
     blocks = -(-args.D // config["BLOCK_D"])
-    room = _room(args, x, output_final_state, chunk_size, keep)
+    outputs = _room(args, x, output_final_state, chunk_size, keep)
     with torch.cuda.device_of(x):
         chunk_hgrn_kernel[(args.runs * args.HV * blocks,)](
             x.contiguous(),
             g.contiguous(),
             None if initial_state is None else initial_state.contiguous(),
             None if cu_seqlens is None else cu_seqlens.contiguous(),
-            *room,
+            *outputs,
             args.tokens,
             args.H,
             args.HV,
@@ -211,4 +211,4 @@ def _launch(
             CHUNK=chunk_size,
             **config,
         )
-    return room
+    return outputs

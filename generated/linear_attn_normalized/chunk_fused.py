@@ -151,13 +151,13 @@ def _allocate(q, k, v, S_initial, z_initial, cu_seqlens, scale, output_final_sta
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
     z_final = torch.empty(args.runs, args.HV, args.K, dtype=args.dtype, device=args.device)
-    kept = [None] * 3
+    kept_arrays = [None] * 3
     if keep and operators.has_kernel(args):
         dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
-        kept = handed_on(
+        kept_arrays = handed_on(
             empty_arrays(args, cu_seqlens, _tiles(args.device, args.K, args.V, chunk_size, dtype)[0], dtype, keep), keep
         )
-    return operators.results(o, *((S_final, z_final) if output_final_state else [None] * 2), *kept)
+    return operators.results(o, *((S_final, z_final) if output_final_state else [None] * 2), *kept_arrays)
 
 
 @operators.register("chunk_backward")
@@ -256,8 +256,8 @@ def _launch(
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     output_blocks = -(-args.V // output_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
-    kept_column, kept_states, kept_column_states = arrays
+    kept_arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
+    kept_column, kept_states, kept_column_states = kept_arrays
     with torch.cuda.device_of(q):
         if keep != operators.STATES and _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
@@ -325,7 +325,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final, z_final, *handed_on(arrays, keep)
+    return o, S_final, z_final, *handed_on(kept_arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:

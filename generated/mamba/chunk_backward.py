@@ -30,7 +30,7 @@ def chunk_backward_mamba(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 16,
-    kept: tuple[Tensor, ...],
+    kept_states: tuple[Tensor, ...],
     wanted: Collection[str] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the arguments of chunk_mamba, from those of what it returned.
@@ -38,7 +38,7 @@ def chunk_backward_mamba(
     Args:
         do: the gradient of o; None for none.
         dh_final: the gradient of the final state, in float32; None for none.
-        kept: h_kept of the forward call: the states before each chunk.
+        kept_states: h_kept of the forward call: the states before each chunk.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -74,7 +74,7 @@ def chunk_backward_mamba(
     if do is None:
         do = torch.zeros(args.batch, args.tokens, args.HV, args.E, dtype=x.dtype, device=args.device)
     do = do.contiguous()
-    (h_kept,) = kept
+    (h_kept,) = kept_states
     dx = _room(x, args.HV) if "x" in wanted else None
     ddt = _room(dt, args.HV) if "dt" in wanted else None
     dB = _room(B, args.HV, blocks) if "B" in wanted else None

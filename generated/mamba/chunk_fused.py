@@ -174,7 +174,7 @@ def _chunk_backward(
                 initial_state=initial_state,
                 cu_seqlens=cu_seqlens,
                 chunk_size=chunk_size,
-                kept=(h_kept,),
+                kept_states=(h_kept,),
                 wanted=operators.asked(("x", "dt", "B", "C", "A", "D", "initial_state"), wanted),
             )
         )
@@ -200,11 +200,11 @@ def _room(
     def empty(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(sizes, dtype=dtype, device=args.device)
 
-    kept = args.batch * args.tokens // chunk_size + args.runs
+    chunks = args.batch * args.tokens // chunk_size + args.runs
     return (
         empty(args.batch, args.tokens, args.HV, args.E, dtype=x.dtype),
         empty(args.runs, args.HV, args.E, args.N, dtype=args.dtype) if output_final_state else None,
-        empty(kept, args.HV, args.E, args.N) if keep else None,
+        empty(chunks, args.HV, args.E, args.N) if keep else None,
     )
 
 
@@ -230,7 +230,7 @@ def _launch(
 
     config = launch_config(chunk_size, args.E, args.N)
     blocks = -(-args.E // config["BLOCK_E"])
-    room = _room(args, x, output_final_state, chunk_size, keep)
+    outputs = _room(args, x, output_final_state, chunk_size, keep)
     with torch.cuda.device_of(x):
         chunk_mamba_kernel[(args.runs * args.HV * blocks,)](
             x.contiguous(),
@@ -241,7 +241,7 @@ def _launch(
             D.contiguous(),
             None if initial_state is None else initial_state.contiguous(),
             None if cu_seqlens is None else cu_seqlens.contiguous(),
-            *room,
+            *outputs,
             args.tokens,
             args.H,
             args.HV,
@@ -250,4 +250,4 @@ def _launch(
             CHUNK=chunk_size,
             **config,
         )
-    return room
+    return outputs

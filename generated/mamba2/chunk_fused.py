@@ -147,13 +147,13 @@ def _allocate(x, dt, B, C, A, D, initial_state, cu_seqlens, output_final_state, 
     args = check_arguments(x, dt, B, C, A, D, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.P, dtype=x.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.N, args.P, dtype=args.dtype, device=args.device)
-    kept = [None] * 1
+    kept_arrays = [None] * 1
     if keep and operators.has_kernel(args):
         dtype = reduce(torch.promote_types, (x.dtype, B.dtype, C.dtype))
-        kept = handed_on(
+        kept_arrays = handed_on(
             empty_arrays(args, cu_seqlens, _tiles(args.device, args.N, args.P, chunk_size, dtype)[0], dtype, keep), keep
         )
-    return operators.results(o, S_final if output_final_state else None, *kept)
+    return operators.results(o, S_final if output_final_state else None, *kept_arrays)
 
 
 @operators.register("chunk_backward")
@@ -241,8 +241,8 @@ def _launch(
     blocks = -(-args.P // walk_tiles["BLOCK_P"])
     output_blocks = -(-args.P // output_tiles["BLOCK_P"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
-    (kept_states,) = arrays
+    kept_arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
+    (kept_states,) = kept_arrays
     with torch.cuda.device_of(x):
         if keep != operators.STATES and _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.P, args.N, dtype=dtype, device=args.device)
@@ -306,7 +306,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final, *handed_on(arrays, keep)
+    return o, S_final, *handed_on(kept_arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:

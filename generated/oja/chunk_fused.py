@@ -148,13 +148,13 @@ def _allocate(q, k, v, g, beta, initial_state, cu_seqlens, scale, output_final_s
     args = check_arguments(q, k, v, g, beta, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
-    kept = [None] * 2
+    kept_arrays = [None] * 2
     if keep and operators.has_kernel(args):
         dtype = reduce(torch.promote_types, (q.dtype, v.dtype))
-        kept = handed_on(
+        kept_arrays = handed_on(
             empty_arrays(args, cu_seqlens, _tiles(args.device, args.V, args.K, chunk_size, dtype)[1], dtype, keep), keep
         )
-    return operators.results(o, S_final if output_final_state else None, *kept)
+    return operators.results(o, S_final if output_final_state else None, *kept_arrays)
 
 
 @operators.register("chunk_backward")
@@ -247,8 +247,8 @@ def _launch(
     blocks = -(-args.K // walk_tiles["BLOCK_K"])
     output_blocks = -(-args.V // output_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
-    states, U = arrays
+    kept_arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
+    states, U = kept_arrays
     y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
     w_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
     inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
@@ -311,7 +311,7 @@ def _launch(
             PRECISION=dot_precision,
             **output_tiles,
         )
-    return o, S_final, *handed_on(arrays, keep)
+    return o, S_final, *handed_on(kept_arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:

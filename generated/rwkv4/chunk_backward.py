@@ -30,7 +30,7 @@ def chunk_backward_rwkv4(
     initial_state: tuple[Tensor, Tensor] | None = None,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 32,
-    kept: tuple[Tensor, ...],
+    kept_states: tuple[Tensor, ...],
     wanted: Collection[str] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the arguments of chunk_rwkv4, from those of what it returned.
@@ -38,7 +38,7 @@ def chunk_backward_rwkv4(
     Args:
         do: the gradient of o; None for none.
         dz_final, dp_final: the gradient of each final state, in float32; None for none.
-        kept: z_kept, p_kept of the forward call: the states before each chunk.
+        kept_states: z_kept, p_kept of the forward call: the states before each chunk.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -74,7 +74,7 @@ def chunk_backward_rwkv4(
     if do is None:
         do = torch.zeros(args.batch, args.tokens, args.HV, args.D, dtype=k.dtype, device=args.device)
     do = do.contiguous()
-    z_kept, p_kept = kept
+    z_kept, p_kept = kept_states
     dk = _room(k, args.HV) if "k" in wanted else None
     dv = _room(v, args.HV) if "v" in wanted else None
     dw = torch.empty(args.runs, args.HV, 1, args.D, dtype=torch.float32, device=args.device) if "w" in wanted else None

@@ -181,7 +181,7 @@ def _chunk_backward(
                 initial_state=None if z_initial is None else (z_initial, p_initial),
                 cu_seqlens=cu_seqlens,
                 chunk_size=chunk_size,
-                kept=(
+                kept_states=(
                     z_kept,
                     p_kept,
                 ),
@@ -210,13 +210,13 @@ def _room(
     def empty(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(sizes, dtype=dtype, device=args.device)
 
-    kept = args.batch * args.tokens // chunk_size + args.runs
+    chunks = args.batch * args.tokens // chunk_size + args.runs
     return (
         empty(args.batch, args.tokens, args.HV, args.D, dtype=k.dtype),
         empty(args.runs, args.HV, args.D, dtype=args.dtype) if output_final_state else None,
         empty(args.runs, args.HV, args.D, dtype=args.dtype) if output_final_state else None,
-        empty(kept, args.HV, args.D) if keep else None,
-        empty(kept, args.HV, args.D) if keep else None,
+        empty(chunks, args.HV, args.D) if keep else None,
+        empty(chunks, args.HV, args.D) if keep else None,
     )
 
 
@@ -241,7 +241,7 @@ def _launch(
 
     config = launch_config(chunk_size, args.D)
     blocks = -(-args.D // config["BLOCK_D"])
-    room = _room(args, k, output_final_state, chunk_size, keep)
+    outputs = _room(args, k, output_final_state, chunk_size, keep)
     with torch.cuda.device_of(k):
         chunk_rwkv4_kernel[(args.runs * args.HV * blocks,)](
             k.contiguous(),
@@ -251,7 +251,7 @@ def _launch(
             None if z_initial is None else z_initial.contiguous(),
             None if p_initial is None else p_initial.contiguous(),
             None if cu_seqlens is None else cu_seqlens.contiguous(),
-            *room,
+            *outputs,
             args.tokens,
             args.H,
             args.HV,
@@ -259,4 +259,4 @@ def _launch(
             CHUNK=chunk_size,
             **config,
         )
-    return room
+    return outputs

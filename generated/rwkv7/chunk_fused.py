@@ -152,13 +152,13 @@ def _allocate(r, w, k, v, a, b, initial_state, cu_seqlens, scale, output_final_s
     args = check_arguments(r, w, k, v, a, b, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
-    kept = [None] * 11
+    kept_arrays = [None] * 11
     if keep and operators.has_kernel(args):
         dtype = reduce(torch.promote_types, (r.dtype, k.dtype, v.dtype, a.dtype, b.dtype))
-        kept = handed_on(
+        kept_arrays = handed_on(
             empty_arrays(args, cu_seqlens, _tiles(args.device, args.K, args.V, chunk_size, dtype)[1], dtype, keep), keep
         )
-    return operators.results(o, S_final if output_final_state else None, *kept)
+    return operators.results(o, S_final if output_final_state else None, *kept_arrays)
 
 
 @operators.register("chunk_backward")
@@ -275,7 +275,7 @@ def _launch(
     dot_precision = _precision(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
+    kept_arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
     (
         kept_scores,
         kept_inverse,
@@ -288,7 +288,7 @@ def _launch(
         kept_whole,
         kept_states,
         kept_U,
-    ) = arrays
+    ) = kept_arrays
     if keep == operators.STATES:
         # A gradient needs apart what the other kernels fold into one another.
         with torch.cuda.device_of(r):
@@ -343,7 +343,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-        return o, S_final, *arrays
+        return o, S_final, *kept_arrays
     q_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
     scores = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
     y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.K, dtype=dtype, device=args.device)
@@ -432,7 +432,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final, *handed_on(arrays, keep)
+    return o, S_final, *handed_on(kept_arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:

@@ -142,13 +142,13 @@ def _allocate(q, k, v, g, initial_state, cu_seqlens, scale, output_final_state, 
     args = check_arguments(q, k, v, g, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
-    kept = [None] * 1
+    kept_arrays = [None] * 1
     if keep and operators.has_kernel(args):
         dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype))
-        kept = handed_on(
+        kept_arrays = handed_on(
             empty_arrays(args, cu_seqlens, _tiles(args.device, args.K, args.V, chunk_size, dtype)[0], dtype, keep), keep
         )
-    return operators.results(o, S_final if output_final_state else None, *kept)
+    return operators.results(o, S_final if output_final_state else None, *kept_arrays)
 
 
 @operators.register("chunk_backward")
@@ -239,8 +239,8 @@ def _launch(
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     output_blocks = -(-args.V // output_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
-    (kept_states,) = arrays
+    kept_arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
+    (kept_states,) = kept_arrays
     with torch.cuda.device_of(q):
         if keep != operators.STATES and _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
@@ -301,7 +301,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final, *handed_on(arrays, keep)
+    return o, S_final, *handed_on(kept_arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:

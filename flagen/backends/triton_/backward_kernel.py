@@ -12,6 +12,7 @@ from flagen.backends.triton_.backward_walks import Reverse, States
 from flagen.backends.triton_.chunk_kernel import ScalarDecayKernel
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.lines import names_in
+from flagen.backends.triton_.names import initial_of
 from flagen.backends.triton_.printer import literal
 from flagen.backends.triton_.rows import kernel_name, steps_symbol
 from flagen.plan.chunk_backward import ChunkBackwardPlan
@@ -52,7 +53,7 @@ def _walks_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "tiles_reverse": tiles_reverse(plan),
         "prepared": plan.rows.prepare is not None,
         "every": plan.every,
-        "initial": f"{state.name}_initial_ptr",
+        "initial": f"{initial_of(plan.rows.spec, state)}_ptr",
         "init": literal(state.init)[0],
     }
 

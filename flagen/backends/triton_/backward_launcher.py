@@ -18,7 +18,7 @@ from flagen.backends.triton_.chunk_launcher import (
     state_sizes,
 )
 from flagen.backends.triton_.kernel import tensor_names
-from flagen.backends.triton_.names import free_name
+from flagen.backends.triton_.names import final_of, free_name
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowKernel, RowPlan, steps_symbol
 from flagen.backends.triton_.walk import Form
@@ -146,7 +146,7 @@ def _launch(
         "column_final_gradient_ptr": f"None if {column} is None else {column}.contiguous()",
         "column_initial_gradient_ptr": own["d_column_initial"],
         "shares": "blocks",
-        **{f"{state.name}_final_ptr": "None" for state in plan.forward.spec.states},
+        **{f"{final_of(plan.forward.spec, state)}_ptr": "None" for state in plan.forward.spec.states},
     }
     return Launch(kernel.kernel, grid, launch_arguments(plan.forward, kernel, arrays), tiles)
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 
 from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayKernel, Walk, scratch, tiles
+from flagen.backends.triton_.names import initial_of
 from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, atom, pointers, scalars, steps_symbol
 from flagen.plan.backward_levels import OUTPUT_GRADIENT, READ_GRADIENT
 from flagen.plan.chunk_backward import STATES_EVERY, ChunkBackwardPlan
@@ -48,7 +49,7 @@ class States(Walk):
 
     def parameters(self) -> list[str]:
         states = [self.plan.state] if self.plan.rider is None else self.plan.spec.states
-        first = [f"{state.name}_initial" for state in states]
+        first = [initial_of(self.plan.spec, state) for state in states]
         given = [*pointers(self.plan, *self.parts), *first, "cu_seqlens", "first_chunk"]
         column = [] if self.plan.rider is None else ["column_states"]
         return parameters_of(self, [*given, *kept(self.plan), "states", *self._rows_out(), *column])

@@ -15,7 +15,7 @@ from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.key_kernel import kernels_of as key_kernels
 from flagen.backends.triton_.key_rows import arrays
 from flagen.backends.triton_.launcher import default_values
-from flagen.backends.triton_.names import free_name, initial_name
+from flagen.backends.triton_.names import final_of, free_name, initial_of
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowKernel, RowPlan, kernel_name, steps_symbol
 from flagen.plan.chunk_families import SIZES
@@ -111,7 +111,7 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
         "launched": function["declarations"],
         "first": tensor_names(spec)[0],
         "defaults": list(default_values(spec)),
-        "last_states": [(f"{state.name}_final", state_sizes(state)) for state in spec.states],
+        "last_states": [(final_of(spec, state), state_sizes(state)) for state in spec.states],
         "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
         "vectors": operands,
         "others": [name for name in tensor_names(spec) if name not in operands],
@@ -321,8 +321,8 @@ def launch_arguments(plan: RowPlan, kernel: RowKernel[Any], arrays: Mapping[str,
 def _first_states(spec: Spec) -> Iterator[tuple[str, str]]:
     """The states that a call starts from, by the pointers that kernels have to them."""
     for state in spec.states:
-        given = "initial_state" if len(spec.states) == 1 else initial_name(state.name, set(declared_names(spec)))
-        yield f"{state.name}_initial_ptr", f"None if {given} is None else {given}.contiguous()"
+        given = "initial_state" if len(spec.states) == 1 else initial_of(spec, state)
+        yield f"{initial_of(spec, state)}_ptr", f"None if {given} is None else {given}.contiguous()"
 
 
 def _prepared(plan: RowPlan) -> list[Launch]:

@@ -38,6 +38,7 @@ from flagen.backends.triton_.key_describe import (
 from flagen.backends.triton_.key_kernel import Prepare, Walk
 from flagen.backends.triton_.key_rows import scores_of
 from flagen.backends.triton_.lines import names_in
+from flagen.backends.triton_.names import final_of
 from flagen.backends.triton_.rows import RowKernel
 from flagen.backends.triton_.walk import documented, state_context
 from flagen.plan.backward_levels import R_GRADIENT
@@ -233,7 +234,7 @@ def launch_of(plan: KeyBackwardPlan, kernel: RowKernel[Any], grid: str, own: Map
         **{f"{gradient.called}_ptr": gradient.called for gradient in plan.stored},
         "final_gradient_ptr": f"None if {final} is None else {final}.contiguous()",
         "initial_gradient_ptr": own["d_initial_state"],
-        f"{state.name}_final_ptr": "None",
+        f"{final_of(plan.forward.spec, state)}_ptr": "None",
     }
     return Launch(kernel.kernel, grid, launch_arguments(plan.forward, kernel, arrays), tiles)
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from flagen.plan.schedule import declared_names
+from flagen.spec.model import Spec, State
+
 
 def free_name(wanted: str, taken: Collection[str]) -> str:
     """`wanted`, with as many underscores behind it as it takes to be none of `taken`."""
@@ -23,3 +26,13 @@ def initial_name(state: str, taken: Collection[str]) -> str:
 def final_name(state: str, taken: Collection[str]) -> str:
     """What the launcher calls the state that a run ends with."""
     return free_name(f"{state}_final", taken)
+
+
+def initial_of(spec: Spec, state: State) -> str:
+    """What `spec` calls the state that a run starts from."""
+    return initial_name(state.name, set(declared_names(spec)))
+
+
+def final_of(spec: Spec, state: State) -> str:
+    """What `spec` calls the state that a run ends with."""
+    return final_name(state.name, set(declared_names(spec)))

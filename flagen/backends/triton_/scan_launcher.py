@@ -53,7 +53,7 @@ def scan_operator(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> ScanOpera
         chunk_size=_size(plan),
         kept=tuple(kept_name(state, taken) for state in backward.kept),
         backward=f"chunk_backward_{spec.name}",
-        keywords=("chunk_size=chunk_size", f"kept=({', '.join(kept_name(s, taken) for s in backward.kept)},)")
+        keywords=("chunk_size=chunk_size", f"kept_states=({', '.join(kept_name(s, taken) for s in backward.kept)},)")
         if backward.kept
         else ("chunk_size=chunk_size",),
         plan=plan.plan,

@@ -14,6 +14,7 @@ from typing import Any
 
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.lines import live, names_in
+from flagen.backends.triton_.names import final_of, initial_of
 from flagen.backends.triton_.printer import literal
 from flagen.backends.triton_.rows import P, RowKernel, RowPlan, pointers, scalars
 from flagen.plan.rows import TOKEN
@@ -58,8 +59,8 @@ def state_context(plan: RowPlan, states: RowKernel[Any]) -> Mapping[str, object]
         "key": plan.key,
         "value": plan.value,
         "S": states.name(state.name),
-        "initial": f"{state.name}_initial_ptr",
-        "final": f"{state.name}_final_ptr",
+        "initial": f"{initial_of(plan.spec, state)}_ptr",
+        "final": f"{final_of(plan.spec, state)}_ptr",
         "init": literal(state.init)[0],
         "key_index": states.axes.index(plan.key),
         "value_index": states.axes.index(plan.value),
@@ -173,9 +174,10 @@ class WalkKernel(RowKernel[P], ABC):
     def first_column_state(self, state: State) -> list[str]:
         """The vector state that a run starts from."""
         name, key = self.name(state.name), self.axes.index(self.key)
-        place = f"{state.name}_initial_ptr + (sequence * HV + value_head) * {self.key} + {key}"
+        initial = f"{initial_of(self.plan.spec, state)}_ptr"
+        place = f"{initial} + (sequence * HV + value_head) * {self.key} + {key}"
         return [
-            f"if {state.name}_initial_ptr is None:",
+            f"if {initial} is None:",
             f"    {name} = tl.full((BLOCK_{self.key},), {literal(state.init)[0]}, tl.float32)",
             "else:",
             f"    {name} = tl.load({place}, mask={self.axes.mask(self.key)}, other=0.0).to(tl.float32)",
@@ -188,12 +190,13 @@ class WalkKernel(RowKernel[P], ABC):
         if state is None:
             return {"rider_start": [], "rider_end": []}
         name, first = self.name(state.name), self.in_first_block()
+        final = f"{final_of(self.plan.spec, state)}_ptr"
         place = f"(sequence * HV + value_head) * {self.key} + {self.axes.index(self.key)}"
         return {
             "rider_start": self.first_column_state(state),
             "rider_end": [
-                f"if {state.name}_final_ptr is not None:",
-                f"    tl.store({state.name}_final_ptr + {place}, {name}, mask={first})",
+                f"if {final} is not None:",
+                f"    tl.store({final} + {place}, {name}, mask={first})",
             ],
         }
 
@@ -243,8 +246,8 @@ class WalkKernel(RowKernel[P], ABC):
     def parameters(self) -> list[str]:
         plan: RowPlan = self.plan
         given, rider = names_in(*self.lines()), self.rider()
-        states = [plan.state.name] if rider is None else [state.name for state in plan.spec.states]
-        first, last = [f"{name}_initial" for name in states], [f"{name}_final" for name in states]
+        states = [plan.state] if rider is None else plan.spec.states
+        first, last = ([of(plan.spec, state) for state in states] for of in (initial_of, final_of))
         walks = self.form is not Form.OUTPUT
         candidates = [*pointers(plan, plan.walk), *(first if walks else []), *PACKING]
         candidates += [*self.scratch(), "states", "U", "column_states", "column", "o", *(last if walks else [])]

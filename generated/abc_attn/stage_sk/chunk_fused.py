@@ -145,13 +145,13 @@ def _allocate(q, k, log_decay, exp_s_z, initial_state, cu_seqlens, output_final_
     )
     o = torch.empty(args.batch, args.tokens, args.HV, args.M, dtype=args.dtype, device=args.device)
     Sk_final = torch.empty(args.runs, args.HV, args.K, args.M, dtype=args.dtype, device=args.device)
-    kept = [None] * 1
+    kept_arrays = [None] * 1
     if keep and operators.has_kernel(args):
         dtype = reduce(torch.promote_types, (q.dtype, k.dtype, exp_s_z.dtype))
-        kept = handed_on(
+        kept_arrays = handed_on(
             empty_arrays(args, cu_seqlens, _tiles(args.device, args.M, args.K, chunk_size, dtype)[1], dtype, keep), keep
         )
-    return operators.results(o, Sk_final if output_final_state else None, *kept)
+    return operators.results(o, Sk_final if output_final_state else None, *kept_arrays)
 
 
 @operators.register("chunk_backward")
@@ -237,8 +237,8 @@ def _launch(
     blocks = -(-args.K // walk_tiles["BLOCK_K"])
     output_blocks = -(-args.M // output_tiles["BLOCK_M"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
-    (states,) = arrays
+    kept_arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
+    (states,) = kept_arrays
     k_to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.M, dtype=dtype, device=args.device)
     whole = torch.empty(chunks, args.HV, args.M, dtype=torch.float32, device=args.device)
     with torch.cuda.device_of(q):
@@ -291,7 +291,7 @@ def _launch(
             PRECISION=dot_precision,
             **output_tiles,
         )
-    return o, Sk_final, *handed_on(arrays, keep)
+    return o, Sk_final, *handed_on(kept_arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:

@@ -26,7 +26,7 @@ def chunk_backward_abc_attn_z(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 32,
-    kept: tuple[Tensor, ...],
+    kept_states: tuple[Tensor, ...],
     wanted: Collection[str] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the arguments of chunk_abc_attn_z, from those of what it returned.
@@ -35,7 +35,7 @@ def chunk_backward_abc_attn_z(
         dlog_decay: the gradient of log_decay; None for none.
         dexp_s_z: the gradient of exp_s_z; None for none.
         dz_final: the gradient of the final state, in float32; None for none.
-        kept: z_kept of the forward call: the states before each chunk.
+        kept_states: z_kept of the forward call: the states before each chunk.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -71,7 +71,7 @@ def chunk_backward_abc_attn_z(
     if dexp_s_z is None:
         dexp_s_z = torch.zeros(args.batch, args.tokens, args.HV, args.M, dtype=s.dtype, device=args.device)
     dexp_s_z = dexp_s_z.contiguous()
-    (z_kept,) = kept
+    (z_kept,) = kept_states
     ds = _room(s, args.HV) if "s" in wanted else None
     dz_initial = (
         torch.empty(args.runs, args.HV, 1, args.M, dtype=torch.float32, device=args.device)

@@ -141,7 +141,7 @@ def _chunk_backward(
                 initial_state=initial_state,
                 cu_seqlens=cu_seqlens,
                 chunk_size=chunk_size,
-                kept=(z_kept,),
+                kept_states=(z_kept,),
                 wanted=operators.asked(("s", "initial_state"), wanted),
             )
         )
@@ -167,12 +167,12 @@ def _room(
     def empty(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(sizes, dtype=dtype, device=args.device)
 
-    kept = args.batch * args.tokens // chunk_size + args.runs
+    chunks = args.batch * args.tokens // chunk_size + args.runs
     return (
         empty(args.batch, args.tokens, args.HV, args.M, dtype=args.dtype),
         empty(args.batch, args.tokens, args.HV, args.M, dtype=s.dtype),
         empty(args.runs, args.HV, args.M, dtype=args.dtype) if output_final_state else None,
-        empty(kept, args.HV, args.M) if keep else None,
+        empty(chunks, args.HV, args.M) if keep else None,
     )
 
 
@@ -195,17 +195,17 @@ def _launch(
 
     config = launch_config(chunk_size, args.M)
     blocks = -(-args.M // config["BLOCK_M"])
-    room = _room(args, s, output_final_state, chunk_size, keep)
+    outputs = _room(args, s, output_final_state, chunk_size, keep)
     with torch.cuda.device_of(s):
         chunk_abc_attn_z_kernel[(args.runs * args.HV * blocks,)](
             s.contiguous(),
             None if initial_state is None else initial_state.contiguous(),
             None if cu_seqlens is None else cu_seqlens.contiguous(),
-            *room,
+            *outputs,
             args.tokens,
             args.HV,
             args.M,
             CHUNK=chunk_size,
             **config,
         )
-    return room
+    return outputs

@@ -143,13 +143,13 @@ def _allocate(v, s, g, Sk_q, initial_state, cu_seqlens, scale, output_final_stat
     args = check_arguments(v, s, g, Sk_q, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     Sv_final = torch.empty(args.runs, args.HV, args.M, args.V, dtype=args.dtype, device=args.device)
-    kept = [None] * 5
+    kept_arrays = [None] * 5
     if keep and operators.has_kernel(args):
         dtype = reduce(torch.promote_types, (v.dtype, s.dtype))
-        kept = handed_on(
+        kept_arrays = handed_on(
             empty_arrays(args, cu_seqlens, _tiles(args.device, args.M, args.V, chunk_size, dtype)[1], dtype, keep), keep
         )
-    return operators.results(o, Sv_final if output_final_state else None, *kept)
+    return operators.results(o, Sv_final if output_final_state else None, *kept_arrays)
 
 
 @operators.register("chunk_backward")
@@ -240,8 +240,8 @@ def _launch(
     dot_precision = _precision(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
     chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
-    scores, q_from_start, k_to_end, whole, kept_states = arrays
+    kept_arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
+    scores, q_from_start, k_to_end, whole, kept_states = kept_arrays
     with torch.cuda.device_of(v):
         chunk_gsa_sv_prepare_kernel[(chunks * args.HV,)](
             s,
@@ -315,7 +315,7 @@ def _launch(
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, Sv_final, *handed_on(arrays, keep)
+    return o, Sv_final, *handed_on(kept_arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:

@@ -31,7 +31,7 @@ def chunk_backward_precond_gated_delta_rule_a(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 32,
-    kept: tuple[Tensor, ...],
+    kept_states: tuple[Tensor, ...],
     wanted: Collection[str] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the arguments of chunk_precond_gated_delta_rule_a, from those of what it returned.
@@ -39,7 +39,7 @@ def chunk_backward_precond_gated_delta_rule_a(
     Args:
         dk_m: the gradient of k_m; None for none.
         dA_final: the gradient of the final state, in float32; None for none.
-        kept: A_kept of the forward call: the states before each chunk.
+        kept_states: A_kept of the forward call: the states before each chunk.
         wanted: the names of the arguments whose gradients are asked for; default all.
 
     The other arguments are those of the forward call.
@@ -74,7 +74,7 @@ def chunk_backward_precond_gated_delta_rule_a(
     if dk_m is None:
         dk_m = torch.zeros(args.batch, args.tokens, args.HV, args.K, dtype=k.dtype, device=args.device)
     dk_m = dk_m.contiguous()
-    (A_kept,) = kept
+    (A_kept,) = kept_states
     dk = _room(k, args.HV) if "k" in wanted else None
     dga = _room(ga, args.HV, blocks) if "ga" in wanted else None
     dba = _room(ba, args.HV, blocks) if "ba" in wanted else None

@@ -175,7 +175,7 @@ def _chunk_backward(
                 initial_state=initial_state,
                 cu_seqlens=cu_seqlens,
                 chunk_size=chunk_size,
-                kept=(A_kept,),
+                kept_states=(A_kept,),
                 wanted=operators.asked(("k", "ga", "ba", "initial_state"), wanted),
             )
         )
@@ -201,11 +201,11 @@ def _room(
     def empty(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(sizes, dtype=dtype, device=args.device)
 
-    kept = args.batch * args.tokens // chunk_size + args.runs
+    chunks = args.batch * args.tokens // chunk_size + args.runs
     return (
         empty(args.batch, args.tokens, args.HV, args.K, dtype=k.dtype),
         empty(args.runs, args.HV, args.K, dtype=args.dtype) if output_final_state else None,
-        empty(kept, args.HV, args.K) if keep else None,
+        empty(chunks, args.HV, args.K) if keep else None,
     )
 
 
@@ -233,7 +233,7 @@ def _launch(
 
     config = launch_config(chunk_size, args.K)
     blocks = -(-args.K // config["BLOCK_K"])
-    room = _room(args, k, output_final_state, chunk_size, keep)
+    outputs = _room(args, k, output_final_state, chunk_size, keep)
     with torch.cuda.device_of(k):
         chunk_precond_kda_a_kernel[(args.runs * args.HV * blocks,)](
             k.contiguous(),
@@ -241,7 +241,7 @@ def _launch(
             ba.contiguous(),
             None if initial_state is None else initial_state.contiguous(),
             None if cu_seqlens is None else cu_seqlens.contiguous(),
-            *room,
+            *outputs,
             float(x),
             float(center),
             float(eps),
@@ -252,4 +252,4 @@ def _launch(
             CHUNK=chunk_size,
             **config,
         )
-    return room
+    return outputs
