@@ -2,11 +2,11 @@
 
     python -m benchmarks.tables             bring benchmarks/results/ up to date
     python -m benchmarks.tables --check     write nothing; exit 1 if the tables are not those of generated/
-    python -m benchmarks.tables --fresh     compile even what has not changed; with --check, to compare it
+    python -m benchmarks.tables --fresh     redo even what has not changed; with --check, to compare it
 
-A row of kernels.json has the hash of all that went into it: what has not changed is not compiled again, and a check
-compares hashes. Metering is fast enough to be done anew each time. Compilers differ from release to release: under
-another Triton than the one that the tables name there is nothing to compare, and a check says so.
+A row of kernels.json has the hash of all that went into it, and metered.json has one for each variant: what has not
+changed is neither compiled nor metered again, and a check compares hashes. Compilers differ from release to release:
+under another Triton than the one that the tables name there is nothing to compare, and a check says so.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import typer
 
 from flagen import inspection
-from flagen.inspection import ARCHS, METERED, SIZES, Compiled, Metered, MeteredGradients, Package
+from flagen.inspection import ARCHS, METERED, OPERATORS, SIZES, Compiled, Metered, MeteredGradients, Package
 from flagen.project import Project
+
+Row = TypeVar("Row", Metered, MeteredGradients)
 
 BACKWARD = [(arch, SIZES[0]) for arch in ("sm_80", "sm_90")]
 """Where the kernels of gradients are compiled: they are many and take minutes, and what tells on their tiles is here. A
@@ -61,24 +63,26 @@ gradients of the inputs are written once, and the gradient of the output is read
 
 @dataclass(frozen=True)
 class Tables:
-    """All rows, and the Triton that they are of."""
+    """All rows, and the Triton that they are of; `keys`: of what the metered rows of each variant are."""
 
     triton: str
     kernels: Sequence[Compiled]
     metered: Sequence[Metered]
     gradients: Sequence[MeteredGradients]
+    keys: Mapping[str, str]
 
     @classmethod
     def read(cls) -> Self:
         """The committed tables; empty ones, of no Triton, where there are none."""
         if not (RESULTS / "kernels.json").exists():
-            return cls("", (), (), ())
+            return cls("", (), (), (), {})
         kernels, metered = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("kernels", "metered"))
         return cls(
             kernels["triton"],
             [Compiled(**row) for row in kernels["rows"]],
             [Metered.from_json(row) for row in metered["rows"]],
-            [MeteredGradients.from_json(row) for row in metered.get("gradients", ())],
+            [MeteredGradients.from_json(row) for row in metered["gradients"]],
+            metered.get("keys", {}),
         )
 
     def files(self) -> dict[str, str]:
@@ -86,7 +90,7 @@ class Tables:
         return {
             "kernels.json": _json(self.triton, rows=self.kernels),
             "kernels.md": kernels_page(self.triton, self.kernels),
-            "metered.json": _json(self.triton, rows=self.metered, gradients=self.gradients),
+            "metered.json": _json(self.triton, self.keys, rows=self.metered, gradients=self.gradients),
             "metered.md": metered_page(self.triton, self.metered, self.gradients),
         }
 
@@ -97,7 +101,7 @@ def packages() -> list[Package]:
 
 
 def make(old: Tables, packages: Sequence[Package], *, fresh: bool) -> Tables:
-    """The tables of what is in generated/; unless `fresh`, kernels that have not changed keep their rows of `old`."""
+    """The tables of what is in generated/; unless `fresh`, what has not changed keeps its rows of `old`."""
     triton = inspection.triton_version()
     kept = {} if fresh or old.triton != triton else {row.key: row for row in old.kernels}
     rows = {
@@ -105,7 +109,17 @@ def make(old: Tables, packages: Sequence[Package], *, fresh: bool) -> Tables:
     }
     recorded = inspection.record(packages, backward=BACKWARD)
     kernels = [replace(rows[launched.key], **asdict(launched)) for launched in recorded]
-    return Tables(triton, kernels, inspection.meter(packages), inspection.meter_gradients(packages))
+    keys = {package.name: inspection.metering_key(package) for package in packages}
+    same = set() if fresh or old.triton != triton else {name for name in keys if old.keys.get(name) == keys[name]}
+    changed = [package for package in packages if package.name not in same]
+    metered = [*(row for row in old.metered if row.variant in same), *inspection.meter(changed)]
+    gradients = [*(row for row in old.gradients if row.variant in same), *inspection.meter_gradients(changed)]
+    return Tables(triton, kernels, _ordered(metered), _ordered(gradients), keys)
+
+
+def _ordered(rows: Iterable[Row]) -> list[Row]:
+    """By operator, then variant; rows of the same two stay as they are."""
+    return sorted(rows, key=lambda row: (OPERATORS.index(row.operator), row.variant))
 
 
 def drift_of_kernels(kernels: Iterable[Compiled], packages: Sequence[Package]) -> list[str]:
@@ -121,10 +135,10 @@ def drift_of_kernels(kernels: Iterable[Compiled], packages: Sequence[Package]) -
 def drift(tables: Tables, packages: Sequence[Package]) -> list[str]:
     """How the tables differ from what is in generated/, and their files from the tables."""
     found = drift_of_kernels(tables.kernels, packages)
-    now = [*inspection.meter(packages), *inspection.meter_gradients(packages)]
-    then = [*tables.metered, *tables.gradients]
-    found += [f"metered: {_call(row)}: the row is missing" for row in now if row not in then]
-    found += [f"metered: {_call(row)}: the row is of something else" for row in then if row not in now]
+    keys = {package.name: inspection.metering_key(package) for package in packages}
+    found += [f"metered: {name}: the rows are missing" for name in keys if name not in tables.keys]
+    other = [name for name, key in tables.keys.items() if keys.get(name) != key]
+    found += [f"metered: {name}: the rows are of something else" for name in other]
     return found + [f"{name} was edited" for name in edited(tables)]
 
 
@@ -136,7 +150,7 @@ def edited(tables: Tables) -> list[str]:
 
 def main(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if they are out of date.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Compile what has not changed, too.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Redo what has not changed, too.")] = False,
 ) -> None:
     """Bring the tables of benchmarks/results/ up to date."""
     old, triton = Tables.read(), inspection.triton_version()
@@ -245,10 +259,12 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _json(triton: str, **lists: Sequence[Any]) -> str:
+def _json(triton: str, keys: Mapping[str, str] | None = None, **lists: Sequence[Any]) -> str:
     """A row a line, so that a diff shows which have changed."""
     texts = {name: ",\n".join(json.dumps(asdict(row)) for row in rows) for name, rows in lists.items()}
     parts = [f'"triton": "{triton}"', *(f'"{name}": [\n{text}\n]' for name, text in texts.items())]
+    if keys is not None:
+        parts.insert(1, f'"keys": {json.dumps(keys, indent=0)}')
     return f"{{{', '.join(parts)}}}\n"
 
 

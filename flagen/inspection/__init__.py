@@ -17,12 +17,14 @@ from flagen.inspection.devices import ARCHS, DEVICES, verdict
 from flagen.inspection.model import Compiled, Direction, Figures, Launched, Metered, MeteredGradients, Size
 from flagen.inspection.work import (
     METERED,
+    OPERATORS,
     SIZES,
     Package,
     compile_kernels,
     find_package,
     meter,
     meter_gradients,
+    metering_key,
     record,
     triton_version,
 )
@@ -31,6 +33,7 @@ __all__ = [
     "ARCHS",
     "DEVICES",
     "METERED",
+    "OPERATORS",
     "SIZES",
     "Compiled",
     "Direction",
@@ -44,6 +47,7 @@ __all__ = [
     "find_package",
     "meter",
     "meter_gradients",
+    "metering_key",
     "record",
     "triton_version",
     "verdict",

@@ -32,9 +32,16 @@ class Workload:
     final_state: bool = False
 
 
+BETWEEN = 64
+"""The most that a dim in between has: slots, or the states of a channel."""
+
+
 def sizes(spec: Spec, workload: Workload) -> dict[str, int]:
     """The size of every dim, the numbers of heads, and the number of micro-steps."""
-    named = {dim: workload.size[place % 2] for place, dim in enumerate(spec.dims)}
+    between = {state.dims[1] for state in spec.states if len(state.dims) == 2} - set(spec.output_dims)
+    ends = [dim for dim in spec.dims if dim not in between]
+    named = {dim: min(BETWEEN, *workload.size) for dim in between}
+    named |= {dim: workload.size[place % 2] for place, dim in enumerate(ends)}
     grouped = spec.has_value_heads and any(decl.heads == "H" for decl in spec.inputs)
     named |= {"H": workload.H, "HV": workload.H * (workload.groups if grouped else 1)}
     if spec.steps is not None:

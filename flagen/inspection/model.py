@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Self
 
 
 class Size(NamedTuple):
-    """The first and the second dim of a state; further dims take turns."""
+    """The first and the second dim of a state. Further dims take turns, but for the second of a state
+    that the output does not have, slots for one: it is no larger than 64."""
 
     first: int
     second: int

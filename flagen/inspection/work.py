@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from flagen.catalogue import OPERATORS as ALL_OPERATORS
@@ -90,6 +92,17 @@ def meter_gradients(packages: Sequence[Package]) -> list[MeteredGradients]:
     computed again, then with states saved, where there is a choice."""
     rows = _work(_task("meter gradients", packages), interpret=True, parts=len(packages))
     return [MeteredGradients.from_json(row) for row in rows]
+
+
+def metering_key(package: Package) -> str:
+    """A hash of all that decides what metering a package finds under one Triton: its files, its spec, the meter."""
+    here = Path(__file__).resolve().parent
+    meter = [*(here.parent / "triton_cpu").glob("*.py"), here / "calls.py", here / "worker.py"]
+    digest = hashlib.sha256()
+    for path in (Path(package.spec), *sorted(Path(package.folder).rglob("*.py")), *sorted(meter)):
+        digest.update(f"{path.name}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def triton_version() -> str:

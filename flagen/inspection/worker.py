@@ -35,7 +35,7 @@ from flagen.inspection.calls import (
 from flagen.inspection.devices import ARCHS
 from flagen.inspection.model import Compiled, Direction, Figures, Launched, Metered, MeteredGradients, Size
 from flagen.inspection.work import METERED, OPERATORS
-from flagen.plan.cost import cost
+from flagen.plan.cost import bytes_moved, state_bytes
 from flagen.project import UsageError
 from flagen.spec import load_spec
 from flagen.spec.model import Spec
@@ -196,7 +196,7 @@ def _metered(package: Mapping[str, str], operator: str) -> Iterator[Metered]:
     without, with_state = call(False), call(True)
     if not without.kernels:
         return
-    tokens, least = _METERED_TOKENS[operator], cost(spec, None, METERED.first)
+    tokens, minimum, of_state = _METERED_TOKENS[operator], *_least(spec)
     yield Metered(
         spec.name,
         operator,
@@ -204,9 +204,9 @@ def _metered(package: Mapping[str, str], operator: str) -> Iterator[Metered]:
         heads=1,
         kernels=_figures(without.kernels),
         operators=_figures(without.operators),
-        minimum=least.bytes_moved * tokens,
+        minimum=minimum * tokens,
         final_state_bytes=with_state.total.moved - without.total.moved,
-        final_state_minimum=least.state_bytes,
+        final_state_minimum=of_state,
     )
 
 
@@ -242,8 +242,15 @@ def _metered_with_gradients(package: Mapping[str, str], operator: str) -> Iterat
             backward=Direction(_figures(backward.kernels), _figures(backward.operators)),
             kept=kept.bytes,
             # Inputs are read twice and their gradients written; the output is written, and its gradient read.
-            minimum=3 * cost(spec, None, METERED.first).bytes_moved * tokens - output,
+            minimum=3 * _least(spec)[0] * tokens - output,
         )
+
+
+def _least(spec: Spec) -> tuple[int, int]:
+    """The bytes that no operator can go below: of a token, and of the final state."""
+    named = sizes(spec, Workload(METERED, 1))
+    steps = named[spec.steps.symbol] if spec.steps else 1
+    return bytes_moved(spec, named, steps), state_bytes(spec, named)
 
 
 def _figures(counted: Mapping[str, Any]) -> dict[str, Figures]:

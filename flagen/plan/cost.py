@@ -42,16 +42,25 @@ def cost(spec: Spec, chunk: Chunks | None, size: int) -> Cost:
     """The cost of `spec` with every dim of `size`, at its default number of micro-steps."""
     sizes = dict.fromkeys(spec.dims, size)
     steps = (spec.steps.default or 1) if spec.steps else 1
-    inputs = sum(math.prod(sizes[d] for d in i.dims) * (steps if i.per == "step" else 1) for i in spec.inputs)
-    output = math.prod(sizes[d] for d in spec.output_dims)
     return Cost(
         size=size,
         steps=steps,
         recurrent_flops=_recurrent_flops(spec, sizes, steps),
         chunk_flops=_flops_of_chunk(spec, chunk, sizes, steps),
-        bytes_moved=HALF * (inputs + output),
-        state_bytes=SINGLE * sum(math.prod(sizes[d] for d in state.dims) for state in spec.states),
+        bytes_moved=bytes_moved(spec, sizes, steps),
+        state_bytes=state_bytes(spec, sizes),
     )
+
+
+def bytes_moved(spec: Spec, sizes: Mapping[str, int], steps: int) -> int:
+    """Inputs read and output written once, a token."""
+    inputs = sum(math.prod(sizes[d] for d in i.dims) * (steps if i.per == "step" else 1) for i in spec.inputs)
+    return HALF * (inputs + math.prod(sizes[d] for d in spec.output_dims))
+
+
+def state_bytes(spec: Spec, sizes: Mapping[str, int]) -> int:
+    """All states of a head."""
+    return SINGLE * sum(math.prod(sizes[d] for d in state.dims) for state in spec.states)
 
 
 def _flops_of_chunk(spec: Spec, chunk: Chunks | None, sizes: Mapping[str, int], steps: int) -> int | None:

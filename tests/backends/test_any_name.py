@@ -56,8 +56,9 @@ def functions(name: str, further: Sequence[str]) -> Functions:
     found: dict[tuple[str, str], set[str]] = {}
     for rendering in (rendering for backend in BACKENDS for rendering in backend.renderings(plan)):
         if rendering.path.endswith(".py"):
-            module = compile(render(env, rendering.template, rendering.context), rendering.path, "exec", ast.PyCF_ONLY_AST)
-            compile(module, rendering.path, "exec")
+            text = render(env, rendering.template, rendering.context)
+            compile(text, rendering.path, "exec")  # An argument that is there twice does not get through.
+            module = ast.parse(text)
             methods = [n for c in module.body if isinstance(c, ast.ClassDef) for n in c.body]
             defined = (n for n in (*module.body, *methods) if isinstance(n, ast.FunctionDef))
             found |= {(rendering.path, function.name): identifiers(function) for function in defined}

@@ -63,29 +63,36 @@ def test_drift_is_seen(committed: Tables, packages: list[Package], monkeypatch: 
         kernels=[row for row in committed.kernels if row.variant in VARIANTS],
         metered=[row for row in committed.metered if row.variant in VARIANTS],
         gradients=[row for row in committed.gradients if row.variant in VARIANTS],
+        keys={name: committed.keys[name] for name in VARIANTS},
     )
-    # Redone and compared above.
-    monkeypatch.setattr(inspection, "meter", lambda _: ours.metered)
-    monkeypatch.setattr(inspection, "meter_gradients", lambda _: ours.gradients)
     monkeypatch.setattr(tables, "edited", lambda _: [])
+    assert tables.drift(ours, packages) == []
     first, *others = ours.kernels
-    moved, *rest = ours.metered
-    both, *more = ours.gradients
-    assert not both.save_states
     changed = replace(
         ours,
         kernels=[replace(first, key="of something else"), *others],
-        metered=[replace(moved, minimum=1), *rest],
-        gradients=[replace(both, save_states=True, kept=1), *more],
+        keys={QUICK: "of something else", "gone": "of what is no more"},
     )
     assert tables.drift(changed, packages) == [
         f"kernels: {first.kernel}: 1 rows are missing",
         f"kernels: {first.kernel}: 1 rows are of something else",
-        f"metered: {moved.operator}_{moved.variant}: the row is missing",
-        f"metered: {both.operator}_{both.variant}: the row is missing",
-        f"metered: {moved.operator}_{moved.variant}: the row is of something else",
-        f"metered: {both.operator}_{both.variant}, save_states=True: the row is of something else",
+        "metered: gla: the rows are missing",
+        f"metered: {QUICK}: the rows are of something else",
+        "metered: gone: the rows are of something else",
     ]
+
+
+def test_only_what_changed_is_redone(
+    committed: Tables, packages: list[Package], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(inspection, "meter", lambda some: asked.extend(package.name for package in some) or [])
+    monkeypatch.setattr(inspection, "meter_gradients", lambda some: [])
+    old = replace(committed, keys=committed.keys | {QUICK: "of something else"})
+    made = tables.make(old, packages, fresh=False)
+    assert asked == [QUICK]
+    assert made.metered == [row for row in committed.metered if row.variant == "gla"]
+    assert made.keys == {name: committed.keys[name] for name in VARIANTS}
 
 
 def test_an_edited_page_is_seen(committed: Tables) -> None:
