@@ -1,7 +1,8 @@
 """Which family of chunk kernels a chunk form gets, and what keeps it from having any.
 
 flagen.plan.chunk_kernel    decays of no channel's own, or none; one read of the state after its update
-flagen.plan.key_kernel      decays of each key channel, reads before the update, right reads
+flagen.plan.key_kernel      decays of each key channel, reads before the update, right reads; and what of the first kind
+                            has a backward only here
 flagen.plan.expansion       everything else: the rows of tokens, evaluated first, as the tokens of one of these
 """
 
@@ -12,6 +13,7 @@ import math
 from flagen.algebra.chunk import chunk_form
 from flagen.algebra.normal_form import NormalForm
 from flagen.plan import chunk_kernel
+from flagen.plan.backward_families import plan_chunk_backward
 from flagen.plan.chunk import ChunkPlan, plan_chunk
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan, expand
@@ -55,9 +57,24 @@ def _own_kernels(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan:
     nf = chunk.normal_form
     size = max(size for size in SIZES if size <= max(chunk.size, SIZES[0]))
     _check(nf)
-    if chunk_kernel.fits(nf):
-        return chunk_kernel.plan_scalar_decay(chunk, size)
-    return plan_key_decay(chunk, size)
+    if not chunk_kernel.fits(nf):
+        return plan_key_decay(chunk, size)
+    kernels = chunk_kernel.plan_scalar_decay(chunk, size)
+    return kernels if _has_backward(kernels) else _with_backward(chunk, size) or kernels
+
+
+def _with_backward(chunk: ChunkPlan, size: int) -> KeyKernelPlan | None:
+    """Kernels for decays of each key channel, which take one decay for all channels as well, where these have a
+    backward: a value head may have keys of its own, which those for a single decay share among the heads of a key."""
+    try:
+        kernels = plan_key_decay(chunk, size)
+    except NoKernel:
+        return None
+    return kernels if _has_backward(kernels) else None
+
+
+def _has_backward(kernels: ChunkKernelPlan | KeyKernelPlan) -> bool:
+    return not isinstance(plan_chunk_backward(kernels), Unavailable)
 
 
 def _check(nf: NormalForm) -> None:

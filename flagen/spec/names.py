@@ -42,13 +42,12 @@ _GENERATED = _words("""
 """)
 
 _KERNELS = _words("""
-    CHUNK SEGMENT block blocks call_key chunk_sequence chunks config dot_precision empty_arrays end_token
-    first_chunk first_segment first_token given
-    gradients_config handed_on import_error inside is_first is_last kept_arrays kept_row kept_states key_head
-    launch_config micro_step num_warps operators os output_blocks output_tiles pairwise prepare_tiles program reduce
-    row rows save_states segment segment_end segment_row segment_sequence segment_start segments
-    segments_before segments_done sequence shares start state_row tile tiles token tokens_done value_head walk
-    walk_tiles wanted
+    CHUNK SEGMENT block blocks call_key chunk_sequence chunks chunks_of config dot_precision empty_arrays end_token
+    first_chunk first_segment first_token given gradients_config handed_on import_error inside is_first is_last
+    kept_arrays kept_row kept_states key_head launch_config micro_step num_warps operators os output_blocks
+    output_tiles pairwise precision_of prepare_tiles program reduce row rows save_states segment segment_end
+    segment_row segment_sequence segment_start segments segments_before segments_done sequence shares start
+    state_row tile tiles token tokens_done value_head walk walk_tiles wanted
 """)
 
 _CLASSES = _words("""
@@ -72,8 +71,8 @@ RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
 
 PACKAGE_MODULES = _words("""
     arguments naive chunk chunk_backward chunk_backward_across chunk_backward_gradients chunk_backward_kernels
-    chunk_backward_prepare chunk_backward_walks chunk_fused chunk_kept chunk_kernels chunk_prepare chunk_tuning
-    fused_recurrent fused_recurrent_backward fused_recurrent_backward_kernels kernels module operators
+    chunk_backward_prepare chunk_backward_walks chunk_fused chunk_kept chunk_kernels chunk_launch chunk_prepare
+    chunk_tuning fused_recurrent fused_recurrent_backward fused_recurrent_backward_kernels kernels module operators
 """)
 """The modules of a generated package."""
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import reduce
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from .arguments import Arguments, check_arguments
+from .arguments import check_arguments
+from .chunk_launch import chunks_of, precision_of
 
 
 def chunk_backward_iplr(
@@ -81,8 +81,8 @@ def chunk_backward_iplr(
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
     reverse_tiles = reverse_config(walk_tiles, dtype == torch.float32, _is_hopper())
-    dot_precision = _precision(dtype)
-    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    dot_precision = precision_of(dtype)
+    chunks, chunk_sequence, first_chunk = chunks_of(args, cu_seqlens, walk_tiles["CHUNK"])
     d_q = torch.empty(q.shape, dtype=q.dtype, device=args.device) if "q" in wanted else None
     d_k = torch.empty(k.shape, dtype=k.dtype, device=args.device) if "k" in wanted else None
     d_v = torch.empty(v.shape, dtype=v.dtype, device=args.device) if "v" in wanted else None
@@ -224,22 +224,5 @@ def chunk_backward_iplr(
     )
 
 
-def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:
-    """How many chunks of `size` tokens there are; of packed sequences, also each chunk's sequence and each sequence's
-    first chunk."""
-    if cu_seqlens is None or args.offsets is None:
-        return args.runs * -(-args.tokens // size), None, None
-    chunks = sum(-(-(end - start) // size) for start, end in pairwise(args.offsets))
-    counts = (cu_seqlens.long().diff() + size - 1) // size
-    return chunks, torch.repeat_interleave(counts, output_size=chunks), counts.cumsum(0) - counts
-
-
 def _is_hopper() -> bool:
     return torch.cuda.is_available() and not torch.version.hip and torch.cuda.get_device_capability()[0] >= 9
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """How products of float32 are taken. The inverse of 16-bit inputs may have large entries."""
-    if torch.version.hip or not torch.cuda.is_available():
-        return "ieee"
-    return "tf32x3" if dtype == torch.float32 else "bf16x3"

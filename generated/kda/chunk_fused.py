@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_kda
 from .chunk_backward import chunk_backward_kda
 from .chunk_kept import empty_arrays, handed_on
+from .chunk_launch import chunks_of, precision_of
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -250,9 +250,9 @@ def _launch(
     prepare_tiles["TERMS"] = 1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
-    dot_precision = _precision(dtype)
+    dot_precision = precision_of(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
-    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    chunks, chunk_sequence, first_chunk = chunks_of(args, cu_seqlens, walk_tiles["CHUNK"])
     kept_arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
     scores, inverse, q_from_start, y_from_start, w_to_end, whole, kept_states, kept_U = kept_arrays
     with torch.cuda.device_of(q):
@@ -365,20 +365,3 @@ def _splits(programs: int, device: torch.device) -> bool:
     if not torch.cuda.is_available():
         return False
     return 2 * programs <= torch.cuda.get_device_properties(device.index).multi_processor_count
-
-
-def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:
-    """How many chunks of `size` tokens there are; of packed sequences, also each chunk's sequence and each sequence's
-    first chunk."""
-    if cu_seqlens is None or args.offsets is None:
-        return args.runs * -(-args.tokens // size), None, None
-    chunks = sum(-(-(end - start) // size) for start, end in pairwise(args.offsets))
-    counts = (cu_seqlens.long().diff() + size - 1) // size
-    return chunks, torch.repeat_interleave(counts, output_size=chunks), counts.cumsum(0) - counts
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """How products of float32 are taken. For 16-bit inputs the inverse has small entries: tf32 does."""
-    if torch.version.hip or not torch.cuda.is_available():
-        return "ieee"
-    return "tf32x3" if dtype == torch.float32 else "tf32"

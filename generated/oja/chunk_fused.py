@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_oja
 from .chunk_backward import chunk_backward_oja
 from .chunk_kept import empty_arrays, handed_on
+from .chunk_launch import chunks_of, precision_of
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -243,10 +243,10 @@ def _launch(
     )
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
-    dot_precision = _precision(dtype)
+    dot_precision = precision_of(dtype)
     blocks = -(-args.K // walk_tiles["BLOCK_K"])
     output_blocks = -(-args.V // output_tiles["BLOCK_V"])
-    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
+    chunks, chunk_sequence, first_chunk = chunks_of(args, cu_seqlens, walk_tiles["CHUNK"])
     kept_arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
     states, U = kept_arrays
     y_from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], args.V, dtype=dtype, device=args.device)
@@ -322,20 +322,3 @@ def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
     if call not in TILES:
         TILES[call] = launch_config(*sizes)
     return [dict(tiles) for tiles in TILES[call]]
-
-
-def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:
-    """How many chunks of `size` tokens there are; of packed sequences, also each chunk's sequence and each sequence's
-    first chunk."""
-    if cu_seqlens is None or args.offsets is None:
-        return args.runs * -(-args.tokens // size), None, None
-    chunks = sum(-(-(end - start) // size) for start, end in pairwise(args.offsets))
-    counts = (cu_seqlens.long().diff() + size - 1) // size
-    return chunks, torch.repeat_interleave(counts, output_size=chunks), counts.cumsum(0) - counts
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """How products of float32 are taken. For 16-bit inputs the inverse has small entries: tf32 does."""
-    if torch.version.hip or not torch.cuda.is_available():
-        return "ieee"
-    return "tf32x3" if dtype == torch.float32 else "tf32"

@@ -41,6 +41,7 @@ def chunk_precond_gated_delta_rule(
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 64,
+    save_states: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Run the chunk form in Triton: for training and for long prefills.
 
@@ -67,6 +68,8 @@ def chunk_precond_gated_delta_rule(
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
         chunk_size: the most tokens per chunk: 16, 32 or 64.
+        save_states: keep the states for the gradient; by default they are computed again, and less is kept than the
+            inputs take.
 
     Returns:
         o, [B, T, HV, V] in v's dtype; the final states,
@@ -151,6 +154,7 @@ def chunk_precond_gated_delta_rule(
         output_final_state=output_final_state,
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
+        save_states=save_states,
     )
 
     return o, (S_final, A_final) if output_final_state else None

@@ -9,7 +9,12 @@ from flagen.backends.stages import inside, package_of
 from flagen.backends.triton_.backward_kernel import backward_kernel_contexts
 from flagen.backends.triton_.backward_launcher import backward_launcher_context
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
-from flagen.backends.triton_.chunk_launcher import chunk_kept_context, chunk_launcher_context, chunk_tuning_context
+from flagen.backends.triton_.chunk_launcher import (
+    chunk_kept_context,
+    chunk_launch_context,
+    chunk_launcher_context,
+    chunk_tuning_context,
+)
 from flagen.backends.triton_.expansion import expanded_launcher_context
 from flagen.backends.triton_.fused_backward import backward_kernels_context
 from flagen.backends.triton_.fused_backward_launcher import fused_backward_launcher_context
@@ -107,6 +112,7 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
         kept = (Rendering("chunk_kept.py", "triton/chunk_kept.py.j2", chunk_kept_context(kernels, backward)),)
     launchers = (
         Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", context),
+        Rendering("chunk_launch.py", "triton/chunk_launch.py.j2", chunk_launch_context(kernels)),
         Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels, keeps=bool(kept))),
         *kept,
     )

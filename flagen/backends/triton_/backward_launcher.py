@@ -82,7 +82,7 @@ COLUMNS = ("column", "column_states", "column_gradients", "column_state_gradient
 
 SHARED_CONTEXT = """
     name title paper equations check value defaults output_shape vectors others
-    config_arguments precision precision_note
+    config_arguments
     """.split()
 """What is as for the forward call."""
 

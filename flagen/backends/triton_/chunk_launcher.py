@@ -128,6 +128,13 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
         "fused": fused,
         "split": split,
         "left_behind": [array for array in left_behind(plan) if array.name not in {each.name for each in kept}],
+    }
+
+
+def chunk_launch_context(plan: RowPlan) -> Mapping[str, object]:
+    """Every value `triton/chunk_launch.py.j2` uses."""
+    return {
+        "name": plan.spec.name,
         "precision": "tf32" if plan.contracts or plan.delta is None else "bf16x3",
         "precision_note": _precision_note(plan),
     }

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,6 +20,9 @@ from torch import Tensor
 from . import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_precond_gated_delta_rule_s
+from .chunk_backward import chunk_backward_precond_gated_delta_rule_s
+from .chunk_kept import empty_arrays, handed_on
+from .chunk_launch import chunks_of, precision_of
 
 Tiles = tuple[dict[str, int], ...]
 TILES: dict[tuple[object, ...], Tiles] = {}
@@ -40,16 +42,17 @@ def chunk_precond_gated_delta_rule_s(
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
     chunk_size: int = 64,
+    save_states: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the chunk form in Triton: for training and for long prefills.
 
-    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32. The
-    kernels go forward only. `naive_chunk_precond_gated_delta_rule_s` runs in their place where a gradient is wanted
-    (grad mode is on and an argument requires one), for float64, and for tensors that are not on a GPU, unless
-    Triton's interpreter is on (TRITON_INTERPRET=1).
+    Matrix products run in the inputs' own dtype (float32 where they differ), sums and the state in float32.
+    Gradients have kernels, too: those of `chunk_backward_precond_gated_delta_rule_s`.
+    `naive_chunk_precond_gated_delta_rule_s` runs in their place for float64, and for tensors that are not on a GPU,
+    unless Triton's interpreter is on (TRITON_INTERPRET=1).
 
-    To torch.compile this is one operator, for packed sequences too; its gradient is that of the PyTorch form, which
-    runs again for it.
+    To torch.compile this is one operator, for packed sequences too, and so are its gradients, which have none of
+    their own.
 
     Args:
         q: [B, T, H, K].
@@ -63,6 +66,8 @@ def chunk_precond_gated_delta_rule_s(
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1] token offsets of packed sequences, int32 or int64; needs B = 1.
         chunk_size: the most tokens per chunk: 16, 32 or 64; `launch_config` tells where fewer are used.
+        save_states: keep the states for the gradient; by default they are computed again, and less is kept than the
+            inputs take.
 
     Returns:
         o, [B, T, HV, V] in v's dtype; the final state,
@@ -86,10 +91,13 @@ def chunk_precond_gated_delta_rule_s(
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size: expected 16, 32 or 64, got {chunk_size!r}")
     given = (q, k, v, g, beta, k_m, initial_state)
+    keep = operators.NOTHING
+    if operators.wants_gradient(*given):
+        keep = operators.STATES if save_states else operators.PREPARED
     run = _chunk
-    if not torch.compiler.is_compiling() and (operators.wants_gradient(*given) or not operators.has_kernel(args)):
+    if not torch.compiler.is_compiling() and not operators.has_kernel(args):
         run = _in_pytorch
-    o, S_final = run(*given, cu_seqlens, scale, output_final_state, chunk_size)
+    o, S_final, *_ = run(*given, cu_seqlens, scale, output_final_state, chunk_size, keep)
     return o, S_final if output_final_state else None
 
 
@@ -105,7 +113,8 @@ def _in_pytorch(
     scale: float,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The PyTorch form, called as the operator is."""
     o, S_final = naive_chunk_precond_gated_delta_rule_s(
         q,
@@ -120,7 +129,7 @@ def _in_pytorch(
         cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
     )
-    return operators.results(o, S_final)
+    return operators.results(o, S_final, *[None] * 8)
 
 
 @operators.register("chunk")
@@ -136,23 +145,32 @@ def _chunk(
     scale: float,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor]:
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What torch.compile traces: a name, behind which the kernels run, or the PyTorch form where there are none."""
     args = check_arguments(q, k, v, g, beta, k_m, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if not operators.has_kernel(args):
-        return _in_pytorch(q, k, v, g, beta, k_m, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+        return _in_pytorch(
+            q, k, v, g, beta, k_m, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep
+        )
     return operators.results(
-        *_launch(args, q, k, v, g, beta, k_m, initial_state, cu_seqlens, scale, output_final_state, chunk_size)
+        *_launch(args, q, k, v, g, beta, k_m, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep)
     )
 
 
 @_chunk.register_fake
-def _allocate(q, k, v, g, beta, k_m, initial_state, cu_seqlens, scale, output_final_state, chunk_size):
+def _allocate(q, k, v, g, beta, k_m, initial_state, cu_seqlens, scale, output_final_state, chunk_size, keep):
     """Results like the operator's, without the numbers: all that tracing needs."""
     args = check_arguments(q, k, v, g, beta, k_m, initial_state=initial_state, cu_seqlens=cu_seqlens, shapes_only=True)
     o = torch.empty(args.batch, args.tokens, args.HV, args.V, dtype=v.dtype, device=args.device)
     S_final = torch.empty(args.runs, args.HV, args.K, args.V, dtype=args.dtype, device=args.device)
-    return operators.results(o, S_final if output_final_state else None)
+    kept_arrays = [None] * 8
+    if keep and operators.has_kernel(args):
+        dtype = reduce(torch.promote_types, (q.dtype, k.dtype, v.dtype, k_m.dtype))
+        kept_arrays = handed_on(
+            empty_arrays(args, cu_seqlens, _tiles(args.device, args.K, args.V, chunk_size, dtype)[1], dtype, keep), keep
+        )
+    return operators.results(o, S_final if output_final_state else None, *kept_arrays)
 
 
 @operators.register("chunk_backward")
@@ -168,20 +186,52 @@ def _chunk_backward(
     scale: float,
     output_final_state: bool,
     chunk_size: int,
+    keep: int,
     do: Tensor | None,
     dS_final: Tensor | None,
+    scores: Tensor,
+    inverse: Tensor,
+    q_from_start: Tensor,
+    y_from_start: Tensor,
+    w_to_end: Tensor,
+    whole: Tensor,
+    kept_states: Tensor,
+    kept_U: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients that are wanted of the arguments up to initial_state: the PyTorch form runs again."""
+    """The gradients that are wanted of the arguments up to initial_state; without kernels, the PyTorch form's."""
+    args = check_arguments(q, k, v, g, beta, k_m, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    if operators.has_kernel(args):
+        return operators.results(
+            *chunk_backward_precond_gated_delta_rule_s(
+                do,
+                dS_final,
+                q,
+                k,
+                v,
+                g,
+                beta,
+                k_m,
+                scale=scale,
+                initial_state=initial_state,
+                cu_seqlens=cu_seqlens,
+                chunk_size=chunk_size,
+                prepared=(scores, inverse) if keep else None,
+                saved=(q_from_start, y_from_start, w_to_end, whole, kept_states, kept_U)
+                if keep == operators.STATES
+                else None,
+                wanted=operators.asked(("q", "k", "v", "g", "beta", "k_m", "initial_state"), wanted),
+            )
+        )
     return operators.gradients(
-        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size),
+        lambda *tensors: _in_pytorch(*tensors, cu_seqlens, scale, output_final_state, chunk_size, keep),
         (q, k, v, g, beta, k_m, initial_state),
         (do, dS_final),
         wanted,
     )
 
 
-operators.differentiate(_chunk, _chunk_backward, tensors=7)
+operators.differentiate(_chunk, _chunk_backward, tensors=7, kept=8)
 
 
 def _launch(
@@ -197,8 +247,9 @@ def _launch(
     scale: float,
     output_final_state: bool,
     chunk_size: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Launch the kernels: the output, the final state if it is wanted."""
+    keep: int,
+) -> tuple[Tensor | None, ...]:
+    """Launch the kernels: the output, the final state if it is wanted, and what is kept for the gradient."""
     try:
         from .chunk_kernels import (
             chunk_precond_gated_delta_rule_s_kernel,
@@ -220,15 +271,14 @@ def _launch(
     q, k, v, k_m = (x.to(dtype).contiguous() for x in (q, k, v, k_m))
     g, beta = (x.contiguous() for x in (g, beta))
     prepare_tiles, walk_tiles = _tiles(args.device, args.K, args.V, chunk_size, dtype)
+    prepare_tiles["TERMS"] = 1 if g.dtype == torch.bfloat16 else 3 if dtype == torch.float32 else 2
     if torch.version.hip:
         walk_tiles["num_stages"] = 1  # Its programs have too little shared memory for the rows of two chunks.
-    dot_precision = _precision(dtype)
+    dot_precision = precision_of(dtype)
     blocks = -(-args.V // walk_tiles["BLOCK_V"])
-    chunks, chunk_sequence, first_chunk = _chunks(args, cu_seqlens, walk_tiles["CHUNK"])
-    inverse = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
-    scores = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], walk_tiles["CHUNK"], dtype=dtype, device=args.device)
-    from_start = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], dtype=torch.float32, device=args.device)
-    to_end = torch.empty(chunks, args.HV, walk_tiles["CHUNK"], dtype=torch.float32, device=args.device)
+    chunks, chunk_sequence, first_chunk = chunks_of(args, cu_seqlens, walk_tiles["CHUNK"])
+    kept_arrays = empty_arrays(args, cu_seqlens, walk_tiles, dtype, keep)
+    scores, inverse, q_from_start, y_from_start, w_to_end, whole, kept_states, kept_U = kept_arrays
     with torch.cuda.device_of(q):
         chunk_precond_gated_delta_rule_s_prepare_kernel[(chunks * args.HV,)](
             q,
@@ -239,10 +289,12 @@ def _launch(
             None if cu_seqlens is None else cu_seqlens.contiguous(),
             chunk_sequence,
             first_chunk,
-            inverse,
+            q_from_start,
             scores,
-            from_start,
-            to_end,
+            y_from_start,
+            w_to_end,
+            inverse,
+            whole,
             args.tokens,
             H=args.H,
             HV=args.HV,
@@ -250,25 +302,23 @@ def _launch(
             PRECISION=dot_precision,
             **prepare_tiles,
         )
-        if _splits(args.runs * args.HV * blocks, args.device):
+        if keep != operators.STATES and _splits(args.runs * args.HV * blocks, args.device):
             states = torch.empty(chunks, args.HV, args.V, args.K, dtype=dtype, device=args.device)
             U = torch.empty(chunks, args.HV, args.V, walk_tiles["CHUNK"], dtype=dtype, device=args.device)
             chunk_precond_gated_delta_rule_s_states_kernel[(args.runs * args.HV * blocks,)](
-                k,
                 v,
                 beta,
-                k_m,
                 None if initial_state is None else initial_state.contiguous(),
                 None if cu_seqlens is None else cu_seqlens.contiguous(),
                 first_chunk,
+                y_from_start,
+                w_to_end,
                 inverse,
-                from_start,
-                to_end,
+                whole,
                 states,
                 U,
                 S_final,
                 args.tokens,
-                H=args.H,
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
@@ -276,18 +326,16 @@ def _launch(
                 **walk_tiles,
             )
             chunk_precond_gated_delta_rule_s_output_kernel[(chunks * args.HV * blocks,)](
-                q,
                 None if cu_seqlens is None else cu_seqlens.contiguous(),
                 chunk_sequence,
                 first_chunk,
+                q_from_start,
                 scores,
-                from_start,
                 states,
                 U,
                 o,
                 float(scale),
                 args.tokens,
-                H=args.H,
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
@@ -296,30 +344,30 @@ def _launch(
             )
         else:
             chunk_precond_gated_delta_rule_s_kernel[(args.runs * args.HV * blocks,)](
-                q,
-                k,
                 v,
                 beta,
-                k_m,
                 None if initial_state is None else initial_state.contiguous(),
                 None if cu_seqlens is None else cu_seqlens.contiguous(),
                 first_chunk,
-                inverse,
+                q_from_start,
                 scores,
-                from_start,
-                to_end,
+                y_from_start,
+                w_to_end,
+                inverse,
+                whole,
+                kept_states,
+                kept_U,
                 o,
                 S_final,
                 float(scale),
                 args.tokens,
-                H=args.H,
                 HV=args.HV,
                 K=args.K,
                 V=args.V,
                 PRECISION=dot_precision,
                 **walk_tiles,
             )
-    return o, S_final
+    return o, S_final, *handed_on(kept_arrays, keep)
 
 
 def _tiles(device: torch.device, *sizes: Any) -> list[dict[str, int]]:
@@ -342,20 +390,3 @@ def _splits(programs: int, device: torch.device) -> bool:
     if not torch.cuda.is_available():
         return False
     return 2 * programs <= torch.cuda.get_device_properties(device.index).multi_processor_count
-
-
-def _chunks(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:
-    """How many chunks of `size` tokens there are; of packed sequences, also each chunk's sequence and each sequence's
-    first chunk."""
-    if cu_seqlens is None or args.offsets is None:
-        return args.runs * -(-args.tokens // size), None, None
-    chunks = sum(-(-(end - start) // size) for start, end in pairwise(args.offsets))
-    counts = (cu_seqlens.long().diff() + size - 1) // size
-    return chunks, torch.repeat_interleave(counts, output_size=chunks), counts.cumsum(0) - counts
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """How products of float32 are taken. For 16-bit inputs the inverse has small entries: tf32 does."""
-    if torch.version.hip or not torch.cuda.is_available():
-        return "ieee"
-    return "tf32x3" if dtype == torch.float32 else "tf32"

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 
-def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[dict[str, int], ...]:
+def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[dict[str, int], dict[str, int]]:
     """Tiles and warps of the kernels for these sizes; `dtype` is that of the operands.
 
     Compiled for sm_80 and sm_90 in bf16 with K = V = 128, nothing spills. Wider keys need more room for a chunk's rows,
@@ -17,36 +17,47 @@ def launch_config(K: int, V: int, chunk_size: int, dtype: torch.dtype) -> tuple[
     single = dtype == torch.float32
     BLOCK_K = max(16, triton.next_power_of_2(K))
     rows = min(chunk_size, 32) if single or K > 128 else chunk_size
-    tiles = {
+    levels = rows.bit_length() - 1
+    # From Hopper on, products of 64 rows take operands from shared memory: registers are left for wider blocks.
+    hopper = not torch.version.hip and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+    widest = 64 if hopper and rows == 64 else 32
+    prepare = {
+        "CHUNK": rows,
+        "BLOCK_K": min(BLOCK_K, widest),
+        "LEVELS": levels,
+        "num_warps": 4 if rows < 64 or torch.version.hip else 8,  # A warp of AMD's is two.
+        "num_stages": 1,
+    }
+    walk = {
         "CHUNK": rows,
         "BLOCK_K": BLOCK_K,
+        "BLOCK_V": max(16, min(32 if single or K > 128 else 64, triton.next_power_of_2(V))),
         "num_warps": 8,
+        "num_stages": 1 if single else 2,
     }
-    BLOCK_V = max(16, min(32 if single or K > 128 else 64, triton.next_power_of_2(V)))
-    walk = {**tiles, "BLOCK_V": BLOCK_V, "num_stages": 1 if single else 2}
-    return {**tiles, "num_stages": 1}, walk  # Without a loop there is nothing to fetch ahead.
+    return prepare, walk
 
 
 # Not specialized on T: what is compiled for one length serves all.
 @triton.jit(do_not_specialize=["T"])
 def chunk_precond_gated_delta_rule_s_kernel(
-    q_ptr,
-    k_ptr,
     v_ptr,
     beta_ptr,
-    k_m_ptr,
     S_initial_ptr,
     cu_seqlens_ptr,
     first_chunk_ptr,
-    inverse_ptr,
+    q_from_start_ptr,
     scores_ptr,
-    from_start_ptr,
-    to_end_ptr,
+    y_from_start_ptr,
+    w_to_end_ptr,
+    inverse_ptr,
+    whole_ptr,
+    states_ptr,
+    U_ptr,
     o_ptr,
     S_final_ptr,
     scale,
     T,
-    H: tl.constexpr,
     HV: tl.constexpr,
     K: tl.constexpr,
     V: tl.constexpr,
@@ -64,26 +75,23 @@ def chunk_precond_gated_delta_rule_s_kernel(
 
     is, for the rows of a chunk and the state S before it,
 
-        w = k_m
-        y = -(beta * k)
         z = beta * v
-        R = z + e^G (y S)
+        R = z + y_from_start S
         U = (I - L)^-1 R
-        read = e^G (q S) + A U
+        read = q_from_start S + A U
         o = scale * read
-        S = e^G_end S + (e^(G_end - G) w)^T U
+        S = whole S + w_to_end^T U
 
-    G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns BLOCK_V indices
-    of V of the state of one head of one sequence, transposed: [V, K], so that matrix products have the state's rows
-    as theirs. Nothing sums over V. Each token of a head reads 3*K + V + 1 elements and writes V; each chunk reads
-    what was prepared for it; each sequence reads and writes K*V elements of state, in float32.
+    A program owns BLOCK_V indices of V of the state of one head of one sequence, transposed: [V, K], so that matrix
+    products have the state's rows as theirs. Nothing sums over V. Each token of a head reads V + 1 elements and
+    writes V; each chunk reads what was prepared for it; each sequence reads and writes K*V elements of state, in
+    float32. Given arrays for them, it stores S and U for the gradient, too.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
     blocks = tl.cdiv(V, BLOCK_V)
     block = program % blocks
     value_head = program // blocks % HV
-    key_head = value_head // (HV // H)
     sequence = (program // (blocks * HV)).to(tl.int64)
     if cu_seqlens_ptr is None:
         first_token = sequence * T
@@ -93,7 +101,7 @@ def chunk_precond_gated_delta_rule_s_kernel(
         first_token = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
         end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
         chunk = tl.load(first_chunk_ptr + sequence)
-    dtype = q_ptr.dtype.element_ty
+    dtype = q_from_start_ptr.dtype.element_ty
     K_index = tl.arange(0, BLOCK_K)
     K_mask = K_index < K
     V_index = block * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -115,41 +123,50 @@ def chunk_precond_gated_delta_rule_s_kernel(
         token_mask = token < end_token
         chunk_row = chunk * HV + value_head
         chunk += 1
-        q = tl.load(
-            q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
-            mask=token_mask[:, None] & K_mask[None, :],
-            other=0.0,
-        )
-        k = tl.load(
-            k_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
-            mask=token_mask[:, None] & K_mask[None, :],
-            other=0.0,
-        )
         v = tl.load(
             v_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
             mask=V_mask[:, None] & token_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         beta = tl.load(beta_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
-        k_m = tl.load(
-            k_m_ptr + (token * HV + value_head)[:, None] * K + K_index[None, :],
-            mask=token_mask[:, None] & K_mask[None, :],
+        q_from_start = tl.load(
+            q_from_start_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            mask=K_mask[None, :],
+            other=0.0,
+        )
+        scores = tl.load(scores_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
+        y_from_start = tl.load(
+            y_from_start_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            mask=K_mask[None, :],
+            other=0.0,
+        )
+        w_to_end = tl.load(
+            w_to_end_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            mask=K_mask[None, :],
             other=0.0,
         )
         inverse = tl.load(
             inverse_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :]
         )
-        scores = tl.load(scores_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
-        from_start = tl.load(from_start_ptr + chunk_row * CHUNK + token_index)
+        whole = tl.load(whole_ptr + chunk_row * K + K_index, mask=K_mask, other=0.0)
 
         S_operand = S.to(dtype)
-        R = (
-            beta[None, :] * v
-            + tl.dot(S_operand, tl.trans(k), input_precision=PRECISION) * (-beta * from_start)[None, :]
-        )
+        if states_ptr is not None:
+            tl.store(
+                states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
+                S_operand,
+                mask=V_mask[:, None] & K_mask[None, :],
+            )
+        R = beta[None, :] * v + tl.dot(S_operand, tl.trans(y_from_start), input_precision=PRECISION)
         U = tl.dot(R.to(dtype), tl.trans(inverse), R, input_precision=PRECISION)
         U_operand = U.to(dtype)
-        read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION) * from_start[None, :]
+        if U_ptr is not None:
+            tl.store(
+                U_ptr + chunk_row * (V * CHUNK) + V_index[:, None] * CHUNK + token_index[None, :],
+                U_operand,
+                mask=V_mask[:, None],
+            )
+        read = tl.dot(S_operand, tl.trans(q_from_start), input_precision=PRECISION)
         read = tl.dot(U_operand, tl.trans(scores), read, input_precision=PRECISION)
         o = scale * read
         tl.store(
@@ -157,9 +174,7 @@ def chunk_precond_gated_delta_rule_s_kernel(
             o.to(o_ptr.dtype.element_ty),
             mask=V_mask[:, None] & token_mask[None, :],
         )
-        to_end = tl.load(to_end_ptr + chunk_row * CHUNK + token_index)
-        whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)
-        S = tl.dot((U * to_end[None, :]).to(dtype), k_m, whole * S, input_precision=PRECISION)
+        S = tl.dot(U_operand, w_to_end, S * whole[None, :], input_precision=PRECISION)
 
     if S_final_ptr is not None:
         # In the order of memory, not in that of the state: offsets of its own need no registers in the loop.
@@ -173,21 +188,19 @@ def chunk_precond_gated_delta_rule_s_kernel(
 # Not specialized on T: what is compiled for one length serves all.
 @triton.jit(do_not_specialize=["T"])
 def chunk_precond_gated_delta_rule_s_states_kernel(
-    k_ptr,
     v_ptr,
     beta_ptr,
-    k_m_ptr,
     S_initial_ptr,
     cu_seqlens_ptr,
     first_chunk_ptr,
+    y_from_start_ptr,
+    w_to_end_ptr,
     inverse_ptr,
-    from_start_ptr,
-    to_end_ptr,
+    whole_ptr,
     states_ptr,
     U_ptr,
     S_final_ptr,
     T,
-    H: tl.constexpr,
     HV: tl.constexpr,
     K: tl.constexpr,
     V: tl.constexpr,
@@ -198,23 +211,20 @@ def chunk_precond_gated_delta_rule_s_states_kernel(
 ):
     """Walk the chunks of one sequence of one value head and leave behind the state before each of them.
 
-        w = k_m
-        y = -(beta * k)
         z = beta * v
-        R = z + e^G (y S)
+        R = z + y_from_start S
         U = (I - L)^-1 R
-        S = e^G_end S + (e^(G_end - G) w)^T U
+        S = whole S + w_to_end^T U
 
-    G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns BLOCK_V indices
-    of V of the state of one head of one sequence, transposed: [V, K], so that matrix products have the state's rows
-    as theirs. Nothing sums over V. Before each chunk it writes S and U, in the dtype of the products.
+    A program owns BLOCK_V indices of V of the state of one head of one sequence, transposed: [V, K], so that matrix
+    products have the state's rows as theirs. Nothing sums over V. Before each chunk it writes S and U, in the dtype
+    of the products.
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
     blocks = tl.cdiv(V, BLOCK_V)
     block = program % blocks
     value_head = program // blocks % HV
-    key_head = value_head // (HV // H)
     sequence = (program // (blocks * HV)).to(tl.int64)
     if cu_seqlens_ptr is None:
         first_token = sequence * T
@@ -224,7 +234,7 @@ def chunk_precond_gated_delta_rule_s_states_kernel(
         first_token = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
         end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
         chunk = tl.load(first_chunk_ptr + sequence)
-    dtype = k_ptr.dtype.element_ty
+    dtype = y_from_start_ptr.dtype.element_ty
     K_index = tl.arange(0, BLOCK_K)
     K_mask = K_index < K
     V_index = block * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -246,26 +256,26 @@ def chunk_precond_gated_delta_rule_s_states_kernel(
         token_mask = token < end_token
         chunk_row = chunk * HV + value_head
         chunk += 1
-        k = tl.load(
-            k_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
-            mask=token_mask[:, None] & K_mask[None, :],
-            other=0.0,
-        )
         v = tl.load(
             v_ptr + (token * HV + value_head)[None, :] * V + V_index[:, None],
             mask=V_mask[:, None] & token_mask[None, :],
             other=0.0,
         ).to(tl.float32)
         beta = tl.load(beta_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
-        k_m = tl.load(
-            k_m_ptr + (token * HV + value_head)[:, None] * K + K_index[None, :],
-            mask=token_mask[:, None] & K_mask[None, :],
+        y_from_start = tl.load(
+            y_from_start_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            mask=K_mask[None, :],
+            other=0.0,
+        )
+        w_to_end = tl.load(
+            w_to_end_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            mask=K_mask[None, :],
             other=0.0,
         )
         inverse = tl.load(
             inverse_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :]
         )
-        from_start = tl.load(from_start_ptr + chunk_row * CHUNK + token_index)
+        whole = tl.load(whole_ptr + chunk_row * K + K_index, mask=K_mask, other=0.0)
 
         S_operand = S.to(dtype)
         tl.store(
@@ -273,10 +283,7 @@ def chunk_precond_gated_delta_rule_s_states_kernel(
             S_operand,
             mask=V_mask[:, None] & K_mask[None, :],
         )
-        R = (
-            beta[None, :] * v
-            + tl.dot(S_operand, tl.trans(k), input_precision=PRECISION) * (-beta * from_start)[None, :]
-        )
+        R = beta[None, :] * v + tl.dot(S_operand, tl.trans(y_from_start), input_precision=PRECISION)
         U = tl.dot(R.to(dtype), tl.trans(inverse), R, input_precision=PRECISION)
         U_operand = U.to(dtype)
         tl.store(
@@ -284,9 +291,7 @@ def chunk_precond_gated_delta_rule_s_states_kernel(
             U_operand,
             mask=V_mask[:, None],
         )
-        to_end = tl.load(to_end_ptr + chunk_row * CHUNK + token_index)
-        whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)
-        S = tl.dot((U * to_end[None, :]).to(dtype), k_m, whole * S, input_precision=PRECISION)
+        S = tl.dot(U_operand, w_to_end, S * whole[None, :], input_precision=PRECISION)
 
     if S_final_ptr is not None:
         # In the order of memory, not in that of the state: offsets of its own need no registers in the loop.
@@ -300,18 +305,16 @@ def chunk_precond_gated_delta_rule_s_states_kernel(
 # Not specialized on T: what is compiled for one length serves all.
 @triton.jit(do_not_specialize=["T"])
 def chunk_precond_gated_delta_rule_s_output_kernel(
-    q_ptr,
     cu_seqlens_ptr,
     chunk_sequence_ptr,
     first_chunk_ptr,
+    q_from_start_ptr,
     scores_ptr,
-    from_start_ptr,
     states_ptr,
     U_ptr,
     o_ptr,
     scale,
     T,
-    H: tl.constexpr,
     HV: tl.constexpr,
     K: tl.constexpr,
     V: tl.constexpr,
@@ -322,18 +325,16 @@ def chunk_precond_gated_delta_rule_s_output_kernel(
 ):
     """Put out what the tokens of all chunks read, from the state before each chunk.
 
-        read = e^G (q S) + A U
+        read = q_from_start S + A U
         o = scale * read
 
-    G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns BLOCK_V indices
-    of V of one chunk of one head, and reads S and U from before it.
+    A program owns BLOCK_V indices of V of one chunk of one head.
     """
     TOKENS: tl.constexpr = CHUNK
     blocks = tl.cdiv(V, BLOCK_V)
     block = tl.program_id(0) % blocks
     program = tl.program_id(0) // blocks
     value_head = program % HV
-    key_head = value_head // (HV // H)
     chunk = (program // HV).to(tl.int64)
     chunk_row = chunk * HV + value_head
     if cu_seqlens_ptr is None:
@@ -352,13 +353,12 @@ def chunk_precond_gated_delta_rule_s_output_kernel(
     token_index = tl.arange(0, CHUNK)
     token = start + token_index
     token_mask = token < end_token
-    q = tl.load(
-        q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
-        mask=token_mask[:, None] & K_mask[None, :],
+    q_from_start = tl.load(
+        q_from_start_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+        mask=K_mask[None, :],
         other=0.0,
     )
     scores = tl.load(scores_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :])
-    from_start = tl.load(from_start_ptr + chunk_row * CHUNK + token_index)
 
     S_operand = tl.load(
         states_ptr + chunk_row * (V * K) + V_index[:, None] * K + K_index[None, :],
@@ -370,7 +370,7 @@ def chunk_precond_gated_delta_rule_s_output_kernel(
         mask=V_mask[:, None],
         other=0.0,
     )
-    read = tl.dot(S_operand, tl.trans(q), input_precision=PRECISION) * from_start[None, :]
+    read = tl.dot(S_operand, tl.trans(q_from_start), input_precision=PRECISION)
     read = tl.dot(U_operand, tl.trans(scores), read, input_precision=PRECISION)
     o = scale * read
     tl.store(

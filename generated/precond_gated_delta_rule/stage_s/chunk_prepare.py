@@ -7,15 +7,59 @@ import triton.language as tl
 
 
 @triton.jit
-def split_log_decay(g):
-    """g in log2 units, as multiples of 2^-10 and what is left of them.
+def between(first, end, SIZE: tl.constexpr):
+    """Of each row of a square, the columns from first to before end."""
+    column = tl.arange(0, SIZE)[None, :]
+    return (column >= first[:, None]) & (column < end[:, None])
 
-    Sums of the first over a chunk are exact in float32 and those of the second are small, so that differences of sums
-    lose nothing. A reset, g = -inf, counts as -160: float32 rounds that power of two to zero.
+
+@triton.jit
+def decay_over(rows, log_decay, TERMS: tl.constexpr):
+    """e to the sum of log_decay, [rows, keys], over those rows that `rows`, [., rows], names for each; or a batch.
+
+    A product with ones adds them up: nothing is subtracted, so nothing cancels. It takes log_decay as a sum of TERMS
+    numbers in bfloat16, whose products with ones are exact.
     """
-    log2_decay = tl.maximum(g * 1.4426950408889634, -160.0, propagate_nan=tl.PropagateNan.ALL)
-    coarse = tl.floor(log2_decay * 1024.0) / 1024.0
-    return coarse, log2_decay - coarse
+    ones = tl.where(rows, 1.0, 0.0).to(tl.bfloat16)
+    term = log_decay.to(tl.bfloat16)
+    total = tl.dot(ones, term)
+    for _ in tl.static_range(1, TERMS):
+        log_decay -= term.to(tl.float32)
+        term = log_decay.to(tl.bfloat16)
+        total = tl.dot(ones, term, total)
+    return tl.exp2(total * 1.4426950408889634)
+
+
+@triton.jit
+def decay_to_cut(row, level, log_decay, AFTER: tl.constexpr, TERMS: tl.constexpr):
+    """Cut each block of 2^(level + 1) rows in halves, and let each row decay at the cut: a written row, in the lower
+    half, over the rows after it; a reading one, in the upper, over those up to itself, itself too where AFTER is 1.
+
+    No row decays over more than half a chunk, its REACH: the products with ones, of 16 rows each, span no more.
+    """
+    SIZE: tl.constexpr = log_decay.shape[0]
+    KEYS: tl.constexpr = log_decay.shape[1]
+    REACH: tl.constexpr = SIZE // 2 if SIZE > 16 else SIZE
+    half = 1 << level
+    start = (row >> level) << level
+    upper = (row & half) != 0
+    reached = row // REACH * REACH
+    rows = between(
+        tl.where(upper, start, row + 1) - reached, tl.where(upper, row + AFTER, start + half) - reached, REACH
+    )
+    rows = tl.reshape(rows, (SIZE // 16, 16, REACH))
+    halves = tl.reshape(log_decay, (SIZE // REACH, 1, REACH, KEYS))
+    halves = tl.broadcast_to(halves, (SIZE // REACH, REACH // 16, REACH, KEYS))
+    decay = decay_over(rows, tl.reshape(halves, (SIZE // 16, REACH, KEYS)), TERMS)
+    return tl.reshape(decay, (SIZE, KEYS))
+
+
+@triton.jit
+def seen_across_cut(row, level):
+    """Whether a row, in the upper half of a block of 2^(level + 1), sees what one of its lower half wrote."""
+    start = (row >> level) << level
+    upper = (row & (1 << level)) != 0
+    return between(tl.where(upper, start - (1 << level), 0), tl.where(upper, start, 0), row.shape[0])
 
 
 @triton.jit
@@ -75,16 +119,20 @@ def chunk_precond_gated_delta_rule_s_prepare_kernel(
     cu_seqlens_ptr,
     chunk_sequence_ptr,
     first_chunk_ptr,
-    inverse_ptr,
+    q_from_start_ptr,
     scores_ptr,
-    from_start_ptr,
-    to_end_ptr,
+    y_from_start_ptr,
+    w_to_end_ptr,
+    inverse_ptr,
+    whole_ptr,
     T,
     H: tl.constexpr,
     HV: tl.constexpr,
     K: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    LEVELS: tl.constexpr,
+    TERMS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Prepare every chunk for the walk: what of it does not depend on the state.
@@ -93,11 +141,16 @@ def chunk_precond_gated_delta_rule_s_prepare_kernel(
         y = -(beta * k)
         L_ij = y_i . w_j e^(G_i - G_j), j < i
         A_ij = q_i . w_j e^(G_i - G_j), j <= i
+        y_from_start = y e^G
+        q_from_start = q e^G
+        w_to_end = w e^(G_end - G)
+        whole = e^G_end
 
     G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. A program owns one chunk of one
-    head. Each token of a head reads 3*K + 2 elements; a chunk writes (I - L)^-1 and A, of CHUNK columns, in the
-    dtype of the inputs, and for each row e^G and e^(G_end - G) in float32. The inverse is stored without its
-    diagonal of ones.
+    head and passes over the keys twice: for the products of rows, then for the rows. Each token of a head reads 3*K
+    + 2 elements; a chunk writes what the walk needs of these, in the dtype of the products. The inverse is stored
+    without its diagonal of ones. Pairs of rows are taken by halving, so that no factor of a decay exceeds 1
+    (`decay_to_cut`).
     """
     TOKENS: tl.constexpr = CHUNK
     program = tl.program_id(0)
@@ -114,50 +167,95 @@ def chunk_precond_gated_delta_rule_s_prepare_kernel(
         chunks_before = tl.load(first_chunk_ptr + sequence)
         start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64) + (chunk - chunks_before) * TOKENS
         end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)
-    K_index = tl.arange(0, BLOCK_K)
-    K_mask = K_index < K
+    dtype = q_from_start_ptr.dtype.element_ty
     token_index = tl.arange(0, CHUNK)
     token = start + token_index
     token_mask = token < end_token
     g = tl.load(g_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
+    beta = tl.load(beta_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
 
-    coarse, fine = split_log_decay(g)
-    coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)
-    coarse_end, fine_end = tl.sum(coarse, axis=0), tl.sum(fine, axis=0)
-    from_start = tl.exp2(coarse_sum + fine_sum)
-    to_end = tl.exp2((coarse_end - coarse_sum) + (fine_end - fine_sum))
-    tl.store(from_start_ptr + chunk_row * CHUNK + token_index, from_start)
-    tl.store(to_end_ptr + chunk_row * CHUNK + token_index, to_end)
+    scores = tl.zeros((CHUNK, CHUNK), tl.float32)
+    L = tl.zeros((CHUNK, CHUNK), tl.float32)
+    for key_start in range(0, K, BLOCK_K):
+        K_index = key_start + tl.arange(0, BLOCK_K)
+        K_mask = K_index < K
+        q = tl.load(
+            q_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
+            mask=token_mask[:, None] & K_mask[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        k = tl.load(
+            k_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
+            mask=token_mask[:, None] & K_mask[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        k_m = tl.load(
+            k_m_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
+            mask=token_mask[:, None] & K_mask[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        log_decay = tl.maximum(g, -111.0, propagate_nan=tl.PropagateNan.ALL)
+        log_decay = tl.broadcast_to(log_decay[:, None], (CHUNK, BLOCK_K))
+        scores += tl.where(token_index[:, None] == token_index[None, :], tl.sum(q * k_m, axis=1)[:, None], 0.0)
+        for level in range(LEVELS):
+            decay = decay_to_cut(token_index, level, log_decay, 1, TERMS)
+            q_decayed = (q * decay).to(dtype)
+            k_decayed = (k * decay).to(dtype)
+            k_m_decayed = (k_m * decay).to(dtype)
+            seen = seen_across_cut(token_index, level)
+            scores += tl.where(seen, tl.dot(q_decayed, tl.trans(k_m_decayed), input_precision=PRECISION), 0.0)
+            L += tl.where(seen, tl.dot(k_decayed, tl.trans(k_m_decayed), input_precision=PRECISION), 0.0)
 
-    q = tl.load(
-        q_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
-        mask=token_mask[:, None] & K_mask[None, :],
-        other=0.0,
-    )
-    k_m = tl.load(
-        k_m_ptr + (token * HV + value_head)[:, None] * K + K_index[None, :],
-        mask=token_mask[:, None] & K_mask[None, :],
-        other=0.0,
-    )
-
-    decay = tl.exp2((coarse_sum[:, None] - coarse_sum[None, :]) + (fine_sum[:, None] - fine_sum[None, :]))
-    scores = tl.dot(q, tl.trans(k_m), input_precision=PRECISION) * decay
-    scores = tl.where(token_index[:, None] >= token_index[None, :], scores, 0.0)
+    L *= (-beta)[:, None]
     tl.store(
         scores_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :],
         scores.to(scores_ptr.dtype.element_ty),
     )
-
-    k = tl.load(
-        k_ptr + (token * H + key_head)[:, None] * K + K_index[None, :],
-        mask=token_mask[:, None] & K_mask[None, :],
-        other=0.0,
-    )
-    beta = tl.load(beta_ptr + token * HV + value_head, mask=token_mask, other=0.0).to(tl.float32)
-    L = tl.dot(k, tl.trans(k_m), input_precision=PRECISION) * ((-beta)[:, None] * decay)
-    L = tl.where(token_index[:, None] > token_index[None, :], L, 0.0)
     inverse = invert(L, CHUNK, PRECISION)
     tl.store(
         inverse_ptr + chunk_row * (CHUNK * CHUNK) + token_index[:, None] * CHUNK + token_index[None, :],
         inverse.to(inverse_ptr.dtype.element_ty),
     )
+
+    for key_start in range(0, K, BLOCK_K):
+        K_index = key_start + tl.arange(0, BLOCK_K)
+        K_mask = K_index < K
+        q = tl.load(
+            q_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
+            mask=token_mask[:, None] & K_mask[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        k = tl.load(
+            k_ptr + (start * H + key_head) * K + token_index[:, None] * (H * K) + K_index[None, :],
+            mask=token_mask[:, None] & K_mask[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        k_m = tl.load(
+            k_m_ptr + (start * HV + value_head) * K + token_index[:, None] * (HV * K) + K_index[None, :],
+            mask=token_mask[:, None] & K_mask[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        log_decay = tl.maximum(g, -111.0, propagate_nan=tl.PropagateNan.ALL)
+        log_decay = tl.broadcast_to(log_decay[:, None], (CHUNK, BLOCK_K))
+        from_start = decay_over(token_index[:, None] >= token_index[None, :], log_decay, TERMS)
+        y_from_start = k * (-beta)[:, None] * from_start
+        q_from_start = q * from_start
+        tl.store(
+            y_from_start_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            y_from_start.to(y_from_start_ptr.dtype.element_ty),
+            mask=K_mask[None, :],
+        )
+        tl.store(
+            q_from_start_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            q_from_start.to(q_from_start_ptr.dtype.element_ty),
+            mask=K_mask[None, :],
+        )
+        to_end = decay_over(token_index[:, None] < token_index[None, :], log_decay, TERMS)
+        w_to_end = (k_m * to_end).to(dtype)
+        tl.store(
+            w_to_end_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],
+            w_to_end.to(w_to_end_ptr.dtype.element_ty),
+            mask=K_mask[None, :],
+        )
+        whole = tl.exp2(tl.sum(log_decay, axis=0) * 1.4426950408889634)
+        tl.store(whole_ptr + chunk_row * K + K_index, whole.to(whole_ptr.dtype.element_ty), mask=K_mask)
