@@ -6,6 +6,7 @@ import math
 
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import leading_axes, state_annotation
+from flagen.backends.stages import HERE, SHARED
 from flagen.backends.text import tuple_of
 from flagen.plan.model import Plan
 from flagen.spec.model import Spec
@@ -27,6 +28,7 @@ def arguments_file(plan: Plan) -> Rendering:
         "torch/arguments.py.j2",
         {
             "name": spec.name,
+            SHARED: HERE,
             "inputs": [i.name for i in spec.inputs],
             "params": [
                 {

@@ -10,6 +10,7 @@ from flagen.algebra.equations import Equation, Exponent, Factor
 from flagen.algebra.normal_form import Read
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter
+from flagen.backends.stages import HERE, SHARED
 from flagen.backends.text import wrapped
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.equations import EquationPrinter
@@ -39,6 +40,7 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
         "torch/chunk.py.j2",
         {
             **common_context(spec, size),
+            SHARED: HERE,
             "prelude": lines,
             "rows": arguments,
             "row_names": [name for name, _ in arguments],

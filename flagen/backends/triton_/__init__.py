@@ -48,13 +48,10 @@ class TritonBackend:
         """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both.
         What they share is in `operators.py`."""
         staged = _staged(plan.chunk_kernel) if isinstance(plan.chunk_kernel, StagedPlan) else ()
-        return (*_with_operators(*_fused_recurrent(plan), *_by_chunks(plan)), *staged)
-
-
-def _with_operators(*launchers: Rendering) -> tuple[Rendering, ...]:
-    takes_output = any(launcher.context.get("takes_output") for launcher in launchers)
-    shared = Rendering("operators.py", "triton/operators.py.j2", {"takes_output": takes_output})
-    return (*launchers, shared) if launchers else ()
+        launchers = (*_fused_recurrent(plan), *_by_chunks(plan), *staged)
+        takes_output = any(launcher.context.get("takes_output") for launcher in launchers)
+        shared = Rendering("operators.py", "triton/operators.py.j2", {"takes_output": takes_output})
+        return (*launchers, shared) if launchers else ()
 
 
 def _by_chunks(plan: Plan) -> tuple[Rendering, ...]:
@@ -63,9 +60,7 @@ def _by_chunks(plan: Plan) -> tuple[Rendering, ...]:
 
 def _staged(plan: StagedPlan) -> tuple[Rendering, ...]:
     whole = Rendering("chunk_fused.py", "triton/staged.py.j2", staged_launcher_context(plan))
-    packages = (
-        inside(package_of(stage, plan.spec.name), _with_operators(*_by_chunks(stage.plan))) for stage in plan.stages
-    )
+    packages = (inside(package_of(stage, plan.spec.name), _by_chunks(stage.plan)) for stage in plan.stages)
     return (whole, *chain.from_iterable(packages))
 
 

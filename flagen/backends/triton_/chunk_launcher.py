@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flagen.backends.signature import Parameter
+from flagen.backends.stages import HERE, SHARED
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import common_context
 from flagen.backends.triton_.chunk_kernel import kernels_of as scalar_kernels
@@ -155,6 +156,7 @@ def chunk_kept_context(plan: RowPlan, backward: Backward) -> Mapping[str, object
     shared = chunk_launcher_context(plan, backward)
     return {
         **{key: shared[key] for key in ("name", "steps", "keep", "kept", "walked")},
+        SHARED: HERE,
         "kept_arrays": backward.kept,
         "in_every_mode": [array.name for array in backward.kept if array.walked and array.kept_in == "PREPARED"],
     }
@@ -196,6 +198,7 @@ def function_context(
     return {
         **common_context(spec, chunk_size, *modes),
         **operator.context(),
+        SHARED: HERE,
         "initials": operator.initials,
         "sizes": SIZES,
     }

@@ -98,6 +98,7 @@ class Operator:
         state_sizes = {state.name: ("runs", "HV", *state.dims) for state in self.spec.states}
         return {
             "operator": self.name,
+            "registered": self.name,
             "backward": self.backward,
             "backward_call": self._backward_call(),
             "has_kernel": " and ".join(self.has_kernel),

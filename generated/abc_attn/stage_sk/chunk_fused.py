@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import operators
+from .. import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_abc_attn_sk
 from .chunk_backward import chunk_backward_abc_attn_sk
@@ -116,7 +116,7 @@ def _in_pytorch(
     return operators.results(o, Sk_final, *[None] * 1)
 
 
-@operators.register("chunk")
+@operators.register("chunk_abc_attn_sk")
 def _chunk(
     q: Tensor,
     k: Tensor,
@@ -154,7 +154,7 @@ def _allocate(q, k, log_decay, exp_s_z, initial_state, cu_seqlens, output_final_
     return operators.results(o, Sk_final if output_final_state else None, *kept_arrays)
 
 
-@operators.register("chunk_backward")
+@operators.register("chunk_abc_attn_sk_backward")
 def _chunk_backward(
     q: Tensor,
     k: Tensor,

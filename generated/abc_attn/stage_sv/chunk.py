@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .arguments import Arguments, check_arguments, without_autocast
+from ..arguments import without_autocast
+from .arguments import Arguments, check_arguments
 
 
 @without_autocast

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import operators
+from .. import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_abc_attn_sv
 from .chunk_backward import chunk_backward_abc_attn_sv
@@ -121,7 +121,7 @@ def _in_pytorch(
     return operators.results(o, Sv_final, *[None] * 5)
 
 
-@operators.register("chunk")
+@operators.register("chunk_abc_attn_sv")
 def _chunk(
     v: Tensor,
     log_decay: Tensor,
@@ -164,7 +164,7 @@ def _allocate(v, log_decay, exp_s_z, Sk_q, initial_state, cu_seqlens, scale, out
     return operators.results(o, Sv_final if output_final_state else None, *kept_arrays)
 
 
-@operators.register("chunk_backward")
+@operators.register("chunk_abc_attn_sv_backward")
 def _chunk_backward(
     v: Tensor,
     log_decay: Tensor,

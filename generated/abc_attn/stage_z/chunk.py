@@ -20,7 +20,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .arguments import Arguments, check_arguments, without_autocast
+from ..arguments import without_autocast
+from .arguments import Arguments, check_arguments
 
 
 @without_autocast

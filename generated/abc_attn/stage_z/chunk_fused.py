@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import operators
+from .. import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_abc_attn_z
 from .chunk_backward import chunk_backward_abc_attn_z
@@ -92,7 +92,7 @@ def _in_pytorch(
     )
 
 
-@operators.register("chunk")
+@operators.register("chunk_abc_attn_z")
 def _chunk(
     s: Tensor,
     initial_state: Tensor | None,
@@ -115,7 +115,7 @@ def _allocate(s, initial_state, cu_seqlens, output_final_state, chunk_size, keep
     return operators.results(*_room(args, s, output_final_state, chunk_size, keep and operators.has_kernel(args)))
 
 
-@operators.register("chunk_backward")
+@operators.register("chunk_abc_attn_z_backward")
 def _chunk_backward(
     s: Tensor,
     initial_state: Tensor | None,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import operators
+from .. import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_gsa_sk
 from .chunk_backward import chunk_backward_gsa_sk
@@ -110,7 +110,7 @@ def _in_pytorch(
     return operators.results(o, Sk_final, *[None] * 1)
 
 
-@operators.register("chunk")
+@operators.register("chunk_gsa_sk")
 def _chunk(
     q: Tensor,
     k: Tensor,
@@ -146,7 +146,7 @@ def _allocate(q, k, s, g, initial_state, cu_seqlens, output_final_state, chunk_s
     return operators.results(o, Sk_final if output_final_state else None, *kept_arrays)
 
 
-@operators.register("chunk_backward")
+@operators.register("chunk_gsa_sk_backward")
 def _chunk_backward(
     q: Tensor,
     k: Tensor,

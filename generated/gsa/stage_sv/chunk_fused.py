@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import operators
+from .. import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_gsa_sv
 from .chunk_backward import chunk_backward_gsa_sv
@@ -115,7 +115,7 @@ def _in_pytorch(
     return operators.results(o, Sv_final, *[None] * 5)
 
 
-@operators.register("chunk")
+@operators.register("chunk_gsa_sv")
 def _chunk(
     v: Tensor,
     s: Tensor,
@@ -152,7 +152,7 @@ def _allocate(v, s, g, Sk_q, initial_state, cu_seqlens, scale, output_final_stat
     return operators.results(o, Sv_final if output_final_state else None, *kept_arrays)
 
 
-@operators.register("chunk_backward")
+@operators.register("chunk_gsa_sv_backward")
 def _chunk_backward(
     v: Tensor,
     s: Tensor,

@@ -4,18 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import wraps
 from itertools import pairwise
-from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from ..arguments import _check_packing, _fit, _offsets
 
 
 @dataclass(frozen=True)
@@ -120,71 +116,3 @@ def check_arguments(
         dtype=torch.float64 if any(x.dtype == torch.float64 for x in tensors.values()) else torch.float32,
         device=device,
     )
-
-
-def _fit(sizes: dict[str, int], name: str, tensor: Tensor, axes: tuple[str, ...], steps: int = 1) -> None:
-    """Check `tensor` against the sizes known so far and learn the others from it; its second axis counts `steps` rows
-    a token."""
-    if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name}: expected a tensor [{', '.join(axes)}], got {type(tensor).__name__}")
-    if not tensor.is_floating_point():
-        raise ValueError(f"{name}: expected a floating dtype, got {tensor.dtype}")
-    shape = tuple(tensor.shape)
-    if len(shape) != len(axes):
-        raise ValueError(f"{name}: expected shape [{', '.join(axes)}], got {shape}")
-    for place, (axis, size) in enumerate(zip(axes, shape, strict=True)):
-        if place == 1 and steps > 1:
-            if size % steps:
-                raise ValueError(f"{name}: expected a multiple of {steps} rows ({axis}), got shape {shape}")
-            size //= steps
-        known = sizes.setdefault(axis.split(" ")[0], size)
-        if size != known:
-            raise ValueError(
-                f"{name}: expected shape [{', '.join(axes)}] with {axis.split(' ')[0]} = {known}, got {shape}"
-            )
-        if axis in ("H", "HV") and size == 0:
-            raise ValueError(f"{name}: expected at least one head ({axis}), got shape {shape}")
-
-
-def _check_packing(cu_seqlens: Tensor, batch: int, device: torch.device) -> None:
-    """Check what can be told of `cu_seqlens` without reading it."""
-    if not isinstance(cu_seqlens, Tensor):
-        raise ValueError(f"cu_seqlens: expected a tensor [N + 1], got {type(cu_seqlens).__name__}")
-    if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.numel() < 2:
-        found = f"{cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
-        raise ValueError(f"cu_seqlens: expected [N + 1] token offsets in int32 or int64, got {found}")
-    if cu_seqlens.device != device:
-        raise ValueError(f"cu_seqlens: expected device {device} as q, got {cu_seqlens.device}")
-    if batch != 1:
-        raise ValueError(f"cu_seqlens: expected packed sequences in a batch of 1, got a batch of {batch}")
-
-
-def _offsets(cu_seqlens: Tensor, tokens: int) -> tuple[int, ...]:
-    """The tokens at which packed sequences start and end, read from the device."""
-    if torch.compiler.is_dynamo_compiling():
-        raise RuntimeError(
-            "cu_seqlens: torch.compile cannot trace reading it; without fullgraph, the graph breaks here"
-        )
-    offsets = tuple(cu_seqlens.tolist())
-    if offsets[0] != 0 or offsets[-1] != tokens or any(a > b for a, b in pairwise(offsets)):
-        raise ValueError(f"cu_seqlens: expected non-decreasing offsets from 0 to T = {tokens}, got {list(offsets)}")
-    return offsets
-
-
-def no_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Products in the dtype of their operands, whatever torch.autocast says around."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
-
-
-def without_autocast(form: Callable[P, R]) -> Callable[P, R]:
-    """`form` where torch.autocast does not reach: it chooses the dtype that it computes in."""
-
-    @wraps(form)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        devices = (x.device for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
-        with no_autocast(next(devices, torch.device("cpu"))):
-            return form(*args, **kwargs)
-
-    return run

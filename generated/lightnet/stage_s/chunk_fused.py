@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import operators
+from .. import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_lightnet_s
 from .chunk_backward import chunk_backward_lightnet_s
@@ -119,7 +119,7 @@ def _in_pytorch(
     return operators.results(o, S_final, *[None] * 5)
 
 
-@operators.register("chunk")
+@operators.register("chunk_lightnet_s")
 def _chunk(
     q: Tensor,
     v: Tensor,
@@ -160,7 +160,7 @@ def _allocate(q, v, log_decay, exp_k_z, initial_state, cu_seqlens, scale, output
     return operators.results(o, S_final if output_final_state else None, *kept_arrays)
 
 
-@operators.register("chunk_backward")
+@operators.register("chunk_lightnet_s_backward")
 def _chunk_backward(
     q: Tensor,
     v: Tensor,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import operators
+from .. import operators
 from .arguments import Arguments
 
 

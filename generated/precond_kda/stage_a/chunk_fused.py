@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import operators
+from .. import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_precond_kda_a
 from .chunk_backward import chunk_backward_precond_kda_a
@@ -111,7 +111,7 @@ def _in_pytorch(
     )
 
 
-@operators.register("chunk")
+@operators.register("chunk_precond_kda_a")
 def _chunk(
     k: Tensor,
     ga: Tensor,
@@ -141,7 +141,7 @@ def _allocate(k, ga, ba, initial_state, cu_seqlens, x, center, eps, output_final
     return operators.results(*_room(args, k, output_final_state, chunk_size, keep and operators.has_kernel(args)))
 
 
-@operators.register("chunk_backward")
+@operators.register("chunk_precond_kda_a_backward")
 def _chunk_backward(
     k: Tensor,
     ga: Tensor,

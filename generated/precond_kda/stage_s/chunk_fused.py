@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import operators
+from .. import operators
 from .arguments import Arguments, check_arguments
 from .chunk import naive_chunk_precond_kda_s
 from .chunk_backward import chunk_backward_precond_kda_s
@@ -132,7 +132,7 @@ def _in_pytorch(
     return operators.results(o, S_final, *[None] * 8)
 
 
-@operators.register("chunk")
+@operators.register("chunk_precond_kda_s")
 def _chunk(
     q: Tensor,
     k: Tensor,
@@ -173,7 +173,7 @@ def _allocate(q, k, v, g, beta, k_m, initial_state, cu_seqlens, scale, output_fi
     return operators.results(o, S_final if output_final_state else None, *kept_arrays)
 
 
-@operators.register("chunk_backward")
+@operators.register("chunk_precond_kda_s_backward")
 def _chunk_backward(
     q: Tensor,
     k: Tensor,
