@@ -5,7 +5,7 @@ from __future__ import annotations
 from flagen.backends.triton_.backward_column import PARTS, ColumnGradients
 from flagen.backends.triton_.backward_rows import Scores
 from flagen.backends.triton_.backward_walks import compile_time, trimmed
-from flagen.backends.triton_.rows import DOT, atom, pointers, scalars, steps_symbol
+from flagen.backends.triton_.rows import DOT, RowKernel, atom, pointers, scalars, steps_symbol
 from flagen.plan.backward_levels import (
     BLOCK,
     COLUMN_SCALE_GRADIENT,
@@ -24,6 +24,7 @@ from flagen.plan.backward_levels import (
     Store,
 )
 from flagen.plan.chunk_backward import ChunkBackwardPlan, scale_gradient, vector_gradient
+from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.row_planner import Part
 from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.tiles import Tile, tiles_in
@@ -33,7 +34,7 @@ KERNEL_CHOICES = ("MEMBERS", "WANTS_KEYS", "WANTS_VALUES")
 """What the last kernel is compiled for beside sizes: value heads of a key head, and which gradients are asked for."""
 
 
-class Gradients(ColumnGradients):
+class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
     """The kernel that has a program for every chunk."""
 
     def __init__(self, plan: ChunkBackwardPlan) -> None:

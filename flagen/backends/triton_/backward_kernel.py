@@ -9,7 +9,7 @@ from flagen.backends.triton_.backward_describe import gradients_docs, reverse_do
 from flagen.backends.triton_.backward_gradients import Gradients
 from flagen.backends.triton_.backward_rows import Across, AcrossColumn
 from flagen.backends.triton_.backward_walks import Reverse, States
-from flagen.backends.triton_.chunk_kernel import ScalarDecayKernel
+from flagen.backends.triton_.chunk_kernel import ScalarDecayRows
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.names import initial_of
@@ -112,7 +112,7 @@ def _gradients_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     }
 
 
-def _shared_context(plan: ChunkBackwardPlan, kernel: ScalarDecayKernel, *sections: Sections) -> Mapping[str, object]:
+def _shared_context(plan: ChunkBackwardPlan, kernel: ScalarDecayRows, *sections: Sections) -> Mapping[str, object]:
     """What all three files use."""
     rows, axes, lines = plan.rows, kernel.axes, _lines(*sections)
     return {

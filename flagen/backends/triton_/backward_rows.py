@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flagen.backends.triton_.backward_walks import compile_time, place_of, trimmed
-from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayKernel
+from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayRows
 from flagen.backends.triton_.rows import DOT, atom, pointers, scalars, steps_symbol
 from flagen.plan.backward_levels import BLOCK, HEAD, KEYS, OUTPUT_GRADIENT, R_GRADIENT, READ_GRADIENT, SHARED, Level
 from flagen.plan.chunk_backward import ChunkBackwardPlan
@@ -30,7 +30,7 @@ class Scores:
         return f"{self.name}_gradient"
 
 
-class BackwardRows(ScalarDecayKernel):
+class BackwardRows(ScalarDecayRows):
     """What works on rows of a chunk that come first in every tile: blocks of keys, blocks of values."""
 
     def __init__(self, plan: ChunkBackwardPlan, *parts: Part) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayKernel, Walk, scratch, tiles
+from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayRows, Walk, scratch, tiles
 from flagen.backends.triton_.names import initial_of
-from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, atom, pointers, scalars, steps_symbol
+from flagen.backends.triton_.rows import DOT, ROLES, RowWriter, atom, pointers, scalars, steps_symbol
 from flagen.plan.backward_levels import OUTPUT_GRADIENT, READ_GRADIENT
 from flagen.plan.chunk_backward import STATES_EVERY, ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
@@ -18,7 +18,7 @@ class States(Walk):
     """The kernel that walks the chunks forward and stores the states between them."""
 
     def __init__(self, plan: ChunkBackwardPlan) -> None:
-        RowKernel.__init__(self, plan.forward, plan.states)
+        RowWriter.__init__(self, plan.forward, plan.states)
         self.value, self.key = self.plan.value, self.plan.key
         self.state = self.name(self.plan.state.name)
 
@@ -81,7 +81,7 @@ class Reverse(Walk):
     """The kernel that walks the chunks backward with the gradient of the state."""
 
     def __init__(self, plan: ChunkBackwardPlan) -> None:
-        RowKernel.__init__(self, plan.forward, plan.reverse)
+        RowWriter.__init__(self, plan.forward, plan.reverse)
         self.backward = plan
         self.value, self.key = self.plan.value, self.plan.key
 
@@ -226,26 +226,26 @@ def compile_time(plan: ChunkKernelPlan) -> tuple[str, ...]:
     return (*([symbol] if symbol else []), "H", "HV", *tiles(plan, plan.key, plan.value))
 
 
-def store_rows(kernel: RowKernel[ChunkKernelPlan], name: str) -> str:
+def store_rows(kernel: RowWriter[ChunkKernelPlan], name: str) -> str:
     """The store of what a walk finds for each row and value."""
     axis = kernel.plan.row_axis
     offset, mask = kernel.tile(f"{place_of(kernel)} * HV + value_head", axis, (kernel.plan.value,))
     return f"tl.store({name}_ptr + {offset}, {name}.to(dtype), mask={mask})"
 
 
-def place_of(kernel: RowKernel[ChunkKernelPlan]) -> str:
+def place_of(kernel: RowWriter[ChunkKernelPlan]) -> str:
     """The numbers of a chunk's rows."""
     return "row" if kernel.grouped else "token"
 
 
-def parameters_of(kernel: RowKernel[ChunkKernelPlan], names: list[str]) -> list[str]:
+def parameters_of(kernel: RowWriter[ChunkKernelPlan], names: list[str]) -> list[str]:
     """A walk's parameters: pointers, numbers, sizes."""
     sizes = [f"{name}: tl.constexpr" for name in compile_time(kernel.plan)]
     return [*(f"{name}_ptr" for name in names), *scalars(kernel.plan, *kernel.parts), "T", *sizes]
 
 
 def step_of(
-    kernel: RowKernel[ChunkKernelPlan], states: list[str], names: list[str], *blocks: str, declared: bool
+    kernel: RowWriter[ChunkKernelPlan], states: list[str], names: list[str], *blocks: str, declared: bool
 ) -> list[str]:
     """What the step of a walk over one chunk takes: the states it has, pointers, the chunk, numbers, sizes; `blocks`
     are the number of its block of values and how many there are, where it asks."""
@@ -278,7 +278,7 @@ def _assigned(line: str) -> list[str]:
     return re.findall(r"\w+", found[0]) if found else []
 
 
-def inline_decays(kernel: ScalarDecayKernel) -> list[str]:
+def inline_decays(kernel: ScalarDecayRows) -> list[str]:
     """The factors of a decay that nothing was prepared of."""
     if kernel.plan.row_decay is None:
         return []

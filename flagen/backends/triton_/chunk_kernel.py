@@ -6,7 +6,18 @@ from collections.abc import Mapping
 
 from flagen.backends.triton_.chunk_describe import output_docs, prepare_docs, states_docs, walk_docs
 from flagen.backends.triton_.helpers import row_helpers_for
-from flagen.backends.triton_.rows import DOT, ROLES, RowKernel, atom, heads, key_heads, pointers, scalars, steps_symbol
+from flagen.backends.triton_.rows import (
+    DOT,
+    ROLES,
+    PrintedKernel,
+    RowWriter,
+    atom,
+    heads,
+    key_heads,
+    pointers,
+    scalars,
+    steps_symbol,
+)
 from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
 from flagen.plan.chunk_backward import STATES_EVERY
 from flagen.plan.chunk_kernel import ChunkKernelPlan
@@ -69,7 +80,7 @@ def tiles(plan: ChunkKernelPlan, *dims: str) -> tuple[str, ...]:
     return (*dims, "CHUNK", *tokens, *(f"BLOCK_{dim}" for dim in dims), "PRECISION")
 
 
-class ScalarDecayKernel(RowKernel[ChunkKernelPlan]):
+class ScalarDecayRows(RowWriter[ChunkKernelPlan]):
     """What the kernels of a plan have in common."""
 
     def decays(self) -> list[str]:
@@ -149,7 +160,7 @@ class ScalarDecayKernel(RowKernel[ChunkKernelPlan]):
         return f"tl.sum({self.operand('k')}.to(tl.float32){factor}, axis=0)"
 
 
-class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
+class Walk(ScalarDecayRows, WalkKernel[ChunkKernelPlan]):
     """A kernel that has the state of a sequence."""
 
     def scratch(self) -> tuple[str, ...]:
@@ -339,7 +350,7 @@ class Walk(ScalarDecayKernel, WalkKernel[ChunkKernelPlan]):
         return lines
 
 
-class Prepare(ScalarDecayKernel):
+class Prepare(ScalarDecayRows, PrintedKernel[ChunkKernelPlan]):
     """The kernel that prepares all chunks at once. It loads nothing before it is needed: registers are scarce."""
 
     def parameters(self) -> list[str]:

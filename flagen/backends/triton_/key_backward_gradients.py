@@ -10,7 +10,7 @@ from flagen.backends.triton_.key_backward_pairs import PARTS, Pairs
 from flagen.backends.triton_.key_backward_walks import scaled_rows
 from flagen.backends.triton_.key_rows import LOG2_E, Array, Score, decay_tiles
 from flagen.backends.triton_.lines import live, names_in
-from flagen.backends.triton_.rows import DOT, pointers, scalars
+from flagen.backends.triton_.rows import DOT, PrintedKernel, pointers, scalars
 from flagen.plan.backward_levels import (
     BLOCK,
     DECAY_GRADIENT,
@@ -29,6 +29,7 @@ from flagen.plan.backward_levels import (
 )
 from flagen.plan.chunk_backward import scale_gradient, vector_gradient
 from flagen.plan.key_backward import OWN, KeyBackwardPlan
+from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
 from flagen.plan.rows import TOKEN
 from flagen.plan.schedule import Load, Set
@@ -48,7 +49,7 @@ class ValuePass:
     end: list[str] = field(default_factory=list)
 
 
-class KeyGradients(Pairs):
+class KeyGradients(Pairs, PrintedKernel[KeyKernelPlan]):
     """The kernel that has a program for every chunk of a key head."""
 
     def __init__(self, plan: KeyBackwardPlan) -> None:

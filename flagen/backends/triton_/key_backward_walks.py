@@ -9,7 +9,7 @@ from typing import Any
 from flagen.backends.triton_.key_kernel import Pass, Prepare, Walk
 from flagen.backends.triton_.key_rows import Array, KeyRows, arrays
 from flagen.backends.triton_.lines import live, names_in
-from flagen.backends.triton_.rows import DOT, pointers, scalars
+from flagen.backends.triton_.rows import DOT, PrintedKernel, pointers, scalars
 from flagen.backends.triton_.walk import Form
 from flagen.plan.backward_levels import OUTPUT_GRADIENT, R_GRADIENT, READ_GRADIENT
 from flagen.plan.key_backward import KeyBackwardPlan
@@ -119,7 +119,7 @@ class TurnedOutput(Walk):
         return f"chunk_{self.plan.spec.name}_turned_output_kernel"
 
 
-class Reverse(KeyRows):
+class Reverse(KeyRows, PrintedKernel[KeyKernelPlan]):
     """Walks the chunks backward with the gradient of the state, in the layout of the forward walks."""
 
     def __init__(self, plan: KeyBackwardPlan) -> None:

@@ -10,7 +10,7 @@ from flagen.backends.triton_.key_describe import output_docs, prepare_docs, stat
 from flagen.backends.triton_.key_output import RightOutput
 from flagen.backends.triton_.key_rows import LOG2_E, Array, KeyRows, Score, arrays, decay_tiles, indented, scores_of
 from flagen.backends.triton_.lines import live, names_in
-from flagen.backends.triton_.rows import DOT, heads, key_heads, pointers, scalars
+from flagen.backends.triton_.rows import DOT, PrintedKernel, heads, key_heads, pointers, scalars
 from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import RowLoad
@@ -149,7 +149,7 @@ class Pass:
     after: list[str]
 
 
-class Prepare(KeyRows):
+class Prepare(KeyRows, PrintedKernel[KeyKernelPlan]):
     """The kernel that prepares all chunks at once, in passes over the keys, block by block. The first ones add up the
     products of rows; the last writes the rows themselves, decayed to the ends of the chunk."""
 

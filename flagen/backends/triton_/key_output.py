@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from flagen.backends.triton_.key_rows import LOG2_E, KeyRows, arrays, indented
 from flagen.backends.triton_.lines import live, names_in
-from flagen.backends.triton_.rows import DOT, pointers, scalars
+from flagen.backends.triton_.rows import DOT, PrintedKernel, pointers, scalars
 from flagen.backends.triton_.walk import PACKING
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import RowLoad, RowSet
@@ -15,7 +15,7 @@ from flagen.plan.schedule import Load, Set
 from flagen.plan.tiles import Value
 
 
-class RightOutput(KeyRows):
+class RightOutput(KeyRows, PrintedKernel[KeyKernelPlan]):
     """Owns a block of keys of one chunk, for which it passes over the values once."""
 
     def __init__(self, plan: KeyKernelPlan) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flagen.backends.triton_.rows import RowKernel, kernel_name
+from flagen.backends.triton_.rows import RowWriter, kernel_name
 from flagen.diagnostics import InternalError
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
@@ -91,7 +91,7 @@ def decay_tiles(plan: KeyKernelPlan) -> tuple[str, ...]:
     return ("LEVELS", "TERMS") if plan.leaf.is_one else ("LEVELS", "LEAF_LEVELS", "TERMS")
 
 
-class KeyRows(RowKernel[KeyKernelPlan]):
+class KeyRows(RowWriter[KeyKernelPlan]):
     """Loads rows block by block of keys, all in float32.
 
     key_roles: the rows over the keys; `readers`: those that read, and whether the decay of their own token counts.

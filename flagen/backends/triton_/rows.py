@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
@@ -103,7 +104,7 @@ class RowPrinter(Printer):
         return super()._print(tile)
 
 
-class RowKernel(Generic[P]):
+class RowWriter(Generic[P]):
     """Writes what the kernels of a plan have in common: their loads, their expressions, their decays."""
 
     def __init__(self, plan: P, *parts: Part) -> None:
@@ -113,23 +114,6 @@ class RowKernel(Generic[P]):
         self.row = plan.row_axis
         self.grouped = self.row == ROW
         self.printers = {axis: RowPrinter(self.axes, self._names(axis)) for axis in ("", TOKEN, ROW)}
-
-    @property
-    def kernel(self) -> str:
-        """What the kernel is called."""
-        raise NotImplementedError
-
-    def parameters(self) -> list[str]:
-        """The parameters of the kernel: pointers, numbers, what it is compiled for."""
-        raise NotImplementedError
-
-    def context(self) -> Mapping[str, object]:
-        """What a template needs to know of the kernel."""
-        raise NotImplementedError
-
-    def lines(self) -> list[str]:
-        """What the kernel does, a statement a line."""
-        raise NotImplementedError
 
     def indices(self) -> list[str]:
         """The numbers of a chunk's tokens and rows within it."""
@@ -287,6 +271,31 @@ class RowKernel(Generic[P]):
             return []
         text = atom(self.print(tile, self.axis_of(role)))
         return [f"{text}{spread}" if tile.dims else text]
+
+
+class RowKernel(RowWriter[P], ABC):
+    """A kernel over the rows of chunks, as launches know it."""
+
+    @property
+    @abstractmethod
+    def kernel(self) -> str:
+        """What the kernel is called."""
+
+    @abstractmethod
+    def parameters(self) -> list[str]:
+        """The parameters of the kernel: pointers, numbers, what it is compiled for."""
+
+
+class PrintedKernel(RowKernel[P]):
+    """One that is all lines, with what a template needs around them."""
+
+    @abstractmethod
+    def context(self) -> Mapping[str, object]:
+        """What a template needs to know of the kernel."""
+
+    @abstractmethod
+    def lines(self) -> list[str]:
+        """What the kernel does, a statement a line."""
 
 
 def atom(text: str) -> str:

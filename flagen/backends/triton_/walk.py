@@ -7,7 +7,7 @@ but less to do one after the other, where there are too few sequences and heads 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -16,7 +16,7 @@ from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.lines import live, names_in
 from flagen.backends.triton_.names import final_of, initial_of
 from flagen.backends.triton_.printer import literal
-from flagen.backends.triton_.rows import P, RowKernel, RowPlan, pointers, scalars
+from flagen.backends.triton_.rows import P, PrintedKernel, RowPlan, RowWriter, pointers, scalars
 from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Arithmetic, Tile
 from flagen.spec.model import State
@@ -25,7 +25,7 @@ PACKING = ("cu_seqlens", "chunk_sequence", "first_chunk")
 """Where packed sequences and their chunks begin."""
 
 
-Documented = tuple[RowKernel[Any], Mapping[str, object]]
+Documented = tuple[PrintedKernel[Any], Mapping[str, object]]
 """A kernel and what its docstring says."""
 
 
@@ -41,7 +41,7 @@ def walks_context(plan: RowPlan, walks: Sequence[Documented], output: Documented
     }
 
 
-def documented(walk: RowKernel[Any], docs: Mapping[str, object]) -> Mapping[str, object]:
+def documented(walk: PrintedKernel[Any], docs: Mapping[str, object]) -> Mapping[str, object]:
     """What a template needs to know of a walk, and what its docstring says."""
     kept = ""
     if isinstance(walk, WalkKernel) and walk.keeps:
@@ -51,7 +51,7 @@ def documented(walk: RowKernel[Any], docs: Mapping[str, object]) -> Mapping[str,
     return {**walk.context(), "docs": {**docs, "text": f"{docs['text']}{kept}"}}
 
 
-def state_context(plan: RowPlan, states: RowKernel[Any]) -> Mapping[str, object]:
+def state_context(plan: RowPlan, states: RowWriter[Any]) -> Mapping[str, object]:
     """What the templates call the state and its axes; `states` is a kernel that has it."""
     state = plan.state
     return {
@@ -77,7 +77,7 @@ class Form(Enum):
     OUTPUT = "output_"
 
 
-class WalkKernel(RowKernel[P], ABC):
+class WalkKernel(PrintedKernel[P]):
     """Writes a kernel of `form` from the equations of a family; a fused one that `keeps` can leave behind, besides,
     what the backward would have to compute again."""
 
