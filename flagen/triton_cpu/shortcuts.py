@@ -10,17 +10,11 @@ most of that is waste:
 - Every tensor and every type of a block is made up anew, with all its sizes wrapped and its name spelled out.
 - The sizes of two blocks are compared one by one to see how to broadcast them, where mostly they are the same.
 - A table of numpy's types is filled for each look into it.
-- A scan with a combine function of its own calls it for each element, where it could be called for all those beside
-  each other. It is, where it has nothing but arithmetic: each element then meets the same operations in the same order.
 """
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,7 +30,6 @@ def patches() -> list[Patch]:
     """The interpreter's checks, its launches, and the types and tensors of the language."""
     core, executor = tl.core, stock(interpreter, "GridExecutor")
     patched_modules = _PatchedModules()
-    scans = stock(interpreter, "ScanOps")
     semantics = stock(semantic, "TritonSemantic")
     check = "binary_op_sanitize_overflow_impl"
     return [
@@ -47,7 +40,6 @@ def patches() -> list[Patch]:
         Patch(core.block_type, "__init__", _block(stock(core.block_type, "__init__"))),
         Patch(core.tensor, "__init__", _tensor(stock(core.tensor, "__init__"))),
         Patch(core.dtype, "__eq__", _identical_or(stock(core.dtype, "__eq__"))),
-        Patch(scans, "generic_scan", _side_by_side(stock(scans, "generic_scan"))),
         Patch(interpreter, "_get_np_dtype", _numpy_type(stock(interpreter, "_get_np_dtype"))),
     ]
 
@@ -152,36 +144,3 @@ def _numpy_type(stock_type: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return known[name]
 
     return numpy_type
-
-
-def _side_by_side(stock_scan: Callable[..., Any]) -> Callable[..., Any]:
-    def scan(self: Any, tensors: Any) -> Any:
-        combine = self.combine_fn.fn
-        if len(tensors[0].shape) < 2 or not _is_arithmetic(combine):
-            return stock_scan(self, tensors)
-        kinds = [tensor.dtype for tensor in tensors]
-        given = [np.moveaxis(tensor.handle.data, self.axis, 0) for tensor in tensors]
-        found = [rows.copy() for rows in given]
-        for place in range(1, len(given[0])):
-            before = [self.to_tensor(rows[place - 1], kind) for rows, kind in zip(found, kinds, strict=True)]
-            here = [self.to_tensor(rows[place], kind) for rows, kind in zip(given, kinds, strict=True)]
-            joined = combine(*before, *here)
-            for rows, tensor in zip(found, joined if isinstance(joined, tuple) else (joined,), strict=True):
-                rows[place] = tensor.handle.data
-        moved = [np.ascontiguousarray(np.moveaxis(rows, 0, self.axis)) for rows in found]
-        return [self.to_tensor(rows, kind) for rows, kind in zip(moved, kinds, strict=True)]
-
-    return scan
-
-
-@cache
-def _is_arithmetic(function: Callable[..., Any]) -> bool:
-    """Whether a function returns operators of its arguments: no branch, which a block cannot take, and no call."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-    if not isinstance(definition, ast.FunctionDef):
-        return False
-    first, *others = definition.body
-    documented = ast.get_docstring(definition) is not None
-    allowed = (ast.Return, ast.Tuple, ast.BinOp, ast.operator, ast.Name, ast.expr_context)
-    statements = others if documented else [first, *others]
-    return bool(statements) and all(isinstance(node, allowed) for each in statements for node in ast.walk(each))
