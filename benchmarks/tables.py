@@ -4,9 +4,9 @@
     python -m benchmarks.tables --check     write nothing; exit 1 if the tables are not those of generated/
     python -m benchmarks.tables --fresh     redo even what has not changed; with --check, to compare it
 
-A row of kernels.json has the hash of all that went into it, and metered.json has one for each variant: what has not
-changed is neither compiled nor metered again, and a check compares hashes. Compilers differ from release to release:
-under another Triton than the one that the tables name there is nothing to compare, and a check says so.
+Of each variant there is a hash, of its package and the tools, and of each kernel one of all that goes into it: what has
+not changed is neither compiled nor metered again, and a check compares hashes. Compilers differ from release to
+release: under another Triton than the one that the tables name there is nothing to compare, and a check says so.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ gradients of the inputs are written once, and the gradient of the output is read
 
 @dataclass(frozen=True)
 class Tables:
-    """All rows, and the Triton that they are of; `keys`: of what the metered rows of each variant are."""
+    """All rows, and the Triton that they are of; `keys`: what each variant's are of, as a hash."""
 
     triton: str
     kernels: Sequence[Compiled]
@@ -72,10 +72,15 @@ class Tables:
     keys: Mapping[str, str]
 
     @classmethod
+    def empty(cls) -> Self:
+        """Those of no package, and of no Triton."""
+        return cls("", (), (), (), {})
+
+    @classmethod
     def read(cls) -> Self:
         """The committed tables; empty ones, of no Triton, where there are none."""
         if not (RESULTS / "kernels.json").exists():
-            return cls("", (), (), (), {})
+            return cls.empty()
         kernels, metered = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("kernels", "metered"))
         return cls(
             kernels["triton"],
@@ -103,18 +108,26 @@ def packages() -> list[Package]:
 def make(old: Tables, packages: Sequence[Package], *, fresh: bool) -> Tables:
     """The tables of what is in generated/; unless `fresh`, what has not changed keeps its rows of `old`."""
     triton = inspection.triton_version()
-    kept = {} if fresh or old.triton != triton else {row.key: row for row in old.kernels}
-    rows = {
-        row.key: row for row in (*kept.values(), *inspection.compile_kernels(packages, but=kept, backward=BACKWARD))
-    }
-    recorded = inspection.record(packages, backward=BACKWARD)
-    kernels = [replace(rows[launched.key], **asdict(launched)) for launched in recorded]
-    keys = {package.name: inspection.metering_key(package) for package in packages}
-    same = set() if fresh or old.triton != triton else {name for name in keys if old.keys.get(name) == keys[name]}
-    changed = [package for package in packages if package.name not in same]
-    metered = [*(row for row in old.metered if row.variant in same), *inspection.meter(changed)]
-    gradients = [*(row for row in old.gradients if row.variant in same), *inspection.meter_gradients(changed)]
-    return Tables(triton, kernels, _ordered(metered), _ordered(gradients), keys)
+    if fresh or old.triton != triton:
+        old = Tables.empty()
+    changed = _changed(old, packages)
+    same = {package.name for package in packages} - {package.name for package in changed}
+    known = {row.key: row for row in old.kernels}
+    known |= {row.key: row for row in inspection.compile_kernels(changed, but=known, backward=BACKWARD)}
+    recorded = inspection.record(changed, backward=BACKWARD)
+    kernels = [replace(known[launched.key], **asdict(launched)) for launched in recorded]
+    return Tables(
+        triton,
+        sorted((*(row for row in old.kernels if row.variant in same), *kernels), key=lambda row: row.variant),
+        _ordered((*(row for row in old.metered if row.variant in same), *inspection.meter(changed))),
+        _ordered((*(row for row in old.gradients if row.variant in same), *inspection.meter_gradients(changed))),
+        {package.name: inspection.package_key(package) for package in packages},
+    )
+
+
+def _changed(tables: Tables, packages: Sequence[Package]) -> list[Package]:
+    """The packages that are not what the tables are of."""
+    return [package for package in packages if tables.keys.get(package.name) != inspection.package_key(package)]
 
 
 def _ordered(rows: Iterable[Row]) -> list[Row]:
@@ -122,10 +135,12 @@ def _ordered(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (OPERATORS.index(row.operator), row.variant))
 
 
-def drift_of_kernels(kernels: Iterable[Compiled], packages: Sequence[Package]) -> list[str]:
-    """How these rows differ from what the packages launch; nothing is compiled to find out."""
-    committed = {row.key: row.kernel for row in kernels}
-    recorded = {row.key: row.kernel for row in inspection.record(packages, backward=BACKWARD)}
+def drift_of_kernels(tables: Tables, packages: Sequence[Package]) -> list[str]:
+    """How the rows of packages that have changed differ from what these launch; nothing is compiled to find out."""
+    changed = _changed(tables, packages)
+    same = {package.name for package in packages} - {package.name for package in changed}
+    committed = {row.key: row.kernel for row in tables.kernels if row.variant not in same}
+    recorded = {row.key: row.kernel for row in inspection.record(changed, backward=BACKWARD)}
     new = Counter(kernel for key, kernel in recorded.items() if key not in committed)
     gone = Counter(kernel for key, kernel in committed.items() if key not in recorded)
     found = [f"kernels: {kernel}: {count} rows are missing" for kernel, count in new.items()]
@@ -134,10 +149,9 @@ def drift_of_kernels(kernels: Iterable[Compiled], packages: Sequence[Package]) -
 
 def drift(tables: Tables, packages: Sequence[Package]) -> list[str]:
     """How the tables differ from what is in generated/, and their files from the tables."""
-    found = drift_of_kernels(tables.kernels, packages)
-    keys = {package.name: inspection.metering_key(package) for package in packages}
-    found += [f"metered: {name}: the rows are missing" for name in keys if name not in tables.keys]
-    other = [name for name, key in tables.keys.items() if keys.get(name) != key]
+    found = drift_of_kernels(tables, packages)
+    names = {package.name for package in packages}
+    other = [package.name for package in _changed(tables, packages)] + sorted(tables.keys.keys() - names)
     found += [f"metered: {name}: the rows are of something else" for name in other]
     return found + [f"{name} was edited" for name in edited(tables)]
 

@@ -24,7 +24,7 @@ from flagen.inspection.work import (
     find_package,
     meter,
     meter_gradients,
-    metering_key,
+    package_key,
     record,
     triton_version,
 )
@@ -47,7 +47,7 @@ __all__ = [
     "find_package",
     "meter",
     "meter_gradients",
-    "metering_key",
+    "package_key",
     "record",
     "triton_version",
     "verdict",

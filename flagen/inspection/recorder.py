@@ -29,6 +29,7 @@ from triton.compiler.compiler import make_backend
 from triton.runtime.jit import JITFunction
 
 from flagen.inspection.devices import DEVICES
+from flagen.inspection.source import tree_of
 from flagen.project import UsageError
 from flagen.triton_cpu.border import Patch, autotuner, patched, require_compiler, stock
 from flagen.triton_cpu.offline import target_of
@@ -138,10 +139,8 @@ def _code(file: Path) -> str:
 
 
 def _stripped(path: Path) -> Iterator[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
         if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
             yield from _stripped(path.parent / f"{node.module}.py")
     yield ast.unparse(tree)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -19,6 +20,7 @@ from flagen.catalogue import OPERATORS as ALL_OPERATORS
 from flagen.diagnostics import InternalError
 from flagen.inspection.devices import ARCHS, DEVICES
 from flagen.inspection.model import Compiled, Launched, Metered, MeteredGradients, Size
+from flagen.inspection.source import tree_of
 from flagen.project import PACKAGE, Project, UsageError
 
 OPERATORS = tuple(operator for operator in ALL_OPERATORS if not operator.startswith("naive_"))
@@ -94,14 +96,16 @@ def meter_gradients(packages: Sequence[Package]) -> list[MeteredGradients]:
     return [MeteredGradients.from_json(row) for row in rows]
 
 
-def metering_key(package: Package) -> str:
-    """A hash of all that decides what metering a package finds under one Triton: its files, its spec, the meter."""
+def package_key(package: Package) -> str:
+    """A hash of all that decides, under one Triton, what is found out about a package: its files, its spec, the tools.
+
+    Comments and docstrings are left out.
+    """
     here = Path(__file__).resolve().parent
-    meter = [*(here.parent / "triton_cpu").glob("*.py"), here / "calls.py", here / "worker.py"]
-    digest = hashlib.sha256()
-    for path in (Path(package.spec), *sorted(Path(package.folder).rglob("*.py")), *sorted(meter)):
-        digest.update(f"{path.name}\n".encode())
-        digest.update(path.read_bytes())
+    tools = [*here.glob("*.py"), *(here.parent / "triton_cpu").glob("*.py"), here.parent / "plan" / "cost.py"]
+    digest = hashlib.sha256(Path(package.spec).read_bytes())
+    for path in (*sorted(Path(package.folder).rglob("*.py")), *sorted(tools)):
+        digest.update(f"{path.name}\n{ast.unparse(tree_of(path))}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -12,12 +12,13 @@ from flagen.inspection import Compiled
 
 @pytest.fixture(scope="session")
 def shipped() -> list[Compiled]:
-    """The rows of benchmarks/results/kernels.json. A row's key hashes all that its kernel is compiled from, and every
-    key is compared with what generated/ launches now; tests/inspection compiles some rows again."""
+    """The rows of benchmarks/results/kernels.json. A variant's key hashes its package, and that of a row all that its
+    kernel is compiled from: where the first is another, the second is compared with what generated/ launches now.
+    tests/inspection compiles some rows again."""
     committed, here = Tables.read(), inspection.triton_version()
     if committed.triton != here:
         pytest.skip(f"the tables are of Triton {committed.triton}, and this is Triton {here}")
-    drift = tables.drift_of_kernels(committed.kernels, tables.packages())
+    drift = tables.drift_of_kernels(committed, tables.packages())
     if drift:
         pytest.fail("\n".join(("the tables are not those of generated/: run `make tables`", *drift)), pytrace=False)
     return list(committed.kernels)
