@@ -9,9 +9,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -101,12 +102,22 @@ def package_key(package: Package) -> str:
 
     Comments and docstrings are left out.
     """
+    files = _hash_of(sorted(Path(package.folder).rglob("*.py")))
+    return hashlib.sha256(Path(package.spec).read_bytes() + files + _hash_of_tools()).hexdigest()[:16]
+
+
+@cache
+def _hash_of_tools() -> bytes:
     here = Path(__file__).resolve().parent
-    tools = [*here.glob("*.py"), *(here.parent / "triton_cpu").glob("*.py"), here.parent / "plan" / "cost.py"]
-    digest = hashlib.sha256(Path(package.spec).read_bytes())
-    for path in (*sorted(Path(package.folder).rglob("*.py")), *sorted(tools)):
-        digest.update(f"{path.name}\n{ast.unparse(tree_of(path))}\n".encode())
-    return digest.hexdigest()[:16]
+    files = [*here.glob("*.py"), *(here.parent / "triton_cpu").glob("*.py"), here.parent / "plan" / "cost.py"]
+    return _hash_of(sorted(files))
+
+
+def _hash_of(paths: Iterable[Path]) -> bytes:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}\n{ast.dump(tree_of(path))}\n".encode())
+    return digest.digest()
 
 
 def triton_version() -> str:

@@ -42,7 +42,7 @@ def backward(name: str) -> Callable[..., tuple[Tensor | None, ...]]:
 
 
 WITH_BACKWARD = [name for name in NAMES if (Path(package(name).__path__[0]) / "chunk_backward.py").exists()]
-KERNELS = [name for name in WITH_BACKWARD if "kept" not in inspect.signature(backward(name)).parameters]
+KERNELS = [name for name in WITH_BACKWARD if "kept_states" not in inspect.signature(backward(name)).parameters]
 """Those whose backward can do without the call it is of. Scans cannot: test_scan_kernels differentiates their calls."""
 BY_KEY = ["dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"]
 RIGHT = ["oja"]
