@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flagen import __version__
-from flagen.diagnostics import Diagnostic, InternalError, Source, SpecError
+from flagen.diagnostics import NOWHERE, Diagnostic, InternalError, Source, SpecError
 from flagen.freshness import fingerprint, fresh_package, record_path, remember
 from flagen.project import Project, bundled
 
@@ -139,18 +139,22 @@ def remarks_on(plan: Plan) -> tuple[Diagnostic, ...]:
     no_form = isinstance(plan.chunk, Unavailable)
     forms = (
         ("no-chunk-form", "no chunk form", plan.chunk),
-        ("no-kernel", "no chunk kernels", None if no_form else plan.chunk_kernel),
+        ("no-kernel", "no chunk kernel", None if no_form else plan.chunk_kernel),
         ("no-kernel", "no fused_recurrent kernel", plan.fused),
     )
     missing = [
-        Diagnostic(code, form.span, f"{what}: {form.reason}", severity="note")
+        (code, form.span, form.reason if form.reason.startswith(what) else f"{what}: {form.reason}")
         for code, what, form in forms
         if isinstance(form, Unavailable)
     ]
     if isinstance(plan.chunk_kernel, ExpandedPlan):
         message = f"the chunk kernels get every row of a token from memory: {plan.chunk_kernel.reason}"
-        missing.append(Diagnostic("rows-in-memory", plan.chunk_kernel.span, message, severity="note"))
-    return tuple(missing)
+        missing.append(("rows-in-memory", plan.chunk_kernel.span, message))
+    # A reason may be found in what is no part of the spec, but made of it: the output is the last of that.
+    end = plan.spec.output[-1].span
+    return tuple(
+        Diagnostic(code, end if span == NOWHERE else span, message, severity="note") for code, span, message in missing
+    )
 
 
 def _remarks_on_stages(staged: StagedPlan) -> tuple[Diagnostic, ...]:

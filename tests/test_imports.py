@@ -114,13 +114,14 @@ def test_there_is_generated_code_to_judge() -> None:
 @pytest.mark.parametrize("path", generated_modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_generated_code_stands_alone(path: Path) -> None:
     """It needs torch, and Triton where there is a kernel; not flagen, and no other generated package."""
-    name = path.relative_to(ROOT / "generated").parts[0]
+    package = path.relative_to(ROOT / "generated").parts[:-1]
+    name = package[0]
     kernels = {"kernels", "fused_recurrent_backward_kernels", "chunk_kernels", "chunk_prepare", "chunk_tuning"}
     kernels |= {f"chunk_backward_{part}" for part in ("across", "gradients", "kernels", "prepare", "walks")}
     triton = {"triton"} if path.stem in kernels else set()
     wrong = [
         f"line {line}: {module}"
-        for line, module in imported(path, name)
+        for line, module in imported(path, ".".join(package))
         if module.split(".")[0] not in STDLIB and not covered(module, {"torch", name} | triton)
     ]
     assert not wrong

@@ -17,7 +17,7 @@ proved by `flagen.algebra.staged_proof`; gradients go back through them by the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flagen.algebra.flow import Flow, OutsideStages, Place
@@ -232,7 +232,21 @@ class _Cutter:
             output += self._output()
             results.append(Result("o", output[-1].value.dims, wide=False))
         wide = frozenset(a.target for a, result in zip(output, results, strict=True) if result.wide)
+        output = self._apart(captured, output)
         return Stage(self._spec(captured, output, wide), tuple(results), is_scan)
+
+    def _apart(self, captured: dict[int, list[Assign]], output: list[Assign]) -> list[Assign]:
+        """Rename what this stage has of its own and a result has the name of: a local that later stages want whole, and
+        that is a part of something else here. The output, with these names."""
+        results = {each.result.name for each in self.stages.every()}
+        met = sorted({assign.target for assign in self.kept.values() if not assign.to_state} & results)
+        names = {name: _fresh(f"{name}_here", self.stages.taken) for name in met}
+        for place, assign in self.kept.items():
+            target = assign.target if assign.to_state else names.get(assign.target, assign.target)
+            self.kept[place] = _with_locals(assign, target, names)
+        for number, assigns in captured.items():
+            captured[number] = [_with_locals(assign, assign.target, names) for assign in assigns]
+        return [_with_locals(assign, assign.target, names) for assign in output]
 
     def _output(self) -> Iterator[Assign]:
         yield _assign("o", self.cut(self.stages.spec.output[-1].value, self.flow.end))
@@ -252,7 +266,7 @@ class _Cutter:
         derived = _with_derived(spec.derived, used)
         given = tuple(self._given_inputs(used))
         # The sizes of a call come from its inputs: a stage of nothing but params gets one for their sake.
-        own = [decl for decl in spec.inputs if decl.name in used] or list(() if given else spec.inputs[:1])
+        own = [decl for decl in spec.inputs if decl.name in used] or list(() if given else _narrowest(spec.inputs))
         steps = any(isinstance(statement, Repeat) for statement in update)
         return replace(
             spec,
@@ -377,6 +391,11 @@ class _Trial(_Cutter):
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 
+def _narrowest(inputs: Sequence[Input]) -> tuple[Input]:
+    """The input with the fewest dims."""
+    return (min(inputs, key=lambda decl: len(decl.dims)),)
+
+
 def _with_names(stages: Iterable[Stage]) -> Iterator[Stage]:
     """The stages, each called differently: names are in lower case, and a state may have several stages."""
     taken: set[str] = set()
@@ -388,6 +407,18 @@ def _with_names(stages: Iterable[Stage]) -> Iterator[Stage]:
 def _assign(target: str, value: Expr, like: Assign | None = None) -> Assign:
     to_state, span = (like.to_state, like.span) if like else (False, NOWHERE)
     return Assign(target, value, to_state, f"{target} = {to_source(value)}", span)
+
+
+def _with_locals(assign: Assign, target: str, names: Mapping[str, str]) -> Assign:
+    """`assign` to `target`, with other names for some locals."""
+    value = _renamed(assign.value, names)
+    return assign if (target, value) == (assign.target, assign.value) else _assign(target, value, assign)
+
+
+def _renamed(expr: Expr, names: Mapping[str, str]) -> Expr:
+    if isinstance(expr, Name) and expr.kind == "local":
+        return replace(expr, name=names.get(expr.name, expr.name))
+    return map_children(expr, lambda child: _renamed(child, names))
 
 
 def _names_in(assigns: Iterable[Assign]) -> set[str]:

@@ -161,7 +161,7 @@ class PaddingRules:
                 return MatMul(self._filled(left, dim, 0.0), self._filled(right, dim, 0.0), dim, dims)
             case Normalize(function, value, dims):
                 fill = -math.inf if function == "softmax" else 0.0
-                return Normalize(function, self._filled(value, dims[0], fill), dims)
+                return Normalize(function, self._filled(value, dims[-1], fill), dims)  # A row is along the last one.
         return tile
 
     def _filled(self, value: Tile, dim: str, fill: float) -> Tile:

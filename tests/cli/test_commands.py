@@ -62,7 +62,11 @@ def test_what_chunk_kernels_cost_or_are_missing_for_is_a_note_with_its_place(
     project.edit("delta_rule", "l2norm(S.T @ q)", "(S.T @ q) * sum(S @ v)")
     done = flagen("check", "delta_rule")
     assert done.code == OK
-    assert "note[no-kernel]: no chunk kernels: " in done.err and "from both sides" in done.err
+    assert "note[no-kernel]: no chunk kernel yet: " in done.err and "from both sides" in done.err
+    project.edit("delta_rule", "(S.T @ q) * sum(S @ v)", "sum(S, K) * mean(q)")
+    done = flagen("check", "delta_rule")
+    assert done.code == OK
+    assert f"specs/delta_rule.yaml:{project.spec('delta_rule').read_text()[:-1].count(chr(10)) + 1}:" in done.err
 
 
 def test_a_spec_without_a_chunk_form_is_built_without_one(flagen: Flagen, project: Workspace) -> None:

@@ -213,6 +213,10 @@ FRONT_ENDS = {
         update: S = S + outer(k, v)
         output: o = tanh(S.T @ q) * sigmoid(g)
     """,
+    "erased_and_squashed": """
+        update: S = S + sigmoid(g) * outer(k, v - S.T @ k)
+        output: o = silu(S.T @ q)
+    """,
     "centered": """
         update: S = sigmoid(g) * S + outer(k, v - mean(v))
         output: o = l2norm(S.T @ q)
@@ -237,8 +241,8 @@ FRONT_ENDS = {
         output: o = S.T @ q + S_prev.T @ k
     """,
 }
-"""A gate on what is read, and norms; functions of what is read; sums over values; rows before the decay; many rows; two
-decays in a token."""
+"""A gate on what is read, and norms; functions of what is read, whose gradients go back to the state; sums over values;
+rows before the decay; many rows; two decays in a token."""
 
 
 INPUTS = {
@@ -266,6 +270,7 @@ def front_end(name: str, directory: Path, monkeypatch: pytest.MonkeyPatch):
     for loaded in [key for key in sys.modules if key.partition(".")[0] == name]:
         monkeypatch.delitem(sys.modules, loaded)
     sizes = [size for kinds in declared for _, size in kinds.values()]
+    monkeypatch.setattr(module, "SEGMENT", 2)  # So that sequences of a few tokens have several.
     return getattr(built, f"naive_recurrent_{name}"), getattr(module, f"fused_recurrent_backward_{name}"), sizes
 
 
@@ -275,12 +280,15 @@ def test_front_ends(name, tmp_path, monkeypatch):
     naive, function, sizes = front_end(name, tmp_path, monkeypatch)
     generator = torch.Generator().manual_seed(0)
     tensors = [0.5 * torch.randn(size, generator=generator) for size in sizes]
-    cu_seqlens = torch.tensor([0, 2, 2, 6])
-    leaves = [x.double().requires_grad_() for x in tensors]
-    outputs = naive(*leaves, output_final_state=True, cu_seqlens=cu_seqlens)
+    cu_seqlens = torch.tensor([0, 1, 1, 6])
+    state = torch.randn(3, 2, 5, 3, generator=generator)
+    leaves = [x.double().requires_grad_() for x in (*tensors, state)]
+    outputs = naive(*leaves[:-1], initial_state=leaves[-1], output_final_state=True, cu_seqlens=cu_seqlens)
     given = [cotangent(key, x) for key, x in zip(("o", "final_state"), outputs, strict=True)]
     expected = torch.autograd.grad(outputs, leaves, given, allow_unused=True, materialize_grads=True)
-    *got, d_initial = function(*(x.float() for x in given), *tensors, cu_seqlens=cu_seqlens)
-    assert d_initial is None
-    names = [str(place) for place in range(len(tensors))]
+    names = [str(place) for place in range(len(tensors))] + ["initial_state"]
+    passed = {"initial_state": state, "cu_seqlens": cu_seqlens}
+    got = function(*(x.float() for x in given), *tensors, **passed)
     assert_gradients(dict(zip(names, expected, strict=True)), dict(zip(names, got, strict=True)), FLOAT32)
+    *others, alone = function(*(x.float() for x in given), *tensors, **passed, wanted=["initial_state"])
+    assert not any(x is not None for x in others) and torch.equal(alone, got[-1])

@@ -124,16 +124,20 @@ def test_blocks_of_keys_add_up_what_is_linear_in_them():
 
 
 @pytest.mark.parametrize(
+    ("more", "output"),
+    [(", x: {dims: [K], heads: HV}", "S.T @ (x + q) + b * v"), ("", "S.T @ q + dot(q, k) * b * v")],
+    ids=["keys of a value head's own", "sums over the keys"],
+)
+def test_what_has_no_backward_with_a_single_decay_has_that_of_decays_of_each_key(more, output):
+    assert isinstance(planned(f"inputs: {{{INPUTS}{more}}}\n{WRITE}\noutput: o = {output}"), KeyBackwardPlan)
+
+
+@pytest.mark.parametrize(
     ("rest", "reason"),
     [
         (f"inputs: {{{INPUTS}}}\n{WRITE}\noutput: o = b * tanh(S.T @ q)", "no linear function of what is read"),
         (f"inputs: {{{INPUTS}}}\n{WRITE}\noutput: o = b * (S.T @ q)", "`b` is a multiple of what is read"),
         (f"inputs: {{{INPUTS}, x: [V]}}\n{WRITE}\noutput: o = S.T @ q + b * x", "value heads share `x`"),
-        (
-            f"inputs: {{{INPUTS}, x: {{dims: [K], heads: HV}}}}\n{WRITE}\noutput: o = S.T @ (x + q) + b * v",
-            "of its own",
-        ),
-        (f"inputs: {{{INPUTS}}}\n{WRITE}\noutput: o = S.T @ q + dot(q, k) * b * v", "sums over the keys"),
         (f"inputs: {{{INPUTS}, R_gradient: []}}\n{WRITE}\noutput: o = R_gradient * b * v + S.T @ q", "are called"),
         (f"inputs: {{{INPUTS}}}\n{BY_KEY_WRITE}\noutput: o = b * (S_prev.T @ q)", "`b` is a multiple of what is read"),
         (f"inputs: {{{INPUTS}}}\n{BY_KEY_WRITE}\noutput: o = b * tanh(S_prev.T @ q)", "no linear function"),

@@ -18,11 +18,10 @@ from flagen.backends.triton_.key_rows import arrays
 from flagen.backends.triton_.launcher import default_values
 from flagen.backends.triton_.names import final_of, free_name, initial_of
 from flagen.backends.triton_.operator import Operator
-from flagen.backends.triton_.rows import RowKernel, RowPlan, kernel_name, steps_symbol
+from flagen.backends.triton_.rows import RowKernel, RowPlan, is_input, kernel_name, steps_symbol
 from flagen.plan.chunk_families import SIZES
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.schedule import declared_names
-from flagen.plan.tiles import Value
 from flagen.spec.model import Spec, State
 
 SAVE_STATES = Parameter(
@@ -217,7 +216,7 @@ def _operands(plan: RowPlan) -> list[str]:
     inputs = [decl for decl in plan.spec.inputs if not decl.wide] or plan.spec.inputs
     if not isinstance(plan, KeyKernelPlan):
         return [decl.name for decl in inputs if decl.dims]
-    plain = {tile.name for tile in plan.vectors if isinstance(tile, Value)}
+    plain = {tile.name for tile in plan.vectors if is_input(tile)}
     like = next((decl.name for decl in inputs if decl.dims == plan.spec.output_dims), inputs[0].name)
     return [decl.name for decl in inputs if decl.name in plain | {like}]
 

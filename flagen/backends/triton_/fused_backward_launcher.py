@@ -43,8 +43,15 @@ def fused_backward_launcher_context(plan: FusedBackwardPlan) -> Mapping[str, obj
         ],
         "params": [(g.called, g.source.name, _param_room(plan, g)) for g in plan.given if isinstance(g.source, Param)],
         "totals": {gradient.source.name: _total(gradient) for gradient in plan.given},
+        "reverse_takes_reads": _reverse_takes_reads(plan),
         "launches": {name: _launch(plan, name) for name in (*WALKS, *SEGMENTS)},
     }
+
+
+def _reverse_takes_reads(plan: FusedBackwardPlan) -> bool:
+    """Whether the walk back takes something that the walk forward leaves: what the output is no linear function of."""
+    left = {vector.name for vector in plan.vectors} & set(SegmentKernel(plan, "states").pointers())
+    return not left.isdisjoint(SegmentKernel(plan, "reverse").pointers())
 
 
 def _blocks(plan: FusedBackwardPlan, shared: bool) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from flagen.backends.triton_.key_rows import LOG2_E, KeyRows, arrays, indented
 from flagen.backends.triton_.lines import live, names_in
-from flagen.backends.triton_.rows import DOT, PrintedKernel, pointers, scalars
+from flagen.backends.triton_.rows import DOT, PrintedKernel, is_input, pointers, scalars
 from flagen.backends.triton_.walk import PACKING
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import RowLoad, RowSet
@@ -131,7 +131,7 @@ class RightOutput(KeyRows, PrintedKernel[KeyKernelPlan]):
 
     def _operand(self, role: str) -> list[str]:
         tile = self.plan.vector(role)
-        if isinstance(tile, Value):
+        if is_input(tile):
             return [f"{role}_operand = tl.trans({self.operand(role)})"]
         return [] if tile is None else [f"{role}_operand = tl.trans({self.print(tile, TOKEN)}).to(dtype)"]
 
@@ -156,7 +156,7 @@ class RightOutput(KeyRows, PrintedKernel[KeyKernelPlan]):
             if role == "w" or vector is None:
                 written = "U_operand"
             else:
-                written = self.operand("v") if isinstance(vector, Value) else f"({self.print(vector, TOKEN)}).to(dtype)"
+                written = self.operand("v") if is_input(vector) else f"({self.print(vector, TOKEN)}).to(dtype)"
             lines.append(f"{name} = tl.dot(q_operand, {written}, {name}, {DOT})")
         return lines
 

@@ -132,6 +132,13 @@ class KeyRows(RowWriter[KeyKernelPlan]):
         mask = self.axes.within((TOKEN, K))
         return f"tl.load({kernel_name(decl.name)}_ptr + {first} + {offset}, mask={mask}, other=0.0).to(tl.float32)"
 
+    def operand(self, role: str) -> str:
+        """Vectors along the keys are in float32 here, those that have a name of their own like the others."""
+        tile = self.plan.vector(role)
+        if role != "v" and isinstance(tile, Value):
+            return self.name(tile.name, self.axis_of(role))
+        return super().operand(role)
+
     def of_keys(self) -> list[str]:
         """The rows of a block of keys, and their log decays, in float32."""
         prepare = self.plan.prepare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import Generic, TypeGuard, TypeVar
 
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.kernel import tensor_names
@@ -56,6 +56,12 @@ P = TypeVar("P", bound=RowPlan)
 def steps_symbol(plan: RowPlan) -> str | None:
     """The name of the step count inside the kernels, where a token has several rows."""
     return plan.spec.steps.symbol if plan.row_axis == ROW and plan.spec.steps else None
+
+
+def is_input(tile: Tile | None) -> TypeGuard[Value]:
+    """Whether a tile is an input as it is: loaded in its own dtype, and so a matrix product's operand. What a spec
+    derives has a name, too, but is evaluated in float32."""
+    return isinstance(tile, Value) and tile.kind == "input"
 
 
 def kernel_name(name: str) -> str:
@@ -165,7 +171,7 @@ class RowWriter(Generic[P]):
 
     def _raw(self, load: RowLoad) -> bool:
         """Whether an input is loaded as it is: for the matrix products."""
-        vectors = [tile for tile in self.plan.vectors if isinstance(tile, Value)]
+        vectors = [tile for tile in self.plan.vectors if is_input(tile)]
         return any(tile.name == load.source.name and load.axis in tile.dims for tile in vectors)
 
     # ----------------------------------------------------------------------------------------------------------- loads
@@ -240,7 +246,7 @@ class RowWriter(Generic[P]):
         lines, done = [], set()
         for role in roles:
             tile, axis = self.plan.vector(role), self.axis_of(role)
-            if tile is not None and not isinstance(tile, Value) and tile not in done:
+            if tile is not None and not is_input(tile) and tile not in done:
                 done.add(tile)
                 lines.append(f"{self.operand(role)} = ({self.print(tile, axis)}).to(dtype)")
         return lines
@@ -248,7 +254,7 @@ class RowWriter(Generic[P]):
     def operand(self, role: str) -> str:
         """What the vectors of `role` are called; the same vectors have one name."""
         tile, axis = self.plan.vector(role), self.axis_of(role)
-        if isinstance(tile, Value):
+        if is_input(tile):
             return self.name(tile.name, axis)
         first = next(other for other in ROLES if self.plan.vector(other) == tile)
         return f"{first}_row"

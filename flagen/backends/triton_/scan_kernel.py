@@ -9,7 +9,7 @@ from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.kernel import tensor_names
-from flagen.backends.triton_.lines import live
+from flagen.backends.triton_.lines import live, names_in
 from flagen.backends.triton_.names import final_name, free_name, initial_name
 from flagen.backends.triton_.printer import Printer, literal
 from flagen.backends.triton_.scan_config import config_lines
@@ -23,6 +23,8 @@ from flagen.plan.tiles import Head, Tile
 from flagen.spec.model import Dims, Input, Param, State
 
 Actions = Sequence[Load | Set | Walk | Store | Take | WalkBack | Give]
+Body = Mapping[str, Sequence[str | Mapping[str, str]]]
+"""What a kernel does: lines, and parts of lines by what they are."""
 
 
 def scan_kernel_context(plan: ScanKernelPlan, kept: Sequence[State]) -> Mapping[str, object]:
@@ -30,7 +32,15 @@ def scan_kernel_context(plan: ScanKernelPlan, kept: Sequence[State]) -> Mapping[
     writer = ScanWriter(plan)
     once, chunk = list(writer.lines(plan.once)), list(writer.lines(plan.chunk))
     scans = scan_helpers_for((*chunk, "_only_row"))
+    body: Body = {
+        "states": [writer.start(state) for state in plan.spec.states],
+        "once": once,
+        "keeping": [writer.keep(state) for state in kept],
+        "chunk": chunk,
+        "finals": [writer.final(state) for state in plan.spec.states],
+    }
     return {
+        **body,
         "name": plan.spec.name,
         "helpers": (*row_helpers_for((*once, *chunk, *scans)), *scans),
         "sizes": plan.order[1:],
@@ -40,14 +50,9 @@ def scan_kernel_context(plan: ScanKernelPlan, kept: Sequence[State]) -> Mapping[
         "ownership": ownership(plan),
         "traffic": traffic(plan, kept),
         "program": list(writer.program(plan.chunk, plan.evaluated())),
-        "axes": list(writer.axis_lines()),
+        "axes": writer.axis_lines(body),
         "rows": writer.row_lines(chunk),
         "token_mask": writer.token_mask,
-        "states": [writer.start(state) for state in plan.spec.states],
-        "once": once,
-        "keeping": [writer.keep(state) for state in kept],
-        "chunk": chunk,
-        "finals": [writer.final(state) for state in plan.spec.states],
     }
 
 
@@ -57,7 +62,17 @@ def scan_backward_context(plan: ScanBackwardPlan) -> Mapping[str, object]:
     carried = [*(back.after for back in plan.backs), *(give.total for give in plan.gives)]
     once, chunk = list(writer.lines(plan.once)), live(list(writer.lines(plan.chunk)), carried)
     scans = scan_helpers_for((*chunk, "_only_row"))
+    body: Body = {
+        "starts": [writer.start_back(back) for back in plan.backs],
+        "totals": [line for give in plan.gives for line in writer.zero(give)],
+        "once": once,
+        "kept": [writer.take_kept(state) for state in plan.kept],
+        "chunk": chunk,
+        "initials": [writer.give_initial(back) for back in plan.backs],
+        "sums": [writer.give_total(give) for give in plan.gives if isinstance(give.source, Param)],
+    }
     return {
+        **body,
         "name": plan.spec.name,
         "helpers": (*row_helpers_for((*once, *chunk, *scans)), *scans),
         "sizes": plan.forward.order[1:],
@@ -67,16 +82,9 @@ def scan_backward_context(plan: ScanBackwardPlan) -> Mapping[str, object]:
         "ownership": ownership(plan.forward),
         "traffic": traffic_back(plan),
         "program": list(writer.program(plan.chunk, plan.evaluated())),
-        "axes": list(writer.axis_lines()),
+        "axes": writer.axis_lines(body),
         "rows": writer.row_lines(chunk),
         "token_mask": writer.token_mask,
-        "starts": [writer.start_back(back) for back in plan.backs],
-        "totals": [line for give in plan.gives for line in writer.zero(give)],
-        "once": once,
-        "kept": [writer.take_kept(state) for state in plan.kept],
-        "chunk": chunk,
-        "initials": [writer.give_initial(back) for back in plan.backs],
-        "sums": [writer.give_total(give) for give in plan.gives if isinstance(give.source, Param)],
     }
 
 
@@ -149,11 +157,16 @@ class ScanWriter:
         if any(isinstance(tile, Head) for tile in evaluated):
             yield "head = value_head.to(tl.float32)"
 
-    def axis_lines(self) -> Iterator[str]:
+    def axis_lines(self, body: Body) -> list[str]:
+        """The indices of a program's lanes and which of them are within a dim, as far as the kernel asks."""
+        lines = []
         for dim in self.plan.order[1:]:
             start = f"block * BLOCK_{dim} + " if dim == self.plan.split else ""
-            yield f"{self.axes.index(dim)} = {start}tl.arange(0, BLOCK_{dim})"
-            yield f"{self.axes.mask(dim)} = {self.axes.index(dim)} < {dim}"
+            lines.append(f"{self.axes.index(dim)} = {start}tl.arange(0, BLOCK_{dim})")
+            lines.append(f"{self.axes.mask(dim)} = {self.axes.index(dim)} < {dim}")
+        parts = [part for section in body.values() for part in section]
+        texts = (text for part in parts for text in ([part] if isinstance(part, str) else part.values()))
+        return live(lines, names_in(*texts))
 
     def row_lines(self, chunk: Iterable[str]) -> list[str]:
         """The rows of a chunk, and what of them is asked for."""

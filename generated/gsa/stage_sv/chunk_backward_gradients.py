@@ -249,20 +249,12 @@ def chunk_gsa_sv_gradients_kernel(
             log_decay_gradient = tl.where(token_mask[:, None], log_decay_gradient, 0.0)
             d_Sk_q = scale * tl.where(
                 M_mask[None, :],
-                softmax(
-                    tl.where(token_mask[:, None], tl.where(M_mask[None, :], scale * Sk_q, float("-inf")), float("-inf"))
-                )
+                softmax(tl.where(M_mask[None, :], scale * Sk_q, float("-inf")))
                 * (
                     tl.where(token_mask[:, None], q_gradient, 0.0)
                     - tl.sum(
                         tl.where(token_mask[:, None], q_gradient, 0.0)
-                        * softmax(
-                            tl.where(
-                                token_mask[:, None],
-                                tl.where(M_mask[None, :], scale * Sk_q, float("-inf")),
-                                float("-inf"),
-                            )
-                        ),
+                        * softmax(tl.where(M_mask[None, :], scale * Sk_q, float("-inf"))),
                         axis=1,
                     )[:, None]
                 ),
