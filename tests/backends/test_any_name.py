@@ -28,7 +28,6 @@ FAMILIES = {
     "hgrn": ("x",),
     "gated_delta_product": ("k", "v"),
     "kda": ("k", "v"),
-    "linear_attn_normalized": ("v",),
 }
 """A spec of each family of kernels, and the vectors that the further inputs scale."""
 

@@ -38,6 +38,11 @@ FETCHING = sorted({*((name, "sm_90") for name in STRUCTURES), *(("gated_delta_pr
 with and without it, channels, reads of the other side, before the update, and of what a vector has made."""
 
 
+def _arch_of(number: int) -> str:
+    """Where an odd spec is compiled: they take turns."""
+    return ODD_ARCHS[number % len(ODD_ARCHS)]
+
+
 def jobs() -> Iterator[dict[str, object]]:
     for name in dict(FETCHING):
         archs, text = sorted(arch for known, arch in FETCHING if known == name), VARIANTS[name]
@@ -47,7 +52,7 @@ def jobs() -> Iterator[dict[str, object]]:
     dims = Shape(K=60, V=100, M=SLOTS).sizes(spec_of("rwkv7"))
     yield {"name": "rwkv7", "text": VARIANTS["rwkv7"], "sizes": [60, 100], "dims": dims, "packed": True}
     for number, (name, text) in enumerate(ODD.items()):
-        yield {"name": name, "text": text, "sizes": SMALL, "packed": number % 2 == 0, "archs": ODD_ARCHS}
+        yield {"name": name, "text": text, "sizes": SMALL, "packed": number % 3 == 0, "archs": [_arch_of(number)]}
     yield {"name": "oja", "text": VARIANTS["oja"], "sizes": [256, 256], "packed": False}
     yield {"name": "whole_state", "text": ODD["whole_state"], "sizes": [128, 128], "packed": False}
     yield {"name": "slots", "text": ODD["slots"], "sizes": [128, 64, 128], "packed": False}
@@ -85,8 +90,7 @@ def test_packed_sequences_compile_without_spills(reports: Reports, arch: str) ->
     assert reports["rwkv7", (60, 100), arch]["spill_bytes"] == 0
 
 
-@pytest.mark.parametrize("arch", ODD_ARCHS)
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize(("name", "arch"), [(name, _arch_of(number)) for number, name in enumerate(ODD)])
 def test_what_the_language_can_say_compiles(reports: Reports, name: str, arch: str) -> None:
     assert reports[name, tuple(SMALL), arch]["spill_bytes"] == 0
 

@@ -61,7 +61,7 @@ def test_low_precision(name, shape, dtype):
 SPLIT = list(
     shapes.covering(
         KERNELS,
-        (shapes.PACKED, Shape(T=70, K=60, V=100, B=2, groups=2)),
+        (shapes.PACKED, Shape(T=70, K=36, V=60, groups=2)),
         ((torch.float32, 1e-5), (torch.bfloat16, 5e-3)),
     )
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
+from itertools import product
 from types import ModuleType
 
 import pytest
@@ -164,8 +165,12 @@ def check(problem: Rounded, package: ModuleType, bound: float = FLOAT32, gates: 
         assert ratio <= limit, f"{name} is off by {ratio:.1e}"
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", [*VARIANTS, *BODIES, *ODD_ONES])
+WRITTEN = [*BODIES, *ODD_ONES]
+MEETING = [*product(VARIANTS, SHAPES), *((name, SHAPES[turn % 2]) for turn, name in enumerate(WRITTEN))]
+"""Every variant meets every shape; what is written here, one of several segments or one of packed sequences."""
+
+
+@pytest.mark.parametrize(("name", "shape"), MEETING, ids=str)
 def test_float32(name, shape, packages):
     """Several segments, packed and empty sequences, sizes that pad, value heads in groups, one step and three."""
     check(problem_of(name, shape), packages[name])
