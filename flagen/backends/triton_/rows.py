@@ -146,7 +146,7 @@ class RowWriter(Generic[P]):
         plan: RowPlan = self.plan
         declared: tuple[Input | Derived, ...] = (*plan.spec.inputs, *plan.spec.derived)
         per_step = {decl.name for decl in declared if decl.per == "step"}
-        return f"{called}_row" if axis == ROW and self.grouped and name not in per_step else called
+        return kernel_name(f"{called}_row") if axis == ROW and self.grouped and name not in per_step else called
 
     def _names(self, axis: str) -> dict[str, str]:
         """What expressions call the values of a kernel: float32, whatever the dtype they were loaded in."""
