@@ -137,16 +137,13 @@ class RightOutput(KeyRows, PrintedKernel[KeyKernelPlan]):
 
     def _state_and_updates(self) -> list[str]:
         value, mask = self.axes.index(self.value), f"{self.axes.mask(self.value)}[:, None]"
+        arrays = [("S", "states", self.key, self.key_index, f"{mask} & {self.axes.mask(self.key)}[None, :]")]
+        if self.plan.delta is not None:
+            arrays.append(("U", "U", "CHUNK", self.row_index, mask))
         lines = []
-        for name, size, index, within in (
-            ("S", self.key, self.key_index, f"{mask} & {self.axes.mask(self.key)}[None, :]"),
-            ("U", "CHUNK", self.row_index, mask),
-        ):
-            if name == "U" and self.plan.delta is None:
-                continue
+        for operand, array, size, index, within in arrays:
             place = f"chunk_row * ({self.value} * {size}) + {value}[:, None] * {size} + {index}[None, :]"
-            array = "states" if name == "S" else name
-            lines.append(f"{name}_operand = tl.load({array}_ptr + {place}, mask={within}, other=0.0)")
+            lines.append(f"{operand}_operand = tl.load({array}_ptr + {place}, mask={within}, other=0.0)")
         return lines
 
     def _scores(self) -> list[str]:
