@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flagen.algebra.equations import Equation, Exponent, Factor, Solve, Statement, Term
+from flagen.backends.printed import total_of
 from flagen.diagnostics import InternalError
 from flagen.plan.chunk import ChunkPlan, Count, Reader
 
@@ -72,8 +73,7 @@ class EquationPrinter:
 
     def value(self, equation: Equation) -> str:
         """The right side of `equation`."""
-        parts = [self._term(term, equation.target) for term in equation.terms]
-        return " + ".join(parts)
+        return total_of(*(self._term(term, equation.target) for term in equation.terms))
 
     def name(self, factor: Factor) -> str:
         return self.names.get(factor.tensor, factor.tensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from flagen.backends.printed import Printed, expression, product, product_of, total_of
 from flagen.backends.triton_.names import free_name
 from flagen.diagnostics import InternalError
 from flagen.spec.model import Dims
@@ -48,15 +49,11 @@ class Axes:
         offsets = []
         for place, dim in enumerate(dims):
             index = self.spread(self.index(dim), (dim,), over)
-            offsets.append(" * ".join((index, *dims[place + 1 :])))
-        size = dims[0] if len(dims) == 1 else f"({' * '.join(dims)})"
-        return " + ".join((f"{_atom(row)} * {size}", *offsets)) if row else " + ".join(offsets)
+            offsets.append(product_of(index, *dims[place + 1 :]))
+        rows = [product(expression(row), product(*map(Printed, dims))).text] if row else []
+        return total_of(*rows, *offsets)
 
     def within(self, dims: Dims) -> str:
         """The mask of a tile over `dims`; empty for a scalar, which has no lane to mask."""
         over = self.sorted(dims)
         return " & ".join(self.spread(self.mask(dim), (dim,), over) for dim in over)
-
-
-def _atom(row: str) -> str:
-    return row if row.isidentifier() else f"({row})"

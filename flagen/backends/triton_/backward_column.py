@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from flagen.backends.printed import Printed, product, total
 from flagen.backends.triton_.backward_rows import AcrossColumn, BackwardRows
-from flagen.backends.triton_.rows import atom
 
 PARTS = {"q": "read_part", "y": "erased_part", "w": "written_part", "k": "values_part"}
 """What each row along the keys gets, before what scales it."""
@@ -14,15 +14,12 @@ class ColumnGradients(BackwardRows):
 
     def _column_onto_keys(self, factors: list[str]) -> list[str]:
         """What q and k get through the vector state that rides along, around the factors of what the matrix gives."""
-        written = " * ".join(filter(None, (self.column_scale(), self.to_end)))
-        rider = self.plan.rider
-        vector = bool(self.to_end) or (rider is not None and rider.scale is not None and bool(rider.scale.dims))
-        row = f"{atom(written)}[:, None]" if vector else written or "1.0"
-        keys = "column_state_gradient[None, :]" if row == "1.0" else f"{row} * column_state_gradient[None, :]"
+        keys, row = Printed("column_state_gradient[None, :]"), self.column_scale_of(columns=False, decay=self.to_end)
+        keys = keys if row is None else product(row, keys)
         return [
             f"{PARTS['q']} += column_gradient[:, None] * {self.column_state}[None, :]",
             *factors,
-            f"{PARTS['k']} += {keys}",
+            f"{PARTS['k']} += {keys.text}",
             *([f"state_dot += tl.sum({self.column_state} * column_state_gradient)"] if self.backward.decays else []),
         ]
 
@@ -74,9 +71,7 @@ class ColumnGradients(BackwardRows):
             return []
         if not self._scales_apart:
             return [f"{gradient} += column_gradient[:, None]"]
-        scale, column = self.scale("v"), "column_gradient[:, None]"
-        if rider.scale is not None:
-            own = self.column_scale()
-            column += f" * {own}[None, :]" if rider.scale.dims else f" * {own}"
-        values = f"{gradient} * {atom(scale)}[None, :]" if scale else gradient
-        return [f"{gradient} = {values} + {column}"]
+        scale = self.scale("v")
+        values = product(Printed(gradient), scale and scale.of_columns())
+        column = product(Printed("column_gradient[:, None]"), self.column_scale_of(columns=True))
+        return [f"{gradient} = {total(values, column).text}"]

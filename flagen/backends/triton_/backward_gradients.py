@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from flagen.backends.printed import Printed, common_factor, product, total
 from flagen.backends.triton_.backward_column import PARTS, ColumnGradients
-from flagen.backends.triton_.backward_rows import Scores
+from flagen.backends.triton_.backward_rows import ScoreFactors, Scores
 from flagen.backends.triton_.backward_walks import compile_time, trimmed
-from flagen.backends.triton_.rows import DOT, RowKernel, atom, pointers, scalars, steps_symbol
+from flagen.backends.triton_.rows import DOT, RowKernel, pointers, scalars, steps_symbol
 from flagen.plan.backward_levels import (
     BLOCK,
     COLUMN_SCALE_GRADIENT,
@@ -138,9 +139,10 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
             return own
         return (*own, Scores("write_scores", "q", "k", seen=True), Scores("erased_writes", "y", "k", seen=False))
 
-    def _own_scale(self, role: str) -> str:
+    def _own_scale(self, role: str) -> Printed | None:
         """What scales the rows of `role` and is not in what they get; the values' scale is in what their keys get."""
-        return "" if role == "k" else self.scale(role)
+        scale = None if role == "k" else self.scale(role)
+        return scale and scale.of_rows()
 
     def _has_gradient(self, role: str) -> bool:
         """Whether what scales the rows of `role`, and is not in what they get, has a gradient."""
@@ -150,8 +152,10 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         row = self.axes.index(self.row)
         return self.seen() if matrix.seen else f"{row}[:, None] > {row}[None, :]"
 
-    def _decay(self, matrix: Scores) -> str:
-        return f" * {self.between(TOKEN if matrix.seen else self.row)}" if self.decaying else ""
+    def _decayed(self, matrix: Scores, text: str) -> Printed:
+        """The matrix `text` with the decay between its rows."""
+        decay = Printed(self.between(TOKEN if matrix.seen else self.row)) if self.decaying else None
+        return product(Printed(text), decay)
 
     # ---------------------------------------------------------------------------------------------- a block of the keys
 
@@ -188,22 +192,16 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         """The gradient of a matrix for the products with the rows that wrote, and with those that read."""
         onto_reader, onto_writer = self._onto(matrix)
         read, written = self._score_factors(matrix)
-        if onto_reader == onto_writer:
-            return [f"{onto_reader}{suffix} = ({gradient}{read}).to(dtype)"]
-        return [
-            f"{onto_reader}{suffix} = ({gradient}{read}).to(dtype)",
-            f"{onto_writer}{suffix} = ({gradient}{written}).to(dtype)",
-        ]
+        operands = {onto_reader: read, onto_writer: written}
+        return [f"{name}{suffix} = ({factors.on(gradient).text}).to(dtype)" for name, factors in operands.items()]
 
-    def _score_factors(self, matrix: Scores) -> tuple[str, str]:
+    def _score_factors(self, matrix: Scores) -> tuple[ScoreFactors, ScoreFactors]:
         """What scales a matrix' gradient for its readers and its writers. The values' scale goes onto both sides, so
         that what they have in common cancels in the decays' gradient."""
         by_reader, by_writer = self.scale(matrix.reader), self.scale("v" if matrix.writer == "k" else matrix.writer)
         if self._scales_apart:  # It is in the gradient already.
-            by_writer = ""
-        read = f" * {atom(by_writer)}[None, :]" if by_writer else ""
-        written = read if matrix.writer == "k" else ""
-        return read, written + (f" * {atom(by_reader)}[:, None]" if by_reader else "")
+            by_writer = None
+        return ScoreFactors(None, by_writer), ScoreFactors(by_reader, by_writer if matrix.writer == "k" else None)
 
     def _onto(self, matrix: Scores) -> tuple[str, str]:
         """The operands of a matrix' gradient for its readers and its writers."""
@@ -230,17 +228,17 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
 
     def _state_factors(self) -> list[str]:
         """Decays of what comes from the states, and what of it the decay of the whole chunk has in common with."""
-        ends = (self.scale("v"), self.to_end)
-        written = " * ".join(atom(factor) if all(ends) else factor for factor in ends if factor)
-        factors = {"q": self.from_start_read, "y": self.from_start, "w": self.to_end, "k": written}
-        lines = [f"{PARTS[role]} *= {atom(factors[role])}[:, None]" for role in self._roles if factors[role]]
+        factors = {"q": self.from_start_read, "y": self.from_start, "w": self.to_end}
+        factors["k"] = common_factor(self.scale("v"), self.to_end)
+        given = [(PARTS[role], factors[role]) for role in self._roles]
+        lines = [f"{part} *= {factor.of_rows().text}" for part, factor in given if factor]
         if self.plan.rider is not None:
             lines = self._column_onto_keys(lines)
         if self.backward.decays:
             kept = []
             for role in (role for role in self._roles if role in ("w", "k")):
-                kept.append(f"tl.sum({self._scaled_product(role, PARTS[role])}, axis=1)")
-            lines.append(f"kept_sums += put({' + '.join(kept)}, member, MEMBERS)")
+                kept.append(Printed(f"tl.sum({self._scaled_product(role, PARTS[role])}, axis=1)"))
+            lines.append(f"kept_sums += put({total(*kept).text}, member, MEMBERS)")
             lines.append("end_sums += tl.where(members == member, whole * state_dot, 0.0)")
             started: set[str] = set()
             for role in (role for role in self._roles if role in ("q", "y")):
@@ -255,8 +253,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
 
     def _scaled_product(self, role: str, part: str) -> str:
         """What the rows of `role` have in common with `part` of their gradients, before sums over the keys."""
-        scale = self._own_scale(role)
-        return f"{self._wide(role)} * {part}" + (f" * {atom(scale)}[:, None]" if scale else "")
+        return product(Printed(self._wide(role)), Printed(part), self._own_scale(role)).text
 
     def _sum(self, role: str, part: str, sign: str) -> str:
         return f"{self._sum_of(role)} {sign} tl.sum({self._scaled_product(role, part)}, axis=1)"
@@ -267,7 +264,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
     def _onto_rows(self, matrix: Scores) -> list[str]:
         """What rows that read and rows that wrote get from one another."""
         gradient = matrix.gradient
-        masked = f"{gradient} = tl.where({self._mask(matrix)}, {gradient}{self._decay(matrix)}, 0.0)"
+        masked = f"{gradient} = tl.where({self._mask(matrix)}, {self._decayed(matrix, gradient).text}, 0.0)"
         return [masked, *self._score_operands(matrix, gradient), *self._products(matrix)]
 
     def _products(self, matrix: Scores, suffix: str = "") -> list[str]:
@@ -288,7 +285,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         own, own_products = self._within_tokens(matrix, same)
         return [
             *own,
-            f"{gradient} = tl.where({earlier}, {gradient}{self._decay(matrix)}, 0.0)",
+            f"{gradient} = tl.where({earlier}, {self._decayed(matrix, gradient).text}, 0.0)",
             *self._score_operands(matrix, gradient),
             f"onto_reader = tl.dot({onto_reader}, {self.operand(matrix.writer)}, {DOT})",
             self._sum(matrix.reader, "onto_reader", "+="),
@@ -307,11 +304,10 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         if self.grouped:
             own = self._score_operands(matrix, f"tl.where({same}, {gradient}, 0.0)", "_own")
             return own, self._products(matrix, "_own")
-        columns = (factor.replace("[None, :]", "").replace("[:, None]", "") for factor in self._score_factors(matrix))
-        read, written = columns
+        read, written = (factors.on_diagonal("own_gradient").of_rows() for factors in self._score_factors(matrix))
         return [f"own_gradient = tl.sum(tl.where({same}, {gradient}, 0.0), axis=1)"], [
-            f"{reader} += (own_gradient{read})[:, None] * {self._wide(matrix.writer)}",
-            f"{writer} += (own_gradient{written})[:, None] * {self._wide(matrix.reader)}",
+            f"{reader} += {product(read, Printed(self._wide(matrix.writer))).text}",
+            f"{writer} += {product(written, Printed(self._wide(matrix.reader))).text}",
         ]
 
     def _tokens(self, matrix: Scores) -> tuple[str, str]:
@@ -340,9 +336,8 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
     def _onto_vectors(self) -> list[str]:
         lines = []
         for role in self._roles:
-            scale = self._own_scale(role)
-            factor = f" * {atom(scale)}[:, None]" if scale else ""
-            lines.append(f"{vector_gradient(self.plan, role)} += {PARTS[role]}{factor}")
+            scaled = product(Printed(PARTS[role]), self._own_scale(role))
+            lines.append(f"{vector_gradient(self.plan, role)} += {scaled.text}")
         return lines
 
     # ------------------------------------------------------------------------------------------------------- the values
@@ -383,13 +378,13 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         lines = []
         for m in self._written:
             scale = self.scale(m.reader)
-            factor = f" * {atom(scale)}[:, None]" if scale else ""
-            scores = f"tl.where({self._mask(m)}, {m.name}{self._decay(m)}{factor}, 0.0)"
+            scaled = product(self._decayed(m, m.name), scale and scale.of_rows())
+            scores = f"tl.where({self._mask(m)}, {scaled.text}, 0.0)"
             if self._varies_column:
-                to_end = f" * {self.to_end}" if self.to_end else ""
                 lines.append(f"{m.name} = {scores}")
-                read = f"tl.sum({m.name} * column_gradient[:, None], axis=0)"
-                lines.append(f"{COLUMN_SCALE_GRADIENT} = {read} + column_keys{to_end}")
+                read = Printed(f"tl.sum({m.name} * column_gradient[:, None], axis=0)")
+                left = product(Printed("column_keys"), self.to_end)
+                lines.append(f"{COLUMN_SCALE_GRADIENT} = {total(read, left).text}")
                 scores = m.name
             lines.append(f"{m.name} = {scores}.to(dtype)")
         return lines
@@ -413,7 +408,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
     def _values_end(self) -> list[str]:
         if not self._written:
             return []
-        lines = [f"v_gradient *= {self.to_end}[:, None]"] if self.decaying else []
+        lines = [f"v_gradient *= {self.to_end.of_rows().text}"] if self.to_end else []
         operands = {"q": "read_operand", "y": f"{R_GRADIENT}.to(dtype)"}
         for m in self._written:
             lines.append(f"v_gradient = tl.dot(tl.trans({m.name}), {operands[m.reader]}, v_gradient, {DOT})")
@@ -422,7 +417,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
             wide = f"{self.operand('v')}.to(tl.float32)"
             if self._has_gradient("v"):
                 lines.append(f"{scale_gradient('v')} += tl.sum({wide} * v_gradient, axis=1)")
-            lines.append(f"v_gradient *= {atom(scale)}[:, None]")
+            lines.append(f"v_gradient *= {scale.of_rows().text}")
         return lines
 
     def _taken(self) -> list[str]:

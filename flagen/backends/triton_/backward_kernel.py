@@ -54,7 +54,7 @@ def _walks_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "prepared": plan.rows.prepare is not None,
         "every": plan.every,
         "initial": f"{initial_of(plan.rows.spec, state)}_ptr",
-        "init": literal(state.init)[0],
+        "init": literal(state.init).text,
     }
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from flagen.backends.printed import Printed, common_factor, product
 from flagen.backends.triton_.backward_walks import compile_time, place_of, trimmed
 from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayRows
-from flagen.backends.triton_.rows import DOT, atom, pointers, scalars, steps_symbol
+from flagen.backends.triton_.rows import DOT, pointers, scalars, steps_symbol
 from flagen.plan.backward_levels import BLOCK, HEAD, KEYS, OUTPUT_GRADIENT, R_GRADIENT, READ_GRADIENT, SHARED, Level
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
@@ -30,6 +31,22 @@ class Scores:
         return f"{self.name}_gradient"
 
 
+@dataclass(frozen=True)
+class ScoreFactors:
+    """Numbers of the rows of a matrix, and numbers of its columns, that scale its gradient."""
+
+    rows: Printed | None
+    columns: Printed | None
+
+    def on(self, gradient: str) -> Printed:
+        """The gradient of a matrix, scaled."""
+        return product(Printed(gradient), self.columns and self.columns.of_columns(), self.rows and self.rows.of_rows())
+
+    def on_diagonal(self, gradient: str) -> Printed:
+        """The gradient of its diagonal, scaled."""
+        return product(Printed(gradient), self.columns, self.rows)
+
+
 class BackwardRows(ScalarDecayRows):
     """What works on rows of a chunk that come first in every tile: blocks of keys, blocks of values."""
 
@@ -41,8 +58,9 @@ class BackwardRows(ScalarDecayRows):
         rider = plan.rows.rider
         self.column_state = "" if rider is None else self.name(rider.state.name)
         self.decaying = plan.rows.row_decay is not None
-        self.from_start, self.to_end = ("from_start", "to_end") if self.decaying else ("", "")
-        self.from_start_read = "from_start_read" if self.decaying and self.grouped else self.from_start
+        self.from_start = Printed("from_start") if self.decaying else None
+        self.to_end = Printed("to_end") if self.decaying else None
+        self.from_start_read = Printed("from_start_read") if self.decaying and self.grouped else self.from_start
 
     def _load(self, load: RowLoad) -> str:
         # What lies along the keys is loaded for a key head: where heads are all of one kind, that is the value head.
@@ -106,13 +124,12 @@ class BackwardRows(ScalarDecayRows):
         offset, mask = self.tile(f"{place_of(self)} * HV + value_head", self.row, (self.value,))
         return [f"{name} = tl.load({name}_ptr + {offset}, mask={mask}, other=0.0)"]
 
-    def scaled(self, text: str, axis: str, *factors: str) -> str:
+    def scaled(self, text: str, axis: str, *factors: Printed | None) -> str:
         """`text`, an operand over rows and values, with factors of its rows."""
-        given = [factor for factor in factors if factor]
-        if not given:
+        factor = common_factor(*factors)
+        if factor is None:
             return text
-        factor = given[0] if len(given) == 1 else " * ".join(map(atom, given))
-        return f"({text}{self.rows_by(factor, axis, (axis, self.value))}).to(dtype)"
+        return f"({self.rows_by(text, factor, axis, (axis, self.value)).text}).to(dtype)"
 
 
 class Across(BackwardRows):
@@ -199,11 +216,8 @@ class AcrossColumn(BackwardRows):
 
     def column_state_gradient(self) -> str:
         """The gradient of the vector state before a chunk, from that after it."""
-        factor = " * ".join(filter(None, (self.scale("q") and atom(self.scale("q")), self.from_start)))
-        scaled = f"(column_gradient * {factor})" if factor else "column_gradient"
         kept = "whole * column_state_gradient" if self.decaying else "column_state_gradient"
-        q = f"{self.operand('q')}.to(tl.float32)"
-        return f"column_state_gradient = {kept} + tl.sum({q} * {scaled}[:, None], axis=0)"
+        return f"column_state_gradient = {kept} + {self.column_read_gradient(self.from_start)}"
 
 
 def _of(action: Load | Set | RowLoad | RowSet) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from flagen.backends.printed import Printed, common_factor
 from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayRows, Walk, scratch, tiles
 from flagen.backends.triton_.names import initial_of
-from flagen.backends.triton_.rows import DOT, ROLES, RowWriter, atom, pointers, scalars, steps_symbol
+from flagen.backends.triton_.rows import DOT, ROLES, RowWriter, pointers, scalars, steps_symbol
 from flagen.plan.backward_levels import OUTPUT_GRADIENT, READ_GRADIENT
 from flagen.plan.chunk_backward import STATES_EVERY, ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
@@ -154,39 +155,39 @@ class Reverse(Walk):
     def _scores(self) -> list[str]:
         """What tokens read of the rows of a chunk: a product more, and a matrix less to hand on and to read."""
         decay = [f"decay = {self.between(TOKEN)}"] if self.plan.row_decay is not None else []
-        return [*decay, *self.scores("scores", "q", "w", "", self.scale("w")), "scores = scores.to(dtype)"]
+        return [*decay, *self.scores("scores", "q", "w", None, self.scale("w")), "scores = scores.to(dtype)"]
 
     def _before(self) -> list[str]:
         """The gradient of the state before a chunk, from that of the state after it."""
         plan, over_tokens, over_rows = self.plan, (self.value, TOKEN), (self.value, self.row)
         decaying = plan.row_decay is not None
-        start, end = ("from_start", "to_end") if decaying else ("", "")
-        read = ("from_start_read" if self.grouped else "from_start") if decaying else ""
+        start, end = (Printed("from_start"), Printed("to_end")) if decaying else (None, None)
+        read = Printed("from_start_read") if decaying and self.grouped else start
         offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
         lines = [
             f"{OUTPUT_GRADIENT} = tl.load(do_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)",
             *self._column_gradient(),
             f"{READ_GRADIENT} = {self.print(self.backward.walk_read, TOKEN)}",
         ]
-        if self.scale("q"):
-            lines.append(f"{READ_GRADIENT} = {READ_GRADIENT}{self.rows_by(self.scale('q'), TOKEN, over_tokens)}")
+        if scale := self.scale("q"):
+            lines.append(f"{READ_GRADIENT} = {self.rows_by(READ_GRADIENT, scale, TOKEN, over_tokens).text}")
         if plan.delta is not None:
             # The scores have the scale of w in them, which the state's part lacks.
-            factor = " * ".join(filter(None, (self.scale("w"), end)))
+            factor = common_factor(self.scale("w"), end)
             written = f"tl.dot(S_operand, tl.trans({self.operand('w')}), {DOT})"
             lines += [
                 *self.load_scratch("inverse"),
-                f"U_gradient = {written}{self.rows_by(factor, self.row, over_rows)}",
+                f"U_gradient = {self.rows_by(written, factor, self.row, over_rows).text}",
                 f"U_gradient = tl.dot({READ_GRADIENT}.to(dtype), scores, U_gradient, {DOT})",
                 f"R_gradient = tl.dot(U_gradient.to(dtype), inverse, U_gradient, {DOT})",
                 store_rows(self, "R_gradient"),
             ]
         kept = "whole * S_gradient" if decaying else "S_gradient"
-        of_read = f"({READ_GRADIENT}{self.rows_by(read, TOKEN, over_tokens)}).to(dtype)"
+        of_read = f"({self.rows_by(READ_GRADIENT, read, TOKEN, over_tokens).text}).to(dtype)"
         lines.append(f"S_gradient = tl.dot({of_read}, {self.operand('q')}, {kept}, {DOT})")
         if plan.delta is not None:
-            factor = " * ".join(filter(None, (self.scale("y"), start)))
-            erased = f"(R_gradient{self.rows_by(factor, self.row, over_rows)}).to(dtype)"
+            factor = common_factor(self.scale("y"), start)
+            erased = f"({self.rows_by('R_gradient', factor, self.row, over_rows).text}).to(dtype)"
             lines.append(f"S_gradient = tl.dot({erased}, {self.operand('y')}, S_gradient, {DOT})")
         return lines
 
@@ -198,16 +199,14 @@ class Reverse(Walk):
         place, token = "(token * HV + value_head)", self.axes.mask(TOKEN)
         offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
         decaying = self.plan.row_decay is not None
-        factor = " * ".join(filter(None, (self.scale("q") and atom(self.scale("q")), "from_start" if decaying else "")))
-        scaled = f"(column_gradient * {factor})" if factor else "column_gradient"
         kept = "whole * column_state_gradient" if decaying else "column_state_gradient"
-        q = f"{self.operand('q')}.to(tl.float32)"
+        read = self.column_read_gradient(Printed("from_start") if decaying else None)
         return [
             f"o = tl.load(o_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)",
             f"column = tl.load(column_ptr + {place}, mask={token}, other=0.0)",
             f"column_gradient = {self.print(self.backward.rider.read, TOKEN)}",
             f"tl.store(column_gradients_ptr + {place} * blocks + block, column_gradient, mask={token})",
-            f"column_state_gradient = {kept} + tl.sum({q} * {scaled}[:, None], axis=0)",
+            f"column_state_gradient = {kept} + {read}",
         ]
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from flagen.algebra.normal_form import Column
+from flagen.backends.printed import total_of
 from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.describe import count
 from flagen.backends.triton_.rows import RowPlan
@@ -181,7 +182,7 @@ def _read(plan: ChunkKernelPlan, *parts: Part) -> str:
     loads = {action.source.name: action.source for part in parts for action in part.rows if isinstance(action, RowLoad)}
     once = count([decl.dims for decl in loads.values() if decl.per == "token"])
     each = count([decl.dims for decl in loads.values() if decl.per == "step"])
-    return " + ".join(filter(None, (once, each and f"{symbol}*({each})")))
+    return total_of(*filter(None, (once, each and f"{symbol}*({each})")))
 
 
 def _front_end(plan: ChunkKernelPlan, wanted: Collection[str]) -> Iterator[str]:

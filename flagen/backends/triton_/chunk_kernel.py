@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flagen.backends.printed import Printed, common_factor, product, total
 from flagen.backends.triton_.chunk_describe import output_docs, prepare_docs, states_docs, walk_docs
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.rows import (
@@ -11,7 +12,6 @@ from flagen.backends.triton_.rows import (
     ROLES,
     PrintedKernel,
     RowWriter,
-    atom,
     heads,
     key_heads,
     pointers,
@@ -22,7 +22,6 @@ from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
 from flagen.plan.chunk_backward import STATES_EVERY
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import ROW, TOKEN
-from flagen.plan.tiles import Constant
 from flagen.spec.model import State
 
 
@@ -116,31 +115,36 @@ class ScalarDecayRows(RowWriter[ChunkKernelPlan]):
             rows = f"{rows} // {steps_symbol(self.plan)}"
         return f"{self.axes.index(TOKEN)}[:, None] >= {rows}"
 
-    def scores(self, name: str, reader: str, writer: str, *scales: str) -> list[str]:
-        """Masked products of each reading row with each writing row, decayed: reader's scale first."""
-        of_reader, of_writer = scales
-        product = f"tl.dot({self.operand(reader)}, tl.trans({self.operand(writer)}), {DOT})"
-        factors = [
-            *([f"{atom(of_reader)}[:, None]"] if of_reader else []),
-            *([f"{atom(of_writer)}[None, :]"] if of_writer else []),
-            *(["decay"] if self.plan.row_decay is not None else []),
-        ]
+    def scores(
+        self, name: str, reader: str, writer: str, of_reader: Printed | None, of_writer: Printed | None
+    ) -> list[str]:
+        """Masked products of each reading row with each writing row, scaled and decayed."""
+        products = Printed(f"tl.dot({self.operand(reader)}, tl.trans({self.operand(writer)}), {DOT})")
         # Factors first: a product of products would hold two more tiles at a time.
-        factor = f" * {atom(' * '.join(factors)) if len(factors) > 1 else factors[0]}" if factors else ""
+        factor = common_factor(
+            of_reader and of_reader.of_rows(),
+            of_writer and of_writer.of_columns(),
+            None if self.plan.row_decay is None else Printed("decay"),
+        )
         row = self.axes.index(self.row)
         mask = self.seen() if reader == "q" else f"{row}[:, None] > {row}[None, :]"
         return [
-            f"{name} = {product}{factor}",
+            f"{name} = {product(products, factor).text}",
             f"{name} = tl.where({mask}, {name}, 0.0)",
         ]
 
-    def column_scale(self) -> str:
-        """What the column is for each row; empty where it is 1."""
+    def column_scale(self) -> Printed | None:
+        """What the column is for each row, or for all of them; None where it is 1."""
         rider = self.plan.rider
-        if rider is None or rider.scale is None:
-            return ""
-        text = self.print(rider.scale, self.row)
-        return text if isinstance(rider.scale, Constant) else atom(text)
+        return None if rider is None or rider.scale is None else self.printers[self.row].printed(rider.scale)
+
+    def column_scale_of(self, *, columns: bool, decay: Printed | None = None) -> Printed | None:
+        """The same, decayed, spread over a tile whose rows, or `columns`, these are."""
+        rider, factor = self.plan.rider, common_factor(self.column_scale(), decay)
+        varies = decay is not None or (rider is not None and rider.scale is not None and bool(rider.scale.dims))
+        if factor is None or not varies:
+            return factor
+        return factor.of_columns() if columns else factor.of_rows()
 
     def next_column_state(self, written: str = "") -> list[str]:
         """The vector state that rides along, after the chunk, in which `written` is written to it."""
@@ -153,11 +157,15 @@ class ScalarDecayRows(RowWriter[ChunkKernelPlan]):
 
     def column_written(self) -> str:
         """What a chunk writes to the vector state."""
-        rider, to_end = self.plan.rider, "to_end" if self.plan.row_decay is not None else ""
-        row = " * ".join(filter(None, (self.column_scale(), to_end)))
-        varies = bool(to_end) or (rider is not None and rider.scale is not None and bool(rider.scale.dims))
-        factor = f" * {atom(row)}[:, None]" if varies else f" * {row}" if row else ""
-        return f"tl.sum({self.operand('k')}.to(tl.float32){factor}, axis=0)"
+        factor = self.column_scale_of(columns=False, decay=None if self.plan.row_decay is None else Printed("to_end"))
+        written = product(Printed(f"{self.operand('k')}.to(tl.float32)"), factor)
+        return f"tl.sum({written.text}, axis=0)"
+
+    def column_read_gradient(self, from_start: Printed | None) -> str:
+        """What the tokens of a chunk read gives to the gradient of the vector state before it."""
+        scaled = product(Printed("column_gradient"), common_factor(self.scale("q"), from_start))
+        q = Printed(f"{self.operand('q')}.to(tl.float32)")
+        return f"tl.sum({product(q, scaled.of_rows()).text}, axis=0)"
 
 
 class Walk(ScalarDecayRows, WalkKernel[ChunkKernelPlan]):
@@ -277,17 +285,16 @@ class Walk(ScalarDecayRows, WalkKernel[ChunkKernelPlan]):
     def _scores(self) -> list[str]:
         rider, scale = self.plan.rider, self.scale("v")
         if rider is None:
-            return self.scores("scores", "q", "k", "", scale)
+            return self.scores("scores", "q", "k", None, scale)
         if rider.scale is None or rider.shares:
             # What scales the values alone comes after the sum.
-            own = scale if rider.shares else ""
-            lines = [*self.scores("scores", "q", "k", "", own), "column += tl.sum(scores, axis=1)"]
+            own = scale if rider.shares else None
+            lines = [*self.scores("scores", "q", "k", None, own), "column += tl.sum(scores, axis=1)"]
         else:
-            own = self.column_scale()
-            spread = f"{own}[None, :]" if rider.scale.dims else own
-            lines = [*self.scores("scores", "q", "k", "", ""), f"column += tl.sum(scores * {spread}, axis=1)"]
+            written = product(Printed("scores"), self.column_scale_of(columns=True))
+            lines = [*self.scores("scores", "q", "k", None, None), f"column += tl.sum({written.text}, axis=1)"]
         if scale and not rider.shares:
-            lines.append(f"scores *= {atom(scale)}[None, :]")
+            lines.append(f"scores *= {scale.of_columns().text}")
         return lines
 
     def solved(self) -> list[str]:
@@ -295,40 +302,42 @@ class Walk(ScalarDecayRows, WalkKernel[ChunkKernelPlan]):
         plan, over = self.plan, (self.value, self.row)
         if plan.delta is None:
             return []
-        from_start = "from_start" if plan.row_decay is not None else ""
-        scale = " * ".join(filter(None, (self.scale("y"), from_start)))
+        from_start = None if plan.row_decay is None else Printed("from_start")
         terms = []
         if plan.delta.z is not None:
             terms.append(self._sum_term(plan.delta.z))
         if plan.write_key is not None:
-            terms.append(f"tl.dot({self.operand('v')}, tl.trans(erased_writes), {DOT})")
+            terms.append(Printed(f"tl.dot({self.operand('v')}, tl.trans(erased_writes), {DOT})"))
         erased = f"tl.dot(S_operand, tl.trans({self.operand('y')}), {DOT})"
-        terms.append(erased + self.rows_by(scale, self.row, over))
+        terms.append(self.rows_by(erased, common_factor(self.scale("y"), from_start), self.row, over))
         return [
-            f"R = {' + '.join(terms)}",
+            f"R = {total(*terms).text}",
             f"U = tl.dot(R.to(dtype), tl.trans(inverse), R, {DOT})",
             "U_operand = U.to(dtype)",
         ]
 
     def read(self) -> list[str]:
         over = (self.value, TOKEN)
-        start = "" if self.plan.row_decay is None else "from_start_read" if self.grouped else "from_start"
-        lines = [f"read = tl.dot(S_operand, tl.trans({self.operand('q')}), {DOT}){self.rows_by(start, TOKEN, over)}"]
+        start = Printed("from_start_read" if self.grouped else "from_start")
+        read = f"tl.dot(S_operand, tl.trans({self.operand('q')}), {DOT})"
+        decayed = self.rows_by(read, None if self.plan.row_decay is None else start, TOKEN, over)
+        lines = [f"read = {decayed.text}"]
         if self.plan.delta is not None:
             lines.append(f"read = tl.dot(U_operand, tl.trans(scores), read, {DOT})")
         if self.plan.write_key is not None:
             scores = "scores.to(dtype)" if self.plan.delta is None else "write_scores"
             lines.append(f"read = tl.dot({self.operand('v')}, tl.trans({scores}), read, {DOT})")
-        if self.scale("q"):
-            lines.append(f"read = read{self.rows_by(self.scale('q'), TOKEN, over)}")
+        scale = self.scale("q")
+        if scale:
+            lines.append(f"read = {self.rows_by('read', scale, TOKEN, over).text}")
             if self.plan.rider is not None:
-                lines.append(f"column *= {atom(self.scale('q'))}")
+                lines.append(f"column *= {scale.text}")
         return lines
 
     def next_state(self) -> list[str]:
         plan, over = self.plan, (self.value, self.row)
         S = self.state
-        to_end = "" if plan.row_decay is None else "to_end"
+        to_end = None if plan.row_decay is None else Printed("to_end")
         kept = S if plan.row_decay is None else f"whole * {S}"
         lines = []
         if plan.delta is not None and to_end:
@@ -338,14 +347,13 @@ class Walk(ScalarDecayRows, WalkKernel[ChunkKernelPlan]):
                 "whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)",
             ]
         if plan.delta is not None:
-            scale = " * ".join(filter(None, (self.scale("w"), to_end)))
-            written = f"(U{self.rows_by(scale, self.row, over)}).to(dtype)" if scale else "U_operand"
+            scale = common_factor(self.scale("w"), to_end)
+            written = f"({self.rows_by('U', scale, self.row, over).text}).to(dtype)" if scale else "U_operand"
             lines.append(f"{S} = tl.dot({written}, {self.operand('w')}, {kept}, {DOT})")
             kept = S
         if plan.write_key is not None:
-            scale = " * ".join(filter(None, (self.scale("v"), to_end)))
-            v = self.operand("v")
-            written = f"({v}{self.rows_by(scale, self.row, over)}).to(dtype)" if scale else v
+            scale, v = common_factor(self.scale("v"), to_end), self.operand("v")
+            written = f"({self.rows_by(v, scale, self.row, over).text}).to(dtype)" if scale else v
             lines.append(f"{S} = tl.dot({written}, {self.operand('k')}, {kept}, {DOT})")
         return lines
 
@@ -395,10 +403,10 @@ class Prepare(ScalarDecayRows, PrintedKernel[ChunkKernelPlan]):
 
     def _scores(self) -> list[str]:
         lines = [f"decay = {self.between(TOKEN)}"] if self.plan.row_decay is not None else []
-        lines += self.scores("scores", "q", "w", "", self.scale("w"))
+        lines += self.scores("scores", "q", "w", None, self.scale("w"))
         lines.append(self._store("scores", TOKEN))
         if self.plan.write_key is not None:
-            lines += self.scores("write_scores", "q", "k", "", self.scale("v"))
+            lines += self.scores("write_scores", "q", "k", None, self.scale("v"))
             lines.append(self._store("write_scores", TOKEN))
         return lines
 

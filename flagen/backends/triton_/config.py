@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from flagen.backends.printed import product_of, total_of
 from flagen.plan.fused import FusedPlan
 from flagen.plan.split import Split
 from flagen.spec.model import Dims
@@ -51,7 +52,7 @@ def _warps(plan: FusedPlan) -> str:
     large = _large(plan)
     if not large or not large[0]:
         return "1"
-    total = " * ".join(f"BLOCK_{dim}" for dim in large[0]) if len(large) == 1 else sum_of_blocks(large)
+    total = product_of(*(f"BLOCK_{dim}" for dim in large[0])) if len(large) == 1 else sum_of_blocks(large)
     warps = f"min(16, max(1, {total} // {_values_per_warp(plan)}))"
     return warps if len(large) == 1 else f"triton.next_power_of_2({warps})"
 
@@ -71,10 +72,10 @@ def sum_of_blocks(tiles: list[list[str]] | list[Dims]) -> str:
     """How many values tiles over these dims have together."""
     counts: dict[str, int] = {}
     for dims in tiles:
-        product = " * ".join(f"BLOCK_{dim}" for dim in dims) or "1"
+        product = product_of(*(f"BLOCK_{dim}" for dim in dims))
         counts[product] = counts.get(product, 0) + 1
     terms = [product if count == 1 else f"{count} * {product}" for product, count in counts.items()]
-    return terms[0] if len(terms) == 1 and "*" not in terms[0] else f"({' + '.join(terms)})"
+    return terms[0] if len(terms) == 1 and "*" not in terms[0] else f"({total_of(*terms)})"
 
 
 def _padded(plan: FusedPlan, dim: str) -> str:

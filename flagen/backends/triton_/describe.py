@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from flagen.backends.printed import total_of
 from flagen.plan.fused import FusedPlan
 from flagen.spec.model import Dims
 
@@ -33,10 +34,10 @@ def traffic(plan: FusedPlan) -> str:
     once = count([decl.dims for decl in spec.inputs if decl.per == "token"])
     each = count([decl.dims for decl in spec.inputs if decl.per == "step"])
     symbol = "" if spec.steps is None else spec.steps.symbol
-    read = " + ".join(filter(None, (once, each and f"{symbol}*({each})")))
+    read = total_of(*filter(None, (once, each and f"{symbol}*({each})")))
     output = _size(spec.output_dims)
     written = f"4*{output} bytes written by each block" if split and split.partial else f"{output} written"
-    state = " + ".join(f"4*{_size(state.dims)}" for state in spec.states)
+    state = total_of(*(f"4*{_size(state.dims)}" for state in spec.states))
     return (
         f"Memory, for each token of a head: {read} elements read (rows that heads or blocks share, from the cache),"
         f" {written}. For each sequence of a head: {state} bytes of state read, as many written."
@@ -50,7 +51,7 @@ def count(rows: Sequence[Dims]) -> str:
         counts[_size(dims)] = counts.get(_size(dims), 0) + 1
     ones = counts.pop("1", 0)
     terms = [size if count == 1 else f"{count}*{size}" for size, count in counts.items()]
-    return " + ".join((*terms, *([str(ones)] if ones else [])))
+    return total_of(*terms, *([str(ones)] if ones else []))
 
 
 def _size(dims: Dims) -> str:

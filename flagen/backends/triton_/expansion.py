@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from flagen.backends.printed import total_of
 from flagen.backends.torch_.rows import ReadScope, RowPrinter, Rows, expressions, vectors, written_rows
 from flagen.backends.torch_.scope import names_used, prelude
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, function_context
@@ -75,7 +76,7 @@ def _text(plan: ExpandedPlan, rows: Count) -> str:
 def _note(plan: ExpandedPlan) -> str:
     """What the rows of a token take."""
     counts = Counter(dim for role in plan.names if role != "g" for dim in plan.dims_of(role))
-    numbers = " + ".join(f"{count} {dim}" if count > 1 else dim for dim, count in counts.items())
+    numbers = total_of(*(f"{count} {dim}" if count > 1 else dim for dim, count in counts.items()))
     read = plan.kernels.spec.output_dims[0]
     rows = _text(plan, plan.rows)
     many = "its row is" if rows == "1" else f"its {rows} rows are"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from flagen.backends.printed import SUM
 from flagen.backends.text import tuple_of
 from flagen.backends.triton_.actions import INDENT, ActionWriter
 from flagen.backends.triton_.axes import Axes
@@ -171,7 +172,7 @@ class SegmentKernel(ActionWriter):
     def _start(self) -> str:
         """The state of a sequence that is given none; its padding is zero."""
         (state,) = self.spec.states
-        init = literal(state.init)[0]
+        init = literal(state.init).text
         if state.init == 0:
             return f"tl.zeros({self._shape()}, tl.float32)"
         return f"tl.where({self.axes.within(state.dims)}, tl.full({self._shape()}, {init}, tl.float32), 0.0)"
@@ -186,7 +187,7 @@ class SegmentKernel(ActionWriter):
                 yield from (INDENT + line for line in self._state_loaded())
                 yield from (INDENT + line for line in self.lines(body))
             case ButAtEnd(target, value):
-                kept = f"{target} - {self.print(value)}"
+                kept = f"{target} - {self.print.printed(value).within(SUM + 1)}"
                 yield f"{target} = tl.where(token == end_token - 1, {target}, {kept})"
             case _:
                 yield from super().other(action)

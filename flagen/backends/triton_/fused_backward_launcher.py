@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flagen.backends.printed import product_of
 from flagen.backends.signature import parameters
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.triton_.chunk_launcher import PACKED, START, Launch
@@ -99,6 +100,6 @@ def _launch(plan: FusedBackwardPlan, name: str) -> Launch:
     steps = {} if spec.steps is None else {spec.steps.symbol: spec.steps.argument}
     sizes = ["SEGMENT" if size == "SEGMENT" else steps.get(size, f"args.{size}") for size in kernel.sizes()]
     runs, blocks = ("args.runs", "blocks") if name in WALKS else ("segments", "shares")
-    grid = " * ".join((runs, "args.HV", *([] if plan.whole_values else [blocks])))
+    grid = product_of(runs, "args.HV", *([] if plan.whole_values else [blocks]))
     tiles = "walk" if name in WALKS else "inside"
     return Launch(kernel.title, grid, [*pointers, *numbers, "args.tokens", *sizes], tiles)

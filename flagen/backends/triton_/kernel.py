@@ -122,7 +122,7 @@ class KernelWriter:
     def states(self) -> Iterator[StateCode]:
         for state in self.spec.states:
             blocks = [f"BLOCK_{dim}" for dim in self.axes.sorted(state.dims)]
-            init = literal(state.init)[0]
+            init = literal(state.init).text
             address = self.axes.address("state_row", state.dims)
             mask = self.axes.within(state.dims)
             given = f"{initial_name(state.name, self.plan.names)}_ptr"

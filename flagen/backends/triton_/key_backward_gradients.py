@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flagen.backends.printed import Printed, product, total
 from flagen.backends.triton_.key_backward_pairs import PARTS, Pairs
 from flagen.backends.triton_.key_backward_walks import scaled_rows
 from flagen.backends.triton_.key_rows import LOG2_E, Array, Score, decay_tiles
@@ -300,8 +301,8 @@ class KeyGradients(Pairs, PrintedKernel[KeyKernelPlan]):
             *self.vector_lines(),
         ]
         for role in self.roles:
-            if factors := self.factor(role, "[:, None]"):
-                lines.append(f"{self.full(role)} = {self.operand(role)} * {factors[0]}")
+            if factor := self.factor(role):
+                lines.append(f"{self.full(role)} = {product(Printed(self.operand(role)), factor).text}")
         return lines
 
     def vector_lines(self) -> list[str]:
@@ -353,11 +354,14 @@ class KeyGradients(Pairs, PrintedKernel[KeyKernelPlan]):
             return lines
         for common in dict.fromkeys(self.common(role) for role in readers):
             some = [role for role in readers if self.common(role) == common]
-            lines.append(f"{common} = {' + '.join(f'{self.full(role)} * {PARTS[role]}' for role in some)}")
+            lines.append(f"{common} = {self._common(some).text}")
         if "common" not in {self.common(role) for role in readers}:
             lines.append(f"common = {self._zeros('CHUNK', f'BLOCK_{self.key}')}")
-        kept = " + ".join(f"{self.full(role)} * {PARTS[role]}" for role in writers)
-        return [*lines, f"kept = {kept}"]
+        return [*lines, f"kept = {self._common(writers).text}"]
+
+    def _common(self, roles: Sequence[str]) -> Printed:
+        """What the rows of `roles` have in common with what they get."""
+        return total(*(product(Printed(self.full(role)), Printed(PARTS[role])) for role in roles))
 
     # ----------------------------------------------------------------------------------------------------- what is done
 
@@ -365,12 +369,11 @@ class KeyGradients(Pairs, PrintedKernel[KeyKernelPlan]):
         """From what the rows of one value head get to the gradients of vectors, scales and decays, and of names."""
         lines, started = [], set(self.started)
         for role in self.roles:
-            name, factors = vector_gradient(self.plan, role), self.factor(role, "[:, None]")
-            if factors:
-                product = f"{self.operand(role)} * {PARTS[role]}"
-                lines.append(f"{scale_gradient(role)} = tl.sum({product}, axis=1)")
-            text = " * ".join((PARTS[role], *factors))
-            lines.append(f"{name} {'+=' if name in started else '='} {text}")
+            name, factor, part = vector_gradient(self.plan, role), self.factor(role), Printed(PARTS[role])
+            if factor:
+                common = product(Printed(self.operand(role)), part)
+                lines.append(f"{scale_gradient(role)} = tl.sum({common.text}, axis=1)")
+            lines.append(f"{name} {'+=' if name in started else '='} {product(part, factor).text}")
             started.add(name)
         if self.backward.decays:
             lines += self._decay_gradient()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from flagen.backends.printed import Printed, common_factor, product, total
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.key_describe import output_docs, prepare_docs, states_docs, walk_docs
 from flagen.backends.triton_.key_output import RightOutput
@@ -111,9 +112,9 @@ class Walk(WalkKernel[KeyKernelPlan]):
         if plan.delta.z is not None:
             terms.append(self._sum_term(plan.delta.z))
         if plan.write_key is not None:
-            terms.append(f"tl.dot({self.operand('v')}, tl.trans(erased_writes), {DOT})")
+            terms.append(Printed(f"tl.dot({self.operand('v')}, tl.trans(erased_writes), {DOT})"))
         return [
-            f"R = {' + '.join((*terms, erased))}",
+            f"R = {total(*terms, Printed(erased)).text}",
             f"U = tl.dot(R.to(dtype), tl.trans(inverse), R, {DOT})",
             "U_operand = U.to(dtype)",
         ]
@@ -306,8 +307,8 @@ class Prepare(KeyRows, PrintedKernel[KeyKernelPlan]):
     def _scaled(self, scores: Sequence[Score]) -> list[str]:
         lines = []
         for score in scores:
-            factors = [*self.factor(score.reader, "[:, None]"), *self.factor(score.writer, "[None, :]")]
-            lines += [f"{score.name} *= {' * '.join(factors)}"] if factors else []
+            factor = common_factor(self.factor(score.reader), self.factor(score.writer, columns=True))
+            lines += [f"{score.name} *= {factor.text}"] if factor else []
         return lines
 
     def _matrices(self, readers: Collection[str]) -> list[str]:
@@ -370,8 +371,7 @@ class Prepare(KeyRows, PrintedKernel[KeyKernelPlan]):
 
     def _decayed(self, role: str, decay: str) -> str:
         """The rows of `role` with all their factors."""
-        factors = [self.operand(role), *self.factor(role, "[:, None]"), *([decay] if decay else [])]
-        return " * ".join(factors)
+        return product(Printed(self.operand(role)), self.factor(role), Printed(decay) if decay else None).text
 
     def _stored(self, array: Array) -> str:
         place, mask = array.place(self.row_index, self.key_index, self.axes.mask(self.key))

@@ -170,7 +170,8 @@ class RightOutput(KeyRows, PrintedKernel[KeyKernelPlan]):
         plan = self.plan
         lines = []
         for role, name in self.writers.items():
-            lines += [f"{name} *= {factor}" for factor in self.factor(role, "[None, :]")]
+            factor = self.factor(role, columns=True)
+            lines += [f"{name} *= {factor.text}"] if factor else []
         sees = self.rows_where(">=" if plan.reads_itself else ">")
         if plan.log_decay is None:
             return [*lines, *(self._read(f"tl.where({sees}, {{}}, 0.0)", "", role) for role in self.writers)]
@@ -214,9 +215,9 @@ class RightOutput(KeyRows, PrintedKernel[KeyKernelPlan]):
 
     def _put(self) -> list[str]:
         offset, mask = self.tile("token * HV + value_head", TOKEN, (self.key,))
-        scale = [f"read *= {factor}" for factor in self.factor("q", "[:, None]")]
+        scale = self.factor("q")
         return [
-            *scale,
+            *([f"read *= {scale.text}"] if scale else []),
             f"o = {self.print(self.plan.output, TOKEN)}",
             f"tl.store(o_ptr + {offset}, o.to(o_ptr.dtype.element_ty), mask={mask})",
         ]

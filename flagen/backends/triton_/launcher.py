@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from flagen.backends.printed import product_of
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.scope import Scope
@@ -30,7 +31,7 @@ def launcher_context(plan: FusedPlan, backward_keeps: str) -> Mapping[str, objec
         "defaults": list(default_values(spec)),
         "config_arguments": [f"args.{dim}" for dim in plan.order],
         "blocks": blocks,
-        "programs": " * ".join(("args.runs", "args.HV", *(["blocks"] if blocks else []))),
+        "programs": product_of("args.runs", "args.HV", *(["blocks"] if blocks else [])),
         "partial": partial,
         "output_shape": ", ".join([*output[:3], "blocks", *output[3:]] if partial else output),
         "scalars": [param.name for param in spec.params if not param.is_tensor],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+from flagen.backends.printed import ATOM, POWER, PRODUCT, SIGN, SUM, Printed, product
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.helpers import HELPERS
 from flagen.diagnostics import InternalError
@@ -28,15 +29,9 @@ from flagen.plan.tiles import (
 )
 from flagen.spec.model import Dims
 
-_SUM, _PRODUCT, _SIGN, _POWER, ATOM = range(5)
-"""How tightly Python's operators bind."""
-
 _IN_CORE = {name: f"tl.{name}" for name in ("exp", "exp2", "log", "sqrt", "rsqrt", "abs", "sigmoid")}
 _TAKE_NUMBERS = frozenset(("minimum", "maximum", "clamp", "logaddexp", "part_of"))
 """Helpers that take a Python number beside a tensor."""
-
-Printed = tuple[str, int]
-"""Source text, and how tightly its outermost operator binds."""
 
 
 class Printer:
@@ -50,66 +45,67 @@ class Printer:
         return self._tensor(tile)
 
     def __call__(self, tile: Tile) -> str:
-        return self._print(tile)[0]
+        """`tile` where it stands alone: as an argument, or as what is assigned or added."""
+        return self.printed(tile).text
+
+    def printed(self, tile: Tile) -> Printed:
+        """`tile` as an operand, or a part of one."""
+        return self._print(tile)
 
     def over(self, tile: Tile, dims: Dims) -> str:
         """`tile` as it is added to tiles over `dims`."""
-        return self._spread(tile, dims, _SUM)
+        return self._spread(tile, dims, SUM)
 
     def _print(self, tile: Tile) -> Printed:
         match tile:
             case Constant(value):
                 return literal(value)
             case Size(name) | Value(name):
-                return name, ATOM
+                return Printed(name)
             case Head():
-                return "head", ATOM
+                return Printed("head")
             case StateTile(name, previous):
-                return f"{name}_prev" if previous else name, ATOM
+                return Printed(f"{name}_prev" if previous else name)
             case Negative(value):
-                return f"-{self._spread(value, tile.dims, _SIGN)}", _SIGN
+                return Printed(f"-{self._spread(value, tile.dims, SIGN)}", SIGN)
             case Product(factors, dims):
-                return self._product(factors, dims)
+                return product(*(self._operand(factor, dims) for factor in factors))
             case Arithmetic("**", left, right, dims):
-                return f"{self._spread(left, dims, ATOM)} ** {self._spread(right, dims, _SIGN)}", _POWER
+                return Printed(f"{self._spread(left, dims, ATOM)} ** {self._spread(right, dims, SIGN)}", POWER)
             case Arithmetic(op, left, right, dims):
-                level = _PRODUCT if op == "/" else _SUM
-                return f"{self._spread(left, dims, level)} {op} {self._spread(right, dims, level + 1)}", level
+                level = PRODUCT if op == "/" else SUM
+                sides = self._spread(left, dims, level), self._spread(right, dims, level + 1)
+                return Printed(f" {op} ".join(sides), level)
             case Function():
                 return self._function(tile)
             case Sum(value, dim):
-                return f"tl.sum({self(value)}, axis={value.dims.index(dim)})", ATOM
+                return Printed(f"tl.sum({self(value)}, axis={value.dims.index(dim)})")
             case MatMul(left, right, dim):
                 sides = self._transposed(left, dim, last=True), self._transposed(right, dim, last=False)
-                return f'tl.dot({", ".join(sides)}, input_precision="ieee")', ATOM
+                return Printed(f'tl.dot({", ".join(sides)}, input_precision="ieee")')
             case Normalize(function, value):
-                return f"{function}({self(value)})", ATOM
+                return Printed(f"{function}({self(value)})")
             case Masked(value, dim, fill, dims):
                 mask = self.axes.spread(self.axes.mask(dim), (dim,), dims)
-                return f"tl.where({mask}, {self._spread(value, dims, _SUM)}, {literal(fill)[0]})", ATOM
+                return Printed(f"tl.where({mask}, {self._spread(value, dims, SUM)}, {literal(fill).text})")
             case Once(value):
-                return f"tl.where(block == 0, {self(value)}, 0.0)", ATOM
+                return Printed(f"tl.where(block == 0, {self(value)}, 0.0)")
         raise InternalError(f"the Triton printer does not know {type(tile).__name__}: {tile!r}")
-
-    def _product(self, factors: tuple[Tile, ...], dims: Dims) -> Printed:
-        first, *rest = factors
-        text = " * ".join([self._spread(first, dims, _PRODUCT), *(self._spread(f, dims, _PRODUCT + 1) for f in rest)])
-        return text, _PRODUCT
 
     def _function(self, tile: Function) -> Printed:
         name, args = tile.name, tile.args
         if name == "square" and isinstance(args[0], Value | StateTile):
-            return f"{self(args[0])} * {self(args[0])}", _PRODUCT
+            return product(self.printed(args[0]), self.printed(args[0]))
         if name in _IN_CORE:
-            return f"{_IN_CORE[name]}({self._tensor(args[0])})", ATOM
+            return Printed(f"{_IN_CORE[name]}({self._tensor(args[0])})")
         helper = next((helper for helper in (name, f"_{name}") if helper in HELPERS), None)
         if helper is None:
             raise InternalError(f"the Triton printer does not know the function {name}")
         bare = name in _TAKE_NUMBERS and not all(map(is_static, args))
         printed = (
-            self._tensor(arg) if is_static(arg) and not bare else self._spread(arg, tile.dims, _SUM) for arg in args
+            self._tensor(arg) if is_static(arg) and not bare else self._spread(arg, tile.dims, SUM) for arg in args
         )
-        return f"{helper}({', '.join(printed)})", ATOM
+        return Printed(f"{helper}({', '.join(printed)})")
 
     def _tensor(self, tile: Tile) -> str:
         """`tile` where a tensor is wanted: numbers and sizes alone are Python numbers to the compiler."""
@@ -121,17 +117,18 @@ class Printer:
 
     def _spread(self, tile: Tile, dims: Dims, level: int) -> str:
         """`tile` as an operand among tiles over `dims`, in parentheses where it binds less tightly than `level`."""
-        if tile.dims == dims or not tile.dims:
-            return self._within(tile, level)
-        return self.axes.spread(self._within(tile, ATOM), tile.dims, dims)
+        return self._operand(tile, dims).within(level)
 
-    def _within(self, tile: Tile, level: int) -> str:
-        text, binding = self._print(tile)
-        return text if binding >= level else f"({text})"
+    def _operand(self, tile: Tile, dims: Dims) -> Printed:
+        """`tile` among tiles over `dims`."""
+        printed = self._print(tile)
+        if tile.dims == dims or not tile.dims:
+            return printed
+        return Printed(self.axes.spread(printed.atom, tile.dims, dims))
 
 
 def literal(value: Fraction | float) -> Printed:
     """A number. Beside a float32 tensor Triton makes it a float32, whatever its size."""
     if math.isinf(value):
-        return f'float("{"-" if value < 0 else ""}inf")', ATOM
-    return repr(float(value)), _SIGN if value < 0 else ATOM
+        return Printed(f'float("{"-" if value < 0 else ""}inf")')
+    return Printed(repr(float(value)), SIGN if value < 0 else ATOM)

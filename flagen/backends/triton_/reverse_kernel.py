@@ -204,7 +204,7 @@ class ReverseKernel(ActionWriter):
         return StateCode(
             name=state.name,
             initial=f"{arrays.initial}_ptr",
-            start=f"tl.full({blocks}, {literal(state.init)[0]}, tl.float32)",
+            start=f"tl.full({blocks}, {literal(state.init).text}, tl.float32)",
             load=f"{self._got(arrays.initial, 'state_row', state.name)}.to(tl.float32)",
             recall_segment=self._got(arrays.segments, "segment_row", state.name),
             is_owned="block == 0" if carried.shared else "",
@@ -241,7 +241,7 @@ class ReverseKernel(ActionWriter):
     def _got(self, array: str, row: str, state: str) -> str:
         (decl,) = (declared for declared in self.spec.states if declared.name == state)
         mask = self.axes.within(decl.dims)
-        padded = f", mask={mask}, other={literal(decl.init)[0]}" if mask else ""
+        padded = f", mask={mask}, other={literal(decl.init).text}" if mask else ""
         return f"tl.load({array}_ptr + {self.axes.address(row, decl.dims)}{padded})"
 
     def _dims(self, state: str) -> tuple[str, ...]:

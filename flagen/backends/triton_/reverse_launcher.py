@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flagen.backends.printed import product_of
 from flagen.backends.signature import parameters
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.triton_.chunk_launcher import PACKED, Launch
@@ -93,6 +94,6 @@ def _launch(plan: ReversePlan, name: str) -> Launch:
     steps = {} if spec.steps is None else {spec.steps.symbol: spec.steps.argument}
     sizes = [steps.get(size, f"args.{size}") for size in kernel.sizes()]
     blocks = "blocks" if name == "states" else "shares"
-    grid = " * ".join(("args.runs", "args.HV", *([] if plan.forward.split is None else [blocks])))
+    grid = product_of("args.runs", "args.HV", *([] if plan.forward.split is None else [blocks]))
     tiles = "walk" if name == "states" else "inside"
     return Launch(kernel.title, grid, [*pointers, *numbers, "args.tokens", "tokens", *sizes], tiles)

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Generic, TypeGuard, TypeVar
 
+from flagen.backends.printed import Printed, product
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.kernel import tensor_names
-from flagen.backends.triton_.printer import ATOM, Printed, Printer
+from flagen.backends.triton_.printer import Printer
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
@@ -106,7 +107,7 @@ class RowPrinter(Printer):
 
     def _print(self, tile: Tile) -> Printed:
         if isinstance(tile, Value):
-            return self.names.get(tile.name, tile.name), ATOM
+            return Printed(self.names.get(tile.name, tile.name))
         return super()._print(tile)
 
 
@@ -233,13 +234,14 @@ class RowWriter(Generic[P]):
     # ------------------------------------------------------------------------------------------------------ expressions
 
     def print(self, tile: Tile, axis: str) -> str:
+        """`tile` where it stands alone."""
         return self.printers[axis](tile)
 
-    def rows_by(self, text: str, axis: str, over: Dims) -> str:
-        """`text`, numbers of rows along `axis`, as a factor of a tile over `over`: ` * text[:, None]`."""
-        if not text:
-            return ""
-        return " * " + self.axes.spread(atom(text), (axis,), over)
+    def rows_by(self, text: str, factor: Printed | None, axis: str, over: Dims) -> Printed:
+        """`text`, a name or a call that is a tile over `over`, times `factor`, numbers of rows along `axis`."""
+        if factor is None:
+            return Printed(text)
+        return product(Printed(text), Printed(self.axes.spread(factor.atom, (axis,), over)))
 
     def operands(self, *roles: str) -> list[str]:
         """Operands that are no plain inputs, evaluated in float32 and rounded to the dtype of the products."""
@@ -262,21 +264,24 @@ class RowWriter(Generic[P]):
     def axis_of(self, role: str) -> str:
         return TOKEN if role == "q" else self.row
 
-    def scale(self, role: str) -> str:
-        """What multiplies a whole row of `role`, one for each row; empty where nothing does."""
+    def scale(self, role: str) -> Printed | None:
+        """What multiplies a whole row of `role`, one for each row; None where nothing does."""
         tile = self.plan.scale(role)
         if tile is None:
-            return ""
-        text = self.print(tile, self.axis_of(role))
-        return text if tile.dims else f"tl.full((1,), {text}, tl.float32)"
+            return None
+        printed = self.printers[self.axis_of(role)].printed(tile)
+        return printed if tile.dims else Printed(f"tl.full((1,), {printed.text}, tl.float32)")
 
-    def factor(self, role: str, spread: str) -> list[str]:
-        """What multiplies a whole row of `role`, spread over a tile by `[:, None]` or `[None, :]`; empty if nothing."""
+    def factor(self, role: str, *, columns: bool = False) -> Printed | None:
+        """What multiplies a whole row of `role`, spread over a tile whose rows, or `columns`, these are; None where
+        nothing does."""
         tile = self.plan.scale(role)
         if tile is None:
-            return []
-        text = atom(self.print(tile, self.axis_of(role)))
-        return [f"{text}{spread}" if tile.dims else text]
+            return None
+        printed = self.printers[self.axis_of(role)].printed(tile)
+        if not tile.dims:
+            return printed
+        return printed.of_columns() if columns else printed.of_rows()
 
 
 class RowKernel(RowWriter[P], ABC):
@@ -302,7 +307,3 @@ class PrintedKernel(RowKernel[P]):
     @abstractmethod
     def lines(self) -> list[str]:
         """What the kernel does, a statement a line."""
-
-
-def atom(text: str) -> str:
-    return text if text.isidentifier() else f"({text})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from flagen.backends.printed import product_of
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.spec.model import Dims
 
@@ -20,13 +21,13 @@ def config_lines(plan: ScanKernelPlan, *, backward: bool) -> Iterator[str]:
             yield f"BLOCK_{dim} = triton.next_power_of_2({dim})"
     wide = _widest(plan)
     if plan.split is not None:
-        whole = " * ".join(["CHUNK", *(f"BLOCK_{dim}" for dim in wide if dim != plan.split)])
+        whole = product_of("CHUNK", *(f"BLOCK_{dim}" for dim in wide if dim != plan.split))
         values = 4096 if len(wide) > 1 else 1024
         if backward and len(wide) > 1:
             yield f"# Every block of {plan.split} writes shares of the gradients that lack it: few blocks."
         most = f"max({1 if len(wide) > 1 else 16}, {values} // ({whole}))"
         yield f"BLOCK_{plan.split} = min(triton.next_power_of_2({plan.split}), {most})"
-    tile = " * ".join(["CHUNK", *(f"BLOCK_{dim}" for dim in wide)])
+    tile = product_of("CHUNK", *(f"BLOCK_{dim}" for dim in wide))
     each = 256 if len(wide) < 2 and backward else 512
     yield f"num_warps = min({8 if backward else 16}, max(1, {tile} // {each}))"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from flagen.backends.printed import Printed, product, product_of, total_of
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.axes import Axes
@@ -183,7 +184,7 @@ class ScanWriter:
     def start(self, state: State) -> Mapping[str, str]:
         """How the state before the first chunk comes about."""
         blocks = [f"BLOCK_{dim}" for dim in self.axes.sorted(state.dims)]
-        init = literal(state.init)[0]
+        init = literal(state.init).text
         given = f"{initial_name(state.name, self.taken)}_ptr"
         load = self._load(f"{given} + {self.axes.address('state_row', state.dims)}", state.dims, init)
         fill = f"tl.full({tuple_of(blocks)}, {init}, tl.float32)"
@@ -276,13 +277,12 @@ class ScanWriter:
         if not dims:
             return row
         over = self.over(dims)
-        size = dims[0] if len(dims) == 1 else f"({' * '.join(dims)})"
-        rows = self.axes.spread(f"({row})", (TOKEN,), over)
+        rows = Printed(self.axes.spread(f"({row})", (TOKEN,), over))
         offsets = [
-            " * ".join((self.axes.spread(self.axes.index(dim), (dim,), over), *dims[place + 1 :]))
+            product_of(self.axes.spread(self.axes.index(dim), (dim,), over), *dims[place + 1 :])
             for place, dim in enumerate(dims)
         ]
-        return " + ".join((f"{rows} * {size}", *offsets))
+        return total_of(product(rows, product(*map(Printed, dims))).text, *offsets)
 
     def within(self, dims: Dims) -> str:
         """The mask of a tile with a row over `dims` for every token."""
@@ -346,7 +346,7 @@ class BackwardWriter(ScanWriter):
         }
 
     def take_kept(self, state: State) -> str:
-        init = literal(state.init)[0]
+        init = literal(state.init).text
         address = self.axes.address("kept_row", state.dims)
         return f"{self.first[state.name]} = {self._load(f'{self.kept_name(state)} + {address}', state.dims, init)}"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from flagen.backends.printed import product_of
 from flagen.backends.signature import Parameter, parameters, result_doc, result_like
 from flagen.backends.stages import HERE, SHARED
 from flagen.backends.torch_.common import check_call, common_context
@@ -170,7 +171,7 @@ def scan_backward_launcher_context(plan: ScanBackwardPlan) -> Mapping[str, objec
         },
         "state_totals": [_state_total(plan, state, initials[state.name]) for state in spec.states],
         "launch": _launch(plan, cotangents, finals),
-        "programs": " * ".join(("args.runs", "args.HV", *(["blocks"] if forward.split else []))),
+        "programs": product_of("args.runs", "args.HV", *(["blocks"] if forward.split else [])),
     }
 
 

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
+from flagen.backends.printed import Printed
 from flagen.backends.triton_.helpers import row_helpers_for
 from flagen.backends.triton_.lines import live, names_in
 from flagen.backends.triton_.names import final_of, initial_of
 from flagen.backends.triton_.printer import literal
 from flagen.backends.triton_.rows import P, PrintedKernel, RowPlan, RowWriter, pointers, scalars
 from flagen.plan.rows import TOKEN
-from flagen.plan.tiles import Arithmetic, Tile
+from flagen.plan.tiles import Tile
 from flagen.spec.model import State
 
 PACKING = ("cu_seqlens", "chunk_sequence", "first_chunk")
@@ -61,7 +62,7 @@ def state_context(plan: RowPlan, states: RowWriter[Any]) -> Mapping[str, object]
         "S": states.name(state.name),
         "initial": f"{initial_of(plan.spec, state)}_ptr",
         "final": f"{final_of(plan.spec, state)}_ptr",
-        "init": literal(state.init)[0],
+        "init": literal(state.init).text,
         "key_index": states.axes.index(plan.key),
         "value_index": states.axes.index(plan.value),
         "key_mask": states.axes.mask(plan.key),
@@ -178,7 +179,7 @@ class WalkKernel(PrintedKernel[P]):
         place = f"{initial} + (sequence * HV + value_head) * {self.key} + {key}"
         return [
             f"if {initial} is None:",
-            f"    {name} = tl.full((BLOCK_{self.key},), {literal(state.init)[0]}, tl.float32)",
+            f"    {name} = tl.full((BLOCK_{self.key},), {literal(state.init).text}, tl.float32)",
             "else:",
             f"    {name} = tl.load({place}, mask={self.axes.mask(self.key)}, other=0.0).to(tl.float32)",
         ]
@@ -309,7 +310,9 @@ class WalkKernel(PrintedKernel[P]):
             f"tl.store(o_ptr + {offset}, o.to(o_ptr.dtype.element_ty), mask={mask})",
         ]
 
-    def _sum_term(self, tile: Tile) -> str:
-        text = self.print(tile, self.row)
-        loose = isinstance(tile, Arithmetic) or (len(tile.dims) == 1 and not text.isidentifier())
-        return self.axes.spread(f"({text})" if loose else text, self.axes.sorted(tile.dims), (self.value, self.row))
+    def _sum_term(self, tile: Tile) -> Printed:
+        """`tile` as a term of a tile over values and rows."""
+        printed, over = self.printers[self.row].printed(tile), (self.value, self.row)
+        if tile.dims in ((), over):
+            return printed
+        return Printed(self.axes.spread(printed.atom, tile.dims, over))
