@@ -114,10 +114,16 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
 
 def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
     """The text of every file of the package, under its banner and formatted."""
+    from flagen.emit.format import format_python
+
+    return format_python(rendered(spec, plan, shown))
+
+
+def rendered(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
+    """The same as it comes out of the templates."""
     from flagen.backends import BACKENDS
     from flagen.emit.banner import Origin, add_banner
     from flagen.emit.env import environment, render
-    from flagen.emit.format import format_python
 
     env = environment(bundled("templates"))
     origin = Origin(__version__, shown, spec.sha256)
@@ -127,7 +133,7 @@ def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
             raise InternalError(f"two backends write {rendering.path}")
         text = render(env, rendering.template, rendering.context)
         files[rendering.path] = add_banner(rendering.path, text, origin)
-    return format_python(files)
+    return files
 
 
 def remarks_on(plan: Plan) -> tuple[Diagnostic, ...]:

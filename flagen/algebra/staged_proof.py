@@ -89,23 +89,24 @@ class _Sequence(Sample):
                 {i.name: self.random(i.dims, i.range) for i in spec.inputs if i.per == "step"}
                 for _ in range(self.steps if spec.steps else 0)
             ]
-            output, states = whole.step(whole.token(inputs, by_step), states)
+            token = whole.token(inputs, by_step)
+            output, states = whole.step(token, states)
             given = dict(inputs)
             for place, (stage, part) in enumerate(zip(self.form.stages, parts, strict=True)):
-                token = part.token(given, by_step)
-                named, of_stages[place] = part.run(token, of_stages[place])
+                named, of_stages[place] = part.run(part.token(given, by_step), of_stages[place])
                 outputs = zip(stage.results, stage.outputs, strict=True)
                 given |= {result.name: named[output] for result, output in outputs}
                 name = stage.state.name
                 if not equal(of_stages[place][name], states[name]):
                     return f"the state {name} of its stage after token {number} is not the recurrence's"
-            if not equal(given["o"] if self.form.output is None else self._evaluate(given), output):
+            if not equal(given["o"] if self.form.output is None else self._evaluate(token.whole, given), output):
                 return f"the stages' output of token {number} is not the recurrence's"
         return None
 
-    def _evaluate(self, given: Tensors) -> Tensor:
+    def _evaluate(self, named: Tensors, given: Tensors) -> Tensor:
+        """The output of a token whose inputs and derived names are `named`, from what the stages have `given`."""
         assert self.form.output is not None
-        return evaluate(self.form.output, Scope({**self.constants, **given}, {}, self.sizes, self.oracle))
+        return evaluate(self.form.output, Scope({**self.constants, **named, **given}, {}, self.sizes, self.oracle))
 
 
 def equal(left: Tensor, right: Tensor) -> bool:

@@ -92,17 +92,17 @@ class _Stages:
             normal_form(trial)
             return
         except OutsideNormalForm as outside:
-            reason, span = outside.reason, outside.span
+            why: OutsideNormalForm | OutsideScan = outside
         try:
             scans = scan_form(trial).scans
         except OutsideScan as outside:
             if len(self.state(name).dims) != 2:
-                reason, span = outside.reason, outside.span
+                why = outside
         else:
             if not any(scan.low_rank for scan in scans):
                 self.scans.add(name)
                 return
-        raise OutsideStages(f"the stage of {name} has no chunk form: {reason}", span)
+        raise _no_chunk_form(name, why)
 
     def state(self, name: str) -> State:
         return next(state for state in self.spec.states if state.name == name)
@@ -144,7 +144,10 @@ class _Stages:
         """An exponential that decays the state reaches the stage by its exponent, others as they are."""
         before = {other: list(results) for other, results in self.wanted.items()}, set(self.taken)
         trial = _Cutter(self, name, is_log=lambda _: True)
-        form = normal_form(trial.stage(wanted, has_output=has_output).spec)
+        try:
+            form = normal_form(trial.stage(wanted, has_output=has_output).spec)
+        except OutsideNormalForm as outside:
+            raise _no_chunk_form(name, outside) from None
         decays = {node.name for decay in form.decays for node in walk(decay.log) if isinstance(node, Name)}
         self.wanted, self.taken = before
         logs = [expr for expr, exponents in trial.exponents if exponents & decays]
@@ -173,7 +176,7 @@ class _Stages:
         """A result as the input that it is to later stages."""
         declared: tuple[Input | Param | Derived, ...] = (*self.spec.inputs, *self.spec.params, *self.spec.derived)
         known = {decl.name: decl.range for decl in declared}
-        within = interval_of(self._inlined(wanted.expr, wanted.place), known)
+        within = interval_of(self.inlined(wanted.expr, wanted.place), known)
         if self._falls(wanted.expr):  # Ranges know nothing of it: they do not see that both sides are one state.
             within = Interval(within.low, min(within.high, 0.0))
         text = f"`{to_source(wanted.expr)}`"
@@ -181,9 +184,9 @@ class _Stages:
             wanted.result.name, wanted.expr.dims, "HV", "token", within, text, wanted.expr.span, wanted.result.wide
         )
 
-    def _inlined(self, expr: Expr, place: Place) -> Expr:
+    def inlined(self, expr: Expr, place: Place) -> Expr:
         expr, place = self.flow.opened(expr, place)
-        return map_children(expr, lambda child: self._inlined(child, place))
+        return map_children(expr, lambda child: self.inlined(child, place))
 
     def _falls(self, expr: Expr) -> bool:
         """Whether `expr` is at most 0 because it is a term of a `logaddexp`, less the whole."""
@@ -294,13 +297,15 @@ class _Cutter:
     def cut(self, expr: Expr, place: Place) -> Expr:
         """`expr` at `place` in terms of what this stage has, and of what others give it."""
         states = self.flow.states_in(expr, place)
+        if self.state is None and not states:
+            return self.stages.inlined(expr, place)
         if states <= {self.state}:
             self._keep(*(definition.place for definition in self.flow.locals_in(expr, place)))
             return expr
         if self.state not in states and (given := self._given(expr, place)) is not None:
             return given
         if (definition := self.flow.definition(expr, place)) is not None:
-            if self.state is None:
+            if self.state is None:  # Behind the stages there are no statements.
                 return self.cut(definition.value, definition.place)
             self._keep(definition.place)
             return expr
@@ -389,6 +394,10 @@ class _Trial(_Cutter):
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _no_chunk_form(state: str, why: OutsideNormalForm | OutsideScan) -> OutsideStages:
+    return OutsideStages(f"the stage of {state} has no chunk form: {why.reason}", why.span)
 
 
 def _narrowest(inputs: Sequence[Input]) -> tuple[Input]:

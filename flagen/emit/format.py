@@ -30,18 +30,32 @@ def format_python(files: Mapping[str, str]) -> dict[str, str]:
     Raises:
         InternalError: a file does not parse, or has a fault that ruff cannot repair.
     """
+    checked = _run_ruff(files, _CHECK, _FORMAT)
+    return {**files, **{path: wrap_docstrings(text) for path, text in checked.items()}}
+
+
+def check_python(files: Mapping[str, str]) -> None:
+    """Lint every Python file, and no more.
+
+    Raises:
+        InternalError: a file does not parse, or has a fault that ruff cannot repair.
+    """
+    _run_ruff(files, _CHECK)
+
+
+def _run_ruff(files: Mapping[str, str], *runs: tuple[str, ...]) -> dict[str, str]:
+    """What the Python files become under ruff, run with each of these arguments."""
     python = sorted(path for path in files if path.endswith(".py"))
     if not python:
-        return dict(files)
+        return {}
     with tempfile.TemporaryDirectory(prefix="flagen-") as scratch:
         for path in python:
             target = Path(scratch, path)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(files[path].encode())
-        for arguments in (_CHECK, _FORMAT):
+        for arguments in runs:
             _ruff(*arguments, cwd=scratch)
-        formatted = {path: wrap_docstrings(Path(scratch, path).read_bytes().decode()) for path in python}
-    return {path: formatted.get(path, text) for path, text in files.items()}
+        return {path: Path(scratch, path).read_bytes().decode() for path in python}
 
 
 def wrap_docstrings(text: str) -> str:

@@ -14,7 +14,8 @@ from types import ModuleType
 
 from flagen import pipeline
 from flagen.diagnostics import NOWHERE
-from flagen.plan import Unavailable
+from flagen.emit.format import check_python
+from flagen.plan import Plan, Unavailable
 from flagen.spec.model import Spec
 
 _numbers = itertools.count()
@@ -23,12 +24,24 @@ _numbers = itertools.count()
 def build(spec: Spec, *, kernels: bool = True) -> dict[str, str]:
     """Every file of the package of `spec`, derived, proved, planned, rendered and formatted; without its kernels for
     whoever has no use for them."""
-    derivation = pipeline.derive(spec)
-    pipeline.prove(spec, derivation)
-    plan = pipeline.make_plan(spec, derivation)
+    plan = planned(spec)
     if not kernels:
         plan = replace(plan, fused=Unavailable("not wanted", NOWHERE))
     return pipeline.emit(spec, plan, "specs/spec.yaml")
+
+
+def planned(spec: Spec) -> Plan:
+    """The plan of `spec`, derived and proved."""
+    derivation = pipeline.derive(spec)
+    pipeline.prove(spec, derivation)
+    return pipeline.make_plan(spec, derivation)
+
+
+def written(plan: Plan) -> dict[str, str]:
+    """Every file of the package of `plan`, checked as a build checks it, but not formatted: that takes longest."""
+    files = pipeline.rendered(plan.spec, plan, "specs/spec.yaml")
+    check_python(files)
+    return files
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 T = TypeVar("T")
 Dims = tuple[str, ...]
 
-_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+_IDENTIFIER = re.compile(r"\b[A-Za-z_]\w*")
 _UNARY = "tanh sigmoid abs sign relu silu softplus logsigmoid".split()
 _GUARDED = ("exp(-abs({}))", "log(1 + ({}) ** 2)", "log1p(({0}) * ({0}))", "sqrt(1 + ({}) ** 2)", "expm1(tanh({}))")
 _BINARY = ("minimum({}, {})", "maximum({}, {})", "logaddexp({}, {})", "clamp({}, -1, abs({}))")
@@ -45,7 +45,8 @@ class Place:
 class Author:
     """Writes one spec, a choice at a time."""
 
-    draw: Callable[[st.SearchStrategy[T]], T]
+    below: Callable[[int], int]
+    """Chooses a number from 0 up to the one that it is given."""
     states: dict[str, Dims] = field(default_factory=dict)
     begin_at: dict[str, str] = field(default_factory=dict)
     let: dict[str, str] = field(default_factory=dict)
@@ -56,10 +57,10 @@ class Author:
     # ------------------------------------------------------------------------------------------------------- choices
 
     def pick(self, *options: T) -> T:
-        return self.draw(st.sampled_from(options))
+        return options[self.below(len(options))]
 
     def chance(self, percent: int) -> bool:
-        return self.draw(st.integers(0, 99)) >= 100 - percent
+        return self.below(100) >= 100 - percent
 
     def new_name(self, stem: str) -> str:
         self.names += 1
@@ -130,7 +131,7 @@ class Author:
         if len(dims) == 1:
             options += [lambda: f"{self.pick('l2norm', 'softmax')}({self.expr(dims, place, below)})"] * 2
         if len(dims) >= 2:
-            cut = self.draw(st.integers(1, len(dims) - 1))
+            cut = 1 + self.below(len(dims) - 1)
             outer = lambda: f"outer({self.expr(dims[:cut], place, below)}, {self.expr(dims[cut:], place, below)})"  # noqa: E731
             options += [outer, outer, lambda: f"({self.expr(dims[::-1], place, below)}).T"]
         return self.pick(*options)()
@@ -166,7 +167,7 @@ class Author:
         dim, function = self.other_dim(dims), self.pick("sum", "mean", "norm")
         if dim is None:
             return self.leaf(dims, place)
-        at = self.draw(st.integers(0, len(dims)))
+        at = self.below(len(dims) + 1)
         inner = self.expr((*dims[:at], dim, *dims[at:]), place, depth)
         return f"{function}({inner})" if not dims and self.chance(50) else f"{function}({inner}, {dim})"
 
@@ -174,7 +175,7 @@ class Author:
         dim = self.other_dim(dims)
         if dim is None:
             return self.leaf(dims, place)
-        cut = self.draw(st.integers(0, len(dims)))
+        cut = self.below(len(dims) + 1)
         left, right = self.expr((*dims[:cut], dim), place, depth), self.expr((dim, *dims[cut:]), place, depth)
         return f"dot({left}, {right})" if not dims and self.chance(50) else f"({left} @ {right})"
 
@@ -465,13 +466,18 @@ def _without_unused_locals(
     return kept[::-1]
 
 
+def drawn(draw: Callable) -> Callable[[int], int]:
+    """An author's choices, drawn by hypothesis."""
+    return lambda count: draw(st.integers(0, count - 1))
+
+
 @st.composite
 def affine_specs(draw: Callable) -> str:
     """Specs of one matrix state; most have a chunk form."""
-    return Author(draw).affine()
+    return Author(drawn(draw)).affine()
 
 
 @st.composite
 def wild_specs(draw: Callable) -> str:
     """Specs of any states and any expressions; few have a chunk form."""
-    return Author(draw).wild()
+    return Author(drawn(draw)).wild()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
-from tests.fuzz.specs import Author, Decl, Dims, Place
+from tests.fuzz.specs import Author, Decl, Dims, Place, drawn
 
 
 @dataclass(frozen=True)
@@ -130,4 +130,4 @@ class StagedAuthor(Author):
 @st.composite
 def staged_specs(draw: Callable) -> str:
     """Specs of several states of which one feeds the next."""
-    return StagedAuthor(draw).staged()
+    return StagedAuthor(drawn(draw)).staged()

@@ -10,10 +10,9 @@ from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter, output_like
 from flagen.backends.stages import package_of
 from flagen.backends.torch_.common import common_context, equations
-from flagen.backends.torch_.scope import Scope, defaults, prelude
+from flagen.backends.torch_.scope import Scope, defaults, names_used, prelude
 from flagen.plan.model import Plan
 from flagen.plan.staged import PlannedStage, StagedPlan, as_locals
-from flagen.spec.model import Name, walk
 
 
 def staged_file(plan: Plan, staged: StagedPlan) -> Rendering:
@@ -125,7 +124,7 @@ def _params(plan: StagedPlan) -> set[str]:
     """The params that any stage or the output takes."""
     named = {param.name for stage in plan.stages for param in stage.spec.params}
     if plan.form.output is not None:
-        named |= {node.name for node in walk(plan.form.output) if isinstance(node, Name)}
+        named |= names_used(plan.spec, (plan.form.output,))
     return named
 
 
@@ -133,7 +132,7 @@ def _inputs(plan: StagedPlan) -> list[str]:
     """The inputs that any stage or the output takes."""
     used = {decl.name for stage in plan.stages for decl in stage.spec.inputs}
     if plan.form.output is not None:
-        used |= {node.name for node in walk(plan.form.output) if isinstance(node, Name)}
+        used |= names_used(plan.spec, (plan.form.output,))
     return [decl.name for decl in plan.spec.inputs if decl.name in used]
 
 
@@ -148,6 +147,7 @@ def _output(plan: StagedPlan, *, promotes: bool) -> tuple[str, list[str], bool]:
     # Its params have their values by now, and inputs that are promoted are what they should be.
     params = tuple(replace(param, default=None) for param in spec.params)
     known = {decl.name for decl in plan.form.passed} | ({decl.name for decl in spec.inputs} if promotes else set())
+    derived = tuple(replace(decl, value=as_locals(decl.value, known)) for decl in spec.derived)
     value = as_locals(plan.form.output, known)
-    lines, printer = prelude(Scope(replace(spec, params=params)), (value,))
+    lines, printer = prelude(Scope(replace(spec, params=params, derived=derived)), (value,))
     return printer.aligned(printer.print(value), spec.output_dims).text, lines, True

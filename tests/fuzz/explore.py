@@ -1,0 +1,137 @@
+"""Many random specs through everything, one after another, and what they reached.
+
+    python -m tests.fuzz.explore --count 1000 --start 0 --stage kernels
+
+Each number is one spec, the same one everywhere. A spec is refused with documented codes or it builds; then all its
+forms are its recurrence. What fails is printed with its number, and with --show as text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import torch
+
+from flagen import pipeline
+from flagen.diagnostics import SpecError
+from flagen.plan import Plan, Unavailable
+from flagen.spec import CODES, parse_spec
+from flagen.spec.model import Spec
+from tests.fuzz import kernels, ladder
+from tests.fuzz.dense import DenseAuthor
+from tests.fuzz.packages import imported, planned, written
+
+STAGES = ("build", "naive", "kernels")
+
+
+@dataclass
+class Covered:
+    """What a run of specs reached, and what failed."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def show(self) -> str:
+        lines = [f"{count:6}  {what}" for what, count in sorted(self.counts.items())]
+        return "\n".join([*lines, f"{len(self.failures):6}  failures", *(f"  {n}: {why}" for n, why, _ in self.failures)])
+
+
+def text_of(number: int) -> str:
+    """The spec of this number."""
+    return DenseAuthor(random.Random(number).randrange).dense()
+
+
+def explore(numbers: range, stage: str, *, follow: bool = False) -> Covered:
+    """The specs of these numbers as far as `stage`."""
+    covered = Covered()
+    for number in numbers:
+        began = time.perf_counter()
+        try:
+            covered.counts.update(climbed(text_of(number), stage))
+        except Exception as error:  # Whatever it is: a spec never fails.
+            why = (str(error) or type(error).__name__).strip().split("\n")
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            told = f"{type(error).__name__}: {why[0][:300]} ({os.path.basename(last.filename)}:{last.lineno})"
+            covered.failures.append((number, told, "".join(traceback.format_exception(error))))
+        if follow:
+            taken = time.perf_counter() - began
+            failed = [why for n, why, _ in covered.failures if n == number]
+            if failed or taken > 60:
+                print(f"{number}: {taken:.0f} s {' '.join(failed)}", flush=True)
+    return covered
+
+
+def climbed(text: str, stage: str) -> list[str]:
+    """Take one spec as far as `stage`; what it reached on the way."""
+    try:
+        spec = parse_spec(text)
+    except SpecError as error:
+        codes = {diagnostic.code for diagnostic in error.diagnostics}
+        assert codes <= set(CODES)
+        return [f"refused: {code}" for code in sorted(codes)]
+    plan = planned(spec)
+    reached = ["specs", *forms(plan), *roles(spec)]
+    remarks = pipeline.remarks_on(plan)
+    reached += [f"note: {remark.code}" for remark in remarks]
+    files = written(plan)
+    if stage == "build":
+        return reached
+    with imported(files) as package:
+        compared = ladder.check(spec, package)
+        reached += ["naive forms compared"] if compared else ["naive forms: never finite"]
+        if stage == "kernels" and compared:
+            told = kernels.check(spec, package)
+            reached += [f"kernels: {'gradients ' if name.startswith('d ') else ''}told" for name in told]
+            reached += ["kernels compared" if told else "kernels: float32 could not tell"]
+    return reached
+
+
+def forms(plan: Plan) -> Iterator[str]:
+    """Which forms a plan has, by the classes of their plans."""
+    for form in ("chunk", "chunk_kernel", "chunk_backward", "fused", "fused_backward"):
+        yield f"{form}: {type(getattr(plan, form)).__name__}"
+
+
+def roles(spec: Spec) -> Iterator[str]:
+    """What a spec has in it."""
+    yield f"states: {len(spec.states)}"
+    yield "value heads" if spec.has_value_heads else "no value heads"
+    if spec.steps is not None:
+        yield "micro-steps"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--stage", choices=STAGES, default="kernels")
+    parser.add_argument("--show", action="store_true", help="print each spec that fails, and the traceback")
+    options = parser.parse_args()
+    from flagen.triton_cpu import repair
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    repair()
+    began = time.perf_counter()
+    covered = explore(range(options.start, options.start + options.count), options.stage, follow=True)
+    print(covered.show())
+    if options.show:
+        for number, _, trace in covered.failures:
+            print(f"\n--- {number}\n{text_of(number)}\n{trace}")
+    print(f"{options.count} specs in {time.perf_counter() - began:.0f} s")
+    return 1 if covered.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
