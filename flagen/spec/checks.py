@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from flagen.spec.model import Derived, Expr, Input, Param, Spec, Steps
-from flagen.spec.names import Symbols, listed, nearest
+from flagen.spec.names import Symbols, nearest
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
 from flagen.spec.usage import Role, Roles, assignments, names_in, reaching
@@ -91,18 +89,3 @@ def _check_role(entry: Derived, roles: set[Role], in_output: bool, report: Repor
     code, says = ("E607", "multiplies a state") if entry.section == "decay" else ("E608", "scales a write")
     message = f"a {entry.section} {says}; `{entry.name}` {does}"
     report.error(code, entry.span, message, f"declare it under `{section}`")
-
-
-def warn_unbounded(spec: Spec, report: Report) -> None:
-    """A decay without an upper bound may grow the state without one."""
-    ranges = {entry.name: entry.range for entry in spec.inputs} | {param.name: param.range for param in spec.params}
-    for entry in spec.derived:
-        if entry.section != "decay" or entry.range.high < math.inf:
-            continue
-        reached = reaching({entry.name}, {other.name: [other.value] for other in spec.derived})
-        free = [name for name in sorted(reached) if name in ranges and math.isinf(ranges[name].high)]
-        hint = "bound it with `clamp` or `minimum`"
-        if free:
-            hint = f"declare a range of {listed(free)}, such as `range: [-.inf, 0]`, or {hint}"
-        message = f"the decay `{entry.name}` has no upper bound, so the state may grow without one"
-        report.warn("W701", entry.span, message, hint)

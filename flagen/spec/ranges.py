@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from flagen.spec.model import (
     Binary,
@@ -31,11 +32,17 @@ EVERYTHING = Interval()
 _SIZE = Interval(1.0, math.inf)
 _HEAD = Interval(0.0, math.inf)
 _INFINITY = math.inf
+_NO_LESS = frozenset(("maximum", "logaddexp", "softplus", "relu", "abs"))
+"""Functions that are never less than any of their arguments."""
+_MOST_TERMS = 64
 
 
-def interval_of(expr: Expr, ranges: Mapping[str, Interval]) -> Interval:
+def interval_of(
+    expr: Expr, ranges: Mapping[str, Interval], definitions: Mapping[str, Expr] = MappingProxyType({})
+) -> Interval:
     """The range of `expr`. `ranges` gives that of names; a name without one may have any value, but a size is at least
-    1 and `head` at least 0. A state is looked up by its name (`S`), before the token as well as now."""
+    1 and `head` at least 0. A state is looked up by its name (`S`), before the token as well as now. `definitions` says
+    what names stand for, where that tells more than their ranges: that `f / total` is a part of a whole."""
     match expr:
         case Number(value):
             return Interval(_to_float(value), _to_float(value))
@@ -45,29 +52,31 @@ def interval_of(expr: Expr, ranges: Mapping[str, Interval]) -> Interval:
         case StateRead(name):
             return ranges.get(name, EVERYTHING)
         case Negate(value):
-            return _negate(interval_of(value, ranges))
+            return _negate(interval_of(value, ranges, definitions))
         case Transpose(value):
-            return interval_of(value, ranges)
+            return interval_of(value, ranges, definitions)
+        case Binary("*", left, right) if left == right:
+            return _square(interval_of(left, ranges, definitions))
         case Binary(op, left, right):
-            if op == "*" and left == right:
-                return _square(interval_of(left, ranges))
-            return _BINARY[op](interval_of(left, ranges), interval_of(right, ranges))
+            found = _BINARY[op](interval_of(left, ranges, definitions), interval_of(right, ranges, definitions))
+            return _within(found, _related(expr, lambda part: interval_of(part, ranges, definitions), definitions))
         case Outer(left, right):
-            return _multiply(interval_of(left, ranges), interval_of(right, ranges))
+            return _multiply(interval_of(left, ranges, definitions), interval_of(right, ranges, definitions))
         case Contract(left, right):
-            same = left == right
-            product = _square(interval_of(left, ranges)) if same else _multiply(*_both(left, right, ranges))
-            return _any_sum(product)
+            first, second = interval_of(left, ranges, definitions), interval_of(right, ranges, definitions)
+            return _any_sum(_square(first) if left == right else _multiply(first, second))
         case Reduce(function, value):
-            return _REDUCE[function](interval_of(value, ranges))
+            return _REDUCE[function](interval_of(value, ranges, definitions))
         case RowMap(function, value):
-            return _row_map(function, interval_of(value, ranges))
+            return _row_map(function, interval_of(value, ranges, definitions))
         case Call(function, args):
-            return _CALLS[function](*(interval_of(arg, ranges) for arg in args))
+            return _CALLS[function](*(interval_of(arg, ranges, definitions) for arg in args))
 
 
-def _both(left: Expr, right: Expr, ranges: Mapping[str, Interval]) -> tuple[Interval, Interval]:
-    return interval_of(left, ranges), interval_of(right, ranges)
+def _within(found: Interval, known: Interval) -> Interval:
+    """Where a value lies that both say something about."""
+    low, high = max(found.low, known.low), min(found.high, known.high)
+    return Interval(low, high) if low <= high else found
 
 
 def _to_float(value: object) -> float:
@@ -160,6 +169,76 @@ _BINARY: dict[str, Callable[[Interval, Interval], Interval]] = {
     "/": _divide,
     "**": _power,
 }
+
+# ------------------------------------------------------------------------------- what two sides have in common
+
+
+def _related(expr: Binary, range_of: Callable[[Expr], Interval], definitions: Mapping[str, Expr]) -> Interval:
+    """What the sides of `expr` tell together, which their ranges alone do not:
+
+    x / (x + y)         within [0, 1] where x and y have one sign: a part of its whole
+    x / maximum(x, y)   within [0, 1] where both are positive
+    x - maximum(x, y)   never positive; nor is x - logaddexp(x, y), the log of a part of its whole
+    """
+    left, right = expr.left, expr.right
+    if expr.op == "-":
+        smallest = isinstance(left, Call) and left.function == "minimum" and right in left.args
+        return Interval(high=0.0) if smallest or left in _no_greater(right, definitions) else EVERYTHING
+    if expr.op != "/":
+        return EVERYTHING
+    if left in _no_greater(right, definitions) and range_of(left).low >= 0 <= range_of(right).low:
+        return Interval(0.0, 1.0)
+    terms = list(_terms(right, definitions))
+    if left in terms:
+        return _part(left, terms, range_of)
+    if isinstance(left, Binary) and left.op == "*" and (left.left in terms or left.right in terms):
+        part, factor = (left.left, left.right) if left.left in terms else (left.right, left.left)
+        share = _part(part, terms, range_of)
+        return EVERYTHING if share == EVERYTHING else _multiply(share, range_of(factor))
+    return EVERYTHING
+
+
+def _part(part: Expr, whole: list[Expr], range_of: Callable[[Expr], Interval]) -> Interval:
+    """The range of x / (x + y + ...), `whole` being the terms of the sum, where all have one sign."""
+    x, others = range_of(part), [range_of(term) for term in whole]
+    del others[whole.index(part)]
+    if x.high <= 0 and all(other.high <= 0 for other in others):
+        x, others = _negate(x), [_negate(other) for other in others]
+    if x.low < 0 or any(other.low < 0 for other in others):
+        return EVERYTHING
+    low, high = sum(other.low for other in others), sum(other.high for other in others)
+    return Interval(_share(x.low, high, 0.0), _share(x.high, low, 1.0))
+
+
+def _share(x: float, y: float, limit: float) -> float:
+    """x / (x + y) of two values that are not negative; `limit` where it has none."""
+    return limit if math.isinf(x + y) or x + y == 0 else x / (x + y)
+
+
+def _no_greater(expr: Expr, definitions: Mapping[str, Expr]) -> tuple[Expr, ...]:
+    """Expressions that are never greater than `expr`."""
+    meant = _meaning(expr, definitions)
+    return meant.args if isinstance(meant, Call) and meant.function in _NO_LESS else ()
+
+
+def _terms(expr: Expr, definitions: Mapping[str, Expr]) -> Iterator[Expr]:
+    """The terms of a sum, and of the sums that names in it stand for; of a very long one, some are sums still."""
+    pending = [expr]
+    for _ in range(_MOST_TERMS):
+        if not pending:
+            return
+        term = pending.pop()
+        meant = _meaning(term, definitions)
+        if isinstance(meant, Binary) and meant.op == "+":
+            pending += [meant.right, meant.left]
+        else:
+            yield term
+    yield from pending
+
+
+def _meaning(expr: Expr, definitions: Mapping[str, Expr]) -> Expr:
+    return definitions.get(expr.name, expr) if isinstance(expr, Name) else expr
+
 
 # ------------------------------------------------------------------------------------------------------- reductions
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from flagen.spec.bounds import warn_growing
 from flagen.spec.checks import (
     check_meaning,
     check_sizes,
     check_steps,
     check_unused,
     check_updated,
-    warn_unbounded,
 )
 from flagen.spec.fields import Field, Fields
 from flagen.spec.loader import Mapping, Scalar
@@ -35,7 +35,7 @@ def read_spec(root: Mapping, report: Report, sha256: str) -> Spec | None:
         return None
     if report.failed():
         return None
-    warn_unbounded(spec, report)
+    warn_growing(spec, report)
     return spec
 
 

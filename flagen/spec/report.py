@@ -81,7 +81,7 @@ CODES: dict[str, str] = {
     "E607": "a decay that multiplies no state",
     "E608": "a gate that scales no write",
     # W7: legal, and probably not meant.
-    "W701": "a decay without an upper bound",
+    "W701": "a state that may grow without bound",
 }
 """Every code with its title. A code never changes its meaning; docs/diagnostics.md explains each."""
 

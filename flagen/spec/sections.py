@@ -29,6 +29,7 @@ class Sections:
         self.scope = scope
         self.report = report
         self.ranges: dict[str, Interval] = {}
+        self.definitions: dict[str, Expr] = {}
         self.steps_given = False
         self._steps_missed = False
 
@@ -178,8 +179,9 @@ class Sections:
             symbol.per = per
         if value is None:
             return None
-        interval = interval_of(value, self.ranges)
+        interval = interval_of(value, self.ranges, self.definitions)
         self.ranges[field.key.text] = interval
+        self.definitions[field.key.text] = value
         return Derived(field.key.text, section, value, per, interval, field.key.span)
 
     # --------------------------------------------------------------------------------------------------------- parts

@@ -90,6 +90,18 @@ def test_no_value_lies_outside_its_interval(data: st.DataObject, expr: Expr) -> 
         ("l2norm(k)", (0, 0), -1, 1),
         ("l2norm(exp(k))", (0, 0), 0, 1),
         ("beta - beta", (0, 1), -1, 1),
+        ("beta / (beta + exp(x))", (0, INFINITE), 0, 1),
+        ("beta / (exp(x) + (1 + beta))", (0, 4), 0, 0.8),
+        ("3 * beta / (beta + exp(x))", (0, INFINITE), 0, 3),
+        ("1 - beta / (beta + 1)", (-INFINITE, INFINITE), -INFINITE, INFINITE),
+        ("beta / (beta - exp(x))", (-INFINITE, 0), 0, INFINITE),
+        ("beta / (beta + -exp(x))", (-INFINITE, 0), 0, 1),
+        ("beta / maximum(exp(x), beta)", (0, INFINITE), 0, 1),
+        ("beta / maximum(x, beta)", (-1, INFINITE), -INFINITE, INFINITE),
+        ("exp(beta - logaddexp(beta, x))", (-INFINITE, INFINITE), 0, 1),
+        ("minimum(x, beta) - beta", (-INFINITE, INFINITE), -INFINITE, 0),
+        ("beta - minimum(x, beta)", (-INFINITE, INFINITE), -INFINITE, INFINITE),
+        ("beta - abs(beta)", (-INFINITE, INFINITE), -INFINITE, 0),
         ("exp(1000 * beta)", (1, 2), 1.7976931348623157e308, INFINITE),
         ("exp(-1000 * beta)", (1, 2), 0, 5e-324),
     ],
@@ -97,6 +109,39 @@ def test_no_value_lies_outside_its_interval(data: st.DataObject, expr: Expr) -> 
 def test_intervals_of_the_fields_expressions(text: str, beta: tuple[float, float], low: float, high: float) -> None:
     interval = interval_of(parsed(text), {"beta": Interval(*beta)})
     assert (interval.low, interval.high) == (low, high)
+
+
+RELATED = [
+    *("beta / (beta + x)", "x * beta / (beta + x)", "beta / (1 + x + beta)", "beta / maximum(beta, x)"),
+    *("beta - maximum(x, beta)", "minimum(beta, x) - x", "beta - softplus(beta)", "beta / logaddexp(beta, x)"),
+]
+
+
+@pytest.mark.parametrize("text", RELATED)
+def test_what_both_sides_have_in_common_is_used_where_it_holds(text: str) -> None:
+    """On a grid over every pair of small ranges, whatever their signs."""
+    expr = parsed(text)
+    grid = [-2.0, -1.0, -0.25, 0.0, 0.25, 1.0, 2.0]
+    with np.errstate(all="ignore"):
+        values = {
+            (beta, x): float(evaluate(expr, {"beta": np.asarray(beta), "x": np.asarray(x)}))
+            for beta in grid
+            for x in grid
+        }
+    short = [Interval(low, high) for low in grid[::2] for high in grid if low <= high]
+    for beta in short:
+        for x in short:
+            found = interval_of(expr, {"beta": beta, "x": x})
+            for (first, second), value in values.items():
+                inside = beta.low <= first <= beta.high and x.low <= second <= x.high
+                assert not inside or not math.isfinite(value) or found.low - 1e-12 <= value <= found.high + 1e-12
+
+
+def test_a_name_is_what_it_is_defined_to_be() -> None:
+    share, whole = parsed("beta / x"), parsed("exp(-head) + beta")
+    ranges = {"beta": Interval(0, 1), "x": interval_of(whole, {"beta": Interval(0, 1)})}
+    assert interval_of(share, ranges).high == INFINITE
+    assert interval_of(share, ranges, {"x": whole}) == Interval(0, 1)
 
 
 def test_a_size_and_a_head_have_their_ranges_and_a_state_any_value() -> None:
