@@ -1,4 +1,5 @@
-# `make demo` shows what flagen does, `make test` checks all of it. Both set up .venv the first time.
+# `make demo` shows what flagen does, `make test` checks it, `make test-all` checks everything that can be checked here.
+# All of them set up .venv the first time.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,13 +11,21 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build check-generated tables check-tables test lint bench
+.PHONY: help demo build check-generated tables check-tables checks test test-all test-processors lint bench
+
+# What of the PyTorch forms rounds as the processor adds up, and has to keep its bounds on any.
+PYTORCH := $(addprefix tests/numeric/test_,naive_recurrent.py naive_chunk.py scan_naive_chunk.py extremes.py \
+	references.py resume.py) tests/backends/test_torch_numerics.py
 
 help:
 	@echo "make demo    build one variant, prove it, cross-check its operators and show one"
 	@echo "make build   build every spec in specs/ that changed"
 	@echo "make tables  bring the tables of what kernels compile to and move up to date"
-	@echo "make test    lint, compare generated/ with its specs and the tables with generated/, run every test"
+	@echo "make test    lint, compare generated/ with its specs and the tables with generated/, run the tests: what CI runs,"
+	@echo "             a quarter of an hour on two cores at most"
+	@echo "make test-all  the same with every test of every variant, and the numeric ones as other processors round:"
+	@echo "             before a release; hours on two cores"
+	@echo "make test-processors  the numeric tests of the PyTorch forms as other processors round"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   time the operators of generated/ against each other"
 
@@ -47,8 +56,20 @@ tables: $(READY)
 check-tables: $(READY)
 	$(BIN)/python -m benchmarks.tables --check
 
-test: lint check-generated check-tables
+# Two at a time, and each one's output in one piece.
+checks: $(READY)
+	$(MAKE) --jobs 2 --output-sync lint check-generated check-tables
+
+test: checks
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-all: checks
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --all
+	$(MAKE) test-processors
+
+test-processors: $(READY)
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(BIN)/python -m pytest -n 2 --dist loadgroup --all $(PYTORCH)
+	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n 2 --dist loadgroup --all $(PYTORCH)
 
 lint: $(READY)
 	$(BIN)/ruff check .

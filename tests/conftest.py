@@ -15,6 +15,22 @@ if TYPE_CHECKING:
 GPU_TESTS = Path(__file__).parent / "gpu"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run what is marked exhaustive too, as `make test-all` does")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all"):
+        return
+    left = [item for item in items if item.get_closest_marker("exhaustive") is not None]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item.get_closest_marker("exhaustive") is None]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"exhaustive cases: {'run' if config.getoption('--all') else 'left to --all (make test-all)'}"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Triton reads this when it is imported: one process has either the interpreter or the compiler.
     if not _only_gpu_tests(config):

@@ -1,13 +1,16 @@
-"""The shapes that find bugs. Each is as small as what it is there for allows; each variant meets all of them."""
+"""The shapes that find bugs. Each is as small as what it is there for allows; each variant meets all of them, a few
+always: tests.tiers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from itertools import product
 
 import pytest
 import torch
 
 from tests.numeric.problems import Shape
+from tests.tiers import represents, tiered
 
 EMPTY = Shape(T=0, K=16, V=12, B=2, groups=2)
 ONE_TOKEN = Shape(T=1, K=60, V=24, B=2, H=2)
@@ -42,24 +45,14 @@ SHAPES = (
     PACKED_EMPTY,
 )
 
+FEW = (ABOVE_A_CHUNK, PACKED)
+"""What every variant meets each time: a second chunk, K and V that are no powers of two, packing, groups of heads."""
+
 LOW_PRECISION = (GROUPS_OF_4, ABOVE_A_CHUNK, WIDEST_VALUE, PACKED)
 DTYPES = (torch.bfloat16, torch.float16)
 
-FAMILIES = ("simple_gla", "gated_delta_rule", "gated_delta_product", "kda", "oja")
-"""One variant for each way its kernels are made: these meet every shape in every way to run it."""
 
-
-def covering(
-    names: Sequence[str], shapes: Sequence[Shape], ways: Sequence[object]
-) -> Iterator[tuple[str, Shape, object]]:
-    """Variants, shapes and ways to run them such that each variant meets each shape and each way, each shape meets
-    each way in many variants, and in those of `FAMILIES` all meet all."""
-    for turn, name in enumerate(names):
-        for place, shape in enumerate(shapes):
-            chosen = ways if name in FAMILIES else [ways[(turn + place) % len(ways)]]
-            yield from ((name, shape, way) for way in chosen)
-
-
-def each_in_a_dtype(names: Sequence[str], shapes: Sequence[Shape] = LOW_PRECISION) -> pytest.MarkDecorator:
-    """`name`, `shape` and `dtype`, a low one, of a covering."""
-    return pytest.mark.parametrize(("name", "shape", "dtype"), list(covering(names, shapes, DTYPES)), ids=str)
+def in_low_precision(names: Iterable[str]) -> pytest.MarkDecorator:
+    """`name`, `shape` and `dtype`, a low one, all with all: always the representatives."""
+    cases = product(names, LOW_PRECISION, DTYPES)
+    return tiered(("name", "shape", "dtype"), cases, lambda name, *_: represents(name))

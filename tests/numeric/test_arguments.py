@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flagen.spec.model import Input
 from tests.numeric.problems import Problem, Shape, form, forms, make, spec_of, state_names, with_form
+from tests.tiers import each_form, variants
 
 BATCH = Shape(T=6, B=2, H=2, groups=2, n=2)
 PACKED = Shape(lengths=(2, 0, 4), H=2, groups=2, n=2)
@@ -119,7 +120,7 @@ def refused(function: Callable, mistake: Mistake, **keywords: object) -> None:
 
 
 FORMS = forms("naive_recurrent", "naive_chunk", "fused_recurrent")
-every_form = pytest.mark.parametrize(("kind", "name"), FORMS)
+every_form = each_form(FORMS)
 
 
 @every_form
@@ -134,7 +135,7 @@ def test_wrong_offsets(name, kind):
         refused(form(kind, name), mistake)
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, n) for kind, n in FORMS if len(spec_of(n).states) > 1])
+@each_form((kind, n) for kind, n in FORMS if len(spec_of(n).states) > 1)
 def test_several_states_go_in_a_tuple_of_all(name, kind):
     problem = make(name, BATCH).to(torch.float32)
     several = re.escape(", ".join(state.name for state in spec_of(name).states))
@@ -148,7 +149,7 @@ def test_packed_sequences_need_a_batch_of_one(name, kind):
     refused(form(kind, name), Mistake(problem, "cu_seqlens", "2"))
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, n) for kind, n in FORMS if spec_of(n).has_value_heads])
+@each_form((kind, n) for kind, n in FORMS if spec_of(n).has_value_heads)
 def test_value_heads_come_in_groups(name, kind):
     """Three value heads cannot share two key heads."""
     valued = {i.name for i in spec_of(name).inputs if i.heads == "HV"}
@@ -165,7 +166,7 @@ def test_there_is_no_operator_without_heads(name, kind):
     refused(form(kind, name), Mistake(problem, first, shape_of(problem.tensors[first])))
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, n) for kind, n in FORMS if spec_of(n).steps is not None])
+@each_form((kind, n) for kind, n in FORMS if spec_of(n).steps is not None)
 @pytest.mark.parametrize("count", [0, -1, 1.5, 5])
 def test_wrong_step_counts(name, kind, count):
     problem, argument = make(name, BATCH).to(torch.float32), spec_of(name).steps.argument
@@ -177,7 +178,7 @@ def test_wrong_step_counts(name, kind, count):
 
 
 @pytest.mark.parametrize("size", [0, -16, 2.5])
-@pytest.mark.parametrize("name", with_form("naive_chunk"))
+@variants(with_form("naive_chunk"))
 def test_wrong_chunk_sizes(name, size):
     problem = make(name, BATCH).to(torch.float32)
     refused(form("naive_chunk", name), Mistake(problem, "chunk_size", re.escape(str(size))), chunk_size=size)

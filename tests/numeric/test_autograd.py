@@ -27,6 +27,7 @@ from tests.numeric.problems import (
     state_names,
     with_form,
 )
+from tests.tiers import represents, tiered
 
 OPERATORS = with_form("chunk")
 KERNELS = [name for name in ("gated_delta_product", "mamba2", "kda", "gsa", "rwkv4") if name in OPERATORS]
@@ -34,8 +35,13 @@ SHAPE = Shape(T=70, groups=2)
 SHORT = Shape(T=5, groups=2)
 BOUNDS = {"bound": 1e-5, "gradients": 1e-4}
 
-in_pytorch_and_in_kernels = pytest.mark.parametrize(
-    ("name", "kernels"), [(name, False) for name in OPERATORS] + [(name, True) for name in KERNELS]
+
+def always(name: str, kernels: bool) -> bool:
+    return kernels or represents(name)
+
+
+in_pytorch_and_in_kernels = tiered(
+    ("name", "kernels"), [*((name, False) for name in OPERATORS), *((name, True) for name in KERNELS)], always
 )
 
 
@@ -121,9 +127,13 @@ def alike(name: str) -> tuple[str, str] | None:
     return None
 
 
-two_alike = pytest.mark.parametrize(
+two_alike = tiered(
     ("name", "kernels"),
-    [(name, False) for name in OPERATORS if alike(name)] + [(name, True) for name in KERNELS if alike(name)],
+    [
+        *((name, False) for name in OPERATORS if alike(name)),
+        *((name, True) for name in KERNELS if alike(name)),
+    ],
+    always,
 )
 
 
@@ -157,13 +167,13 @@ def under_autocast(function: Callable, device: str = "cpu") -> Callable:
     return run
 
 
-@pytest.mark.parametrize(("name", "kernels"), [(name, True) for name in OPERATORS])
+@tiered(("name", "kernels"), [(name, True) for name in OPERATORS], lambda name, _: represents(name))
 def test_autocast_does_not_reach_into_kernels(name: str, kernels: bool) -> None:
     problem = single(name, SHORT)
     assert_close(right(problem), evaluate(under_autocast(chunk(name)), problem), **BOUNDS)
 
 
-@pytest.mark.parametrize(("name", "kernels"), [(name, False) for name in OPERATORS])
+@tiered(("name", "kernels"), [(name, False) for name in OPERATORS], always)
 def test_autocast_does_not_reach_into_the_pytorch_form(name: str, kernels: bool) -> None:
     problem = single(name, SHAPE)
     assert_close(right(problem), evaluate(under_autocast(chunk(name)), problem), **BOUNDS)

@@ -27,11 +27,12 @@ from tests.numeric.problems import (
     with_form,
 )
 from tests.numeric.references import REFERENCES
+from tests.tiers import each_form
 
 KINDS = ("naive_recurrent", "naive_chunk", "fused_recurrent")
 SHAPE = Shape(T=5, B=2, H=2, groups=2)
 
-every_form = pytest.mark.parametrize(("kind", "name"), forms(*KINDS))
+every_form = each_form(forms(*KINDS))
 
 
 def same(expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
@@ -75,9 +76,7 @@ def test_every_argument_goes_by_keyword(name, kind):
     same(evaluate(form(kind, name), problem, wrt=()), named_results(name, *results))
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [(kind, n) for kind, n in forms(*KINDS) if any(p.name == "scale" for p in spec_of(n).params)]
-)
+@each_form((kind, n) for kind, n in forms(*KINDS) if any(p.name == "scale" for p in spec_of(n).params))
 def test_scale(name, kind):
     problem = make(name, SHAPE, scale=0.37)
     bound = 1e-5 if kind == "fused_recurrent" else 1e-9

@@ -34,6 +34,7 @@ from tests.numeric.problems import (
 )
 from tests.numeric.test_chunk_kernel import FRONT_ENDS, front_end_arguments
 from tests.numeric.test_extremes import at_20, at_high, at_low, extreme, levels, mixed
+from tests.tiers import ladder, variants
 
 
 def backward(name: str) -> Callable[..., tuple[Tensor | None, ...]]:
@@ -125,19 +126,18 @@ def test_the_families_have_kernels():
     assert sorted(KERNELS) == sorted([*additive, *DELTA, *BY_KEY, *RIGHT])
 
 
-@pytest.mark.parametrize("shape", shapes.SHAPES, ids=str)
-@pytest.mark.parametrize("name", KERNELS)
+@ladder(KERNELS, shapes.SHAPES, few=shapes.FEW)
 def test_float32(name, shape):
     check(make(name, shape).to(torch.float32), FLOAT32)
 
 
-@shapes.each_in_a_dtype(KERNELS)
+@shapes.in_low_precision(KERNELS)
 def test_low_precision(name, shape, dtype):
     check(make(name, shape).to(dtype), LOW, LOW_GATES)
 
 
 @pytest.mark.parametrize("size", [16, 32])
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_chunk_sizes(name, size):
     check(make(name, Shape(T=40, K=64, V=20, groups=2)).to(torch.bfloat16), LOW, LOW_GATES, chunk_size=size)
 
@@ -153,12 +153,12 @@ def test_steps(name, steps):
 
 
 @pytest.mark.parametrize("place", [at_low, at_high, at_20, mixed])
-@pytest.mark.parametrize("name", [name for name in KERNELS if levels(name)])
+@variants(name for name in KERNELS if levels(name))
 def test_gates_at_their_ends(name, place):
     check(extreme(name, place).to(torch.float32), FLOAT32, chunk_size=16)
 
 
-@pytest.mark.parametrize("name", [name for name in KERNELS if "g" in {i.name for i in spec_of(name).inputs}])
+@variants(name for name in KERNELS if "g" in {i.name for i in spec_of(name).inputs})
 def test_a_reset_among_strong_and_weak_decays(name):
     check(reset(make(name, Shape(T=64, K=16, V=12))).to(torch.float32), FLOAT32)
     check(reset(make(name, Shape(T=64, K=64, V=12))).to(torch.bfloat16), LOW, LOW_GATES)
@@ -184,20 +184,20 @@ def test_correlated_keys_written_at_full_strength(name):
 # ------------------------------------------------------------------------------------------------------------ the call
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_one_output_used_without_the_other(name):
     for without in (("o",), state_names(name, "final")):
         check(make(name, Shape(lengths=(0, 3, 20), groups=2)).to(torch.float32), FLOAT32, without=without)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_starts_from_zero(name):
     problem = make(name, Shape(T=20, B=2, groups=2), state=False).to(torch.float32)
     got = check(problem, FLOAT32, chunk_size=16)
     assert all(got[state] is None for state in state_names(name, "initial"))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_each_gradient_alone_is_what_it_is_among_others(name):
     problem = make(name, Shape(T=20, groups=2)).to(torch.bfloat16)
     every = gradients(problem, chunk_size=16)
@@ -207,7 +207,7 @@ def test_each_gradient_alone_is_what_it_is_among_others(name):
         assert torch.equal(alone[wanted], every[wanted]), wanted
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_strides_and_mixed_dtypes(name):
     problem = make(name, Shape(T=20, B=2, groups=2)).to(torch.float32)
     first, *_, last = problem.tensors
@@ -219,7 +219,7 @@ def test_strides_and_mixed_dtypes(name):
     check(problem.map(spread), LOW)
 
 
-@pytest.mark.parametrize("name", BY_KEY)
+@variants(BY_KEY)
 def test_what_a_forward_call_hands_on_is_not_computed_again(name):
     """The rows of a chunk are scaled again to the same bits, and what was saved is taken as it is."""
     problem = make(name, Shape(lengths=(20, 0, 9), K=20)).to(torch.bfloat16)

@@ -29,6 +29,7 @@ from tests.numeric.problems import (
 )
 from tests.numeric.test_extremes import at_20, at_high, at_low, extreme, levels, mixed
 from tests.numeric.test_resume import piece
+from tests.tiers import ladder, variants
 
 KERNELS = with_form("chunk")
 ERASING = ["delta_rule", "gated_delta_rule", "comba", "delta_product", "gated_delta_product", "kda"]
@@ -40,8 +41,7 @@ def check(problem: Problem, bound: float, **keywords: object) -> None:
     assert_close(expected, evaluate(form("chunk", problem.name), problem, wrt=(), **keywords), bound)
 
 
-@pytest.mark.parametrize("shape", shapes.SHAPES, ids=str)
-@pytest.mark.parametrize("name", KERNELS)
+@ladder(KERNELS, shapes.SHAPES, few=shapes.FEW)
 def test_float32(name, shape):
     check(make(name, shape).to(torch.float32), 1e-5)
 
@@ -53,37 +53,28 @@ def test_many_slots(name):
     check(problem.to(torch.bfloat16), 5e-3)
 
 
-@shapes.each_in_a_dtype(KERNELS)
+@shapes.in_low_precision(KERNELS)
 def test_low_precision(name, shape, dtype):
     check(make(name, shape).to(dtype), 5e-3)
 
 
-SPLIT = list(
-    shapes.covering(
-        KERNELS,
-        (shapes.PACKED, Shape(T=70, K=36, V=60, groups=2)),
-        ((torch.float32, 1e-5), (torch.bfloat16, 5e-3)),
-    )
-)
-
-
-@pytest.mark.parametrize(("name", "shape", "way"), SPLIT, ids=str)
-def test_outputs_in_a_kernel_of_their_own(name, shape, way, monkeypatch):
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-3)], ids=str)
+@ladder(KERNELS, [shapes.PACKED, Shape(T=70, K=36, V=60, groups=2)])
+def test_outputs_in_a_kernel_of_their_own(name, shape, dtype, bound, monkeypatch):
     """As where there are too few sequences and heads for a GPU; right reads have no other form."""
     launcher = importlib.import_module(f"generated.{name}.chunk_fused")
     if hasattr(launcher, "_splits"):
         monkeypatch.setattr(launcher, "_splits", lambda programs, device: True)
-    dtype, bound = way
     check(make(name, shape).to(dtype), bound)
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_chunk_sizes(name, size):
     check(make(name, Shape(T=70, K=64, V=20, groups=2)).to(torch.bfloat16), 5e-3, chunk_size=size)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_other_chunk_sizes_are_refused(name):
     with pytest.raises(ValueError, match="chunk_size: expected 16, 32 or 64, got 48"):
         make(name, shapes.GROUPS_OF_4).call(form("chunk", name), chunk_size=48)
@@ -102,14 +93,14 @@ def test_steps(name, steps):
 
 
 @pytest.mark.parametrize("place", [at_low, at_high, at_20, mixed])
-@pytest.mark.parametrize("name", [name for name in KERNELS if levels(name)])
+@variants(name for name in KERNELS if levels(name))
 def test_gates_at_their_ends(name, place):
     problem = extreme(name, place)
     check(problem.to(torch.float32), 1e-5, chunk_size=16)
     check(problem.to(torch.float32), 1e-5, chunk_size=64)
 
 
-@pytest.mark.parametrize("name", [name for name in KERNELS if "g" in {i.name for i in spec_of(name).inputs}])
+@variants(name for name in KERNELS if "g" in {i.name for i in spec_of(name).inputs})
 def test_a_reset_among_strong_and_weak_decays(name):
     """Differences of plain sums of log decays would leave nothing of the weak ones beside the strong ones."""
     for dtype, bound, channels in ((torch.float32, 1e-5, 16), (torch.bfloat16, 5e-3, 64)):
@@ -134,12 +125,12 @@ def test_correlated_keys_written_at_full_strength(name):
 # ------------------------------------------------------------------------------------------------------------ the call
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_starts_from_zero(name):
     check(make(name, Shape(lengths=(0, 3, 20), groups=2), state=False).to(torch.float32), 1e-5)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_output_without_the_final_state(name):
     problem = make(name, Shape(T=20)).to(torch.float32)
     o, final_state = problem.call(form("chunk", name), output_final_state=False)
@@ -148,7 +139,7 @@ def test_output_without_the_final_state(name):
     assert_close({"o": expected}, {"o": o}, 1e-5)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_strides_and_mixed_dtypes(name):
     """Arguments that are not contiguous, some of a lower precision: products are then taken in float32."""
     problem = make(name, Shape(T=20, B=2, groups=2)).to(torch.float32)
@@ -161,14 +152,14 @@ def test_strides_and_mixed_dtypes(name):
     check(problem.map(spread), 5e-3)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_gradients_and_float64_run_in_pytorch(name):
     problem = make(name, Shape(T=20, groups=2))
     expected = evaluate(form("naive_recurrent", name), problem)
     assert_close(expected, evaluate(form("chunk", name), problem, chunk_size=16), 1e-9)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_a_prefill_then_decoding_is_one_pass(name):
     shape = Shape(T=21, B=2, groups=2)
     problem = make(name, shape).to(torch.float32)

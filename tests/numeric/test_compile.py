@@ -24,6 +24,7 @@ from tests.numeric.problems import (
     state_names,
 )
 from tests.numeric.test_calls import same
+from tests.tiers import each_form
 
 SHAPE = Shape(T=20, B=2, H=2, groups=2)
 PACKED = Shape(lengths=(3, 0, 17), H=2, groups=2)
@@ -31,7 +32,7 @@ OPERATORS = forms("chunk", "fused_recurrent")
 CHUNK, RECURRENT = ("chunk", "gated_delta_product"), ("fused_recurrent", "mamba2")
 SEVERAL_STATES = ("fused_recurrent", "abc_attn")
 
-every_operator = pytest.mark.parametrize(("kind", "name"), OPERATORS)
+every_operator = each_form(OPERATORS)
 some_operators = pytest.mark.parametrize(("kind", "name"), [CHUNK, RECURRENT, SEVERAL_STATES])
 
 

@@ -22,6 +22,7 @@ from tests.numeric.problems import (
     with_form,
 )
 from tests.numeric.references import REFERENCES
+from tests.tiers import variants
 
 SHAPE = Shape(T=37, K=8, V=6, groups=2)
 UNBOUNDED = (-math.inf, math.inf)
@@ -89,12 +90,12 @@ def check_every_form(problem: Problem, chunk_size: int, exponents: float = 0.0) 
 
 
 @pytest.mark.parametrize("place", [at_low, at_high, at_20, mixed])
-@pytest.mark.parametrize("name", GATED)
+@variants(GATED)
 def test_gates_at_their_ends(name, place):
     check_every_form(extreme(name, place), chunk_size=16)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if any(i.name == "beta" for i in spec_of(name).inputs)])
+@variants(name for name in NAMES if any(i.name == "beta" for i in spec_of(name).inputs))
 def test_correlated_keys_written_at_full_strength(name):
     """An inverse by powers of L loses every digit here, and looks perfect on random keys."""
     problem = make(name, Shape(T=70, K=16, V=12, groups=2))

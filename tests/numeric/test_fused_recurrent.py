@@ -7,6 +7,7 @@ import torch
 
 from tests.numeric import shapes
 from tests.numeric.problems import NAMES, SLOTTED, Problem, Shape, assert_close, evaluate, form, make
+from tests.tiers import ladder, variants
 
 # Gradients in the large are test_fused_recurrent_backward's: here a call is differentiated at all.
 DIFFERENTIATED = (Shape(T=5, K=16, V=20, groups=4, n=1), Shape(lengths=(0, 1, 4, 0), H=2, groups=2, n=3))
@@ -18,8 +19,7 @@ def check(problem: Problem, bound: float, **bounds: float) -> None:
     assert_close(expected, evaluate(form("fused_recurrent", problem.name), problem, wrt=wrt), bound, **bounds)
 
 
-@pytest.mark.parametrize("shape", shapes.SHAPES, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@ladder(NAMES, shapes.SHAPES, few=shapes.FEW)
 def test_float32(name, shape):
     check(make(name, shape).to(torch.float32), 1e-5)
 
@@ -31,22 +31,21 @@ def test_many_slots(name):
     check(problem.to(torch.bfloat16), 5e-3)
 
 
-@shapes.each_in_a_dtype(NAMES)
+@shapes.in_low_precision(NAMES)
 def test_low_precision(name, shape, dtype):
     check(make(name, shape).to(dtype), 5e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@variants(NAMES)
 def test_starts_from_zero(name):
     check(make(name, Shape(lengths=(0, 3, 4), groups=2), state=False).to(torch.float32), 1e-5)
 
 
-@pytest.mark.parametrize("shape", DIFFERENTIATED, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@ladder(NAMES, DIFFERENTIATED)
 def test_gradients(name, shape):
     check(make(name, shape).to(torch.float32), 1e-5, gradients=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@variants(NAMES)
 def test_float64(name):
     check(make(name, shapes.GROUPS_OF_4), 1e-12, gradients=1e-12)

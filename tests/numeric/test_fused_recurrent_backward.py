@@ -34,6 +34,7 @@ from tests.numeric.problems import (
 from tests.numeric.test_chunk_backward import arguments, assert_gradients, expected_gradients
 from tests.numeric.test_chunk_backward import gradients as gradients_of
 from tests.numeric.test_extremes import GATED, at_20, at_high, at_low, levels, mixed
+from tests.tiers import ladder, variants
 
 FLOAT32, LOW, LOW_GATES = 1e-4, 8e-3, 2e-2
 KERNELS = [name for name in NAMES if (Path(package(name).__path__[0]) / "fused_recurrent_backward.py").exists()]
@@ -65,8 +66,7 @@ def test_every_variant_has_kernels():
     assert KERNELS == NAMES
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", KERNELS)
+@ladder(KERNELS, SHAPES, few=(SHAPES[0], SHAPES[2]))
 def test_float32(name, shape):
     check(make(name, shape).to(torch.float32), FLOAT32)
 
@@ -84,7 +84,7 @@ def test_shares_of_blocks(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", KERNELS)
+@variants(KERNELS)
 def test_low_precision(name, dtype):
     check(make(name, Shape(T=4, K=100, V=24, groups=2, n=1)).to(dtype), LOW, LOW_GATES)
 
@@ -99,7 +99,7 @@ def test_steps(name, steps):
 
 
 @pytest.mark.parametrize("place", [at_low, at_high, at_20, mixed])
-@pytest.mark.parametrize("name", [name for name in GATED if name in KERNELS])
+@variants(name for name in GATED if name in KERNELS)
 def test_gates_at_their_ends(name, place):
     problem = make(name, Shape(T=6, K=8, V=6))
     ends = {x: place(problem.tensors[x], values) for x, values in levels(name).items()}

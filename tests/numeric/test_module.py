@@ -24,11 +24,12 @@ from tests.numeric.problems import (
     spec_of,
 )
 from tests.numeric.references import REFERENCES
+from tests.tiers import variants
 
 SHAPE = Shape(T=12, B=2, groups=2)
 PARAMETRIC = [name for name in NAMES if any(param.is_tensor for param in spec_of(name).params)]
 
-every_variant = pytest.mark.parametrize("name", NAMES)
+every_variant = variants(NAMES)
 
 
 def problem_of(name: str, shape: Shape = SHAPE) -> Problem:

@@ -16,6 +16,7 @@ from tests.numeric.problems import (
     named_results,
     with_form,
 )
+from tests.tiers import ladder, represents, tiered, variants
 
 NAMES = with_form("naive_chunk")
 
@@ -42,8 +43,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("shape", "chunk_size"), CASES, ids=lambda x: f"C{x}" if isinstance(x, int) else str(x))
-@pytest.mark.parametrize("name", NAMES)
+FEW = ((shapes.ABOVE_A_CHUNK, 24), (shapes.PACKED, 16))
+
+
+@tiered(
+    ("name", "shape", "chunk_size"),
+    [(name, *case) for name in NAMES for case in CASES],
+    lambda name, *case: represents(name) or case in FEW,
+)
 def test_is_the_recurrence(name, shape, chunk_size):
     problem = make(name, shape)
     size = {} if chunk_size is None else {"chunk_size": chunk_size}
@@ -58,15 +65,14 @@ def test_many_slots(name):
     assert_close(expected, evaluate(form("naive_chunk", name), problem, chunk_size=16), 1e-9)
 
 
-@pytest.mark.parametrize("shape", [Shape(T=7, groups=2), Shape(lengths=(0, 3, 4))], ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@ladder(NAMES, [Shape(T=7, groups=2), Shape(lengths=(0, 3, 4))])
 def test_starts_from_zero(name, shape):
     problem = make(name, shape, state=False)
     expected = evaluate(form("naive_recurrent", name), problem)
     assert_close(expected, evaluate(form("naive_chunk", name), problem, chunk_size=4), 1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@variants(NAMES)
 def test_gradients_are_the_derivatives(name):
     problem = make(name, Shape(T=3, K=2, V=3, M=2, groups=2))
     leaves = problem.leaves

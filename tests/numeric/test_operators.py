@@ -18,6 +18,7 @@ from torch._subclasses import FakeTensorMode
 
 from tests.numeric import shapes
 from tests.numeric.problems import ROOT, Problem, Shape, forms, make, named_states, spec_of
+from tests.tiers import each_form
 
 
 def launcher(kind: str, name: str) -> ModuleType:
@@ -30,7 +31,7 @@ OPERATORS = [
 ]
 SHAPES = (shapes.EMPTY, Shape(T=20, B=2, H=2, groups=2), Shape(lengths=(0, 3, 17), groups=2), shapes.PACKED_EMPTY)
 
-every_operator = pytest.mark.parametrize(("kind", "name"), OPERATORS)
+every_operator = each_form(OPERATORS)
 some_operators = pytest.mark.parametrize(
     ("kind", "name"), [("chunk", "gated_delta_product"), ("fused_recurrent", "mamba2"), ("fused_recurrent", "abc_attn")]
 )

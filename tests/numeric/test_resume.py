@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise, product
 
-import pytest
 import torch
 
 from tests.numeric.problems import (
@@ -21,6 +20,7 @@ from tests.numeric.problems import (
     named_results,
     spec_of,
 )
+from tests.tiers import represents, tiered
 
 SHAPE = Shape(T=21, B=2, groups=2)
 CUTS = (0, 13, 14, 15, 15, 21)
@@ -46,7 +46,7 @@ def piece(problem: Problem, start: int, end: int, state: State | None) -> Proble
     return replace(problem, tensors=tensors, initial_state=state)
 
 
-@pytest.mark.parametrize(("name", "prefill", "decode"), PAIRS)
+@tiered(("name", "prefill", "decode"), PAIRS, lambda name, *_: represents(name))
 def test_pieces_are_the_whole(name, prefill, decode):
     fused = "fused_recurrent" in (prefill, decode)
     problem = make(name, SHAPE).to(torch.float32 if fused else torch.float64)

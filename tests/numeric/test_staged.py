@@ -21,6 +21,7 @@ from tests.numeric.problems import (
     rms_ratio,
     spec_of,
 )
+from tests.tiers import ladder, variants
 
 STAGED = [name for name in NAMES if derive(spec_of(name)).staged is not None]
 SHAPES = (
@@ -32,7 +33,7 @@ SHAPES = (
 )
 FLOAT32, LOW, LOW_GATES = 1e-4, 8e-3, 2e-2
 
-every_variant = pytest.mark.parametrize("name", STAGED)
+every_variant = variants(STAGED)
 
 
 def check(problem: Problem, bound: float, gates: float, **keywords: object) -> None:
@@ -56,8 +57,7 @@ def test_there_are_some():
     assert len(STAGED) >= 6
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@every_variant
+@ladder(STAGED, SHAPES, few=(SHAPES[0], SHAPES[3]))
 def test_float32(name, shape):
     check(make(name, shape).to(torch.float32), FLOAT32, FLOAT32)
 

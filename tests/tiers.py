@@ -1,0 +1,56 @@
+"""What of the suite `make test` runs, and what it leaves to `make test-all`.
+
+A case marked `exhaustive` is one that only `--all` runs: `make test-all` does. Tests of every variant are marked here,
+case by case: eight variants stand for the structures that there are and climb the whole ladder always; of the others
+`make test` sees what a test's `few` or `every` says. A new test of all variants takes `variants` or `ladder`; one that
+is cheap, or names its variants, takes pytest's own `parametrize`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import product
+
+import pytest
+
+REPRESENTATIVES = (
+    "simple_gla",
+    "gated_delta_product",
+    "kda",
+    "rwkv7",
+    "oja",
+    "linear_attn_normalized",
+    "gsa",
+    "hgrn",
+)
+"""A scalar decay; micro-steps that erase; a decay of each key, with an erasure and with any two vectors; reads from the
+right; a normalizer that rides; several matrices, of slots; channels without a matrix."""
+
+exhaustive = pytest.mark.exhaustive
+
+
+def tiered(
+    names: str | Sequence[str], cases: Iterable[tuple[object, ...]], always: Callable[..., bool]
+) -> pytest.MarkDecorator:
+    """`parametrize`, of which the cases that are not `always` run are exhaustive."""
+    marked = [pytest.param(*case, marks=() if always(*case) else exhaustive) for case in cases]
+    return pytest.mark.parametrize(names, marked, ids=str)
+
+
+def variants(names: Iterable[str], also: Collection[str] = ()) -> pytest.MarkDecorator:
+    """`name`, each of `names`: always the representatives, and those that are `also` to be seen each time."""
+    return tiered("name", ((name,) for name in names), lambda name: represents(name) or name in also)
+
+
+def ladder(names: Iterable[str], shapes: Iterable[object], few: Collection[object] = ()) -> pytest.MarkDecorator:
+    """`name` and `shape`, all with all: always the representatives, and of the others the `few` shapes."""
+    return tiered(("name", "shape"), product(names, shapes), lambda name, shape: represents(name) or shape in few)
+
+
+def each_form(pairs: Iterable[tuple[str, str]]) -> pytest.MarkDecorator:
+    """`kind` and `name`: every form of a representative always."""
+    return tiered(("kind", "name"), pairs, lambda _, name: represents(name))
+
+
+def represents(name: str) -> bool:
+    return name in REPRESENTATIVES
