@@ -7,15 +7,13 @@ it, and what tells tokens, chunks or sequences apart has to be wide before it is
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
 
 from flagen.spec import load_spec
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(path for path in (ROOT / "generated").glob("*/*.py") if "tl.program_id" in path.read_text())
+FILES = sorted(path for path in (ROOT / "generated").rglob("*.py") if "tl.program_id" in path.read_text())
 TABLES = {"cu_seqlens_ptr", "chunk_sequence_ptr", "first_chunk_ptr", "segment_sequence_ptr", "first_segment_ptr"}
 """As long as there are sequences, chunks or segments. The launcher makes all but the first in int64."""
 
@@ -74,32 +72,51 @@ def constants(package: str) -> set[str]:
     return {f"{param.name}_ptr" for param in load_spec(ROOT / "specs" / f"{package}.yaml").params}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_offsets_are_wide(path):
-    found = 0
-    for kernel in kernels(ast.parse(path.read_text())):
-        widths, narrow = Widths(kernel), TABLES | constants(path.parent.name)
-        for call in calls(kernel):
-            if name(call) in ("tl.load", "tl.store") and first_name(call.args[0]) not in narrow:
-                assert widths.is_wide(call.args[0]), f"{path}:{call.lineno}: {ast.unparse(call.args[0])}"
-                found += 1
-    assert found
+def in_every_file(faults: Callable[[Path, ast.Module], Iterator[tuple[int, str]]]) -> list[str]:
+    """What is at fault in the kernel files, and where; of stages too."""
+    found = ((path.relative_to(ROOT), *fault) for path in FILES for fault in faults(path, ast.parse(path.read_text())))
+    return [f"{path}:{line}: {text}" for path, line, text in found]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_no_narrow_product_of_tokens(path):
+def test_the_files_of_stages_are_among_them():
+    assert {len(path.relative_to(ROOT).parts) for path in FILES} == {3, 4}
+
+
+def test_offsets_are_wide():
+    def faults(path: Path, tree: ast.Module) -> Iterator[tuple[int, str]]:
+        found = 0
+        for kernel in kernels(tree):
+            widths, narrow = Widths(kernel), TABLES | constants(path.relative_to(ROOT).parts[1])
+            for call in calls(kernel):
+                if name(call) in ("tl.load", "tl.store") and first_name(call.args[0]) not in narrow:
+                    found += 1
+                    if not widths.is_wide(call.args[0]):
+                        yield call.lineno, ast.unparse(call.args[0])
+        if not found:
+            yield 1, "no load and no store"
+
+    assert in_every_file(faults) == []
+
+
+def test_no_narrow_product_of_tokens():
     """T and what is counted along it, times anything, is wide."""
-    for kernel in kernels(ast.parse(path.read_text())):
-        widths = Widths(kernel)
-        for node in ast.walk(kernel):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-                names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-                narrow = names & {"T", "program", "sequence", "chunk", "start", "token", "first_token", "end_token"}
-                assert not narrow or widths.is_wide(node), f"{path}:{node.lineno}: {ast.unparse(node)}"
+    counted = {"T", "program", "sequence", "chunk", "start", "token", "first_token", "end_token"}
+
+    def faults(path: Path, tree: ast.Module) -> Iterator[tuple[int, str]]:
+        for kernel in kernels(tree):
+            widths = Widths(kernel)
+            for node in ast.walk(kernel):
+                if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+                    names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+                    if names & counted and not widths.is_wide(node):
+                        yield node.lineno, ast.unparse(node)
+
+    assert in_every_file(faults) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_one_axis(path):
-    axes = [ast.unparse(call) for call in calls(ast.parse(path.read_text())) if name(call) == "tl.program_id"]
-    assert axes
-    assert set(axes) == {"tl.program_id(0)"}
+def test_one_axis():
+    def faults(path: Path, tree: ast.Module) -> Iterator[tuple[int, str]]:
+        axes = [call for call in calls(tree) if name(call) == "tl.program_id"]
+        yield from ((call.lineno, text) for call in axes if (text := ast.unparse(call)) != "tl.program_id(0)")
+
+    assert in_every_file(faults) == []
