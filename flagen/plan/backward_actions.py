@@ -71,17 +71,20 @@ class Zero:
 
 @dataclass(frozen=True)
 class Add:
-    """Add `value` to a sum."""
+    """Add `value` to a sum over `dims`, the same along those that it lacks."""
 
     target: str
     value: Tile
+    dims: Dims
 
 
 @dataclass(frozen=True)
 class Give:
-    """Store a gradient, if it is wanted."""
+    """Store a gradient, if it is wanted; what the kernel has of it is over `dims`, and the same along those that it
+    lacks."""
 
     gradient: Gradient
+    dims: Dims
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,8 @@ class WayBack:
         for decl in declared:
             found = self.sums.get(decl.name)
             if found is not None and self._ends(decl.name, scope):
-                actions.append(Give(Gradient(decl, found.called, decl.dims, front.nf.value not in decl.dims)))
+                gradient = Gradient(decl, found.called, decl.dims, front.nf.value not in decl.dims)
+                actions.append(Give(gradient, found.dims))
         self.loop += scope == "step"
         return actions
 
@@ -236,13 +237,16 @@ class WayBack:
                 return [Set(found.called, term)]
             found.dims = self._dims_of(name)
             self.zeros[own].append(Zero(found.called, found.dims))
-            return [Add(found.called, term)]
+            return [Add(found.called, term, found.dims)]
         found = self.sums[name]
         if own == "step" and found.loop != self.loop:
             raise NoKernel(f"two loops over micro-steps read `{name}`", front.spec.update[-1].span)
         found.terms.append(term)
-        found.dims = tuple(dim for dim in front.order if dim in (*found.dims, *term.dims))
-        return [Add(found.called, term)]
+        if set(term.dims) <= set(found.dims):
+            return [Add(found.called, term, found.dims)]
+        whole = front.transpose.plus(Value(found.called, "local", found.dims), term)
+        found.dims = whole.dims
+        return [Set(found.called, whole)]
 
     def _dims_of(self, name: str) -> Dims:
         declared: tuple[Input | Param, ...] = (*self.front.spec.inputs, *self.front.spec.params)

@@ -124,7 +124,7 @@ class LogDecay:
             actions += self._sum_into(written, self.late, (Insert, Write), self.kept_gradient or self.p.dS, known)
             actions.append(ButAtEnd(self.gradient.name, Value(written, "local", self.gradient.dims)))
         if self.late_sum is not None:
-            actions.append(Add(self.gradient.name, self.late_sum))
+            actions.append(Add(self.gradient.name, self.late_sum, self.gradient.dims))
         return actions
 
     def before(self) -> list[Action]:
@@ -135,9 +135,10 @@ class LogDecay:
         if _writes_in(self.early):
             written = self.p.front.fresh("written_early")
             actions += self._sum_into(written, self.early, (Insert, Write), self.p.dS, {})
-            actions.append(Add(self.gradient.name, self.t.negative(Value(written, "local", self.gradient.dims))))
+            early = self.t.negative(Value(written, "local", self.gradient.dims))
+            actions.append(Add(self.gradient.name, early, self.gradient.dims))
         if self.early_sum is not None:
-            actions.append(Add(self.gradient.name, self.early_sum))
+            actions.append(Add(self.gradient.name, self.early_sum, self.gradient.dims))
         return actions
 
     # ------------------------------------------------------------------------------------------------------------ sums
@@ -158,7 +159,11 @@ class LogDecay:
             if isinstance(event, Again)
         ]
         first: Action = Set(name, reduce(self.t.plus, terms)) if terms else Zero(name, self.gradient.dims)
-        steps = [Steps(tuple(Add(name, term) for term in body), backwards=False) for body in loops if body]
+        steps = [
+            Steps(tuple(Add(name, term, self.gradient.dims) for term in body), backwards=False)
+            for body in loops
+            if body
+        ]
         return [first, *steps]
 
     def _term(self, event: Event, state: Tile, known: dict[Event, Value]) -> Tile:
@@ -219,15 +224,16 @@ class SeveralLogDecays:
             case Fade(decay):
                 return back.back(self.p.front.tile(decay.log), self.gradient, scope)
             case Erase() | Look():
-                common = self.reads.get(event)
+                common: Tile | None = self.reads.get(event)
                 if common is None:
                     gradient = self.p.reader_gradients[event]
-                    return [Add(self.gradient.name, self._by_key(self.t.times(self.p.rows[event].key, gradient)))]
-                return [Add(self.gradient.name, common)]
+                    common = self._by_key(self.t.times(self.p.rows[event].key, gradient))
+                return [Add(self.gradient.name, common, self.gradient.dims)]
             case Insert() | Write():
                 outer = self.p.rows[event]
                 across = self.t.summed(self.t.times(self.p.dS, outer.value), self.p.value)
-                return [Add(self.gradient.name, self.t.negative(self._by_key(self.t.times(outer.key, across))))]
+                written = self.t.negative(self._by_key(self.t.times(outer.key, across)))
+                return [Add(self.gradient.name, written, self.gradient.dims)]
         return []
 
     def _is_known(self, event: Event) -> bool:

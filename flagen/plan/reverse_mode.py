@@ -374,7 +374,7 @@ class _Planner:
         """Add `term` to the gradient of `name`: of a state to the one in hand, unless the state has changed since."""
         state = self.names.held.get(name)
         if state is not None and current[state] == name:
-            return Add(self.of_state[state].name, self._cleared(term, self.dims[state]))
+            return Add(self.of_state[state].name, self._cleared(term, self.dims[state]), self.dims[state])
         own = "token" if state is not None else self.names.scopes[name]
         dims = self._dims_of(name)
         term = self._cleared(term, dims)
@@ -383,7 +383,7 @@ class _Planner:
             if own == scope and own != "call":
                 return Set(called, term)
             self.zeros[own].append(Zero(called, dims))
-        return Add(self.found[name], term)
+        return Add(self.found[name], term, dims)
 
     def _gradient_of(self, name: str, dims: Dims) -> str:
         """What the gradient of `name` is called, in every loop over micro-steps."""
@@ -396,7 +396,7 @@ class _Planner:
         for state, gradient in self.of_state.items():
             if f"{state}_prev" in self.found:
                 late = Value(self.found[f"{state}_prev"], "local", gradient.dims)
-                yield Add(gradient.name, late)
+                yield Add(gradient.name, late, gradient.dims)
 
     def _give(self, source: Input | Param) -> list[Action]:
         """Store the gradient of what has been loaded."""
@@ -405,12 +405,17 @@ class _Planner:
         shared = self._is_shared(source.dims)
         if len(readers) < 2:
             called = self.found.get(source.name)
-            return [] if called is None else [Give(Gradient(source, called, source.dims, shared))]
+            return (
+                []
+                if called is None
+                else [Give(Gradient(source, called, source.dims, shared), self._sorted(source.dims))]
+            )
         # The loops are gone through from the last one to the first.
         number = self.given[source.name] = self.given.get(source.name, len(readers)) - 1
         called = self._gradient_of(source.name, self._sorted(source.dims))
         zero = [] if source.name in self.found else [Zero(called, source.dims)]
-        return [*zero, Give(Gradient(source, called, source.dims, shared, number, len(readers)))]
+        gradient = Gradient(source, called, source.dims, shared, number, len(readers))
+        return [*zero, Give(gradient, self._sorted(source.dims))]
 
     def _cleared(self, term: Tile, dims: Dims) -> Tile:
         """`term` over all of `dims`, with zeros beyond their ends."""

@@ -125,7 +125,7 @@ def test_what_is_not_known_is_an_internal_error() -> None:
     [(0.1, "0.1"), (Fraction(1, 3), "0.3333333333333333"), (1e-30, "1e-30"), (math.inf, 'float("inf")'), (-2, "-2.0")],
 )
 def test_numbers_are_printed_whole(number: Fraction | float, text: str) -> None:
-    assert literal(number)[0] == text
+    assert literal(number).text == text
 
 
 def test_helpers_come_with_what_they_call_and_nothing_else() -> None:

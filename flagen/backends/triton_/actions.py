@@ -9,7 +9,7 @@ from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.printer import Printer
 from flagen.diagnostics import InternalError
-from flagen.plan.backward_actions import Action, Add, Give, Gradient, Leave, Steps, Take, Vector, Zero
+from flagen.plan.backward_actions import Action, Add, ButAtEnd, Give, Gradient, Leave, Steps, Take, Vector, Zero
 from flagen.plan.schedule import Keep, Load, Set
 from flagen.spec.model import Dims, Input, Param, Spec
 
@@ -27,10 +27,13 @@ class ActionWriter:
         self.spec, self.axes, self.blocked = spec, axes, blocked
         self.output_gradient, self.row_of_params = output_gradient, row_of_params
         self.print = Printer(axes)
+        self.dims: dict[str, Dims] = {}
+        """The dims of the tiles that have a name so far."""
 
     def lines(self, actions: Iterable[Action]) -> Iterator[str]:
         """The source of `actions`, one statement a line."""
         for action in actions:
+            self._note(action)
             match action:
                 case Load(source):
                     yield self.loaded(source.name, self._place(source), source.dims)
@@ -38,23 +41,50 @@ class ActionWriter:
                     yield self.loaded(vector.name, self._row(vector), vector.dims, self._cast(vector))
                 case Set(target, value):
                     yield f"{target} = {self.print.assigned(value)}"
-                case Add(target, value):
-                    yield f"{target} += {self.print(value)}"
+                case Add(target, value, dims):
+                    yield f"{target} += {self.print.over(value, self.axes.sorted(dims))}"
                 case Zero(target, dims):
                     yield f"{target} = {self.zeros(dims)}"
                 case Keep(state):
                     yield f"{state}_prev = {state}"
                 case Leave(vector):
                     yield self.stored(f"{vector.name}_ptr", self._row(vector), vector.dims, vector.name)
-                case Give(gradient):
+                case Give(gradient, dims):
                     pointer = f"{gradient.called}_ptr"
-                    cast = f"{gradient.called}.to({pointer}.dtype.element_ty)"
+                    whole = self.axes.spread(gradient.called, dims, self.axes.sorted(gradient.dims))
+                    cast = f"{whole}.to({pointer}.dtype.element_ty)"
                     yield f"if {pointer} is not None:"
                     yield INDENT + self.stored(pointer, self._row_of_gradient(gradient), gradient.source.dims, cast)
                 case Steps(body, backwards):
                     yield from self._steps(body, backwards)
                 case _:
                     yield from self.other(action)
+
+    def _note(self, action: Action) -> None:
+        """Remember over which dims a tile is; what is added to one, or stored, says over which it takes it to be.
+
+        Raises:
+            InternalError: it is over others: its axes would meet the wrong ones.
+        """
+        match action:
+            case Set(target, value):
+                self.dims[target] = value.dims
+            case Zero(target, dims):
+                self.dims[target] = self.axes.sorted(dims)
+            case Take(vector):
+                self.dims[vector.name] = self.axes.sorted(vector.dims)
+            case Add(target, _, dims):
+                self._check(target, dims)
+            case ButAtEnd(target, value):
+                self._check(target, value.dims)
+            case Leave(vector):
+                self._check(vector.name, vector.dims)
+            case Give(gradient, dims):
+                self._check(gradient.called, dims)
+
+    def _check(self, name: str, dims: Dims) -> None:
+        if self.dims.get(name, self.axes.sorted(dims)) != self.axes.sorted(dims):
+            raise InternalError(f"`{name}` is over {self.dims[name]}, and is used as if it were over {dims}")
 
     def other(self, action: Action) -> Iterator[str]:
         """The source of an action that only some kernels have."""

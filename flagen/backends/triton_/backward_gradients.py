@@ -452,7 +452,8 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
     def _action(self, action: Action) -> list[str]:
         match action:
             case Add(target, value):
-                return [self._add(target, self.print(value, _axis_in(value)))]
+                shape = () if target.called in self.started else map(self._extent, target.dims)
+                return [self._add(target, self.added(value, _axis_in(value), target.dims, shape))]
             case Fold(target, source):
                 steps = f"sum_of_steps({source.called}, {steps_symbol(self.plan)}, BLOCK_TOKENS)"
                 return [self._add(target, steps)]

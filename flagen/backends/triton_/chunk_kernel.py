@@ -381,15 +381,19 @@ class Prepare(ScalarDecayRows, PrintedKernel[ChunkKernelPlan]):
         return [line for lines in self.sections().values() for line in lines]
 
     def sections(self) -> dict[str, list[str]]:
-        return {
+        sections = {
             "once": self.once(),
             "loads": self.loads(self.parts[0]),
-            "operands": self.operands("q", "w", "k"),
             "decays": [*self.decays(), *self._ends()],
             "vectors": self.loads(self.parts[1]),
+            "operands": self.operands("q", "w", "k"),
             "scores": self._scores(),
             "erasures": self._erasures(),
         }
+        rounding = (lines for lines in sections.values() if any(".to(dtype)" in line for line in lines))
+        if (first := next(rounding, None)) is not None:
+            first.insert(0, "dtype = inverse_ptr.dtype.element_ty")
+        return sections
 
     def _ends(self) -> list[str]:
         if self.plan.row_decay is None:

@@ -119,7 +119,8 @@ def _power_slope(x, y):
 @triton.jit
 def _exponent_slope(x, y):
     """The derivative of x ** y by y; none where powers of zero are zero, or one."""
-    return tl.where((x == 0.0) & (y >= 0.0), 0.0, _power(x, y) * tl.log(x))
+    slope = _power(x, y) * tl.log(x)
+    return tl.where(x == 0.0, tl.where(y >= 0.0, 0.0, slope), slope)
 ''',
     """
 @triton.jit

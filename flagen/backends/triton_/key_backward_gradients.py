@@ -420,14 +420,17 @@ class KeyGradients(Pairs, PrintedKernel[KeyKernelPlan]):
     def _action(self, action: Action, level: Level) -> list[str]:
         match action:
             case Add(target, value):
-                return [self._add(target, self.print(value, _axis_in(value)), level)]
+                gathered = target.level == HEAD and level in (BLOCK, OWN)
+                started = target.called in self.started and not gathered
+                shape = () if started else self._extents(target)
+                return [self._add(target, self.added(value, _axis_in(value), target.dims, shape), gathered=gathered)]
             case Store(target):
                 return [f"if {target.called}_ptr is not None:", f"    {self._store(target)}"]
             case Fold():
                 raise AssertionError("a token has one row")
 
-    def _add(self, target: Gradient, text: str, level: Level) -> str:
-        if target.level == HEAD and level in (BLOCK, OWN):
+    def _add(self, target: Gradient, text: str, *, gathered: bool) -> str:
+        if gathered:
             if target.dims:
                 return f"{target.called}_sums += put({text}, member, MEMBERS)"
             return f"{target.called}_sums += tl.where(members == member, {text}, 0.0)"

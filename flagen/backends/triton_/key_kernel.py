@@ -198,7 +198,7 @@ class Prepare(KeyRows, PrintedKernel[KeyKernelPlan]):
         """Add up what `readers` see; the first pass also adds up what else is summed over the keys."""
         scores = [score for score in self.scores if score.reader in readers]
         sums = self.plan.prepare.sums if first else ()
-        lines = [f"{total.target} += {self.print(total.value, TOKEN)}" for total in sums]
+        lines = [f"{total.target} += {self.printers[TOKEN].over(total.value, (TOKEN,))}" for total in sums]
         lines += self._products(scores) if scores else []
         totals = [*(score.name for score in scores), *(total.target for total in sums)]
         return Pass(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Generic, TypeGuard, TypeVar
 
 from flagen.backends.printed import Printed, product
+from flagen.backends.text import tuple_of
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.printer import Printer
@@ -236,6 +237,14 @@ class RowWriter(Generic[P]):
     def print(self, tile: Tile, axis: str) -> str:
         """`tile` where it stands alone."""
         return self.printers[axis](tile)
+
+    def added(self, value: Tile, axis: str, dims: Dims, shape: Iterable[str] = ()) -> str:
+        """`value`, evaluated along `axis`, as it is added to a tile over `dims`; with the `shape` of that, the whole of
+        it."""
+        over = self.axes.sorted(dims)
+        text = self.printers[axis].over(value, over)
+        sizes = tuple_of(shape) if value.dims != over else "()"
+        return text if sizes == "()" else f"tl.broadcast_to({text}, {sizes})"
 
     def rows_by(self, text: str, factor: Printed | None, axis: str, over: Dims) -> Printed:
         """`text`, a name or a call that is a tile over `over`, times `factor`, numbers of rows along `axis`."""
