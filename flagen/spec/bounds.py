@@ -104,7 +104,7 @@ def _rewritten(spec: Spec, value: Expr) -> Expr | None:
 
 
 def _declared(spec: Spec) -> Mapping[str, Interval]:
-    return {decl.name: decl.range for decl in (*spec.inputs, *spec.params)}
+    return {decl.name: decl.range for decl in spec.inputs} | {param.name: param.range for param in spec.params}
 
 
 def _yaml(interval: Interval) -> str:

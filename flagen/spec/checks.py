@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from flagen.spec.model import Derived, Expr, Input, Param, Spec, Steps
-from flagen.spec.names import Symbols, nearest
+from flagen.spec.names import Symbol, Symbols, listed, nearest
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
 from flagen.spec.usage import Role, Roles, assignments, names_in, reaching
 
 
-def check_unused(symbols: Symbols, scope: Scope, updated: set[str], report: Report) -> None:
+def check_unused(symbols: Symbols, scope: Scope, report: Report) -> None:
     """Every input, param, derived name and local is read somewhere."""
-    states = [symbol.name for symbol in symbols.of_kind("state") if symbol.name not in updated]
+    states = [symbol.name for symbol in symbols.of_kind("state")]
     for symbol in symbols.of_kind("input", "param", "derived", "local"):
         if symbol.used or symbol.name in scope.mentioned | symbols.doubtful:
             continue
-        near = nearest(symbol.name, states) if symbol.kind == "local" else None
+        near = misspelt(symbol.name, states) if symbol.kind == "local" else None
         hint = f"did you mean the state `{near}`?" if near is not None else "use it or remove it"
         report.error("E305", symbol.span, f"`{symbol.name}` is {symbol.described} that nothing uses", hint)
         scope.mentioned.add(near or "")
+
+
+def misspelt(name: str, states: list[str]) -> str | None:
+    """The state that a local named `name` was probably meant to be: `s` or `S_t` for `S`."""
+    return name.rpartition("_")[0] if name.rpartition("_")[0] in states else nearest(name, states)
 
 
 def check_updated(symbols: Symbols, scope: Scope, updated: set[str], report: Report) -> None:
@@ -39,10 +44,16 @@ def check_sizes(symbols: Symbols, inputs: tuple[Input, ...], params: tuple[Param
     """The size of every dim can be read off an argument that is always there."""
     known = {dim for decl in inputs for dim in decl.dims}
     known |= {dim for param in params if param.default is None for dim in param.dims}
+    lost: dict[int, list[Symbol]] = {}
     for symbol in symbols.of_kind("dim"):
         if symbol.name not in known:
-            message = f"no input has the dim `{symbol.name}`, so its size is unknown"
-            report.error("E510", symbol.span, message, "give an input, or a param without default, this dim")
+            lost.setdefault(symbol.span.line, []).append(symbol)
+    for unknown in lost.values():
+        what, size, this = "dim", "its size is", "this dim"
+        if len(unknown) > 1:
+            what, size, this = "dims", "their sizes are", "these dims"
+        message = f"no input has the {what} {listed(symbol.name for symbol in unknown)}, so {size} unknown"
+        report.error("E510", unknown[0].span, message, f"give an input, or a param without default, {this}")
 
 
 def check_meaning(spec: Spec, report: Report) -> None:
@@ -54,9 +65,11 @@ def check_meaning(spec: Spec, report: Report) -> None:
     roles = Roles(spec.update, spec.derived)
     read_by_output = {name for assign in spec.output for name in names_in(assign.value)}
     read = {name for exprs in values.values() for value in exprs for name in names_in(value)}
+    # What nothing reads is reported as that, and so is a local that was to be a state: what it reads has no role yet.
+    idle = [assign for assign in assignments(spec.update) if not assign.to_state and assign.target not in read]
+    lost = reaching({assign.target for assign in idle}, values)
     for entry in spec.derived:
-        # What nothing reads is reported as that.
-        if entry.section != "let" and entry.name in read:
+        if entry.section != "let" and entry.name in read - lost:
             _check_role(entry, roles.of(entry.name), entry.name in read_by_output, report)
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 from flagen.diagnostics import Span
 from flagen.spec.constants import Constants
 from flagen.spec.grammar import node_span, parse_number, parse_python
+from flagen.spec.idioms import attribute_hint, function_hint, index_hint, name_hint
 from flagen.spec.loader import Scalar
 from flagen.spec.model import (
     ELEMENTWISE,
@@ -66,18 +67,25 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
 """The arguments of every function but the reductions, which take `(x)` or `(x, dim)`."""
 
 
-def parse_expression(scalar: Scalar, start: int, resolve: Resolve, report: Report) -> Expr | None:
+Describe = Callable[[str], str | None]
+"""What kind of thing a declared name is, in words; None for any other."""
+
+
+def parse_expression(
+    scalar: Scalar, start: int, resolve: Resolve, report: Report, describe: Describe = lambda _: None
+) -> Expr | None:
     """The expression `scalar.text[start:]`; None after a diagnostic."""
     tree = parse_python(scalar, start, report)
     if tree is None:
         return None
-    return _Elaborator(scalar, start, resolve, report).expr(tree)
+    return _Elaborator(scalar, start, resolve, report, describe).expr(tree)
 
 
 class _Elaborator:
     """Walks one expression's syntax tree."""
 
-    def __init__(self, scalar: Scalar, start: int, resolve: Resolve, report: Report) -> None:
+    def __init__(self, scalar: Scalar, start: int, resolve: Resolve, report: Report, describe: Describe) -> None:
+        self.describe = describe
         self.scalar = scalar
         self.start = start
         self.resolve = resolve
@@ -116,17 +124,29 @@ class _Elaborator:
         return None
 
     def binary(self, node: ast.BinOp) -> Expr | None:
+        if isinstance(node.op, ast.FloorDiv):
+            self.refuse("E403", node, "`//` is not part of the language", "a quotient is written `/`")
+            return None
+        if self.is_identity(node.left):
+            # What is taken from the identity is written otherwise as a whole: nothing to say of it here.
+            return self.expr(node.left)
         left, right = self.expr(node.left), self.expr(node.right)
         if isinstance(node.op, ast.MatMult):
             return self.contract(node, left, right, contract_misfit)
-        operator = _OPERATORS.get(type(node.op))
-        if operator is None:
-            self.refuse("E403", node, "`//` is not part of the language", "a quotient is written `/`")
-            return None
+        operator = _OPERATORS[type(node.op)]
         if left is None or right is None:
             return None
         rule = sum_misfit if operator in "+-" else product_misfit
         return self.fitted(node, rule(left.dims, right.dims), Binary(operator, left, right, self.span(node)))
+
+    def is_identity(self, node: ast.expr) -> bool:
+        match node:
+            case ast.Name(id="I"):
+                return self.describe("I") is None
+            case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(attr=name)):
+                return name in ("eye", "identity")
+            case _:
+                return False
 
     def contract(
         self,
@@ -140,11 +160,15 @@ class _Elaborator:
         return self.fitted(node, rule(left.dims, right.dims), Contract(left, right, self.span(node)))
 
     def transpose(self, node: ast.Attribute) -> Expr | None:
-        value = self.expr(node.value)
         if node.attr != "T":
-            hint = did_you_mean(node.attr, ["T"], "the only attribute is `.T`, the transpose")
+            names = (
+                part.id for part in ast.walk(node) if isinstance(part, ast.Name) and self.describe(part.id) is None
+            )
+            of_module = next((known for name in names if (known := name_hint(name))), "")
+            hint = of_module or attribute_hint(node.attr) or "the only attribute is `.T`, the transpose"
             self.refuse("E409", node, f"`.{node.attr}` is not part of the language", hint)
             return None
+        value = self.expr(node.value)
         # Reversing fewer than two dims changes nothing, so there is nothing to record.
         return value if value is None or len(value.dims) < 2 else Transpose(value, self.span(node))
 
@@ -152,15 +176,14 @@ class _Elaborator:
         function = node.func.id if isinstance(node.func, ast.Name) else None
         if function not in FUNCTIONS:
             self.unknown_function(node)
-            for arg in node.args:
-                self.expr(arg)
             return None
         if function in REDUCTIONS:
             return self.reduce(node, function)
         names = _ARGUMENTS[function]
         args = [self.expr(arg) for arg in node.args]
         if len(args) != len(names):
-            self.wrong_count(node, f"{function}({', '.join(names)})")
+            rows = "it runs over the only dim of a vector" if function in ROW_MAPS else ""
+            self.wrong_count(node, f"{function}({', '.join(names)})", rows)
             return None
         present = [arg for arg in args if arg is not None]
         return self.applied(node, function, present) if len(present) == len(args) else None
@@ -188,7 +211,9 @@ class _Elaborator:
         if len(node.args) == 2:
             over = node.args[1]
             if not isinstance(over, ast.Name):
-                self.refuse("E407", over, f"the second argument of `{function}` is the name of a dim")
+                known = value.dims if value is not None else ()
+                hint = f"its dims are {listed(known)}" if known else ""
+                self.refuse("E407", over, f"the second argument of `{function}` is the name of a dim", hint)
                 return None
             dim = over.id
             if value is not None and value.dims and dim not in value.dims:
@@ -199,19 +224,31 @@ class _Elaborator:
             return None
         return self.fitted(node, reduce_misfit(function, value.dims), Reduce(function, value, dim, self.span(node)))
 
-    def wrong_count(self, node: ast.Call, signature: str) -> None:
+    def wrong_count(self, node: ast.Call, signature: str, hint: str = "") -> None:
         count = len(node.args)
         given = "one argument" if count == 1 else f"{count or 'no'} arguments"
         self.report.obscured = True
-        self.refuse("E407", node, f"`{signature}` is given {given}")
+        self.refuse("E407", node, f"`{signature}` is given {given}", hint)
 
     def unknown_function(self, node: ast.Call) -> None:
         match node.func:
+            case ast.Name(id=name) if (kind := self.describe(name)) is not None:
+                argument = ast.unparse(node.args[0]) if len(node.args) == 1 else ""
+                hint = (
+                    index_hint(name, argument)
+                    if argument in ("t", "t - 1")
+                    else f"a product is written `{name} * (...)`"
+                )
+                self.refuse("E408", node.func, f"`{name}` is {kind}, not a function", hint)
             case ast.Name(id=name):
-                hint = did_you_mean(name, FUNCTIONS, f"the functions are {', '.join(sorted(FUNCTIONS))}")
+                otherwise = function_hint(name) or f"the functions are {', '.join(sorted(FUNCTIONS))}"
+                hint = otherwise if function_hint(name) else did_you_mean(name, FUNCTIONS, otherwise)
                 self.refuse("E408", node.func, f"`{name}` is not a function of the language", hint)
             case ast.Attribute(attr=name) if name in FUNCTIONS:
                 self.refuse("E408", node.func, "a function is called by its name alone", f"write `{name}(...)`")
+            case ast.Attribute(attr=name):
+                hint = attribute_hint(name) or did_you_mean(name, FUNCTIONS, "a function is called by its name alone")
+                self.refuse("E408", node.func, f"`.{name}(...)` is not part of the language", hint)
             case _:
                 self.refuse("E408", node.func, "this is not a function of the language", "a product is written `*`")
 

@@ -13,6 +13,10 @@ from flagen.spec.report import Report
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")
+_APART = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\s*[=:]\s*)(\S.*)", re.DOTALL)
+_LISTS = ("range", "dims")
+"""The keys whose value is a list."""
+_OPEN = re.compile(r"inf|oo|\u221e|none|null", re.IGNORECASE)
 _INFINITE = re.compile(r"([+-]?)\.(?:inf|Inf|INF)\Z")
 
 
@@ -30,12 +34,12 @@ class Fields:
     def __init__(self, report: Report) -> None:
         self.report = report
 
-    def entries(self, node: Node, what: str) -> list[Field] | None:
-        """The entries of a mapping that is free in its keys."""
+    def entries(self, node: Node, what: str, lists: bool = False) -> list[Field] | None:
+        """The entries of a mapping that is free in its keys; with `lists`, its values may be lists."""
         if not isinstance(node, Mapping):
             self.wrong_type(node, what)
             return None
-        return self._uncut(node)
+        return self._uncut(node, lists)
 
     def known(self, node: Node, what: str, keys: Seq[str], required: Seq[str] = ()) -> dict[str, Field] | None:
         """The entries of a mapping with fixed keys. A misspelt key counts as the missing key it is near to, so that
@@ -44,18 +48,21 @@ class Fields:
         if entries is None:
             return None
         fields = {field.key.text: field for field in entries if field.key.text in keys}
-        for field in entries:
+        unknown = [field for field in entries if field.key.text not in keys]
+        missing = [name for name in required if name not in fields]
+        for field in unknown:
             name = field.key.text
-            if name in keys:
-                continue
             near = nearest(name, keys)
-            hint = did_you_mean(name, keys, f"the keys here are {listed(keys)}")
+            if near is None and len(unknown) == len(missing) == 1 and len(required) == 1:
+                near = missing[0]  # Called otherwise.
+            hint = f"did you mean `{near}`?" if near is not None else f"the keys here are {listed(keys)}"
             self.report.error("E202", field.key.span, f"unknown key {quoted(name)}", hint)
             if near is not None:
                 fields.setdefault(near, field)
         for name in required:
             if name not in fields:
-                self.report.error("E201", node.span, f"the key `{name}` is missing", f"add `{name}: ...`")
+                value = {"flagen": "1", "dims": "[]` for a scalar, `dims: [K]"}.get(name, "...")
+                self.report.error("E201", node.span, f"the key `{name}` is missing", f"add `{name}: {value}`")
         return fields
 
     def items(self, node: Node, what: str) -> Seq[Node] | None:
@@ -99,13 +106,16 @@ class Fields:
 
     def number(self, node: Node, what: str) -> float | None:
         """A decimal number, or an infinite one."""
+        if _is_null(node):
+            self.wrong_type(node, f"{what} is a number", "infinity is written `.inf` or `-.inf`")
+            return None
         scalar = self.scalar(node, f"{what} is a number")
         if scalar is None:
             return None
         if scalar.plain and (infinite := _INFINITE.match(scalar.text)):
             return -math.inf if infinite[1] == "-" else math.inf
         if not scalar.plain or not _FLOAT.match(scalar.text):
-            hint = "infinity is written `.inf` or `-.inf`" if "inf" in scalar.text.lower() else ""
+            hint = "infinity is written `.inf` or `-.inf`" if _OPEN.search(scalar.text) else ""
             self.report.error("E203", scalar.span, f"{what} is a number, not {_kind(scalar)}", hint)
             return None
         value = float(scalar.text)
@@ -120,8 +130,8 @@ class Fields:
             found = f"{what}; there is nothing here" if _is_null(node) else f"{what}, not {_kind(node)}"
             self.report.error("E203", node.span, found, hint)
 
-    def _uncut(self, node: Mapping) -> list[Field]:
-        """The entries, without those that a comma inside braces cut out of an expression."""
+    def _uncut(self, node: Mapping, lists: bool) -> list[Field]:
+        """The entries, without those that a comma inside braces cut out of a value."""
         kept: list[Field] = []
         depth = 0
         for key, value in node.entries:
@@ -131,13 +141,50 @@ class Fields:
                 depth += balance
                 continue
             if node.flow and balance > 0 and isinstance(value, Scalar) and value.plain:
-                hint = 'quote the expression ("..."), or write the section in block style, one name a line'
-                self.report.error("E114", value.span, "inside { } a comma ends the value, here mid-expression", hint)
                 depth = balance
-                kept.append(Field(key, Bad(value.span)))
-                continue
-            kept.append(Field(key, value))
+                kept.append(Field(key, self._rejoined(value, lists or key.text in _LISTS)))
+            elif node.flow and _has_no_colon(key, value):
+                kept += self._piece(key, kept)
+            else:
+                kept.append(Field(key, value))
         return kept
+
+    def _rejoined(self, value: Scalar, is_list: bool) -> Node:
+        """A value that was cut at a comma within parentheses: a list that should have brackets; else it is reported."""
+        closed = value.lines.text.find(")", value.start)
+        if is_list and value.text.startswith("(") and closed > 0:
+            return value.upto(closed + 1)
+        hint = 'quote the expression ("..."), or write the section in block style, one name a line'
+        self.report.error("E114", value.span, "inside { } a comma ends the value, here mid-expression", hint)
+        return Bad(value.span)
+
+    def _piece(self, key: Scalar, before: list[Field]) -> list[Field]:
+        """What stands between two commas without a colon: the rest of a text, or a name beside its value."""
+        apart = _APART.match(key.text)
+        if apart is not None:
+            name, sign, rest = apart.groups()
+            hint = f"write `{name}: {rest}`"
+            message = f"a name and its value are parted by `: `, not by {quoted(sign.strip() or sign)}"
+            self.report.error("E115", key.at(apart.start(2), len(sign)), message, hint)
+            return [Field(key.upto(key.start + len(name)), Bad(key.span))]
+        text = before[-1].value if before else None
+        if isinstance(text, Bad):
+            return []  # The cut has been reported.
+        if isinstance(text, Scalar) and text.plain:
+            hint = f'quote the text: `{before[-1].key.text}: "..."`'
+            self.report.error("E114", text.span, "inside { } a comma ends the value, here mid-text", hint)
+            before[-1] = Field(before[-1].key, Bad(text.span))
+            return []
+        self._no_value(key)
+        return [Field(key, Bad(key.span))]
+
+    def _no_value(self, key: Scalar) -> None:
+        hint = "inside { } an entry is `name: value`"
+        self.report.error("E115", key.span, f"{quoted(key.text)} has no value", hint)
+
+
+def _has_no_colon(key: Scalar, value: Node) -> bool:
+    return isinstance(value, Scalar) and value.is_null and ":" not in key.lines.text[key.end : value.end]
 
 
 def _is_null(node: Node) -> bool:

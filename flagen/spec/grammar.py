@@ -13,9 +13,10 @@ import re
 from fractions import Fraction
 
 from flagen.diagnostics import Span
+from flagen.spec.idioms import CHARACTERS, ascii_name, character_hint, function_hint, index_hint, keyword_hint
 from flagen.spec.limits import MAX_DEPTH, MAX_DIGITS, MAX_LENGTH, MAX_MAGNITUDE
 from flagen.spec.loader import Scalar
-from flagen.spec.names import quoted
+from flagen.spec.names import FUNCTIONS, quoted
 from flagen.spec.report import Report
 
 _EXTREME = f"a number lies between 1e-{MAX_MAGNITUDE} and 1e{MAX_MAGNITUDE} in magnitude"
@@ -25,7 +26,8 @@ _NUMBER = re.compile(r"((?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
     | (?P<number>(?:[0-9]|\.[0-9])(?:[eE][+-](?=[0-9])|[A-Za-z0-9_.])*)
-    | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
+    | (?P<name>[A-Za-z_][A-Za-z0-9_]*+(?!\w))
+    | (?P<foreign>[^\W\d]\w*)
     | (?P<operator>\*\*|//|[-+*/@])
     | (?P<open>\()
     | (?P<close>\))
@@ -35,28 +37,8 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
-_CHARACTER_HINTS = {
-    "=": "a statement has one `=`, after its target; arguments are given by position",
-    "^": "a power is written `**`",
-    "[": "nothing is indexed: dims are contracted, reduced and broadcast by name",
-    "{": "an expression has no braces",
-    "<": "there are no comparisons; `minimum`, `maximum`, `clamp`, `sign` and `relu` choose by size",
-    ">": "there are no comparisons; `minimum`, `maximum`, `clamp`, `sign` and `relu` choose by size",
-    "'": "there are no strings",
-    '"': "there are no strings",
-    "#": "a comment stands outside the expression, after a space",
-    "|": "`abs(x)` is the absolute value, `norm(x)` the norm",
-    "\u2212": "the minus sign is `-`",
-    "\u00d7": "a product is written `*`",
-    "\u00b7": "a product is written `*`, an inner product `dot(a, b)`",
-    "\u2219": "a product is written `*`, an inner product `dot(a, b)`",
-    "\u2299": "an elementwise product is written `*`",
-    "\u2218": "an elementwise product is written `*`",
-    "\u2297": "an outer product is written `outer(a, b)`",
-    "\u1d40": "a transpose is written `.T`",
-    "\u22a4": "a transpose is written `.T`",
-}
 _NO_TUPLES = "a comma stands between the arguments of a function"
+_PRODUCTS = "a product is written `a * b`, a contraction `a @ b`"
 
 
 def parse_python(scalar: Scalar, start: int, report: Report) -> ast.expr | None:
@@ -97,7 +79,11 @@ def parse_number(text: str) -> Fraction | str:
     """A decimal literal, exactly; or what is wrong with it."""
     match = _NUMBER.match(text)
     if match is None:
-        return "numbers are decimal: `2`, `0.5`, `1e-6`"
+        product = re.match(r"([0-9]+)([A-Za-z].*)", text)
+        other = (
+            f"; a product is written `{product[1]} * {product[2]}`" if product and product[2][0] not in "eExXjJ" else ""
+        )
+        return f"numbers are decimal: `2`, `0.5`, `1e-6`{other}"
     mantissa, exponent = match.groups()
     if sum(char.isdigit() for char in mantissa) > MAX_DIGITS:
         return f"a number has at most {MAX_DIGITS} digits"
@@ -116,8 +102,8 @@ class _Tokens:
         self.report = report
         self.operand_next = True
         self.previous: re.Match[str] | None = None
-        self.open: list[tuple[int, bool]] = []
-        """Where each open parenthesis stands, and whether it is a call's."""
+        self.open: list[tuple[int, re.Match[str] | None]] = []
+        """Where each open parenthesis stands, and what it calls, if anything."""
 
     def are_sound(self) -> bool:
         """Whether the text is an expression; False after a diagnostic, which is about the first token that is not."""
@@ -140,17 +126,51 @@ class _Tokens:
 
     def _is_token(self, match: re.Match[str]) -> bool:
         token = match.group()
+        if match.lastgroup == "foreign":
+            return self._refuse_name(match)
         if match.lastgroup == "other":
-            code = "E402" if token.isascii() else "E410"
-            hint = _CHARACTER_HINTS.get(token, "" if token.isascii() else "names are ASCII: `beta`, not `β`")
-            return self._refuse(code, match.start(), 1, f"{quoted(token)} is not part of the language", hint)
+            return self._refuse_character(match)
         if match.lastgroup == "number" and isinstance(problem := parse_number(token), str):
             message = f"{quoted(token)} is not a number of the language"
             return self._refuse("E406", match.start(), len(token), message, problem)
         if match.lastgroup == "name" and keyword.iskeyword(token):
+            if token in self.report.misnamed:
+                return False
             message = f"`{token}`, a keyword of Python, is not part of the language"
-            return self._refuse("E402", match.start(), len(token), message)
+            return self._refuse("E402", match.start(), len(token), message, keyword_hint(token))
         return True
+
+    def _refuse_name(self, match: re.Match[str]) -> bool:
+        """A name with letters that are not ASCII; one that was refused where it is declared has been reported."""
+        token = match.group()
+        if token in self.report.misnamed:
+            return False
+        at = next(i for i, char in enumerate(token) if not char.isascii())
+        name = ascii_name(token) if token[at].isalpha() and token[at] not in CHARACTERS else None
+        hint = character_hint(token[at]) if name is None else f"names are ASCII: `{name}`, not {quoted(token)}"
+        return self._refuse("E410", match.start() + at, 1, f"{quoted(token[at])} is not part of the language", hint)
+
+    def _refuse_character(self, match: re.Match[str]) -> bool:
+        token, at, text = match.group(), match.start(), self.scalar.text[self.start :]
+        before = self.previous.group() if self.previous is not None else ""
+        hint, length = character_hint(token), 1
+        if token == ";":
+            return self._refuse("E413", at, 1, "a second statement starts after this; a text is one statement", hint)
+        if token in "[{" and not self.operand_next and self.previous is not None and self.previous.end() == at:
+            closed = text.find("]" if token == "[" else "}", at)
+            length = closed + 1 - at if closed >= 0 else 1
+            hint = index_hint(before, text[at + 1 : closed]) if self.previous.lastgroup == "name" else hint
+        elif token == "'" and not self.operand_next:
+            hint = "a transpose is written `.T`; there are no strings"
+        elif token in "'\"" and self.open and (called := self.open[-1][1]) and (known := function_hint(called.group())):
+            return self._refuse("E408", called.start(), len(called.group()), _no_function(called.group()), known)
+        elif token == "=" and self.open:
+            hint = "arguments are given by position, and a dim by its name: `sum(x, K)`"
+        elif token == "\\" and (command := re.match(r"\\([A-Za-z]+)", text[at:])) is not None:
+            length = len(command[0])
+            hint = f"this is no LaTeX: write `{command[1]}`" if command[1] in FUNCTIONS else hint
+        code = "E402" if token.isascii() else "E410"
+        return self._refuse(code, at, length, f"{quoted(text[at : at + length])} is not part of the language", hint)
 
     def _is_in_place(self, match: re.Match[str]) -> bool:
         token, kind, at = match.group(), match.lastgroup, match.start()
@@ -160,10 +180,12 @@ class _Tokens:
         if kind in ("name", "number"):
             if not self.operand_next and not after_dot:
                 message = f"an operator is missing before {quoted(token)}"
-                return self._refuse("E401", at, len(token), message, "a product is written `*`")
+                before = self.previous.group() if self.previous is not None else ""
+                hint = f"a call is written `{before}({token})`" if before in FUNCTIONS else _PRODUCTS
+                return self._refuse("E401", at, len(token), message, hint)
             self.operand_next = False
         elif kind == "open":
-            self.open.append((at, not self.operand_next))
+            self.open.append((at, None if self.operand_next else self.previous))
             self.operand_next = True
             if len(self.open) > MAX_DEPTH:
                 _too_deep(self.scalar.at(self.start + at), self.report)
@@ -181,9 +203,9 @@ class _Tokens:
     def _closes(self, at: int) -> bool:
         if not self.open:
             return self._refuse("E401", at, 1, "this parenthesis closes nothing")
-        _, is_call = self.open.pop()
+        _, called = self.open.pop()
         follows_open = self.previous is not None and self.previous.lastgroup == "open"
-        if self.operand_next and not (is_call and follows_open):
+        if self.operand_next and (called is None or not follows_open):
             return self._refuse("E401", at, 1, "a value is missing before `)`")
         self.operand_next = False
         return True
@@ -191,6 +213,10 @@ class _Tokens:
     def _refuse(self, code: str, at: int, length: int, message: str, hint: str = "") -> bool:
         self.report.error(code, self.scalar.at(self.start + at, length), message, hint)
         return False
+
+
+def _no_function(name: str) -> str:
+    return f"`{name}` is not a function of the language"
 
 
 def _too_deep(span: Span, report: Report) -> None:

@@ -75,7 +75,8 @@ def range_of(spec: Spec, value: Expr, declared: Mapping[str, Interval] | None = 
 def given_below(spec: Spec, value: Expr) -> list[str]:
     """The inputs and params that `value` depends on, in order."""
     below = _Token(spec, {}).below(value)
-    return [decl.name for decl in (*spec.inputs, *spec.params) if decl.name in below]
+    given = [decl.name for decl in spec.inputs] + [decl.name for decl in spec.params]
+    return [name for name in given if name in below]
 
 
 class _Token:
@@ -150,7 +151,9 @@ class _Token:
             self._define(assign.target, assign.value)
 
     def _reads_state(self, expr: Expr) -> bool:
-        return any(isinstance(node, StateRead) or node.name in self.reading for node in walk(expr) if _named(node))
+        return any(
+            isinstance(node, StateRead) or (isinstance(node, Name) and node.name in self.reading) for node in walk(expr)
+        )
 
     def _parts(self, expr: Expr) -> Parts:
         match expr:
@@ -219,7 +222,3 @@ def _factors(factor: Expr) -> Iterator[Expr]:
             yield from _factors(value)
         case _:
             yield factor
-
-
-def _named(node: Expr) -> bool:
-    return isinstance(node, (Name, StateRead))

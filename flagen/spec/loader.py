@@ -21,6 +21,7 @@ from flagen.diagnostics import Source, Span
 from flagen.spec.limits import MAX_ALIASES, MAX_BYTES, MAX_NESTING
 from flagen.spec.names import quoted
 from flagen.spec.report import Abandon, Report
+from flagen.spec.slips import explained
 
 _YamlLoader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
@@ -76,6 +77,18 @@ class Scalar:
             return self.span
         start = places[offset]
         return self.lines.span(start, max(places[offset + max(length, 1) - 1], start) + 1)
+
+    def upto(self, end: int) -> Scalar:
+        """The plain text from where this one starts to `end`, an offset in the file."""
+        text = self.lines.text[self.start : end]
+        return Scalar(text, True, self.lines.span(self.start, end), self.start, end, self.lines)
+
+    def later_lines(self) -> Iterator[int]:
+        """Where the lines after that of the text's first word start in the file."""
+        first = len(self.text) - len(self.text.lstrip())
+        if self._places is not None:
+            for match in re.finditer(r"\n", self.lines.text[self._places[first] : self.end]):
+                yield self._places[first] + match.end()
 
     @cached_property
     def _places(self) -> Seq[int] | None:
@@ -179,9 +192,10 @@ class _Builder:
         self.report = report
         self.anchors: dict[str, Node] = {}
         self.aliases = 0
+        self.stack: list[_Open] = []
 
     def document(self) -> Mapping:
-        stack: list[_Open] = []
+        stack = self.stack
         root: Node | None = None
         documents = 0
         for event in self._events():
@@ -218,13 +232,12 @@ class _Builder:
                 seen += 1
                 yield event
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            index = min(mark.index, len(self.lines.text)) if mark is not None else 0
-            problem = error.problem or error.context or "it cannot be read"
-            if "nesting depth" in problem:
+            if "nesting depth" in (error.problem or ""):
                 # Some libyaml read ahead, and give up before they tell of what is too deep here: PyYAML's parser does.
                 yield from islice(yaml.parse(self.lines.text, Loader=yaml.SafeLoader), seen, None)
-            self._abandon("E104", self.lines.span(index, index + 1), f"not YAML: {problem}", _yaml_hint(problem))
+            flow = [_extent(opened.event)[0] for opened in self.stack if opened.event.flow_style]
+            slip = explained(self.lines.text, error, flow[-1] if flow else None)
+            self._abandon("E104", self.lines.span(slip.start, slip.end), f"not YAML: {slip.message}", slip.hint)
         except yaml.YAMLError as error:
             self._abandon("E104", self.lines.span(0, 1), f"not YAML: {error}")
 
@@ -320,18 +333,3 @@ def _extent(event: yaml.events.Event) -> tuple[int, int]:
     start, end = event.start_mark, event.end_mark
     assert start is not None and end is not None, "events that were read from a text have marks"
     return start.index, end.index
-
-
-_YAML_HINTS = {
-    "mapping values are not allowed": "quote a text that contains `: `",
-    "that cannot start any token": "quote the value, and indent with spaces, not tabs",
-    "block sequence entries are not allowed": "quote a value that starts with `- `",
-    "did not find expected ',' or": "a bracket or a quote is not closed, or a comma is missing",
-    "expected ',' or": "a bracket or a quote is not closed, or a comma is missing",
-    "did not find expected alphabetic": "quote a value that starts with `*` or `&`",
-    "did not find expected key": "keys of one section start in the same column",
-}
-
-
-def _yaml_hint(problem: str) -> str:
-    return next((hint for part, hint in _YAML_HINTS.items() if part in problem), "")

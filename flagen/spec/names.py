@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flagen.diagnostics import Span
+from flagen.spec.idioms import ascii_name
 from flagen.spec.model import ELEMENTWISE, REDUCTIONS, ROW_MAPS, Dims
 from flagen.spec.report import Report
 
@@ -160,12 +161,16 @@ def camel_case(name: str) -> str:
 def identifier_problem(name: str, kind: SymbolKind) -> tuple[str, str, str] | None:
     """Why a spec cannot declare `name`: code, message and hint; or None."""
     if not _NAME.match(name):
+        near = ascii_name(name)
         hint = "a letter, then at most 63 letters, digits and `_`, all of ASCII"
-        return "E301", f"{quoted(name)} is not a name", hint
+        return "E301", f"{quoted(name)} is not a name", f"{hint}: `{near}`" if near and _NAME.match(near) else hint
     reason = _reserved_because(name)
     if reason is None and kind in _MODULE_OWNS and (name in _MODULE_ATTRIBUTES or name.startswith("register_")):
         reason = "the generated module has an attribute of this name"
-    return ("E302", f"`{name}` is reserved: {reason}", "choose another name") if reason else None
+    if reason is None:
+        return None
+    other = f"choose another name, such as `{name}_`" if keyword.iskeyword(name) else "choose another name"
+    return "E302", f"`{name}` is reserved: {reason}", other
 
 
 def _reserved_because(name: str) -> str | None:
@@ -233,6 +238,7 @@ class Symbols:
         problem = identifier_problem(name, kind)
         if problem is not None:
             self.report.error(problem[0], span, problem[1], problem[2])
+            self.report.misnamed.add(name)
             if problem[0] == "E302" and name not in self._symbols:
                 self.enter(Symbol(name, kind, span, dims, used=True))
             self.complete = self.complete and problem[0] != "E301"

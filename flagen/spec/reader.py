@@ -121,10 +121,10 @@ class _Reader:
         self.statements.expect_locals(*(given[key].value for key in ("update", "output") if key in given))
 
     def _check_whole(self, spec: Spec, has_statements: bool) -> None:
-        if self.symbols.complete:
+        if self.symbols.complete and self.sections.sizes_known:
             check_sizes(self.symbols, spec.inputs, spec.params, self.report)
         if has_statements and self.symbols.complete and not self.report.obscured:
-            check_unused(self.symbols, self.scope, self.statements.updated, self.report)
+            check_unused(self.symbols, self.scope, self.report)
             check_updated(self.symbols, self.scope, self.statements.updated, self.report)
             check_steps(spec.steps, self.statements.repeats, self.report)
             if self.statements.sound:

@@ -19,7 +19,8 @@ CODES: dict[str, str] = {
     "E111": "nested too deeply",
     "E112": "a key that is not text",
     "E113": "a character that no text file has",
-    "E114": "an expression cut at a comma",
+    "E114": "a value cut at a comma",
+    "E115": "a name and its value, not told apart",
     # E2: keys, types and values of the sections.
     "E201": "a required key is missing",
     "E202": "unknown key",
@@ -60,6 +61,7 @@ CODES: dict[str, str] = {
     "E410": "a character the language does not have",
     "E411": "not an assignment",
     "E412": "a constant without a finite value",
+    "E413": "several statements in one text",
     # E5: dims.
     "E501": "a sum of different dims",
     "E502": "a product of dims that do not nest",
@@ -71,6 +73,7 @@ CODES: dict[str, str] = {
     "E508": "an assignment of other dims",
     "E509": "a dim twice in one declaration",
     "E510": "a dim of unknown size",
+    "E511": "dims of batch, time or heads",
     # E6: what update and output mean together.
     "E601": "a state that is never updated",
     "E602": "steps and repeat that do not fit",
@@ -94,6 +97,8 @@ class Report:
         self._found: dict[Diagnostic, None] = {}
         self.obscured = False
         """Whether something could not be read that may have used any name: then none is called unused."""
+        self.misnamed: set[str] = set()
+        """What was declared and is no name: said once, and not again wherever it is used."""
 
     def error(self, code: str, span: Span, message: str, hint: str = "") -> None:
         self._add(Diagnostic(code, span, message, hint))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Literal
 
 from flagen.diagnostics import Span
+from flagen.spec.idioms import name_hint
 from flagen.spec.model import Expr, Name, NameKind, StateRead
 from flagen.spec.names import FUNCTIONS, SIZES, Symbol, SymbolKind, Symbols, did_you_mean, listed, nearest
 from flagen.spec.report import Report
@@ -59,6 +60,11 @@ class Scope:
             return self._previous(stem, span)
         self._unknown_name(name, span)
         return None
+
+    def describe(self, name: str) -> str | None:
+        """What kind of thing a declared name is, in words; None for any other name."""
+        symbol = self.symbols.get(name)
+        return None if symbol is None else symbol.described
 
     def _head(self, span: Span) -> Expr | None:
         if self.place == "default":
@@ -129,8 +135,25 @@ class Scope:
             known = self._visible()
             if (near := self.symbols.get(nearest(name, known) or "")) is not None:
                 near.used = True
-            hint = did_you_mean(name, known, f"the names here are {listed(known)}")
+            hint = (
+                self._part_of(name)
+                or name_hint(name)
+                or did_you_mean(name, known, f"the names here are {listed(known)}")
+            )
             self.report.error("E304", span, f"unknown name `{name}`", hint)
+
+    def _part_of(self, name: str) -> str:
+        """A hint where `name` is that of something known with an index: `S_t`, `S_old`, `S_T`."""
+        stem, _, index = name.rpartition("_")
+        symbol = self.symbols.get(stem)
+        if symbol is None:
+            return ""
+        symbol.used = True
+        if index == "T":
+            return f"a transpose is written `{stem}.T`"
+        if symbol.kind == "state":
+            return f"`{stem}` is the state now, `{stem}_prev` before the token"
+        return f"`{stem}` is the value at this token: time is not written" if index in ("t", "i", "n") else ""
 
     def _visible(self) -> list[str]:
         kinds: tuple[SymbolKind, ...] = ("dim",)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence as Seq
 from typing import Literal
 
 from flagen.spec.expr import parse_expression
 from flagen.spec.fields import Field, Fields
-from flagen.spec.loader import Mapping, Node, Scalar, Sequence
+from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
 from flagen.spec.model import ChunkHints, Derived, Dims, Expr, Input, Interval, Param, State, Steps
 from flagen.spec.names import Symbols, class_name_problem, package_name_problem, quoted
 from flagen.spec.ranges import interval_of
@@ -15,9 +16,41 @@ from flagen.spec.report import Report
 from flagen.spec.scope import Scope
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_END = r"\s*([-+]?[\w.\u221e]+)\s*"
+_PAIR = re.compile(rf"[(\[]?{_END}(?:,|;|\.\.|\s){_END}[)\]]?")
+"""Two ends of a range in any other notation."""
+_BOUND = re.compile(rf"(<=?|>=?|\u2264|\u2265){_END}")
+_UNLISTED = re.compile(r"[(\[]?\s*([A-Za-z]\w*(?:\s*(?:,|\s|\bx\b|\*)\s*[A-Za-z]\w*)*)\s*,?\s*[)\]]?")
+_NO_DIMS = frozenset(("0", "1", "()", "scalar", "none", "None", "[]"))
+_LEADING = frozenset(("H", "HV", "T", "t"))
+"""What stands for time and heads, and so makes everything before it a dim that is not written."""
+_SHORT = 80
+"""Characters of a text that is looked at for what it was meant to be."""
 _NOT_YET = "not supported yet"
 
 Section = Literal["let", "decay", "gate"]
+
+
+def _unlisted(scalar: Scalar) -> Dims | None:
+    """The dims that a text names which should have been a list."""
+    if scalar.text in _NO_DIMS:
+        return ()
+    match = _UNLISTED.fullmatch(scalar.text) if len(scalar.text) <= _SHORT else None
+    return None if match is None else tuple(name for name in _IDENTIFIER.findall(match[1]) if name != "x")
+
+
+def _range_meant(text: str) -> str:
+    """How to write the range that a text probably is."""
+    if (bound := _BOUND.fullmatch(text)) is not None:
+        end = _yaml_number(bound[2])
+        return f"write `[-.inf, {end}]`" if bound[1][0] in "<\u2264" else f"write `[{end}, .inf]`"
+    pair = _PAIR.fullmatch(re.sub(r"(?<=[0-9])\.\.+", " ", text)) if len(text) <= _SHORT else None
+    return f"write `[{_yaml_number(pair[1])}, {_yaml_number(pair[2])}]`" if pair else "for example `[-.inf, 0]`"
+
+
+def _yaml_number(text: str) -> str:
+    sign, rest = ("-", text[1:]) if text.startswith("-") else ("", text)
+    return f"{sign}.inf" if "inf" in rest.lower() or rest in ("oo", "\u221e") else text
 
 
 class Sections:
@@ -30,8 +63,12 @@ class Sections:
         self.report = report
         self.ranges: dict[str, Interval] = {}
         self.definitions: dict[str, Expr] = {}
+        self.sizes_known = True
+        """Whether the dims of every input and param could be read."""
         self.steps_given = False
         self._steps_missed = False
+        self._leading_dims = False
+        """Whether dims of batch, time or heads have been met; said once."""
 
     # ------------------------------------------------------------------------------------------------------- heading
 
@@ -67,8 +104,7 @@ class Sections:
     # -------------------------------------------------------------------------------------------------- declarations
 
     def states(self, node: Node) -> tuple[State, ...]:
-        what = "`state` is a mapping of names to dims"
-        entries = self._section(node, what)
+        entries = self._section(node, "`state` is a mapping of names to dims", "`S: [K, V]`")
         if entries == []:
             self.symbols.complete = False
             self.report.error("E210", node.span, f"a spec without a state is {_NOT_YET}", "declare at least one")
@@ -82,7 +118,7 @@ class Sections:
         return State(field.key.text, dims or (), 0.0 if init is None else init, field.key.span)
 
     def inputs(self, node: Node) -> tuple[Input, ...]:
-        entries = self._section(node, "`inputs` is a mapping of names to dims")
+        entries = self._section(node, "`inputs` is a mapping of names to dims", "`q: [K]`")
         if entries == []:
             self.symbols.complete = False
             self.report.error("E211", node.span, "a spec has at least one input")
@@ -118,14 +154,19 @@ class Sections:
         return "HV" if self.fields.choice(field.value, "`heads`", ("H", "HV")) == "HV" else "H"
 
     def params(self, node: Node) -> tuple[Param, ...]:
-        entries = self._section(node, "`params` is a mapping of names to mappings")
+        entries = self._section(node, "`params` is a mapping of names to mappings", "`scale: {default: K ** -0.5}`")
         return tuple(self._param(field) for field in entries or ())
 
     def _param(self, field: Field) -> Param:
         keys = ("dims", "per", "default", "range", "description")
         what = "a param is a mapping with `dims`, `per`, `default`, `range` and `description`, all optional"
-        rest = self.fields.known(field.value, what, keys)
-        dims: Dims | None = () if rest is not None else None
+        if isinstance(field.value, Scalar):
+            shown = "{}" if field.value.is_null else f"{{default: {field.value.text}}}"
+            self.fields.wrong_type(field.value, what, f"write `{field.key.text}: {shown}`")
+            rest = None
+        else:
+            rest = self.fields.known(field.value, what, keys)
+        dims: Dims | None = () if rest is not None or isinstance(field.value, Scalar) else None
         rest = rest or {}
         if "dims" in rest:
             dims = self._dims(rest["dims"].value, "`dims` is a list of names")
@@ -133,10 +174,17 @@ class Sections:
         default = None
         if "default" in rest:
             self.scope.place = "default"
-            default = self.expression(rest["default"].value, "`default` is an expression over dims, `H` and `HV`")
+            default = self._default(rest["default"].value)
         self.symbols.declare(field.key.text, "param", field.key.span, dims)
         interval = self._range(field.key.text, rest)
         return Param(field.key.text, dims or (), per_head, default, interval, self._description(rest), field.key.span)
+
+    def _default(self, node: Node) -> Expr | None:
+        what = "`default` is an expression over dims, `H` and `HV`"
+        if isinstance(node, Scalar) and (node.is_null or node.text == "None"):
+            self.fields.wrong_type(node, what, "leave `default` out: then the argument has to be given")
+            return None
+        return self.expression(node, what)
 
     def steps(self, node: Node) -> Steps | None:
         """`{n: num_steps, default: 2}`: the one key that is not `default` is the symbol."""
@@ -164,7 +212,7 @@ class Sections:
         return Steps(key.text, argument.text, count, key.span)
 
     def derived(self, node: Node, section: Section) -> tuple[Derived, ...]:
-        entries = self._section(node, f"`{section}` is a mapping of names to expressions")
+        entries = self._section(node, f"`{section}` is a mapping of names to expressions", "`alpha: exp(g)`")
         found = [self._derived(field, section) for field in entries or ()]
         return tuple(derived for derived in found if derived is not None)
 
@@ -196,37 +244,57 @@ class Sections:
 
     def parsed(self, scalar: Scalar, start: int = 0) -> Expr | None:
         """The expression that a text is from `start` on."""
-        value = parse_expression(scalar, start, self.scope.resolve, self.report)
+        value = parse_expression(scalar, start, self.scope.resolve, self.report, self.scope.describe)
         if value is None:
             # Whatever else is wrong in it, the names in the text are not unused.
             self.scope.mentioned.update(_IDENTIFIER.findall(scalar.text))
         return value
 
-    def _section(self, node: Node, what: str) -> list[Field] | None:
-        entries = self.fields.entries(node, what)
+    def _section(self, node: Node, what: str, example: str) -> list[Field] | None:
+        if isinstance(node, Bad | Mapping):
+            entries = self.fields.entries(node, what, lists=what.endswith("dims"))
+        else:
+            entries = None
+            self.fields.wrong_type(
+                node,
+                what,
+                f"for example {example}, without `- `" if isinstance(node, Sequence) else f"for example {example}",
+            )
         if entries is None:
             self.symbols.complete = False
         return entries
 
     def _dims_or_mapping(self, node: Node, what: str, keys: tuple[str, ...]) -> tuple[Dims | None, dict[str, Field]]:
         """The dims of a declaration in its short or its long form, and the fields of the long one."""
-        if isinstance(node, Sequence):
-            return self._dims(node, what), {}
         if not isinstance(node, Mapping):
-            self.fields.wrong_type(node, what)
-            return None, {}
+            return self._dims(node, what), {}
         fields = self.fields.known(node, what, keys, required=("dims",)) or {}
+        self.sizes_known = self.sizes_known and "dims" in fields
         return self._dims(fields["dims"].value, "`dims` is a list of names") if "dims" in fields else None, fields
 
     def _dims(self, node: Node, what: str) -> Dims | None:
+        found = self._listed_dims(node, what)
+        self.sizes_known = self.sizes_known and found is not None
+        return found
+
+    def _listed_dims(self, node: Node, what: str) -> Dims | None:
+        if isinstance(node, Scalar) and not node.is_null and (meant := _unlisted(node)) is not None:
+            hint = f"write `[{', '.join(meant)}]`" if meant else "a scalar has the dims `[]`"
+            self.fields.wrong_type(node, what, hint)
+            declared = [self.symbols.declare_dim(dim, node.span) for dim in meant]
+            return meant if all(declared) else None
         items = self.fields.items(node, what)
         if items is None:
             return None
         dims: list[str] = []
         sound = True
-        for item in items:
+        for item in self._without_leading(items):
             scalar = self.fields.scalar(item, "a dim is a name")
-            if scalar is None or not self.symbols.declare_dim(scalar.text, scalar.span):
+            if scalar is not None and scalar.text.isdigit():
+                hint = "a size is no dim: dims have names, and a scalar has none, `[]`"
+                self.report.error("E301", scalar.span, f"{quoted(scalar.text)} is not a name", hint)
+                sound = False
+            elif scalar is None or not self.symbols.declare_dim(scalar.text, scalar.span):
                 sound = False
             elif scalar.text in dims:
                 hint = f"two dims of one size have two names: `{scalar.text}` and `{scalar.text}2`"
@@ -235,6 +303,20 @@ class Sections:
             else:
                 dims.append(scalar.text)
         return tuple(dims) if sound else None
+
+    def _without_leading(self, items: Seq[Node]) -> Seq[Node]:
+        """The dims of one head of one token: those of batch, time and heads before them are reported, and left out."""
+        texts = [item.text if isinstance(item, Scalar) else "" for item in items]
+        last = max((i for i, text in enumerate(texts) if text in _LEADING), default=-1)
+        if last < 0:
+            return items
+        if not self._leading_dims:
+            self._leading_dims = True
+            own = f"`[{', '.join(texts[last + 1 :])}]`"
+            message = f"batch, time and heads are not written: the dims of one head of one token are {own}"
+            span = next(item.span for item in items)
+            self.report.error("E511", span, message, f"write {own} here, and likewise elsewhere")
+        return items[last + 1 :]
 
     def _range(self, name: str, fields: dict[str, Field]) -> Interval:
         interval = Interval()
@@ -245,6 +327,10 @@ class Sections:
 
     def _interval(self, node: Node) -> Interval | None:
         what = "`range` is a list of two numbers, the lowest and the highest value"
+        if isinstance(node, Scalar) and not node.is_null:
+            hint = _range_meant(node.text)
+            self.report.error("E208", node.span, f"{what}, not {quoted(node.text)}", hint)
+            return None
         items = self.fields.items(node, what)
         if items is None:
             return None

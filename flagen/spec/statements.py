@@ -19,6 +19,11 @@ from flagen.spec.shapes import assign_misfit
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=(?!=)\s*")
 _AUGMENTED = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(\*\*|//|[-+*/@])=")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NEXT = re.compile(r"[^\S\n]*(-[^\S\n]+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(?!=)")
+"""A line that starts a statement of its own."""
+_INDEXED = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*?)_?(\[[^]]*\]|\{[^}]*\}|\([^)]*\))\s*=(?!=)")
+_OTHERWISE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(:=|<-|==|\u2190|\u2254|:)")
+"""What other notations have in place of `=`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,9 @@ class Statements:
     def _repeat(self, node: Mapping, steps: Steps | None) -> Repeat | None:
         self.repeats = True
         if not any(key.text in ("repeat", "do") for key, _ in node.entries):
-            self.fields.wrong_type(node, "a statement is `name = expression`", "a block is `repeat: n` and `do: ...`")
+            name = node.entries[0][0].text if len(node.entries) == 1 else ""
+            hint = f"write `{name} = ...`" if _IDENTIFIER.fullmatch(name) else "a block is `repeat: n` and `do: ...`"
+            self.fields.wrong_type(node, "a statement is `name = expression`", hint)
             self.report.obscured = True
             self.sound = False
             return None
@@ -122,7 +129,7 @@ class Statements:
     def _assign(self, node: Node, last: bool = False) -> Assign | None:
         """One statement; `last` for the last one of `output`, which assigns `o`."""
         scalar = self.fields.scalar(node, "a statement is `name = expression`")
-        target = None if scalar is None else self._target(scalar)
+        target = None if scalar is None or self._is_several(scalar) else self._target(scalar)
         if scalar is None or target is None:
             self.report.obscured = self.report.obscured or scalar is None
             self.sound = False
@@ -134,6 +141,21 @@ class Statements:
             return None
         return Assign(target.name, value, to_state, scalar.text.strip(), scalar.at(0, len(scalar.text)))
 
+    def _is_several(self, scalar: Scalar) -> bool:
+        """Whether a line of the text starts another statement; then the first that does is reported."""
+        text, starts = scalar.lines.text, scalar.later_lines()
+        found = next((match for start in starts if (match := _NEXT.match(text, start, scalar.end))), None)
+        if found is None:
+            return False
+        self.scope.mentioned.update(_IDENTIFIER.findall(scalar.text))
+        hint = "write a list with one statement an item, `- ` before each"
+        if found[1]:
+            column = scalar.span.column - 2
+            hint = f"it continues the item before it, for it is indented further: start it in column {column}"
+        span = scalar.lines.span(found.start(2), found.end(2))
+        self.report.error("E413", span, "a second statement starts here; a text is one statement", hint)
+        return True
+
     def _target(self, scalar: Scalar) -> Target | None:
         match = _ASSIGNMENT.match(scalar.text)
         if match is not None:
@@ -142,6 +164,10 @@ class Statements:
         if (augmented := _AUGMENTED.match(scalar.text)) is not None:
             name, operator = augmented.groups()
             hint = f"write `{name} = {name} {operator} ...`"
+        elif (indexed := _INDEXED.match(scalar.text)) is not None:
+            hint = f"write `{indexed[1]} = ...`: a name is its value at this token"
+        elif (other := _OTHERWISE.match(scalar.text)) is not None and self.scope.place == "update":
+            hint = f"write `{other[1]} = ...`"
         elif self.scope.place == "output":
             hint = "write `o = ...`"
         else:
@@ -161,6 +187,8 @@ class Statements:
         symbol = self.symbols.get(target.name)
         if symbol is None:
             return self._bind_local(target, value)
+        if symbol.kind == "local" and not self.symbols.complete:
+            return None  # It may be a state that could not be read.
         if symbol.kind == "state":
             return self._bind_state(target, symbol.dims, value)
         if symbol.kind == "local":

@@ -1,0 +1,103 @@
+"""What is wrong with a text that is not YAML: the parser tells where it gave up, a person looks for the slip."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import yaml
+
+_CLOSING = {"{": "}", "[": "]", "(": ")"}
+_WORD = re.compile(r"[ \t]*(?:- )?([^\s:#][^:#\n]*?)[ \t]*(?=:|#|\n|\Z)")
+
+
+@dataclass(frozen=True)
+class Slip:
+    """Where in the text, in characters, what is wrong there, and what to do about it."""
+
+    start: int
+    end: int
+    message: str
+    hint: str
+
+
+def explained(text: str, error: yaml.MarkedYAMLError, flow: int | None) -> Slip:
+    """What a parser's error comes from. `flow` is where the innermost open brace or bracket stands, if one is open."""
+    problem = error.problem or error.context or "it cannot be read"
+    mark, context = error.problem_mark or error.context_mark, error.context_mark
+    at = min(mark.index, len(text)) if mark is not None else 0
+    began = min(context.index, len(text)) if context is not None else at
+    character = text[at : at + 1]
+    if "quoted scalar" in (error.context or ""):
+        return Slip(began, began + 1, "this quote is not closed", "close it, or write the text without quotes")
+    if flow is not None and ("',' or" in problem or "flow" in (error.context or "")):
+        return _unclosed(text, flow, at)
+    if character == "\t" or text[:at].rpartition("\n")[2].startswith("\t"):
+        tab = at if character == "\t" else text.rfind("\n", 0, at) + 1
+        return Slip(tab, tab + 1, "a line is indented with a tab", "indent with spaces")
+    if "cannot start any token" in problem:
+        return Slip(at, at + 1, f"a value cannot start with `{character}`", "quote the value")
+    if character in "}])" and character:
+        return Slip(at, at + 1, f"this `{character}` closes nothing", "leave it out, or open it before")
+    if "could not find expected ':'" in problem:
+        return _no_colon(text, began)
+    known = next((known for part, known in _KNOWN.items() if part in problem), None)
+    message, hint = known if known is not None else (problem, "")
+    return Slip(at, at + 1, message, hint)
+
+
+def _unclosed(text: str, start: int, at: int) -> Slip:
+    """A brace or bracket that is not closed, or not by its own kind: the one that is, or the innermost one."""
+    opened: list[int] = []
+    for i in _outside_quotes(text, start, min(at + 1, len(text))):
+        if text[i] in _CLOSING:
+            if i > start and text[i] != "(" and re.match(r"[\w)]", text[i - 1]):
+                hint = "a call is written with parentheses, `exp(g)`; nothing is indexed"
+                return Slip(i, i + 1, f"a `{text[i]}` inside a value", hint)
+            opened.append(i)
+        elif text[i] in _CLOSING.values() and opened:
+            last = opened.pop()
+            if text[i] != _CLOSING[text[last]]:
+                hint = f"close it with `{_CLOSING[text[last]]}`; a range is written `[0, 1]`, its ends included"
+                return Slip(last, last + 1, f"this `{text[last]}` is closed by `{text[i]}`", hint)
+    last = next((i for i in reversed(opened) if text[i] != "("), start)
+    hint = f"close it with `{_CLOSING[text[last]]}`"
+    if "\n" not in text[last:at]:
+        return Slip(at, at + 1, f"this cannot stand inside `{text[last]} {_CLOSING[text[last]]}`", "quote the value")
+    return Slip(last, last + 1, f"this `{text[last]}` is not closed", hint)
+
+
+def _outside_quotes(text: str, start: int, stop: int) -> list[int]:
+    """The places of a text that are in no quotes; a quote starts a value."""
+    found, quote = [], ""
+    for i in range(start, stop):
+        if quote:
+            quote = "" if text[i] == quote else quote
+        elif text[i] in "\"'" and text[max(start, i - 20) : i].rstrip(" ")[-1:] in ("", ":", ",", "[", "{"):
+            quote = text[i]
+        else:
+            found.append(i)
+    return found
+
+
+def _no_colon(text: str, at: int) -> Slip:
+    line = text[at:].partition("\n")[0].partition(" #")[0].rstrip()
+    name, colon, rest = line.partition(":")
+    if colon and rest:
+        place = at + len(name)
+        return Slip(place, place + 1, "a space is missing after this colon", f"write `{name}: {rest.strip()}`")
+    word = re.match(r"\S+", line)
+    length = len(word[0]) if word is not None else max(len(line), 1)
+    return Slip(at, at + length, "a colon is missing after this", f"write `{line[:length]}: ...`")
+
+
+_COLUMN = ("this line is not in line with those before it", "what belongs together starts in one column")
+_KNOWN = {
+    "mapping values are not allowed": ("a second `: ` in one value", "quote a text that contains `: `"),
+    "block sequence entries are not allowed": ("a `- ` inside a value", "quote a value that starts with `- `"),
+    "did not find expected alphabetic": ("an alias without a name", "quote a value that starts with `*` or `&`"),
+    "did not find expected key": _COLUMN,
+    "<block end>": _COLUMN,
+    "expected '-' indicator": ("this is no item, and the lines before it are", "write all with `- `, or all without"),
+}
+"""The parser's problems by a part of their words, in words of the language."""
