@@ -111,6 +111,11 @@ class ChunkKernelPlan:
         return TOKEN if role == "q" else self.row_axis
 
     @property
+    def erases_before(self) -> bool:
+        """Whether erasures read the state as it is before their token's decay."""
+        return self.row_decay is not None and any(not row.after_decay for row in self.chunk.normal_form.steps[0].deltas)
+
+    @property
     def crowded(self) -> bool:
         """Whether rows that erase and rows that write share a chunk, which then has four matrices of scores."""
         return self.delta is not None and self.write_key is not None
@@ -145,7 +150,7 @@ def fits(nf: NormalForm) -> bool:
         return False
     if last.repeated and (only.decay is not None or not nf.has_delta):
         return False
-    if nf.decays and any(not row.after_decay for row in only.deltas):
+    if last.lead is not None and any(not row.after_decay for row in only.deltas):
         return False
     return [(read.side, read.position) for read in nf.reads] == [("left", nf.end)]
 

@@ -62,7 +62,7 @@ TABLE = {
     "delta_product": Row(delta=("k", "-(beta * k)", "beta * v", "after"), repeated=True),
     "kda": Row("key", ("alpha", "g"), delta=("k", "-(beta * k)", "beta * v", "after")),
     "gdn2": Row("key", ("alpha", "g"), delta=("k", "-(b * k)", "w * v", "after")),
-    "comba": Row("scalar", ("alpha", "g"), delta=("k", "-(beta * p)", "beta * v", "after")),
+    "comba": Row("scalar", ("alpha", "g"), delta=("k", "-(beta * p)", "beta * v", "before")),
     # Without a decay there is no before and after.
     "iplr": Row(delta=("b", "a", "0", "after"), writes=KV),
     "dplr": Row("key", ("alpha", "gk"), delta=("b", "a", "0", "before"), writes=KV),

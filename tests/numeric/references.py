@@ -243,8 +243,7 @@ def gdn2(S, q, k, v, g, b, w, *, scale=None):
 
 @recurrence("k v")
 def comba(S, q, k, v, p, g, beta, *, scale=None):
-    S = exp(g) * S
-    S = S + beta * outer(k, v - retrieve(S, p))
+    S = exp(g) * S + beta * outer(k, v - retrieve(S, p))
     return S, read(S, q, scale)
 
 

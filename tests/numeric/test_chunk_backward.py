@@ -392,7 +392,7 @@ def own_arguments(name: str) -> list[Tensor]:
     return [q, k, v, decay, beta.sigmoid(), *others]
 
 
-@pytest.mark.parametrize("name", ["additive", "erasing", *OWN_FRONT_ENDS])
+@pytest.mark.parametrize("name", ["additive", "erasing", "early", *OWN_FRONT_ENDS])
 def test_front_ends(name, tmp_path, monkeypatch):
     """Gradients go through what is evaluated in registers: of keys, of values, of numbers, to params too."""
     naive, function = build((FRONT_ENDS | OWN_FRONT_ENDS)[name], name, tmp_path, monkeypatch)

@@ -235,6 +235,25 @@ output: o = S.T @ q + c
 }
 
 
+FRONT_ENDS["early"] = """
+flagen: 1
+name: early
+state: {S: [K, V]}
+inputs:
+  q: [K]
+  k: [K]
+  v: {dims: [V], heads: HV}
+  a: {dims: [], heads: HV}
+  decay: {dims: [], heads: HV}
+params:
+  A_log: {per: head}
+  w: {dims: [K]}
+decay: {alpha: exp(-exp(A_log) * softplus(decay))}
+update: S = alpha * S - sigmoid(a) * outer(tanh(w) * l2norm(k), S_prev.T @ l2norm(k)) + outer(q, v)
+output: o = S.T @ q
+"""
+"""Erasures read before their token's decay, beside rows that are written."""
+
 FRONT_ENDS["names"] = """
 flagen: 1
 name: names
@@ -280,7 +299,7 @@ def front_end_arguments(name: str) -> list[torch.Tensor]:
         return torch.randn(shape, generator=generator)
 
     T, H, HV, K, V = 40, 1, 2, 20, 12
-    if name == "additive":
+    if name in ("additive", "early"):
         return [
             normal(1, T, H, K),
             normal(1, T, H, K),

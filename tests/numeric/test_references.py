@@ -172,10 +172,12 @@ def test_gdn2_with_scalar_gates_is_kda(shape):
     agree(run(ref.kda, p), call(ref.gdn2, p, q, k, v, g, b, w))
 
 
-def test_comba_fed_back_by_its_key_is_the_gated_delta_rule(shape):
+def test_comba_fed_back_by_its_decayed_key_is_the_gated_delta_rule(shape):
+    """The feedback key reads what was there before the decay."""
     p = make("gated_delta_rule", shape)
     q, k, v, g, beta = p.tensors.values()
-    agree(run(ref.gated_delta_rule, p), call(ref.comba, p, q, k, v, k, g, beta))
+    k, decayed = heads(k, 4), torch.exp(g)[..., None] * heads(k, 4)
+    agree(run(ref.gated_delta_rule, p), call(ref.comba, p, q, k, v, decayed, g, beta))
 
 
 def test_dplr_holds_kda_iplr_and_rwkv7(shape):

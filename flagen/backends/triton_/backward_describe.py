@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flagen.backends.triton_.chunk_describe import erased_from
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import Rider
 from flagen.plan.show import show
@@ -16,7 +17,7 @@ def states_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     state, equations = [end], []
     if rows.delta is not None:
         right = [*(["z"] if rows.delta.z is not None else []), *(["N v"] if rows.crowded else [])]
-        start = "e^G " if rows.row_decay is not None else ""
+        start = erased_from(rows)
         equations.append(f"U = (I - L)^-1 ({' + '.join((*right, f'{start}(y S)'))})")
         state.append(f"({to_end}w)^T U")
     if rows.write_key is not None:
@@ -41,7 +42,7 @@ def reverse_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     state, equations = [f"{end.replace('S', 'dS')}", f"({start}q)^T dread"], []
     if rows.delta is not None:
         equations += [f"dU = A^T dread + {to_end}w dS", "dR = (I - L)^-T dU"]
-        state.append(f"({start}y)^T dR")
+        state.append(f"({erased_from(rows)}y)^T dR")
     equations.append(f"dS = {' + '.join(state)}")
     text = (
         "dread is the gradient of what the output calls read. A program owns"
@@ -74,7 +75,7 @@ def gradients_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     if rows.delta is not None:
         equations += ["dU = A^T dread + " + f"{to_end}w dS", "dR = (I - L)^-T dU", "dA = dread U^T", "dL = dR U^T"]
         reads.append("dA w")
-        equations += [f"dy = {start}dR S^T + dL w", f"dw = {to_end}U dS^T + dA^T q + dL^T y", "dz = dR"]
+        equations += [f"dy = {erased_from(rows)}dR S^T + dL w", f"dw = {to_end}U dS^T + dA^T q + dL^T y", "dz = dR"]
     if rows.write_key is not None:
         scores = "dA" if rows.delta is None else "dB"
         reads.append(f"{scores} k")
@@ -98,7 +99,7 @@ def gradients_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         decays = (
             " The gradient of a sum of log decays is what the rows that grow with it, q and y, have in common with"
             " their gradients, less what those have that shrink with it, w and k; summed from a token to the chunk's"
-            " end, with the state's share, it is that of the token's log decay."
+            f" end, with the state's share, it is that of the token's log decay.{_moment_of_erasures(plan)}"
         )
     text = (
         f"dS is the gradient of the state after the chunk; dA, dL and their like take the decays and masks of A and L."
@@ -106,6 +107,10 @@ def gradients_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         f" indices of {rows.value}. A gradient whose pointer is None is not stored."
     )
     return {"equations": equations, "text": text}
+
+
+def _moment_of_erasures(plan: ChunkBackwardPlan) -> str:
+    return " Of y it counts for the row before, whose decay is the last that y has." if plan.rows.erases_before else ""
 
 
 def _state_of(plan: ChunkBackwardPlan) -> str:

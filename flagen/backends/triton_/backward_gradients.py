@@ -154,7 +154,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
 
     def _decayed(self, matrix: Scores, text: str) -> Printed:
         """The matrix `text` with the decay between its rows."""
-        decay = Printed(self.between(TOKEN if matrix.seen else self.row)) if self.decaying else None
+        decay = Printed(self.between(matrix.reader)) if self.decaying else None
         return product(Printed(text), decay)
 
     # ---------------------------------------------------------------------------------------------- a block of the keys
@@ -228,7 +228,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
 
     def _state_factors(self) -> list[str]:
         """Decays of what comes from the states, and what of it the decay of the whole chunk has in common with."""
-        factors = {"q": self.from_start_read, "y": self.from_start, "w": self.to_end}
+        factors = {"q": self.start_of("q"), "y": self.start_of("y"), "w": self.to_end}
         factors["k"] = common_factor(self.scale("v"), self.to_end)
         given = [(PARTS[role], factors[role]) for role in self._roles]
         lines = [f"{part} *= {factor.of_rows().text}" for part, factor in given if factor]
@@ -259,6 +259,8 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         return f"{self._sum_of(role)} {sign} tl.sum({self._scaled_product(role, part)}, axis=1)"
 
     def _sum_of(self, role: str) -> str:
+        if role == "y" and self.plan.erases_before:
+            return "erased_sum"
         return "read_sum" if role == "q" and self.grouped else "row_sum"
 
     def _onto_rows(self, matrix: Scores) -> list[str]:
@@ -301,7 +303,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         gradient, reader, writer = matrix.gradient, PARTS[matrix.reader], PARTS[matrix.writer]
         if not same:
             return [], []
-        if self.grouped:
+        if self.grouped or self._reads_before(matrix):
             own = self._score_operands(matrix, f"tl.where({same}, {gradient}, 0.0)", "_own")
             return own, self._products(matrix, "_own")
         read, written = (factors.on_diagonal("own_gradient").of_rows() for factors in self._score_factors(matrix))
@@ -311,7 +313,12 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         ]
 
     def _tokens(self, matrix: Scores) -> tuple[str, str]:
-        """Which rows of earlier tokens a row reads, and which of its own; the latter empty where there are none."""
+        """Which rows a row reads across a decay, and which of its own token; the latter empty where there are none.
+        What reads before its token's decay reads the token before as others read their own."""
+        if self._reads_before(matrix):
+            token = self.axes.index(TOKEN)
+            reader, writer = f"{token}[:, None]", f"{token}[None, :] + 1"
+            return f"{reader} > {writer}", f"{reader} == {writer}"
         steps = f" // {steps_symbol(self.plan)}" if self.grouped else ""
         row = self.axes.index(self.row)
         reader = f"{self.axes.index(TOKEN)}[:, None]" if matrix.seen else f"{row}[:, None]{steps}"
@@ -321,10 +328,15 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
             same = f"({same}) & ({self._mask(matrix)})" if self.grouped else ""
         return f"{reader} > {writer}", same
 
+    def _reads_before(self, matrix: Scores) -> bool:
+        return matrix.reader == "y" and self.plan.erases_before
+
     def _dots(self) -> list[str]:
         """What rows have in common with their gradients: the gradients of what scales them, and of their decays."""
         sums = ["row_sum", *(["read_sum"] if self.grouped else [])] if self.backward.decays else []
+        before = ["row_sum += onto_row_before(erased_sum, CHUNK)"] if sums and self.plan.erases_before else []
         return [
+            *before,
             *(f"{name}s += put({name}, member, MEMBERS)" for name in sums),
             *(
                 f"{role}_dots += put(tl.sum({self._wide(role)} * {PARTS[role]}, axis=1), member, MEMBERS)"

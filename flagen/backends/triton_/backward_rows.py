@@ -58,9 +58,7 @@ class BackwardRows(ScalarDecayRows):
         rider = plan.rows.rider
         self.column_state = "" if rider is None else self.name(rider.state.name)
         self.decaying = plan.rows.row_decay is not None
-        self.from_start = Printed("from_start") if self.decaying else None
         self.to_end = Printed("to_end") if self.decaying else None
-        self.from_start_read = Printed("from_start_read") if self.decaying and self.grouped else self.from_start
 
     def _load(self, load: RowLoad) -> str:
         # What lies along the keys is loaded for a key head: where heads are all of one kind, that is the value head.
@@ -95,8 +93,7 @@ class BackwardRows(ScalarDecayRows):
         """The factors of a chunk's decay."""
         if not self.decaying:
             return []
-        read = ["from_start_read = tl.exp2(coarse_read + fine_read)"] if self.grouped else []
-        return [*self.decays(), *FACTORS, *read, "whole = tl.exp2(coarse_end + fine_end)"]
+        return [*self.decays(), *FACTORS, *self.moments(), "whole = tl.exp2(coarse_end + fine_end)"]
 
     def read_gradient(self) -> list[str]:
         """The gradient of the read, of a block of values."""
@@ -170,9 +167,9 @@ class Across(BackwardRows):
                 terms.append((self.scaled(self.operand("v"), self.row, self.scale("v"), self.to_end), "k"))
         else:
             lines += [*self.read_gradient(), *self.stored_rows(R_GRADIENT)]
-            terms.append((self.scaled("read_operand", TOKEN, self.scale("q"), self.from_start_read), "q"))
+            terms.append((self.scaled("read_operand", TOKEN, self.scale("q"), self.start_of("q")), "q"))
             if plan.delta is not None:
-                terms.append((self.scaled(R_GRADIENT, self.row, self.scale("y"), self.from_start), "y"))
+                terms.append((self.scaled(R_GRADIENT, self.row, self.scale("y"), self.start_of("y")), "y"))
         for operand, role in terms:
             lines.append(f"{state} = tl.dot(tl.trans({operand}), {self.operand(role)}, {kept}, {DOT})")
             kept = state
@@ -217,7 +214,7 @@ class AcrossColumn(BackwardRows):
     def column_state_gradient(self) -> str:
         """The gradient of the vector state before a chunk, from that after it."""
         kept = "whole * column_state_gradient" if self.decaying else "column_state_gradient"
-        return f"column_state_gradient = {kept} + {self.column_read_gradient(self.from_start)}"
+        return f"column_state_gradient = {kept} + {self.column_read_gradient()}"
 
 
 def _of(action: Load | Set | RowLoad | RowSet) -> str:

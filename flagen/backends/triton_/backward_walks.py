@@ -154,15 +154,14 @@ class Reverse(Walk):
 
     def _scores(self) -> list[str]:
         """What tokens read of the rows of a chunk: a product more, and a matrix less to hand on and to read."""
-        decay = [f"decay = {self.between(TOKEN)}"] if self.plan.row_decay is not None else []
+        decay = [f"decay = {self.between('q')}"] if self.plan.row_decay is not None else []
         return [*decay, *self.scores("scores", "q", "w", None, self.scale("w")), "scores = scores.to(dtype)"]
 
     def _before(self) -> list[str]:
         """The gradient of the state before a chunk, from that of the state after it."""
         plan, over_tokens, over_rows = self.plan, (self.value, TOKEN), (self.value, self.row)
         decaying = plan.row_decay is not None
-        start, end = (Printed("from_start"), Printed("to_end")) if decaying else (None, None)
-        read = Printed("from_start_read") if decaying and self.grouped else start
+        end = Printed("to_end") if decaying else None
         offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
         lines = [
             f"{OUTPUT_GRADIENT} = tl.load(do_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)",
@@ -183,10 +182,10 @@ class Reverse(Walk):
                 store_rows(self, "R_gradient"),
             ]
         kept = "whole * S_gradient" if decaying else "S_gradient"
-        of_read = f"({self.rows_by(READ_GRADIENT, read, TOKEN, over_tokens).text}).to(dtype)"
+        of_read = f"({self.rows_by(READ_GRADIENT, self.start_of('q'), TOKEN, over_tokens).text}).to(dtype)"
         lines.append(f"S_gradient = tl.dot({of_read}, {self.operand('q')}, {kept}, {DOT})")
         if plan.delta is not None:
-            factor = common_factor(self.scale("y"), start)
+            factor = common_factor(self.scale("y"), self.start_of("y"))
             erased = f"({self.rows_by('R_gradient', factor, self.row, over_rows).text}).to(dtype)"
             lines.append(f"S_gradient = tl.dot({erased}, {self.operand('y')}, S_gradient, {DOT})")
         return lines
@@ -200,7 +199,7 @@ class Reverse(Walk):
         offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
         decaying = self.plan.row_decay is not None
         kept = "whole * column_state_gradient" if decaying else "column_state_gradient"
-        read = self.column_read_gradient(Printed("from_start") if decaying else None)
+        read = self.column_read_gradient()
         return [
             f"o = tl.load(o_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)",
             f"column = tl.load(column_ptr + {place}, mask={token}, other=0.0)",
@@ -281,5 +280,4 @@ def inline_decays(kernel: ScalarDecayRows) -> list[str]:
     """The factors of a decay that nothing was prepared of."""
     if kernel.plan.row_decay is None:
         return []
-    read = ["from_start_read = tl.exp2(coarse_read + fine_read)"] if kernel.grouped else []
-    return [*kernel.decays(), *FACTORS, *read, "whole = tl.exp2(coarse_end + fine_end)"]
+    return [*kernel.decays(), *FACTORS, *kernel.moments(), "whole = tl.exp2(coarse_end + fine_end)"]

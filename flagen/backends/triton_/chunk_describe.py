@@ -56,7 +56,7 @@ def output_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
     scores = [line for line in _solving(plan, wanted) if not line.startswith(("R ", "U "))]
     kept = "S and U" if plan.delta is not None else " and ".join(_states(plan))
     owner = f"A program owns BLOCK_{plan.value} indices of {plan.value} of one chunk of one head"
-    text = f"{_sums(plan)}{owner}, and reads {kept} from before it."
+    text = f"{_sums(plan, erases=False)}{owner}, and reads {kept} from before it."
     return {"title": OUTPUT, "equations": indented([*scores, *_reading(plan)]), "text": text}
 
 
@@ -75,7 +75,7 @@ def _left(plan: ChunkKernelPlan) -> str:
 def _solving(plan: ChunkKernelPlan, wanted: Collection[str]) -> list[str]:
     """What does not need the state, then what it takes to know the rows that are written."""
     equations = list(_front_end(plan, wanted))
-    start = "e^G " if plan.row_decay is not None else ""
+    start = erased_from(plan)
     if plan.delta is None:
         return [*equations, f"A_ij = {_score('q', 'k', plan)}, j <= i"]
     right = [*(["z"] if plan.delta.z is not None else []), *(["N v"] if plan.write_key is not None else [])]
@@ -159,10 +159,16 @@ def owned(plan: RowPlan) -> str:
     )
 
 
-def _sums(plan: ChunkKernelPlan) -> str:
+def _sums(plan: ChunkKernelPlan, *, erases: bool = True) -> str:
     if plan.row_decay is None:
         return ""
-    return "G is the sum of g from the chunk's start up to a row, G_end to the chunk's end. "
+    before = " G_before up to the row before it," if erases and plan.erases_before else ""
+    return f"G is the sum of g from the chunk's start up to a row,{before} G_end to the chunk's end. "
+
+
+def erased_from(plan: ChunkKernelPlan) -> str:
+    """The decay from the chunk's start to where erasures read."""
+    return "" if plan.row_decay is None else "e^G_before " if plan.erases_before else "e^G "
 
 
 def _output(plan: ChunkKernelPlan) -> str:
@@ -172,7 +178,8 @@ def _output(plan: ChunkKernelPlan) -> str:
 
 
 def _score(reader: str, writer: str, plan: ChunkKernelPlan) -> str:
-    decay = " e^(G_i - G_j)" if plan.row_decay is not None else ""
+    moment = "G_before_i" if reader == "y" and plan.erases_before else "G_i"
+    decay = f" e^({moment} - G_j)" if plan.row_decay is not None else ""
     return f"{reader}_i . {writer}_j{decay}"
 
 

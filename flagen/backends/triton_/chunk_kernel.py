@@ -101,12 +101,28 @@ class ScalarDecayRows(RowWriter[ChunkKernelPlan]):
             f"coarse, fine = split_log_decay({decay})",
             "coarse_sum, fine_sum = tl.cumsum(coarse, axis=0), tl.cumsum(fine, axis=0)",
             "coarse_end, fine_end = tl.sum(coarse, axis=0), tl.sum(fine, axis=0)",
+            *(["coarse_before, fine_before = coarse_sum - coarse, fine_sum - fine"] if self.plan.erases_before else []),
         ]
 
-    def between(self, axis: str) -> str:
-        """The decay from each row to each later one, or to what each token reads: a matrix."""
-        coarse, fine = ("coarse_read", "fine_read") if axis != self.row else ("coarse_sum", "fine_sum")
+    def between(self, reader: str) -> str:
+        """The decay from each row to where the rows of `reader` read: a matrix."""
+        after = "read" if reader == "q" and self.grouped else "sum"
+        moment = "before" if reader == "y" and self.plan.erases_before else after
+        coarse, fine = f"coarse_{moment}", f"fine_{moment}"
         return f"tl.exp2(({coarse}[:, None] - coarse_sum[None, :]) + ({fine}[:, None] - fine_sum[None, :]))"
+
+    def start_of(self, reader: str) -> Printed | None:
+        """The decay from the chunk's start to where the rows of `reader` read."""
+        if self.plan.row_decay is None:
+            return None
+        if reader == "q":
+            return Printed("from_start_read" if self.grouped else "from_start")
+        return Printed(BEFORE if self.plan.erases_before else "from_start")
+
+    def moments(self) -> list[str]:
+        """The decays from the chunk's start to where rows read that read at another moment than they write."""
+        read = ["from_start_read = tl.exp2(coarse_read + fine_read)"] if self.grouped else []
+        return [*read, *([f"{BEFORE} = tl.exp2(coarse_before + fine_before)"] if self.plan.erases_before else [])]
 
     def seen(self) -> str:
         """Which rows a token's read sees."""
@@ -161,9 +177,9 @@ class ScalarDecayRows(RowWriter[ChunkKernelPlan]):
         written = product(Printed(f"{self.operand('k')}.to(tl.float32)"), factor)
         return f"tl.sum({written.text}, axis=0)"
 
-    def column_read_gradient(self, from_start: Printed | None) -> str:
+    def column_read_gradient(self) -> str:
         """What the tokens of a chunk read gives to the gradient of the vector state before it."""
-        scaled = product(Printed("column_gradient"), common_factor(self.scale("q"), from_start))
+        scaled = product(Printed("column_gradient"), common_factor(self.scale("q"), self.start_of("q")))
         q = Printed(f"{self.operand('q')}.to(tl.float32)")
         return f"tl.sum({product(q, scaled.of_rows()).text}, axis=0)"
 
@@ -275,12 +291,15 @@ class Walk(ScalarDecayRows, WalkKernel[ChunkKernelPlan]):
             first = f"{token} * {steps_symbol(self.plan)}"
             place = f"from_start_ptr + chunk_row * CHUNK + {first}"
             lines.append(f"from_start_read = tl.load({place}, mask={first} < CHUNK, other=0.0)")
+        if self.plan.erases_before and "from_start" in early:
+            place = f"from_start_ptr + {places['from_start']} - 1"
+            lines.append(f"{BEFORE} = tl.load({place}, mask={row} > 0, other=1.0)")
         return lines
 
     def _ends(self) -> list[str]:
         if self.plan.row_decay is None:
             return []
-        return [*FACTORS, "whole = tl.exp2(coarse_end + fine_end)", f"decay = {self.between(TOKEN)}"]
+        return [*FACTORS, "whole = tl.exp2(coarse_end + fine_end)", f"decay = {self.between('q')}"]
 
     def _scores(self) -> list[str]:
         rider, scale = self.plan.rider, self.scale("v")
@@ -302,14 +321,13 @@ class Walk(ScalarDecayRows, WalkKernel[ChunkKernelPlan]):
         plan, over = self.plan, (self.value, self.row)
         if plan.delta is None:
             return []
-        from_start = None if plan.row_decay is None else Printed("from_start")
         terms = []
         if plan.delta.z is not None:
             terms.append(self._sum_term(plan.delta.z))
         if plan.write_key is not None:
             terms.append(Printed(f"tl.dot({self.operand('v')}, tl.trans(erased_writes), {DOT})"))
         erased = f"tl.dot(S_operand, tl.trans({self.operand('y')}), {DOT})"
-        terms.append(self.rows_by(erased, common_factor(self.scale("y"), from_start), self.row, over))
+        terms.append(self.rows_by(erased, common_factor(self.scale("y"), self.start_of("y")), self.row, over))
         return [
             f"R = {total(*terms).text}",
             f"U = tl.dot(R.to(dtype), tl.trans(inverse), R, {DOT})",
@@ -318,10 +336,8 @@ class Walk(ScalarDecayRows, WalkKernel[ChunkKernelPlan]):
 
     def read(self) -> list[str]:
         over = (self.value, TOKEN)
-        start = Printed("from_start_read" if self.grouped else "from_start")
         read = f"tl.dot(S_operand, tl.trans({self.operand('q')}), {DOT})"
-        decayed = self.rows_by(read, None if self.plan.row_decay is None else start, TOKEN, over)
-        lines = [f"read = {decayed.text}"]
+        lines = [f"read = {self.rows_by(read, self.start_of('q'), TOKEN, over).text}"]
         if self.plan.delta is not None:
             lines.append(f"read = tl.dot(U_operand, tl.trans(scores), read, {DOT})")
         if self.plan.write_key is not None:
@@ -406,7 +422,7 @@ class Prepare(ScalarDecayRows, PrintedKernel[ChunkKernelPlan]):
         ]
 
     def _scores(self) -> list[str]:
-        lines = [f"decay = {self.between(TOKEN)}"] if self.plan.row_decay is not None else []
+        lines = [f"decay = {self.between('q')}"] if self.plan.row_decay is not None else []
         lines += self.scores("scores", "q", "w", None, self.scale("w"))
         lines.append(self._store("scores", TOKEN))
         if self.plan.write_key is not None:
@@ -416,8 +432,8 @@ class Prepare(ScalarDecayRows, PrintedKernel[ChunkKernelPlan]):
 
     def _erasures(self) -> list[str]:
         lines = [*self.loads(self.parts[2]), *self.operands("y")]
-        if self.plan.row_decay is not None and self.grouped:
-            lines.append(f"decay = {self.between(self.row)}")
+        if self.plan.row_decay is not None and (self.grouped or self.plan.erases_before):
+            lines.append(f"decay = {self.between('y')}")
         if self.plan.write_key is not None:
             lines += self.scores("erased_writes", "y", "k", self.scale("y"), self.scale("v"))
             lines.append(self._store("erased_writes", self.row))
@@ -428,6 +444,9 @@ class Prepare(ScalarDecayRows, PrintedKernel[ChunkKernelPlan]):
         place = f"{self.axes.index(axis)}[:, None] * CHUNK + {self.axes.index(self.row)}[None, :]"
         return f"tl.store({name}_ptr + chunk_row * ({size} * CHUNK) + {place}, {name}.to({name}_ptr.dtype.element_ty))"
 
+
+BEFORE = "from_start_before"
+"""The decay from a chunk's start to where erasures read, before that of their own token."""
 
 FACTORS = (
     "from_start = tl.exp2(coarse_sum + fine_sum)",
