@@ -20,6 +20,7 @@ from torch.nn.functional import logsigmoid, normalize, softplus
 from flagen.spec import load_spec
 from flagen.spec.model import Input, Param, Spec
 from flagen.spec.model import State as SpecState
+from tests.margins import beyond
 
 ROOT = Path(__file__).parents[2]
 State = Tensor | tuple[Tensor, ...]
@@ -339,8 +340,5 @@ def assert_close(reference: Mapping[str, Tensor], got: Mapping[str, Tensor], bou
     failures = []
     for name, expected in reference.items():
         limit = bounds.get("gradients", bound) if name.startswith("d ") else bound
-        ratio = rms_ratio(expected, got[name])
-        # Not `ratio > limit`: a NaN has to fail.
-        if not ratio <= limit:
-            failures.append(f"{name}: RMS ratio {ratio:.2e}, bound {limit:.0e}")
+        failures += beyond(name, rms_ratio(expected, got[name]), limit)
     assert not failures, "; ".join(failures)

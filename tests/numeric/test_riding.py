@@ -21,6 +21,7 @@ from flagen.spec import parse_spec
 from tests.fuzz.kernels import Rounded
 from tests.fuzz.ladder import Shape
 from tests.fuzz.packages import build, imported
+from tests.margins import beyond
 from tests.numeric.problems import rms_ratio
 
 HEAD = """\
@@ -171,9 +172,9 @@ def test_kernels(name: str) -> None:
             chosen = WAYS if turn < 2 else [WAYS[(first + place) % len(WAYS)] for place in (0, 2)]
             for what, got in called(package, problem, chosen):
                 for x, tensor in got.items():
-                    ratio = rms_ratio(expected[x], tensor)
                     bound = BOUNDS[dtype][x.startswith("d ")]
-                    assert ratio <= bound, f"{what}, {shape}, {dtype}: {x} is off by {ratio:.1e}"
+                    failure = beyond(f"{what}, {shape}, {dtype}: {x}", rms_ratio(expected[x], tensor), bound)
+                    assert not failure, failure
 
 
 WAYS = ("no gradients", "with gradients", "with states saved", "split", "split, with gradients")
