@@ -285,6 +285,8 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         gradient = matrix.gradient
         earlier, same = self._tokens(matrix)
         own, own_products = self._within_tokens(matrix, same)
+        if self._reads_before(matrix):  # At once: a matrix less to hold.
+            own, own_products = [*own, *own_products], []
         return [
             *own,
             f"{gradient} = tl.where({earlier}, {self._decayed(matrix, gradient).text}, 0.0)",

@@ -285,13 +285,14 @@ class Walk(ScalarDecayRows, WalkKernel[ChunkKernelPlan]):
             "erased_writes": f"chunk_row * (CHUNK * CHUNK) + {square}",
             "from_start": f"chunk_row * CHUNK + {row}",
         }
-        early = [name for name in wanted or scratch(self.plan) if name != "to_end"]
+        late = ("from_start", "to_end") if self.plan.erases_before else ("to_end",)
+        early = [name for name in wanted or scratch(self.plan) if name not in late]
         lines = [f"{name} = tl.load({name}_ptr + {places[name]})" for name in early]
         if self.plan.row_decay is not None and self.grouped and "scores" in early:
             first = f"{token} * {steps_symbol(self.plan)}"
             place = f"from_start_ptr + chunk_row * CHUNK + {first}"
             lines.append(f"from_start_read = tl.load({place}, mask={first} < CHUNK, other=0.0)")
-        if self.plan.erases_before and "from_start" in early:
+        if self.plan.erases_before and "from_start" in (wanted or scratch(self.plan)):
             place = f"from_start_ptr + {places['from_start']} - 1"
             lines.append(f"{BEFORE} = tl.load({place}, mask={row} > 0, other=1.0)")
         return lines
@@ -336,8 +337,11 @@ class Walk(ScalarDecayRows, WalkKernel[ChunkKernelPlan]):
 
     def read(self) -> list[str]:
         over = (self.value, TOKEN)
+        lines = []
+        if self.plan.erases_before:  # Not at once: the erasures have another, and registers are scarce.
+            lines.append(f"from_start = tl.load(from_start_ptr + chunk_row * CHUNK + {self.axes.index(self.row)})")
         read = f"tl.dot(S_operand, tl.trans({self.operand('q')}), {DOT})"
-        lines = [f"read = {self.rows_by(read, self.start_of('q'), TOKEN, over).text}"]
+        lines.append(f"read = {self.rows_by(read, self.start_of('q'), TOKEN, over).text}")
         if self.plan.delta is not None:
             lines.append(f"read = tl.dot(U_operand, tl.trans(scores), read, {DOT})")
         if self.plan.write_key is not None:
