@@ -27,7 +27,7 @@ from tests.numeric.problems import (
     spec_of,
     with_form,
 )
-from tests.numeric.test_extremes import at_20, at_high, at_low, extreme, levels, mixed
+from tests.numeric.test_extremes import CONDITION, at_20, at_high, at_low, extreme, float32_loss, levels, mixed
 from tests.numeric.test_resume import piece
 from tests.tiers import ladder, variants
 
@@ -119,7 +119,9 @@ def test_correlated_keys_written_at_full_strength(name):
     keys = normalize(1 + 0.1 * torch.randn(tensors["k"].shape, generator=torch.Generator().manual_seed(0)), dim=-1)
     beta = 0.99 * torch.full_like(tensors["beta"], levels(name)["beta"][1])
     gentle = {x: 0.01 * tensors[x] for x in ("g",) if x in tensors}
-    check(problem.with_tensors(k=keys.double(), beta=beta, **gentle).to(torch.float32), 1e-5)
+    problem = problem.with_tensors(k=keys.double(), beta=beta, **gentle).to(torch.float32)
+    # Half of what a longer chunk may lose: reflections come in chunks of K / 2 rows at most.
+    check(problem, max(1e-5, CONDITION / 2 * float32_loss(problem)))
 
 
 # ------------------------------------------------------------------------------------------------------------ the call
