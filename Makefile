@@ -13,9 +13,10 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: help demo build check-generated tables check-tables checks test test-all test-processors lint bench
 
-# What of the PyTorch forms rounds as the processor adds up, and has to keep its bounds on any.
+# What rounds as the processor adds up, and has to keep its bounds on any.
 PYTORCH := $(addprefix tests/numeric/test_,naive_recurrent.py naive_chunk.py scan_naive_chunk.py extremes.py \
 	references.py resume.py) tests/backends/test_torch_numerics.py
+KERNELS := $(filter-out $(PYTORCH),$(wildcard tests/numeric/test_*.py))
 
 help:
 	@echo "make demo    build one variant, prove it, cross-check its operators and show one"
@@ -25,7 +26,7 @@ help:
 	@echo "             a quarter of an hour on two cores at most"
 	@echo "make test-all  the same with every test of every variant, and the numeric ones as other processors round:"
 	@echo "             before a release; hours on two cores"
-	@echo "make test-processors  the numeric tests of the PyTorch forms as other processors round"
+	@echo "make test-processors  the numeric tests as other processors round"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   time the operators of generated/ against each other"
 
@@ -67,9 +68,10 @@ test-all: checks
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --all
 	$(MAKE) test-processors
 
+# The PyTorch forms of every variant, and the kernels of those that make test climbs with.
 test-processors: $(READY)
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(BIN)/python -m pytest -n 2 --dist loadgroup --all $(PYTORCH)
-	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n 2 --dist loadgroup --all $(PYTORCH)
+	$(BIN)/python -m tests.processors $(BIN)/python -m pytest -n 2 --dist loadgroup --all $(PYTORCH)
+	$(BIN)/python -m tests.processors $(BIN)/python -m pytest -n 2 --dist loadgroup $(KERNELS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
