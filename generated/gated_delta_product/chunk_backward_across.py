@@ -138,6 +138,6 @@ def gradient_across(
         tl.trans((read_operand * from_start_read[:, None]).to(dtype)), q, whole * S_gradient, input_precision=PRECISION
     )
     S_gradient = tl.dot(
-        tl.trans((R_gradient * ((-b) * from_start)[:, None]).to(dtype)), k, S_gradient, input_precision=PRECISION
+        tl.trans((R_gradient * (-b * from_start)[:, None]).to(dtype)), k, S_gradient, input_precision=PRECISION
     )
     return S_gradient

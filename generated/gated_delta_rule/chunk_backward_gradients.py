@@ -269,8 +269,8 @@ def chunk_gated_delta_rule_gradients_kernel(
             onto_writer = tl.dot(tl.trans(scores_operand), q, input_precision=PRECISION)
             row_sum -= tl.sum(k.to(tl.float32) * onto_writer, axis=1)
             written_part += onto_writer
-            read_part += (own_gradient)[:, None] * k.to(tl.float32)
-            written_part += (own_gradient)[:, None] * q.to(tl.float32)
+            read_part += own_gradient[:, None] * k.to(tl.float32)
+            written_part += own_gradient[:, None] * q.to(tl.float32)
             erasures_gradient = tl.zeros((CHUNK, CHUNK), tl.float32)
             for block_start in tl.range(0, V, BLOCK_V, disable_licm=True):
                 V_index = block_start + tl.arange(0, BLOCK_V)

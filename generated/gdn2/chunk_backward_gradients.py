@@ -232,7 +232,7 @@ def chunk_gdn2_gradients_kernel(
             ).to(tl.float32)
             y_row = b * k
             log_decay = tl.maximum(g, -111.0, propagate_nan=tl.PropagateNan.ALL)
-            y_scaled = y_row * (-1.0)
+            y_scaled = y_row * -1.0
             from_start = decay_over(token_index[:, None] >= token_index[None, :], log_decay, TERMS)
             read_part *= from_start
             erased_part *= from_start
@@ -278,7 +278,7 @@ def chunk_gdn2_gradients_kernel(
                 common -= k_decayed * onto_writer
             q_gradient += read_part
             w_gradient += written_part
-            y_gradient = erased_part * (-1.0)
+            y_gradient = erased_part * -1.0
             log_decay_gradient = tl.cumsum(common, axis=0, reverse=True)
             log_decay_gradient += sum_of_earlier(kept)
             whole = tl.exp2(tl.sum(log_decay, axis=0) * 1.4426950408889634)

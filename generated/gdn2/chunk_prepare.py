@@ -245,7 +245,7 @@ def chunk_gdn2_prepare_kernel(
         y_row = b * k
         log_decay = tl.maximum(g, -111.0, propagate_nan=tl.PropagateNan.ALL)
         from_start = decay_over(token_index[:, None] >= token_index[None, :], log_decay, TERMS)
-        y_from_start = y_row * (-1.0) * from_start
+        y_from_start = y_row * -1.0 * from_start
         q_from_start = q * from_start
         tl.store(
             y_from_start_ptr + chunk_row * (CHUNK * K) + token_index[:, None] * K + K_index[None, :],

@@ -244,8 +244,8 @@ def chunk_simple_gla_gradients_kernel(
             onto_writer = tl.dot(tl.trans(scores_operand), q, input_precision=PRECISION)
             row_sum -= tl.sum(k.to(tl.float32) * onto_writer, axis=1)
             values_part += onto_writer
-            read_part += (own_gradient)[:, None] * k.to(tl.float32)
-            values_part += (own_gradient)[:, None] * q.to(tl.float32)
+            read_part += own_gradient[:, None] * k.to(tl.float32)
+            values_part += own_gradient[:, None] * q.to(tl.float32)
             row_sums += put(row_sum, member, MEMBERS)
             q_gradient += read_part
             k_gradient += values_part

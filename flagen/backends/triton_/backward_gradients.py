@@ -259,7 +259,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         return f"{self._sum_of(role)} {sign} tl.sum({self._scaled_product(role, part)}, axis=1)"
 
     def _sum_of(self, role: str) -> str:
-        if role == "y" and self.plan.erases_before:
+        if self.reads_before(role):
             return "erased_sum"
         return "read_sum" if role == "q" and self.grouped else "row_sum"
 
@@ -285,7 +285,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         gradient = matrix.gradient
         earlier, same = self._tokens(matrix)
         own, own_products = self._within_tokens(matrix, same)
-        if self._reads_before(matrix):  # At once: a matrix less to hold.
+        if self.reads_before(matrix.reader):  # At once: a matrix less to hold.
             own, own_products = [*own, *own_products], []
         return [
             *own,
@@ -305,7 +305,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         gradient, reader, writer = matrix.gradient, PARTS[matrix.reader], PARTS[matrix.writer]
         if not same:
             return [], []
-        if self.grouped or self._reads_before(matrix):
+        if self.grouped or self.reads_before(matrix.reader):
             own = self._score_operands(matrix, f"tl.where({same}, {gradient}, 0.0)", "_own")
             return own, self._products(matrix, "_own")
         read, written = (factors.on_diagonal("own_gradient").of_rows() for factors in self._score_factors(matrix))
@@ -317,7 +317,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
     def _tokens(self, matrix: Scores) -> tuple[str, str]:
         """Which rows a row reads across a decay, and which of its own token; the latter empty where there are none.
         What reads before its token's decay reads the token before as others read their own."""
-        if self._reads_before(matrix):
+        if self.reads_before(matrix.reader):
             token = self.axes.index(TOKEN)
             reader, writer = f"{token}[:, None]", f"{token}[None, :] + 1"
             return f"{reader} > {writer}", f"{reader} == {writer}"
@@ -329,9 +329,6 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         if not matrix.seen:
             same = f"({same}) & ({self._mask(matrix)})" if self.grouped else ""
         return f"{reader} > {writer}", same
-
-    def _reads_before(self, matrix: Scores) -> bool:
-        return matrix.reader == "y" and self.plan.erases_before
 
     def _dots(self) -> list[str]:
         """What rows have in common with their gradients: the gradients of what scales them, and of their decays."""

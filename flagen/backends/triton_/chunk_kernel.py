@@ -107,9 +107,13 @@ class ScalarDecayRows(RowWriter[ChunkKernelPlan]):
     def between(self, reader: str) -> str:
         """The decay from each row to where the rows of `reader` read: a matrix."""
         after = "read" if reader == "q" and self.grouped else "sum"
-        moment = "before" if reader == "y" and self.plan.erases_before else after
+        moment = "before" if self.reads_before(reader) else after
         coarse, fine = f"coarse_{moment}", f"fine_{moment}"
         return f"tl.exp2(({coarse}[:, None] - coarse_sum[None, :]) + ({fine}[:, None] - fine_sum[None, :]))"
+
+    def reads_before(self, reader: str) -> bool:
+        """Whether the rows of `reader` read before their token's decay."""
+        return reader == "y" and self.plan.erases_before
 
     def start_of(self, reader: str) -> Printed | None:
         """The decay from the chunk's start to where the rows of `reader` read."""
@@ -117,7 +121,7 @@ class ScalarDecayRows(RowWriter[ChunkKernelPlan]):
             return None
         if reader == "q":
             return Printed("from_start_read" if self.grouped else "from_start")
-        return Printed(BEFORE if self.plan.erases_before else "from_start")
+        return Printed(BEFORE if self.reads_before(reader) else "from_start")
 
     def moments(self) -> list[str]:
         """The decays from the chunk's start to where rows read that read at another moment than they write."""
