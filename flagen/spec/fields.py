@@ -128,6 +128,8 @@ class Fields:
         """Report a node of the wrong kind; `what` says what belongs there."""
         if not isinstance(node, Bad):
             found = f"{what}; there is nothing here" if _is_null(node) else f"{what}, not {_kind(node)}"
+            if isinstance(node, Scalar) and node.is_null and node.precedes("#"):
+                hint = "what starts with ` #` is a comment: quote it"
             self.report.error("E203", node.span, found, hint)
 
     def _uncut(self, node: Mapping, lists: bool) -> list[Field]:
@@ -140,7 +142,7 @@ class Fields:
             if depth > 0:
                 depth += balance
                 continue
-            if node.flow and balance > 0 and isinstance(value, Scalar) and value.plain:
+            if node.flow and balance > 0 and isinstance(value, Scalar) and value.plain and value.precedes(","):
                 depth = balance
                 kept.append(Field(key, self._rejoined(value, lists or key.text in _LISTS)))
             elif node.flow and _has_no_colon(key, value):

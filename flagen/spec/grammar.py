@@ -37,6 +37,8 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+_SEVERAL = "a second statement starts here; a text is one statement"
+_SEVERAL_AFTER = "a second statement starts after this; a text is one statement"
 _NO_TUPLES = "a comma stands between the arguments of a function"
 _PRODUCTS = "a product is written `a * b`, a contraction `a @ b`"
 
@@ -155,7 +157,7 @@ class _Tokens:
         before = self.previous.group() if self.previous is not None else ""
         hint, length = character_hint(token), 1
         if token == ";":
-            return self._refuse("E413", at, 1, "a second statement starts after this; a text is one statement", hint)
+            return self._refuse("E413", at, 1, _SEVERAL_AFTER, hint)
         if token in "[{" and not self.operand_next and self.previous is not None and self.previous.end() == at:
             closed = text.find("]" if token == "[" else "}", at)
             length = closed + 1 - at if closed >= 0 else 1
@@ -178,6 +180,8 @@ class _Tokens:
         if after_dot and kind != "name":
             return self._refuse("E401", at, len(token), "a dot is followed by `T`, the transpose")
         if kind in ("name", "number"):
+            if not self.operand_next and not after_dot and self._starts_statement(at):
+                return self._refuse("E413", at, len(token), _SEVERAL, CHARACTERS[";"])
             if not self.operand_next and not after_dot:
                 message = f"an operator is missing before {quoted(token)}"
                 before = self.previous.group() if self.previous is not None else ""
@@ -194,11 +198,18 @@ class _Tokens:
             return self._closes(at)
         elif self.operand_next and token not in "+-":
             return self._refuse("E401", at, len(token), f"a value is missing before `{token}`")
+        elif kind == "comma" and not self.open and self._starts_statement(at + 1):
+            return self._refuse("E413", at, 1, _SEVERAL_AFTER, CHARACTERS[";"])
         elif kind == "comma" and not (self.open and self.open[-1][1]):
             return self._refuse("E402", at, 1, "a list of values is not part of the language", _NO_TUPLES)
         else:
             self.operand_next = kind != "dot"
         return True
+
+    def _starts_statement(self, at: int) -> bool:
+        """Whether `name = ...` stands there, where only an operand could."""
+        rest = self.scalar.text[self.start + at :]
+        return self.start > 0 and re.match(r"\s*[A-Za-z_]\w*\s*=(?!=)", rest) is not None
 
     def _closes(self, at: int) -> bool:
         if not self.open:

@@ -27,6 +27,7 @@ CHARACTERS = {
     "|": "`abs(x)` is the absolute value, `norm(x)` the norm",
     "\\": "this is no LaTeX: names and functions stand without a backslash",
     "$": "this is no LaTeX: leave it out",
+    "%": "there is no remainder; a percentage is a decimal number",
     ":": "there are no slices and no annotations",
     ";": "write a list with one statement an item",
     "\u2212": "the minus sign is `-`",

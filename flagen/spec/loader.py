@@ -78,6 +78,15 @@ class Scalar:
         start = places[offset]
         return self.lines.span(start, max(places[offset + max(length, 1) - 1], start) + 1)
 
+    @property
+    def is_verbatim(self) -> bool:
+        """Whether the characters of the text stand in the file as they are, with no escapes."""
+        return self._places is not None
+
+    def precedes(self, sign: str) -> bool:
+        """Whether `sign` is what follows in the file, on the same line."""
+        return re.compile(r" *" + re.escape(sign)).match(self.lines.text, self.end) is not None
+
     def upto(self, end: int) -> Scalar:
         """The plain text from where this one starts to `end`, an offset in the file."""
         text = self.lines.text[self.start : end]
@@ -236,8 +245,11 @@ class _Builder:
                 # Some libyaml read ahead, and give up before they tell of what is too deep here: PyYAML's parser does.
                 yield from islice(yaml.parse(self.lines.text, Loader=yaml.SafeLoader), seen, None)
             flow = [_extent(opened.event)[0] for opened in self.stack if opened.event.flow_style]
-            slip = explained(self.lines.text, error, flow[-1] if flow else None)
-            self._abandon("E104", self.lines.span(slip.start, slip.end), f"not YAML: {slip.message}", slip.hint)
+            slip = explained(self.lines.text, error, flow)
+            span = self.lines.span(slip.start, slip.end)
+            if any(found.code == "E110" and found.span.line == span.line for found in self.report.diagnostics):
+                raise Abandon from None  # A text that starts with `*`, which has been reported as an alias.
+            self._abandon("E104", span, f"not YAML: {slip.message}", slip.hint)
         except yaml.YAMLError as error:
             self._abandon("E104", self.lines.span(0, 1), f"not YAML: {error}")
 
@@ -269,7 +281,11 @@ class _Builder:
         if event.anchor in self.anchors:
             return self.anchors[event.anchor]
         self.report.obscured = True
-        self.report.error("E110", self._span(event), f"no value before this one is anchored as `&{event.anchor}`")
+        message, hint = (
+            f"no value before this one is anchored as `&{event.anchor}`",
+            "quote a text that starts with `*`",
+        )
+        self.report.error("E110", self._span(event), message, hint)
         return Bad(self._span(event))
 
     def _collection(self, opened: _Open, end: int) -> Node:

@@ -16,8 +16,9 @@ from flagen.spec.report import Report
 from flagen.spec.scope import Scope
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ASSIGNED = re.compile(r"([A-Za-z_]\w*) *=")
 _END = r"\s*([-+]?[\w.\u221e]+)\s*"
-_PAIR = re.compile(rf"[(\[]?{_END}(?:,|;|\.\.|\s){_END}[)\]]?")
+_PAIR = re.compile(rf"[(\[]?{_END}(?:,|;|\.\.|\bto\b|~|\s){_END}[)\]]?")
 """Two ends of a range in any other notation."""
 _BOUND = re.compile(rf"(<=?|>=?|\u2264|\u2265){_END}")
 _UNLISTED = re.compile(r"[(\[]?\s*([A-Za-z]\w*(?:\s*(?:,|\s|\bx\b|\*)\s*[A-Za-z]\w*)*)\s*,?\s*[)\]]?")
@@ -207,6 +208,11 @@ class Sections:
         argument = self.fields.scalar(value, "the symbol of `steps` stands for the name of an argument")
         if argument is None:
             return None
+        if argument.text.isdigit():
+            message = f"the symbol of `steps` stands for the name of an argument, not {quoted(argument.text)}"
+            hint = f"write `{{{key.text}: num_steps, default: {argument.text}}}`"
+            self.report.error("E203", argument.span, message, hint)
+            return None
         if argument.text != key.text:
             self.symbols.declare(argument.text, "step argument", argument.span)
         return Steps(key.text, argument.text, count, key.span)
@@ -255,11 +261,10 @@ class Sections:
             entries = self.fields.entries(node, what, lists=what.endswith("dims"))
         else:
             entries = None
-            self.fields.wrong_type(
-                node,
-                what,
-                f"for example {example}, without `- `" if isinstance(node, Sequence) else f"for example {example}",
-            )
+            hint = f"for example {example}" + ", without `- `" * isinstance(node, Sequence)
+            if isinstance(node, Scalar) and (assigned := _ASSIGNED.match(node.text)) is not None:
+                hint = f"write `{assigned[1]}: ...`"
+            self.fields.wrong_type(node, what, hint)
         if entries is None:
             self.symbols.complete = False
         return entries

@@ -21,8 +21,8 @@ class Slip:
     hint: str
 
 
-def explained(text: str, error: yaml.MarkedYAMLError, flow: int | None) -> Slip:
-    """What a parser's error comes from. `flow` is where the innermost open brace or bracket stands, if one is open."""
+def explained(text: str, error: yaml.MarkedYAMLError, flow: list[int]) -> Slip:
+    """What a parser's error comes from. `flow` is where braces and brackets stand that are open, the innermost last."""
     problem = error.problem or error.context or "it cannot be read"
     mark, context = error.problem_mark or error.context_mark, error.context_mark
     at = min(mark.index, len(text)) if mark is not None else 0
@@ -30,8 +30,9 @@ def explained(text: str, error: yaml.MarkedYAMLError, flow: int | None) -> Slip:
     character = text[at : at + 1]
     if "quoted scalar" in (error.context or ""):
         return Slip(began, began + 1, "this quote is not closed", "close it, or write the text without quotes")
-    if flow is not None and ("',' or" in problem or "flow" in (error.context or "")):
-        return _unclosed(text, flow, at)
+    outer = [place for place in flow if place < at]
+    if outer and ("',' or" in problem or "flow" in (error.context or "")):
+        return _unclosed(text, outer[-1], at)
     if character == "\t" or text[:at].rpartition("\n")[2].startswith("\t"):
         tab = at if character == "\t" else text.rfind("\n", 0, at) + 1
         return Slip(tab, tab + 1, "a line is indented with a tab", "indent with spaces")
@@ -41,6 +42,11 @@ def explained(text: str, error: yaml.MarkedYAMLError, flow: int | None) -> Slip:
         return Slip(at, at + 1, f"this `{character}` closes nothing", "leave it out, or open it before")
     if "could not find expected ':'" in problem:
         return _no_colon(text, began)
+    if "mapping values are not allowed" in problem and (above := _line_without_colon(text, at)) is not None:
+        return _no_colon(text, above)
+    before = text[:at].rpartition("\n")[2]
+    if before.strip(" -") and "mapping values" not in problem and "block sequence" not in problem:
+        return Slip(at, at + 1, "this cannot stand here", _QUOTE)
     known = next((known for part, known in _KNOWN.items() if part in problem), None)
     message, hint = known if known is not None else (problem, "")
     return Slip(at, at + 1, message, hint)
@@ -54,7 +60,7 @@ def _unclosed(text: str, start: int, at: int) -> Slip:
             if i > start and text[i] != "(" and re.match(r"[\w)]", text[i - 1]):
                 hint = "a call is written with parentheses, `exp(g)`; nothing is indexed"
                 return Slip(i, i + 1, f"a `{text[i]}` inside a value", hint)
-            opened.append(i)
+            opened += [i] if i < at else []
         elif text[i] in _CLOSING.values() and opened:
             last = opened.pop()
             if text[i] != _CLOSING[text[last]]:
@@ -63,8 +69,31 @@ def _unclosed(text: str, start: int, at: int) -> Slip:
     last = next((i for i in reversed(opened) if text[i] != "("), start)
     hint = f"close it with `{_CLOSING[text[last]]}`"
     if "\n" not in text[last:at]:
-        return Slip(at, at + 1, f"this cannot stand inside `{text[last]} {_CLOSING[text[last]]}`", "quote the value")
+        return _misplaced(text, last, at)
     return Slip(last, last + 1, f"this `{text[last]}` is not closed", hint)
+
+
+def _misplaced(text: str, opened: int, at: int) -> Slip:
+    """What cannot stand where it does, on the line of an open brace or bracket."""
+    before, character = text[opened:at].rstrip(" "), text[at : at + 1]
+    if character == ",":
+        return Slip(at, at + 1, "a value is missing before this comma", "leave the comma out")
+    if character == ";":
+        return Slip(at, at + 1, "this is no comma", "entries are parted by `, `")
+    if character in "[{" and before.endswith("="):
+        return Slip(at - 1, at, "a name and its value are parted by `: `, not by `=`", "write `name: value`")
+    if before.endswith(("]", "}", '"')) and character.isalnum():
+        return Slip(at, at + 1, "a comma is missing before this", "entries are parted by `, `")
+    return Slip(at, at + 1, f"this cannot stand inside `{text[opened]} {_CLOSING[text[opened]]}`", _QUOTE)
+
+
+def _line_without_colon(text: str, at: int) -> int | None:
+    """Where the line before that of `at` starts, if it has no colon where it should: both are one value then."""
+    end = text.rfind("\n", 0, at)
+    start = text.rfind("\n", 0, max(end, 0)) + 1
+    line = text[start : max(end, 0)]
+    begins_here = re.fullmatch(r"\s*\w+", text[end + 1 : at]) is not None
+    return start + len(line) - len(line.lstrip()) if begins_here and line.strip() and ":" not in line else None
 
 
 def _outside_quotes(text: str, start: int, stop: int) -> list[int]:
@@ -91,6 +120,7 @@ def _no_colon(text: str, at: int) -> Slip:
     return Slip(at, at + length, "a colon is missing after this", f"write `{line[:length]}: ...`")
 
 
+_QUOTE = 'put the whole value in double quotes, "..."'
 _COLUMN = ("this line is not in line with those before it", "what belongs together starts in one column")
 _KNOWN = {
     "mapping values are not allowed": ("a second `: ` in one value", "quote a text that contains `: `"),

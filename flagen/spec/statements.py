@@ -22,6 +22,8 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NEXT = re.compile(r"[^\S\n]*(-[^\S\n]+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(?!=)")
 """A line that starts a statement of its own."""
 _INDEXED = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*?)_?(\[[^]]*\]|\{[^}]*\}|\([^)]*\))\s*=(?!=)")
+_FOREIGN = re.compile(r"\s*([^\W\d]\w*)\s*=(?!=)")
+"""An assignment to a name that need not be one of the language."""
 _OTHERWISE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(:=|<-|==|\u2190|\u2254|:)")
 """What other notations have in place of `=`."""
 
@@ -145,11 +147,15 @@ class Statements:
         """Whether a line of the text starts another statement; then the first that does is reported."""
         text, starts = scalar.lines.text, scalar.later_lines()
         found = next((match for start in starts if (match := _NEXT.match(text, start, scalar.end))), None)
-        if found is None:
+        escaped = "\n" in scalar.text and not scalar.is_verbatim and any(map(_NEXT.match, scalar.text.split("\n")[1:]))
+        if found is None and not escaped:
             return False
         self.scope.mentioned.update(_IDENTIFIER.findall(scalar.text))
         hint = "write a list with one statement an item, `- ` before each"
-        if found[1]:
+        if found is None:
+            self.report.error("E413", scalar.span, "several statements in one text; a text is one statement", hint)
+            return True
+        if found[1] and scalar.plain:
             column = scalar.span.column - 2
             hint = f"it continues the item before it, for it is indented further: start it in column {column}"
         span = scalar.lines.span(found.start(2), found.end(2))
@@ -161,6 +167,10 @@ class Statements:
         if match is not None:
             return Target(match[1], scalar.at(match.start(1), len(match[1])), match.end())
         self.scope.mentioned.update(_IDENTIFIER.findall(scalar.text))
+        if (foreign := _FOREIGN.match(scalar.text)) is not None:
+            if foreign[1] not in self.report.misnamed:
+                self.symbols.declare(foreign[1], "local", scalar.at(foreign.start(1), len(foreign[1])))
+            return None
         if (augmented := _AUGMENTED.match(scalar.text)) is not None:
             name, operator = augmented.groups()
             hint = f"write `{name} = {name} {operator} ...`"
@@ -171,8 +181,9 @@ class Statements:
         elif self.scope.place == "output":
             hint = "write `o = ...`"
         else:
-            hint = "a statement is `name = expression`, and the name a state or a new local"
-        self.report.error("E411", scalar.at(0, len(scalar.text)), "this assigns nothing", hint)
+            hint = "the name is a state or a new local"
+        message = "this is no assignment `name = expression`"
+        self.report.error("E411", scalar.at(0, len(scalar.text)), message, hint)
         return None
 
     def _bind(self, target: Target, value: Expr | None, last: bool) -> bool | None:
