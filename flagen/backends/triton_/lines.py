@@ -28,4 +28,4 @@ def live(lines: Sequence[str], wanted: Iterable[str] = ()) -> list[str]:
 
 def names_in(*lines: str) -> set[str]:
     """The names that stand in `lines`."""
-    return {name for line in lines for name in re.findall(r"[^\W\d]\w*", line)}
+    return {name for line in lines for name in re.findall(r"\b[^\W\d]\w*", line)}

@@ -1,0 +1,14 @@
+"""Which lines of a kernel are needed for what it leaves behind."""
+
+from __future__ import annotations
+
+from flagen.backends.triton_.lines import live, names_in
+
+
+def test_a_name_is_no_part_of_a_number():
+    assert names_in("y = x * tl.rsqrt(s + 1e-06)") == {"y", "x", "tl", "rsqrt", "s"}
+
+
+def test_what_nothing_uses_is_left_out():
+    lines = ["e = tl.load(e_ptr)", "x = tl.load(x_ptr)", "y = tl.rsqrt(x + 1e-06)", "tl.store(y_ptr, y)"]
+    assert live(lines) == lines[1:]
