@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from flagen.algebra.flow import Flow, OutsideStages, Place
 from flagen.algebra.monomials import OutsideNormalForm
@@ -180,8 +181,9 @@ class _Stages:
         if self._falls(wanted.expr):  # Ranges know nothing of it: they do not see that both sides are one state.
             within = Interval(within.low, min(within.high, 0.0))
         text = f"`{to_source(wanted.expr)}`"
+        heads: Literal["H", "HV"] = "HV" if self.spec.has_value_heads else "H"  # Each head of the states has its own.
         return Input(
-            wanted.result.name, wanted.expr.dims, "HV", "token", within, text, wanted.expr.span, wanted.result.wide
+            wanted.result.name, wanted.expr.dims, heads, "token", within, text, wanted.expr.span, wanted.result.wide
         )
 
     def inlined(self, expr: Expr, place: Place) -> Expr:
@@ -268,8 +270,8 @@ class _Cutter:
         used = _names_in((*flat(update), *before, *output))
         derived = _with_derived(spec.derived, used)
         given = tuple(self._given_inputs(used))
-        # The sizes of a call come from its inputs: a stage of nothing but params gets one for their sake.
-        own = [decl for decl in spec.inputs if decl.name in used] or list(() if given else _narrowest(spec.inputs))
+        own = [decl for decl in spec.inputs if decl.name in used]
+        own += self._sizing([*own, *given], used)
         steps = any(isinstance(statement, Repeat) for statement in update)
         return replace(
             spec,
@@ -287,6 +289,20 @@ class _Cutter:
             output=(*before, *output),
             wide_outputs=wide,
         )
+
+    def _sizing(self, inputs: Sequence[Input], used: set[str]) -> Iterator[Input]:
+        """More inputs, for the sake of sizes, which come from a call's tensors: of a stage of nothing but params, of a
+        state that numbers are added to, and of what names the size of another state's dim."""
+        spec = self.stages.spec
+        known = {dim for decl in inputs for dim in decl.dims}
+        known |= {dim for param in spec.params if param.name in used for dim in param.dims}
+        wanted = used & set(spec.dims) | set(self.stages.state(self.state or "").dims)
+        for dim in sorted(wanted - known):
+            if sized := [decl for decl in spec.inputs if dim in decl.dims and dim not in known]:
+                inputs = [*inputs, _narrowest(sized)]
+                known |= set(inputs[-1].dims)
+                yield inputs[-1]
+        yield from () if inputs else (_narrowest(spec.inputs),)
 
     def _given_inputs(self, used: set[str]) -> Iterator[Input]:
         """What of `used` earlier stages give, in the order of these."""
@@ -400,9 +416,9 @@ def _no_chunk_form(state: str, why: OutsideNormalForm | OutsideScan) -> OutsideS
     return OutsideStages(f"the stage of {state} has no chunk form: {why.reason}", why.span)
 
 
-def _narrowest(inputs: Sequence[Input]) -> tuple[Input]:
+def _narrowest(inputs: Sequence[Input]) -> Input:
     """The input with the fewest dims."""
-    return (min(inputs, key=lambda decl: len(decl.dims)),)
+    return min(inputs, key=lambda decl: len(decl.dims))
 
 
 def _with_names(stages: Iterable[Stage]) -> Iterator[Stage]:

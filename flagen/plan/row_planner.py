@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from flagen.algebra.normal_form import DeltaRow, NormalForm
@@ -14,7 +14,7 @@ from flagen.plan.padding import PaddingRules
 from flagen.plan.rows import ROW, TOKEN, Operand, RowAxis, TooWide, cleared, finite, values_in
 from flagen.plan.schedule import Load, Set
 from flagen.plan.split import crossed_dims
-from flagen.plan.tiles import Head, Lowering, Tile, TooManyDims, tiles_in
+from flagen.plan.tiles import Head, Lowering, Size, Tile, TooManyDims, tiles_in
 from flagen.spec.model import Binary, Derived, Expr, Input, Interval, Name, Negate, Param, Spec, walk
 from flagen.spec.ranges import interval_of
 
@@ -39,12 +39,13 @@ class RowSet:
 @dataclass(frozen=True)
 class Part:
     """What one kernel reads and evaluates before its matrix products: once, and for every chunk; `numbers` are the
-    scalar params that it names."""
+    scalar params that it names, `sizes` the dims and counts."""
 
     once: tuple[Load | Set, ...]
     rows: tuple[RowLoad | RowSet, ...]
     reads_head: bool
     numbers: frozenset[str]
+    sizes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -190,9 +191,11 @@ class RowPlanner:
             if (decl.name, axis) in needed
         ]
         every = (*given, *(action.value for action in fixed), *(action.value for action in sets))
-        reads_head = any(isinstance(part, Head) for tile in every for part in tiles_in(tile))
+        parts = [part for tile in every for part in tiles_in(tile)]
+        reads_head = any(isinstance(part, Head) for part in parts)
+        sizes = frozenset(part.name for part in parts if isinstance(part, Size))
         numbers = frozenset(param.name for param in self.spec.params if not param.is_tensor) & {x for x, _ in needed}
-        return Part((*params, *fixed), (*loads, *sets), reads_head, numbers)
+        return Part((*params, *fixed), (*loads, *sets), reads_head, numbers, sizes)
 
     def _closure(self, tiles: Iterable[Tile]) -> set[tuple[str, str]]:
         """(name, axis) of all that `tiles` read, directly or through derived names; "" is the axis of what is fixed."""
@@ -238,4 +241,4 @@ def without(part: Part, *others: Part) -> Part:
     """What of `part` is in none of `others`."""
     once = tuple(action for action in part.once if all(action not in other.once for other in others))
     rows = tuple(row for row in part.rows if all(row not in other.rows for other in others))
-    return Part(once, rows, part.reads_head, part.numbers)
+    return replace(part, once=once, rows=rows)

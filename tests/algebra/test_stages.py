@@ -12,7 +12,8 @@ from flagen.algebra.rewrite import map_children
 from flagen.algebra.staged import StagedForm
 from flagen.algebra.staged_proof import prove_stages
 from flagen.diagnostics import InternalError
-from flagen.spec.model import Assign, Expr, Interval, Name
+from flagen.spec import parse_spec
+from flagen.spec.model import Assign, Expr, Interval, Name, walk
 from tests.algebra.cases import recurrence, text_of, variant
 
 
@@ -135,6 +136,31 @@ def test_variants(name):
     assert len(derivation.stages) == len(derivation.staged.stages)
 
 
+@pytest.mark.parametrize(
+    ("update", "output", "more"),
+    [
+        ("", "e * (S.T @ q) / (1 + dot(z, k) ** 2)", "let: {e: s * A}"),
+        ("- e = s * A\n", "e * (S.T @ q) / (1 + dot(z, k) ** 2)", ""),
+        ("- e = s * A\n- f = e + s\n", "(1 - f) * (S.T @ q) / (1 + dot(z, f * k) ** 2)", ""),
+        ("- e = s * beta\n", "f * c + (S.T @ q) / (1 + dot(z, e * k) ** 2)", "let: {i: tanh(s), f: i * beta}"),
+    ],
+    ids=["let", "a local", "a local of a local", "both"],
+)
+def test_an_output_behind_the_stages_names_what_let_and_locals_hold(update, output, more):
+    """`stages` proves them; locals are written out, for behind the stages there are no statements."""
+    form = stages(f"{update}- S = S + outer(k, v)\n- z = z + k", f"o = {output}", state="S: [K, V], z: [K]", more=more)
+    assert form.output is not None
+    assert not any(isinstance(node, Name) and node.kind == "local" for node in walk(form.output))
+
+
+def test_a_stage_knows_every_size_that_it_needs():
+    """Of the dim of another state, which it names; and of its own, where only numbers are added to it."""
+    form = stages("- z = beta * z + s\n- S = S + outer(z, v)", "o = S.T @ q", "S: [K, V], z: [K]")
+    assert {dim for decl in form.stages[0].spec.inputs for dim in decl.dims} == {"K"}
+    form = stages("- F = F + outer(k, x)\n- S = S + outer(k, v)", "o = M * (S.T @ (F @ x))", "S: [K, V], F: [K, M]")
+    assert "M" in {dim for decl in form.stages[1].spec.inputs for dim in decl.dims}
+
+
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 
@@ -169,6 +195,12 @@ REFUSALS = {
         "the stage of z has no chunk form: ",
         "S: [K, V], z: [K]",
     ),
+    "a matrix that is read by what was read of it": Refusal(
+        "- F = F + outer(k, v)\n- S = S + outer(k, v)",
+        "the stage of F has no chunk form: `F @ (F.T @ q)` multiplies the state by the state",
+        "S: [K, V], F: [K, V]",
+        "o = S.T @ (<<F @ (F.T @ q)>>)",
+    ),
     "what changes in micro-steps": Refusal(
         "- repeat: n\n  do:\n    - F = F + outer(kj, vj)\n    - S = S + outer(kj, <<F.T @ q>>)",
         "what changes from micro-step to micro-step has another state depend on it",
@@ -179,9 +211,10 @@ REFUSALS = {
 
 @pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS)
 def test_what_has_no_stages_says_why_and_where(case):
-    text = text_of(case.update.replace("<<", "").replace(">>", ""), case.output, state=case.state)
+    plain = [part.replace("<<", "").replace(">>", "") for part in (case.update, case.output)]
+    text = text_of(*plain, state=case.state)
     marked = text_of(case.update, case.output, state=case.state)
-    found = algebra.derive(recurrence(case.update.replace("<<", "").replace(">>", ""), case.output, state=case.state))
+    found = algebra.derive(parse_spec(text, "written.yaml"))
     reason = found.no_chunk_form
     assert reason is not None
     assert reason.reason.startswith(case.reason)

@@ -86,7 +86,7 @@ class BackwardRows(ScalarDecayRows):
         of_names = self.backward.levels.of_names
         once = tuple(action for action in part.once if of_names[_of(action)] in levels)
         rows = tuple(action for action in part.rows if of_names[_of(action)] in levels)
-        at_level = Part(once, rows, part.reads_head and HEAD in levels, part.numbers)
+        at_level = replace(part, once=once, rows=rows, reads_head=part.reads_head and HEAD in levels)
         return [*self.once_of(at_level), *self.loads(at_level)]
 
     def factors(self) -> list[str]:

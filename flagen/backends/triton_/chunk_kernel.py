@@ -14,6 +14,7 @@ from flagen.backends.triton_.rows import (
     RowWriter,
     heads,
     key_heads,
+    other_sizes,
     pointers,
     scalars,
     steps_symbol,
@@ -389,8 +390,8 @@ class Prepare(ScalarDecayRows, PrintedKernel[ChunkKernelPlan]):
         plan = self.plan
         names = [*pointers(plan, *self.parts), "cu_seqlens", "chunk_sequence", "first_chunk", *scratch(plan)]
         symbol = steps_symbol(plan)
-        steps = [symbol] if symbol else []
-        sizes = [f"{name}: tl.constexpr" for name in (*steps, *heads(*self.parts), *tiles(plan, plan.key))]
+        known = [*([symbol] if symbol else []), *heads(*self.parts), *tiles(plan, plan.key)]
+        sizes = [f"{name}: tl.constexpr" for name in (*other_sizes(known, *self.parts), *known)]
         return [*(f"{name}_ptr" for name in names), *scalars(plan, *self.parts), "T", *sizes]
 
     @property

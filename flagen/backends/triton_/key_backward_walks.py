@@ -136,7 +136,7 @@ class Reverse(KeyRows, PrintedKernel[KeyKernelPlan]):
         names = [*pointers(self.plan, *self.parts), "do", "final_gradient", "cu_seqlens", "first_chunk"]
         names += [array.name for array in arrays(self.plan) if f"{array.name}_ptr" in given]
         names += ["state_gradients", *([R_GRADIENT] if self.plan.delta is not None else []), "initial_gradient"]
-        heads = ["H", "HV"] if "key_head" in given else ["HV"]
+        heads = ["H", "HV"] if {"H", "key_head"} & given else ["HV"]
         sizes = (*heads, self.key, self.value, "CHUNK", f"BLOCK_{self.key}", f"BLOCK_{self.value}", "PRECISION")
         numbers = scalars(self.plan, *self.parts)
         return [*(f"{name}_ptr" for name in names), *numbers, "T", *(f"{name}: tl.constexpr" for name in sizes)]

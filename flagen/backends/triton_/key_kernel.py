@@ -11,7 +11,7 @@ from flagen.backends.triton_.key_describe import output_docs, prepare_docs, stat
 from flagen.backends.triton_.key_output import RightOutput
 from flagen.backends.triton_.key_rows import LOG2_E, Array, KeyRows, Score, arrays, decay_tiles, indented, scores_of
 from flagen.backends.triton_.lines import live, names_in
-from flagen.backends.triton_.rows import DOT, PrintedKernel, heads, key_heads, pointers, scalars
+from flagen.backends.triton_.rows import DOT, PrintedKernel, heads, key_heads, other_sizes, pointers, scalars
 from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import RowLoad
@@ -162,7 +162,8 @@ class Prepare(KeyRows, PrintedKernel[KeyKernelPlan]):
         plan = self.plan
         prepared = [array.name for array in arrays(plan)]
         names = [*pointers(plan, plan.prepare.part), "cu_seqlens", "chunk_sequence", "first_chunk", *prepared]
-        known = (*heads(plan.prepare.part), plan.key, "CHUNK", f"BLOCK_{plan.key}", *decay_tiles(plan), "PRECISION")
+        known = [*heads(plan.prepare.part), plan.key, *other_sizes((plan.key,), plan.prepare.part)]
+        known += ["CHUNK", f"BLOCK_{plan.key}", *decay_tiles(plan), "PRECISION"]
         sizes = [f"{name}: tl.constexpr" for name in known]
         return [*(f"{name}_ptr" for name in names), *scalars(plan, plan.prepare.part), "T", *sizes]
 

@@ -65,7 +65,7 @@ class RightOutput(KeyRows, PrintedKernel[KeyKernelPlan]):
         ]
         found = [f"{name}_ptr" for name in candidates if f"{name}_ptr" in given or name == "states"]
         numbers = [name for name in scalars(plan, *self.parts) if name in given]
-        heads = ["H", "HV"] if "key_head" in given else ["HV"]
+        heads = ["H", "HV"] if {"H", "key_head"} & given else ["HV"]
         decays = (
             ["LEVELS", *([] if plan.leaf.is_one else ["LEAF_LEVELS"]), "TERMS"] if plan.log_decay is not None else []
         )

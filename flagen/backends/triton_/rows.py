@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Generic, TypeGuard, TypeVar
 
 from flagen.backends.printed import Printed, product
@@ -97,7 +97,12 @@ def key_heads(*parts: Part) -> bool:
 
 def heads(*parts: Part) -> tuple[str, ...]:
     """The numbers of heads that a kernel needs to know."""
-    return ("H", "HV") if key_heads(*parts) else ("HV",)
+    return ("H", "HV") if key_heads(*parts) or any("H" in part.sizes for part in parts) else ("HV",)
+
+
+def other_sizes(known: Collection[str], *parts: Part) -> list[str]:
+    """The sizes that a kernel's expressions name beside those that it knows anyway."""
+    return sorted({size for part in parts for size in part.sizes} - {*known, "H", "HV"})
 
 
 class RowPrinter(Printer):

@@ -257,7 +257,7 @@ class WalkKernel(PrintedKernel[P]):
             given |= {"first_chunk_ptr"} if walks else {"first_chunk_ptr", "chunk_sequence_ptr"}
         found = [f"{name}_ptr" for name in candidates if f"{name}_ptr" in given]
         numbers = [name for name in scalars(plan, plan.walk) if name in given]
-        sizes = ["H", "HV"] if "key_head" in given else ["HV"]
+        sizes = ["H", "HV"] if {"H", "key_head"} & given else ["HV"]
         return [*found, *numbers, "T", *(f"{name}: tl.constexpr" for name in (*self.steps(), *sizes, *self.tiles()))]
 
     def steps(self) -> list[str]:
