@@ -38,8 +38,8 @@ from flagen.project import Project, bundled
 if TYPE_CHECKING:
     from flagen.algebra import Derivation, Proof, StagedForm
     from flagen.emit.writer import Changes
-    from flagen.plan.model import Plan
-    from flagen.plan.staged import StagedPlan
+    from flagen.plan.expansion import ExpandedPlan
+    from flagen.plan.model import Plan, Unavailable
     from flagen.spec.model import Spec
 
 # Below this many specs, starting processes costs more than it saves.
@@ -137,40 +137,44 @@ def rendered(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
 
 
 def remarks_on(plan: Plan) -> tuple[Diagnostic, ...]:
-    """Which forms the spec does not get, or at what price, and why."""
+    """Which forms the spec does not get, which gradients run in PyTorch, or at what price kernels come, and why."""
+    from flagen.plan import Unavailable
+
+    remarks = _remarks_on_chunks(plan)
+    if isinstance(plan.fused, Unavailable):
+        remarks += (_remark("no-kernel", plan, plan.fused, "no fused_recurrent kernel"),)
+    elif isinstance(plan.fused_backward, Unavailable):
+        remarks += (_remark("no-backward-kernel", plan, plan.fused_backward, "no fused_recurrent backward kernels"),)
+    return remarks
+
+
+def _remarks_on_chunks(plan: Plan) -> tuple[Diagnostic, ...]:
+    """The remarks on the forms by chunks; those of stages under their names."""
     from flagen.plan import ExpandedPlan, StagedPlan, Unavailable
 
-    if isinstance(plan.chunk_kernel, StagedPlan):
-        return _remarks_on_stages(plan.chunk_kernel)
-    no_form = isinstance(plan.chunk, Unavailable)
-    forms = (
-        ("no-chunk-form", "no chunk form", plan.chunk),
-        ("no-kernel", "no chunk kernel", None if no_form else plan.chunk_kernel),
-        ("no-kernel", "no fused_recurrent kernel", plan.fused),
-    )
-    missing = [
-        (code, form.span, form.reason if form.reason.startswith(what) else f"{what}: {form.reason}")
-        for code, what, form in forms
-        if isinstance(form, Unavailable)
-    ]
-    if isinstance(plan.chunk_kernel, ExpandedPlan):
-        message = f"the chunk kernels get every row of a token from memory: {plan.chunk_kernel.reason}"
-        missing.append(("rows-in-memory", plan.chunk_kernel.span, message))
+    kernels, backward = plan.chunk_kernel, plan.chunk_backward
+    if isinstance(kernels, StagedPlan):
+        return tuple(
+            replace(remark, message=f"stage of {stage.stage.state.name}: {remark.message}")
+            for stage in kernels.stages
+            for remark in _remarks_on_chunks(stage.plan)
+        )
+    if isinstance(plan.chunk, Unavailable):
+        return (_remark("no-chunk-form", plan, plan.chunk, "no chunk form"),)
+    if isinstance(kernels, Unavailable):
+        return (_remark("no-kernel", plan, kernels, "no chunk kernel"),)
+    if isinstance(kernels, ExpandedPlan):
+        price = "the chunk kernels get every row of a token from memory, and their gradients run in PyTorch"
+        return (_remark("rows-in-memory", plan, kernels, price),)
+    if isinstance(backward, Unavailable):
+        return (_remark("no-backward-kernel", plan, backward, "the gradients of the chunk kernels run in PyTorch"),)
+    return ()
+
+
+def _remark(code: str, plan: Plan, why: Unavailable | ExpandedPlan, what: str) -> Diagnostic:
     # A reason may be found in what is no part of the spec, but made of it: the output is the last of that.
-    end = plan.spec.output[-1].span
-    return tuple(
-        Diagnostic(code, end if span == NOWHERE else span, message, severity="note") for code, span, message in missing
-    )
-
-
-def _remarks_on_stages(staged: StagedPlan) -> tuple[Diagnostic, ...]:
-    """The remarks on each stage, under its name; stages have no recurrent form of their own."""
-    return tuple(
-        replace(remark, message=f"stage of {stage.stage.state.name}: {remark.message}")
-        for stage in staged.stages
-        for remark in remarks_on(stage.plan)
-        if "fused_recurrent" not in remark.message
-    )
+    span = plan.spec.output[-1].span if why.span == NOWHERE else why.span
+    return Diagnostic(code, span, f"{what}: {why.reason}", severity="note")
 
 
 @dataclass

@@ -7,11 +7,12 @@ flagen.plan.right_backward  kernels that read the state from its other side
 
 from __future__ import annotations
 
+from flagen.diagnostics import Span
 from flagen.plan.chunk_backward import ChunkBackwardPlan, plan_scalar_backward
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan, plan_key_backward
-from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.key_kernel import KeyKernelPlan, plan_key_decay
 from flagen.plan.model import Unavailable
 from flagen.plan.right_backward import RightBackwardPlan, plan_right_backward
 from flagen.plan.row_planner import NoKernel
@@ -25,9 +26,26 @@ def plan_chunk_backward(
         return kernels
     try:
         if isinstance(kernels, ExpandedPlan):
-            raise NoKernel(f"the rows of a token are evaluated before the kernels: {kernels.reason}", kernels.span)
+            raise NoKernel(f"every row of a token is evaluated before the kernels: {kernels.reason}", kernels.span)
         if isinstance(kernels, KeyKernelPlan):
             return plan_right_backward(kernels) if kernels.right else plan_key_backward(kernels)
         return plan_scalar_backward(kernels)
     except NoKernel as missing:
-        return Unavailable(f"no backward kernels yet: {missing.reason}", missing.span)
+        last = _last_obstacle(kernels) if isinstance(kernels, ChunkKernelPlan) else None
+        return Unavailable(*(last or (missing.reason, missing.span)))
+
+
+def _last_obstacle(kernels: ChunkKernelPlan) -> tuple[str, Span] | None:
+    """What keeps a spec with one decay for all channels from the backward of decays of each key channel, which it would
+    get instead of its own: without that, nothing would."""
+    if kernels.rider is not None:
+        return None
+    try:
+        others = plan_key_decay(kernels.chunk, kernels.size)
+    except NoKernel:
+        return None
+    try:
+        plan_key_backward(others)
+    except NoKernel as missing:
+        return missing.reason, missing.span
+    return None

@@ -45,7 +45,7 @@ from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.padding import FINITE, PaddingRules
 from flagen.plan.row_planner import Part, RowPlanner
 from flagen.plan.rows import ROW, TOKEN, cleared, finite, values_in
-from flagen.plan.schedule import Set, declared_names
+from flagen.plan.schedule import Set, declared_names, place_of
 from flagen.plan.show import show
 from flagen.plan.split import crossed_dims
 from flagen.plan.tiles import Head, Tile, Value, tiles_in
@@ -252,6 +252,13 @@ class GradientPlanner(Generic[P]):
                 if isinstance(stored, Param) or target.axis == (ROW if stored.per == "step" else TOKEN):
                     self.actions[level].append(Store(target))
 
+    def _check_names(self, own: set[str]) -> None:
+        """Refuse a spec that gives a name to something else which expressions of gradients start from."""
+        if met := sorted(own & set(declared_names(self.spec))):
+            names = " and ".join(f"`{name}`" for name in met)
+            reason = f"the gradients of a chunk's rows are called {names} there"
+            self.planner.refuse(reason, place_of(self.spec, met[0]))
+
     def _complete(self, name: str, level: Level) -> list[Gradient]:
         """The gradients of `name` along its axes, where they are complete on `level`."""
         targets = dict.fromkeys(
@@ -381,9 +388,7 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         rows, (output,) = self.rows, self.spec.output[-1:]
         if self.spec.output_dims != (self.value,):
             self.planner.refuse("the output is no vector over the state's second dim", output.span)
-        if met := self._own_names() & set(declared_names(self.spec)):
-            names = " and ".join(f"`{name}`" for name in sorted(met))
-            self.planner.refuse(f"the gradients of a chunk's rows are called {names} there", self.spec.inputs[0].span)
+        self._check_names(self._own_names())
         for decl in self.spec.inputs:
             if self.value in decl.dims and decl.heads == "H" and self.spec.has_value_heads:
                 self.planner.refuse(f"value heads share `{decl.name}`, which has an element for each value", decl.span)

@@ -34,7 +34,7 @@ def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan | Exp
     try:
         return expand(chunk, own, _own_kernels)
     except NoKernel as missing:
-        return Unavailable(f"no chunk kernel yet: {missing.reason}", missing.span)
+        return Unavailable(missing.reason, missing.span)
 
 
 def plan_rider(nf: NormalForm) -> ChunkKernelPlan | None:

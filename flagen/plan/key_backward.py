@@ -36,7 +36,6 @@ from flagen.plan.chunk_backward import GradientPlanner, scale_gradient, vector_g
 from flagen.plan.key_kernel import KeyKernelPlan, KeyPlanner
 from flagen.plan.row_planner import Part, RowSet
 from flagen.plan.rows import TOKEN, finite, values_in
-from flagen.plan.schedule import declared_names
 from flagen.plan.show import show
 from flagen.plan.split import crossed_dims
 from flagen.plan.tiles import Arithmetic, Head, Negative, Product, Sum, Tile, Value, tiles_in
@@ -197,9 +196,7 @@ class _Planner(GradientPlanner[KeyKernelPlan]):
         rows, output = self.rows, self.spec.output[-1]
         if self.spec.output_dims != (self.value,):
             self.planner.refuse("the output is no vector over the state's second dim", output.span)
-        if met := self._own_names() & set(declared_names(self.spec)):
-            names = " and ".join(f"`{name}`" for name in sorted(met))
-            self.planner.refuse(f"the gradients of a chunk's rows are called {names} there", self.spec.inputs[0].span)
+        self._check_names(self._own_names())
         for decl in self.spec.inputs:
             if self.value in decl.dims and decl.heads == "H" and self.spec.has_value_heads:
                 self.planner.refuse(f"value heads share `{decl.name}`, which has an element for each value", decl.span)

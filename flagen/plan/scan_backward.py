@@ -140,7 +140,7 @@ def plan_scan_kernels(plan: ScanPlan) -> tuple[ScanKernelPlan, ScanBackwardPlan]
         reason, span = missing.reason, missing.span
     except TooManyDims as wide:
         reason, span = f"it needs a tile over [{', '.join(wide.dims)}] for every token", wide.span
-    unavailable = Unavailable(f"no chunk kernel yet: {reason}", span)
+    unavailable = Unavailable(reason, span)
     return unavailable, unavailable
 
 

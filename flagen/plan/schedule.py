@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from flagen.diagnostics import Span
 from flagen.plan.tiles import (
     Constant,
     Head,
@@ -19,7 +20,7 @@ from flagen.plan.tiles import (
     rebuild,
     tiles_in,
 )
-from flagen.spec.model import Assign, Derived, Input, Param, Repeat, Spec
+from flagen.spec.model import Assign, Derived, Input, Param, Repeat, Spec, State
 
 OUTPUT = "o"
 
@@ -266,6 +267,21 @@ def declared_names(spec: Spec) -> Iterator[str]:
     for statement in (*spec.update, *spec.output):
         body = statement.body if isinstance(statement, Repeat) else (statement,)
         yield from (assign.target for assign in body)
+
+
+def place_of(spec: Spec, name: str) -> Span:
+    """Where the spec declares or assigns `name`; its first state where that has no place of its own."""
+    groups: tuple[Iterable[State | Input | Param | Derived], ...] = (
+        spec.states,
+        spec.inputs,
+        spec.params,
+        spec.derived,
+    )
+    places = {decl.name: decl.span for group in groups for decl in group}
+    for statement in (*spec.update, *spec.output):
+        body = statement.body if isinstance(statement, Repeat) else (statement,)
+        places |= {assign.target: assign.span for assign in body if assign.target not in places}
+    return places.get(name, spec.states[0].span)
 
 
 def fresh(wanted: str, taken: set[str]) -> str:

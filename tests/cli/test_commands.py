@@ -58,15 +58,41 @@ def test_what_chunk_kernels_cost_or_are_missing_for_is_a_note_with_its_place(
     project.edit("delta_rule", "S.T @ q", "l2norm(S.T @ q)")
     done = flagen("check", "delta_rule")
     assert done.code == OK
-    assert "note[rows-in-memory]: the chunk kernels get every row of a token from memory: " in done.err
+    assert "note[rows-in-memory]: the chunk kernels get every row of a token from memory, and their" in done.err
     project.edit("delta_rule", "l2norm(S.T @ q)", "(S.T @ q) * sum(S @ v)")
     done = flagen("check", "delta_rule")
     assert done.code == OK
-    assert "note[no-kernel]: no chunk kernel yet: " in done.err and "from both sides" in done.err
+    assert "note[no-kernel]: no chunk kernel: the output reads the state from both sides" in done.err
     project.edit("delta_rule", "(S.T @ q) * sum(S @ v)", "sum(S, K) * mean(q)")
     done = flagen("check", "delta_rule")
     assert done.code == OK
     assert f"specs/delta_rule.yaml:{project.spec('delta_rule').read_text()[:-1].count(chr(10)) + 1}:" in done.err
+
+
+@pytest.mark.parametrize("command", ["check", "build"])
+def test_gradients_that_run_in_pytorch_are_a_note_with_their_place(
+    flagen: Flagen, project: Workspace, command: str
+) -> None:
+    project.take("delta_rule")
+    project.edit("delta_rule", "S.T @ q", "beta * (S.T @ q)")
+    done = flagen(command, "delta_rule")
+    assert done.code == OK
+    text = project.spec("delta_rule").read_text()
+    line = text[: text.index("output:")].count("\n") + 1
+    place = f"specs/delta_rule.yaml:{line}:{len('output: ') + 1}: "
+    assert f"{place}note[no-backward-kernel]: the gradients of the chunk kernels run in PyTorch: " in done.err
+
+
+def test_a_stage_without_backward_kernels_is_a_note_under_its_name(flagen: Flagen, project: Workspace) -> None:
+    project.spec("fading").write_text(
+        "flagen: 1\nname: fading\nstate: {S: [K, V], z: [K]}\n"
+        "inputs: {q: [K], k: [K], v: [V], w: {dims: [V], heads: HV}, g: {dims: [K], range: [-.inf, 0]}}\n"
+        "update:\n  - z = exp(g) * z + k\n  - S = S + outer(z, v * w)\noutput: o = S.T @ q\n"
+    )
+    done = flagen("check", "fading")
+    assert done.code == OK
+    note = "note[no-backward-kernel]: stage of S: the gradients of the chunk kernels run in PyTorch: value heads share"
+    assert f"specs/fading.yaml:4:26: {note} `v`" in done.err
 
 
 def test_a_spec_without_a_chunk_form_is_built_without_one(flagen: Flagen, project: Workspace) -> None:

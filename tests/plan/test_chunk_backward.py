@@ -151,10 +151,45 @@ def test_what_has_no_backward_with_a_single_decay_has_that_of_decays_of_each_key
         (f"{RIGHT}\noutput: o = S.T @ q + b * v", "the output is no multiple, by a number,"),
         (f"{RIGHT}\noutput: o = v * (S.T @ q)", "the output is no multiple, by a number,"),
         (f"{RIGHT}\noutput: o = b * (S.T @ q)", "`b` is a multiple of what is read"),
-        (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, l2norm(v))\noutput: o = S.T @ q * b", "evaluated before"),
+        (
+            f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, l2norm(v))\noutput: o = S.T @ q * b",
+            "evaluated before the kernels",
+        ),
     ],
 )
 def test_what_has_no_backward_yet_says_why(rest, reason):
     plan = planned(rest)
     assert isinstance(plan, Unavailable), plan
     assert reason in plan.reason
+
+
+def test_the_reason_is_that_of_the_last_kernels_that_were_tried():
+    """Keys of a value head's own keep it from kernels for one decay, but not from those for a decay of each key."""
+    shared = "inputs: {q: {dims: [K], heads: HV}, k: [K], v: [V]}"
+    plan = planned(f"{shared}\n{WRITE}\noutput: o = S.T @ q")
+    assert isinstance(plan, Unavailable)
+    assert plan.reason == "value heads share `v`, which has an element for each value"
+    own = shared.replace("[V]", "{dims: [V], heads: HV}")
+    assert isinstance(planned(f"{own}\n{WRITE}\noutput: o = S.T @ q"), KeyBackwardPlan)
+
+
+def test_a_name_that_is_in_the_way_is_the_place():
+    params, output = "params: {R_gradient: {per: head}}", "output: o = S.T @ q + R_gradient * b * v"
+    plan = planned(f"inputs: {{{INPUTS}}}\n{params}\n{WRITE}\n{output}")
+    assert isinstance(plan, Unavailable)
+    assert plan.span.line == 5 and plan.span.length == len("R_gradient")
+
+
+@pytest.mark.parametrize("heads", ["H", "HV"])
+def test_what_a_stage_is_given_has_the_heads_of_the_states(heads):
+    """Where no input declares HV, no value is shared: the stage of S has a backward."""
+    spec = parse_spec(
+        "flagen: 1\nname: example\nstate: {S: [K, V], z: [K]}\n"
+        f"inputs: {{q: [K], k: [K], v: {{dims: [V], heads: {heads}}}, g: {{dims: [K], range: [-.inf, 0]}}}}\n"
+        "update:\n  - z = exp(g) * z + k\n  - S = S + outer(z, v)\noutput: o = S.T @ q\n"
+    )
+    staged = make_plan(spec, algebra.derive(spec)).chunk_backward
+    assert isinstance(staged, StagedPlan)
+    assert [decl.heads for decl in staged.form.passed] == [heads]
+    (stage,) = (stage for stage in staged.stages if stage.stage.state.name == "S")
+    assert isinstance(stage.plan.chunk_backward, ChunkBackwardPlan | KeyBackwardPlan)

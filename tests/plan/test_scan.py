@@ -83,16 +83,16 @@ def test_gradients_that_lack_the_block_are_shares():
     [
         (
             "state: {h: [D, N, M]}\ninputs: {x: [D, N, M]}\nupdate: h = h + x\noutput: o = sum(h, M)",
-            "no chunk kernel yet: `h` has 3 dims",
+            "`h` has 3 dims",
         ),
         (
             "state: {h: [D]}\ninputs: {x: [D], y: [D, N], z: [N, M]}\nupdate: h = h + x\noutput: o = h @ (y @ z)",
-            "no chunk kernel yet: it needs a product of matrices for every token",
+            "it needs a product of matrices for every token",
         ),
         (
             "state: {h: [D]}\ninputs: {x: [D]}\nparams: {p: {dims: [D]}}\nupdate: h = h + x\n"
             "output: o = h * softmax(p)",
-            "no chunk kernel yet: `softmax` of what is the same for every token",
+            "`softmax` of what is the same for every token",
         ),
     ],
 )
