@@ -1,14 +1,14 @@
 """Random specs in which everything that may be an expression is one, as YAML text.
 
-The authors of `specs` and `staged` choose what a recurrence does; here each of its parts, whatever its role, is a sum, a
-quotient, a negation, a power, a map, a number of a head. And outputs read the state several times, read what a read
-gave, and are gated by reads. Values stay small, so that there is something to compare.
+The authors of `specs` and `staged` choose what a recurrence does; here each of its parts, whatever its role, is a sum,
+a quotient, a negation, a power, a map, a number of a head. Outputs read the state several times, read what a read gave,
+and are gated by reads. What is erased stays small, so that there is something to compare.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
@@ -28,10 +28,21 @@ NAMES = """
 """.split()
 """Names that papers, people and generated code use."""
 
+SIZES = """
+    B D E F G L N P R S_dim dk dv d n m x dim head_dim state_dim key_dim value_dim slots rank width size Dk Dv d_k
+""".split()
+"""The same for dims."""
+
+_SUMS = re.compile("norm|softmax|sum|mean|dot")
+
 
 @dataclass
 class DenseAuthor(StagedAuthor):
     """Writes expressions wherever there is room for one."""
+
+    tame: bool = False
+    """Whether nothing sums over `value`, a dim of the state: kernels of chunks own blocks of it."""
+    value: str = ""
 
     def dense(self) -> str:
         """A spec of any family, its names now and then others than usual."""
@@ -43,7 +54,7 @@ class DenseAuthor(StagedAuthor):
     def declare(self) -> None:
         super().declare()
         self.inputs |= {name: Decl((self.rows,), self.pick("", "heads: HV")) for name in "ep"}
-        sharing = self.pick("some", "some", "values", "none", "all")
+        sharing = self.pick("some", "values", "values", "none", "all")
         for name, decl in self.inputs.items():
             rest = ", ".join(part for part in decl.fields.split(", ") if part and not part.startswith("heads"))
             own = sharing == "all" or (sharing == "values" and self.columns in decl.dims)
@@ -63,7 +74,7 @@ class DenseAuthor(StagedAuthor):
 
     def part_of(self, dims: Dims, place: Place, depth: int) -> str:
         """An expression over a vector's dim, or a number."""
-        if len(dims) > 1 or self.chance(8):
+        if len(dims) > 1 or (not self.tame and self.chance(8)):
             return self.expr(dims, place, depth)
         return self.vector(dims, place, depth) if dims else self.number(place, depth)
 
@@ -72,7 +83,7 @@ class DenseAuthor(StagedAuthor):
             return self.leaf((), place)
         a, b = self.number(place, depth - 1), self.number(place, depth - 1)
         row, column = (self.rows,), (self.columns,)
-        return self.pick(
+        options = [
             f"({a} * {b})",
             f"({a} + {b})",
             f"({a} - {b})",
@@ -88,9 +99,15 @@ class DenseAuthor(StagedAuthor):
             "skip * beta",
             "1 / (1 + head)",
             "(1 - 2 ** (-1 - head))",
-            f"{self.pick('sum', 'mean', 'norm')}({self.vector(self.pick(row, column), place, 0)})",
-            f"dot({self.vector(row, place, 0)}, {self.vector(row, place, 0)})",
-            f"mean({self.pick('m', 'W', 'mk')})",
+        ]
+        if self.tame and self.chance(80):
+            return self.pick(*options)
+        side = self.pick(row, column) if not self.tame else column if self.value == self.rows else row
+        return self.pick(
+            *options,
+            f"{self.pick('sum', 'mean', 'norm')}({self.vector(side, place, 0)})",
+            f"dot({self.vector(side, place, 0)}, {self.vector(side, place, 0)})",
+            f"mean({self.pick('m', 'W', 'mk') if not self.tame else self.vector(side, place, 0)})",
         )
 
     def vector(self, dims: Dims, place: Place, depth: int = 1) -> str:
@@ -100,7 +117,6 @@ class DenseAuthor(StagedAuthor):
         y, a = self.vector(dims, place, depth - 1), self.number(place, depth - 1)
         (dim,) = dims
         other = self.columns if dim == self.rows else self.rows
-        over = self.pick(*[name for name, of in {"m": (self.rows, self.columns), "W": (self.columns, self.rows)}.items()])
         options = [
             f"({a} * {x})",
             f"({x} * {a})",
@@ -123,8 +139,10 @@ class DenseAuthor(StagedAuthor):
             f"((1 + beta) ** A * {x})",
             f"exp(-abs({x}))",
         ]
-        if dim in (self.rows, self.columns):
-            options += [f"{self.pick('sum', 'mean')}({over}, {other})"]
+        if self.tame and dim == self.value:
+            return self.pick(*(option for option in options if not _SUMS.search(option)))
+        if dim in (self.rows, self.columns) and not (self.tame and other == self.value):
+            options += [f"{self.pick('sum', 'mean')}({self.pick('m', 'W')}, {other})"] * 2
         return self.pick(*options)
 
     def decay_factor(self, place: Place, side: Dims | None = None) -> str:
@@ -162,6 +180,7 @@ class DenseAuthor(StagedAuthor):
         rows, columns = (self.rows,), (self.columns,)
         left = self.chance(80)
         side, across = (rows, columns) if left else (columns, rows)
+        self.tame, self.value = self.chance(70), across[0]
         place = Place()
         update: list[str | list[str]] = []
         if self.chance(25):
@@ -177,7 +196,8 @@ class DenseAuthor(StagedAuthor):
         y = w if self.chance(50) else y
         read = f"S.T @ {y}" if left else f"S @ {y}"
         outer = (lambda key, value: f"outer({key}, {value})") if left else (lambda key, value: f"outer({value}, {key})")
-        gain = self.pick("beta", "bj" if inner.step else "beta", "0.5", "keep", "(1 - keep)", "(beta / (1 + keep))", "(beta + keep) / 2")
+        small = "bj" if inner.step else "beta"
+        gain = self.pick(small, small, "0.5", "keep", "(1 - keep)", f"({small} / (1 + keep))", f"({small} + keep) / 2")
         times = f"{gain} * " if self.chance(70) else ""
         erase = self.pick(f"{times}{outer(w, f'{z} - {read}')}", f"-{times}{outer(w, f'({read})')}")
         write = outer(self.free(side, inner), self.free(across, inner))
@@ -189,7 +209,36 @@ class DenseAuthor(StagedAuthor):
             update += [f"S = {decay} * S", f"S = S + {body}"]
         else:
             update.append(f"S = {decay} * S + {body}" if decay else f"S = S + {body}")
-        return self.text(update, self.affine_output(place))
+        return self.text(update, self.tame_output(place, left) if self.tame else self.affine_output(place))
+
+    def tame_output(self, place: Place, left: bool) -> list[str]:
+        """One read, now and then of the other side, and what kernels make of it."""
+        turned = self.chance(10)
+        S, dims = ("S.T", self.columns) if left != turned else ("S", self.rows)
+        q = self.free((self.rows if left != turned else self.columns,), place)
+        read = f"{S} @ {q}" if self.chance(80) else f"{S.replace('S', 'S_prev')} @ {q}"
+        factor = self.pick("scale", "0.5", f"{self.rows} ** -0.5", "eps", "(1 - eps)", "head")
+        vector = self.free((dims,), place)
+        return [
+            "o = "
+            + self.pick(
+                read,
+                f"{factor} * ({read})",
+                f"{factor} * ({read})",
+                f"({read}) / (1 + eps)",
+                f"-({read})",
+                f"{read} + {vector}",
+                f"{factor} * ({read}) - {vector}",
+                f"{self.number(place, 1)} * ({read})",
+                f"{vector} * ({read})",
+                f"({read}) * skip + {vector}",
+            )
+        ]
+
+    def leaf(self, dims: Dims, place: Place) -> str:
+        if self.tame and len(dims) == 1 and self.chance(80):
+            return self.pick(*(name for name, decl in self.inputs.items() if decl.dims == dims and not decl.step))
+        return super().leaf(dims, place)
 
     def erasing(self, place: Place, dims: Dims) -> str:
         """A key that erases: about as long as 1, so that the state stays in bounds."""
@@ -256,7 +305,7 @@ class DenseAuthor(StagedAuthor):
         lines = [f"{name} = {factor}"] if self.chance(50) else []
         return [*lines, f"o = {name if lines else factor} * {' / '.join([f'({read})', *over])}"]
 
-    # ------------------------------------------------------------------------------------------------------- other specs
+    # ------------------------------------------------------------------------------------------------------ other specs
 
     def rows_in_a_row(self) -> str:
         """Two matrices of which one is read by what was read of either."""
@@ -265,14 +314,13 @@ class DenseAuthor(StagedAuthor):
         self.states = {"R": (rows, "M") if self.chance(50) else (rows, columns), "S": (rows, columns)}
         place = Place()
         other = self.states["R"][1:]
-        first = self.statement("S", place, rows)
-        update = [f"R = {self.decay_factor(place, ())} * R + outer({self.free((rows,), place)}, {self.free(other, place)})"]
-        update.append(first)
+        decay, key, value = self.decay_factor(place, ()), self.free((rows,), place), self.free(other, place)
+        update = [f"R = {decay} * R + outer({key}, {value})", self.statement("S", place, rows)]
         q = self.free((rows,), place)
         ways = [
             [f"y = R @ (R.T @ {q})", "o = S.T @ y"],
             [f"y = R @ {self.free(other, place)}", f"o = S.T @ ({self.free((), place)} * y)"],
-            [f"y = R.T @ {q}", f"z = R @ y", f"o = S.T @ ({q} + z)"],
+            [f"y = R.T @ {q}", "z = R @ y", f"o = S.T @ ({q} + z)"],
             [f"y = S @ (S.T @ {q})", "o = S.T @ y + sum(R)"],
             [f"o = sigmoid(dot(R.T @ {q}, R.T @ {q})) * (S.T @ {q})"],
             [f"y = S.T @ {q}", f"o = y * dot(R.T @ {q}, {self.free(other, place)})"],
@@ -292,14 +340,16 @@ class DenseAuthor(StagedAuthor):
             lines = [f"h = logaddexp(h + {self.pick('A', '0.5 * A', 'g')}, {self.free(dims, place)})"]
         if self.chance(40):
             self.states["f"] = dims
-            lines.append(f"f = {self.decay_factor(place, dims)} * f + {self.free(dims, place)} * {self.pick('h', 'h_prev')}")
+            term = f"{self.free(dims, place)} * {self.pick('h', 'h_prev')}"
+            lines.append(f"f = {self.decay_factor(place, dims)} * f + {term}")
             if "h" in self.begin_at:
                 lines[-1] = f"f = exp(h_prev - h) * f + exp({self.free(dims, place)} - abs(h))"
         update += lines
         last = list(self.states)[-1]
         outputs = [f"{self.free(dims, place)} * {last}", f"{last} + {self.free(dims, place)}", f"tanh({last})", last]
         if len(self.states) > 1:
-            outputs = [f"{other} + {last} * tanh(h)" for other in outputs if "h" not in self.begin_at] or [f"f / (1 + exp(-abs(h)))"]
+            gated = "f / (1 + exp(-abs(h)))"
+            outputs = [gated] if "h" in self.begin_at else [f"{other} + {last} * tanh(h)" for other in outputs]
         return self.text(update, [f"o = {self.pick(*outputs)}"])
 
     # ------------------------------------------------------------------------------------------------------------ names
@@ -310,13 +360,12 @@ class DenseAuthor(StagedAuthor):
         dims = {dim for group in re.findall(r"\[([\w, ]*)\]", text) for dim in group.split(", ") if dim.isidentifier()}
         old = sorted({name for group in declared for name in group if name} | dims)
         fixed = {"o", "n", "do", "repeat", "H", "HV"}
-        free = [name for name in NAMES if name not in old]
         names: dict[str, str] = {}
         for name in old:
-            fitting = [new for new in free if identifier_problem(new, "param") is None]
-            if name not in fixed and fitting and self.chance(60):
+            free = set(SIZES if name in dims else NAMES) - set(old) - set(names.values())
+            fitting = [new for new in sorted(free) if identifier_problem(new, "param") is None]
+            if name not in fixed and self.chance(60):
                 names[name] = self.pick(*fitting)
-                free.remove(names[name])
         names |= {f"{name}_prev": f"{new}_prev" for name, new in names.items()}
         head, *rest = re.split(r"(?<=random_spec\n)", text)
         keywords = "(?:dims|heads|per|range|default|init|inputs|state|params|let|decay|update|output|steps)"

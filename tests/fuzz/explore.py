@@ -25,7 +25,7 @@ import torch
 
 from flagen import pipeline
 from flagen.diagnostics import SpecError
-from flagen.plan import Plan, Unavailable
+from flagen.plan import Plan
 from flagen.spec import CODES, parse_spec
 from flagen.spec.model import Spec
 from tests.fuzz import kernels, ladder
@@ -44,7 +44,8 @@ class Covered:
 
     def show(self) -> str:
         lines = [f"{count:6}  {what}" for what, count in sorted(self.counts.items())]
-        return "\n".join([*lines, f"{len(self.failures):6}  failures", *(f"  {n}: {why}" for n, why, _ in self.failures)])
+        failed = (f"  {number}: {why}" for number, why, _ in self.failures)
+        return "\n".join([*lines, f"{len(self.failures):6}  failures", *failed])
 
 
 def text_of(number: int) -> str:
@@ -60,9 +61,9 @@ def explore(numbers: range, stage: str, *, follow: bool = False) -> Covered:
         try:
             covered.counts.update(climbed(text_of(number), stage))
         except Exception as error:  # Whatever it is: a spec never fails.
-            why = (str(error) or type(error).__name__).strip().split("\n")
+            why = " ".join((str(error) or type(error).__name__).split())
             last = traceback.extract_tb(error.__traceback__)[-1]
-            told = f"{type(error).__name__}: {why[0][:300]} ({os.path.basename(last.filename)}:{last.lineno})"
+            told = f"{type(error).__name__}: {why[:300]} ({os.path.basename(last.filename)}:{last.lineno})"
             covered.failures.append((number, told, "".join(traceback.format_exception(error))))
         if follow:
             taken = time.perf_counter() - began
