@@ -25,9 +25,10 @@ import torch
 
 from flagen import pipeline
 from flagen.diagnostics import SpecError
-from flagen.plan import Plan
+from flagen.plan import Plan, StagedPlan
+from flagen.plan.chunk import ChunkPlan
 from flagen.spec import CODES, parse_spec
-from flagen.spec.model import Spec
+from flagen.spec.model import Binary, Call, Contract, Expr, Name, Negate, Reduce, RowMap, Spec, walk
 from tests.fuzz import kernels, ladder
 from tests.fuzz.dense import DenseAuthor
 from tests.fuzz.packages import imported, planned, written
@@ -39,13 +40,17 @@ STAGES = ("build", "naive", "kernels")
 class Covered:
     """What a run of specs reached, and what failed."""
 
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[tuple[int, str, str]] = field(default_factory=list)
 
     def show(self) -> str:
-        lines = [f"{count:6}  {what}" for what, count in sorted(self.counts.items())]
+        """A line for everything that was reached, with how often, then the failures."""
+        groups: dict[str, list[str]] = {}
+        for (group, what), count in sorted(self.counts.items()):
+            groups.setdefault(group, []).append(f"{what} {count}")
+        lines = [f"{group}: {', '.join(found)}" for group, found in groups.items()]
         failed = (f"  {number}: {why}" for number, why, _ in self.failures)
-        return "\n".join([*lines, f"{len(self.failures):6}  failures", *failed])
+        return "\n".join([*lines, f"failures: {len(self.failures)}", *failed])
 
 
 def text_of(number: int) -> str:
@@ -73,43 +78,79 @@ def explore(numbers: range, stage: str, *, follow: bool = False) -> Covered:
     return covered
 
 
-def climbed(text: str, stage: str) -> list[str]:
+def climbed(text: str, stage: str) -> list[tuple[str, str]]:
     """Take one spec as far as `stage`; what it reached on the way."""
     try:
         spec = parse_spec(text)
     except SpecError as error:
         codes = {diagnostic.code for diagnostic in error.diagnostics}
         assert codes <= set(CODES)
-        return [f"refused: {code}" for code in sorted(codes)]
+        return [("refused", code) for code in sorted(codes)]
     plan = planned(spec)
-    reached = ["specs", *forms(plan), *roles(spec)]
-    remarks = pipeline.remarks_on(plan)
-    reached += [f"note: {remark.code}" for remark in remarks]
+    reached = [*forms(plan), *roles(plan), *shape(spec)]
+    reached += [("notes", remark.code) for remark in pipeline.remarks_on(plan)]
     files = written(plan)
     if stage == "build":
         return reached
     with imported(files) as package:
         compared = ladder.check(spec, package)
-        reached += ["naive forms compared"] if compared else ["naive forms: never finite"]
+        reached.append(("PyTorch forms", "compared" if compared else "never finite"))
         if stage == "kernels" and compared:
             told = kernels.check(spec, package)
-            reached += [f"kernels: {'gradients ' if name.startswith('d ') else ''}told" for name in told]
-            reached += ["kernels compared" if told else "kernels: float32 could not tell"]
+            reached += [("kernels' results", "gradients" if name.startswith("d ") else "values") for name in told]
+            reached.append(("kernels", "compared" if told else "not told apart by float32"))
     return reached
 
 
-def forms(plan: Plan) -> Iterator[str]:
+def forms(plan: Plan) -> Iterator[tuple[str, str]]:
     """Which forms a plan has, by the classes of their plans."""
     for form in ("chunk", "chunk_kernel", "chunk_backward", "fused", "fused_backward"):
-        yield f"{form}: {type(getattr(plan, form)).__name__}"
+        yield form, type(getattr(plan, form)).__name__
 
 
-def roles(spec: Spec) -> Iterator[str]:
+def shape(spec: Spec) -> Iterator[tuple[str, str]]:
     """What a spec has in it."""
-    yield f"states: {len(spec.states)}"
-    yield "value heads" if spec.has_value_heads else "no value heads"
+    yield "specs", f"of {len(spec.states)} states"
+    yield "heads", "shared" if spec.has_value_heads else "all alike"
     if spec.steps is not None:
-        yield "micro-steps"
+        yield "specs", "with micro-steps"
+
+
+def roles(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What stands in each role of a row, by the kernels that get it; those of stages, too."""
+    if isinstance(plan.chunk_kernel, StagedPlan):
+        for stage in plan.chunk_kernel.stages:
+            yield from roles(stage.plan)
+    if not isinstance(plan.chunk, ChunkPlan):
+        return
+    nf, family = plan.chunk.normal_form, type(plan.chunk_kernel).__name__.removesuffix("Plan")
+    found = [("output", nf.output), *(("q", read.q) for read in nf.reads), *(("g", decay.log) for decay in nf.decays)]
+    for step in nf.steps:
+        found += [(role, expr) for row in step.deltas for role, expr in (("w", row.w), ("y", row.y), ("z", row.z))]
+        found += [(role, expr) for row in step.writes for role, expr in (("k", row.k), ("v", row.v))]
+    for role, expr in found:
+        kinds = set() if expr is None else set(kinds_in(plan.spec, expr))
+        yield from ((f"{family}, {role}", kind) for kind in sorted(kinds))
+
+
+def kinds_in(spec: Spec, expr: Expr) -> Iterator[str]:
+    """What an expression is made of, through the names of `let` and `decay`."""
+    for node in walk(expr):
+        match node:
+            case Negate():
+                yield "negation"
+            case Binary(op):
+                yield {"+": "sum", "-": "sum", "*": "product", "/": "quotient", "**": "power"}[op]
+            case Call() | RowMap():
+                yield "map"
+            case Reduce() | Contract():
+                yield "reduction"
+            case Name(name, "param"):
+                yield "per head" if next(param for param in spec.params if param.name == name).per_head else "param"
+            case Name(_, "head"):
+                yield "head"
+            case Name(name, "derived"):
+                yield from kinds_in(spec, next(decl.value for decl in spec.derived if decl.name == name))
 
 
 def main() -> int:
