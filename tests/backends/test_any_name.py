@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pytest
 import yaml
 
 from flagen import pipeline
@@ -21,6 +20,7 @@ from flagen.project import bundled
 from flagen.spec import parse_spec
 from flagen.spec.names import RESERVED, identifier_problem
 from tests.backends.test_torch_names import identifiers, names_of
+from tests.tiers import tiered
 
 SPECS = Path(__file__).parents[2] / "specs"
 
@@ -68,7 +68,7 @@ def spare(number: int) -> list[str]:
     return [f"spare{i}" for i in range(number)]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@tiered("name", [(name,) for name in FAMILIES], lambda name: name == "gated_delta_product")
 def test_inputs_may_have_any_name_that_is_not_reserved(name: str) -> None:
     own = names_of(parse_spec((SPECS / f"{name}.yaml").read_text()))
     used = set().union(*functions(name, spare(2)).values())

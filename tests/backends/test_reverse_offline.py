@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flagen.inspection.devices import DEVICES
+from tests.tiers import exhaustive
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +34,7 @@ def compiled(arch: str, *names: str) -> dict[str, dict[str, int]]:
     return json.loads(done.stdout)
 
 
+@exhaustive
 @pytest.mark.parametrize("arch", ["sm_100"])  # The table has the others.
 def test_nothing_spills(arch):
     rows = compiled(arch, *VARIANTS)
@@ -41,6 +43,7 @@ def test_nothing_spills(arch):
     assert all(row["shared_memory"] <= DEVICES[arch].shared_memory for row in rows.values())
 
 
+@exhaustive
 @pytest.mark.parametrize("name", SPILLING)
 def test_slots_spill_no_more_than_today(name):
     rows = compiled("sm_90", name)
@@ -48,6 +51,7 @@ def test_slots_spill_no_more_than_today(name):
     assert rows[f"fused_recurrent_{name}_gradients_kernel"]["spills"] <= SPILLING[name]
 
 
+@exhaustive
 def test_odd_ones_compile():
     """What the interpreter takes the compiler takes, too, and it fits: micro-steps, numbers for states, axes in another
     order, states that nothing cuts, products of matrices."""

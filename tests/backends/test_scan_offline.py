@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from flagen.inspection.model import Size
 from flagen.inspection.work import Package, compile_kernels
+from tests.tiers import tiered
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,7 +15,7 @@ SPILLED = 40
 
 
 # Elsewhere test_shipped_kernels has them all: the table has gradients on sm_80 and sm_90 only.
-@pytest.mark.parametrize(("name", "arch"), [("rwkv4", "gfx942"), ("mamba", "sm_100")])
+@tiered(("name", "arch"), [("rwkv4", "gfx942"), ("mamba", "sm_100")], lambda name, arch: arch == "sm_100")
 def test_compiles(name, arch):
     package = Package(name, str(ROOT / "specs" / f"{name}.yaml"), str(ROOT / "generated" / name))
     found = compile_kernels([package], [arch], [Size(64, 16)])

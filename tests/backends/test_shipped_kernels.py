@@ -13,6 +13,7 @@ from benchmarks import tables
 from benchmarks.tables import Tables
 from flagen import inspection
 from flagen.inspection import ARCHS, DEVICES, Compiled, Size, verdict
+from tests.tiers import exhaustive
 
 # One worker reads the table, and compares its keys, for all that need it.
 pytestmark = pytest.mark.xdist_group("compiled")
@@ -219,6 +220,7 @@ def fresh(shipped: list[Compiled]) -> list[Compiled]:
     return [row for package, arch in asked for row in inspection.compile_kernels([package], [arch], [SIZE], but=known)]
 
 
+@exhaustive
 @pytest.mark.parametrize(("name", "arch", "most"), FRESH)
 def test_kernels_of_gradients_fit_on_the_other_architectures(fresh, name, arch, most):
     rows = of(fresh, arch, variant=name)

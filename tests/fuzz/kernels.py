@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from unittest import mock
@@ -31,13 +31,13 @@ SHAPES = (
 )
 
 
-def check(spec: Spec, package: ModuleType, first: First | None = None) -> set[str]:
-    """Every kernel of `package` is the recurrence of `spec`, on every shape, wherever float32 can tell; the names of
+def check(spec: Spec, package: ModuleType, first: First | None = None, shapes: Sequence[Shape] = SHAPES) -> set[str]:
+    """Every kernel of `package` is the recurrence of `spec`, on these shapes, wherever float32 can tell; the names of
     the results of which it could."""
     told: set[str] = set()
     if not any(hasattr(package, f"{form}_{spec.name}") for form in ("chunk", "fused_recurrent")):
         return told
-    for shape in SHAPES:
+    for shape in shapes:
         problem = Rounded(spec, shape, first=first)
         expected = problem.reference(package)
         compare(shape, expected, problem.recurrent(package))

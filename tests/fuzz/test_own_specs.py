@@ -16,6 +16,7 @@ from flagen import cli
 from flagen.spec import load_spec
 from flagen.spec.model import Spec
 from tests.fuzz import kernels, ladder
+from tests.tiers import exhaustive
 
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "examples" / "specs").glob("*.yaml"))}
 FIRST = {"preconditioned_oja": {"A": torch.abs}}
@@ -64,11 +65,14 @@ def test_every_form_is_the_recurrence(name, spec, packages):
     assert ladder.check(spec, packages(name), FIRST.get(name)) == len(ladder.SHAPES)
 
 
+@pytest.mark.parametrize(
+    "shapes", [kernels.SHAPES[:1], pytest.param(kernels.SHAPES[1:], marks=exhaustive)], ids=["small", "large"]
+)
 @every_spec
 @pytest.mark.usefixtures("interpreter", "poisoned_memory")
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
-def test_every_kernel_is_the_recurrence(name, spec, packages):
-    told = kernels.check(spec, packages(name), FIRST.get(name))
+def test_every_kernel_is_the_recurrence(name, spec, packages, shapes):
+    told = kernels.check(spec, packages(name), FIRST.get(name), shapes)
     arguments = [x.name for x in (*spec.inputs, *(p for p in spec.params if p.is_tensor))]
     states = [state.name for state in spec.states]
     firsts = [f"first {state}" for state in states]

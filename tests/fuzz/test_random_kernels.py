@@ -6,6 +6,7 @@ many new ones instead, per property.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -16,10 +17,12 @@ from flagen.diagnostics import SpecError
 from flagen.spec import load_spec, parse_spec
 from tests.algebra.cases import SPECS
 from tests.fuzz.kernels import SHAPES, Rounded, check, compare
+from tests.fuzz.ladder import Shape
 from tests.fuzz.packages import build, imported
 from tests.fuzz.specs import affine_specs, wild_specs
 from tests.fuzz.staged import staged_specs
 from tests.fuzz.test_random_specs import some
+from tests.tiers import exhaustive
 
 torch.set_num_threads(1)
 pytestmark = [
@@ -156,13 +159,14 @@ def test_rows_that_have_a_name_are_operands_like_others(update):
         compare(SHAPES[0], expected, found, lambda name: 2e-2 if name.startswith("d ") else 5e-3)
 
 
+@pytest.mark.parametrize("shapes", [SHAPES[:2], pytest.param(SHAPES[2:], marks=exhaustive)], ids=["small", "large"])
 @pytest.mark.parametrize("name", FOUND)
-def test_what_was_once_wrong(name):
+def test_what_was_once_wrong(name, shapes):
     text = FOUND[name] if "state:" in FOUND[name] else f"state: {{S: [K, V]}}\n{FOUND[name]}"
-    climb(f"flagen: 1\nname: random_spec\n{text}")
+    climb(f"flagen: 1\nname: random_spec\n{text}", shapes)
 
 
-@settings(some(4), phases=UNSHRUNK)
+@settings(some(2), phases=UNSHRUNK)
 @given(affine_specs())
 def test_updates_that_papers_write(text):
     climb(text)
@@ -174,20 +178,20 @@ def test_updates_that_nobody_writes(text):
     climb(text)
 
 
-@settings(some(4), phases=UNSHRUNK)
+@settings(some(1), phases=UNSHRUNK)
 @given(staged_specs())
 def test_states_that_feed_one_another(text):
     climb(text)
 
 
-def climb(text: str) -> None:
+def climb(text: str, shapes: Sequence[Shape] = SHAPES) -> None:
     """The kernels of `text`, if it is a spec, are its recurrence."""
     try:
         spec = parse_spec(text)
     except SpecError:
         return  # tests.fuzz.test_random_specs looks at what it was refused for.
     with imported(build(spec)) as package:
-        check(spec, package)
+        check(spec, package, shapes=shapes)
 
 
 MISTAKES = [

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import product
 from types import ModuleType
 
-import pytest
 import torch
 
 from flagen.spec import parse_spec
@@ -17,6 +17,7 @@ from tests.fuzz import kernels
 from tests.fuzz.kernels import Rounded
 from tests.fuzz.ladder import Shape
 from tests.fuzz.packages import build, imported
+from tests.tiers import tiered
 
 DECLARED = {
     "q": "[K]",
@@ -116,18 +117,17 @@ def files_of(case: str) -> dict[str, str]:
     return build(spec_of(case))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_float32(case):
+@tiered(("case", "shape"), product(CASES, SHAPES), lambda _, shape: shape.lengths is not None)
+def test_float32(case, shape):
     assert "_launch_rows" in files_of(case)["chunk_fused.py"]
     with package_of(case) as (spec, package):
-        for shape in SHAPES:
-            problem = Rounded(spec, shape)
-            expected = problem.reference(package)
-            assert "o" in expected and "final S" in expected
-            kernels.compare(shape, expected, problem.chunked(package))
+        problem = Rounded(spec, shape)
+        expected = problem.reference(package)
+        assert "o" in expected and "final S" in expected
+        kernels.compare(shape, expected, problem.chunked(package))
 
 
-@pytest.mark.parametrize("case", CASES)
+@tiered("case", [(case,) for case in CASES], lambda case: case.startswith("reads"))
 def test_low_precision(case):
     with package_of(case) as (spec, package):
         problem = Rounded(spec, LOW_PRECISION, torch.bfloat16)

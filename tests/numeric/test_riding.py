@@ -4,9 +4,10 @@ recurrence in float64."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from types import ModuleType
 from unittest import mock
 
@@ -23,6 +24,7 @@ from tests.fuzz.ladder import Shape
 from tests.fuzz.packages import build, imported
 from tests.margins import beyond
 from tests.numeric.problems import rms_ratio
+from tests.tiers import tiered
 
 HEAD = """\
 flagen: 1
@@ -157,37 +159,38 @@ def plan_of(text: str) -> object:
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
-@pytest.mark.parametrize("name", RIDING)
-def test_kernels(name: str) -> None:
+@tiered(
+    ("name", "shape", "dtype"),
+    [(name, *case) for name in RIDING for case in (*product(SHAPES, [torch.float32]), (SHAPES[0], torch.bfloat16))],
+    lambda name, shape, dtype: shape.lengths is not None,
+)
+def test_kernels(name: str, shape: Shape, dtype: torch.dtype) -> None:
     spec = parse_spec(RIDING[name])
-    with imported(build(spec)) as package:
-        for turn, (shape, dtype) in enumerate(
-            (*((shape, torch.float32) for shape in SHAPES), (SHAPES[0], torch.bfloat16))
-        ):
-            problem = Rounded(spec, shape, dtype, first={"z": Tensor.abs})
-            exact = {x: tensor.double() for x, tensor in problem.leaves.items()}
-            expected = problem.results(partial(problem.called, package), exact)
-            # The first two shapes in every way, the others in some, each spec in others.
-            first = turn + list(RIDING).index(name)
-            chosen = WAYS if turn < 2 else [WAYS[(first + place) % len(WAYS)] for place in (0, 2)]
-            for what, got in called(package, problem, chosen):
-                for x, tensor in got.items():
-                    bound = BOUNDS[dtype][x.startswith("d ")]
-                    failure = beyond(f"{what}, {shape}, {dtype}: {x}", rms_ratio(expected[x], tensor), bound)
-                    assert not failure, failure
+    with imported(files_of(name)) as package:
+        problem = Rounded(spec, shape, dtype, first={"z": Tensor.abs})
+        exact = {x: tensor.double() for x, tensor in problem.leaves.items()}
+        expected = problem.results(partial(problem.called, package), exact)
+        for what, got in called(package, problem):
+            for x, tensor in got.items():
+                bound = BOUNDS[dtype][x.startswith("d ")]
+                failure = beyond(f"{what}, {shape}, {dtype}: {x}", rms_ratio(expected[x], tensor), bound)
+                assert not failure, failure
+
+
+@cache
+def files_of(name: str) -> dict[str, str]:
+    return build(parse_spec(RIDING[name]))
 
 
 WAYS = ("no gradients", "with gradients", "with states saved", "split", "split, with gradients")
 """How the chunk kernels can be called; where outputs are `split` off, they are in a kernel of their own."""
 
 
-def called(
-    package: ModuleType, problem: Rounded, ways: Sequence[str] = WAYS
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Each of these ways to call them, and what comes of it."""
+def called(package: ModuleType, problem: Rounded) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Each way to call them, and what comes of it."""
     run = partial(problem.called, package, form="chunk", chunk_size=problem.shape.chunk)
     launcher = sys.modules[f"{package.__name__}.chunk_fused"]
-    for way in ways:
+    for way in WAYS:
         with ExitStack() as stack:
             if way.startswith("split"):
                 stack.enter_context(mock.patch.object(launcher, "_splits", lambda programs, device: True))

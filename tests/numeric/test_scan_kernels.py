@@ -9,6 +9,7 @@ import torch
 
 from tests.numeric.problems import assert_close
 from tests.numeric.scans import COMMITTED, NAMES, Shape, evaluate, form, make
+from tests.tiers import ladder, variants
 
 pytestmark = [pytest.mark.usefixtures("interpreter"), pytest.mark.usefixtures("poisoned_memory")]
 
@@ -24,8 +25,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@ladder(NAMES, SHAPES, few=(SHAPES[4], SHAPES[6]))
 def test_in_float32(name, shape):
     problem = make(name, shape).to(torch.float32)
     expected = evaluate(form("naive_recurrent", name), problem.to(torch.float64))
@@ -33,7 +33,7 @@ def test_in_float32(name, shape):
 
 
 @pytest.mark.parametrize("chunk_size", [16, 64])
-@pytest.mark.parametrize("name", NAMES)
+@variants(NAMES, also=("two_matrices",))
 def test_any_chunk_size(name, chunk_size):
     problem = make(name, Shape(T=70, sizes=(6, 3), groups=2)).to(torch.float32)
     expected = evaluate(form("naive_recurrent", name), problem.to(torch.float64))
@@ -41,7 +41,7 @@ def test_any_chunk_size(name, chunk_size):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@variants(NAMES, also=("logs",))
 def test_in_half_precision(name, dtype):
     problem = make(name, Shape(T=40, sizes=(20, 5), groups=2)).to(dtype)
     expected = evaluate(form("naive_recurrent", name), problem.to(torch.float64))
@@ -77,7 +77,7 @@ def test_split_and_resume(name):
     assert_close(expected, {"o": torch.cat([o, again], 1), **{str(i): x for i, x in enumerate(ends)}}, 1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@variants(NAMES, also=("two_matrices", "logs"))
 def test_only_what_is_asked_for(name):
     """Gradients of each argument on its own, of o alone and of the final states alone."""
     problem = make(name, Shape(T=18, sizes=(5, 3), groups=2)).to(torch.float32)
