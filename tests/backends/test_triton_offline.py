@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from tests.backends import compile_triton
 from tests.backends.triton_odd import ODD
 from tests.numeric.problems import SLOTTED, Shape, spec_of
+from tests.tiers import tiered
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = {path.stem: path.read_text() for path in sorted((ROOT / "specs").glob("*.yaml"))}
@@ -36,6 +37,13 @@ STRUCTURES = ("abc_attn", "gla", "hgrn", "linear_attn_normalized", "mamba", "oja
 FETCHING = sorted({*((name, "sm_90") for name in STRUCTURES), *(("gated_delta_product", arch) for arch in NVIDIA)})
 """One variant for each way that the kernel can be put together, and one on every architecture: slots, a matrix, vectors
 with and without it, channels, reads of the other side, before the update, and of what a vector has made."""
+
+ALWAYS = "sm_90"
+"""Where kernels are compiled each time: elsewhere with --all only."""
+
+
+def on(archs: Iterable[str]) -> pytest.MarkDecorator:
+    return tiered("arch", ((arch,) for arch in archs), lambda arch: arch == ALWAYS)
 
 
 def _arch_of(number: int) -> str:
@@ -59,7 +67,7 @@ def jobs() -> Iterator[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
+def reports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reports:
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     work = json.dumps(list(jobs()))
 
@@ -73,11 +81,12 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     with ThreadPoolExecutor(2) as pool:  # A machine that runs this has two cores.
-        found = [report for group in pool.map(compiled, (ARCHS[:2], ARCHS[2:])) for report in group]
+        groups = (ARCHS[:2], ARCHS[2:]) if request.config.getoption("--all") else ((ALWAYS,),)
+        found = [report for group in pool.map(compiled, groups) for report in group]
     return {(report["name"], tuple(report["sizes"]), report["arch"]): report for report in found}
 
 
-@pytest.mark.parametrize(("name", "arch"), FETCHING)
+@tiered(("name", "arch"), FETCHING, lambda name, arch: arch == ALWAYS)
 def test_the_next_tokens_are_fetched_while_one_is_computed(reports: Reports, name: str, arch: str) -> None:
     # Two tokens ahead before the loop and one more in it, for q, k and v each at least, or for both where two are all.
     # A program that holds slots has more threads than half of its rows have words of four bytes.
@@ -85,22 +94,26 @@ def test_the_next_tokens_are_fetched_while_one_is_computed(reports: Reports, nam
     assert reports[name, (128, 128), arch]["asynchronous_copies"] >= 3 * rows
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@on(ARCHS)
 def test_packed_sequences_compile_without_spills(reports: Reports, arch: str) -> None:
     assert reports["rwkv7", (60, 100), arch]["spill_bytes"] == 0
 
 
-@pytest.mark.parametrize(("name", "arch"), [(name, _arch_of(number)) for number, name in enumerate(ODD)])
+@tiered(
+    ("name", "arch"),
+    [(name, _arch_of(number)) for number, name in enumerate(ODD)],
+    lambda name, arch: arch == ALWAYS,
+)
 def test_what_the_language_can_say_compiles(reports: Reports, name: str, arch: str) -> None:
     assert reports[name, tuple(SMALL), arch]["spill_bytes"] == 0
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@on(ARCHS)
 def test_a_split_that_only_the_output_crosses_keeps_large_states_in_registers(reports: Reports, arch: str) -> None:
     assert reports["oja", (256, 256), arch]["spill_bytes"] == 0
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@on(ARCHS)
 def test_states_that_cannot_be_split_fit_at_common_sizes(reports: Reports, arch: str) -> None:
     assert reports["whole_state", (128, 128), arch]["spill_bytes"] == 0
     assert reports["slots", (128, 64, 128), arch]["spill_bytes"] == 0
