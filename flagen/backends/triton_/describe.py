@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from flagen.backends.printed import total_of
+from flagen.backends.printed import product_of, total_of
 from flagen.plan.fused import FusedPlan
 from flagen.spec.model import Dims
 
@@ -55,7 +55,7 @@ def count(rows: Sequence[Dims]) -> str:
 
 
 def _size(dims: Dims) -> str:
-    return "*".join(dims) or "1"
+    return product_of(*dims).replace(" ", "")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -1,0 +1,59 @@
+"""What is added to a tile, or stored from one, says over which dims that is."""
+
+from __future__ import annotations
+
+import pytest
+
+from flagen.backends.triton_.actions import ActionWriter
+from flagen.backends.triton_.axes import Axes
+from flagen.diagnostics import InternalError
+from flagen.plan.backward_actions import Add, Give, Gradient, Leave, Vector, Zero
+from flagen.plan.schedule import Set
+from flagen.plan.tiles import Value
+from flagen.spec import parse_spec
+
+SPEC = parse_spec("""
+flagen: 1
+name: sums
+state: {S: [K, V]}
+inputs: {X: [K, V], k: [K], v: [V]}
+update: S = S + outer(k, v) + X
+output: o = S.T @ k
+""")
+(X, *_) = SPEC.inputs
+ALONG_K, ALONG_V, NUMBER = (Value(name, "local", dims) for name, dims in (("x", ("K",)), ("y", ("V",)), ("z", ())))
+WHOLE = ("K", "V")
+
+
+def lines(*actions):
+    output = Vector("do", ("V",), "token", shared=False)
+    return list(ActionWriter(SPEC, Axes(WHOLE), output, "row", blocked=False).lines(actions))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(ALONG_K, "x[:, None]"), (ALONG_V, "y[None, :]"), (NUMBER, "z"), (Value("w", "local", WHOLE), "w")],
+)
+def test_a_vector_is_added_along_its_own_axis(value, text):
+    assert lines(Zero("d", WHOLE), Add("d", value, WHOLE))[1] == f"d += {text}"
+
+
+def test_a_gradient_that_lacks_a_dim_is_stored_along_its_own_axis():
+    stored = lines(Set("d", ALONG_K), Give(Gradient(X, "d", X.dims, shared=False), ("K",)))
+    assert "d[:, None].to(" in stored[-1]
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        (Zero("d", WHOLE), Add("d", ALONG_K, ("K",))),
+        (Set("d", ALONG_K), Add("d", ALONG_V, ("V",))),
+        (Set("d", ALONG_K), Add("d", ALONG_V, WHOLE)),
+        (Zero("d", ("K",)), Add("d", ALONG_V, ("K",))),
+        (Set("d", ALONG_K), Leave(Vector("d", WHOLE, "token", shared=False))),
+        (Set("d", ALONG_K), Give(Gradient(X, "d", X.dims, shared=False), WHOLE)),
+    ],
+)
+def test_dims_that_do_not_fit_are_an_error(actions):
+    with pytest.raises(InternalError, match="over"):
+        lines(*actions)
