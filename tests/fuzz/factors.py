@@ -117,6 +117,16 @@ update:
   - S = S + {{f}} * outer({{t}} * e + {{s}}, S.T @ ({{t}} * k)) + outer({{t}} * k, {{f}} * v)
 {READ}
 """,
+        "delta, erased before a decay": f"""
+{MATRIX}
+update: S = {{d}} * S + {{f}} * outer({{t}} * k, {{f}} * v - {{f}} * (S_prev.T @ ({{t}} * k)))
+{READ}
+""",
+        "delta and writes, erased before a decay": f"""
+{MATRIX}
+update: S = {{d}} * S + {{f}} * outer(e, S_prev.T @ ({{t}} * k + {{s}})) + outer({{t}} * k, {{f}} * v)
+{READ}
+""",
         "additive, no decay": f"""
 {MATRIX}
 update: S = S + {{f}} * outer({{t}} * k, {{f}} * v)
