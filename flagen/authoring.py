@@ -19,7 +19,7 @@ def write_spec(project: Project, name: str, like: str) -> Path:
 
     if not VARIANT.fullmatch(name):
         raise UsageError(f"{name!r} cannot name a variant: use lower-case letters, digits and _, a letter first")
-    model = load_spec(_model(project, like))
+    model = load_spec(project.find_spec(like, bundled("specs")))
     path = project.specs / f"{name}.yaml"
     if path.exists():
         raise UsageError(f"{project.show(path)} exists; choose another name, or remove it first")
@@ -29,17 +29,6 @@ def write_spec(project: Project, name: str, like: str) -> Path:
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
     return path
-
-
-def _model(project: Project, like: str) -> Path:
-    """The spec to start from: one of the project's, or one of those that come with flagen."""
-    ours = bundled("specs") / f"{like}.yaml"
-    try:
-        return project.find_spec(like)
-    except UsageError:
-        if VARIANT.fullmatch(like) and ours.is_file():
-            return ours
-        raise
 
 
 def _renamed(text: str, name: str) -> str:

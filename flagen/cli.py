@@ -1,18 +1,20 @@
 """The command line: reads arguments, calls the pipeline, prints through `flagen.report`.
 
 Exit codes: 0, all is well; 1, a spec is wrong, or `build --check` found a difference; 2, the command line is wrong, a
-file could not be read or written, or flagen itself failed.
+file could not be read or written, or flagen itself failed; 130, it was interrupted.
 """
 
 from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from flagen import __version__
 from flagen.diagnostics import InternalError, SpecError
@@ -21,10 +23,22 @@ from flagen.project import Project, UsageError
 if TYPE_CHECKING:
     from flagen.pipeline import Result
 
-OK, WRONG, FAILED = 0, 1, 2
+OK, WRONG, FAILED, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; an interrupt ends one without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
 
 app = typer.Typer(
     name="flagen",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -69,7 +83,7 @@ def main(
     """Readable PyTorch and Triton operators from the recurrence of a linear-attention variant.
 
     Exit codes: 0 all is well; 1 a spec is wrong, or --check found a difference; 2 a wrong command line, a file that
-    cannot be read or written, or a bug in flagen.
+    cannot be read or written, or a bug in flagen; 130 interrupted.
     """
 
 
@@ -95,8 +109,8 @@ def build(
     project = Project.of(Path.cwd())
     paths = _paths(project, specs or [], all_specs)
     out = out or project.generated
-    building = pipeline.build(project, paths, out, check=check, force=force)
-    results = report.follow(building, len(paths), check=check, verbose=verbose)
+    with closing(pipeline.build(project, paths, out, check=check, force=force)) as building:
+        results = report.follow(building, len(paths), check=check, verbose=verbose)
     orphans = pipeline.orphans(results, out) if check and all_specs else ()
     report.orphans(orphans, project.show(out))
     raise typer.Exit(max([*map(_exit_code, results), WRONG if orphans else OK]))
@@ -198,7 +212,7 @@ def _paths(project: Project, arguments: list[str], all_specs: bool) -> list[Path
         raise UsageError("name the specs, or say --all" if not arguments else "name the specs or say --all, not both")
     paths = project.all_specs() if all_specs else [project.find_spec(argument) for argument in arguments]
     if not paths:
-        raise UsageError(f"there are no specs in {project.specs}")
+        raise UsageError(f"there are no specs in {project.show(project.specs)}/")
     return list({path.resolve(): path for path in paths}.values())
 
 

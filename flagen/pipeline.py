@@ -21,13 +21,15 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
+from signal import SIG_IGN, SIGINT, signal
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
 from flagen import __version__
@@ -114,9 +116,10 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
 
 def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
     """The text of every file of the package, under its banner and formatted."""
+    from flagen.emit.banner import seal
     from flagen.emit.format import format_python
 
-    return format_python(rendered(spec, plan, shown))
+    return {path: seal(path, text) for path, text in format_python(rendered(spec, plan, shown)).items()}
 
 
 def rendered(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
@@ -314,7 +317,7 @@ Result = UpToDate | Built | Failure
 
 def build(
     project: Project, specs: Iterable[Path], out: Path, *, check: bool = False, force: bool = False
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Build `specs` into packages in the directory `out`, in order, yielding each result as it is known.
 
     A spec whose package is what it would build is skipped, but not with `force`. With `check` nothing is written and
@@ -368,8 +371,29 @@ def _compile_all(jobs: Sequence[Job]) -> Iterator[Package | Refused | Broken]:
         yield from map(_try_compile, jobs)
         return
     # Workers start from nothing: forking a process that shows progress from a thread is asking for a deadlock.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_try_compile, jobs)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        with _interrupts_ignored():  # An interrupt is for this process to answer: workers inherit that they ignore it.
+            compiled = pool.map(_try_compile, jobs)
+        yield from compiled
+    except BaseException:
+        for worker in active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if current_thread() is not main_thread():
+        yield  # Only the main thread may say what is done about signals.
+        return
+    before = signal(SIGINT, SIG_IGN)
+    try:
+        yield
+    finally:
+        signal(SIGINT, before)
 
 
 def _try_compile(job: Job) -> Package | Refused | Broken:
@@ -390,10 +414,12 @@ def _compare_or_write(project: Project, job: Job, package: Package, out: Path, c
     directory = out / package.name
     shown = project.show(directory)
     try:
-        diff = differences(directory, shown, package.files) if check else ""
+        diff = differences(directory, project.show_inside(directory), package.files) if check else ""
         changes = pending_changes(directory, package.files) if check else write_package(directory, package.files)
-    except (ForeignFile, OSError) as error:
-        return Unwritable(job.shown, str(error))
+    except ForeignFile as error:
+        return Unwritable(job.shown, str(ForeignFile(Path(project.show(error.path)))))
+    except OSError as error:
+        return Unwritable(job.shown, project.explain(error))
     if not check:
         with suppress(OSError):  # A build that cannot be remembered is built again.
             remember(job.record, job.key, package.name, package.files)

@@ -7,6 +7,7 @@ build to the next to `.flagen/`. Nothing has to exist: without a project, the wo
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,49 +49,61 @@ class Project:
         return self.root / ".flagen"
 
     def all_specs(self) -> tuple[Path, ...]:
-        return tuple(_from_here(path) for path in sorted(self.specs.glob("*.yaml")))
+        return tuple(Path(self.show(path)) for path in sorted(self.specs.glob("*.yaml")))
 
-    def find_spec(self, argument: str) -> Path:
-        """The spec a person means by `argument`: a path, or the bare name of a variant in `specs/`.
+    def find_spec(self, argument: str, others: Path | None = None) -> Path:
+        """The spec a person means by `argument`: a path, or the bare name of a variant in `specs/`; or in the directory
+        `others`, where one is given.
 
         Raises:
-            UsageError: there is no such file; names the variants that look like it.
+            UsageError: there is no such file; says where it was looked for, and names the variants that look like it.
         """
         path = Path(argument)
         if path.is_file():
             return path
+        folders = [self.specs] if others is None else [self.specs, others]
+        for folder in folders:
+            if VARIANT.fullmatch(argument) and (folder / f"{argument}.yaml").is_file():
+                return Path(self.show(folder / f"{argument}.yaml"))
         if path.is_dir():
             raise UsageError(f"{argument} is a directory; name the specs in it, or use --all for all of specs/")
-        named = self.specs / f"{argument}.yaml"
-        if VARIANT.fullmatch(argument) and named.is_file():
-            return _from_here(named)
-        near = difflib.get_close_matches(path.stem, [spec.stem for spec in self.all_specs()], n=3)
+        known = {spec.stem for folder in folders for spec in folder.glob("*.yaml")}
+        near = difflib.get_close_matches(path.stem, sorted(known), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UsageError(f"there is no spec {argument}{hint}")
+        looked = [f"{self.show(folder)}/" for folder in folders if folder.is_dir()]
+        where = f"in {' or '.join(looked)}" if looked else f"for there is no specs/ in {Path.cwd()} or above it"
+        raise UsageError(f"there is no spec {argument}: no such file, and no variant of this name {where}{hint}")
 
     def show(self, path: Path) -> str:
-        """`path` as printed in messages and files: relative to the project when inside it, else as it was given."""
-        try:
-            return _anchored(path).relative_to(self.root).as_posix()
-        except ValueError:
-            return str(path)
+        """`path` as printed in messages: as one would type it where one stands, if that is in the project, as the path
+        is; else as it was given."""
+        here, whole = Path.cwd().resolve(), _anchored(path)
+        if whole.is_relative_to(here):
+            return whole.relative_to(here).as_posix()
+        if path.is_absolute() and whole.is_relative_to(self.root) and here.is_relative_to(self.root):
+            return Path(os.path.relpath(whole, here)).as_posix()
+        return str(path)
+
+    def show_inside(self, path: Path) -> str:
+        """`path` relative to the project when inside it, wherever one stands; else as it was given."""
+        whole = _anchored(path)
+        return whole.relative_to(self.root).as_posix() if whole.is_relative_to(self.root) else str(path)
 
     def show_portable(self, path: Path) -> str:
         """`path` as written into generated files: relative to the project when inside it, else only the file's name."""
-        inside = _anchored(path).is_relative_to(self.root)
-        return self.show(path) if inside else path.name
+        return self.show_inside(path) if _anchored(path).is_relative_to(self.root) else path.name
+
+    def explain(self, error: OSError) -> str:
+        """An error of the file system, with its path as others are shown."""
+        if not isinstance(error.filename, str) or error.strerror is None:
+            return str(error)
+        return f"{self.show(Path(error.filename))}: {error.strerror}"
 
 
 def bundled(kind: str) -> Path:
     """The directory `kind` ("templates" or "specs") that comes with flagen: in a wheel, or beside it in a checkout."""
     packed = PACKAGE / f"_{kind}"
     return packed if packed.is_dir() else PACKAGE.parent / kind
-
-
-def _from_here(path: Path) -> Path:
-    """`path` relative to the working directory when inside it, as a person there would type it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _anchored(path: Path) -> Path:

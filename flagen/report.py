@@ -72,6 +72,9 @@ def _print_built(built: Built, *, full: bool, check: bool, verbose: bool) -> Non
     package, changes = built.package, built.changes
     for remark in package.remarks:
         _print_diagnostic(remark, package.source)
+    for path in changes.edited:
+        becomes = "not what flagen wrote" if check else "removed" if path in changes.removed else "overwritten"
+        _err(f"{built.directory}/{path}: edited by hand, and {becomes}", "yellow")
     done = f"{len(changes.written)} written, {len(changes.unchanged)} unchanged"
     if changes.removed:
         done += f", {len(changes.removed)} removed"

@@ -9,20 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagen.diagnostics import InternalError
-from flagen.emit.banner import SUFFIXES, has_banner
+from flagen.emit.banner import SUFFIXES, has_banner, is_edited
 
 
 class ForeignFile(Exception):
     """A file that flagen did not write stands where it would write one."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} was not written by flagen (it has no banner); move it out of the way")
+        self.path = path
+
 
 @dataclass(frozen=True)
 class Changes:
-    """What writing a package would do, or did: paths inside the package, each in order."""
+    """What writing a package would do, or did: paths inside the package, each in order. Of what is written or removed,
+    `edited` had been changed by hand."""
 
     written: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.written or self.removed)
@@ -43,9 +49,10 @@ def pending_changes(package: Path, files: Mapping[str, str]) -> Changes:
         elif present is None or _is_own(present):
             written.append(path)
         else:
-            raise ForeignFile(f"{package / path} was not written by flagen (it has no banner); move it out of the way")
+            raise ForeignFile(package / path)
     stale = [path for path in sorted(own_files(package)) if path not in files]
-    return Changes(tuple(written), tuple(unchanged), tuple(stale))
+    edited = [path for path in (*written, *stale) if is_edited((_read(package / path) or b"").decode(errors="replace"))]
+    return Changes(tuple(written), tuple(unchanged), tuple(stale), tuple(edited))
 
 
 def write_package(package: Path, files: Mapping[str, str]) -> Changes:

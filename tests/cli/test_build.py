@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,45 @@ def test_the_working_directory_inside_a_project_does_not_matter(
     assert flagen("build", "gla.yaml", "--force").code == OK
     assert project.generated() == before
     assert not (project.root / "specs" / "generated").exists()
+
+
+def test_paths_are_those_one_would_type_where_one_stands(
+    flagen: Flagen, project: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    project.take("gla", "retention")
+    project.edit("retention", "outer(k, v)", "outer(k, vv)")
+    here = project.root / "specs" / "drafts"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert flagen("check", "gla").out == "../gla.yaml: ok\n"
+    assert flagen("check", "../retention.yaml").err.startswith("../retention.yaml:")
+    assert flagen("check", "retention").err.startswith("../retention.yaml:")
+    assert "; ../../generated/gla: " in flagen("build", "gla").out
+    assert flagen("new", "mine", "--like", "gla").out.startswith("wrote ../mine.yaml\n")
+    assert "there is no package ../../generated/mine;" in flagen("inspect", "mine").err
+    assert "no variant of this name in ../; did you mean gla?" in flagen("check", "glaa").err
+    own = project.root / "generated" / "gla" / "naive.py"
+    own.write_text("print('mine')\n")
+    assert "../gla.yaml: ../../generated/gla/naive.py was not written by flagen" in flagen("build", "gla").err
+
+    monkeypatch.chdir(project.root / "generated")
+    assert flagen("check", "gla").out == "../specs/gla.yaml: ok\n"
+
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")
+    spec = str(project.spec("gla"))
+    assert flagen("check", spec).out == f"{spec}: ok\n"
+    assert "; out/gla: " in flagen("build", spec, "--out", "out").out
+    assert "no variant of this name for there is no specs/ in" in flagen("check", "gla").err
+
+
+def test_a_diff_names_files_from_the_top_of_the_project(
+    flagen: Flagen, project: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where `git apply` and `patch` want them, wherever one stands."""
+    project.take("gla")
+    monkeypatch.chdir(project.root / "specs")
+    assert "+++ b/generated/gla/naive.py\n" in flagen("build", "gla", "--check").out
 
 
 def test_out_puts_packages_elsewhere(flagen: Flagen, project: Workspace) -> None:
@@ -91,6 +131,44 @@ def test_a_damaged_package_is_repaired(flagen: Flagen, project: Workspace, damag
             target.with_name("old.py").write_text(target.read_text())
     assert "proved" in flagen("build", "gla").out
     assert project.generated() == before
+
+
+def edit(path: Path) -> None:
+    path.write_text(path.read_text() + "# by hand\n")
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_an_edited_file_is_overwritten_with_a_word(flagen: Flagen, project: Workspace, remembered: bool) -> None:
+    """Also in a fresh clone, where no build is remembered, and where the spec has changed as well."""
+    project.take("gla")
+    flagen("build", "gla")
+    edit(project.root / "generated" / "gla" / "naive.py")
+    if not remembered:
+        shutil.rmtree(project.root / ".flagen")
+        project.edit("gla", "title: ", "title: My ")
+    said = "generated/gla/naive.py: edited by hand"
+    done = flagen("build", "gla", "--check")
+    assert done.code == WRONG and done.err == f"{said}, and not what flagen wrote\n"
+    done = flagen("build", "gla")
+    assert done.code == OK and done.err == f"{said}, and overwritten\n"
+    assert "by hand" not in project.generated()["gla/naive.py"]
+    assert flagen("build", "gla", "--force").err == ""
+
+
+def test_an_edited_file_is_removed_with_a_word(flagen: Flagen, project: Workspace) -> None:
+    project.take("gla")
+    flagen("build", "gla")
+    naive = project.root / "generated" / "gla" / "naive.py"
+    naive.with_name("old.py").write_text(naive.read_text())
+    edit(naive.with_name("old.py"))
+    assert flagen("build", "gla").err == "generated/gla/old.py: edited by hand, and removed\n"
+
+
+def test_a_file_that_only_is_out_of_date_is_no_news(flagen: Flagen, project: Workspace) -> None:
+    project.take("gla")
+    flagen("build", "gla")
+    project.edit("gla", "title: ", "title: My ")
+    assert flagen("build", "gla").err == ""
 
 
 def test_a_changed_template_or_source_builds_everything_again(
@@ -268,7 +346,8 @@ def test_two_specs_cannot_build_one_package(flagen: Flagen, project: Workspace) 
     [
         (("build",), "--all"),
         (("build", "--all", "gla"), "not both"),
-        (("build", "glaa"), "did you mean gla?"),
+        (("build", "glaa"), "no variant of this name in specs/; did you mean gla?"),
+        (("new", "mine", "--like", "kdaa"), "did you mean kda?"),
         (("build", "specs/glaa.yaml"), "did you mean gla?"),
         (("build", "specs"), "is a directory"),
         (("build", "--nonsense"), "--nonsense"),
@@ -348,3 +427,19 @@ def test_file_names_stay_inside_the_banner(flagen: Flagen, project: Workspace, n
         if file.endswith(".py"):
             ast.parse(content)
     assert path.exists() and not Path("owned").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------- interrupts
+
+
+def test_an_interrupt_ends_a_command_without_a_word(
+    flagen: Flagen, project: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(spec: object) -> object:
+        raise KeyboardInterrupt
+
+    project.take("gla")
+    monkeypatch.setattr(pipeline, "derive", interrupted)
+    done = flagen("build", "gla")
+    assert (done.code, done.out, done.err) == (130, "", "")
+    assert project.generated() == {}

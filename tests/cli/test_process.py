@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,40 @@ def test_a_closed_pipe_is_no_crash(project: Workspace) -> None:
     command = f"{sys.executable} -m flagen explain gated_delta_product | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout == "Spec\n" and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["typer", "flagen.report", "flagen.pipeline", "flagen.spec", "sympy"])
+def test_an_interrupt_during_an_import_prints_nothing(project: Workspace, module: str) -> None:
+    """As if Ctrl-C came while `module` is being imported."""
+    project.take("gla")
+    program = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.argv = ['flagen', 'build', 'gla']\n"
+        "from flagen.__main__ import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="interrupts a group of processes")
+def test_an_interrupt_ends_the_processes_of_a_build(project: Workspace) -> None:
+    """Ctrl-C in a terminal reaches them as well: they are ended, and none of them prints a traceback."""
+    project.take(*VARIANTS)
+    command = [sys.executable, "-m", "flagen", "build", "--all"]
+    with subprocess.Popen(
+        command, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as build:
+        assert build.stdout is not None
+        first = build.stdout.readline()
+        os.killpg(build.pid, signal.SIGINT)
+        # What holds the pipes open is a process of the build: this ends when all of them have.
+        _, said = build.communicate(timeout=60)
+    assert first and said == "" and build.returncode == 130
 
 
 def test_a_wheel_builds_outside_the_checkout(project: Workspace, tmp_path: Path) -> None:

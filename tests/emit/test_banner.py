@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from flagen.emit.banner import Origin, add_banner, has_banner
+from flagen.emit.banner import Origin, add_banner, has_banner, is_edited, seal
 
 ORIGIN = Origin("0.1.0", "specs/gla.yaml", "5b1f" * 16)
 
@@ -60,3 +60,17 @@ def test_a_file_name_stays_inside_the_comment(name: str) -> None:
 
 def test_a_path_with_spaces_is_quoted_for_the_shell() -> None:
     assert "`flagen build 'my specs/a.yaml'`" in add_banner("a.py", "", Origin("0.1.0", "my specs/a.yaml", "0" * 64))
+
+
+@pytest.mark.parametrize("path", ["chunk.py", "DERIVATION.md"])
+def test_a_file_knows_whether_it_was_edited(path: str) -> None:
+    text = seal(path, add_banner(path, "first\nsecond\n", ORIGIN))
+    assert has_banner(text) and text.endswith("\nfirst\nsecond\n")
+    assert not is_edited(text)
+    assert is_edited(text + "third\n") and is_edited(text.replace("first", "1st")) and is_edited(text[:-1])
+    assert not is_edited(text.replace("\n", "\r\n")), "a checkout may have other line breaks"
+
+
+def test_of_a_file_without_a_hash_nobody_knows_whether_it_was_edited() -> None:
+    assert not is_edited(add_banner("chunk.py", "first\n", ORIGIN))
+    assert not is_edited("by hand\n")
