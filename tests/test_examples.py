@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,3 +50,24 @@ def test_an_operator_that_is_slightly_off_is_found(checkout: Path, kind: str) ->
     )
     init.write_text(text)
     assert crosscheck(checkout).returncode == 1
+
+
+def test_where_there_is_nothing_to_compare_it_says_so(checkout: Path) -> None:
+    init = checkout / "generated" / VARIANT / "__init__.py"
+    kinds = ("naive_chunk", "chunk", "fused_recurrent")
+    init.write_text(init.read_text() + f"\ndel {', '.join(f'{kind}_{VARIANT}' for kind in kinds)}\n")
+    done = crosscheck(checkout)
+    assert done.returncode == 0 and "nothing was compared" in done.stdout
+
+
+@pytest.mark.parametrize(("variant", "staged"), [("gla", False), ("gsa", True), ("abc_attn", True)])
+def test_the_gradients_of_stages_are_compared_as_well(variant: str, staged: bool) -> None:
+    """Their kernels are in the packages of the stages."""
+    spec = importlib.util.spec_from_file_location("crosscheck", ROOT / "examples" / "crosscheck.py")
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    folder = ROOT / "generated" / variant
+    assert (folder / "chunk_backward.py").exists() != staged
+    assert example.has_backward_kernels(SimpleNamespace(__path__=[str(folder)]), "chunk")
+    assert not example.has_backward_kernels(SimpleNamespace(__path__=[str(folder)]), "naive_chunk")
