@@ -163,7 +163,7 @@ def _remarks_on_chunks(plan: Plan) -> tuple[Diagnostic, ...]:
             for remark in _remarks_on_chunks(stage.plan)
         )
     if isinstance(plan.chunk, Unavailable):
-        return (_remark("no-chunk-form", plan, plan.chunk, "no chunk form"),)
+        return (replace(_remark("no-chunk-form", plan, plan.chunk, "no chunk form"), hint=_hint(plan, plan.chunk)),)
     if isinstance(kernels, Unavailable):
         return (_remark("no-kernel", plan, kernels, "no chunk kernel"),)
     if isinstance(kernels, ExpandedPlan):
@@ -172,6 +172,14 @@ def _remarks_on_chunks(plan: Plan) -> tuple[Diagnostic, ...]:
     if isinstance(backward, Unavailable):
         return (_remark("no-backward-kernel", plan, backward, "the gradients of the chunk kernels run in PyTorch"),)
     return ()
+
+
+def _hint(plan: Plan, why: Unavailable) -> str:
+    """What has a chunk form in place of the reason that there is none; mostly nothing."""
+    from flagen.spec.usage import called_at
+
+    running = called_at(plan.spec.update, why.span) == "maximum"
+    return "a running maximum of logarithms can be `logaddexp(m + f, x)`, which has a chunk form" if running else ""
 
 
 def _remark(code: str, plan: Plan, why: Unavailable | ExpandedPlan, what: str) -> Diagnostic:

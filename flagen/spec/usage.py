@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from flagen.diagnostics import Span
 from flagen.spec.model import (
     Assign,
     Binary,
@@ -57,6 +58,12 @@ def assignments(statements: tuple[Statement, ...]) -> Iterator[Assign]:
             yield statement
         else:
             yield from statement.body
+
+
+def called_at(statements: tuple[Statement, ...], span: Span) -> str | None:
+    """The elementwise function that is called at a place of the statements, if one is."""
+    nodes = (node for assign in assignments(statements) for node in walk(assign.value))
+    return next((node.function for node in nodes if isinstance(node, Call) and node.span == span), None)
 
 
 def names_in(expr: Expr) -> set[str]:
