@@ -373,7 +373,7 @@ def _job(project: Project, path: Path, out: Path) -> Job:
     return Job(path, project.show(path), origin, record, key)
 
 
-def _compile_all(jobs: Sequence[Job]) -> Iterator[Package | Refused | Broken]:
+def _compile_all(jobs: Sequence[Job]) -> Generator[Package | Refused | Broken, None, None]:
     workers = min(_processors(), len(jobs))
     if len(jobs) < _WORTH_A_POOL or workers < 2:
         yield from map(_try_compile, jobs)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,8 @@ def test_paths_are_those_one_would_type_where_one_stands(
     assert flagen("check", spec).out == f"{spec}: ok\n"
     assert "; out/gla: " in flagen("build", spec, "--out", "out").out
     assert "no variant of this name for there is no specs/ in" in flagen("check", "gla").err
+    monkeypatch.chdir(tmp_path)
+    assert flagen("check", spec).out == "project/specs/gla.yaml: ok\n"
 
 
 def test_a_diff_names_files_from_the_top_of_the_project(
@@ -443,3 +448,26 @@ def test_an_interrupt_ends_a_command_without_a_word(
     done = flagen("build", "gla")
     assert (done.code, done.out, done.err) == (130, "", "")
     assert project.generated() == {}
+
+
+needs_two_processors = pytest.mark.skipif(pipeline._processors() < 2, reason="one processor builds by itself")
+
+
+@needs_two_processors
+def test_an_interrupt_is_not_for_the_processes_of_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They start with it ignored, so that none of them prints a traceback, not even while it starts."""
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(pipeline, "_try_compile", signal.getsignal)
+    found = pipeline._compile_all([signal.SIGINT] * 4)  # type: ignore[list-item]
+    assert list(found) == [signal.SIG_IGN] * 4
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@needs_two_processors
+def test_a_build_that_is_left_ends_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_try_compile", time.sleep)
+    began = time.monotonic()
+    building = pipeline._compile_all([0, 600, 600, 600])  # type: ignore[list-item]
+    next(building)
+    building.close()
+    assert time.monotonic() - began < 60 and not multiprocessing.active_children()
