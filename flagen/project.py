@@ -78,9 +78,7 @@ class Project:
         """`path` as printed in messages: as one would type it where one stands, if that is in the project, as the path
         is; else as it was given."""
         here, whole = Path.cwd().resolve(), _anchored(path)
-        if whole.is_relative_to(here):
-            return whole.relative_to(here).as_posix()
-        if path.is_absolute() and whole.is_relative_to(self.root) and here.is_relative_to(self.root):
+        if whole.is_relative_to(self.root) and here.is_relative_to(self.root):
             return Path(os.path.relpath(whole, here)).as_posix()
         return str(path)
 
