@@ -27,6 +27,8 @@ from rich.text import Text
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize, softplus
 
+from flagen.diagnostics import SpecError
+from flagen.project import Project, UsageError
 from flagen.spec import load_spec
 from flagen.spec.model import Interval, Spec
 
@@ -49,8 +51,14 @@ Run = Callable[[Tensors], Tensors]
 def main(name: Annotated[str, typer.Argument(help="A variant of generated/.")] = "gated_delta_product") -> None:
     if DEVICE == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is decorated, on import.
+    try:
+        spec = load_spec(Project(ROOT).find_spec(name))
+    except (UsageError, SpecError) as error:
+        raise typer.BadParameter(str(error)) from None
+    if not (ROOT / "generated" / name).is_dir():
+        raise typer.BadParameter(f"there is no package generated/{name}; run `flagen build {name}`")
     sys.path.insert(0, str(ROOT))
-    spec, package = load_spec(ROOT / "specs" / f"{name}.yaml"), importlib.import_module(f"generated.{name}")
+    package = importlib.import_module(f"generated.{name}")
     tensors, numbers = arguments(spec, package)
 
     def operator(kind: str) -> Run | None:

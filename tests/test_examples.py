@@ -27,8 +27,8 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def crosscheck(checkout: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "examples/crosscheck.py", VARIANT]
+def crosscheck(checkout: Path, variant: str = VARIANT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "examples/crosscheck.py", variant]
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False, timeout=240)
 
 
@@ -58,6 +58,12 @@ def test_where_there_is_nothing_to_compare_it_says_so(checkout: Path) -> None:
     init.write_text(init.read_text() + f"\ndel {', '.join(f'{kind}_{VARIANT}' for kind in kinds)}\n")
     done = crosscheck(checkout)
     assert done.returncode == 0 and "nothing was compared" in done.stdout
+
+
+def test_a_variant_that_is_not_there_is_named(checkout: Path) -> None:
+    done = crosscheck(checkout, "glaa")
+    said = " ".join(word for word in done.stderr.split() if word.isascii())
+    assert done.returncode == 2 and "Traceback" not in said and "did you mean gla?" in said
 
 
 @pytest.mark.parametrize(("variant", "staged"), [("gla", False), ("gsa", True), ("abc_attn", True)])
