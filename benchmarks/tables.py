@@ -5,8 +5,9 @@
     python -m benchmarks.tables --fresh     redo even what has not changed; with --check, to compare it
 
 Of each variant there is a hash, of its package and the tools, and of each kernel one of all that goes into it: what has
-not changed is neither compiled nor metered again, and a check compares hashes. Compilers differ from release to
-release: under another Triton than the one that the tables name there is nothing to compare, and a check says so.
+not changed is neither compiled nor metered again, and a check compares hashes. Other warps alone do not make a call
+move anything else: what is metered has a hash without them. Compilers differ from release to release: under another
+Triton than the one that the tables name there is nothing to compare, and a check says so.
 """
 
 from __future__ import annotations
@@ -63,18 +64,20 @@ gradients of the inputs are written once, and the gradient of the output is read
 
 @dataclass(frozen=True)
 class Tables:
-    """All rows, and the Triton that they are of; `keys`: what each variant's are of, as a hash."""
+    """All rows, and the Triton that they are of; `keys`: what each variant's are of, as a hash; `metered_keys`: the
+    same for those that are metered."""
 
     triton: str
     kernels: Sequence[Compiled]
     metered: Sequence[Metered]
     gradients: Sequence[MeteredGradients]
     keys: Mapping[str, str]
+    metered_keys: Mapping[str, str]
 
     @classmethod
     def empty(cls) -> Self:
         """Those of no package, and of no Triton."""
-        return cls("", (), (), (), {})
+        return cls("", (), (), (), {}, {})
 
     @classmethod
     def read(cls) -> Self:
@@ -88,6 +91,7 @@ class Tables:
             [Metered.from_json(row) for row in metered["rows"]],
             [MeteredGradients.from_json(row) for row in metered["gradients"]],
             metered.get("keys", {}),
+            metered.get("metered_keys", {}),
         )
 
     def files(self) -> dict[str, str]:
@@ -95,7 +99,12 @@ class Tables:
         return {
             "kernels.json": _json(self.triton, rows=self.kernels),
             "kernels.md": kernels_page(self.triton, self.kernels),
-            "metered.json": _json(self.triton, self.keys, rows=self.metered, gradients=self.gradients),
+            "metered.json": _json(
+                self.triton,
+                {"keys": self.keys, "metered_keys": self.metered_keys},
+                rows=self.metered,
+                gradients=self.gradients,
+            ),
             "metered.md": metered_page(self.triton, self.metered, self.gradients),
         }
 
@@ -116,12 +125,16 @@ def make(old: Tables, packages: Sequence[Package], *, fresh: bool) -> Tables:
     known |= {row.key: row for row in inspection.compile_kernels(changed, but=known, backward=BACKWARD)}
     recorded = inspection.record(changed, backward=BACKWARD)
     kernels = [replace(known[launched.key], **asdict(launched)) for launched in recorded]
+    metered_keys = {name: old.metered_keys.get(name, "") for name in same} | inspection.metered_keys(changed)
+    moved = [package for package in changed if old.metered_keys.get(package.name) != metered_keys[package.name]]
+    kept = {package.name for package in packages} - {package.name for package in moved}
     return Tables(
         triton,
         sorted((*(row for row in old.kernels if row.variant in same), *kernels), key=lambda row: row.variant),
-        _ordered((*(row for row in old.metered if row.variant in same), *inspection.meter(changed))),
-        _ordered((*(row for row in old.gradients if row.variant in same), *inspection.meter_gradients(changed))),
+        _ordered((*(row for row in old.metered if row.variant in kept), *inspection.meter(moved))),
+        _ordered((*(row for row in old.gradients if row.variant in kept), *inspection.meter_gradients(moved))),
         {package.name: inspection.package_key(package) for package in packages},
+        {package.name: metered_keys[package.name] for package in packages},
     )
 
 
@@ -273,12 +286,14 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _json(triton: str, keys: Mapping[str, str] | None = None, **lists: Sequence[Any]) -> str:
+def _json(triton: str, keys: Mapping[str, Mapping[str, str]] | None = None, **lists: Sequence[Any]) -> str:
     """A row a line, so that a diff shows which have changed."""
     texts = {name: ",\n".join(json.dumps(asdict(row)) for row in rows) for name, rows in lists.items()}
-    parts = [f'"triton": "{triton}"', *(f'"{name}": [\n{text}\n]' for name, text in texts.items())]
-    if keys is not None:
-        parts.insert(1, f'"keys": {json.dumps(keys, indent=0)}')
+    parts = [
+        f'"triton": "{triton}"',
+        *(f'"{name}": {json.dumps(hashes, indent=0)}' for name, hashes in (keys or {}).items()),
+    ]
+    parts += [f'"{name}": [\n{text}\n]' for name, text in texts.items()]
     return f"{{{', '.join(parts)}}}\n"
 
 

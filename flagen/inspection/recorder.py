@@ -60,20 +60,29 @@ class Launch:
     constexprs: Mapping[str, Any]
     divisible_by_16: tuple[str, ...]
     options: Mapping[str, Any]
+    grid: Any
 
     @property
     def name(self) -> str:
         return str(self.kernel.__name__)
 
     def key(self, arch: str) -> str:
-        """A hash of all that is compiled; wording and layout of the kernel's module do not count."""
-        given = [self.name, arch, self.signature, self.constexprs, self.divisible_by_16, self.options]
-        told, code = json.dumps(given, sort_keys=True, default=repr), _code(Path(self.kernel.fn.__code__.co_filename))
+        """A hash of all that is compiled. Wording does not count, nor what else is in the kernel's module."""
+        return self._hash(arch, self.divisible_by_16, self.options)
+
+    def work(self) -> str:
+        """A hash of all that decides what the launch computes and moves: not its warps, for one."""
+        return self._hash(self.grid if isinstance(self.grid, tuple) else None)
+
+    def _hash(self, *more: object) -> str:
+        told = json.dumps([self.name, self.signature, self.constexprs, *more], sort_keys=True, default=repr)
+        code = _code(Path(self.kernel.fn.__code__.co_filename), self.kernel.fn.__name__)
         return hashlib.sha256((code + told).encode()).hexdigest()[:16]
 
 
-def record(call: Callable[[], object], arch: str) -> list[Launch]:
-    """What `call` launches when it runs on `arch`. The modules of its kernels have to be imported by now."""
+def record(call: Callable[[], object], arch: str | None) -> list[Launch]:
+    """What `call` launches when it runs on `arch`, or without a GPU, as in the interpreter. The modules of its kernels
+    have to be imported by now."""
     require_compiler()
     launches: list[Launch] = []
 
@@ -110,7 +119,7 @@ def _launch(kernel: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -
         if special and not param.do_not_specialize_on_alignment and _is_divisible(value):
             divisible.append(param.name)
     options = {name: value for name, value in named.items() if name not in (*kernel.arg_names, *_LAUNCHING)}
-    return Launch(kernel, signature, constexprs, tuple(divisible), options)
+    return Launch(kernel, signature, constexprs, tuple(divisible), options, named.get("grid"))
 
 
 def _type_of(value: Any, what: str) -> str:
@@ -133,17 +142,32 @@ def _is_divisible(value: Any) -> bool:
 
 
 @cache
-def _code(file: Path) -> str:
-    """The module that kernels are in and those beside it that it imports from, without comments and docstrings."""
-    return "\n".join(_stripped(file))
+def _code(file: Path, kernel: str) -> str:
+    """The kernel and all that it reaches in its module and those beside it, without comments and docstrings."""
+    definitions, reached, waiting = _definitions(file), set(), [kernel]
+    while waiting:
+        name = waiting.pop()
+        if name in definitions and name not in reached:
+            reached.add(name)
+            waiting += [node.id for node in ast.walk(definitions[name]) if isinstance(node, ast.Name)]
+    return "\n".join(ast.unparse(definitions[name]) for name in sorted(reached))
 
 
-def _stripped(path: Path) -> Iterator[str]:
-    tree = tree_of(path)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-            yield from _stripped(path.parent / f"{node.module}.py")
-    yield ast.unparse(tree)
+@cache
+def _definitions(file: Path) -> Mapping[str, ast.stmt]:
+    """What defines each name of a module, or of a module beside it from which it imports the name."""
+    found: dict[str, ast.stmt] = {}
+    for node in tree_of(file).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                found[name] = node
+            case ast.Assign() | ast.AnnAssign():
+                targets = (x for x in ast.walk(node) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store))
+                found |= {target.id: node for target in targets}
+            case ast.ImportFrom(level=1, module=str(module)):
+                beside = _definitions(file.parent / f"{module}.py")
+                found |= {x.asname or x.name: beside[x.name] for x in node.names if x.name in beside}
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ the launcher's world
@@ -156,8 +180,10 @@ def _run_every_configuration(tuner: Any, /, *arguments: Any, **named: Any) -> No
         tuner.fn.run(*arguments, **named, **configuration.all_kwargs())
 
 
-def _pretending(arch: str) -> list[Patch]:
+def _pretending(arch: str | None) -> list[Patch]:
     """torch's answers about the GPU of a launch."""
+    if arch is None:
+        return [Patch(torch.version, "hip", None), Patch(torch.cuda, "is_available", lambda: False)]
     device = DEVICES[arch]
     major, minor = device.capability
     properties = SimpleNamespace(

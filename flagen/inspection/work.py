@@ -97,13 +97,34 @@ def meter_gradients(packages: Sequence[Package]) -> list[MeteredGradients]:
     return [MeteredGradients.from_json(row) for row in rows]
 
 
+def metered_keys(packages: Sequence[Package]) -> dict[str, str]:
+    """For each package a hash of all that decides what its calls move and compute. Warps and stages do not."""
+    rows = _work(_task("metered keys", packages), interpret=False, parts=len(packages))
+    launches = {row["variant"]: row["key"] for row in rows}
+    return {package.name: _key_of(package, _launchers(package), launches[package.name]) for package in packages}
+
+
+def _launchers(package: Package) -> list[Path]:
+    """The files of a package without kernels. Of the others, launches have kernels, and the tiles they are told."""
+    files = sorted(Path(package.folder).rglob("*.py"))
+    return [path for path in files if not any(map(_imports_triton, tree_of(path).body))]
+
+
+def _imports_triton(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Import) and any(name.name == "triton" for name in statement.names)
+
+
 def package_key(package: Package) -> str:
     """A hash of all that decides, under one Triton, what is found out about a package: its files, its spec, the tools.
 
     Comments and docstrings are left out.
     """
-    files = _hash_of(sorted(Path(package.folder).rglob("*.py")))
-    return hashlib.sha256(Path(package.spec).read_bytes() + files + _hash_of_tools()).hexdigest()[:16]
+    return _key_of(package, sorted(Path(package.folder).rglob("*.py")))
+
+
+def _key_of(package: Package, files: Iterable[Path], launches: str = "") -> str:
+    told = Path(package.spec).read_bytes() + _hash_of(files) + _hash_of_tools() + launches.encode()
+    return hashlib.sha256(told).hexdigest()[:16]
 
 
 @cache

@@ -6,6 +6,7 @@ and interpreter a process has is decided by its environment, before it starts.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import pkgutil
@@ -62,6 +63,9 @@ def perform(task: Mapping[str, Any]) -> list[tuple[object, dict[str, Any]]]:
             wanted = [(launched, launch) for launched, launch in recorded if launched.key not in task["but"]]
             share = list(enumerate(wanted))[number::count]
             return [(place, asdict(_compiled(launched, launch))) for place, (launched, launch) in share]
+        case "metered keys":
+            mine = list(enumerate(packages))[number::count]
+            return [(place, {"variant": package["name"], "key": _metered_key(package)}) for place, package in mine]
         case "meter" | "meter gradients" as what:
             meter = _metered if what == "meter" else _metered_with_gradients
             calls = list(enumerate((package, operator) for operator in OPERATORS for package in packages))
@@ -244,6 +248,22 @@ def _metered_with_gradients(package: Mapping[str, str], operator: str) -> Iterat
             # Inputs are read twice and their gradients written; the output is written, and its gradient read.
             minimum=3 * _least(spec)[0] * tokens - output,
         )
+
+
+def _metered_key(package: Mapping[str, str]) -> str:
+    """A hash of the launches of all calls that are metered, in their order: what they compute and move."""
+    from flagen.inspection.recorder import record
+
+    spec, module = _load(package)
+    digest = hashlib.sha256()
+    for operator in OPERATORS:
+        function = getattr(module, f"{operator}_{spec.name}", None)
+        if function is not None:
+            workload = Workload(METERED, _METERED_TOKENS[operator], final_state=True)
+            for call, said in _ways(spec, function):
+                for launch in record(partial(call, {**arguments(spec, workload), **said}), None):
+                    digest.update(launch.work().encode())
+    return digest.hexdigest()[:16]
 
 
 def _least(spec: Spec) -> tuple[int, int]:

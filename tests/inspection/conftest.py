@@ -25,6 +25,10 @@ import triton
 import triton.language as tl
 
 
+def warps():
+    return 1
+
+
 @triton.jit
 def rows_kernel(k, scratch, n, BLOCK: tl.constexpr):
     r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -56,7 +60,7 @@ def naive_recurrent_toy(*arguments, **named):
 def chunk_toy(k, v, *, initial_state=None, output_final_state=False, cu_seqlens=None):
     if os.environ.get("TRITON_INTERPRET") != "1":
         raise AssertionError("tensors on the CPU take the PyTorch form")
-    from .kernels import product_kernel, rows_kernel
+    from .kernels import product_kernel, rows_kernel, warps
 
     B, T, H, K = k.shape
     V = v.shape[-1]
@@ -65,7 +69,7 @@ def chunk_toy(k, v, *, initial_state=None, output_final_state=False, cu_seqlens=
     modern = not torch.cuda.is_available() or torch.cuda.get_device_capability(k.device)[0] >= 9
     runs = B if cu_seqlens is None else len(cu_seqlens) - 1
     block = 128 if modern and runs > 32 else 64
-    rows_kernel[(-(-k.numel() // block),)](k, scratch, k.numel(), BLOCK=block, num_warps=1)
+    rows_kernel[(-(-k.numel() // block),)](k, scratch, k.numel(), BLOCK=block, num_warps=warps())
     product_kernel[(1,)](scratch, v, o, S_final, 16, K=K, V=V, BLOCK=64)
     return o + 0, S_final
 """

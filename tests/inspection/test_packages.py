@@ -21,6 +21,7 @@ from flagen.inspection import (
     compile_kernels,
     meter,
     meter_gradients,
+    metered_keys,
     record,
 )
 from flagen.project import UsageError
@@ -79,6 +80,9 @@ def test_what_kernels_compile_to(kernels: list[Compiled]) -> None:
         ('"""Kernels."""', '"""The kernels,\n\nin other words."""\n# And a comment.', True),
         ("mask=r < n, other=0.0", "mask=r < n - 1, other=0.0", False),
         ("num_warps=2", "num_warps=8", False),
+        # Beside the kernels: what it tells them counts, not how.
+        ("return 1\n", "one = 1\n    return one\n", True),
+        ("return 1\n", "return 2\n", False),
     ],
 )
 def test_keys_follow_the_code_and_not_its_wording(
@@ -87,6 +91,32 @@ def test_keys_follow_the_code_and_not_its_wording(
     changed = edited(toy, tmp_path / "toy", "kernels.py", old, new)
     after = record([changed], ["sm_80", "sm_90"], [SIZE])
     assert ({row.key for row in after} == {row.key for row in launches}) is same
+
+
+def test_keys_follow_what_a_kernel_reaches(toy: Package, tmp_path: Path) -> None:
+    start = "@triton.jit\ndef rows_kernel(k, scratch, n, BLOCK: tl.constexpr):\n"
+    reaching = f"SHIFT = tl.constexpr(0)\n\n\n{start}    n += SHIFT\n"
+    first = edited(toy, tmp_path / "first" / "toy", "kernels.py", start, reaching)
+    second = edited(first, tmp_path / "second" / "toy", "kernels.py", "constexpr(0)", "constexpr(1)")
+    keys = [{row.kernel: row.key for row in record([package], ["sm_80"], [SIZE])} for package in (first, second)]
+    assert keys[0]["rows_kernel"] != keys[1]["rows_kernel"]
+    assert keys[0]["product_kernel"] == keys[1]["product_kernel"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "same"),
+    [
+        ("kernels.py", "return 1\n", "return 2\n", True),
+        ("kernels.py", "mask=r < n, other=0.0", "mask=r < n - 1, other=0.0", False),
+        ("launcher.py", "block = 128 if", "block = 32 if", False),
+        ("launcher.py", "return o + 0", "return o + 1", False),
+    ],
+)
+def test_what_is_metered_has_a_key_without_warps(
+    toy: Package, tmp_path: Path, file: str, old: str, new: str, same: bool
+) -> None:
+    changed = edited(toy, tmp_path / "toy", file, old, new)
+    assert (metered_keys([changed]) == metered_keys([toy])) is same
 
 
 def test_a_call_is_metered_kernel_by_kernel(toy: Package) -> None:

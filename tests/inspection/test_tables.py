@@ -64,6 +64,7 @@ def test_drift_is_seen(committed: Tables, packages: list[Package], monkeypatch: 
         metered=[row for row in committed.metered if row.variant in VARIANTS],
         gradients=[row for row in committed.gradients if row.variant in VARIANTS],
         keys={name: committed.keys[name] for name in VARIANTS},
+        metered_keys={},
     )
     monkeypatch.setattr(tables, "edited", lambda _: [])
     assert tables.drift(ours, packages) == []
@@ -82,8 +83,9 @@ def test_drift_is_seen(committed: Tables, packages: list[Package], monkeypatch: 
     ]
 
 
+@pytest.mark.parametrize("moves", [True, False])
 def test_only_what_changed_is_redone(
-    committed: Tables, packages: list[Package], monkeypatch: pytest.MonkeyPatch
+    committed: Tables, packages: list[Package], monkeypatch: pytest.MonkeyPatch, moves: bool
 ) -> None:
     asked = {}
     for name in ("compile_kernels", "record", "meter", "meter_gradients"):
@@ -92,12 +94,23 @@ def test_only_what_changed_is_redone(
             name,
             lambda some, name=name, **_: asked.update({name: [package.name for package in some]}) or [],
         )
-    old = replace(committed, keys=committed.keys | {QUICK: "of something else"})
+    monkeypatch.setattr(inspection, "metered_keys", lambda some: {package.name: "of this" for package in some})
+    old = replace(
+        committed,
+        keys=committed.keys | {QUICK: "of something else"},
+        metered_keys={"gla": "of gla", QUICK: "of something else" if moves else "of this"},
+    )
     made = tables.make(old, packages, fresh=False)
-    assert len(asked) == 4 and all(names == [QUICK] for names in asked.values())
+    assert asked["compile_kernels"] == asked["record"] == [QUICK]
+    assert asked["meter"] == asked["meter_gradients"] == ([QUICK] if moves else [])
     assert made.kernels == [row for row in committed.kernels if row.variant == "gla"]
-    assert made.metered == [row for row in committed.metered if row.variant == "gla"]
-    assert made.keys == {name: committed.keys[name] for name in VARIANTS}
+    kept = ("gla",) if moves else VARIANTS
+    assert made.metered == [row for row in committed.metered if row.variant in kept]
+    assert made.gradients == [row for row in committed.gradients if row.variant in kept]
+    assert made.keys == {
+        name: inspection.package_key(package) for name, package in zip(VARIANTS, packages, strict=True)
+    }
+    assert made.metered_keys == {"gla": "of gla", QUICK: "of this"}
 
 
 def test_an_edited_page_is_seen(committed: Tables) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,12 +15,16 @@ NAMES = ["simple_gla", "gated_delta_product", "kda", "oja"]
 
 @pytest.fixture(params=NAMES)
 def name(request):
-    launcher = importlib.import_module(f"generated.{request.param}.chunk_fused")
-    kept = dict(launcher.TILES)
-    launcher.TILES.clear()
+    tables = [
+        importlib.import_module(f"generated.{request.param}.{file}").TILES for file in ("chunk_fused", "chunk_backward")
+    ]
+    kept = [dict(table) for table in tables]
+    for table in tables:
+        table.clear()
     yield request.param
-    launcher.TILES.clear()
-    launcher.TILES.update(kept)
+    for table, known in zip(tables, kept, strict=True):
+        table.clear()
+        table.update(known)
 
 
 def modules(name: str):
@@ -108,3 +113,80 @@ def test_a_bad_argument_is_named(name):
     _, tuner = modules(name)
     with pytest.raises(ValueError, match="chunk_size: expected 16, 32 or 64, got 7"):
         problem(name).call(getattr(tuner, f"tune_chunk_{name}"), chunk_size=7)
+
+
+# ------------------------------------------------------------------------------------------------------------- backward
+
+
+def wanting(name: str) -> Problem:
+    """A problem whose tensors all want gradients."""
+    plain = problem(name)
+    tensors = {tensor: x.requires_grad_() for tensor, x in plain.tensors.items()}
+    return replace(plain, tensors=tensors)
+
+
+def tune_gradients(name: str, bench):
+    return wanting(name).call(getattr(modules(name)[1], f"tune_chunk_{name}"), bench=bench)
+
+
+def backward(name: str):
+    return importlib.import_module(f"generated.{name}.chunk_backward")
+
+
+def test_the_backward_is_tuned_where_a_gradient_is_wanted(name):
+    launcher, table = modules(name)[0], backward(name).TILES
+
+    def bench(run):
+        run()
+        (tiles,) = table.values() or ((),)  # The forward call is tuned first.
+        return (
+            5.0 - sum(kernel["num_warps"] == 4 for kernel in tiles) - sum(kernel["num_stages"] == 3 for kernel in tiles)
+        )
+
+    found = tune_gradients(name, bench)
+    ((forward,), (gradients,)) = launcher.TILES.values(), table.values()
+    assert found == (*forward, *gradients)
+    assert {(tiles["num_warps"], tiles["num_stages"]) for tiles in gradients} <= {(4, 3), (4, 1)}
+    assert (gradients[-1]["num_warps"], gradients[-1]["num_stages"]) == (4, 3)
+    o, *_ = wanting(name).call(form("chunk", name))
+    o.sum().backward()
+    assert list(table.values()) == [gradients]
+
+
+def test_wrong_gradients_are_not_taken_however_fast(name, monkeypatch):
+    launcher, table = modules(name)[0], backward(name).TILES
+    right = getattr(launcher, f"chunk_backward_{name}")
+
+    def wrong(*arguments, **keywords):
+        found = right(*arguments, **keywords)
+        (tiles,) = table.values()
+        if tiles[-1]["num_warps"] == 4:
+            found[1][..., 3] += 0.2
+        return found
+
+    monkeypatch.setattr(launcher, f"chunk_backward_{name}", wrong)
+    found = tune_gradients(
+        name, lambda run: 1.0 * sum(tiles["num_warps"] for table_ in table.values() for tiles in table_)
+    )
+    assert found[-1]["num_warps"] == 8
+    assert any(tiles["num_warps"] == 4 for tiles in found[-len(next(iter(table.values()))) : -1])
+
+
+def test_shipped_tiles_with_wrong_gradients_are_an_error(name, monkeypatch):
+    launcher, table = modules(name)[0], backward(name).TILES
+    right = getattr(launcher, f"chunk_backward_{name}")
+    monkeypatch.setattr(
+        launcher,
+        f"chunk_backward_{name}",
+        lambda *arguments, **keywords: [None if x is None else 2 * x for x in right(*arguments, **keywords)],
+    )
+    with pytest.raises(RuntimeError, match="is wrong on this device with the tiles that ship"):
+        tune_gradients(name, lambda run: 1.0)
+    assert table == {}
+
+
+def test_without_a_gradient_wanted_the_backward_is_left_alone(name):
+    tune(name, lambda run: 1.0)
+    with torch.no_grad():
+        tune_gradients(name, lambda run: 1.0)
+    assert backward(name).TILES == {}

@@ -108,7 +108,7 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
     launchers = (
         Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", context),
         Rendering("chunk_launch.py", "triton/chunk_launch.py.j2", chunk_launch_context(kernels)),
-        Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels, keeps=bool(kept))),
+        Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels, backward)),
         *kept,
     )
     if isinstance(kernels, KeyKernelPlan):

@@ -41,13 +41,24 @@ def backward_launcher_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         **gradients_of_call(plan),
         "own": own,
         "key": plan.rows.key,
-        "tiles": "walk_tiles, _" if forward.prepare is None else "prepare_tiles, walk_tiles",
+        "tiles": ", ".join(
+            [
+                *([] if forward.prepare is None else ["prepare_tiles"]),
+                "walk_tiles",
+                *([own["reverse_tiles"]] if tiles_reverse(plan) else []),
+                "tiles",
+            ]
+        ),
+        "configured": "walk, _" if forward.prepare is None else "prepare, walk",
+        "gradients_module": ".chunk_backward_gradients",
         "every": plan.every,
         "rows_shape": f"args.batch, {_rows(plan)}, args.HV, args.{plan.rows.value}",
         "along_keys": [gradient.name for gradient in plan.stored if gradient.level == KEYS],
         "along_values": [gradient.name for gradient in plan.stored if gradient.level == BLOCK],
         "states": _launch(plan, States(plan), walks, own),
-        "reverse": _launch(plan, Reverse(plan), walks, own, "reverse_tiles" if tiles_reverse(plan) else "walk_tiles"),
+        "reverse": _launch(
+            plan, Reverse(plan), walks, own, own["reverse_tiles"] if tiles_reverse(plan) else "walk_tiles"
+        ),
         "tiles_reverse": tiles_reverse(plan),
         "handed_on": [array.name for array in prepared_arrays(forward) if array.inside in kept(forward)],
         "gradients": _gradients_launch(plan, own),
@@ -127,7 +138,7 @@ def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str,
 
 def own_names(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, str]:
     """What the function calls what is its own."""
-    wanted = "do d_final_state d_initial_state prepared saved states state_gradients U R_gradient".split()
+    wanted = "do d_final_state d_initial_state prepared saved states state_gradients U R_gradient reverse_tiles".split()
     wanted += [*COLUMNS, "d_matrix_final", "d_column_final", "d_column_initial"]
     taken = {*declared_names(plan.rows.spec), *(gradient.called for gradient in plan.stored)}
     return {name: free_name(name, taken) for name in wanted}

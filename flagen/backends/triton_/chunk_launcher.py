@@ -140,13 +140,15 @@ def chunk_launch_context(plan: RowPlan) -> Mapping[str, object]:
     }
 
 
-def chunk_tuning_context(plan: RowPlan, *, keeps: bool) -> Mapping[str, object]:
-    """Every value `triton/chunk_tuning.py.j2` uses; with `keeps` a call says what to keep for its gradient."""
-    blocks = {f"BLOCK_{plan.value}": (32, 64, 128)}
+def chunk_tuning_context(plan: RowPlan, backward: Backward | None) -> Mapping[str, object]:
+    """Every value `triton/chunk_tuning.py.j2` uses; `backward` is that of the call, where it has kernels."""
+    blocks = {f"BLOCK_{plan.key}": (16, 32, 64), f"BLOCK_{plan.value}": (32, 64, 128)}
     return {
         "name": plan.spec.name,
+        "key": plan.key,
+        "backward": backward is not None,
         "choices": {"num_warps": (4, 8), "num_stages": (1, 2, 3), **blocks},
-        "of_kernels": ["chunk_size", *(["save_states"] if keeps else [])],
+        "of_kernels": ["chunk_size", *(["save_states"] if backward is not None and backward.kept else [])],
     }
 
 

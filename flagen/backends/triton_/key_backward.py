@@ -162,6 +162,7 @@ def _launcher_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         ],
         "scale": scale,
         "members": "args.HV // args.H",
+        "configured": "prepare, walk",
         "of_walks": '"initial_state"',
     }
 
@@ -193,8 +194,9 @@ def launches(plan: KeyBackwardPlan, own: Mapping[str, str]) -> Mapping[str, obje
     prepare, states = kernels_of(plan)
     chunks, walks = "chunks * args.HV", "args.runs * args.HV * blocks"
     return {
-        "key": plan.forward.key,
         "imports": _imports(plan),
+        "gradients_module": ".chunk_backward_walks",
+        "tiles_reverse": False,
         "delta": plan.forward.delta is not None,
         "walked": walked_arrays(plan, own),
         "matrix_gradients": _matrix_gradients(plan),
@@ -215,14 +217,14 @@ def _imports(plan: KeyBackwardPlan) -> list[tuple[str, list[str]]]:
     found = {
         "chunk_backward_gradients": [KeyGradients(plan).kernel],
         "chunk_backward_prepare": [] if plan.puts_out else [Scale(plan.forward).kernel],
-        "chunk_backward_walks": [Reverse(plan).kernel, "gradients_config"],
-        "chunk_kernels": ["launch_config"],
+        "chunk_backward_walks": [Reverse(plan).kernel],
+        "chunk_kernels": [],
     }
     found.setdefault("chunk_backward_prepare" if plan.own_walk else "chunk_prepare", []).append(prepare.kernel)
     found["chunk_backward_walks" if plan.own_walk else "chunk_kernels"].append(states.kernel)
     if plan.puts_out:
         found["chunk_backward_walks"].append(TurnedOutput(plan.forward).kernel)
-    return [(module, sorted(names)) for module, names in found.items()]
+    return [(module, sorted(names)) for module, names in found.items() if names]
 
 
 def launch_of(plan: KeyBackwardPlan, kernel: RowKernel[Any], grid: str, own: Mapping[str, str], tiles: str) -> Launch:

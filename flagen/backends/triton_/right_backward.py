@@ -59,6 +59,7 @@ def _launcher_context(plan: RightBackwardPlan) -> Mapping[str, object]:
         "kept": kept,
         "saved": f"{', '.join(kept)} of each chunk; None to walk again.",
         "members": "args.HV // args.H" if plan.shares_keys else "1",
+        "configured": "prepare, walk, _",
         "of_walks": f'"initial_state", "{plan.reads}"',
     }
 
