@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flagen.backends.printed import Printed, common_factor, product, total
 from flagen.backends.triton_.backward_column import PARTS, ColumnGradients
-from flagen.backends.triton_.backward_rows import ScoreFactors, Scores
+from flagen.backends.triton_.backward_rows import Scores
 from flagen.backends.triton_.backward_walks import compile_time, trimmed
 from flagen.backends.triton_.rows import DOT, RowKernel, pointers, scalars, steps_symbol
 from flagen.plan.backward_levels import (
@@ -69,7 +69,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
             "head": [*self.given(heads, SHARED, HEAD), *self.factors(), *self._column_states(), *self._part_zeros()],
             "states_block": self._block(heads),
             "products": self._state_products(),
-            "states_end": self._state_factors(),
+            "states_end": [*self._vectors(), *self._state_factors()],
             "head_end": [*self._dots(), *self._onto_vectors()],
             "keys_end": self._actions(KEYS),
         }
@@ -188,27 +188,30 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         writer = "U" if matrix.writer == "w" else self.operand("v")
         return f"{matrix.gradient} = tl.dot({reader}, tl.trans({writer}), {matrix.gradient}, {DOT})"
 
-    def _score_operands(self, matrix: Scores, gradient: str, suffix: str = "") -> list[str]:
-        """The gradient of a matrix for the products with the rows that wrote, and with those that read."""
-        onto_reader, onto_writer = self._onto(matrix)
-        read, written = self._score_factors(matrix)
-        operands = {onto_reader: read, onto_writer: written}
-        return [f"{name}{suffix} = ({factors.on(gradient).text}).to(dtype)" for name, factors in operands.items()]
+    def _score_operand(self, matrix: Scores, gradient: str, suffix: str = "") -> str:
+        """The gradient of a matrix as an operand, for its readers and its writers alike: what rows have in common with
+        what they get from one another cancels in the decays' gradient only where both get it of the same numbers."""
+        scale = self._values_scale(matrix)
+        scaled = product(Printed(gradient), scale and scale.of_columns())
+        return f"{matrix.name}_operand{suffix} = ({scaled.text}).to(dtype)"
 
-    def _score_factors(self, matrix: Scores) -> tuple[ScoreFactors, ScoreFactors]:
-        """What scales a matrix' gradient for its readers and its writers. The values' scale goes onto both sides, so
-        that what they have in common cancels in the decays' gradient."""
-        by_reader, by_writer = self.scale(matrix.reader), self.scale("v" if matrix.writer == "k" else matrix.writer)
-        if self._scales_apart:  # It is in the gradient already.
-            by_writer = None
-        return ScoreFactors(None, by_writer), ScoreFactors(by_reader, by_writer if matrix.writer == "k" else None)
+    def _values_scale(self, matrix: Scores) -> Printed | None:
+        """What scales the values that a matrix' columns write, where that is not in its gradient already."""
+        return None if matrix.writer == "w" or self._scales_apart else self.scale("v")
 
-    def _onto(self, matrix: Scores) -> tuple[str, str]:
-        """The operands of a matrix' gradient for its readers and its writers."""
-        read, written = self._score_factors(matrix)
-        if read == written:
-            return (f"{matrix.name}_operand",) * 2
-        return f"{matrix.name}_onto_{matrix.reader}", f"{matrix.name}_onto_{matrix.writer}"
+    def _vector(self, role: str) -> str:
+        """The rows of `role`, with what scales them, as an operand."""
+        return self.operand(role) if self._own_scale(role) is None else f"{role}_scaled"
+
+    def _vectors(self) -> list[str]:
+        """Those that are not there yet. What scales rows goes onto them, not onto the gradient of their scores: readers
+        and writers would get it of numbers rounded apart."""
+        scales = ((role, self._own_scale(role)) for role in self._roles)
+        return [
+            f"{self._vector(role)} = ({product(Printed(self._wide(role)), scale).text}).to(dtype)"
+            for role, scale in scales
+            if scale is not None
+        ]
 
     def _part_zeros(self) -> list[str]:
         lines = [f"{PARTS[role]} = {self._zeros(self._rows_of(role), f'BLOCK_{self.key}')}" for role in self._roles]
@@ -237,7 +240,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         if self.backward.decays:
             kept = []
             for role in (role for role in self._roles if role in ("w", "k")):
-                kept.append(Printed(f"tl.sum({self._scaled_product(role, PARTS[role])}, axis=1)"))
+                kept.append(Printed(f"tl.sum({self._common(role, PARTS[role])}, axis=1)"))
             lines.append(f"kept_sums += put({total(*kept).text}, member, MEMBERS)")
             lines.append("end_sums += tl.where(members == member, whole * state_dot, 0.0)")
             started: set[str] = set()
@@ -251,12 +254,12 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
     def _wide(self, role: str) -> str:
         return f"{self.operand(role)}.to(tl.float32)"
 
-    def _scaled_product(self, role: str, part: str) -> str:
+    def _common(self, role: str, part: str) -> str:
         """What the rows of `role` have in common with `part` of their gradients, before sums over the keys."""
-        return product(Printed(self._wide(role)), Printed(part), self._own_scale(role)).text
+        return f"{self._vector(role)}.to(tl.float32) * {part}"
 
     def _sum(self, role: str, part: str, sign: str) -> str:
-        return f"{self._sum_of(role)} {sign} tl.sum({self._scaled_product(role, part)}, axis=1)"
+        return f"{self._sum_of(role)} {sign} tl.sum({self._common(role, part)}, axis=1)"
 
     def _sum_of(self, role: str) -> str:
         if self.reads_before(role):
@@ -267,22 +270,21 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         """What rows that read and rows that wrote get from one another."""
         gradient = matrix.gradient
         masked = f"{gradient} = tl.where({self._mask(matrix)}, {self._decayed(matrix, gradient).text}, 0.0)"
-        return [masked, *self._score_operands(matrix, gradient), *self._products(matrix)]
+        return [masked, self._score_operand(matrix, gradient), *self._products(matrix)]
 
     def _products(self, matrix: Scores, suffix: str = "") -> list[str]:
         reader, writer = PARTS[matrix.reader], PARTS[matrix.writer]
-        onto_reader, onto_writer = (f"{operand}{suffix}" for operand in self._onto(matrix))
+        operand = f"{matrix.name}_operand{suffix}"
         return [
-            f"{reader} = tl.dot({onto_reader}, {self.operand(matrix.writer)}, {reader}, {DOT})",
-            f"{writer} = tl.dot(tl.trans({onto_writer}), {self.operand(matrix.reader)}, {writer}, {DOT})",
+            f"{reader} = tl.dot({operand}, {self._vector(matrix.writer)}, {reader}, {DOT})",
+            f"{writer} = tl.dot(tl.trans({operand}), {self._vector(matrix.reader)}, {writer}, {DOT})",
         ]
 
     def _onto_decaying(self, matrix: Scores) -> list[str]:
         """The same where the gradient of the decays is wanted: rows of different tokens first. What rows of one token
         get from one another no decay has a part in, and where decays are strong it would drown what they have."""
-        reader, writer = PARTS[matrix.reader], PARTS[matrix.writer]
-        onto_reader, onto_writer = self._onto(matrix)
-        gradient = matrix.gradient
+        reader, writer = matrix.reader, matrix.writer
+        gradient, operand = matrix.gradient, f"{matrix.name}_operand"
         earlier, same = self._tokens(matrix)
         own, own_products = self._within_tokens(matrix, same)
         if self.reads_before(matrix.reader):  # At once: a matrix less to hold.
@@ -290,28 +292,28 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         return [
             *own,
             f"{gradient} = tl.where({earlier}, {self._decayed(matrix, gradient).text}, 0.0)",
-            *self._score_operands(matrix, gradient),
-            f"onto_reader = tl.dot({onto_reader}, {self.operand(matrix.writer)}, {DOT})",
-            self._sum(matrix.reader, "onto_reader", "+="),
-            f"{reader} += onto_reader",
-            f"onto_writer = tl.dot(tl.trans({onto_writer}), {self.operand(matrix.reader)}, {DOT})",
-            self._sum(matrix.writer, "onto_writer", "-="),
-            f"{writer} += onto_writer",
+            self._score_operand(matrix, gradient),
+            f"onto_reader = tl.dot({operand}, {self._vector(writer)}, {DOT})",
+            self._sum(reader, "onto_reader", "+="),
+            f"{PARTS[reader]} += onto_reader",
+            f"onto_writer = tl.dot(tl.trans({operand}), {self._vector(reader)}, {DOT})",
+            self._sum(writer, "onto_writer", "-="),
+            f"{PARTS[writer]} += onto_writer",
             *own_products,
         ]
 
     def _within_tokens(self, matrix: Scores, same: str) -> tuple[list[str], list[str]]:
         """What rows of one token get from one another: what is kept of the matrix' gradient for it, and its use."""
-        gradient, reader, writer = matrix.gradient, PARTS[matrix.reader], PARTS[matrix.writer]
+        gradient, reader, writer = matrix.gradient, matrix.reader, matrix.writer
         if not same:
             return [], []
         if self.grouped or self.reads_before(matrix.reader):
-            own = self._score_operands(matrix, f"tl.where({same}, {gradient}, 0.0)", "_own")
-            return own, self._products(matrix, "_own")
-        read, written = (factors.on_diagonal("own_gradient").of_rows() for factors in self._score_factors(matrix))
-        return [f"own_gradient = tl.sum(tl.where({same}, {gradient}, 0.0), axis=1)"], [
-            f"{reader} += {product(read, Printed(self._wide(matrix.writer))).text}",
-            f"{writer} += {product(written, Printed(self._wide(matrix.reader))).text}",
+            own = self._score_operand(matrix, f"tl.where({same}, {gradient}, 0.0)", "_own")
+            return [own], self._products(matrix, "_own")
+        diagonal = Printed(f"tl.sum(tl.where({same}, {gradient}, 0.0), axis=1)")
+        return [f"own_gradient = {product(diagonal, self._values_scale(matrix)).text}"], [
+            f"{PARTS[role]} += own_gradient[:, None] * {self._vector(other)}.to(tl.float32)"
+            for role, other in ((reader, writer), (writer, reader))
         ]
 
     def _tokens(self, matrix: Scores) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flagen.backends.printed import Printed, common_factor, product
+from flagen.backends.printed import Printed, common_factor
 from flagen.backends.triton_.backward_walks import compile_time, place_of, trimmed
 from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayRows
 from flagen.backends.triton_.rows import DOT, pointers, scalars, steps_symbol
@@ -29,22 +29,6 @@ class Scores:
     @property
     def gradient(self) -> str:
         return f"{self.name}_gradient"
-
-
-@dataclass(frozen=True)
-class ScoreFactors:
-    """Numbers of the rows of a matrix, and numbers of its columns, that scale its gradient."""
-
-    rows: Printed | None
-    columns: Printed | None
-
-    def on(self, gradient: str) -> Printed:
-        """The gradient of a matrix, scaled."""
-        return product(Printed(gradient), self.columns and self.columns.of_columns(), self.rows and self.rows.of_rows())
-
-    def on_diagonal(self, gradient: str) -> Printed:
-        """The gradient of its diagonal, scaled."""
-        return product(Printed(gradient), self.columns, self.rows)
 
 
 class BackwardRows(ScalarDecayRows):
