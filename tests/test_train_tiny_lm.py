@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from examples import train_tiny_lm as example
 from examples.train_tiny_lm import Config, Form, Run, find_variant
+from tests.tiers import variants
 
 NAMES = sorted(path.stem for path in (example.ROOT / "specs").glob("*.yaml"))
 SCALAR_AND_CHANNEL_DECAYS = ("gated_delta_product", "mamba2", "kda", "rwkv6")
@@ -23,7 +24,7 @@ SMALL = "--layers 1 --width 32 --context 16 --batch 2".split()
 SAME = 1e-5
 """How many bits the loss of a step may differ by between two forms, whose parameters drift apart by rounding."""
 
-every_variant = pytest.mark.parametrize("name", NAMES)
+every_variant = variants(NAMES)
 
 
 @pytest.fixture(autouse=True)

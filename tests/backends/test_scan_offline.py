@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from flagen.inspection.model import Size
 from flagen.inspection.work import Package, compile_kernels
-from tests.tiers import tiered
+from tests.tiers import exhaustive
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,7 +17,8 @@ SPILLED = 40
 
 
 # Elsewhere test_shipped_kernels has them all: the table has gradients on sm_80 and sm_90 only.
-@tiered(("name", "arch"), [("rwkv4", "gfx942"), ("mamba", "sm_100")], lambda name, arch: arch == "sm_100")
+@exhaustive
+@pytest.mark.parametrize(("name", "arch"), [("rwkv4", "gfx942"), ("mamba", "sm_100")])
 def test_compiles(name, arch):
     package = Package(name, str(ROOT / "specs" / f"{name}.yaml"), str(ROOT / "generated" / name))
     found = compile_kernels([package], [arch], [Size(64, 16)])

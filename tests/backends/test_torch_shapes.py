@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.algebra.shapes import SHAPES
 from tests.fuzz.ladder import check
 from tests.fuzz.packages import build, imported
+from tests.tiers import tiered
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_is_the_recurrence(shape):
+@tiered(
+    ("turn", "shape"),
+    enumerate(SHAPES),
+    lambda turn, _: turn % 3 == 0,
+)
+def test_is_the_recurrence(turn, shape):
     spec = SHAPES[shape].spec
     with imported(build(spec, kernels=False)) as package:
         assert hasattr(package, "naive_chunk_written")

@@ -159,14 +159,14 @@ def test_rows_that_have_a_name_are_operands_like_others(update):
         compare(SHAPES[0], expected, found, lambda name: 2e-2 if name.startswith("d ") else 5e-3)
 
 
-@pytest.mark.parametrize("shapes", [SHAPES[:2], pytest.param(SHAPES[2:], marks=exhaustive)], ids=["small", "large"])
+@pytest.mark.parametrize("shapes", [SHAPES[:1], pytest.param(SHAPES[1:], marks=exhaustive)], ids=["one", "others"])
 @pytest.mark.parametrize("name", FOUND)
 def test_what_was_once_wrong(name, shapes):
     text = FOUND[name] if "state:" in FOUND[name] else f"state: {{S: [K, V]}}\n{FOUND[name]}"
     climb(f"flagen: 1\nname: random_spec\n{text}", shapes)
 
 
-@settings(some(2), phases=UNSHRUNK)
+@settings(some(1), phases=UNSHRUNK)
 @given(affine_specs())
 def test_updates_that_papers_write(text):
     climb(text)

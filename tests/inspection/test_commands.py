@@ -14,6 +14,7 @@ import pytest
 from flagen import report
 from flagen.inspection import Direction, Figures, MeteredGradients
 from tests.cli.conftest import ROOT, Flagen, Workspace, flagen, project
+from tests.tiers import exhaustive
 
 __all__ = ["flagen", "project"]
 
@@ -50,6 +51,7 @@ def in_a_pipe(*arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@exhaustive
 def test_inspect_prints_a_row_a_kernel_and_size(flagen: Flagen, project: Workspace) -> None:
     project.spec("cell").write_text(ONE_KERNEL)
     flagen("build", "cell")

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from tests.numeric.problems import Problem, Shape, form, make
+from tests.tiers import exhaustive
 
 NAMES = ["simple_gla", "gated_delta_product", "kda", "oja"]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[*NAMES[:2], *(pytest.param(name, marks=exhaustive) for name in NAMES[2:])])
 def name(request):
     tables = [
         importlib.import_module(f"generated.{request.param}.{file}").TILES for file in ("chunk_fused", "chunk_backward")

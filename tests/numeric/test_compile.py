@@ -24,7 +24,7 @@ from tests.numeric.problems import (
     state_names,
 )
 from tests.numeric.test_calls import same
-from tests.tiers import each_form
+from tests.tiers import each_form, exhaustive
 
 SHAPE = Shape(T=20, B=2, H=2, groups=2)
 PACKED = Shape(lengths=(3, 0, 17), H=2, groups=2)
@@ -59,7 +59,7 @@ def check(function: Callable, problem: Problem, wrt: Iterable[str] | None = None
 # ---------------------------------------------------------------------------------------------------------- one graph
 
 
-@pytest.mark.parametrize("shape", [SHAPE, PACKED], ids=str)
+@pytest.mark.parametrize("shape", [pytest.param(SHAPE, marks=exhaustive), PACKED], ids=str)
 @every_operator
 def test_results_and_gradients(kind, name, shape):
     check(form(kind, name), problem_of(name, shape))

@@ -23,6 +23,7 @@ from tests.fuzz.ladder import Shape
 from tests.fuzz.packages import build, imported
 from tests.margins import beyond
 from tests.numeric.problems import rms_ratio
+from tests.tiers import represents, tiered, variants
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 
@@ -170,14 +171,14 @@ MEETING = [*product(VARIANTS, SHAPES), *((name, SHAPES[turn % 2]) for turn, name
 """Every variant meets every shape; what is written here, one of several segments or one of packed sequences."""
 
 
-@pytest.mark.parametrize(("name", "shape"), MEETING, ids=str)
+@tiered(("name", "shape"), MEETING, lambda name, shape: represents(name) or shape != SHAPES[2])
 def test_float32(name, shape, packages):
     """Several segments, packed and empty sequences, sizes that pad, value heads in groups, one step and three."""
     check(problem_of(name, shape), packages[name])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", [*VARIANTS, "nonlinear", "two_loops"])
+@variants([*VARIANTS, "nonlinear", "two_loops"], also=("two_loops",))
 def test_low_precision(name, dtype, packages):
     shape = Shape(tokens=5, H=1, HV=2, first=24, second=12, steps=2)
     check(problem_of(name, shape, dtype), packages[name], LOW, LOW_GATES)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.numeric.problems import NAMES, ROOT, Shape, make
+from tests.tiers import exhaustive
 
 BLOCK = """
 import sys
@@ -74,7 +75,9 @@ def elsewhere(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("blocked", [("flagen", "triton"), ("flagen",)], ids=" and ".join)
+@pytest.mark.parametrize(
+    "blocked", [("flagen", "triton"), pytest.param(("flagen",), marks=exhaustive)], ids=" and ".join
+)
 def test_imports_without(elsewhere, blocked):
     assert set(NAMES) <= set(run(IMPORT_ALL, elsewhere, *blocked))
 
