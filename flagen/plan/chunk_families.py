@@ -17,6 +17,7 @@ from flagen.plan.backward_families import plan_chunk_backward
 from flagen.plan.chunk import ChunkPlan, plan_chunk
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan, expand
+from flagen.plan.kernel_names import is_taken_from_dims
 from flagen.plan.key_kernel import KeyKernelPlan, plan_key_decay
 from flagen.plan.model import Unavailable
 from flagen.plan.row_planner import NoKernel
@@ -82,6 +83,8 @@ def _check(nf: NormalForm) -> None:
     spec, state, output = nf.spec, nf.spec.states[0], nf.spec.output[-1]
     if len(spec.states) != (1 if nf.column is None else 2) or set(spec.dims) != {nf.key, nf.value}:
         raise NoKernel("it has other dims than those of its state", state.span)
+    for dim in filter(is_taken_from_dims, spec.dims):
+        raise NoKernel(f"a dim is called `{dim}`, as something else is in the kernels: call it otherwise", state.span)
     if not all(math.isfinite(state.init) for state in spec.states):
         raise NoKernel("the state starts at an infinity", state.span)
     if not (nf.has_delta or nf.has_write):

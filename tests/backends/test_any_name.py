@@ -16,10 +16,14 @@ import yaml
 from flagen import pipeline
 from flagen.backends import BACKENDS
 from flagen.emit.env import environment, render
+from flagen.plan import Unavailable
+from flagen.plan.kernel_names import is_taken_from_dims
 from flagen.project import bundled
 from flagen.spec import parse_spec
+from flagen.spec.model import Spec
 from flagen.spec.names import RESERVED, identifier_problem
 from tests.backends.test_torch_names import identifiers, names_of
+from tests.fuzz.packages import planned, written
 from tests.tiers import tiered
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -49,7 +53,11 @@ def functions(name: str, further: Sequence[str]) -> Functions:
     sums = {f"spare_sum{i}": " + ".join(further[i : i + 40]) for i in range(0, len(further), 40)}
     made = {new: f"{vector} * ({' + '.join(sums)})" for vector, new in scaled.items()}
     tree["let"] = {**sums, **made, **tree.get("let", {})}
-    spec = parse_spec(yaml.safe_dump(tree, sort_keys=False), f"{name}.yaml")
+    return identifiers_in(parse_spec(yaml.safe_dump(tree, sort_keys=False), f"{name}.yaml"))
+
+
+def identifiers_in(spec: Spec) -> Functions:
+    """The identifiers in each function of the package of `spec`."""
     plan = pipeline.make_plan(spec, pipeline.derive(spec))
     env = environment(bundled("templates"))
     found: dict[tuple[str, str], set[str]] = {}
@@ -80,3 +88,24 @@ def test_inputs_may_have_any_name_that_is_not_reserved(name: str) -> None:
     # More of them is no harm: a line is kept where its target is mentioned, if only in the name of something else.
     met = {place: sorted(got[place] & set(names)) for place in got if len(got[place]) < len(expected[place])}
     assert not met
+
+
+@pytest.mark.parametrize("name", ["simple_gla", "gated_delta_product", "kda", "oja", "linear_attn_normalized"])
+def test_a_dim_that_is_called_like_something_in_its_kernels_has_none(name: str) -> None:
+    """Names made of the spec's give way; what else stands where sizes are known is what dims are checked for."""
+    spec = parse_spec((SPECS / f"{name}.yaml").read_text())
+    own = names_of(spec)
+    found = {path: used for (path, _), used in identifiers_in(spec).items() if path.startswith("chunk_")}
+    assert found
+    for used in found.values():
+        known = used & set(spec.dims)
+        others = {other for other in used - own - RESERVED if not own & set(other.split("_"))} if known else set()
+        met = {other for other in others if identifier_problem(other, "dim") is None} - {"p"}
+        assert not {other for other in met if not is_taken_from_dims(other)}
+
+
+def test_what_a_dim_keeps_from_having_kernels_builds() -> None:
+    text = (SPECS / "kda.yaml").read_text()
+    plan = planned(parse_spec(re.sub(r"\bK\b", "R", text)))
+    assert isinstance(plan.chunk_kernel, Unavailable) and "a dim is called `R`" in plan.chunk_kernel.reason
+    written(plan)
