@@ -179,6 +179,13 @@ update: S = {{d}} * S + outer({{t}} * k - {{s}} * e, {{f}} * v)
 update: S = {{d}} * S + {{s}} * outer(e, {{f}} * v)
 {READ}
 """,
+        "delta, a decay, keys of a value head": f"""
+{MATRIX}
+update:
+  - S = {{d}} * S
+  - S = S + {{s}} * outer({{f}} * k - {{f}} * e, {{f}} * v - S.T @ ({{f}} - k))
+output: o = {{n}} * (S.T @ ({{f}} - q))
+""",
         "additive, a decay of each key": f"""
 {MATRIX}
 update: S = {{dk}} * S + {{s}} * outer({{s}} * k, {{f}} * v)
