@@ -31,8 +31,12 @@ SHAPES = (
 )
 
 
+EQUAL = Shape(tokens=19, H=2, HV=2, first=20, second=24, chunk=16)
+"""Blocks of one size along both dims of a state, where gradients along the wrong one still fit."""
+
+
 def check(spec: Spec, package: ModuleType, first: First | None = None, shapes: Sequence[Shape] = SHAPES) -> set[str]:
-    """Every kernel of `package` is the recurrence of `spec`, on these shapes, wherever float32 can tell; the names of
+    """Every kernel of `package` is the recurrence of `spec`, on all `shapes`, wherever float32 can tell; the names of
     the results of which it could."""
     told: set[str] = set()
     if not any(hasattr(package, f"{form}_{spec.name}") for form in ("chunk", "fused_recurrent")):

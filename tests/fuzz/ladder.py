@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -52,11 +52,11 @@ First = Mapping[str, Callable[[Tensor], Tensor]]
 """For some states, from standard normal numbers to those that the state may start from."""
 
 
-def check(spec: Spec, package: ModuleType, first: First | None = None) -> int:
-    """Every form of `package` is the recurrence of `spec`, on every shape: values and gradients. On how many shapes
-    there was something to compare, for the recurrence was finite."""
+def check(spec: Spec, package: ModuleType, first: First | None = None, shapes: Sequence[Shape] = SHAPES) -> int:
+    """Every form of `package` is the recurrence of `spec`, on all `shapes`: values and gradients. On how many there was
+    something to compare, for the recurrence was finite."""
     compared = 0
-    for shape in SHAPES:
+    for shape in shapes:
         problem = Problem(spec, shape, first)
         expected = problem.results(problem.interpreted)
         if not all(problem.is_meant(name, x) for name, x in expected.items()):

@@ -25,12 +25,12 @@ def numbers(start: int, few: int) -> range:
 
 @pytest.mark.parametrize("number", numbers(0, 24))
 def test_they_build_and_pytorch_runs_what_they_say(number):
-    climbed(text_of(number), "naive")
+    climbed(number, "naive")
 
 
-@pytest.mark.parametrize("number", numbers(1_000_000, 6))
+@pytest.mark.parametrize("number", numbers(1_000_000, 12))
 def test_kernels_run_what_they_say(number, poisoned_memory):
-    climbed(text_of(number), "kernels")
+    climbed(number, "kernels")
 
 
 def test_what_fails_is_told_and_stops_nothing(monkeypatch):

@@ -125,6 +125,40 @@ update:
   - n = n + 1
 output: o = (S.T @ q) / (2 + abs(n)) + c
 """,
+    "an output behind the stages that names what let and a local hold": f"""
+state: {{S: [K, V], n: [K]}}
+inputs: {{{VECTORS}, b: {{dims: [], range: [0, 1]}}}}
+params: {{D: {{per: head}}}}
+let: {{u: D, w: l2norm(c)}}
+update:
+  - weight = 1 - b
+  - S = S + outer(k, v)
+  - n = n + k
+output: o = u * (S.T @ q) / (1 + dot(n, weight * q) ** 2) + w
+""",
+    "a size that a row names along the other dim": f"""
+inputs: {{{VECTORS}}}
+update: S = 0.9 * S - 0.5 * outer(S @ c, 0.2 * c) + outer(k, (1 - 2 / K) * v)
+output: o = S.T @ q
+""",
+    "the size of a dim that the stage of the output has not": f"""
+state: {{F: [K, M], S: [K, V]}}
+inputs: {{{VECTORS}, x: [M]}}
+update:
+  - F = F + outer(k, x)
+  - S = S + outer(k, v + c)
+output: o = M ** -0.5 * (S.T @ (F @ x)) + sum(q)
+""",
+    "a key that is made of the token before": f"""
+state: {{S: [K, V], last: [K]}}
+inputs: {{q: [K], k: [K], v: [V], g: {{dims: [K], range: [-.inf, 0]}}}}
+params: {{mu: {{dims: [K], per: head, range: [0, 1]}}}}
+update:
+  - mixed = mu * k + (1 - mu) * last
+  - S = exp(g) * S + outer(mixed, v)
+  - last = k
+output: o = S.T @ q
+""",
 }
 """Specs whose kernels were wrong, or could not be written, for what their names say."""
 

@@ -48,7 +48,7 @@ def staged_context(
     """
     spec = plan.spec
     names = _Names(plan, repeats=not promotes)
-    output, before, cast = _output(plan, promotes=promotes)
+    output = _output(plan, promotes=promotes)
     promoted = _inputs(plan) if promotes else []
     calls = [
         StageCall(
@@ -68,9 +68,10 @@ def staged_context(
         "defaults": given,
         "repeats_heads": names.repeats_heads,
         "promoted": promoted,
-        "prelude": before,
-        "output": output,
-        "cast": cast,
+        "prelude": output.before,
+        "output": output.value,
+        "cast": output.cast,
+        "l2norm": output.l2norm,
     }
 
 
@@ -136,18 +137,29 @@ def _inputs(plan: StagedPlan) -> list[str]:
     return [decl.name for decl in plan.spec.inputs if decl.name in used]
 
 
-def _output(plan: StagedPlan, *, promotes: bool) -> tuple[str, list[str], bool]:
-    """The output's expression, if no stage has it, the lines before it, and whether it may have another dtype than the
-    output is to have."""
+@dataclass(frozen=True)
+class _Output:
+    """The output's expression, if no stage has it, the lines before it, whether it may have another dtype than the
+    output is to have, and whether it calls `l2norm`."""
+
+    value: str
+    before: list[str]
+    cast: bool
+    l2norm: bool
+
+
+def _output(plan: StagedPlan, *, promotes: bool) -> _Output:
     spec = plan.spec
     if plan.form.output is None:
         last = next(stage for stage in plan.stages if any(result.name == "o" for result in stage.stage.results))
         same = "o" not in last.spec.wide_outputs and output_like(last.spec) == output_like(spec)
-        return "", [], promotes or not same
+        return _Output("", [], promotes or not same, l2norm=False)
     # Its params have their values by now, and inputs that are promoted are what they should be.
     params = tuple(replace(param, default=None) for param in spec.params)
     known = {decl.name for decl in plan.form.passed} | ({decl.name for decl in spec.inputs} if promotes else set())
     derived = tuple(replace(decl, value=as_locals(decl.value, known)) for decl in spec.derived)
     value = as_locals(plan.form.output, known)
-    lines, printer = prelude(Scope(replace(spec, params=params, derived=derived)), (value,))
-    return printer.aligned(printer.print(value), spec.output_dims).text, lines, True
+    inputs = () if promotes else spec.inputs  # What is promoted is ready.
+    lines, printer = prelude(Scope(replace(spec, inputs=inputs, params=params, derived=derived)), (value,))
+    text = printer.aligned(printer.print(value), spec.output_dims).text
+    return _Output(text, lines, cast=True, l2norm="l2norm" in printer.needs)
