@@ -397,15 +397,17 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         for param in self.spec.params:
             if param.per_head and rows.key in param.dims and self.spec.has_value_heads:
                 self.planner.refuse(f"a value head has `{param.name}`, along the keys, of its own", param.span)
-        for vector in self._vectors():
-            own = any(self.levels.of_names.get(value.name, SHARED) == HEAD for value in values_in(vector))
-            if own or any(isinstance(part, Head) for part in tiles_in(vector)):
-                self.planner.refuse(
-                    "a vector along the keys is a function of what a value head has of its own", output.span
-                )
-        given = [rows.output, rows.vector("v"), *self._scales(), rows.delta.z if rows.delta else None, rows.row_decay]
-        if any(self.levels(tile) == KEYS for tile in given if tile is not None):
-            self.planner.refuse("something sums over the keys, and not only S.T @ q", output.span)
+        for role, vector in ((role, rows.vector(role)) for role in ROLES):
+            parts = () if vector is None else tuple(tiles_in(vector))
+            named = (self.levels.of_names.get(part.name, SHARED) for part in parts if isinstance(part, Value))
+            if HEAD in named or any(isinstance(part, Head) for part in parts):
+                reason = "a vector along the keys is a function of what a value head has of its own"
+                self.planner.refuse(reason, self.planner.place(role))
+        given = [("o", rows.output), ("v", rows.vector("v")), *((role, rows.scale(role)) for role in (*ROLES, "v"))]
+        given += [("z", rows.delta.z if rows.delta else None), ("g", rows.row_decay)]
+        for role, tile in (*given, *(("o", scale) for scale in self._column_scale())):
+            if tile is not None and self.levels(tile) == KEYS:
+                self.planner.refuse("something sums over the keys, and not only S.T @ q", self.planner.place(role))
 
     def _own_names(self) -> set[str]:
         """What expressions call the gradients that they start from, and a log decay that no token changes."""

@@ -200,9 +200,10 @@ class _Planner(GradientPlanner[KeyKernelPlan]):
         for decl in self.spec.inputs:
             if self.value in decl.dims and decl.heads == "H" and self.spec.has_value_heads:
                 self.planner.refuse(f"value heads share `{decl.name}`, which has an element for each value", decl.span)
-        z = rows.delta.z if rows.delta else None
-        if any(self.key in crossed_dims(tile) for tile in (rows.output, rows.write_value, z) if tile is not None):
-            self.planner.refuse("a value is made of a sum over the keys", output.span)
+        values = {"o": rows.output, "v": rows.write_value, "z": rows.delta.z if rows.delta else None}
+        for role, tile in values.items():
+            if tile is not None and self.key in crossed_dims(tile):
+                self.planner.refuse("a value is made of a sum over the keys", self.planner.place(role))
 
     def _own_names(self) -> set[str]:
         """What expressions call the gradients that they start from."""

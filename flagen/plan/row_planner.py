@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from flagen.algebra.normal_form import DeltaRow, NormalForm
-from flagen.diagnostics import Span
+from flagen.diagnostics import NOWHERE, Span
 from flagen.plan.padding import PaddingRules
 from flagen.plan.rows import ROW, TOKEN, Operand, RowAxis, TooWide, cleared, finite, values_in
 from flagen.plan.schedule import Load, Set
@@ -98,6 +98,15 @@ class RowPlanner:
 
     def refuse(self, reason: str, span: Span) -> NoReturn:
         raise NoKernel(reason, span)
+
+    def place(self, role: str) -> Span:
+        """Where the spec has what stands in this role of a token's first row; the output otherwise."""
+        (step, *_) = self.nf.steps
+        rows: dict[str, Expr | None] = {"q": self.nf.reads[0].q}
+        rows |= {name: expr for row in step.deltas[:1] for name, expr in (("w", row.w), ("y", row.y), ("z", row.z))}
+        rows |= {name: expr for row in step.writes[:1] for name, expr in (("k", row.k), ("v", row.v))}
+        found = rows.get(role)
+        return self.spec.output[-1].span if found is None or found.span == NOWHERE else found.span
 
     def _contracts(self) -> bool:
         """Whether what scales an erasure's read lies within [-1, 1]; without a declared range it may be anything."""

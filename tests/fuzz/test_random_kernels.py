@@ -149,10 +149,10 @@ update:
   - S = S + outer(k, v + c)
 output: o = M ** -0.5 * (S.T @ (F @ x)) + sum(q)
 """,
-    "a key that is made of the token before": f"""
-state: {{S: [K, V], last: [K]}}
-inputs: {{q: [K], k: [K], v: [V], g: {{dims: [K], range: [-.inf, 0]}}}}
-params: {{mu: {{dims: [K], per: head, range: [0, 1]}}}}
+    "a key that is made of the token before": """
+state: {S: [K, V], last: [K]}
+inputs: {q: [K], k: [K], v: [V], g: {dims: [K], range: [-.inf, 0]}}
+params: {mu: {dims: [K], per: head, range: [0, 1]}}
 update:
   - mixed = mu * k + (1 - mu) * last
   - S = exp(g) * S + outer(mixed, v)

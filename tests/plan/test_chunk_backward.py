@@ -193,3 +193,13 @@ def test_what_a_stage_is_given_has_the_heads_of_the_states(heads):
     assert [decl.heads for decl in staged.form.passed] == [heads]
     (stage,) = (stage for stage in staged.stages if stage.stage.state.name == "S")
     assert isinstance(stage.plan.chunk_backward, ChunkBackwardPlan | KeyBackwardPlan)
+
+
+def test_the_place_is_that_of_the_part_that_is_in_the_way():
+    row = "b * outer(k, dot(k, q) * v - S.T @ k)"
+    plan = planned(
+        "inputs: {q: [K], k: {dims: [K], per: step}, v: {dims: [V], per: step, heads: HV}, b: []}\n"
+        f"steps: {{n: num_steps}}\nupdate:\n  - repeat: n\n    do:\n      - S = S + {row}\noutput: o = S.T @ q"
+    )
+    assert isinstance(plan, Unavailable) and plan.reason == "something sums over the keys, and not only S.T @ q"
+    assert plan.span.line == 9 and plan.span.column > len("      - S = S + b * outer(k, ")
