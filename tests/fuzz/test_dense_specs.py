@@ -1,6 +1,6 @@
 """Random specs with an expression in every role, through everything; `tests.fuzz.explore` runs any number of them.
 
-The same few examples every time. FLAGEN_FUZZ=500 takes that many others instead, per property.
+The same few examples every time, hundreds with --all. FLAGEN_FUZZ=500 takes that many others instead, per property.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import torch
 
 from tests.fuzz.explore import climbed, explore, text_of
 from tests.fuzz.test_random_specs import EXAMPLES
+from tests.tiers import tiered
 
 torch.set_num_threads(1)
 pytestmark = [
@@ -18,17 +19,19 @@ pytestmark = [
 ]
 
 
-def numbers(start: int, few: int) -> range:
-    """The numbers of the `few` specs of every run, or of as many others as were asked for."""
-    return range(start + few, start + few + EXAMPLES) if EXAMPLES else range(start, start + few)
+def numbers(start: int, few: int, all_of_them: int) -> pytest.MarkDecorator:
+    """`number`: those of `few` specs always, or of as many others as were asked for."""
+    first, count = (start + all_of_them, EXAMPLES) if EXAMPLES else (start, all_of_them)
+    cases = ((number,) for number in range(first, first + count))
+    return tiered("number", cases, lambda number: EXAMPLES > 0 or number < start + few)
 
 
-@pytest.mark.parametrize("number", numbers(0, 24))
+@numbers(0, 24, 400)
 def test_they_build_and_pytorch_runs_what_they_say(number):
     climbed(number, "naive")
 
 
-@pytest.mark.parametrize("number", numbers(1_000_000, 12))
+@numbers(1_000_000, 12, 200)
 def test_kernels_run_what_they_say(number, poisoned_memory):
     climbed(number, "kernels")
 
