@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flagen.spec.model import Derived, Expr, Input, Param, Spec, Steps
-from flagen.spec.names import Symbol, Symbols, listed, nearest
+from flagen.spec.names import Symbol, Symbols, listed, misspelt
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
 from flagen.spec.usage import Role, Roles, assignments, names_in, reaching
@@ -19,11 +19,6 @@ def check_unused(symbols: Symbols, scope: Scope, report: Report) -> None:
         hint = f"did you mean the state `{near}`?" if near is not None else "use it or remove it"
         report.error("E305", symbol.span, f"`{symbol.name}` is {symbol.described} that nothing uses", hint)
         scope.mentioned.add(near or "")
-
-
-def misspelt(name: str, states: list[str]) -> str | None:
-    """The state that a local named `name` was probably meant to be: `s` or `S_t` for `S`."""
-    return name.rpartition("_")[0] if name.rpartition("_")[0] in states else nearest(name, states)
 
 
 def check_updated(symbols: Symbols, scope: Scope, updated: set[str], report: Report) -> None:

@@ -154,7 +154,7 @@ class Fields:
     def _rejoined(self, value: Scalar, is_list: bool) -> Node:
         """A value that was cut at a comma within parentheses: a list that should have brackets; else it is reported."""
         closed = value.lines.text.find(")", value.start)
-        if is_list and value.text.startswith("(") and closed > 0:
+        if is_list and re.match(r"\w*\(", value.text) and closed > 0:
             return value.upto(closed + 1)
         hint = 'quote the expression ("..."), or write the section in block style, one name a line'
         self.report.error("E114", value.span, "inside { } a comma ends the value, here mid-expression", hint)

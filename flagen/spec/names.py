@@ -107,6 +107,11 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
+def misspelt(name: str, states: list[str]) -> str | None:
+    """The state that a local named `name` was probably meant to be: `s` or `S_t` for `S`."""
+    return name.rpartition("_")[0] if name.rpartition("_")[0] in states else nearest(name, states)
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """A hint naming the nearest known name, or `otherwise`."""
     near = nearest(name, known)

@@ -191,7 +191,7 @@ class Sections:
         """`{n: num_steps, default: 2}`: the one key that is not `default` is the symbol."""
         self.steps_given = True
         what = "`steps` is a mapping of one symbol to the argument that carries it, and `default`"
-        entries = self.fields.entries(node, what)
+        entries = self._section(node, what, "`{n: num_steps, default: 2}`")
         if entries is None:
             self.symbols.complete = False
             return None
@@ -340,7 +340,8 @@ class Sections:
         if items is None:
             return None
         if len(items) != 2:
-            self.report.error("E208", node.span, what, "for example `[-.inf, 0]`")
+            inside = items[0].text if len(items) == 1 and isinstance(items[0], Scalar) else ""
+            self.report.error("E208", node.span, what, _range_meant(inside))
             return None
         low, high = (self.fields.number(item, "an end of a range") for item in items)
         if low is None or high is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import yaml
 
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
-_WORD = re.compile(r"[ \t]*(?:- )?([^\s:#][^:#\n]*?)[ \t]*(?=:|#|\n|\Z)")
+_KEY = re.compile(r"[ ]*(\w+)")
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ def explained(text: str, error: yaml.MarkedYAMLError, flow: list[int]) -> Slip:
         return Slip(at, at + 1, f"this `{character}` closes nothing", "leave it out, or open it before")
     if "could not find expected ':'" in problem:
         return _no_colon(text, began)
-    if "mapping values are not allowed" in problem and (above := _line_without_colon(text, at)) is not None:
-        return _no_colon(text, above)
+    if "mapping values are not allowed" in problem and (key := _KEY.fullmatch(text, _line_start(text, at), at)):
+        above = _line_without_colon(text, at)
+        return Slip(key.start(1), key.end(1), *_COLUMN) if above is None else _no_colon(text, above)
     before = text[:at].rpartition("\n")[2]
     if before.strip(" -") and "mapping values" not in problem and "block sequence" not in problem:
         return Slip(at, at + 1, "this cannot stand here", _QUOTE)
@@ -63,6 +64,8 @@ def _unclosed(text: str, start: int, at: int) -> Slip:
             opened += [i] if i < at else []
         elif text[i] in _CLOSING.values() and opened:
             last = opened.pop()
+            if text[i] != _CLOSING[text[last]] and text[start:i].rstrip(" ")[-1:] == ":":
+                return Slip(i, i + 1, f"a value cannot start with `{text[i]}`", "a range is written `[0, 1]`")
             if text[i] != _CLOSING[text[last]]:
                 hint = f"close it with `{_CLOSING[text[last]]}`; a range is written `[0, 1]`, its ends included"
                 return Slip(last, last + 1, f"this `{text[last]}` is closed by `{text[i]}`", hint)
@@ -87,13 +90,16 @@ def _misplaced(text: str, opened: int, at: int) -> Slip:
     return Slip(at, at + 1, f"this cannot stand inside `{text[opened]} {_CLOSING[text[opened]]}`", _QUOTE)
 
 
+def _line_start(text: str, at: int) -> int:
+    return text.rfind("\n", 0, at) + 1
+
+
 def _line_without_colon(text: str, at: int) -> int | None:
-    """Where the line before that of `at` starts, if it has no colon where it should: both are one value then."""
-    end = text.rfind("\n", 0, at)
-    start = text.rfind("\n", 0, max(end, 0)) + 1
+    """Where the text of the line before that of `at` starts, if it has no colon: both are one value then."""
+    end = _line_start(text, at) - 1
+    start = _line_start(text, max(end, 0))
     line = text[start : max(end, 0)]
-    begins_here = re.fullmatch(r"\s*\w+", text[end + 1 : at]) is not None
-    return start + len(line) - len(line.lstrip()) if begins_here and line.strip() and ":" not in line else None
+    return start + len(line) - len(line.lstrip()) if line.strip() and ":" not in line else None
 
 
 def _outside_quotes(text: str, start: int, stop: int) -> list[int]:
@@ -123,7 +129,10 @@ def _no_colon(text: str, at: int) -> Slip:
 _QUOTE = 'put the whole value in double quotes, "..."'
 _COLUMN = ("this line is not in line with those before it", "what belongs together starts in one column")
 _KNOWN = {
-    "mapping values are not allowed": ("a second `: ` in one value", "quote a text that contains `: `"),
+    "mapping values are not allowed": (
+        "a second `: ` in one value",
+        "quote a text with `: `; entries stand in { }",
+    ),
     "block sequence entries are not allowed": ("a `- ` inside a value", "quote a value that starts with `- `"),
     "did not find expected alphabetic": ("an alias without a name", "quote a value that starts with `*` or `&`"),
     "did not find expected key": _COLUMN,

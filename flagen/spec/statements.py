@@ -10,7 +10,7 @@ from flagen.diagnostics import Span
 from flagen.spec.fields import Fields
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
 from flagen.spec.model import Assign, Expr, Repeat, Statement, Steps
-from flagen.spec.names import Symbols, quoted
+from flagen.spec.names import Symbols, misspelt, quoted
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
 from flagen.spec.sections import Sections
@@ -204,7 +204,12 @@ class Statements:
             return self._bind_state(target, symbol.dims, value)
         if symbol.kind == "local":
             message = f"`{target.name}` is already assigned, on line {symbol.span.line}"
-            self.report.error("E311", target.span, message, "a local is assigned once: give this value its own name")
+            near = misspelt(target.name, [state.name for state in self.symbols.of_kind("state")])
+            hint = "a local is assigned once: give this value its own name"
+            if near is not None and not symbol.used:
+                symbol.used, hint = True, f"did you mean the state `{near}`?"
+                self.scope.mentioned.add(near)
+            self.report.error("E311", target.span, message, hint)
         else:
             message = f"`{target.name}` is {symbol.described}; a statement assigns a state or a new local"
             self.report.error("E310", target.span, message)
