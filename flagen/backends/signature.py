@@ -66,10 +66,9 @@ def _steps(spec: Spec) -> tuple[Parameter, ...]:
 
 
 def _carried(spec: Spec) -> tuple[Parameter, ...]:
+    states = f"{state_shapes(spec)}; default {first_state(spec)}."
     return (
-        Parameter(
-            "initial_state", f"{state_annotation(spec)} | None", "None", True, f"{state_shapes(spec)}; {_inits(spec)}."
-        ),
+        Parameter("initial_state", f"{state_annotation(spec)} | None", "None", True, states),
         Parameter("output_final_state", "bool", "False", True, "also return the state after the last token."),
         Parameter("cu_seqlens", "Tensor | None", "None", True, _CU_SEQLENS.format(*leading_axes(spec))),
     )
@@ -152,11 +151,10 @@ def state_shapes(spec: Spec) -> str:
     return shapes[0] if len(shapes) == 1 else f"({', '.join(shapes)})"
 
 
-def _inits(spec: Spec) -> str:
+def first_state(spec: Spec) -> str:
+    """What a sequence starts from."""
     inits = {state.init for state in spec.states}
-    if inits == {0.0}:
-        return "default zero"
-    return "default " + ", ".join(f"{state.init:g}" for state in spec.states)
+    return "zero" if inits == {0.0} else ", ".join(f"{state.init:g}" for state in spec.states)
 
 
 def input_doc(spec: Spec, decl: Input) -> str:

@@ -183,7 +183,7 @@ class Problem:
         steps = {} if spec.steps is None else {spec.steps.argument: self.shape.steps}
         known = {**self.sizes, **self.numbers, **steps}
         wanted = inspect.signature(module_class).parameters
-        module = module_class(**{name: value for name, value in known.items() if name in wanted}, carry_state=False)
+        module = module_class(**{name: value for name, value in known.items() if name in wanted})
         params = {p.name: leaves[p.name] for p in spec.params if p.is_tensor}
         inputs = tuple(leaves[i.name] for i in spec.inputs)
         return self.named(*torch.func.functional_call(module, params, inputs, self.carried(leaves)))

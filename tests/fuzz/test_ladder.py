@@ -32,8 +32,8 @@ MISTAKES = [
         "repeat_interleave(self.HV // x.shape[2], dim=2)",
         "repeat(1, 1, self.HV // x.shape[2], *[1] * (x.ndim - 3))",
     ),
-    ("module.py", "output_final_state=output_final_state or self.carry_state", "output_final_state=False"),
-    ("module.py", "initial_state=self.state if initial_state is None else initial_state", "initial_state=self.state"),
+    ("module.py", "output_final_state=output_final_state or carry_state", "output_final_state=False"),
+    ("module.py", "initial_state=initial_state,", "initial_state=self.state,"),
 ]
 
 
@@ -47,7 +47,7 @@ MISTAKES_OF_SEVERAL = [
     ("naive.py", "finals.append((z, Sk, Sv))", "finals.append((z, Sk, 2 * Sv))"),
     ("arguments.py", "-math.inf", "0.0"),
     ("arguments.py", "state[run : run + 1]", "state[:1]"),
-    ("module.py", "initial_state=self.state if initial_state is None else initial_state", "initial_state=self.state"),
+    ("module.py", "initial_state=initial_state,", "initial_state=self.state,"),
 ]
 
 

@@ -6,20 +6,22 @@ import math
 
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import (
+    first_state,
     input_doc,
+    leading_axes,
     output_doc,
     param_doc,
     parameters,
     state_annotation,
     state_shapes,
 )
-from flagen.backends.text import one_line, tuple_of
+from flagen.backends.text import free_name, one_line, tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.diagnostics import InternalError
 from flagen.plan.model import Plan, Unavailable
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.staged import StagedPlan
-from flagen.spec.model import Expr, Interval, Name, Param, walk
+from flagen.spec.model import Expr, Interval, Name, Param, Spec, walk
 
 
 def package_file(plan: Plan) -> Rendering:
@@ -97,17 +99,41 @@ def module_file(plan: Plan) -> Rendering:
                 for name, annotation, required in settings
             ],
             "steps": spec.steps,
+            "carry_state": free_name("carry_state", {i.name for i in spec.inputs}),
+            "arguments": [*sizes, *(name for name, _, _ in settings), *_step_argument(spec), "carry_state"],
+            "check": _check(spec),
             "like": spec.inputs[0].name,
             "first_per_step": spec.inputs[0].per == "step",
             "state_annotation": state_annotation(spec),
             "single_state": len(spec.states) == 1,
             "state_shapes": state_shapes(spec),
+            "first_state": first_state(spec),
+            "state_axes": [
+                {
+                    "name": state.name,
+                    "axes": f'"[{", ".join((leading_axes(spec)[2], "HV", *state.dims))}]"',
+                    "sizes": ", ".join(f"args.{size}" for size in ("runs", "HV", *state.dims)),
+                }
+                for state in spec.states
+            ],
             "output_doc": output_doc(spec),
             "has_chunk": not isinstance(plan.chunk, Unavailable),
             "has_chunk_kernel": not isinstance(plan.chunk_kernel, Unavailable),
             "has_fused": not isinstance(plan.fused, Unavailable),
         },
     )
+
+
+def _step_argument(spec: Spec) -> tuple[str, ...]:
+    return () if spec.steps is None else (spec.steps.argument,)
+
+
+def _check(spec: Spec) -> str:
+    """The check of a call's sizes, but for the state: that is the module's, and so are params and steps."""
+    tensors = [*(i.name for i in spec.inputs), *(f"self.{p.name}" for p in spec.params if p.is_tensor)]
+    steps = [f"{name}=self.{name}" for name in _step_argument(spec)]
+    rest = ["initial_state=None", "cu_seqlens=cu_seqlens", "shapes_only=True"]
+    return f"check_arguments({', '.join((*tensors, *steps, *rest))})"
 
 
 def _sizes(param: Param) -> tuple[str, ...]:
