@@ -160,21 +160,22 @@ def first_state(spec: Spec) -> str:
 def input_doc(spec: Spec, decl: Input) -> str:
     head_note = "; HV is a multiple of H" if decl.heads == "HV" and _first_value_input(spec) == decl.name else ""
     text = one_line(decl.description).rstrip(".,;:")
-    return f"{text + ', ' if text else ''}{input_shape(spec, decl)}{_range_note(decl.range)}{head_note}."
+    return f"{text + ', ' if text else ''}{input_shape(spec, decl)}{range_note(decl.range)}{head_note}."
 
 
 def param_doc(decl: Param) -> str:
     text = one_line(decl.description).rstrip(".,;:")
     shape = param_shape(decl) if decl.is_tensor else "a number"
     default = "" if decl.default is None else f"; default {to_source(decl.default)}"
-    return f"{text + ', ' if text else ''}{shape}{_range_note(decl.range)}{default}."
+    return f"{text + ', ' if text else ''}{shape}{range_note(decl.range)}{default}."
 
 
 def _first_value_input(spec: Spec) -> str | None:
     return next((i.name for i in spec.inputs if i.heads == "HV"), None)
 
 
-def _range_note(interval: Interval) -> str:
+def range_note(interval: Interval) -> str:
+    """`, in [0, 1]`, as it follows a shape; nothing where any value is fine."""
     low, high = interval.low, interval.high
     if math.isinf(low) and math.isinf(high):
         return ""

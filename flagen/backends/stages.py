@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from flagen.backends.protocol import Rendering
+from flagen.backends.range_check import NO_CHECK, RANGES
 from flagen.plan.staged import PlannedStage
 
 SHARED = "shared"
@@ -33,4 +34,5 @@ def _of_the_whole(context: Mapping[str, object]) -> Mapping[str, object]:
     if SHARED not in context:
         return context
     names = {"registered": f"{context['operator']}_{context['name']}"} if "registered" in context else {}
-    return {**context, SHARED: OUTSIDE, **names}
+    checked = {RANGES: NO_CHECK} if RANGES in context else {}
+    return {**context, SHARED: OUTSIDE, **names, **checked}

@@ -115,7 +115,7 @@ class RowPlanner:
             interval_of(factor, ranges)
             for step in self.nf.steps
             for row in step.deltas
-            for factor in _scalar_factors(row.y)
+            for factor in scalar_factors(row.y)
         ]
         return bool(bounds) and math.prod(max(-bound.low, bound.high) for bound in bounds) <= 1
 
@@ -234,14 +234,14 @@ def _fixed_names(spec: Spec) -> frozenset[str]:
 _VARYING = ("input", "param", "derived")
 
 
-def _scalar_factors(expr: Expr) -> Iterator[Expr]:
+def scalar_factors(expr: Expr) -> Iterator[Expr]:
     """The factors of a product that have no dims."""
     match expr:
         case Negate(value):
-            yield from _scalar_factors(value)
+            yield from scalar_factors(value)
         case Binary("*", left, right):
-            yield from _scalar_factors(left)
-            yield from _scalar_factors(right)
+            yield from scalar_factors(left)
+            yield from scalar_factors(right)
         case _ if not expr.dims:
             yield expr
 

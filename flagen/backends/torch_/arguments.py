@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from flagen.backends.protocol import Rendering
+from flagen.backends.range_check import with_ranges
 from flagen.backends.signature import leading_axes, state_annotation
 from flagen.backends.stages import HERE, SHARED
 from flagen.backends.text import tuple_of
@@ -38,6 +39,7 @@ def arguments_file(plan: Plan) -> Rendering:
                 }
                 for p in params
             ],
+            "declared_ranges": _ranges(spec),
             "steps": spec.steps.argument if spec.steps else None,
             "first": spec.inputs[0].name,
             "checks": checks,
@@ -60,6 +62,12 @@ def arguments_file(plan: Plan) -> Rendering:
             ],
         },
     )
+
+
+def _ranges(spec: Spec) -> str:
+    """The ranges of what has one, as a dict display; nothing where nothing has."""
+    bounds = (f'"{d.name}": ({_number(d.range.low)}, {_number(d.range.high)})' for d in with_ranges(spec))
+    return f"{{{', '.join(bounds)}}}" if with_ranges(spec) else ""
 
 
 def _step_rows(spec: Spec, tokens: str) -> str:

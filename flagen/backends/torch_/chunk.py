@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from flagen.algebra.equations import Equation, Exponent, Factor
 from flagen.algebra.normal_form import Read
+from flagen.backends.notes import naive_chunk_notes
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter
 from flagen.backends.stages import HERE, SHARED
@@ -41,6 +42,7 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
         {
             **common_context(spec, size),
             SHARED: HERE,
+            "notes": naive_chunk_notes(plan),
             "prelude": lines,
             "rows": arguments,
             "row_names": [name for name, _ in arguments],

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from flagen.backends.notes import naive_chunk_notes
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter, output_like
 from flagen.backends.stages import package_of
@@ -20,7 +21,8 @@ def staged_file(plan: Plan, staged: StagedPlan) -> Rendering:
     size = Parameter("chunk_size", "int", str(staged.size), True, "tokens per chunk.")
     stages = staged_context(staged, lambda stage: f"naive_chunk_{stage.spec.name}", lambda stage: (), promotes=True)
     del stages["repeats_heads"]  # What is promoted has all heads.
-    return Rendering("chunk.py", "torch/staged.py.j2", {**common_context(plan.spec, size), **stages})
+    notes = {"notes": naive_chunk_notes(plan)}
+    return Rendering("chunk.py", "torch/staged.py.j2", {**common_context(plan.spec, size), **stages, **notes})
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 
+from flagen.backends.notes import chunk_notes
 from flagen.backends.protocol import Rendering
+from flagen.backends.range_check import RANGES, range_check
 from flagen.backends.stages import inside, package_of
 from flagen.backends.triton_.backward_kernel import backward_kernel_contexts
 from flagen.backends.triton_.backward_launcher import backward_launcher_context
@@ -47,7 +50,7 @@ class TritonBackend:
     def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
         """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both.
         What they share is in `operators.py`."""
-        staged = _staged(plan.chunk_kernel) if isinstance(plan.chunk_kernel, StagedPlan) else ()
+        staged = _staged(plan, plan.chunk_kernel) if isinstance(plan.chunk_kernel, StagedPlan) else ()
         launchers = (*_fused_recurrent(plan), *_by_chunks(plan), *staged)
         takes_output = any(launcher.context.get("takes_output") for launcher in launchers)
         shared = Rendering("operators.py", "triton/operators.py.j2", {"takes_output": takes_output})
@@ -58,9 +61,16 @@ def _by_chunks(plan: Plan) -> tuple[Rendering, ...]:
     return (*_chunk(plan), *_chunk_backward(plan))
 
 
-def _staged(plan: StagedPlan) -> tuple[Rendering, ...]:
-    whole = Rendering("chunk_fused.py", "triton/staged.py.j2", staged_launcher_context(plan))
-    packages = (inside(package_of(stage, plan.spec.name), _by_chunks(stage.plan)) for stage in plan.stages)
+def _about_chunk(plan: Plan) -> Mapping[str, object]:
+    """What `chunk` says and checks of the values that it is given."""
+    return {"notes": chunk_notes(plan), RANGES: range_check(plan.spec)}
+
+
+def _staged(plan: Plan, staged: StagedPlan) -> tuple[Rendering, ...]:
+    whole = Rendering(
+        "chunk_fused.py", "triton/staged.py.j2", {**staged_launcher_context(staged), **_about_chunk(plan)}
+    )
+    packages = (inside(package_of(stage, plan.spec.name), _by_chunks(stage.plan)) for stage in staged.stages)
     return (whole, *chain.from_iterable(packages))
 
 
@@ -68,7 +78,7 @@ def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
     backward = plan.fused_backward
     if isinstance(plan.fused, Unavailable) or isinstance(backward, Unavailable):
         return ()  # Whatever has the one has the other.
-    launcher = launcher_context(plan.fused, backward.keeps)
+    launcher = {**launcher_context(plan.fused, backward.keeps), RANGES: range_check(plan.spec)}
     forward = (
         Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused)),
         Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher),
@@ -106,7 +116,7 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
     if backward is not None and backward.kept:
         kept = (Rendering("chunk_kept.py", "triton/chunk_kept.py.j2", chunk_kept_context(kernels, backward)),)
     launchers = (
-        Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", context),
+        Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", {**context, **_about_chunk(plan)}),
         Rendering("chunk_launch.py", "triton/chunk_launch.py.j2", chunk_launch_context(kernels)),
         Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels, backward)),
         *kept,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from flagen.backends.printed import product_of
+from flagen.backends.range_check import RANGES, range_check
 from flagen.backends.signature import Parameter, parameters, result_doc, result_like
 from flagen.backends.stages import HERE, SHARED
 from flagen.backends.torch_.common import check_call, common_context
@@ -91,6 +92,7 @@ def scan_launcher_context(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> M
         **{name: common[name] for name in names},
         **{name: inherited[name] for name in values},
         SHARED: HERE,
+        RANGES: range_check(spec),
         "keep": operator.keep,
         "initials": operator.initials,
         "results": [_result(plan.plan, result) for result in plan.plan.results],
