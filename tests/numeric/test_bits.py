@@ -1,0 +1,106 @@
+"""Kernels give a sequence the same bits whatever runs beside it, and wherever its chunks let it be cut.
+
+Results and final states, not gradients. PyTorch promises no such thing of the products that its forms are made of.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.numeric.problems import (
+    Problem,
+    Shape,
+    as_state,
+    evaluate,
+    form,
+    forms,
+    make,
+    named_results,
+    package,
+    spec_of,
+)
+from tests.numeric.test_causality import STRUCTURES
+
+SHAPE = Shape(T=37, K=16, V=12, B=2, groups=2)
+OTHER = 19
+"""The length of what is packed before the sequence."""
+CHUNK = 16
+
+CHUNKED = [(*case, dtype) for case in forms("chunk") for dtype in (torch.float32, torch.bfloat16)]
+CASES = [
+    case for case in (*CHUNKED, *((*case, torch.float32) for case in forms("fused_recurrent"))) if case[1] in STRUCTURES
+]
+
+
+def tokens(problem: Problem, sequence: int, start: int, end: int) -> dict[str, Tensor]:
+    """The arguments of a call of one sequence, from `start` to `end`."""
+    rows = {decl.name: SHAPE.n if decl.per == "step" else 1 for decl in spec_of(problem.name).inputs}
+    return {
+        name: x[sequence : sequence + 1, start * rows[name] : end * rows[name]] if name in rows else x
+        for name, x in problem.tensors.items()
+    }
+
+
+def packed(problem: Problem) -> Problem:
+    """The start of the first sequence, then the whole of the second."""
+    first, second = tokens(problem, 0, 0, OTHER), tokens(problem, 1, 0, SHAPE.T)
+    inputs = {decl.name for decl in spec_of(problem.name).inputs}
+    both = {name: torch.cat((x, second[name]), dim=1) if name in inputs else x for name, x in first.items()}
+    return replace(problem, tensors=both, cu_seqlens=torch.tensor([0, OTHER, OTHER + SHAPE.T]))
+
+
+def beside_nan(x: Tensor) -> Tensor:
+    """What the sequence runs beside is NaN."""
+    return torch.cat((torch.full_like(x[:1], torch.nan), x[1:]))
+
+
+@pytest.mark.parametrize(("kind", "name", "dtype"), CASES)
+def test_a_sequence_has_its_bits(kind, name, dtype):
+    function, sizes = form(kind, name), {"chunk_size": CHUNK} if kind == "chunk" else {}
+    problem = make(name, SHAPE).to(dtype)
+    inputs = {decl.name for decl in spec_of(name).inputs}
+    problem = problem.map(lambda name, x: beside_nan(x) if name in inputs or name not in problem.tensors else x)
+    states = (problem.initial_state,) if isinstance(problem.initial_state, Tensor) else problem.initial_state
+    second = as_state(tuple(x[1:] for x in states))
+    alone = replace(problem, tensors=tokens(problem, 1, 0, SHAPE.T), initial_state=second)
+    expected = evaluate(function, alone, wrt=(), **sizes)
+
+    # What is wanted beside a result has no part in it, either.
+    batched = evaluate(function, problem, **sizes)
+    beside = evaluate(function, packed(problem), wrt=(), **sizes)
+    state, outputs = second, []
+    for start, end in pairwise((0, CHUNK, 2 * CHUNK, SHAPE.T)):
+        piece = replace(problem, tensors=tokens(problem, 1, start, end), initial_state=state)
+        o, state = piece.call(function, **sizes)
+        outputs.append(o)
+    cut = named_results(name, torch.cat(outputs, dim=1), state)
+
+    for result, x in expected.items():
+        assert torch.equal(batched[result][1:], x), f"{result}: in a batch"
+        assert torch.equal(beside[result][:, OTHER:] if result == "o" else beside[result][1:], x), f"{result}: packed"
+        assert torch.equal(cut[result], x), f"{result}: cut in three"
+
+
+def choosing(name: str) -> list[ModuleType]:
+    """The modules of a package that choose by the number of programs how to launch the outputs."""
+    package(name)
+    return [m for path, m in sys.modules.items() if path.startswith(f"generated.{name}.") and hasattr(m, "_splits")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", [name for name in STRUCTURES if choosing(name)])
+def test_how_outputs_are_launched_changes_no_bit(name, dtype, monkeypatch):
+    """A walk over few sequences leaves the outputs to a kernel of their own."""
+    problem, results = make(name, SHAPE).to(dtype), []
+    for splits in (False, True):
+        for module in choosing(name):
+            monkeypatch.setattr(module, "_splits", lambda *_, splits=splits: splits)
+        results.append(evaluate(form("chunk", name), problem, wrt=(), chunk_size=CHUNK))
+    assert all(torch.equal(x, results[1][result]) for result, x in results[0].items())
