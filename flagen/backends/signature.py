@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from flagen.backends.text import one_line, wrapped
+from flagen.plan.neutral import log_weights
 from flagen.spec.model import Dims, Input, Interval, Param, Spec
 from flagen.spec.printer import to_source
 
@@ -160,7 +161,20 @@ def first_state(spec: Spec) -> str:
 def input_doc(spec: Spec, decl: Input) -> str:
     head_note = "; HV is a multiple of H" if decl.heads == "HV" and _first_value_input(spec) == decl.name else ""
     text = one_line(decl.description).rstrip(".,;:")
-    return f"{text + ', ' if text else ''}{input_shape(spec, decl)}{range_note(decl.range)}{head_note}."
+    what = f"{text + ', ' if text else ''}{input_shape(spec, decl)}{range_note(decl.range)}{head_note}"
+    return f"{what}{_padding_note(spec, decl)}."
+
+
+def _padding_note(spec: Spec, decl: Input) -> str:
+    """What padding has to be, where a zero is not it."""
+    weight = log_weights(spec).get(decl.name)
+    if weight is None:
+        return ""
+    leaves = "leaves all states as they are" if weight.neutral else f"adds nothing to {' and '.join(weight.states)}"
+    return (
+        "; a log weight, so that 0 counts as exp(0) = 1: padding has a number far below the others, such as -1e4, which "
+        f"with zeros elsewhere {leaves}"
+    )
 
 
 def param_doc(decl: Param) -> str:
