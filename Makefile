@@ -24,8 +24,8 @@ help:
 	@echo "make tables  bring the tables of what kernels compile to and move up to date"
 	@echo "make test    lint, compare generated/ with its specs and the tables with generated/, run the tests: what CI runs,"
 	@echo "             a quarter of an hour on two cores at most"
-	@echo "make test-all  the same with every test of every variant, and the numeric ones as other processors round:"
-	@echo "             before a release; hours on two cores"
+	@echo "make test-all  the same with every test of every variant, mistakes in kernels, a thousand random specs, and the"
+	@echo "             numeric tests as other processors round: before a release; hours on two cores"
 	@echo "make test-processors  the numeric tests as other processors round"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   time the operators of generated/ against each other"
@@ -67,6 +67,7 @@ test: checks
 test-all: checks
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --all
 	$(MAKE) test-processors
+	$(BIN)/python -m tests.fuzz.explore --count 1000
 
 # The PyTorch forms of every variant, and the kernels of those that make test climbs with.
 test-processors: $(READY)

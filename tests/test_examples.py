@@ -29,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def crosscheck(checkout: Path, variant: str = VARIANT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "examples/crosscheck.py", variant]
-    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False, timeout=240)
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False, timeout=900)
 
 
 def test_operators_agree(checkout: Path) -> None:

@@ -75,7 +75,7 @@ def reports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         directory = tmp_path_factory.mktemp("kernels")
         command = [sys.executable, "-m", compile_triton.__name__, str(directory), *archs]
         done = subprocess.run(
-            command, input=work, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+            command, input=work, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
         )
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]

@@ -45,19 +45,19 @@ def compiled(text: str) -> None:
         check(spec, package)
 
 
-@some(24)
+@some(10)
 @given(affine_specs())
 def test_updates_that_papers_write(text):
     compiled(text)
 
 
-@some(12)
+@some(5)
 @given(wild_specs())
 def test_updates_that_nobody_writes(text):
     compiled(text)
 
 
-@some(12)
+@some(5)
 @given(staged_specs())
 def test_states_that_feed_one_another(text):
     compiled(text)

@@ -45,7 +45,7 @@ def in_a_pipe(*arguments: str) -> list[str]:
     """Run the command in a process of its own; the lines it prints."""
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "40", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "flagen", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
     assert (done.returncode, done.stderr) == (OK, "")
     assert "\x1b" not in done.stdout
     return done.stdout.splitlines()

@@ -63,7 +63,7 @@ def run(script: str, folder: Path, *blocked: str) -> list[str]:
     """The script's lines of output, from an isolated process that finds `folder` and not `blocked`."""
     command = [sys.executable, "-I", "-c", BLOCK + script, str(folder), *blocked]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=900)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

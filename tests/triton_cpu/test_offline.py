@@ -22,7 +22,7 @@ def reports() -> dict[str, dict[str, Any]]:
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", compile_offline.__name__]
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, env=variables, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=variables, cwd=root, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
