@@ -47,7 +47,7 @@ SECONDS = 120
 
 SHAPES = (
     # Several chunks, runs that are empty or end within one, heads in groups, sizes that pad.
-    (Shape(lengths=(0, 18, 1), H=2, groups=2, K=20, V=12, M=9, n=2), True),
+    (Shape(lengths=(0, 18, 1), H=2, groups=2, K=20, V=12, M=9, n=3), True),
     # Several blocks of keys and of values, the last ones ragged, and nothing to start from.
     (Shape(T=19, B=2, groups=2, K=36, V=40, M=12, n=1), False),
 )
