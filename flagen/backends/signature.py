@@ -172,8 +172,8 @@ def _padding_note(spec: Spec, decl: Input) -> str:
         return ""
     leaves = "leaves all states as they are" if weight.neutral else f"adds nothing to {' and '.join(weight.states)}"
     return (
-        "; a log weight, so that 0 counts as exp(0) = 1: padding has a number far below the others, such as -1e4, which "
-        f"with zeros elsewhere {leaves}"
+        "; a log weight, so that 0 counts as exp(0) = 1: padding has a number far below the others, such as -1e4, "
+        f"which with zeros elsewhere {leaves}"
     )
 
 
