@@ -148,10 +148,6 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         """Whether what scales the rows of `role`, and is not in what they get, has a gradient."""
         return role in self.backward.scaled and role != "k"
 
-    def _mask(self, matrix: Scores) -> str:
-        row = self.axes.index(self.row)
-        return self.seen() if matrix.seen else f"{row}[:, None] > {row}[None, :]"
-
     def _decayed(self, matrix: Scores, text: str) -> Printed:
         """The matrix `text` with the decay between its rows."""
         decay = Printed(self.between(matrix.reader)) if self.decaying else None
@@ -269,7 +265,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
     def _onto_rows(self, matrix: Scores) -> list[str]:
         """What rows that read and rows that wrote get from one another."""
         gradient = matrix.gradient
-        masked = f"{gradient} = tl.where({self._mask(matrix)}, {self._decayed(matrix, gradient).text}, 0.0)"
+        masked = f"{gradient} = tl.where({self.mask(matrix)}, {self._decayed(matrix, gradient).text}, 0.0)"
         return [masked, self._score_operand(matrix, gradient), *self._products(matrix)]
 
     def _products(self, matrix: Scores, suffix: str = "") -> list[str]:
@@ -285,10 +281,10 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         get from one another no decay has a part in, and where decays are strong it would drown what they have."""
         reader, writer = matrix.reader, matrix.writer
         gradient, operand = matrix.gradient, f"{matrix.name}_operand"
-        earlier, same = self._tokens(matrix)
+        if self.reads_before(reader):
+            return [*self._onto_rows(matrix), *self._pairs(matrix)]
+        earlier, same = self.tokens(matrix)
         own, own_products = self._within_tokens(matrix, same)
-        if self.reads_before(matrix.reader):  # At once: a matrix less to hold.
-            own, own_products = [*own, *own_products], []
         return [
             *own,
             f"{gradient} = tl.where({earlier}, {self._decayed(matrix, gradient).text}, 0.0)",
@@ -302,12 +298,24 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
             *own_products,
         ]
 
+    def _pairs(self, matrix: Scores) -> list[str]:
+        """What erasures before the decay have in common with what was written, pair by pair: no decay has a part in
+        what a row reads of the token before, and products of these pairs alone would take more registers."""
+        common = f"tl.dot({self._vector(matrix.reader)}, tl.trans({self._vector(matrix.writer)}), {DOT})"
+        token = self.axes.index(TOKEN)
+        return [
+            f"pairs = {common} * {matrix.name}_operand.to(tl.float32)",
+            f"pairs = tl.where({token}[:, None] > {token}[None, :] + 1, pairs, 0.0)",
+            f"{self._sum_of(matrix.reader)} += tl.sum(pairs, axis=1)",
+            f"{self._sum_of(matrix.writer)} -= tl.sum(pairs, axis=0)",
+        ]
+
     def _within_tokens(self, matrix: Scores, same: str) -> tuple[list[str], list[str]]:
         """What rows of one token get from one another: what is kept of the matrix' gradient for it, and its use."""
         gradient, reader, writer = matrix.gradient, matrix.reader, matrix.writer
         if not same:
             return [], []
-        if self.grouped or self.reads_before(matrix.reader):
+        if self.grouped:
             own = self._score_operand(matrix, f"tl.where({same}, {gradient}, 0.0)", "_own")
             return [own], self._products(matrix, "_own")
         diagonal = Printed(f"tl.sum(tl.where({same}, {gradient}, 0.0), axis=1)")
@@ -315,22 +323,6 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
             f"{PARTS[role]} += own_gradient[:, None] * {self._vector(other)}.to(tl.float32)"
             for role, other in ((reader, writer), (writer, reader))
         ]
-
-    def _tokens(self, matrix: Scores) -> tuple[str, str]:
-        """Which rows a row reads across a decay, and which of its own token; the latter empty where there are none.
-        What reads before its token's decay reads the token before as others read their own."""
-        if self.reads_before(matrix.reader):
-            token = self.axes.index(TOKEN)
-            reader, writer = f"{token}[:, None]", f"{token}[None, :] + 1"
-            return f"{reader} > {writer}", f"{reader} == {writer}"
-        steps = f" // {steps_symbol(self.plan)}" if self.grouped else ""
-        row = self.axes.index(self.row)
-        reader = f"{self.axes.index(TOKEN)}[:, None]" if matrix.seen else f"{row}[:, None]{steps}"
-        writer = f"{row}[None, :]{steps}"
-        same = f"{reader} == {writer}"
-        if not matrix.seen:
-            same = f"({same}) & ({self._mask(matrix)})" if self.grouped else ""
-        return f"{reader} > {writer}", same
 
     def _dots(self) -> list[str]:
         """What rows have in common with their gradients: the gradients of what scales them, and of their decays."""
@@ -392,7 +384,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         for m in self._written:
             scale = self.scale(m.reader)
             scaled = product(self._decayed(m, m.name), scale and scale.of_rows())
-            scores = f"tl.where({self._mask(m)}, {scaled.text}, 0.0)"
+            scores = f"tl.where({self.mask(m)}, {scaled.text}, 0.0)"
             if self._varies_column:
                 lines.append(f"{m.name} = {scores}")
                 read = Printed(f"tl.sum({m.name} * column_gradient[:, None], axis=0)")
