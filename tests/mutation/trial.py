@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -27,6 +27,8 @@ import torch
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
+from flagen import pipeline
+from flagen.plan import Unavailable
 from tests.mutation.mutants import DIFFER, Mutant
 from tests.numeric.problems import (
     Problem,
@@ -67,9 +69,11 @@ class Run:
     gradients: bool
     split: bool = False
     save_states: bool = False
+    blocks: bool = False
+    """Whether a program of the recurrent kernels has a small part of the state, as where states are large."""
 
     def __str__(self) -> str:
-        ways = ("gradients", "split", "save_states")
+        ways = ("gradients", "split", "save_states", "blocks")
         return " ".join([self.kind, str(self.shape), *(way for way in ways if getattr(self, way))])
 
 
@@ -92,6 +96,8 @@ def runs_of(name: str) -> list[Run]:
                 if name in with_form(kind):
                     found.append(Run(kind, shape, state, gradients))
     launcher = importlib.import_module(f"generated.{name}.chunk_fused")
+    if split_of(name) is not None:
+        found.append(Run("fused_recurrent", *SHAPES[1], gradients=True, blocks=True))
     for shape, state in SHAPES:
         if hasattr(launcher, "_splits"):
             found.append(Run("chunk", shape, state, gradients=False, split=True))
@@ -208,6 +214,11 @@ def results_of(name: str, run: Run, *, reference: bool = False) -> tuple[dict[st
             for module in of_package(name):
                 if hasattr(module, "SEGMENT"):
                     stack.enter_context(mock.patch.object(module, "SEGMENT", 8))
+            if run.blocks:
+                for module in of_package(name):
+                    if hasattr(module, "launch_config") and module.__name__.endswith(RECURRENT):
+                        small = partial(small_blocks, module.launch_config, split_of(name))
+                        stack.enter_context(mock.patch.object(module, "launch_config", small))
             if run.split:
                 for launcher in (module for module in of_package(name) if hasattr(module, "_splits")):
                     stack.enter_context(mock.patch.object(launcher, "_splits", lambda programs, device: True))
@@ -222,6 +233,25 @@ def results_of(name: str, run: Run, *, reference: bool = False) -> tuple[dict[st
             )
             results |= {f"d {key}": x for key, x in zip(leaves, of, strict=True)}
     return results, guards.intact()
+
+
+RECURRENT = (".kernels", ".fused_recurrent_backward_kernels")
+"""The files of the recurrent kernels."""
+
+
+@cache
+def split_of(name: str) -> str | None:
+    """The dim of which a program of the recurrent kernels owns a block."""
+    spec = spec_of(name)
+    plan = pipeline.make_plan(spec, pipeline.derive(spec)).fused
+    return None if isinstance(plan, Unavailable) or plan.split is None else plan.split.dim
+
+
+def small_blocks(planned: Callable[..., object], dim: str, *sizes: int, **named: int) -> object:
+    """What a launcher asks for its blocks, with blocks of `dim` so small that there are several."""
+    found = planned(*sizes, **named)
+    cut = [{**tiles, f"BLOCK_{dim}": 8} for tiles in (found if isinstance(found, tuple) else (found,))]
+    return tuple(cut) if isinstance(found, tuple) else cut[0]
 
 
 def of_package(name: str) -> list[ModuleType]:
