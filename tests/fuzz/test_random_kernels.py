@@ -149,6 +149,16 @@ update:
   - S = S + outer(k, v + c)
 output: o = M ** -0.5 * (S.T @ (F @ x)) + sum(q)
 """,
+    "a matrix that is read by what was read of it": f"""
+state: {{A: [K, M], S: [K, V]}}
+inputs: {{{VECTORS}, x: [M]}}
+update:
+  - A = 0.9 * A + outer(k, x)
+  - S = S + outer(k, v)
+output:
+  - y = A @ (A.T @ q)
+  - o = S.T @ l2norm(y) + c
+""",
     "a key that is made of the token before": """
 state: {S: [K, V], last: [K]}
 inputs: {q: [K], k: [K], v: [V], g: {dims: [K], range: [-.inf, 0]}}
