@@ -229,8 +229,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         """Decays of what comes from the states, and what of it the decay of the whole chunk has in common with."""
         factors = {"q": self.start_of("q"), "y": self.start_of("y"), "w": self.to_end}
         factors["k"] = common_factor(self.scale("v"), self.to_end)
-        given = [(PARTS[role], factors[role]) for role in self._roles]
-        lines = [f"{part} *= {factor.of_rows().text}" for part, factor in given if factor]
+        lines = [f"{PARTS[role]} *= {factor.of_rows().text}" for role in self._roles if (factor := factors[role])]
         if self.plan.rider is not None:
             lines = self._column_onto_keys(lines)
         if self.backward.decays:
