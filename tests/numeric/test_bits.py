@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.numeric.problems import (
+    NAMES,
     Problem,
     Shape,
     as_state,
@@ -26,7 +27,7 @@ from tests.numeric.problems import (
     package,
     spec_of,
 )
-from tests.numeric.test_causality import STRUCTURES
+from tests.tiers import represents, tiered, variants
 
 SHAPE = Shape(T=37, K=16, V=12, B=2, groups=2)
 OTHER = 19
@@ -34,9 +35,7 @@ OTHER = 19
 CHUNK = 16
 
 CHUNKED = [(*case, dtype) for case in forms("chunk") for dtype in (torch.float32, torch.bfloat16)]
-CASES = [
-    case for case in (*CHUNKED, *((*case, torch.float32) for case in forms("fused_recurrent"))) if case[1] in STRUCTURES
-]
+CASES = [*CHUNKED, *((*case, torch.float32) for case in forms("fused_recurrent"))]
 
 
 def tokens(problem: Problem, sequence: int, start: int, end: int) -> dict[str, Tensor]:
@@ -61,7 +60,7 @@ def beside_nan(x: Tensor) -> Tensor:
     return torch.cat((torch.full_like(x[:1], torch.nan), x[1:]))
 
 
-@pytest.mark.parametrize(("kind", "name", "dtype"), CASES)
+@tiered(("kind", "name", "dtype"), CASES, lambda _, name, dtype: represents(name))
 def test_a_sequence_has_its_bits(kind, name, dtype):
     function, sizes = form(kind, name), {"chunk_size": CHUNK} if kind == "chunk" else {}
     problem = make(name, SHAPE).to(dtype)
@@ -95,7 +94,7 @@ def choosing(name: str) -> list[ModuleType]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", [name for name in STRUCTURES if choosing(name)])
+@variants([name for name in NAMES if choosing(name)])
 def test_how_outputs_are_launched_changes_no_bit(name, dtype, monkeypatch):
     """A walk over few sequences leaves the outputs to a kernel of their own."""
     problem, results = make(name, SHAPE).to(dtype), []

@@ -7,22 +7,14 @@ from __future__ import annotations
 
 import ast
 
-import pytest
 import torch
 
-from tests.numeric.problems import ROOT, Shape, form, forms, make, spec_of
+from tests.numeric.problems import FORMS, ROOT, Shape, form, forms, make, spec_of
+from tests.tiers import each_form
 
 SHAPE = Shape(T=26, K=8, V=6)
 CHUNK, TOKEN = 16, 20
 """The token is the fifth of the second chunk; with micro-steps chunks are shorter still."""
-STRUCTURES = (
-    *("simple_gla", "gated_delta_product", "kda", "rwkv7", "oja", "linear_attn_normalized", "gsa", "hgrn"),
-    "lightnet",
-)
-"""One variant of each structure; kernels are run for these, PyTorch for all."""
-CASES = forms("naive_recurrent", "naive_chunk") + [
-    (kind, name) for kind, name in forms("chunk", "fused_recurrent") if name in STRUCTURES
-]
 
 
 def first_nan(kind: str, name: str) -> int:
@@ -40,7 +32,7 @@ def first_nan(kind: str, name: str) -> int:
     return first
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES)
+@each_form(forms(*FORMS))
 def test_a_nan_stays_where_its_docstring_says(kind, name):
     says = "A NaN reaches all tokens of its chunk" in form(kind, name).__doc__
     first = first_nan(kind, name)
@@ -50,7 +42,7 @@ def test_a_nan_stays_where_its_docstring_says(kind, name):
 
 
 def test_padding_is_zero():
-    """Masked loads read zeros where there is nothing, or the log of zero; PyTorch pads with zeros, too."""
+    """Masked loads read zeros where there is nothing, the log of zero, or a factor of one; PyTorch pads with zeros."""
     kernels = sorted((ROOT / "generated").rglob("*.py"))
     loads = 0
     for path in kernels:
@@ -59,7 +51,7 @@ def test_padding_is_zero():
             match ast.unparse(call.func):
                 case "tl.load" if "mask" in given:
                     loads += 1
-                    assert given.get("other") in ("0.0", "float('-inf')"), f"{path}:{call.lineno}"
+                    assert given.get("other") in ("0.0", "1.0", "float('-inf')"), f"{path}:{call.lineno}"
                 case "functional.pad":
                     assert len(call.args) == 2 and not given, f"{path}:{call.lineno}"
     assert loads > 1000

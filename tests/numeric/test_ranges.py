@@ -14,6 +14,7 @@ from flagen.spec.model import Input, Interval, Param
 from tests.algebra.cases import SPECS
 from tests.fuzz import packages
 from tests.numeric.problems import NAMES, Problem, Shape, assert_close, evaluate, form, forms, make, spec_of
+from tests.tiers import each_form, variants
 
 SHAPE = Shape(T=5, groups=2)
 KERNELS = forms("chunk", "fused_recurrent")
@@ -43,7 +44,7 @@ def outside(name: str) -> list[tuple[str, float, Problem]]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "name"), [each for each in KERNELS if declared(each[1])])
+@each_form([each for each in KERNELS if declared(each[1])])
 def test_a_value_outside_its_range_is_named(kind, name, monkeypatch):
     for decl, value, problem in outside(name):
         said = rf"{decl}: expected values in \[.*\], got {re.escape(f'{value:g}')}"
@@ -55,7 +56,7 @@ def test_a_value_outside_its_range_is_named(kind, name, monkeypatch):
         monkeypatch.delenv("FLAGEN_CHECK_RANGES")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if declared(name)])
+@variants([name for name in NAMES if declared(name)])
 def test_the_definition_computes_what_is_asked(name, monkeypatch):
     """And so does the chunk form in PyTorch, with the same result where that is a number."""
     monkeypatch.setenv("FLAGEN_CHECK_RANGES", "1")
