@@ -68,7 +68,7 @@ def tried(name: str, each: int, limit: int) -> tuple[Counter[tuple[str, str]], l
     for path, mutant in chosen(bench, each, limit):
         said = bench.tried(path, mutant)
         if said in UNTOLD and said != NEUTRAL:
-            why = reason(name, mutant)
+            why = reason(name, path, mutant)
             where = f"{said}: {path.relative_to(bench.root.parent)} {mutant}"
             print(f"  {where}" if why is None else f"  {where}: {why}", flush=True)
             if why is None:
