@@ -35,10 +35,11 @@ class Chosen(NamedTuple):
 
 
 CHOSEN = {
-    ("chunk_gradients_kernel", "sm_90", "128x128"): Chosen(1496, "kda", 268783, 91571),
-    ("chunk_prepare_kernel", "sm_90", "128x128"): Chosen(696, "kda", 47667, 24671),
-    ("chunk_kernel", "sm_90", "128x128"): Chosen(352, "gated_delta_rule", 14144, 6366),
-    ("chunk_reverse_kernel", "sm_90", "128x128"): Chosen(28, "gated_delta_rule", 13024, 6696),
+    ("chunk_gradients_kernel", "sm_90", "128x128"): Chosen(1820, "gated_delta_rule", 107048, 33527),
+    ("chunk_prepare_kernel", "sm_90", "128x128"): Chosen(696, "kda", 47667, 24643),
+    ("chunk_kernel", "sm_90", "128x128"): Chosen(380, "gated_delta_rule", 14144, 6192),
+    ("chunk_states_kernel", "sm_90", "128x128"): Chosen(80, "gated_delta_rule", 9398, 3876),
+    ("chunk_reverse_kernel", "sm_90", "128x128"): Chosen(92, "gated_delta_rule", 13024, 6713),
 }
 """Kernels on sm_90 with four warps: two programs of a multiprocessor are worth more than registers for all of one."""
 

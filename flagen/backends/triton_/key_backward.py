@@ -109,6 +109,7 @@ def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         "transposed": transposed,
         "whole_keys": plan.whole_keys,
         "additive": plan.forward.delta is None,
+        "folded": plan.prepares,
         "steps": None,
         "walks": walks,
         "output": None if output is None else {**output.context(), "docs": output_docs(plan.forward)},
