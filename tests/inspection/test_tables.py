@@ -13,7 +13,7 @@ from benchmarks import tables
 from benchmarks.tables import RESULTS, Tables
 from flagen import inspection
 from flagen.inspection import Package, Size
-from tests.tiers import tiered
+from tests.tiers import exhaustive, tiered
 
 # One worker reads the tables, for all that need them.
 pytestmark = pytest.mark.xdist_group("compiled")
@@ -68,6 +68,7 @@ def test_the_pages_are_those_of_the_rows(committed: Tables) -> None:
     assert tables.edited(committed) == []
 
 
+@exhaustive
 def test_drift_is_seen(committed: Tables, packages: list[Package], monkeypatch: pytest.MonkeyPatch) -> None:
     ours = replace(
         committed,

@@ -35,7 +35,7 @@ from tests.numeric.problems import (
 )
 from tests.numeric.test_chunk_kernel import FRONT_ENDS, front_end_arguments
 from tests.numeric.test_extremes import at_20, at_high, at_low, extreme, levels, mixed
-from tests.tiers import ladder, variants
+from tests.tiers import exhaustive, ladder, variants
 
 
 def backward(name: str) -> Callable[..., tuple[Tensor | None, ...]]:
@@ -134,7 +134,7 @@ def test_low_precision(name, shape, dtype):
     check(make(name, shape).to(dtype), LOW, LOW_GATES)
 
 
-@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("size", [16, pytest.param(32, marks=exhaustive)])
 @variants(KERNELS)
 def test_chunk_sizes(name, size):
     check(make(name, Shape(T=40, K=64, V=20, groups=2)).to(torch.bfloat16), LOW, LOW_GATES, chunk_size=size)

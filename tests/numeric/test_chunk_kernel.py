@@ -29,7 +29,7 @@ from tests.numeric.problems import (
 )
 from tests.numeric.test_extremes import CONDITION, at_20, at_high, at_low, extreme, float32_loss, levels, mixed
 from tests.numeric.test_resume import piece
-from tests.tiers import ladder, variants
+from tests.tiers import exhaustive, ladder, variants
 
 KERNELS = with_form("chunk")
 ERASING = ["delta_rule", "gated_delta_rule", "comba", "delta_product", "gated_delta_product", "kda"]
@@ -58,7 +58,9 @@ def test_low_precision(name, shape, dtype):
     check(make(name, shape).to(dtype), 5e-3)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-3)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float32, 1e-5), pytest.param(torch.bfloat16, 5e-3, marks=exhaustive)], ids=str
+)
 @ladder(KERNELS, [shapes.PACKED, Shape(T=70, K=36, V=60, groups=2)])
 def test_outputs_in_a_kernel_of_their_own(name, shape, dtype, bound, monkeypatch):
     """As where there are too few sequences and heads for a GPU; right reads have no other form."""
