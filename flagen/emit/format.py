@@ -34,13 +34,13 @@ def format_python(files: Mapping[str, str]) -> dict[str, str]:
     return {**files, **{path: wrap_docstrings(text) for path, text in checked.items()}}
 
 
-def check_python(files: Mapping[str, str]) -> None:
-    """Lint every Python file, and no more.
+def lint_python(files: Mapping[str, str]) -> dict[str, str]:
+    """`files` with every Python file linted, its imports repaired, and no more.
 
     Raises:
         InternalError: a file does not parse, or has a fault that ruff cannot repair.
     """
-    _run_ruff(files, _CHECK)
+    return {**files, **_run_ruff(files, _CHECK)}
 
 
 def _run_ruff(files: Mapping[str, str], *runs: tuple[str, ...]) -> dict[str, str]:
