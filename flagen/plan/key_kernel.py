@@ -31,9 +31,9 @@ from flagen.spec.ranges import interval_of
 LOG2_E = math.log2(math.e)
 MOST_GROWTH = 60.0
 """How much a chunk may grow, in powers of two, where log decays may be positive."""
-EXPONENTS = {"bfloat16": 126.0, "float32": 40.0, "float16": 12.0}
-"""How far from zero, in powers of two, the factors of a leaf may get in each dtype: bfloat16 and float32 have eight
-bits of exponent, but float32 results would show the rounding of larger exponents, and float16 ends at 2^16."""
+EXPONENTS = {"bfloat16": 126.0, "float32": 40.0}
+"""How far from zero, in powers of two, the factors of a leaf may get in each dtype of operands: both have eight bits of
+exponent, but float32 results would show the rounding of larger exponents."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ _KERNELS = _words("""
     CHUNK SEGMENT block blocks call_key chunk_sequence chunks chunks_of config dot_precision empty_arrays end_token
     first_chunk first_segment first_token given gradients_config handed_on import_error inside is_first is_last
     kept_arrays kept_row kept_states key_head launch_config micro_step num_warps operators os output_blocks
-    output_tiles pairwise precision_of prepare_tiles program reduce row rows save_states segment segment_end
+    output_tiles pairwise prepare_tiles products_of program reduce row rows save_states segment segment_end
     segment_row segment_sequence segment_start segments segments_before segments_done sequence shares start
     state_row tile tiles token tokens_done value_head walk walk_tiles wanted
 """)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from flagen.backends.signature import Parameter
 from flagen.backends.stages import HERE, SHARED
-from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import common_context
 from flagen.backends.triton_.chunk_kernel import kernels_of as scalar_kernels
 from flagen.backends.triton_.chunk_kernel import scratch
@@ -95,7 +94,7 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     spec = plan.spec
     steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
     operands = _operands(plan)
-    dtype = f"reduce(torch.promote_types, {tuple_of([f'{name}.dtype' for name in operands])})"
+    dtype = f"products_of({', '.join(operands)})[0]"
     kept, keeps = (backward.kept, backward.walk_keeps) if backward else ((), False)
     prepared, fused, split = _prepared(plan), _fused(plan, kept, keeps), _split(plan, kept, keeps)
     launched = list(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split)))

@@ -1,0 +1,68 @@
+"""States beyond the range of float16, behind outputs and gradients that it has room for."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from tests.numeric.problems import VARIANTS, Problem, Shape, cotangent, form, make, named_results, rms_ratio, with_form
+
+SAVING = "save_states"
+READ = {"mamba2": "C", "rwkv6": "r", "rwkv7": "r"}
+"""What reads the state, where that is not q."""
+WRITTEN = {"mamba2": "x", **dict.fromkeys(("oja", "gsa", "abc_attn", "linear_attn_normalized"), "k")}
+"""What the state is linear in, where that is not v."""
+LINEAR = {
+    **dict.fromkeys(("gsa", "abc_attn"), {"Sk_initial"}),
+    "linear_attn_normalized": {"S_initial", "z_initial"},
+    **dict.fromkeys(("lightnet", "precond_gated_delta_rule", "precond_kda"), {"S_initial"}),
+}
+"""The states that are so, where there are several."""
+SOFTMAX = ("gsa", "abc_attn")
+ELEMENTWISE = ("hgrn", "rwkv4", "mamba")
+FORMS = [(kind, name) for kind in ("chunk", "fused_recurrent") for name in with_form(kind) if name not in ELEMENTWISE]
+SMALLEST, LARGEST = 2.0**-14, 65504.0
+
+
+def beyond(name: str) -> Problem:
+    """A problem in float16 that starts from states of some 2^18, and reads them with as little as they need."""
+    problem = make(name, Shape(T=20, K=16, V=16, B=2, groups=2))
+    states = LINEAR.get(name, {"initial_state"})
+    factors = {READ.get(name, "q"): 2.0 ** (-16 if name in SOFTMAX else -8), WRITTEN.get(name, "v"): 2.0**8}
+    problem = problem.map(lambda key, x: x * factors.get(key, 1.0)).to(torch.float16)
+    problem = problem.map(lambda key, x: x * 2.0**18 if key in states else x)  # They are float32.
+    assert all(problem.leaves[state].abs().max() > LARGEST for state in states)
+    return problem
+
+
+def results(problem: Problem, kind: str, **keywords: object) -> dict[str, torch.Tensor]:
+    """The output and the states; and the gradients of all under a small one of the output."""
+    problem = problem.map(lambda _, x: x.detach().requires_grad_())
+    found = named_results(problem.name, *problem.call(form(kind, problem.name), **keywords))
+    gradient = (cotangent("o", found["o"]) / 64).to(found["o"].dtype)
+    leaves = problem.leaves
+    of_leaves = torch.autograd.grad(found["o"], list(leaves.values()), gradient, allow_unused=True)
+    zeros = (torch.zeros_like(x) if d is None else d for x, d in zip(leaves.values(), of_leaves, strict=True))
+    return {**found, **{f"d {key}": x for key, x in zip(leaves, zeros, strict=True)}}
+
+
+def rms(x: torch.Tensor) -> float:
+    return x.double().square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize(("kind", "name"), FORMS)
+def test_states_beyond_float16(kind, name):
+    problem = beyond(name)
+    expected = results(problem.to(torch.float64), "naive_recurrent")
+    sizes = {"chunk_size": 16} if kind == "chunk" else {}
+    saving = SAVING in inspect.signature(form(kind, name)).parameters
+    for modes in ({}, {SAVING: True}) if saving else ({},):
+        got = results(problem, kind, **sizes, **modes)
+        for key, x in expected.items():
+            if got[key].dtype == torch.float16 and not (rms(x) >= SMALLEST and x.abs().max() <= LARGEST):
+                continue  # What float16 itself has no digits for.
+            gates = x.dim() < 4 or key.removeprefix("d ") in VARIANTS[name].gates
+            bound = 5e-3 if not key.startswith("d ") else 2e-2 if gates else 8e-3
+            assert rms_ratio(x, got[key]) <= bound, (key, modes)
