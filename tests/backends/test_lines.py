@@ -12,3 +12,7 @@ def test_a_name_is_no_part_of_a_number():
 def test_what_nothing_uses_is_left_out():
     lines = ["e = tl.load(e_ptr)", "x = tl.load(x_ptr)", "y = tl.rsqrt(x + 1e-06)", "tl.store(y_ptr, y)"]
     assert live(lines) == lines[1:]
+
+
+def test_a_keyword_is_no_use_of_what_is_called_like_it():
+    assert names_in("y = tl.load(y_ptr, mask=row_mask)") == {"y", "tl", "load", "y_ptr", "row_mask"}

@@ -27,5 +27,5 @@ def live(lines: Sequence[str], wanted: Iterable[str] = ()) -> list[str]:
 
 
 def names_in(*lines: str) -> set[str]:
-    """The names that stand in `lines`."""
-    return {name for line in lines for name in re.findall(r"\b[^\W\d]\w*", line)}
+    """The names that stand in `lines`, but for those of keywords: `mask=` is no use of a `mask`."""
+    return {name for line in lines for name in re.findall(r"\b[^\W\d]\w*\b(?!=)", line)}
