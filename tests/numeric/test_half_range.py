@@ -15,9 +15,9 @@ READ = {"mamba2": "C", "rwkv6": "r", "rwkv7": "r"}
 WRITTEN = {"mamba2": "x", **dict.fromkeys(("oja", "gsa", "abc_attn", "linear_attn_normalized"), "k")}
 """What the state is linear in, where that is not v."""
 LINEAR = {
-    **dict.fromkeys(("gsa", "abc_attn"), {"Sk_initial"}),
+    **{name: {"Sk_initial"} for name in ("gsa", "abc_attn")},
     "linear_attn_normalized": {"S_initial", "z_initial"},
-    **dict.fromkeys(("lightnet", "precond_gated_delta_rule", "precond_kda"), {"S_initial"}),
+    **{name: {"S_initial"} for name in ("lightnet", "precond_gated_delta_rule", "precond_kda")},
 }
 """The states that are so, where there are several."""
 SOFTMAX = ("gsa", "abc_attn")
