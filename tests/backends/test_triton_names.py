@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flagen.backends.range_check import RANGES, range_check
 from flagen.backends.triton_.kernel import kernel_context
 from flagen.backends.triton_.launcher import launcher_context
 from flagen.backends.triton_.names import final_name, free_name, initial_name
@@ -31,7 +32,10 @@ def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef
     """The plan of a spec, and the functions of one generated file that mention its names."""
     plan = plan_fused_recurrent(parse_spec(text))
     assert isinstance(plan, FusedPlan)
-    context = kernel_context(plan) if template == "kernels" else launcher_context(plan, "nothing")
+    if template == "kernels":
+        context = kernel_context(plan)
+    else:
+        context = {**launcher_context(plan, "nothing"), RANGES: range_check(plan.spec)}
     tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", context))
     mention = ("fused_recurrent_", "launch_config") if template == "kernels" else ""
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]
@@ -51,7 +55,7 @@ def made_up(plan: FusedPlan) -> set[str]:
     names = {name(state, plan.names) for state in states for name in (initial_name, final_name)}
     names |= {f"{state}_prev" for state in states}
     names |= {free_name(f"d{final_name(state, plan.names)}", plan.names) for state in states}
-    names.add(free_name("do", plan.names))
+    names |= {free_name("do", plan.names), free_name("check_ranges", plan.names)}
     return names | {free_name(f"{dim}_{what}", plan.names) for dim in plan.order for what in ("index", "mask")}
 
 
