@@ -379,13 +379,14 @@ def _compile_all(jobs: Sequence[Job]) -> Generator[Package | Refused | Broken, N
         yield from map(_try_compile, jobs)
         return
     # Workers start from nothing: forking a process that shows progress from a thread is asking for a deadlock.
+    others = set(active_children())
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     try:
         with _interrupts_ignored():  # An interrupt is for this process to answer: workers inherit that they ignore it.
             compiled = pool.map(_try_compile, jobs)
         yield from compiled
     except BaseException:
-        for worker in active_children():
+        for worker in set(active_children()) - others:
             worker.terminate()
         raise
     finally:

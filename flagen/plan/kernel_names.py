@@ -32,7 +32,9 @@ LOCALS = frozenset(
 OPERANDS = ("_decayed", "_writing")
 """What ends the names of operands, which are those of the spec before."""
 
-_SETTINGS = frozenset("Any TILES call heads hopper keys leaf_levels levels output prepare single widest".split())
+_SETTINGS = frozenset(
+    "Any TILES call capability heads hopper keys leaf_levels levels modern output prepare single widest".split()
+)
 """What is called so where tiles and warps are chosen, by the sizes of dims."""
 
 

@@ -96,9 +96,9 @@ def test_a_dim_that_is_called_like_something_in_its_kernels_has_none(name: str) 
     """Names made of the spec's give way; what else stands where sizes are known is what dims are checked for."""
     spec = parse_spec((SPECS / f"{name}.yaml").read_text())
     own = names_of(spec)
-    found = {path: used for (path, _), used in identifiers_in(spec).items() if path.startswith("chunk_")}
+    found = [used for (path, _), used in identifiers_in(spec).items() if path.startswith("chunk_")]
     assert found
-    for used in found.values():
+    for used in found:
         known = used & set(spec.dims)
         others = {other for other in used - own - RESERVED if not own & set(other.split("_"))} if known else set()
         met = {other for other in others if identifier_problem(other, "dim") is None} - {"p"}

@@ -464,10 +464,17 @@ def test_an_interrupt_is_not_for_the_processes_of_a_build(monkeypatch: pytest.Mo
 
 
 @needs_two_processors
-def test_a_build_that_is_left_ends_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_that_is_left_ends_its_processes_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_try_compile", time.sleep)
-    began = time.monotonic()
-    building = pipeline._compile_all([0, 600, 600, 600])  # type: ignore[list-item]
-    next(building)
-    building.close()
-    assert time.monotonic() - began < 60 and not multiprocessing.active_children()
+    bystander = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    bystander.start()
+    try:
+        building = pipeline._compile_all([0, 600, 600, 600])  # type: ignore[list-item]
+        next(building)
+        workers = set(multiprocessing.active_children()) - {bystander}
+        building.close()
+        assert workers and {worker.exitcode for worker in workers} == {-signal.SIGTERM}
+        assert bystander.is_alive()
+    finally:
+        bystander.kill()
+        bystander.join()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flagen.spec.model import Input, Param, Spec
 from tests.fuzz.ladder import First, Problem, Shape
+from tests.margins import beyond
 from tests.numeric.problems import rms_ratio
 
 BOUND, OF_GRADIENTS = 1e-5, 1e-4
@@ -69,8 +70,8 @@ def compare(
             if name not in got:
                 continue
             ratio = rms_ratio(x, got[name], _floor(x, bound(name)))
-            # Not `ratio > bound`: a NaN has to fail.
-            assert ratio <= bound(name), f"{what}, {shape}: {name} is off by {ratio:.1e}"
+            failure = beyond(f"{what}, {shape}: {name}", ratio, bound(name))
+            assert not failure, failure
 
 
 def _floor(expected: Tensor, bound: float) -> float:

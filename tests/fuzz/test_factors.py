@@ -16,6 +16,7 @@ from flagen.spec.model import Spec
 from tests.fuzz import kernels, ladder
 from tests.fuzz.factors import FACTORS, FAMILIES, KERNELS, spec_text
 from tests.fuzz.packages import build, imported
+from tests.tiers import exhaustive
 
 torch.set_num_threads(1)
 pytestmark = [
@@ -41,7 +42,7 @@ def test_factors(number, family):
     check(number, family)
 
 
-@pytest.mark.exhaustive
+@exhaustive
 @pytest.mark.parametrize(("number", "family"), REST, ids=[f"{family} {number}" for number, family in REST])
 def test_every_factor_in_every_place(number, family):
     check(number, family)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.numeric.problems import Problem, Shape, form, make
+from tests.numeric.problems import Problem, Shape, assert_close, evaluate, form, make
 from tests.tiers import exhaustive
 
 NAMES = ["simple_gla", "gated_delta_product", "kda", "oja"]
@@ -117,6 +117,19 @@ def test_a_bad_argument_is_named(name):
 
 
 # ------------------------------------------------------------------------------------------------------------- backward
+
+
+@pytest.mark.parametrize("narrower", [0, 1, 2])
+def test_each_kernel_of_the_backward_has_as_many_programs_as_its_own_tiles_ask(monkeypatch, narrower):
+    """Tuning gives them blocks of different sizes, and what a kernel leaves unwritten is NaN here."""
+    case = make("gated_delta_rule", Shape(T=20, K=16, V=64)).to(torch.float32)
+    expected = evaluate(form("naive_chunk", "gated_delta_rule"), case)
+    evaluate(form("chunk", "gated_delta_rule"), case)
+    table = backward("gated_delta_rule").TILES
+    for call, tiles in table.items():
+        less = {**tiles[1 + narrower], "BLOCK_V": 16}
+        monkeypatch.setitem(table, call, (*tiles[: 1 + narrower], less, *tiles[2 + narrower :]))
+    assert_close(expected, evaluate(form("chunk", "gated_delta_rule"), case), 1e-5, gradients=1e-4)
 
 
 def wanting(name: str) -> Problem:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from tests.margins import beyond
 from tests.numeric.problems import (
     NAMES,
     VARIANTS,
@@ -141,7 +142,8 @@ def test_the_solve_loses_little_more_than_a_substitution(seed):
     (solved,) = importlib.import_module("generated.delta_product.chunk")._solve(L, right)
     exact = by_rows[torch.float64]
     # Measured 1.0 to 1.5; `solve_triangular` of all rows at once, 4 to 5.
-    assert rms_ratio(exact, solved) <= 3 * rms_ratio(exact, by_rows[torch.float32])
+    failure = beyond("solved", rms_ratio(exact, solved), 3 * rms_ratio(exact, by_rows[torch.float32]))
+    assert not failure, failure
 
 
 @pytest.mark.parametrize("state", [True, False], ids=["finite state", "no state"])

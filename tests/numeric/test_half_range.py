@@ -7,6 +7,7 @@ import inspect
 import pytest
 import torch
 
+from tests.margins import beyond
 from tests.numeric.problems import VARIANTS, Problem, Shape, cotangent, form, make, named_results, rms_ratio, with_form
 
 SAVING = "save_states"
@@ -26,7 +27,7 @@ FORMS = [(kind, name) for kind in ("chunk", "fused_recurrent") for name in with_
 SMALLEST, LARGEST = 2.0**-14, 65504.0
 
 
-def beyond(name: str) -> Problem:
+def beyond_float16(name: str) -> Problem:
     """A problem in float16 that starts from states of some 2^18, and reads them with as little as they need."""
     problem = make(name, Shape(T=20, K=16, V=16, B=2, groups=2))
     states = LINEAR.get(name, {"initial_state"})
@@ -54,7 +55,7 @@ def rms(x: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("kind", "name"), FORMS)
 def test_states_beyond_float16(kind, name):
-    problem = beyond(name)
+    problem = beyond_float16(name)
     expected = results(problem.to(torch.float64), "naive_recurrent")
     sizes = {"chunk_size": 16} if kind == "chunk" else {}
     saving = SAVING in inspect.signature(form(kind, name)).parameters
@@ -65,4 +66,5 @@ def test_states_beyond_float16(kind, name):
                 continue  # What float16 itself has no digits for.
             gates = x.dim() < 4 or key.removeprefix("d ") in VARIANTS[name].gates
             bound = 5e-3 if not key.startswith("d ") else 2e-2 if gates else 8e-3
-            assert rms_ratio(x, got[key]) <= bound, (key, modes)
+            failure = beyond(f"{key} {modes}", rms_ratio(x, got[key]), bound)
+            assert not failure, failure

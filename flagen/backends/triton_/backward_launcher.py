@@ -35,6 +35,9 @@ def backward_launcher_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     shared = chunk_launcher_context(forward)
     own = own_names(plan)
     walks = "args.runs * args.HV * blocks"
+    reverse_tiles = own["reverse_tiles"] if tiles_reverse(plan) else "walk_tiles"
+    value = plan.rows.value
+    reverse_blocks = f'-(-args.{value} // {reverse_tiles}["BLOCK_{value}"])' if tiles_reverse(plan) else "blocks"
     return {
         **{name: shared[name] for name in (*SHARED_CONTEXT, "steps", "prepared", "scratch")},
         **backward_signature(forward),
@@ -56,9 +59,7 @@ def backward_launcher_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "along_keys": [gradient.name for gradient in plan.stored if gradient.level == KEYS],
         "along_values": [gradient.name for gradient in plan.stored if gradient.level == BLOCK],
         "states": _launch(plan, States(plan), walks, own),
-        "reverse": _launch(
-            plan, Reverse(plan), walks, own, own["reverse_tiles"] if tiles_reverse(plan) else "walk_tiles"
-        ),
+        "reverse": _launch(plan, Reverse(plan), f"args.runs * args.HV * {reverse_blocks}", own, reverse_tiles),
         "tiles_reverse": tiles_reverse(plan),
         "handed_on": [array.name for array in prepared_arrays(forward) if array.inside in kept(forward)],
         "gradients": _gradients_launch(plan, own),
