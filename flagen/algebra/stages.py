@@ -27,7 +27,7 @@ from flagen.algebra.orient import normal_form
 from flagen.algebra.rewrite import map_children
 from flagen.algebra.scan import OutsideScan, scan_form
 from flagen.algebra.staged import Result, Stage, StagedForm, flat
-from flagen.diagnostics import NOWHERE, Span
+from flagen.diagnostics import Span
 from flagen.spec.model import (
     Assign,
     Binary,
@@ -254,7 +254,8 @@ class _Cutter:
         return [_with_locals(assign, assign.target, names) for assign in output]
 
     def _output(self) -> Iterator[Assign]:
-        yield _assign("o", self.cut(self.stages.spec.output[-1].value, self.flow.end))
+        (*_, last) = self.stages.spec.output
+        yield _assign("o", self.cut(last.value, self.flow.end), last)
 
     def _spec(self, captured: dict[int, list[Assign]], output: list[Assign], wide: frozenset[str]) -> Spec:
         spec, state = self.stages.spec, self.stages.state(self.state or "")
@@ -395,10 +396,8 @@ class _Trial(_Cutter):
     def _output(self) -> Iterator[Assign]:
         state = self.stages.state(self.state or "")
         here = StateRead(state.name, False, state.dims, state.span)
-        if len(state.dims) == 2:
-            yield _assign("o", Contract(Transpose(here), self._anything(state.dims[:1], state.span)))
-        else:
-            yield _assign("o", here)
+        key = state.dims[:1]
+        yield _assign("o", Contract(Transpose(here), self._anything(key, state.span)) if len(state.dims) == 2 else here)
 
     def _anything(self, dims: Dims, span: Span) -> Name:
         name = _fresh(f"given{len(self.inputs)}", set(self.stages.taken))
@@ -430,7 +429,7 @@ def _with_names(stages: Iterable[Stage]) -> Iterator[Stage]:
 
 
 def _assign(target: str, value: Expr, like: Assign | None = None) -> Assign:
-    to_state, span = (like.to_state, like.span) if like else (False, NOWHERE)
+    to_state, span = (like.to_state, like.span) if like else (False, value.span)
     return Assign(target, value, to_state, f"{target} = {to_source(value)}", span)
 
 

@@ -81,8 +81,10 @@ def _has_backward(kernels: ChunkKernelPlan | KeyKernelPlan) -> bool:
 def _check(nf: NormalForm) -> None:
     """What no family takes."""
     spec, state, output = nf.spec, nf.spec.states[0], nf.spec.output[-1]
-    if len(spec.states) != (1 if nf.column is None else 2) or set(spec.dims) != {nf.key, nf.value}:
-        raise NoKernel("it has other dims than those of its state", state.span)
+    if len(spec.states) != (1 if nf.column is None else 2):
+        raise NoKernel("there are more states than the matrix and a vector that rides on it", state.span)
+    if others := sorted(set(spec.dims) - {nf.key, nf.value}):
+        raise NoKernel(f"`{others[0]}` is no dim of the state `{state.name}`", state.span)
     for dim in filter(is_taken_from_dims, spec.dims):
         raise NoKernel(f"a dim is called `{dim}`, as something else is in the kernels: call it otherwise", state.span)
     if not all(math.isfinite(state.init) for state in spec.states):

@@ -277,8 +277,11 @@ def _recurrence(nf: NormalForm, names: dict[str, str]) -> Spec:
         params=(),
         steps=None,
         derived=(),
-        update=tuple(Assign(S.name, value, True, f"{S.name} = {to_source(value)}") for value in (*statements, total)),
-        output=(Assign("o", read, False, f"o = {to_source(read)}"),),
+        update=tuple(
+            Assign(S.name, value, True, f"{S.name} = {to_source(value)}", nf.spec.update[-1].span)
+            for value in (*statements, total)
+        ),
+        output=(Assign("o", read, False, f"o = {to_source(read)}", nf.spec.output[-1].span),),
     )
 
 

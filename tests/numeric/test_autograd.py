@@ -177,3 +177,23 @@ def test_autocast_does_not_reach_into_kernels(name: str, kernels: bool) -> None:
 def test_autocast_does_not_reach_into_the_pytorch_form(name: str, kernels: bool) -> None:
     problem = single(name, SHAPE)
     assert_close(right(problem), evaluate(under_autocast(chunk(name)), problem), **BOUNDS)
+
+
+@in_pytorch_and_in_kernels
+def test_forward_mode_is_right_or_refused(name, kernels):
+    """A kernel would leave tangents out without a word."""
+    problem = single(name, SHORT)
+    first = next(iter(problem.leaves))
+    tangent = torch.ones_like(problem.leaves[first])
+
+    def run(kind, x):
+        return problem.with_tensors(**{first: x}).call(form(kind, name))[0]
+
+    def along(kind):
+        return torch.func.jvp(lambda x: run(kind, x), (problem.leaves[first],), (tangent,))[1]
+
+    if kernels:
+        with pytest.raises(RuntimeError, match="no forward-mode derivatives: call the naive_"):
+            along("chunk")
+    else:
+        assert_close({"o": along("naive_chunk")}, {"o": along("chunk")}, 1e-5)

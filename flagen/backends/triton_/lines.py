@@ -27,5 +27,6 @@ def live(lines: Sequence[str], wanted: Iterable[str] = ()) -> list[str]:
 
 
 def names_in(*lines: str) -> set[str]:
-    """The names that stand in `lines`, but for those of keywords: `mask=` is no use of a `mask`."""
-    return {name for line in lines for name in re.findall(r"\b[^\W\d]\w*\b(?!=)", line)}
+    """The names that stand in `lines`, but for those of keywords and attributes: `mask=` is no use of a `mask`, nor
+    `tl.float32` of a `float32`."""
+    return {name for line in lines for name in re.findall(r"(?<![\w.])[^\W\d]\w*\b(?!=)", line)}
