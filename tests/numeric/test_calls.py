@@ -63,7 +63,7 @@ def test_signature(name, kind):
     ]
     kinds = {n: p.kind for n, p in signature.items()}
     assert [n for n, k in kinds.items() if k is inspect.Parameter.POSITIONAL_OR_KEYWORD] == positional
-    ranges = any(map(has_range, (*spec.inputs, *spec.params))
+    ranges = any(map(has_range, (*spec.inputs, *spec.params)))
     extra = {"naive_chunk": ["chunk_size"], "fused_recurrent": ["check_ranges"] if ranges else []}.get(kind, [])
     assert [n for n, k in kinds.items() if k is inspect.Parameter.KEYWORD_ONLY] == keywords + extra
     assert f"{kind}_{name}" in package(name).__all__
