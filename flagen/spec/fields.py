@@ -16,6 +16,8 @@ _FLOAT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\
 _APART = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\s*[=:]\s*)(\S.*)", re.DOTALL)
 _LISTS = ("range", "dims")
 """The keys whose value is a list."""
+_PIECES = re.compile(r"[^:\n}]*?(?=\s*(?:,\s*\w+\s*:|,?\s*\}))")
+"""What stands before the next key, or before the brace that closes."""
 _OPEN = re.compile(r"inf|oo|\u221e|none|null", re.IGNORECASE)
 _INFINITE = re.compile(r"([+-]?)\.(?:inf|Inf|INF)\Z")
 
@@ -173,8 +175,11 @@ class Fields:
         if isinstance(text, Bad):
             return []  # The cut has been reported.
         if isinstance(text, Scalar) and text.plain:
-            hint = f'quote the text: `{before[-1].key.text}: "..."`'
-            self.report.error("E114", text.span, "inside { } a comma ends the value, here mid-text", hint)
+            name = before[-1].key.text
+            hint, cut = f'quote the text: `{name}: "..."`', "mid-text"
+            if name in _LISTS and (listed := _PIECES.match(text.lines.text, text.start)) is not None:
+                hint, cut = f"a list has brackets: write `{name}: [{listed[0].rstrip()}]`", "mid-list"
+            self.report.error("E114", text.span, f"inside {{ }} a comma ends the value, here {cut}", hint)
             before[-1] = Field(before[-1].key, Bad(text.span))
             return []
         self._no_value(key)

@@ -9,6 +9,11 @@ import yaml
 
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
 _KEY = re.compile(r"[ ]*(\w+)")
+_KEY_AND_BRACE = re.compile(r"[ ]*(\w+)[ ]*\{[^:\n]*:")
+"""A key whose value is in braces, with no colon between them."""
+_ITEM = re.compile(r"-(?=[A-Za-z_])")
+_STATEMENT = re.compile(r"[A-Za-z_]\w*\s*=(?!=)")
+_SECTION = re.compile(r"^(\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ def explained(text: str, error: yaml.MarkedYAMLError, flow: list[int]) -> Slip:
     if character == "\t" or text[:at].rpartition("\n")[2].startswith("\t"):
         tab = at if character == "\t" else text.rfind("\n", 0, at) + 1
         return Slip(tab, tab + 1, "a line is indented with a tab", "indent with spaces")
+    if (key := _KEY_AND_BRACE.match(text, _line_start(text, at), at)) is not None and not outer:
+        return Slip(key.start(1), key.end(1), "a colon is missing after this", f"write `{key[1]}: {{...}}`")
     if "cannot start any token" in problem:
         return Slip(at, at + 1, f"a value cannot start with `{character}`", "quote the value")
     if character in "}])" and character:
@@ -46,6 +53,11 @@ def explained(text: str, error: yaml.MarkedYAMLError, flow: list[int]) -> Slip:
         above = _line_without_colon(text, at)
         return Slip(key.start(1), key.end(1), *_COLUMN) if above is None else _no_colon(text, above)
     before = text[:at].rpartition("\n")[2]
+    if character == "," and before.strip(" -"):
+        rest = text[at + 1 :].partition("\n")[0].partition(" #")[0].strip()
+        if not rest or re.match(r"\w+\s*:", rest):
+            hint = "write one entry a line, or all of them in { }" if rest else "leave it out"
+            return Slip(at, at + 1, "this comma cannot stand here: it parts what is in { } and [ ]", hint)
     if before.strip(" -") and "mapping values" not in problem and "block sequence" not in problem:
         return Slip(at, at + 1, "this cannot stand here", _QUOTE)
     known = next((known for part, known in _KNOWN.items() if part in problem), None)
@@ -117,6 +129,10 @@ def _outside_quotes(text: str, start: int, stop: int) -> list[int]:
 
 def _no_colon(text: str, at: int) -> Slip:
     line = text[at:].partition("\n")[0].partition(" #")[0].rstrip()
+    if _ITEM.match(line):
+        return Slip(at, at + 1, "a space is missing after this", f"write `- {line[1:]}`")
+    if (target := _STATEMENT.match(line)) is not None and (hint := _statement_hint(text, at)):
+        return Slip(at, at + len(target[0].rstrip(" =")), "a statement cannot stand here", hint)
     name, colon, rest = line.partition(":")
     if colon and rest:
         place = at + len(name)
@@ -124,6 +140,19 @@ def _no_colon(text: str, at: int) -> Slip:
     word = re.match(r"\S+", line)
     length = len(word[0]) if word is not None else max(len(line), 1)
     return Slip(at, at + length, "a colon is missing after this", f"write `{line[:length]}: ...`")
+
+
+def _statement_hint(text: str, at: int) -> str:
+    """How to write a statement that stands among items or keys of `update` or `output`; nothing in other sections."""
+    sections = _SECTION.findall(text, 0, at)
+    if not sections or sections[-1] not in ("update", "output"):
+        return ""
+    above = text[: _line_start(text, at)].rstrip().rpartition("\n")[2].strip()
+    if above.removeprefix("-").lstrip().startswith("repeat:"):
+        return "the statements of a `repeat` stand under `do:`"
+    if above.startswith("- "):
+        return "start it with `- `, in the column of the other items"
+    return f"`{sections[-1]}` is one statement, or a list with `- ` before each, and no keys"
 
 
 _QUOTE = 'put the whole value in double quotes, "..."'

@@ -19,7 +19,7 @@ from flagen.spec.shapes import assign_misfit
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=(?!=)\s*")
 _AUGMENTED = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(\*\*|//|[-+*/@])=")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NEXT = re.compile(r"[^\S\n]*(-[^\S\n]+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(?!=)")
+_NEXT = re.compile(r"[^\S\n]*(-[^\S\n]*)?([A-Za-z_][A-Za-z0-9_]*)\s*=(?!=)")
 """A line that starts a statement of its own."""
 _INDEXED = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*?)_?(\[[^]]*\]|\{[^}]*\}|\([^)]*\))\s*=(?!=)")
 _FOREIGN = re.compile(r"\s*([^\W\d]\w*)\s*=(?!=)")
@@ -155,7 +155,13 @@ class Statements:
         if found is None:
             self.report.error("E413", scalar.span, "several statements in one text; a text is one statement", hint)
             return True
-        if found[1] and scalar.plain:
+        before = text[text.rfind("\n", 0, scalar.start) + 1 : scalar.start].strip(" ")
+        if found[1] and scalar.plain and not before:
+            message, dash = "this line is no item, and the next ones are", scalar.text.startswith("-")
+            hint = "a space is missing after `-`" if dash else "start it with `- `, as the other items"
+            self.report.error("E413", scalar.at(0), message, hint)
+            return True
+        if found[1] and scalar.plain and before == "-":
             column = scalar.span.column - 2
             hint = f"it continues the item before it, for it is indented further: start it in column {column}"
         span = scalar.lines.span(found.start(2), found.end(2))
