@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
 
 from flagen.diagnostics import Span
 from flagen.spec.constants import Constants
 from flagen.spec.grammar import node_span, parse_number, parse_python
-from flagen.spec.idioms import attribute_hint, function_hint, index_hint, name_hint
+from flagen.spec.idioms import PREVIOUS, attribute_hint, function_hint, index_hint, name_hint
 from flagen.spec.loader import Scalar
 from flagen.spec.model import (
     ELEMENTWISE,
@@ -23,6 +24,7 @@ from flagen.spec.model import (
     Binary,
     Call,
     Contract,
+    Dims,
     Expr,
     Negate,
     Number,
@@ -77,6 +79,7 @@ def parse_expression(
     """The expression `scalar.text[start:]`; None after a diagnostic."""
     tree = parse_python(scalar, start, report)
     if tree is None:
+        report.unread = True
         return None
     return _Elaborator(scalar, start, resolve, report, describe).expr(tree)
 
@@ -137,7 +140,11 @@ class _Elaborator:
         if left is None or right is None:
             return None
         rule = sum_misfit if operator in "+-" else product_misfit
-        return self.fitted(node, rule(left.dims, right.dims), Binary(operator, left, right, self.span(node)))
+        misfit = rule(left.dims, right.dims)
+        if misfit is not None and operator in "+-":
+            meant = _contraction(left, right.dims) or _contraction(right, left.dims)
+            misfit = replace(misfit, hint=f"a contraction is written `{meant}`") if meant else misfit
+        return self.fitted(node, misfit, Binary(operator, left, right, self.span(node)))
 
     def is_identity(self, node: ast.expr) -> bool:
         match node:
@@ -232,6 +239,9 @@ class _Elaborator:
 
     def unknown_function(self, node: ast.Call) -> None:
         match node.func:
+            case ast.Name(id=name) if name in PREVIOUS and _is_state(node, self.describe):
+                hint = f"the value of a state before the token is `{ast.unparse(node.args[0])}_prev`"
+                self.refuse("E408", node.func, f"`{name}` is not a function of the language", hint)
             case ast.Name(id=name) if (kind := self.describe(name)) is not None:
                 argument = ast.unparse(node.args[0]) if len(node.args) == 1 else ""
                 hint = (
@@ -267,3 +277,17 @@ class _Elaborator:
 
     def span(self, node: ast.expr) -> Span:
         return node_span(self.scalar, self.start, node)
+
+
+def _is_state(node: ast.Call, describe: Describe) -> bool:
+    """Whether what a call is given is one state."""
+    return len(node.args) == 1 and isinstance(name := node.args[0], ast.Name) and describe(name.id) == "a state"
+
+
+def _contraction(value: Expr, wanted: Dims) -> str:
+    """A product `a * b` written `a @ b`, where that has the dims that are wanted; else nothing."""
+    if not isinstance(value, Binary) or value.op != "*":
+        return ""
+    left, right = value.left, value.right
+    fits = contract_misfit(left.dims, right.dims) is None and left.dims[:-1] + right.dims[1:] == wanted
+    return to_source(Contract(left, right, value.span)) if fits else ""

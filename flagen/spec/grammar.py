@@ -37,6 +37,9 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+_COMMENT = re.compile(r"--|//")
+"""What starts a comment elsewhere."""
+
 _SEVERAL = "a second statement starts here; a text is one statement"
 _SEVERAL_AFTER = "a second statement starts after this; a text is one statement"
 _NO_TUPLES = "a comma stands between the arguments of a function"
@@ -122,6 +125,9 @@ class _Tokens:
             after = self.previous
             message = f"a value is missing after `{after.group()}`"
             return self._refuse("E401", after.start(), len(after.group()), message)
+        if self.previous.lastgroup == "dot":
+            hint = "leave it out; a transpose is written `.T`"
+            return self._refuse("E401", self.previous.start(), 1, "nothing follows this dot", hint)
         if self.open:
             return self._refuse("E401", self.open[-1][0], 1, "this parenthesis is not closed")
         return True
@@ -156,12 +162,16 @@ class _Tokens:
         token, at, text = match.group(), match.start(), self.scalar.text[self.start :]
         before = self.previous.group() if self.previous is not None else ""
         hint, length = character_hint(token), 1
+        if token == ";" and not text[at + 1 :].strip():
+            return self._refuse("E402", at, 1, "`;` is not part of the language", "leave it out")
         if token == ";":
             return self._refuse("E413", at, 1, _SEVERAL_AFTER, hint)
         if token in "[{" and not self.operand_next and self.previous is not None and self.previous.end() == at:
             closed = text.find("]" if token == "[" else "}", at)
             length = closed + 1 - at if closed >= 0 else 1
-            hint = index_hint(before, text[at + 1 : closed]) if self.previous.lastgroup == "name" else hint
+            inside = text[at + 1 : closed] if closed >= 0 else text[at + 1 :]
+            hint = index_hint(before, inside) if self.previous.lastgroup == "name" else hint
+            hint = f"a call is written `{before}({inside})`" if before in FUNCTIONS else hint
         elif token == "'" and not self.operand_next:
             hint = "a transpose is written `.T`; there are no strings"
         elif token in "'\"" and self.open and (called := self.open[-1][1]) and (known := function_hint(called.group())):
@@ -186,6 +196,8 @@ class _Tokens:
                 message = f"an operator is missing before {quoted(token)}"
                 before = self.previous.group() if self.previous is not None else ""
                 hint = f"a call is written `{before}({token})`" if before in FUNCTIONS else _PRODUCTS
+                if _COMMENT.search(self.scalar.text, self.start, self.start + at):
+                    hint = "a comment starts with ` #`"
                 return self._refuse("E401", at, len(token), message, hint)
             self.operand_next = False
         elif kind == "open":

@@ -108,6 +108,9 @@ _KEYWORDS = {
     "return": _ARROW,
 }
 
+PREVIOUS = frozenset("prev previous last old before lag shift delay".split())
+"""What others call the value before the token, as a function or as a part of a name."""
+
 _BEFORE = re.compile(r"\s*(?:t\s*-\s*1|-\s*1|i\s*-\s*1|n\s*-\s*1)\s*\Z")
 _NOW = re.compile(r"\s*(?:t|i|n|\.\.\.|:)\s*\Z")
 

@@ -124,7 +124,8 @@ class _Reader:
         if self.symbols.complete and self.sections.sizes_known:
             check_sizes(self.symbols, spec.inputs, spec.params, self.report)
         if has_statements and self.symbols.complete and not self.report.obscured:
-            check_unused(self.symbols, self.scope, self.report)
+            if not self.report.unread:
+                check_unused(self.symbols, self.scope, self.report)
             check_updated(self.symbols, self.scope, self.statements.updated, self.report)
             check_steps(spec.steps, self.statements.repeats, self.report)
             if self.statements.sound:

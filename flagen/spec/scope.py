@@ -11,15 +11,18 @@ The names in scope of an expression:
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from flagen.diagnostics import Span
-from flagen.spec.idioms import name_hint
+from flagen.spec.idioms import PREVIOUS, ascii_name, name_hint
 from flagen.spec.model import Expr, Name, NameKind, StateRead
 from flagen.spec.names import FUNCTIONS, SIZES, Symbol, SymbolKind, Symbols, did_you_mean, listed, nearest
 from flagen.spec.report import Report
 
 Place = Literal["default", "derived", "update", "output"]
+
+_WORD = re.compile(r"[^\W\d]\w*")
 
 _NAME_KINDS: dict[SymbolKind, NameKind] = {
     "dim": "size",
@@ -46,6 +49,11 @@ class Scope:
         self.mentioned: set[str] = set()
         """Names that stand in a wrong place, or in text that could not be parsed: not to be called unused."""
         self._unknown: set[str] = set()
+
+    def mention(self, text: str) -> None:
+        """Take every name in a text that is not understood for used, one in Greek letters as it is spelled in ASCII."""
+        for word in _WORD.findall(text):
+            self.mentioned |= {word, ascii_name(word) or word}
 
     def resolve(self, name: str, span: Span) -> Expr | None:
         if name in SIZES:
@@ -146,6 +154,10 @@ class Scope:
         """A hint where `name` is that of something known with an index: `S_t`, `S_old`, `S_T`."""
         stem, _, index = name.rpartition("_")
         symbol = self.symbols.get(stem)
+        for state in self.symbols.of_kind("state"):
+            rest = name.removeprefix(state.name) if name.startswith(state.name) else name.removesuffix(state.name)
+            if rest != name and rest.strip("_") in PREVIOUS:
+                return f"`{state.name}` is the state now, `{state.name}_prev` before the token"
         if symbol is None:
             return ""
         symbol.used = True

@@ -253,7 +253,7 @@ class Sections:
         value = parse_expression(scalar, start, self.scope.resolve, self.report, self.scope.describe)
         if value is None:
             # Whatever else is wrong in it, the names in the text are not unused.
-            self.scope.mentioned.update(_IDENTIFIER.findall(scalar.text))
+            self.scope.mention(scalar.text)
         return value
 
     def _section(self, node: Node, what: str, example: str) -> list[Field] | None:

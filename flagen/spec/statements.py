@@ -150,7 +150,7 @@ class Statements:
         escaped = "\n" in scalar.text and not scalar.is_verbatim and any(map(_NEXT.match, scalar.text.split("\n")[1:]))
         if found is None and not escaped:
             return False
-        self.scope.mentioned.update(_IDENTIFIER.findall(scalar.text))
+        self.scope.mention(scalar.text)
         hint = "write a list with one statement an item, `- ` before each"
         if found is None:
             self.report.error("E413", scalar.span, "several statements in one text; a text is one statement", hint)
@@ -172,7 +172,7 @@ class Statements:
         match = _ASSIGNMENT.match(scalar.text)
         if match is not None:
             return Target(match[1], scalar.at(match.start(1), len(match[1])), match.end())
-        self.scope.mentioned.update(_IDENTIFIER.findall(scalar.text))
+        self.scope.mention(scalar.text)
         if (foreign := _FOREIGN.match(scalar.text)) is not None:
             if foreign[1] not in self.report.misnamed:
                 self.symbols.declare(foreign[1], "local", scalar.at(foreign.start(1), len(foreign[1])))
