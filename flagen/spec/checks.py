@@ -49,6 +49,8 @@ def check_sizes(symbols: Symbols, inputs: tuple[Input, ...], params: tuple[Param
             what, size, this = "dims", "their sizes are", "these dims"
         message = f"no input has the {what} {listed(symbol.name for symbol in unknown)}, so {size} unknown"
         report.error("E510", unknown[0].span, message, f"give an input, or a param without default, {this}")
+        # It may be one of theirs under another name.
+        symbols.doubtful |= {symbol.name for symbol in unknown}
 
 
 def check_meaning(spec: Spec, report: Report) -> None:

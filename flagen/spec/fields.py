@@ -35,6 +35,8 @@ class Fields:
 
     def __init__(self, report: Report) -> None:
         self.report = report
+        self._doubtful: list[Node] = []
+        """The values of misspelt keys: what is of another type was meant for another key."""
 
     def entries(self, node: Node, what: str, lists: bool = False) -> list[Field] | None:
         """The entries of a mapping that is free in its keys; with `lists`, its values may be lists."""
@@ -61,6 +63,7 @@ class Fields:
             self.report.error("E202", field.key.span, f"unknown key {quoted(name)}", hint)
             if near is not None:
                 fields.setdefault(near, field)
+                self._doubtful.append(field.value)
         for name in required:
             if name not in fields:
                 value = {"flagen": "1", "dims": "[]` for a scalar, `dims: [K]"}.get(name, "...")
@@ -128,7 +131,7 @@ class Fields:
 
     def wrong_type(self, node: Node, what: str, hint: str = "") -> None:
         """Report a node of the wrong kind; `what` says what belongs there."""
-        if not isinstance(node, Bad):
+        if not isinstance(node, Bad) and not any(node is doubtful for doubtful in self._doubtful):
             found = f"{what}; there is nothing here" if _is_null(node) else f"{what}, not {_kind(node)}"
             if isinstance(node, Scalar) and node.is_null and node.precedes("#"):
                 hint = "what starts with ` #` is a comment: quote it"

@@ -65,6 +65,8 @@ class _Reader:
         inputs = sections.inputs(given["inputs"].value) if "inputs" in given else ()
         steps = sections.steps(given["steps"].value) if "steps" in given else None
         params = sections.params(given["params"].value) if "params" in given else ()
+        if self.symbols.complete and sections.sizes_known:
+            check_sizes(self.symbols, inputs, params, self.report)
         self._expect_later(given)
         derived = (
             *(sections.derived(given["let"].value, "let") if "let" in given else ()),
@@ -121,8 +123,6 @@ class _Reader:
         self.statements.expect_locals(*(given[key].value for key in ("update", "output") if key in given))
 
     def _check_whole(self, spec: Spec, has_statements: bool) -> None:
-        if self.symbols.complete and self.sections.sizes_known:
-            check_sizes(self.symbols, spec.inputs, spec.params, self.report)
         if has_statements and self.symbols.complete and not self.report.obscured:
             if not self.report.unread:
                 check_unused(self.symbols, self.scope, self.report)

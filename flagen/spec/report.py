@@ -98,7 +98,7 @@ class Report:
         self.obscured = False
         """Whether something could not be read that may have used any name: then none is called unused."""
         self.unread = False
-        """Whether an expression is none of the language: it may have used any name, but what it is assigned to is known."""
+        """Whether some expression is none of the language: it may have used any name, but its target is known."""
         self.misnamed: set[str] = set()
         """What was declared and is no name: said once, and not again wherever it is used."""
 

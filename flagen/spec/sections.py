@@ -22,6 +22,8 @@ _PAIR = re.compile(rf"[(\[]?{_END}(?:,|;|\.\.|\bto\b|~|\s){_END}[)\]]?")
 """Two ends of a range in any other notation."""
 _BOUND = re.compile(rf"(<=?|>=?|\u2264|\u2265){_END}")
 _UNLISTED = re.compile(r"[(\[]?\s*([A-Za-z]\w*(?:\s*(?:,|\s|\bx\b|\*)\s*[A-Za-z]\w*)*)\s*,?\s*[)\]]?")
+_TIMES = re.compile(r"(?<=[A-Z0-9])x(?=[A-Z])|\s*\u00d7\s*")
+"""The sign between two dims: `KxV`."""
 _NO_DIMS = frozenset(("0", "1", "()", "scalar", "none", "None", "[]"))
 _LEADING = frozenset(("H", "HV", "T", "t"))
 """What stands for time and heads, and so makes everything before it a dim that is not written."""
@@ -36,7 +38,7 @@ def _unlisted(scalar: Scalar) -> Dims | None:
     """The dims that a text names which should have been a list."""
     if scalar.text in _NO_DIMS:
         return ()
-    match = _UNLISTED.fullmatch(scalar.text) if len(scalar.text) <= _SHORT else None
+    match = _UNLISTED.fullmatch(_TIMES.sub(" ", scalar.text)) if len(scalar.text) <= _SHORT else None
     return None if match is None else tuple(name for name in _IDENTIFIER.findall(match[1]) if name != "x")
 
 
@@ -86,7 +88,11 @@ class Sections:
         return "" if scalar is None else scalar.text
 
     def chunk(self, node: Node) -> ChunkHints:
-        fields = self.fields.known(node, "`chunk` is a mapping with `size` and `subchunk`", ("size", "subchunk")) or {}
+        what = "`chunk` is a mapping with `size` and `subchunk`"
+        if isinstance(node, Scalar) and node.text.isdigit():
+            self.fields.wrong_type(node, what, f"write `chunk: {{size: {node.text}}}`")
+            return ChunkHints()
+        fields = self.fields.known(node, what, ("size", "subchunk")) or {}
         size, subchunk = (
             self.fields.positive_integer(fields[key].value, f"`{key}`") if key in fields else None
             for key in ("size", "subchunk")
@@ -109,7 +115,7 @@ class Sections:
         if entries == []:
             self.symbols.complete = False
             self.report.error("E210", node.span, f"a spec without a state is {_NOT_YET}", "declare at least one")
-        return tuple(self._state(field) for field in entries or ())
+        return tuple(self._state(field) for field in self._without_fields(entries or [], ("init",)))
 
     def _state(self, field: Field) -> State:
         what = "a state is its dims, or a mapping with `dims` and `init`"
@@ -123,7 +129,21 @@ class Sections:
         if entries == []:
             self.symbols.complete = False
             self.report.error("E211", node.span, "a spec has at least one input")
-        return tuple(self._input(field) for field in entries or ())
+        fields = ("heads", "per", "range", "description")
+        return tuple(self._input(field) for field in self._without_fields(entries or [], fields))
+
+    def _without_fields(self, entries: list[Field], keys: tuple[str, ...]) -> list[Field]:
+        """The declarations, without the fields that stand beside one and belong to it: they are reported."""
+        kept: list[Field] = []
+        for field in entries:
+            value = field.value
+            if not kept or field.key.text not in keys or not isinstance(value, Scalar) or value.is_null:
+                kept.append(field)
+                continue
+            name = kept[-1].key.text
+            hint = f"write `{name}: {{dims: [...], {field.key.text}: {value.text}}}`"
+            self.report.error("E203", field.key.span, f"`{field.key.text}` stands beside `{name}`, not in it", hint)
+        return kept
 
     def _input(self, field: Field) -> Input:
         keys = ("dims", "heads", "per", "range", "description")

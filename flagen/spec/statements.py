@@ -84,16 +84,18 @@ class Statements:
         elif isinstance(node, Scalar) and not node.is_null:
             yield node
         else:
-            self.fields.wrong_type(node, what, "a list item starts with `- `, a statement is `S = ...`")
+            hint = "a list item starts with `- `, a statement is `S = ...`"
+            match node:
+                case Mapping(entries=((key, Scalar()),)) if _IDENTIFIER.fullmatch(key.text):
+                    hint = f"write `{self.scope.place}: {key.text} = ...`"
+            self.fields.wrong_type(node, what, hint)
             self.report.obscured = True
             self.sound = False
 
     def _repeat(self, node: Mapping, steps: Steps | None) -> Repeat | None:
         self.repeats = True
         if not any(key.text in ("repeat", "do") for key, _ in node.entries):
-            name = node.entries[0][0].text if len(node.entries) == 1 else ""
-            hint = f"write `{name} = ...`" if _IDENTIFIER.fullmatch(name) else "a block is `repeat: n` and `do: ...`"
-            self.fields.wrong_type(node, "a statement is `name = expression`", hint)
+            self.fields.wrong_type(node, "a statement is `name = expression`", self._meant(node))
             self.report.obscured = True
             self.sound = False
             return None
@@ -118,6 +120,19 @@ class Statements:
         for symbol in self.symbols.of_kind("local"):
             symbol.closed = symbol.closed or symbol.name not in before
         return Repeat(tuple(statement for statement in body if statement is not None), node.span)
+
+    def _meant(self, node: Mapping) -> str:
+        """How to write a statement that has a colon, which is read as what it is meant to be."""
+        key, value = node.entries[0] if node.entries else (None, None)
+        if key is None or len(node.entries) > 1 or not _IDENTIFIER.fullmatch(key.text):
+            return "a block is `repeat: n` and `do: ...`"
+        if not isinstance(value, Scalar) or value.is_null:
+            return f"write `{key.text} = ...`"
+        if (assigned := _ASSIGNMENT.match(value.text)) is not None:
+            self._assign(value)
+            return f"leave out `{key.text}:`, and write `{assigned[1]} = ...`"
+        self._bind(Target(key.text, key.span, 0), self.sections.parsed(value), last=False)
+        return f"write `{key.text} = ...`"
 
     def _check_count(self, node: Node, steps: Steps | None) -> None:
         scalar = self.fields.scalar(node, "`repeat` is the step count that `steps` declares")
@@ -242,7 +257,7 @@ class Statements:
             self.report.error("E310", target.span, message, "assign it in `update`")
             return None
         self.updated.add(target.name)
-        if dims is None or value is None:
+        if dims is None or value is None or not self.symbols.doubtful.isdisjoint(dims):
             return None
         if (misfit := assign_misfit(target.name, dims, value)) is not None:
             self.report.error(misfit.code, value.span, misfit.message, misfit.hint)
