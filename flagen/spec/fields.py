@@ -76,11 +76,11 @@ class Fields:
         self.wrong_type(node, what)
         return None
 
-    def scalar(self, node: Node, what: str) -> Scalar | None:
+    def scalar(self, node: Node, what: str, hint: str = "") -> Scalar | None:
         """Text that is there: not empty, not null."""
         if isinstance(node, Scalar) and not node.is_null:
             return node
-        self.wrong_type(node, what)
+        self.wrong_type(node, what, hint)
         return None
 
     def text(self, node: Node, what: str) -> str:

@@ -22,6 +22,8 @@ from flagen.spec.report import Report
 
 Place = Literal["default", "derived", "update", "output"]
 
+_SIGN = re.compile(r"[-+*/@:]*=|<-|:|\u2190|\u2254|$")
+"""What parts the sides of a statement, here or in other notations."""
 _WORD = re.compile(r"[^\W\d]\w*")
 
 _NAME_KINDS: dict[SymbolKind, NameKind] = {
@@ -54,6 +56,14 @@ class Scope:
         """Take every name in a text that is not understood for used, one in Greek letters as it is spelled in ASCII."""
         for word in _WORD.findall(text):
             self.mentioned |= {word, ascii_name(word) or word}
+
+    def expect(self, text: str) -> None:
+        """Take the names on the left side of a statement that is not understood for names that it defines."""
+        for line in text.splitlines():
+            names = _WORD.findall(_SIGN.split(line, maxsplit=1)[0])
+            self._unknown.update(names)
+            for name in names:
+                self.later.pop(name, None)
 
     def resolve(self, name: str, span: Span) -> Expr | None:
         if name in SIZES:

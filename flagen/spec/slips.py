@@ -97,6 +97,9 @@ def _misplaced(text: str, opened: int, at: int) -> Slip:
         return Slip(at, at + 1, "this is no comma", "entries are parted by `, `")
     if character in "[{" and before.endswith("="):
         return Slip(at - 1, at, "a name and its value are parted by `: `, not by `=`", "write `name: value`")
+    if character in "[{" and (key := re.search(r"(\w+)[ ]*\Z", before)) is not None:
+        place = opened + key.start(1)
+        return Slip(place, opened + key.end(1), "a colon is missing after this", f"write `{key[1]}: {character}...`")
     if before.endswith(("]", "}", '"')) and character.isalnum():
         return Slip(at, at + 1, "a comma is missing before this", "entries are parted by `, `")
     return Slip(at, at + 1, f"this cannot stand inside `{text[opened]} {_CLOSING[text[opened]]}`", _QUOTE)

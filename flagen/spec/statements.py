@@ -22,6 +22,9 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NEXT = re.compile(r"[^\S\n]*(-[^\S\n]*)?([A-Za-z_][A-Za-z0-9_]*)\s*=(?!=)")
 """A line that starts a statement of its own."""
 _INDEXED = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*?)_?(\[[^]]*\]|\{[^}]*\}|\([^)]*\))\s*=(?!=)")
+_ITEM = re.compile(r"\s*-([A-Za-z_][A-Za-z0-9_]*)\s*=(?!=)")
+_TYPED = re.compile(r"\s*(\w+)\s+([A-Za-z_][A-Za-z0-9_]*)\s*=(?!=)")
+"""An assignment after a word: `let u = ...`."""
 _FOREIGN = re.compile(r"\s*([^\W\d]\w*)\s*=(?!=)")
 """An assignment to a name that need not be one of the language."""
 _OTHERWISE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(:=|<-|==|\u2190|\u2254|:)")
@@ -85,10 +88,7 @@ class Statements:
             yield node
         else:
             hint = "a list item starts with `- `, a statement is `S = ...`"
-            match node:
-                case Mapping(entries=((key, Scalar()),)) if _IDENTIFIER.fullmatch(key.text):
-                    hint = f"write `{self.scope.place}: {key.text} = ...`"
-            self.fields.wrong_type(node, what, hint)
+            self.fields.wrong_type(node, what, _equals(node) or hint)
             self.report.obscured = True
             self.sound = False
 
@@ -110,7 +110,7 @@ class Statements:
         before = {symbol.name for symbol in self.symbols.of_kind("local")}
         body: list[Assign | None] = []
         for item in self._items(fields["do"].value, "`do` is a statement, or a list of statements"):
-            if isinstance(item, Mapping):
+            if isinstance(item, Mapping) and any(key.text in ("repeat", "do") for key, _ in item.entries):
                 hint = "the steps of a token are one loop"
                 self.report.error("E603", item.span, "a block inside a `repeat`: repeats do not nest", hint)
                 self.sound = False
@@ -145,7 +145,8 @@ class Statements:
 
     def _assign(self, node: Node, last: bool = False) -> Assign | None:
         """One statement; `last` for the last one of `output`, which assigns `o`."""
-        scalar = self.fields.scalar(node, "a statement is `name = expression`")
+        what = "a statement is `name = expression`"
+        scalar = self.fields.scalar(node, what, _equals(node))
         target = None if scalar is None or self._is_several(scalar) else self._target(scalar)
         if scalar is None or target is None:
             self.report.obscured = self.report.obscured or scalar is None
@@ -166,6 +167,7 @@ class Statements:
         if found is None and not escaped:
             return False
         self.scope.mention(scalar.text)
+        self.scope.expect(scalar.text)
         hint = "write a list with one statement an item, `- ` before each"
         if found is None:
             self.report.error("E413", scalar.span, "several statements in one text; a text is one statement", hint)
@@ -188,6 +190,7 @@ class Statements:
         if match is not None:
             return Target(match[1], scalar.at(match.start(1), len(match[1])), match.end())
         self.scope.mention(scalar.text)
+        self.scope.expect(scalar.text)
         if (foreign := _FOREIGN.match(scalar.text)) is not None:
             if foreign[1] not in self.report.misnamed:
                 self.symbols.declare(foreign[1], "local", scalar.at(foreign.start(1), len(foreign[1])))
@@ -195,6 +198,10 @@ class Statements:
         if (augmented := _AUGMENTED.match(scalar.text)) is not None:
             name, operator = augmented.groups()
             hint = f"write `{name} = {name} {operator} ...`"
+        elif (item := _ITEM.match(scalar.text)) is not None:
+            hint = f"a space is missing after `-`: write `- {item[1]} = ...`"
+        elif (typed := _TYPED.match(scalar.text)) is not None:
+            hint = f"leave out `{typed[1]}`: write `{typed[2]} = ...`"
         elif (indexed := _INDEXED.match(scalar.text)) is not None:
             hint = f"write `{indexed[1]} = ...`: a name is its value at this token"
         elif (other := _OTHERWISE.match(scalar.text)) is not None and self.scope.place == "update":
@@ -275,6 +282,14 @@ def _statement_texts(node: Node | None) -> Iterator[Scalar]:
         case Mapping(entries):
             for _, value in entries:
                 yield from _statement_texts(value)
+
+
+def _equals(node: Node) -> str:
+    """How to write a statement with a colon for its `=`; nothing for other nodes."""
+    match node:
+        case Mapping(entries=((key, _),)) if _IDENTIFIER.fullmatch(key.text):
+            return f"write `{key.text} = ...`"
+    return ""
 
 
 def _uncut(node: Sequence, report: Report) -> Iterator[Node]:
