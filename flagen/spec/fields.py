@@ -14,6 +14,8 @@ from flagen.spec.report import Report
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")
 _APART = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\s*[=:]\s*)(\S.*)", re.DOTALL)
+_BRACE = re.compile(r"(\w+)\s*([{\[])")
+"""A key that runs on into the value it should be parted from."""
 _LISTS = ("range", "dims")
 """The keys whose value is a list."""
 _PIECES = re.compile(r"[^:\n}]*?(?=\s*(?:,\s*\w+\s*:|,?\s*\}))")
@@ -150,6 +152,11 @@ class Fields:
             if node.flow and balance > 0 and isinstance(value, Scalar) and value.plain and value.precedes(","):
                 depth = balance
                 kept.append(Field(key, self._rejoined(value, lists or key.text in _LISTS)))
+            elif not node.flow and key.plain and (brace := _BRACE.match(key.text)) is not None:
+                name = brace[1]
+                hint = f"write `{name}: {brace[2]}...`"
+                self.report.error("E115", key.at(0, len(name)), f"a colon is missing after {quoted(name)}", hint)
+                kept.append(Field(key.upto(key.start + len(name)), Bad(key.span)))
             elif node.flow and _has_no_colon(key, value):
                 kept += self._piece(key, kept)
             else:

@@ -53,6 +53,9 @@ class _Reader:
         found = self.fields.known(self.root, "a spec has this key", _KEYS, _REQUIRED)
         given = found or {}
         self._check_version(given)
+        read = {field.key.text for field in given.values()}
+        if any(key.text not in read and isinstance(value, Mapping) for key, value in self.root.entries):
+            self.symbols.complete = False  # It may declare what is unknown then.
         sections = self.sections
         name = sections.package_name(given["name"].value) if "name" in given else ""
         class_name = sections.class_name(given["class_name"].value, name) if "class_name" in given else camel_case(name)
