@@ -35,24 +35,30 @@ class Chosen(NamedTuple):
 
 
 CHOSEN = {
-    ("chunk_gradients_kernel", "sm_90", "128x128"): Chosen(1820, "gated_delta_rule", 107048, 33527),
-    ("chunk_prepare_kernel", "sm_90", "128x128"): Chosen(696, "kda", 47667, 24643),
+    ("chunk_gradients_kernel", "sm_90", "128x128"): Chosen(1688, "gated_delta_rule", 107048, 33527),
+    ("chunk_prepare_kernel", "sm_90", "128x128"): Chosen(1036, "kda", 47667, 24643),
     ("chunk_kernel", "sm_90", "128x128"): Chosen(380, "gated_delta_rule", 14144, 6192),
     ("chunk_states_kernel", "sm_90", "128x128"): Chosen(80, "gated_delta_rule", 9398, 3876),
     ("chunk_reverse_kernel", "sm_90", "128x128"): Chosen(92, "gated_delta_rule", 13024, 6713),
+    ("chunk_turned_prepare_kernel", "sm_90", "128x128"): Chosen(696, "kda", 47667, 24643),
+    ("chunk_unfolded_kernel", "sm_90", "128x128"): Chosen(140, "rwkv7", 63100, 30000),
+    # The same tiles, with rows that are no multiple of a vector's width.
+    ("chunk_prepare_kernel", "sm_90", "100x60"): Chosen(1124, "kda", 47667, 24643),
+    ("chunk_kernel", "sm_90", "100x60"): Chosen(312, "gated_delta_rule", 14144, 6192),
+    ("chunk_states_kernel", "sm_90", "100x60"): Chosen(72, "gated_delta_rule", 9398, 3876),
 }
 """Kernels on sm_90 with four warps: two programs of a multiprocessor are worth more than registers for all of one."""
 
 SPILLS = {
     # Where a chunk's rows meet its states: gradients.
-    ("chunk_gradients_kernel", "sm_80", "128x128"): 664,
+    ("chunk_gradients_kernel", "sm_80", "128x128"): 1004,
     ("chunk_reverse_kernel", "sm_80", "128x128"): 36,
     ("chunk_unfolded_kernel", "sm_80", "128x128"): 80,
+    ("fused_recurrent_reads_kernel", "sm_80", "128x128"): 16,
     ("fused_recurrent_reads_kernel", "sm_90", "128x128"): 8,
     # Walks that keep more than an output does.
     ("chunk_kernel", "sm_80", "128x128"): 48,
     ("chunk_kernel", "sm_80", "100x60"): 24,
-    ("chunk_kernel", "sm_90", "100x60"): 60,
     # At the largest state, where tiles cannot be smaller.
     ("chunk_prepare_kernel", "sm_80", "256x256"): 856,
     ("chunk_prepare_kernel", "sm_90", "256x256"): 968,
@@ -93,11 +99,32 @@ SPILLS_OF = {
     ("chunk_lightnet_z_kernel", "sm_90", "128x128"): 16,
     ("chunk_lightnet_z_kernel", "sm_90", "256x256"): 16,
     ("chunk_linear_attn_normalized_kernel", "sm_80", "128x128"): 156,
-    ("chunk_linear_attn_normalized_kernel", "sm_90", "128x128"): 284,
+    ("chunk_linear_attn_normalized_kernel", "sm_90", "128x128"): 296,
+    ("chunk_linear_attn_normalized_kernel", "sm_90", "100x60"): 384,
+    # More than stays near a multiprocessor: fewer keys or values at a time have not been tried.
+    ("chunk_mamba2_gradients_kernel", "sm_90", "128x128"): 3332,
+    ("chunk_rwkv6_gradients_kernel", "sm_90", "128x128"): 1980,
+    ("chunk_abc_attn_sv_prepare_kernel", "sm_90", "128x128"): 840,
+    ("chunk_abc_attn_sv_prepare_kernel", "sm_90", "100x60"): 848,
+    ("chunk_abc_attn_sk_turned_prepare_kernel", "sm_90", "128x128"): 256,
+    ("chunk_abc_attn_sk_gradients_kernel", "sm_90", "128x128"): 620,
+    ("chunk_gsa_sv_prepare_kernel", "sm_90", "128x128"): 424,
+    ("chunk_gsa_sv_prepare_kernel", "sm_90", "100x60"): 432,
+    ("chunk_gsa_sk_gradients_kernel", "sm_90", "128x128"): 372,
+    ("chunk_lightnet_s_prepare_kernel", "sm_90", "128x128"): 148,
+    ("chunk_lightnet_s_prepare_kernel", "sm_90", "100x60"): 188,
+    ("chunk_lightnet_s_gradients_kernel", "sm_90", "128x128"): 880,
+    ("chunk_precond_gated_delta_rule_s_prepare_kernel", "sm_90", "128x128"): 1080,
+    ("chunk_precond_gated_delta_rule_s_prepare_kernel", "sm_90", "100x60"): 1072,
+    ("chunk_precond_gated_delta_rule_s_gradients_kernel", "sm_90", "128x128"): 1648,
+    ("chunk_precond_kda_s_prepare_kernel", "sm_90", "128x128"): 980,
+    ("chunk_precond_kda_s_prepare_kernel", "sm_90", "100x60"): 1020,
+    ("chunk_precond_kda_s_gradients_kernel", "sm_90", "128x128"): 1512,
     ("chunk_precond_gated_delta_rule_a_kernel", "sm_90", "100x60"): 8,
     ("chunk_precond_gated_delta_rule_s_gradients_kernel", "sm_80", "128x128"): 344,
     ("chunk_precond_kda_a_kernel", "sm_90", "100x60"): 8,
     ("chunk_precond_kda_s_gradients_kernel", "sm_80", "128x128"): 168,
+    ("chunk_rwkv4_kernel", "sm_90", "100x60"): 8,
     ("chunk_rwkv4_kernel", "sm_100", "128x128"): 8,
     ("chunk_rwkv4_kernel", "sm_100", "256x256"): 8,
     ("fused_recurrent_abc_attn_gradients_kernel", "sm_80", "128x128"): 664,

@@ -57,7 +57,12 @@ def outcome(job: Callable[[], None], arch: str) -> Any:
     except UsageError as error:
         return str(error)
     return [
-        {**vars(launch), "kernel": launch.name, "told": launch_options(launch, arch), "key": launch.key(arch)}
+        {
+            **{name: value for name, value in vars(launch).items() if name != "grid"},
+            "kernel": launch.name,
+            "told": launch_options(launch, arch),
+            "key": launch.key(arch),
+        }
         for launch in launches
     ]
 

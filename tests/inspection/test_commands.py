@@ -111,7 +111,10 @@ class TestErrors:
     def test_an_unknown_variant(self, flagen: Flagen, project: Workspace, command: str) -> None:
         project.take("gla")
         done = flagen(command, "gal")
-        assert (done.code, done.err) == (FAILED, "flagen: there is no spec gal; did you mean gla?\n")
+        assert (done.code, done.err) == (
+            FAILED,
+            "flagen: there is no spec gal: no such file, and no variant of this name in specs/; did you mean gla?\n",
+        )
 
     def test_a_variant_that_is_not_built(self, flagen: Flagen, project: Workspace, command: str) -> None:
         project.take("gla")
