@@ -14,6 +14,7 @@ from fractions import Fraction
 
 from flagen.algebra.rewrite import map_children
 from flagen.spec.model import (
+    Assign,
     Binary,
     Call,
     Contract,
@@ -49,6 +50,8 @@ class LogWeight:
 
 def log_weights(spec: Spec) -> dict[str, LogWeight]:
     """The inputs that are weights by their log."""
+    if not any(_is_log_sum(assign) for assign in _assigns(spec)):
+        return {}
     found: dict[str, tuple[str, ...]] = {}
     _, known = _update(spec, {})
     for decl in spec.inputs:
@@ -75,12 +78,22 @@ def _update(spec: Spec, given: Mapping[str, Expr]) -> tuple[Values, Mapping[str,
     sums: dict[str, tuple[Expr, ...]] = {}
     for decl in spec.derived:
         values[decl.name] = _settled(decl.value, values)
-    for statement in spec.update:
-        for assign in statement.body if isinstance(statement, Repeat) else (statement,):
-            if assign.target in states and isinstance(assign.value, Call) and assign.value.function == "logaddexp":
-                sums[assign.target] = tuple(_settled(term, values) for term in assign.value.args)
-            values[assign.target] = _settled(assign.value, values)
+    for assign in _assigns(spec):
+        if _is_log_sum(assign) and isinstance(assign.value, Call):
+            sums[assign.target] = tuple(_settled(term, values) for term in assign.value.args)
+        values[assign.target] = _settled(assign.value, values)
     return values, sums
+
+
+def _assigns(spec: Spec) -> Iterator[Assign]:
+    """The statements of the update, or of one micro-step of it."""
+    for statement in spec.update:
+        yield from statement.body if isinstance(statement, Repeat) else (statement,)
+
+
+def _is_log_sum(assign: Assign) -> bool:
+    """Whether a state becomes a running log-sum-exp."""
+    return assign.to_state and isinstance(assign.value, Call) and assign.value.function == "logaddexp"
 
 
 def _settled(expr: Expr, values: Values) -> Expr:
