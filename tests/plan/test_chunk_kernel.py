@@ -102,7 +102,10 @@ def test_the_declared_range_decides_how_an_inverse_is_taken(range_of_beta, contr
         (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, v)\noutput: o = S.T @ q + S_prev.T @ k", "more than once"),
         (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, v) + outer(q, v * v)\noutput: o = S.T @ q", "several rows"),
         (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, l2norm(v))\noutput: o = S.T @ q", "sums over V"),
-        (f"inputs: {{{INPUTS}, x: [J]}}\nupdate: S = S + outer(sum(x) * k, v)\noutput: o = S.T @ q", "other dims"),
+        (
+            f"inputs: {{{INPUTS}, x: [J]}}\nupdate: S = S + outer(sum(x) * k, v)\noutput: o = S.T @ q",
+            "`J` is no dim of the state `S`",
+        ),
     ],
 )
 def test_what_has_no_kernels_of_its_own_says_why(rest, reason):

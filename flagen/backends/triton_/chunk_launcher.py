@@ -94,15 +94,15 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     spec = plan.spec
     steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
     operands = _operands(plan)
-    dtype = f"products_of({', '.join(operands)})[0]"
+    products = f"products_of({', '.join(operands)})"
     kept, keeps = (backward.kept, backward.walk_keeps) if backward else ((), False)
     prepared, fused, split = _prepared(plan), _fused(plan, kept, keeps), _split(plan, kept, keeps)
     launched = list(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split)))
     # The tiles of the walk.
-    arguments = ", ".join(("args.device", *_config_arguments(plan, steps)))
+    arguments = ", ".join(("args.device", "dot_precision", *_config_arguments(plan, steps)))
     tiles = f"_tiles({arguments})[{launched.index('walk_tiles')}]"
     rows_fit = [f"{steps} <= 16"] if steps else []
-    function = function_context(spec, plan.size, steps, *rows_fit, backward=backward, tiles=tiles, dtype=dtype)
+    function = function_context(spec, plan.size, steps, *rows_fit, backward=backward, tiles=tiles, products=products)
     return {
         **function,
         "steps": steps,
@@ -175,10 +175,10 @@ def function_context(
     *has_kernel: str,
     backward: Backward | None = None,
     tiles: str = "",
-    dtype: str = "",
+    products: str = "",
 ) -> dict[str, object]:
     """What the public function and its operator are made of; a token has `rows` rows, or one. `has_kernel`: what
-    else kernels need; `tiles`: those of the walk; `dtype`: that of the products."""
+    else kernels need; `tiles`: those of the walk; `products`: what says the dtype and precision of the products."""
     chunk_size = Parameter("chunk_size", "int", str(size), True, _size_doc(rows))
     operator = Operator(
         spec,
@@ -188,7 +188,7 @@ def function_context(
         chunk_size=chunk_size,
         tokens_of_chunk=f"max(chunk_size // {rows}, 1)" if rows else "chunk_size",
         sizes_of_kept=("cu_seqlens", *([rows] if rows else []), tiles),
-        dtype_of_kept=dtype,
+        products=products,
         kept=tuple(array.name for array in backward.kept) if backward else (),
         backward=f"chunk_backward_{spec.name}" if backward else "",
         keywords=backward.keywords if backward else (),

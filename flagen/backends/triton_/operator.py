@@ -23,7 +23,8 @@ class Operator:
     its own, then `cu_seqlens`, then what is no tensor. It returns the output and every final state.
 
     kept: the arrays it returns besides, which its gradient takes; how many of them, an argument of its own says.
-    sizes_of_kept: what their sizes depend on beside the sizes of the arguments; dtype_of_kept: what most of them have.
+    sizes_of_kept: what their sizes depend on beside the sizes of the arguments; products: what says the dtype that most
+    of them have.
     backward: the function that launches the kernels of its gradient, where there are any; beside what was passed to the
         call it takes `keywords`.
     takes_output: whether the gradient takes the output of the call, too, before the arrays that are kept.
@@ -37,7 +38,7 @@ class Operator:
     tokens_of_chunk: str = "chunk_size"
     kept: tuple[str, ...] = ()
     sizes_of_kept: tuple[str, ...] = ()
-    dtype_of_kept: str = ""
+    products: str = ""
     backward: str = ""
     keywords: tuple[str, ...] = ()
     takes_output: bool = False
@@ -113,7 +114,7 @@ class Operator:
             "keep": self.keep if self.kept else None,
             "kept": self.kept,
             "sizes_of_kept": self.sizes_of_kept,
-            "dtype_of_kept": self.dtype_of_kept,
+            "products": self.products,
             "pytorch_call": self._pytorch_call(),
             "check_all": self._check(),
             "check_shapes": self._check(shapes_only="True"),
