@@ -106,6 +106,7 @@ def module_file(plan: Plan) -> Rendering:
             "first_per_step": spec.inputs[0].per == "step",
             "state_annotation": state_annotation(spec),
             "single_state": len(spec.states) == 1,
+            "given_states": _given_states(spec),
             "state_shapes": state_shapes(spec),
             "first_state": first_state(spec),
             "state_axes": [
@@ -126,6 +127,11 @@ def module_file(plan: Plan) -> Rendering:
 
 def _step_argument(spec: Spec) -> tuple[str, ...]:
     return () if spec.steps is None else (spec.steps.argument,)
+
+
+def _given_states(spec: Spec) -> str:
+    """What a call is given to start from, among other tensors."""
+    return "initial_state" if len(spec.states) == 1 else "*(() if initial_state is None else initial_state)"
 
 
 def _check(spec: Spec) -> str:
