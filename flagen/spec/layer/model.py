@@ -242,6 +242,15 @@ class Use:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The entry of the cache that a state is kept in."""
+
+    state: str
+    entry: Literal["recurrent_state", "attn_state", "ffn_state"]
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
 class Layer:
     """A whole layer, checked: every name resolves and is used, and on every path exactly one operator runs once.
 
@@ -265,8 +274,8 @@ class Layer:
     inputs: tuple[LayerInput, ...]
     outputs: tuple[str, ...]
     mask: Literal["unpad", "multiply"]
-    cache: tuple[tuple[str, str], ...]
-    """Which entry of the cache has which state, where the spec says so: pairs of a state and an entry's name."""
+    cache: tuple[Kept, ...]
+    """Which entry of the cache has which state, where the spec says so."""
     uses: tuple[Use, ...]
     forward: tuple[Assign, ...]
     span: Span = field(default=NOWHERE, compare=False)

@@ -19,6 +19,7 @@ from flagen.spec.layer.model import (
     Expr,
     IfElse,
     Init,
+    Kept,
     Layer,
     LayerInput,
     LayerParam,
@@ -403,12 +404,12 @@ class LayerReader:
                 self.report.error("E804", scalar.span, message, "an output is a value of `forward`, or an input")
         return tuple(found)
 
-    def _cache(self, node: Node) -> tuple[tuple[str, str], ...]:
+    def _cache(self, node: Node) -> tuple[Kept, ...]:
         found = []
         for field in self._entries(node, "`cache` is a mapping of states to entries of the cache", "`z: ffn_state`"):
             entry = self.fields.choice(field.value, "an entry of the cache", _CACHE)
             if entry is not None:
-                found.append((field.key.text, entry))
+                found.append(Kept(field.key.text, entry, field.key.span))  # type: ignore[arg-type]
         return tuple(found)
 
     # -------------------------------------------------------------------------------------------------- statements

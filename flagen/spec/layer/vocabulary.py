@@ -21,6 +21,7 @@ from flagen.spec.layer.shapes import (
     merged,
     parted,
     per_head,
+    repeated_first,
     repeated_heads,
     same_shape,
     spread_steps,
@@ -402,6 +403,20 @@ FUNCTIONS: dict[str, Function] = {
             parameters("sizes"),
             lambda given: widened(given["x"], given["sizes"]),
             "the channels in parts: `a, b = split(x, (n, m))`",
+        ),
+        Function(
+            "zeros",
+            parameters("x"),
+            parameters("n"),
+            lambda given: (*given["x"][:-1], given["n"]),
+            "zeros of the shape of `x`, with `n` for its last dim",
+        ),
+        Function(
+            "repeat",
+            parameters("x"),
+            parameters("n"),
+            lambda given: repeated_first(given["x"], given["n"]),
+            "a param's first dim: each of its elements `n` times, one after the other",
         ),
         Function("per_head", parameters("x"), (), lambda given: per_head(given["x"]), "`[n]` as `[n, 1]`: one a head"),
     )
