@@ -31,7 +31,7 @@ from flagen.spec.names import did_you_mean, listed, quoted
 from flagen.spec.report import Report
 
 _MOST_TRIALS = 40
-_CERTAIN = frozenset(("E407", "E808", "E809", "E810", "E304"))
+_CERTAIN = frozenset(("E407", "E808", "E809", "E810"))
 """What doesn't fit with another config than the default: anything else may be that config's fault."""
 
 Operators = Mapping[str, Spec | None]
@@ -203,9 +203,12 @@ class _Case:
 def _check_trials(layer: Layer, operators: Operators, report: Report) -> None:
     """Make the layer on paper and go through `forward`: as it is by default, and with every switch the other way."""
     told: set[tuple[str, object]] = set()
+    paths: dict[str, bool] = {}
     for case in _cases(layer):
         trial = Trial(layer, operators, case.config, case.inputs_given)
         made = not trial.findings
+        for path, there in trial.started.items():
+            paths[path] = there or paths.get(path, False)
         if made:
             trial.call()
         if case.differs and not all(finding.code in _CERTAIN for finding in trial.findings):
@@ -217,6 +220,10 @@ def _check_trials(layer: Layer, operators: Operators, report: Report) -> None:
                 report.error(finding.code, finding.span, message, finding.hint)
         if not made and not case.differs:
             return
+    for init in layer.init:
+        if not paths.get(init.path, True):
+            hint = "a path is a module's name, then the parameter's, as in the state_dict"
+            report.error("E304", init.span, f"there is no parameter {quoted(init.path)}", hint)
 
 
 def _cases(layer: Layer) -> Iterator[_Case]:

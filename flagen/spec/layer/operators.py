@@ -56,7 +56,9 @@ class Fit:
             yield from self._tensor(decl.name, ("B", tokens), (decl.heads, *decl.dims))
         for param in self.spec.params:
             if param.is_tensor:
-                yield from self._tensor(param.name, (), (*(("HV",) if param.per_head else ()), *param.dims))
+                dims = (*(("HV",) if param.per_head else ()), *param.dims)
+                if self.given.get(param.name) is not None or param.default is None:
+                    yield from self._tensor(param.name, (), dims)
             else:
                 yield from self._number(param.name, param.default is not None)
         if self.spec.steps is not None:

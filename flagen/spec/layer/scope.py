@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -136,6 +137,8 @@ class LayerScope:
                 self._not_here(name, declared, span)
                 return None
             return Name(name, kind, span) if declared.sure else None
+        if declared is not None and declared.kind == "module" and self.place == "modules":
+            return Name(name, "module", span)
         if declared is not None:
             declared.used = True
             self.report.error(
@@ -183,6 +186,8 @@ class LayerScope:
         self.report.error("E304", span, message, "here stand the config and `dims`")
 
     def _unknown_name(self, name: str, span: Span) -> None:
+        if name in self.report.misnamed:
+            return  # Reported where it is declared.
         if name in self.later:
             message = f"`{name}` is defined on line {self.later[name]}, after this"
             self.report.error("E308", span, message, "expressions use the names before them")
@@ -212,7 +217,9 @@ class LayerScope:
         elif elsewhere is not None:
             hint = f"it stands in `{elsewhere}`"
         else:
-            hint = did_you_mean(name, known, f"there are {', '.join(sorted(self._callable()))}")
+            words: dict[Place, Iterable[str]] = {"modules": CONSTRUCTORS, "init": RULES, "forward": FUNCTIONS}
+            there = ", ".join(sorted(words.get(self.place, NUMBER_FUNCTIONS)))
+            hint = did_you_mean(name, known, f"there are {there}")
         if self.complete or name not in self._unknown:
             self.report.error("E408", span, message, hint)
 

@@ -11,7 +11,7 @@ from math import prod
 from typing import TypeVar
 
 from flagen.diagnostics import Span
-from flagen.spec.layer.expressions import bind
+from flagen.spec.layer.expressions import bind, draws
 from flagen.spec.layer.model import (
     Assign,
     Binary,
@@ -37,7 +37,7 @@ from flagen.spec.layer.shapes import Misfit, Shape, broadcast
 from flagen.spec.layer.shapes import shown as shape_shown
 from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, NUMBER_FUNCTIONS, RULES, Constructor, Function
 from flagen.spec.model import Spec
-from flagen.spec.names import did_you_mean, quoted
+from flagen.spec.names import quoted
 
 _Item = TypeVar("_Item")
 
@@ -101,6 +101,10 @@ class Trial:
     params: dict[str, tuple[int, ...]] = field(default_factory=dict)
     modules: dict[str, Made | None] = field(default_factory=dict)
     """By name; None for what is not there with this config."""
+    shared: dict[str, str] = field(default_factory=dict)
+    """Modules that are another one, by its name."""
+    started: dict[str, bool] = field(default_factory=dict)
+    """Of every path of `init`, whether there is such a parameter; no word of it where there is no such module."""
     values: dict[str, Held] = field(default_factory=dict)
     lines: list[tuple[Assign, tuple[Held, ...]]] = field(default_factory=list)
     """Every statement with what it assigns."""
@@ -132,9 +136,10 @@ class Trial:
 
     # --------------------------------------------------------------------------------------------------- parameters
 
-    def counts(self) -> dict[str, int]:
-        """The number of parameters by the name that the state_dict has for them."""
-        return {name: prod(shape) for name, shape in self.weights().items()}
+    def count(self) -> int:
+        """The number of parameters; those of a module with two names count once."""
+        shared = tuple(f"{name}." for name in self.shared)
+        return sum(prod(shape) for name, shape in self.weights().items() if not name.startswith(shared))
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """The shapes of all parameters, by the names and in the order of the state_dict."""
@@ -154,6 +159,9 @@ class Trial:
     def _module(self, module: Module) -> None:
         self.modules[module.name] = None
         choice = self._chosen(module.value)
+        if isinstance(choice, Name):
+            self.modules[module.name] = self.modules.get(choice.name)
+            self.shared[module.name] = choice.name
         if not isinstance(choice, Call):
             return
         word = CONSTRUCTORS[choice.name]
@@ -180,10 +188,8 @@ class Trial:
         if made is None:
             return
         weights = made.weights()
-        if below not in weights:
-            hint = did_you_mean(below, weights, f"there are {', '.join(weights)}" if weights else "there are none")
-            self._find("E304", init.span, f"`{name}` has no parameter `{below}`", hint)
-        else:
+        self.started[init.path] = below in weights
+        if below in weights and (init.condition is None or self.numbers.of(init.condition)):
             self._start(init.value, weights[below])
 
     def _start(self, init: Expr, shape: tuple[int, ...]) -> None:
@@ -198,12 +204,12 @@ class Trial:
                     self._start(arg, shape)
             case IfElse(condition, then, otherwise):
                 self._start(then if self.numbers.of(condition) else otherwise, shape)
-            case Binary(_, left, right) if _draws(init):
+            case Binary(_, left, right) if draws(init):
                 self._start(left, shape)
                 self._start(right, shape)
-            case Unary(_, value) if _draws(init):
+            case Unary(_, value) if draws(init):
                 self._start(value, shape)
-            case _ if not _draws(init):
+            case _ if not draws(init):
                 self.numbers.number(init)
 
     # ------------------------------------------------------------------------------------------------------ forward
@@ -439,14 +445,6 @@ class Trial:
 _SIZES = frozenset("inner outer rank size width group groups dim head_dim nu".split())
 """The parameters of constructors that are sizes."""
 _TEXTS = frozenset(("activation",))
-
-
-def _draws(expr: Expr) -> bool:
-    """Whether an init has a rule or an index in it, and so is no number."""
-    return any(
-        (isinstance(node, Call) and node.kind == "init") or (isinstance(node, Name) and node.name == "index")
-        for node in walk(expr)
-    )
 
 
 def _reads_tensors(expr: Expr) -> bool:
