@@ -106,6 +106,8 @@ class Trial:
     started: dict[str, bool] = field(default_factory=dict)
     """Of every path of `init`, whether there is such a parameter; no word of it where there is no such module."""
     values: dict[str, Held] = field(default_factory=dict)
+    _valueless: frozenset[str] = frozenset()
+    """The names that have been found to have no value, or none that is a number."""
     hidden: Tensor = UNKNOWN
     """What `forward` is given."""
     lines: list[tuple[Assign, tuple[Held, ...]]] = field(default_factory=list)
@@ -458,6 +460,9 @@ class Trial:
     # ----------------------------------------------------------------------------------------------------- findings
 
     def _no_value(self, problem: NoValue) -> None:
+        if problem.name in self._valueless:
+            return
+        self._valueless |= {problem.name} - {""}
         self._find("E802", problem.span, problem.message, problem.hint)
 
     def _find(self, code: str, span: Span, message: str, hint: str = "") -> None:
