@@ -45,11 +45,13 @@ TOP: dict[str, set[str]] = {
     "project": set(),
     "freshness": {"flagen.emit.writer", "flagen.project"},
     "describe": {"flagen.spec"},
+    "describe_layer": {"flagen.spec", "flagen.project"},
     "authoring": {"yaml", "flagen.spec", "flagen.project"},
     "catalogue": {"flagen.spec", "flagen.project", "flagen.diagnostics"},
     "pipeline": {f"flagen.{name}" for name in ("spec", "algebra", "plan", "backends", "emit", "diagnostics")}
-    | {"flagen.describe", "flagen.freshness", "flagen.project"},
-    "report": {"rich"} | {f"flagen.{name}" for name in ("catalogue", "diagnostics", "inspection", "pipeline")},
+    | {"flagen.describe", "flagen.describe_layer", "flagen.freshness", "flagen.project"},
+    "report": {"rich"}
+    | {f"flagen.{name}" for name in ("catalogue", "describe_layer", "diagnostics", "inspection", "pipeline")},
     "cli": {"typer"}
     | {f"flagen.{name}" for name in ("authoring", "catalogue", "diagnostics", "inspection")}
     | {f"flagen.{name}" for name in ("pipeline", "project", "report")},
