@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+from flagen.spec.layer.model import Constant
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
 from flagen.spec.names import did_you_mean, listed, nearest, quoted
 from flagen.spec.report import Report
@@ -22,6 +23,14 @@ _PIECES = re.compile(r"[^:\n}]*?(?=\s*(?:,\s*\w+\s*:|,?\s*\}))")
 """What stands before the next key, or before the brace that closes."""
 _OPEN = re.compile(r"inf|oo|\u221e|none|null", re.IGNORECASE)
 _INFINITE = re.compile(r"([+-]?)\.(?:inf|Inf|INF)\Z")
+_TRUTH = {"true": True, "True": True, "false": False, "False": False}
+
+
+class Missing:
+    """In place of a value that could not be read."""
+
+
+MISSING = Missing()
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,41 @@ class Fields:
             return value
         self.report.error("E209", scalar.span, f"{what} is larger than any float", "infinity is written `.inf`")
         return None
+
+    def truth(self, node: Node, what: str) -> bool | None:
+        """`true` or `false`."""
+        text = self.choice(node, what, ("true", "false"))
+        return None if text is None else text == "true"
+
+    def constant(self, node: Node, what: str) -> Constant | Missing:
+        """What a config can be given: a number, a text, `true`, `false`, `null`, or a list of such."""
+        if isinstance(node, Sequence):
+            items = [self.constant(item, what) for item in node.items]
+            flat = tuple(item for item in items if not isinstance(item, tuple | Missing))
+            if len(flat) == len(items):
+                return flat
+            if not any(isinstance(item, Missing) for item in items):
+                self.wrong_type(node, what, "a list holds numbers and texts")
+            return MISSING
+        if not isinstance(node, Scalar):
+            self.wrong_type(node, what)
+            return MISSING
+        if not node.plain:
+            return node.text
+        if node.is_null:
+            return None
+        if node.text in _TRUTH:
+            return _TRUTH[node.text]
+        if node.text.lower() in ("yes", "no", "on", "off", "true", "false", "none"):
+            meant = {"none": "null"}.get(node.text.lower(), "true` or `false")
+            self.wrong_type(node, what, f"write `{meant}`, or quote the text")
+            return MISSING
+        if _INTEGER.match(node.text):
+            return int(node.text)
+        if _FLOAT.match(node.text) or _INFINITE.match(node.text):
+            number = self.number(node, what)
+            return MISSING if number is None else number
+        return node.text
 
     def wrong_type(self, node: Node, what: str, hint: str = "") -> None:
         """Report a node of the wrong kind; `what` says what belongs there."""

@@ -3,6 +3,9 @@
 `ast.parse` sees nothing but names, decimal numbers, arithmetic operators, calls, `.` and parentheses, in an order that
 makes an expression, at a bounded length and depth. Strings, keywords, indexing, assignments and the like never reach
 it, and nothing is ever evaluated.
+
+A layer's expressions are wider: they also have plain strings, comparisons, `if`/`else`, `and`/`or`/`not`, arguments
+by keyword and values in parentheses; no `@` and no attributes.
 """
 
 from __future__ import annotations
@@ -37,26 +40,67 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+_WIDE_TOKEN = re.compile(
+    r"""(?P<space>\s+)
+    | (?P<number>(?:[0-9]|\.[0-9])(?:[eE][+-](?=[0-9])|[A-Za-z0-9_.])*)
+    | (?P<prefix>not\b(?!\s+in\b))
+    | (?P<operator>is\s+not\b|(?:if|else|and|or|is)\b|\*\*|//|[=!<>]=|[-+*/%<>])
+    | (?P<equals>=)
+    | (?P<name>[A-Za-z_][A-Za-z0-9_]*+(?!\w))
+    | (?P<foreign>[^\W\d]\w*)
+    | (?P<string>'[^'\\\n]*'|"[^"\\\n]*")
+    | (?P<open>\()
+    | (?P<close>\))
+    | (?P<comma>,)
+    | (?P<other>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+"""The tokens of a layer's expressions."""
+
+_CONSTANTS = frozenset(("None", "True", "False"))
+
 _COMMENT = re.compile(r"--|//")
 """What starts a comment elsewhere."""
 
 _SEVERAL = "a second statement starts here; a text is one statement"
 _SEVERAL_AFTER = "a second statement starts after this; a text is one statement"
+_ALTERNATIVES = "`a if c else b` chooses, `c and not d` combines conditions"
+_WIDE_CHARACTERS = {
+    ".": "functions are called by their names alone, as in `silu(x)`",
+    "[": "nothing is indexed: `split` and `heads` part a value",
+    "{": "a layer's expression has no braces",
+    "^": "a power is written `**`",
+    "@": "matrices are modules: `linear(a, b)`",
+    "!": "`not` negates, `!=` compares",
+    "&": "conditions are combined by `and`",
+    "|": "conditions are combined by `or`",
+    "'": "a string has one pair of quotes, and no backslash",
+    '"': "a string has one pair of quotes, and no backslash",
+    ":": "a choice is written `a if c else b`",
+    "?": "a choice is written `a if c else b`",
+    ";": "write a list with one statement an item",
+    "\u2260": "write `!=`",
+    "\u2264": "write `<=`",
+    "\u2265": "write `>=`",
+}
 _NO_TUPLES = "a comma stands between the arguments of a function"
+_NAME_PARTS = "name its parts: in `let`, or as statements of the update"
+_NAME_PARTS_OF_LAYER = "name its parts: in `dims`, or as statements of `forward`"
 _PRODUCTS = "a product is written `a * b`, a contraction `a @ b`"
 
 
-def parse_python(scalar: Scalar, start: int, report: Report) -> ast.expr | None:
-    """The syntax tree of `scalar.text[start:]`, or None after a diagnostic.
+def parse_python(scalar: Scalar, start: int, report: Report, *, wide: bool = False) -> ast.expr | None:
+    """The syntax tree of `scalar.text[start:]`, or None after a diagnostic; `wide` for an expression of a layer.
 
     The tree's `col_offset` counts from `start`: the text reaches Python on one line and in ASCII.
     """
     text = scalar.text[start:]
     if len(text) > MAX_LENGTH:
-        hint = "name its parts: in `let`, or as statements of the update"
+        hint = _NAME_PARTS_OF_LAYER if wide else _NAME_PARTS
         report.error("E404", scalar.at(start), f"an expression of more than {MAX_LENGTH} characters", hint)
         return None
-    if not _Tokens(scalar, start, report).are_sound():
+    tokens = _WideTokens(scalar, start, report) if wide else _Tokens(scalar, start, report)
+    if not tokens.are_sound():
         return None
     try:
         # Line breaks are spaces here: a folded or literal scalar is one expression.
@@ -65,11 +109,11 @@ def parse_python(scalar: Scalar, start: int, report: Report) -> ast.expr | None:
         report.error("E401", scalar.at(start), f"not an expression: {error.msg}")
         return None
     except (RecursionError, MemoryError):
-        _too_deep(scalar.at(start), report)
+        _too_deep(scalar.at(start), report, wide)
         return None
     deepest = _first_too_deep(tree)
     if deepest is not None:
-        _too_deep(node_span(scalar, start, deepest), report)
+        _too_deep(node_span(scalar, start, deepest), report, wide)
         return None
     return tree
 
@@ -101,6 +145,8 @@ def parse_number(text: str) -> Fraction | str:
 class _Tokens:
     """Checks that the tokens of a text are the language's, and that operands and operators take turns."""
 
+    pattern = _TOKEN
+
     def __init__(self, scalar: Scalar, start: int, report: Report) -> None:
         self.scalar = scalar
         self.start = start
@@ -112,7 +158,7 @@ class _Tokens:
 
     def are_sound(self) -> bool:
         """Whether the text is an expression; False after a diagnostic, which is about the first token that is not."""
-        for match in _TOKEN.finditer(self.scalar.text[self.start :]):
+        for match in self.pattern.finditer(self.scalar.text[self.start :]):
             if match.lastgroup != "space":
                 if not self._is_token(match) or not self._is_in_place(match):
                     return False
@@ -238,12 +284,58 @@ class _Tokens:
         return False
 
 
+class _WideTokens(_Tokens):
+    """The same for an expression of a layer."""
+
+    pattern = _WIDE_TOKEN
+
+    def _is_token(self, match: re.Match[str]) -> bool:
+        if match.lastgroup == "name" and match.group() in _CONSTANTS:
+            return True
+        return super()._is_token(match)
+
+    def _refuse_character(self, match: re.Match[str]) -> bool:
+        token, at, text = match.group(), match.start(), self.scalar.text[self.start :]
+        hint = _WIDE_CHARACTERS.get(token, "" if token in CHARACTERS and token.isascii() else character_hint(token))
+        if token == "." and (after := re.match(r"\.\s*([A-Za-z_]\w*)", text[at:])) is not None:
+            shown = f"`.{quoted(after[1])[1:]}"
+            return self._refuse("E402", at, len(after[0]), f"{shown} is not part of the language", hint)
+        code = "E402" if token.isascii() else "E410"
+        return self._refuse(code, at, 1, f"{quoted(token)} is not part of the language", hint)
+
+    def _is_in_place(self, match: re.Match[str]) -> bool:
+        token, kind, at = match.group(), match.lastgroup, match.start()
+        inside = bool(self.open)
+        if kind == "prefix":
+            if not self.operand_next:
+                return self._refuse("E401", at, len(token), f"an operator is missing before `{token}`", _ALTERNATIVES)
+            return True
+        if kind == "string":
+            if not self.operand_next:
+                return self._refuse("E401", at, len(token), f"an operator is missing before {quoted(token)}")
+            self.operand_next = False
+            return True
+        if kind == "equals":
+            before = self.previous
+            if before is None or before.lastgroup != "name" or not (inside and self.open[-1][1]):
+                hint = "a comparison is written `==`"
+                return self._refuse("E402", at, 1, "`=` is not part of the language here", hint)
+            self.operand_next = True
+            return True
+        if kind == "comma" and inside and not self.operand_next:
+            self.operand_next = True
+            return True
+        if kind == "open" and not self.operand_next and (self.previous is None or self.previous.lastgroup != "name"):
+            return self._refuse("E401", at, 1, "an operator is missing before `(`")
+        return super()._is_in_place(match)
+
+
 def _no_function(name: str) -> str:
     return f"`{name}` is not a function of the language"
 
 
-def _too_deep(span: Span, report: Report) -> None:
-    hint = "name its parts: in `let`, or as statements of the update"
+def _too_deep(span: Span, report: Report, wide: bool = False) -> None:
+    hint = _NAME_PARTS_OF_LAYER if wide else _NAME_PARTS
     report.error("E405", span, f"an expression nested more than {MAX_DEPTH} levels deep", hint)
 
 

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flagen.diagnostics import NOWHERE, Source, Span
+
+if TYPE_CHECKING:
+    from flagen.spec.layer.model import Layer
 
 Dims = tuple[str, ...]
 
@@ -320,6 +323,8 @@ class Spec:
     chunk: ChunkHints
     source: Source = field(compare=False, repr=False)
     sha256: str = field(compare=False, default="")
+    layer: Layer | None = None
+    """The module around the operator, where the spec has one."""
     wide_outputs: frozenset[str] = frozenset()
     """The outputs that have the dtype of the states: only stages have such, for others to go on with."""
 

@@ -28,7 +28,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_PYTHON_BUILTINS = _words("""
+PYTHON_BUILTINS = _words("""
     all any ascii bin bool breakpoint bytearray bytes callable chr classmethod compile complex copyright credits delattr
     dict dir divmod enumerate eval exec exit filter float format frozenset getattr globals hasattr hash help hex id
     input int isinstance issubclass iter len license list locals map max memoryview min next object oct open ord pow
@@ -56,7 +56,7 @@ _CLASSES = _words("""
     RuntimeError Sequence TypeError ValueError
 """)
 
-_MODULE_ATTRIBUTES = _words("""
+MODULE_ATTRIBUTES = _words("""
     T_destination add_module apply bfloat16 buffers call_super_init carry_state children compile cpu cuda device double
     dtype dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu
     load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters requires_grad_
@@ -67,7 +67,7 @@ _MODULE_ATTRIBUTES = _words("""
 _MODULE_OWNS: tuple[SymbolKind, ...] = ("dim", "param", "step argument")
 """What a generated module has as attributes: its params, the sizes that they need, and the step count."""
 
-RESERVED = _PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
+RESERVED = PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
 """Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
 
 PACKAGE_MODULES = _words("""
@@ -170,7 +170,7 @@ def identifier_problem(name: str, kind: SymbolKind) -> tuple[str, str, str] | No
         hint = "a letter, then at most 63 letters, digits and `_`, all of ASCII"
         return "E301", f"{quoted(name)} is not a name", f"{hint}: `{near}`" if near and _NAME.match(near) else hint
     reason = _reserved_because(name)
-    if reason is None and kind in _MODULE_OWNS and (name in _MODULE_ATTRIBUTES or name.startswith("register_")):
+    if reason is None and kind in _MODULE_OWNS and (name in MODULE_ATTRIBUTES or name.startswith("register_")):
         reason = "the generated module has an attribute of this name"
     if reason is None:
         return None

@@ -11,7 +11,9 @@ from flagen.spec.checks import (
     check_updated,
 )
 from flagen.spec.fields import Field, Fields
-from flagen.spec.loader import Mapping, Scalar
+from flagen.spec.layer.model import Layer
+from flagen.spec.layer.reader import LayerReader
+from flagen.spec.loader import Mapping, Node, Scalar
 from flagen.spec.model import ChunkHints, Spec
 from flagen.spec.names import Symbols, camel_case
 from flagen.spec.report import Abandon, Report
@@ -60,8 +62,6 @@ class _Reader:
         name = sections.package_name(given["name"].value) if "name" in given else ""
         class_name = sections.class_name(given["class_name"].value, name) if "class_name" in given else camel_case(name)
         texts = {key: self.fields.text(given[key].value, f"`{key}` is text") for key in _TEXTS if key in given}
-        if "layer" in given:
-            sections.not_yet(given["layer"].key, "`layer`, the module around the operator, is reserved and")
         self._expect_declarations(given)
         sections.steps_given = "steps" in given
         states = sections.states(given["state"].value) if "state" in given else ()
@@ -79,6 +79,7 @@ class _Reader:
         update = self.statements.update(given["update"].value, steps) if "update" in given else ()
         output = self.statements.output(given["output"].value) if "output" in given else ()
         chunk = sections.chunk(given["chunk"].value) if "chunk" in given else ChunkHints()
+        layer = self._layer(given["layer"].value, name) if "layer" in given else None
         spec = Spec(
             name=name,
             title=texts.get("title", ""),
@@ -95,9 +96,14 @@ class _Reader:
             chunk=chunk,
             source=self.report.source,
             sha256=sha256,
+            layer=layer,
         )
         self._check_whole(spec, {"update", "output"} <= given.keys())
         return spec
+
+    def _layer(self, node: Node, name: str) -> Layer | None:
+        reader = LayerReader(name, self.fields, self.report)
+        return reader.layer(node)
 
     def _check_version(self, given: dict[str, Field]) -> None:
         """Another version may mean anything: nothing else in the file is worth a word then."""

@@ -83,6 +83,9 @@ CODES: dict[str, str] = {
     "E606": "an output that depends on no state",
     "E607": "a decay that multiplies no state",
     "E608": "a gate that scales no write",
+    # E8: the layer around the operator.
+    "E801": "a module that no constructor makes",
+    "E804": "an output that nothing assigns",
     # W7: legal, and probably not meant.
     "W701": "a state that may grow without bound",
 }

@@ -83,12 +83,12 @@ class Statements:
             self.report.error("E211", node.span, "there is no statement here", what)
             self.sound = False
         elif isinstance(node, Sequence):
-            yield from _uncut(node, self.report)
+            yield from uncut_items(node, self.report)
         elif isinstance(node, Scalar) and not node.is_null:
             yield node
         else:
             hint = "a list item starts with `- `, a statement is `S = ...`"
-            self.fields.wrong_type(node, what, _equals(node) or hint)
+            self.fields.wrong_type(node, what, equals_hint(node) or hint)
             self.report.obscured = True
             self.sound = False
 
@@ -146,7 +146,7 @@ class Statements:
     def _assign(self, node: Node, last: bool = False) -> Assign | None:
         """One statement; `last` for the last one of `output`, which assigns `o`."""
         what = "a statement is `name = expression`"
-        scalar = self.fields.scalar(node, what, _equals(node))
+        scalar = self.fields.scalar(node, what, equals_hint(node))
         target = None if scalar is None or self._is_several(scalar) else self._target(scalar)
         if scalar is None or target is None:
             self.report.obscured = self.report.obscured or scalar is None
@@ -284,7 +284,7 @@ def _statement_texts(node: Node | None) -> Iterator[Scalar]:
                 yield from _statement_texts(value)
 
 
-def _equals(node: Node) -> str:
+def equals_hint(node: Node) -> str:
     """How to write a statement with a colon for its `=`; nothing for other nodes."""
     match node:
         case Mapping(entries=((key, _),)) if _IDENTIFIER.fullmatch(key.text):
@@ -292,7 +292,7 @@ def _equals(node: Node) -> str:
     return ""
 
 
-def _uncut(node: Sequence, report: Report) -> Iterator[Node]:
+def uncut_items(node: Sequence, report: Report) -> Iterator[Node]:
     """The items of a list, without those that a comma inside brackets cut out of a statement."""
     depth = 0
     for item in node.items:
