@@ -310,5 +310,7 @@ def literal(value: object) -> str:
         return f'"{value}"' if '"' not in value and "\\" not in value else repr(value)
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return "math.inf" if value > 0 else "-math.inf"
-    mantissa, exponent, power = repr(value).partition("e")
-    return repr(value) if not exponent or isinstance(value, bool) else f"{mantissa}e{int(power)}"
+    if isinstance(value, float) and "e" in repr(value):
+        mantissa, _, power = repr(value).partition("e")
+        return f"{mantissa}e{int(power)}"
+    return repr(value)
