@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from hashlib import sha256
 
 from flagen.diagnostics import Diagnostic, Source, Span, SpecError
@@ -11,7 +12,7 @@ from flagen.spec.loader import load
 from flagen.spec.model import Spec
 from flagen.spec.printer import to_source
 from flagen.spec.ranges import interval_of
-from flagen.spec.reader import read_spec
+from flagen.spec.reader import Find, read_spec
 from flagen.spec.report import CODES, Report
 
 __all__ = ["CODES", "check_file", "check_spec", "interval_of", "load_spec", "parse_spec", "to_source"]
@@ -32,7 +33,7 @@ def check_file(path: str | os.PathLike[str]) -> tuple[Spec, tuple[Diagnostic, ..
     except OSError as error:
         message = f"cannot read the file: {error.strerror or error}"
         raise SpecError(Source(file, ""), [Diagnostic("E101", Span(file, 1, 1), message)]) from None
-    return _checked(*_check(data, file))
+    return _checked(*_check(data, file, _beside(file)))
 
 
 def parse_spec(text: str, file: str = "<spec>") -> Spec:
@@ -51,9 +52,25 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _check(data: bytes, file: str) -> tuple[Spec | None, Report]:
+def _check(data: bytes, file: str, find: Find | None = None) -> tuple[Spec | None, Report]:
     root, report = load(data, file)
-    return (None if root is None else read_spec(root, report, sha256(data).hexdigest())), report
+    return (None if root is None else read_spec(root, report, sha256(data).hexdigest(), find)), report
+
+
+def _beside(file: str) -> Find:
+    """Finds the specs that stand in the same directory as a file: what a layer there uses."""
+
+    @cache
+    def find(name: str) -> Spec | str:
+        path = os.path.join(os.path.dirname(file), f"{name}.yaml")
+        if not os.path.isfile(path):
+            return f"there is no {name}.yaml beside this spec"
+        with open(path, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        # Without a way to find others: what that spec's own layer uses is no concern of this one.
+        return _check(data, path)[0] or f"{name}.yaml has errors of its own"
+
+    return find
 
 
 def _checked(spec: Spec | None, report: Report) -> tuple[Spec, tuple[Diagnostic, ...]]:

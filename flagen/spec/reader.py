@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from flagen.spec.bounds import warn_growing
 from flagen.spec.checks import (
     check_meaning,
@@ -11,8 +14,10 @@ from flagen.spec.checks import (
     check_updated,
 )
 from flagen.spec.fields import Field, Fields
-from flagen.spec.layer.model import Layer
+from flagen.spec.layer.checks import check_layer
+from flagen.spec.layer.model import Layer, Use
 from flagen.spec.layer.reader import LayerReader
+from flagen.spec.layer.scope import OPERATOR
 from flagen.spec.loader import Mapping, Node, Scalar
 from flagen.spec.model import ChunkHints, Spec
 from flagen.spec.names import Symbols, camel_case
@@ -29,10 +34,14 @@ _KEYS = (
 )
 
 
-def read_spec(root: Mapping, report: Report, sha256: str) -> Spec | None:
+Find = Callable[[str], "Spec | str"]
+"""The spec of a name, for a layer that uses its operators; or why there is none."""
+
+
+def read_spec(root: Mapping, report: Report, sha256: str, find: Find | None = None) -> Spec | None:
     """The spec below the root node; None where it has errors, all of which are in the report."""
     try:
-        spec = _Reader(root, report).spec(sha256)
+        spec = _Reader(root, report, find).spec(sha256)
     except Abandon:
         return None
     if report.failed():
@@ -42,8 +51,9 @@ def read_spec(root: Mapping, report: Report, sha256: str) -> Spec | None:
 
 
 class _Reader:
-    def __init__(self, root: Mapping, report: Report) -> None:
+    def __init__(self, root: Mapping, report: Report, find: Find | None) -> None:
         self.root = root
+        self.find = find
         self.report = report
         self.fields = Fields(report)
         self.symbols = Symbols(report)
@@ -79,7 +89,6 @@ class _Reader:
         update = self.statements.update(given["update"].value, steps) if "update" in given else ()
         output = self.statements.output(given["output"].value) if "output" in given else ()
         chunk = sections.chunk(given["chunk"].value) if "chunk" in given else ChunkHints()
-        layer = self._layer(given["layer"].value, name) if "layer" in given else None
         spec = Spec(
             name=name,
             title=texts.get("title", ""),
@@ -96,14 +105,31 @@ class _Reader:
             chunk=chunk,
             source=self.report.source,
             sha256=sha256,
-            layer=layer,
         )
         self._check_whole(spec, {"update", "output"} <= given.keys())
-        return spec
+        return replace(spec, layer=self._layer(given["layer"].value, spec)) if "layer" in given else spec
 
-    def _layer(self, node: Node, name: str) -> Layer | None:
-        reader = LayerReader(name, self.fields, self.report)
-        return reader.layer(node)
+    def _layer(self, node: Node, spec: Spec) -> Layer | None:
+        operator = None if self.report.failed() else spec
+        reader = LayerReader(spec.name, self.fields, self.report)
+        layer = reader.layer(node)
+        if layer is None:
+            return None
+        layer = replace(layer, uses=tuple(self._used(use) for use in layer.uses))
+        if reader.sound and reader.scope.complete:
+            operators = {OPERATOR: operator} | {use.name: use.spec for use in layer.uses}
+            check_layer(layer, operators, reader.scope, self.report)
+        return layer
+
+    def _used(self, use: Use) -> Use:
+        """A spec that the layer uses, where it can be found."""
+        if self.find is None:
+            return use
+        found = self.find(use.package)
+        if isinstance(found, Spec):
+            return replace(use, spec=found)
+        self.report.error("E812", use.span, f"`{use.package}` cannot be used: {found}")
+        return use
 
     def _check_version(self, given: dict[str, Field]) -> None:
         """Another version may mean anything: nothing else in the file is worth a word then."""

@@ -85,7 +85,17 @@ CODES: dict[str, str] = {
     "E608": "a gate that scales no write",
     # E8: the layer around the operator.
     "E801": "a module that no constructor makes",
+    "E802": "a number that has no value",
+    "E803": "defaults that a requirement refuses",
     "E804": "an output that nothing assigns",
+    "E805": "a condition that is not known when the layer is made",
+    "E806": "an operator that does not run exactly once",
+    "E807": "arguments that an operator does not take",
+    "E808": "shapes that do not fit",
+    "E809": "a module or param that is not there",
+    "E810": "something that is no tensor",
+    "E811": "masks that do not fit",
+    "E812": "another spec that cannot be used",
     # W7: legal, and probably not meant.
     "W701": "a state that may grow without bound",
 }

@@ -183,6 +183,8 @@ class _Elaborator:
         named = tuple((key, value) for key, value in keywords if value is not None)
         if len(given) < len(args) or len(named) < len(keywords):
             return None
+        if kind == "init" and name in NUMBER_FUNCTIONS and not any(map(draws, (*given, *dict(named).values()))):
+            kind = "function"
         call = Call(name, kind, given, named, self.span(node))
         problem = self.misbound(call)
         if problem:
@@ -228,6 +230,9 @@ def _signature(call: Call) -> str:
     return f"{call.name}({', '.join(map(str, _parameters(call) or ()))})"
 
 
-def names_in(expr: Expr) -> set[str]:
-    """Every name that `expr` mentions, what it calls among them."""
-    return {node.name for node in walk(expr) if isinstance(node, Name | Call)}
+def draws(expr: Expr) -> bool:
+    """Whether an init has a rule or the index in it, and so is no number."""
+    return any(
+        (isinstance(node, Call) and node.kind == "init") or (isinstance(node, Name) and node.name == "index")
+        for node in walk(expr)
+    )

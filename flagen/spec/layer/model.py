@@ -30,13 +30,13 @@ class Value:
     span: Span = field(default=NOWHERE, compare=False)
 
 
-NameKind = Literal["config", "dim", "param", "input", "local", "constant"]
+NameKind = Literal["config", "dim", "param", "input", "local", "constant", "module"]
 
 
 @dataclass(frozen=True)
 class Name:
     """A declared name. `layer_idx` is a config; `x`, what the layer is given, is a local; `inf`, `pi` and, in an init,
-    `index` are constants."""
+    `index` are constants. A module is a name only where another one is to be the same."""
 
     name: str
     kind: NameKind
@@ -193,7 +193,7 @@ class LayerParam:
 @dataclass(frozen=True)
 class Module:
     """A module of the layer, under the name that its parameters have in the state_dict. `value` is a call of a
-    constructor, None, or a choice between such."""
+    constructor, the name of an earlier module, None, or a choice between such."""
 
     name: str
     value: Expr
@@ -202,11 +202,13 @@ class Module:
 
 @dataclass(frozen=True)
 class Init:
-    """How a parameter of a module starts, other than its module would start it. `path` is `dt_proj.bias`."""
+    """How a parameter of a module starts, other than its module would start it: where `condition` holds, if it has one,
+    and where there is such a parameter. `path` is `dt_proj.bias`."""
 
     path: str
     value: Expr
     weight_decay: bool = True
+    condition: Expr | None = None
     span: Span = field(default=NOWHERE, compare=False)
 
 
@@ -242,6 +244,15 @@ class Use:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The entry of the cache that a state is kept in."""
+
+    state: str
+    entry: Literal["recurrent_state", "attn_state", "ffn_state"]
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
 class Layer:
     """A whole layer, checked: every name resolves and is used, and on every path exactly one operator runs once.
 
@@ -265,8 +276,8 @@ class Layer:
     inputs: tuple[LayerInput, ...]
     outputs: tuple[str, ...]
     mask: Literal["unpad", "multiply"]
-    cache: tuple[tuple[str, str], ...]
-    """Which entry of the cache has which state, where the spec says so: pairs of a state and an entry's name."""
+    cache: tuple[Kept, ...]
+    """Which entry of the cache has which state, where the spec says so."""
     uses: tuple[Use, ...]
     forward: tuple[Assign, ...]
     span: Span = field(default=NOWHERE, compare=False)

@@ -19,10 +19,12 @@ from flagen.spec.layer.model import (
     Expr,
     IfElse,
     Init,
+    Kept,
     Layer,
     LayerInput,
     LayerParam,
     Module,
+    Name,
     Require,
     Use,
     Value,
@@ -316,15 +318,18 @@ class LayerReader:
         choices = list(_choices(value))
         hint = "for example `linear(hidden_size, H * K) if use_gate else None`"
         for choice in choices:
-            is_none = isinstance(choice, Value) and choice.value is None
-            if not is_none and not (isinstance(choice, Call) and choice.kind == "constructor"):
-                self.report.error("E801", choice.span, "a module is a call of a constructor, or None", hint)
-                return False
+            match choice:
+                case Value(None) | Name(_, "module") | Call(_, "constructor"):
+                    pass
+                case _:
+                    message = "a module is a call of a constructor, another module, or None"
+                    self.report.error("E801", choice.span, message, hint)
+                    return False
             if isinstance(choice, Call) and (inner := _constructor_below(choice)) is not None:
                 message = f"`{inner.name}` makes a module, and is given as an argument"
                 self.report.error("E801", inner.span, message, "each module has a name of its own")
                 return False
-        if not any(isinstance(choice, Call) for choice in choices):
+        if all(isinstance(choice, Value) for choice in choices):
             self.report.error("E801", value.span, f"`{field.key.text}` is never a module", hint)
             return False
         return True
@@ -333,15 +338,15 @@ class LayerReader:
         what = "`init` is a mapping of parameters of modules to what they start from"
         found = []
         for field in self._entries(node, what, "`dt_proj.bias: full(0)`"):
-            value, decay = field.value, True
+            value, decay, condition = field.value, True, None
             if isinstance(value, Mapping):
-                rest = self.fields.known(
-                    value, "it has `value` and `weight_decay`", ("value", "weight_decay"), ("value",)
-                )
-                given = rest or {}
-                if "weight_decay" in given:
-                    decay = self.fields.truth(given["weight_decay"].value, "`weight_decay`") is not False
-                value = given["value"].value if "value" in given else Bad(value.span)
+                keys = ("value", "weight_decay", "if")
+                rest = self.fields.known(value, "it has `value`, `weight_decay` and `if`", keys, ("value",)) or {}
+                if "weight_decay" in rest:
+                    decay = self.fields.truth(rest["weight_decay"].value, "`weight_decay`") is not False
+                if "if" in rest:
+                    condition = self._expression(rest["if"].value, "`if` is a condition", "number")
+                value = rest["value"].value if "value" in rest else Bad(value.span)
             expr = self._expression(value, "`init` is an expression", "init")
             match = _PATH.match(field.key.text)
             if match is None or (self.scope.complete and match[1] not in [module.name for module in modules]):
@@ -349,7 +354,7 @@ class LayerReader:
                     hint = "a path is a module's name, then the parameter's: `dt_proj.bias`"
                     self.report.error("E304", field.key.span, f"{quoted(field.key.text)} is no parameter here", hint)
             elif expr is not None:
-                found.append(Init(field.key.text, expr, decay, field.key.span))
+                found.append(Init(field.key.text, expr, decay, condition, field.key.span))
         return tuple(found)
 
     def _inputs(self, node: Node) -> tuple[LayerInput, ...]:
@@ -403,12 +408,12 @@ class LayerReader:
                 self.report.error("E804", scalar.span, message, "an output is a value of `forward`, or an input")
         return tuple(found)
 
-    def _cache(self, node: Node) -> tuple[tuple[str, str], ...]:
+    def _cache(self, node: Node) -> tuple[Kept, ...]:
         found = []
         for field in self._entries(node, "`cache` is a mapping of states to entries of the cache", "`z: ffn_state`"):
             entry = self.fields.choice(field.value, "an entry of the cache", _CACHE)
             if entry is not None:
-                found.append((field.key.text, entry))
+                found.append(Kept(field.key.text, entry, field.key.span))  # type: ignore[arg-type]
         return tuple(found)
 
     # -------------------------------------------------------------------------------------------------- statements

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,13 +78,16 @@ class LayerScope:
         self.later: dict[str, int] = {}
         """Names that are declared or assigned further on, with their line."""
         self._names: dict[str, Declared] = {}
+        self._modules: dict[str, Declared] = {}
+        """The modules that have the name of a config: a call is the module, the name alone the config."""
         self._unknown: set[str] = set()
 
     def get(self, name: str) -> Declared | None:
         return self._names.get(name)
 
     def of_kind(self, *kinds: Kind) -> list[Declared]:
-        return [declared for declared in self._names.values() if declared.kind in kinds]
+        every = (*self._names.values(), *self._modules.values())
+        return [declared for declared in every if declared.kind in kinds]
 
     def declare(self, name: str, kind: Kind, span: Span) -> Declared | None:
         """Enter a name; None, and a diagnostic, where it cannot be one."""
@@ -94,7 +98,11 @@ class LayerScope:
             self.report.misnamed.add(name)
             self._unknown.add(name)
             return None
-        if (other := self._names.get(name)) is not None:
+        other = self._names.get(name)
+        if other is not None and other.kind == "config" and kind == "module" and name not in self._modules:
+            self._modules[name] = Declared(name, kind, span)
+            return self._modules[name]
+        if other is not None:
             message = f"`{name}` is already {other.described}, declared on line {other.span.line}"
             self.report.error("E303", span, message, "one name is one thing: rename one of them")
             other.used = True
@@ -116,8 +124,9 @@ class LayerScope:
     def mention(self, text: str) -> None:
         """Take every name in a text that is not understood for used."""
         for word in re.findall(r"[A-Za-z_]\w*", text):
-            if (declared := self._names.get(word)) is not None:
-                declared.used = True
+            for declared in (self._names.get(word), self._modules.get(word)):
+                if declared is not None:
+                    declared.used = True
 
     def resolve(self, name: str, span: Span) -> Expr | None:
         """What a name means here; None after a diagnostic."""
@@ -128,6 +137,8 @@ class LayerScope:
                 self._not_here(name, declared, span)
                 return None
             return Name(name, kind, span) if declared.sure else None
+        if declared is not None and declared.kind == "module" and self.place == "modules":
+            return Name(name, "module", span)
         if declared is not None:
             declared.used = True
             self.report.error(
@@ -143,7 +154,7 @@ class LayerScope:
 
     def called(self, name: str, span: Span) -> CallKind | None:
         """What a call by this name is, here; None after a diagnostic."""
-        declared = self._names.get(name)
+        declared = self._modules.get(name) or self._names.get(name)
         if declared is not None and declared.kind in ("module", "operator"):
             declared.used = True
             if self.place == "forward":
@@ -175,6 +186,8 @@ class LayerScope:
         self.report.error("E304", span, message, "here stand the config and `dims`")
 
     def _unknown_name(self, name: str, span: Span) -> None:
+        if name in self.report.misnamed:
+            return  # Reported where it is declared.
         if name in self.later:
             message = f"`{name}` is defined on line {self.later[name]}, after this"
             self.report.error("E308", span, message, "expressions use the names before them")
@@ -204,7 +217,9 @@ class LayerScope:
         elif elsewhere is not None:
             hint = f"it stands in `{elsewhere}`"
         else:
-            hint = did_you_mean(name, known, f"there are {', '.join(sorted(self._callable()))}")
+            words: dict[Place, Iterable[str]] = {"modules": CONSTRUCTORS, "init": RULES, "forward": FUNCTIONS}
+            there = ", ".join(sorted(words.get(self.place, NUMBER_FUNCTIONS)))
+            hint = did_you_mean(name, known, f"there are {there}")
         if self.complete or name not in self._unknown:
             self.report.error("E408", span, message, hint)
 

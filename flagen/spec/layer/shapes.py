@@ -78,6 +78,12 @@ def repeated_heads(shape: Shape, count: Any) -> Shape:
     return (*shape[:2], size * count, *shape[3:])
 
 
+def repeated_first(shape: Shape, count: Any) -> Shape:
+    if not shape or not isinstance(size := shape[0], int):
+        raise Misfit(f"a param has a first dim, and the shape is {shown(shape)}", "heads of tokens: `repeat_heads`")
+    return (size * count, *shape[1:])
+
+
 def head_steps(shape: Shape, name: str) -> None:
     if len(shape) != 4 or not tokens(shape):
         raise Misfit(f"`{name}` has heads, and its shape is {shown(shape)}", "`heads(x, n)` parts channels into heads")

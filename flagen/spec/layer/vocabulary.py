@@ -21,6 +21,7 @@ from flagen.spec.layer.shapes import (
     merged,
     parted,
     per_head,
+    repeated_first,
     repeated_heads,
     same_shape,
     spread_steps,
@@ -143,17 +144,31 @@ def _conv(given: Given) -> dict[str, tuple[int, ...]]:
 def _affine(given: Given) -> dict[str, tuple[int, ...]]:
     size: int = given["size"]
     names = ("weight", "bias") if given.get("bias") else ("weight",)
-    return dict.fromkeys(names, (size,)) if given["elementwise_affine"] else {}
+    return dict.fromkeys(names, (size,)) if given.get("elementwise_affine", True) else {}
 
 
-def _maps(*names: str) -> Callable[[Given], dict[str, tuple[int, ...]]]:
+def _maps(*names: str, bias: bool = True) -> Callable[[Given], dict[str, tuple[int, ...]]]:
     def weights(given: Given) -> dict[str, tuple[int, ...]]:
-        size = given["head_dim"]
-        return {
-            f"{name}.{part}": shape for name in names for part, shape in (("weight", (size, size)), ("bias", (size,)))
-        }
+        square = {"size": given["head_dim"], "bias": bias}
+        return {key: shape for name in names for key, shape in _linear(square, "size", "size", f"{name}.").items()}
 
     return weights
+
+
+def _mixing(given: Given) -> dict[str, tuple[int, ...]]:
+    if given["rank"] is None:
+        return _linear({**given, "bias": False}, name="linear.")
+    return {f"linear.{below}": shape for below, shape in _low_rank(given, "lora.0", "lora.2").items()}
+
+
+def _mixes(given: Given) -> dict[str, tuple[int, ...]]:
+    inner, ranks = given["inner"], given["n"] * given["rank"]
+    return {"0.mu": (inner,), "0.linear.weight": (ranks, inner), "2.weight": (inner, ranks)}
+
+
+def _mixed(given: Given, called: Given) -> Shape:
+    shape = broadcast(called["x"], called["mu"], called["delta"])
+    return (*last_dim(shape, given["inner"], "x"), given["outer"])
 
 
 def _to(outer: str, inner: str) -> Callable[[Given, Given], Shape]:
@@ -260,11 +275,11 @@ CONSTRUCTORS: dict[str, Constructor] = {
         ),
         Constructor(
             "rms_norm_gate_first",
-            parameters("size, group, eps"),
+            parameters("size, group, eps, norm_before_gate=False"),
             _X_GATE,
             _affine,
             _gate_first,
-            "times the silu of a gate, then `rms_norm` of each `group` channels",
+            "times the silu of a gate, then `rms_norm` of each `group` channels; or the other way round",
         ),
         Constructor(
             "group_norm",
@@ -273,6 +288,25 @@ CONSTRUCTORS: dict[str, Constructor] = {
             _affine,
             _group_normed,
             "mean 0 and variance 1 in each of the groups of channels, then a weight and a bias",
+        ),
+        Constructor(
+            "ddlerp",
+            parameters("inner, outer, rank=None"),
+            parameters("x, mu, delta"),
+            _mixing,
+            _mixed,
+            "a linear map of `x + delta * mu`, or with a rank a `lora`: channels mixed with those of the token before",
+        ),
+        Constructor(
+            "token_mix",
+            parameters("inner, rank, n"),
+            parameters("x, delta"),
+            _mixes,
+            lambda given, called: (
+                *last_dim(same_shape(called["x"], called["delta"], "x", "delta"), given["inner"], "x"),
+                *(given["n"], given["inner"]),
+            ),
+            "`n` mixes for `ddlerp`, [..., n, inner], of how far to go from `x` to the token before",
         ),
         Constructor(
             "rotary",
@@ -295,7 +329,7 @@ CONSTRUCTORS: dict[str, Constructor] = {
             "t2r",
             parameters("head_dim"),
             _X,
-            _maps("layer"),
+            _maps("layer", bias=False),
             _mapped(lambda given: given["head_dim"]),
             "the relu of a linear map",
         ),
@@ -402,6 +436,20 @@ FUNCTIONS: dict[str, Function] = {
             parameters("sizes"),
             lambda given: widened(given["x"], given["sizes"]),
             "the channels in parts: `a, b = split(x, (n, m))`",
+        ),
+        Function(
+            "zeros",
+            parameters("x"),
+            parameters("n"),
+            lambda given: (*given["x"][:-1], given["n"]),
+            "zeros of the shape of `x`, with `n` for its last dim",
+        ),
+        Function(
+            "repeat",
+            parameters("x"),
+            parameters("n"),
+            lambda given: repeated_first(given["x"], given["n"]),
+            "a param's first dim: each of its elements `n` times, one after the other",
         ),
         Function("per_head", parameters("x"), (), lambda given: per_head(given["x"]), "`[n]` as `[n, 1]`: one a head"),
     )

@@ -1,0 +1,481 @@
+"""A layer with one config, on paper: which modules there are, the shapes of their parameters and of every value.
+
+What does not fit here does not fit in PyTorch either: with these numbers the layer could not be made, or not be called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import TypeVar
+
+from flagen.diagnostics import Span
+from flagen.spec.layer.expressions import bind, draws
+from flagen.spec.layer.model import (
+    Assign,
+    Binary,
+    Call,
+    Compare,
+    Constant,
+    Expr,
+    IfElse,
+    Init,
+    Layer,
+    LayerParam,
+    Logic,
+    Module,
+    Name,
+    Several,
+    Unary,
+    Value,
+    walk,
+)
+from flagen.spec.layer.numbers import CONSTANTS, NoValue, Numbers, arithmetic, function, shortened, shown
+from flagen.spec.layer.operators import Fit, Given, Unclear, bind_operator
+from flagen.spec.layer.shapes import Misfit, Shape, broadcast
+from flagen.spec.layer.shapes import shown as shape_shown
+from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, NUMBER_FUNCTIONS, RULES, Constructor, Function
+from flagen.spec.model import Spec
+from flagen.spec.names import quoted
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a shape, or of one that is not known here."""
+
+    shape: Shape | None
+
+
+@dataclass(frozen=True)
+class NotGiven:
+    """An input that this call may have, or not."""
+
+
+UNKNOWN = Tensor(None)
+NOT_GIVEN = NotGiven()
+
+Held = Constant | Tensor | NotGiven | tuple["Held", ...]
+"""What a name of `forward` holds."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that does not fit."""
+
+    code: str
+    span: Span
+    message: str
+    hint: str = ""
+
+
+class _Stop(Exception):
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+@dataclass(frozen=True)
+class Made:
+    """A module as it is made: its constructor, and what that is given by name."""
+
+    word: Constructor
+    given: Mapping[str, Constant]
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        return self.word.weights(self.given)
+
+
+@dataclass
+class Trial:
+    """What a layer is with `config`. The layer cannot be made where there are findings before `call`."""
+
+    layer: Layer
+    operators: Mapping[str, Spec | None]
+    config: Mapping[str, Constant]
+    inputs_given: bool = True
+    findings: list[Finding] = field(default_factory=list)
+    numbers: Numbers = field(init=False)
+    params: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    modules: dict[str, Made | None] = field(default_factory=dict)
+    """By name; None for what is not there with this config."""
+    shared: dict[str, str] = field(default_factory=dict)
+    """Modules that are another one, by its name."""
+    started: dict[str, bool] = field(default_factory=dict)
+    """Of every path of `init`, whether there is such a parameter; no word of it where there is no such module."""
+    values: dict[str, Held] = field(default_factory=dict)
+    lines: list[tuple[Assign, tuple[Held, ...]]] = field(default_factory=list)
+    """Every statement with what it assigns."""
+
+    def __post_init__(self) -> None:
+        values: dict[str, Constant] = dict(self.config)
+        self.numbers = Numbers(values)
+        try:
+            for dim in self.layer.dims:
+                values[dim.name] = self.numbers.of(dim.value)
+            for require in self.layer.require:
+                if not self.numbers.of(require.condition):
+                    message = f"the defaults do not meet {quoted(require.text)}"
+                    self._find("E803", require.span, message, "what is required holds with every default")
+        except NoValue as problem:
+            self._no_value(problem)
+        if not self.findings:
+            self._each(self.layer.attributes, lambda attribute: self.numbers.of(attribute.value))
+            self._each(self.layer.params, self._param)
+            self._each(self.layer.modules, self._module)
+            self._each(self.layer.init, self._module_init)
+
+    def _each(self, items: Iterable[_Item], make: Callable[[_Item], object]) -> None:
+        for item in items:
+            try:
+                make(item)
+            except NoValue as problem:
+                self._no_value(problem)
+
+    # --------------------------------------------------------------------------------------------------- parameters
+
+    def count(self) -> int:
+        """The number of parameters; those of a module with two names count once."""
+        shared = tuple(f"{name}." for name in self.shared)
+        return sum(prod(shape) for name, shape in self.weights().items() if not name.startswith(shared))
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all parameters, by the names and in the order of the state_dict."""
+        shapes = dict(self.params)
+        for name, made in self.modules.items():
+            if made is not None:
+                shapes |= {f"{name}.{below}": shape for below, shape in made.weights().items()}
+        return shapes
+
+    def _param(self, param: LayerParam) -> None:
+        if param.condition is not None and not self.numbers.of(param.condition):
+            return
+        shape = tuple(self.numbers.size(size) for size in param.shape)
+        self.params[param.name] = shape
+        self._start(param.init, shape)
+
+    def _module(self, module: Module) -> None:
+        self.modules[module.name] = None
+        choice = self._chosen(module.value)
+        if isinstance(choice, Name):
+            self.modules[module.name] = self.modules.get(choice.name)
+            self.shared[module.name] = choice.name
+        if not isinstance(choice, Call):
+            return
+        word = CONSTRUCTORS[choice.name]
+        bound, _ = bind(choice.args, choice.keywords, word.given)
+        given: dict[str, Constant] = {
+            parameter.name: self.numbers.of(bound[parameter.name]) if parameter.name in bound else parameter.default
+            for parameter in word.given
+        }
+        for name, expr in bound.items():
+            if name in _SIZES:
+                given[name] = self.numbers.size(expr)
+            elif name in _TEXTS and given[name] is not None and not isinstance(given[name], str):
+                raise NoValue(expr.span, f"`{name}` is {shown(given[name])}, and no text")
+        self.modules[module.name] = Made(word, given)
+
+    def _chosen(self, value: Expr) -> Expr:
+        while isinstance(value, IfElse):
+            value = value.then if self.numbers.of(value.condition) else value.otherwise
+        return value
+
+    def _module_init(self, init: Init) -> None:
+        name, _, below = init.path.partition(".")
+        made = self.modules.get(name)
+        if made is None:
+            return
+        weights = made.weights()
+        self.started[init.path] = below in weights
+        if below in weights and (init.condition is None or self.numbers.of(init.condition)):
+            self._start(init.value, weights[below])
+
+    def _start(self, init: Expr, shape: tuple[int, ...]) -> None:
+        """Whether what a parameter starts from has a value."""
+        match init:
+            case Call(name, "init", args, keywords):
+                rule = RULES[name]
+                if rule.whole and len(shape) < 2:
+                    message = f"`{name}` fills a matrix, and the shape is {shape_shown(shape)}"
+                    self._find("E808", init.span, message)
+                for arg in (*args, *(value for _, value in keywords)):
+                    self._start(arg, shape)
+            case IfElse(condition, then, otherwise):
+                self._start(then if self.numbers.of(condition) else otherwise, shape)
+            case Binary(_, left, right) if draws(init):
+                self._start(left, shape)
+                self._start(right, shape)
+            case Unary(_, value) if draws(init):
+                self._start(value, shape)
+            case _ if not draws(init):
+                self.numbers.number(init)
+
+    # ------------------------------------------------------------------------------------------------------ forward
+
+    def call(self) -> None:
+        """Go through `forward`, and find what does not fit."""
+        width = self._width()
+        self.values["x"] = UNKNOWN if width is None else Tensor(("B", "T", width))
+        for decl in self.layer.inputs:
+            self.values[decl.name] = UNKNOWN if self.inputs_given else NOT_GIVEN
+        for statement in self.layer.forward:
+            value = self._safely(statement.value)
+            self._assign(statement, value)
+        result = self.values.get("y")
+        if width is not None and isinstance(result, Tensor) and result.shape not in (None, ("B", "T", width)):
+            message = f"the layer gives back [B, T, {width}], as it is given, and `y` is {shape_shown(result.shape)}"
+            self._find("E808", self.layer.forward[-1].span, message)
+
+    def _width(self) -> int | None:
+        """The channels of the hidden states: what most modules that are called with `x` take, else `hidden_size`."""
+        taken: list[Constant] = []
+        for call in (node for statement in self.layer.forward for node in walk(statement.value)):
+            match call:
+                case Call(name, "module", (Name("x"), *_)) if (made := self.modules.get(name)) is not None:
+                    taken += [made.given[key] for key in ("inner", "size") if key in made.given]
+        width = max(taken, key=taken.count) if taken else self.config.get("hidden_size")
+        return width if isinstance(width, int) and not isinstance(width, bool) else None
+
+    def _assign(self, statement: Assign, value: Held) -> None:
+        names = statement.targets
+        if len(names) == 1:
+            self.values[names[0]] = value
+            self.lines.append((statement, (value,)))
+            return
+        parts: tuple[Held, ...] = value if isinstance(value, tuple) else (UNKNOWN,) * len(names)
+        if not isinstance(value, tuple) and value != UNKNOWN:
+            self._find("E810", statement.value.span, f"{_described(value)} in place of {len(names)} values")
+        elif len(parts) != len(names):
+            self._find("E808", statement.span, f"{len(parts)} values for {len(names)} names")
+            parts = (UNKNOWN,) * len(names)
+        self.values |= dict(zip(names, parts, strict=True))
+        self.lines.append((statement, parts))
+
+    def _safely(self, expr: Expr) -> Held:
+        try:
+            return self.held(expr)
+        except NoValue as problem:
+            self._no_value(problem)
+        except _Stop as stop:
+            self._find(stop.finding.code, stop.finding.span, stop.finding.message, stop.finding.hint)
+        return UNKNOWN
+
+    def held(self, expr: Expr) -> Held:
+        """What an expression of `forward` is; stops at what does not fit."""
+        match expr:
+            case Value(value):
+                return value
+            case Name(name):
+                return self._named(name, expr.span)
+            case Unary("-", value):
+                held = self.held(value)
+                return -held if isinstance(held, int | float) else Tensor(self._shape(held, value))
+            case Binary(op, left, right):
+                return self._binary(op, left, right, expr.span)
+            case Unary() | Compare() | Logic():
+                return self._condition(expr)
+            case IfElse(condition, then, otherwise):
+                holds = self._condition(condition)
+                return UNKNOWN if isinstance(holds, Tensor) else self.held(then if holds else otherwise)
+            case Several(items):
+                return tuple(self.held(item) for item in items)
+            case Call():
+                return self._call(expr)
+
+    def _named(self, name: str, span: Span) -> Held:
+        if name in self.values:
+            return self.values[name]
+        if name in self.params:
+            return Tensor(self.params[name])
+        if name in self.numbers.values:
+            return self.numbers.values[name]
+        if name in CONSTANTS:
+            return CONSTANTS[name]
+        raise _Stop(Finding("E809", span, f"`{name}` is not there", "use it under the same condition"))
+
+    def _binary(self, op: str, left: Expr, right: Expr, span: Span) -> Held:
+        a, b = self.held(left), self.held(right)
+        if isinstance(a, int | float) and isinstance(b, int | float):
+            return arithmetic(op, a, b, span)
+        shapes = self._shape(a, left), self._shape(b, right)
+        return Tensor(self._fitting(span, lambda known: broadcast(*known), shapes))
+
+    def _condition(self, expr: Expr) -> Constant | Tensor:
+        """The value of a condition; UNKNOWN where it asks for what is not known when a layer is constructed."""
+        match expr:
+            case Unary("not", value):
+                inner = self._condition(value)
+                return inner if isinstance(inner, Tensor) else not inner
+            case Compare("is" | "is not" as op, Name(name, "input" | "local"), _):
+                held = self.values.get(name)
+                absent = held is None or isinstance(held, NotGiven)
+                return absent == (op == "is")
+            case Logic(op, values):
+                decided: Constant | Tensor = None
+                for operand in values:
+                    decided = self._condition(operand)
+                    if isinstance(decided, Tensor) or bool(decided) == (op == "or"):
+                        break
+                return decided
+        try:
+            return self.numbers.of(expr)
+        except NoValue as problem:
+            if _reads_tensors(expr):
+                return UNKNOWN
+            raise problem
+
+    def _shape(self, held: Held, expr: Expr) -> Shape | None:
+        """The shape of what is computed with; a number has none."""
+        if isinstance(held, Tensor):
+            return held.shape
+        if isinstance(held, NotGiven):
+            return None
+        if isinstance(held, int | float):
+            return ()
+        raise _Stop(
+            Finding("E810", expr.span, f"`{shortened(expr)}` is {_described(held)}, and nothing to compute with")
+        )
+
+    def _fitting(
+        self, span: Span, result: Callable[[list[Shape]], Shape], shapes: tuple[Shape | None, ...]
+    ) -> Shape | None:
+        known = [shape for shape in shapes if shape is not None]
+        if len(known) < len(shapes):
+            return None
+        try:
+            return result(known)
+        except Misfit as misfit:
+            raise _Stop(Finding("E808", span, misfit.message, misfit.hint)) from None
+
+    def _call(self, call: Call) -> Held:
+        if call.kind == "module":
+            return self._module_call(call)
+        if call.kind == "recurrence":
+            return self._operator_call(call)
+        word = FUNCTIONS.get(call.name)
+        args = [self.held(arg) for arg in call.args]
+        if call.name in NUMBER_FUNCTIONS and (word is None or all(isinstance(arg, int | float) for arg in args)):
+            if word is not None and isinstance(args[0], int | float):
+                return function(call.name, args[0], call.span)
+            return self.numbers.called(call.name, call.args, call.keywords, call.span)
+        assert word is not None, "what is called has been checked"
+        return self._function_call(word, call)
+
+    def _function_call(self, word: Function, call: Call) -> Held:
+        bound, _ = bind(call.args, call.keywords, word.given)
+        given: dict[str, object] = {parameter.name: parameter.default for parameter in word.known}
+        known = True
+        for parameter in word.tensors:
+            arg = bound[parameter.name]
+            held = self.held(arg)
+            shape = self._shape(held, arg)
+            known = known and shape is not None
+            given[parameter.name] = shape
+        for parameter in word.known:
+            if parameter.name in bound:
+                given[parameter.name] = self._known(bound[parameter.name], parameter.name)
+        if not known:
+            parts = given.get("sizes")
+            return (UNKNOWN,) * len(parts) if isinstance(parts, tuple) else UNKNOWN
+        try:
+            return _as_held(word.result(given))
+        except Misfit as misfit:
+            raise _Stop(Finding("E808", call.span, f"`{word.name}`: {misfit.message}", misfit.hint)) from None
+
+    def _known(self, expr: Expr, name: str) -> Constant:
+        """A size, a text: what is known when a layer is constructed."""
+        try:
+            if name == "n":
+                return self.numbers.size(expr)
+            if name == "sizes" and isinstance(expr, Several):
+                return tuple(self.numbers.size(item) for item in expr.items)
+            return self.numbers.of(expr)
+        except NoValue as problem:
+            if _reads_tensors(expr):
+                message = f"`{name}` is known when a layer is constructed, and `{shortened(expr)}` is not"
+                raise _Stop(Finding("E810", expr.span, message)) from None
+            raise problem
+
+    def _module_call(self, call: Call) -> Held:
+        made = self.modules.get(call.name)
+        if made is None:
+            hint = "call it under the condition that it is made under"
+            raise _Stop(Finding("E809", call.span, f"the module `{call.name}` is not there", hint))
+        bound, problem = bind(call.args, call.keywords, made.word.called)
+        if problem:
+            names = ", ".join(parameter.name for parameter in made.word.called)
+            hint = f"it is `{made.word.name}`, and called with ({names})"
+            raise _Stop(Finding("E407", call.span, f"`{call.name}` {problem}", hint))
+        shapes: dict[str, Shape | None] = {}
+        for name, arg in bound.items():
+            shapes[name] = self._shape(self.held(arg), arg)
+        if any(shape is None for shape in shapes.values()):
+            return (UNKNOWN, UNKNOWN) if made.word.keeps == "position" else UNKNOWN
+        try:
+            return _as_held(made.word.result(made.given, shapes))
+        except Misfit as misfit:
+            raise _Stop(Finding("E808", call.span, f"`{call.name}`: {misfit.message}", misfit.hint)) from None
+
+    def _operator_call(self, call: Call) -> Held:
+        spec = self.operators.get(call.name)
+        if spec is None:
+            for arg in (*call.args, *(value for _, value in call.keywords)):
+                self.held(arg)
+            return UNKNOWN
+        bound, problem = bind_operator(spec, call)
+        if problem:
+            return UNKNOWN  # Reported where all calls of operators are checked.
+        given = {name: (self.held(arg), arg.span) for name, arg in bound.items()}
+        fit = Fit(spec, {name: _given(held) for name, (held, _) in given.items()})
+        for name, message, hint in fit.problems():
+            self._find("E808", given[name][1], message, hint)
+        return Tensor(fit.result())
+
+    # ----------------------------------------------------------------------------------------------------- findings
+
+    def _no_value(self, problem: NoValue) -> None:
+        self._find("E802", problem.span, problem.message, problem.hint)
+
+    def _find(self, code: str, span: Span, message: str, hint: str = "") -> None:
+        self.findings.append(Finding(code, span, message, hint))
+
+
+_SIZES = frozenset("inner outer rank size width group groups dim head_dim nu".split())
+"""The parameters of constructors that are sizes."""
+_TEXTS = frozenset(("activation",))
+
+
+def _reads_tensors(expr: Expr) -> bool:
+    """Whether an expression of `forward` reads what is not known when a layer is constructed."""
+    return any(
+        (isinstance(node, Name) and node.kind in ("param", "input", "local"))
+        or (isinstance(node, Call) and (node.kind != "function" or node.name not in NUMBER_FUNCTIONS))
+        for node in walk(expr)
+    )
+
+
+def _described(held: Held) -> str:
+    match held:
+        case Tensor():
+            return "a tensor"
+        case NotGiven():
+            return "an input that may not be given"
+        case tuple():
+            return "several values"
+        case _:
+            return "None" if held is None else repr(held)[:40]
+
+
+def _as_held(result: Shape | tuple[Shape, ...]) -> Held:
+    """The tensors that a word gives: one, or several."""
+    if result and isinstance(result[0], tuple):
+        return tuple(Tensor(shape) for shape in result if isinstance(shape, tuple))
+    return Tensor(tuple(size for size in result if not isinstance(size, tuple)))
+
+
+def _given(held: Held) -> Given:
+    if isinstance(held, Tensor):
+        return held.shape if held.shape is not None else Unclear()
+    return Unclear() if isinstance(held, NotGiven | tuple) else held
