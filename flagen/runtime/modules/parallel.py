@@ -3,9 +3,11 @@
 Linear maps take torch's own ColwiseParallel and RowwiseParallel.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Placement, Replicate, distribute_module
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_module
 from torch.distributed.tensor.parallel import ParallelStyle, SequenceParallel
 
 
@@ -47,4 +49,74 @@ def as_placed(tensor: Tensor | DTensor, mesh: DeviceMesh, given: Placement, want
     return spread if spread.placements == (wanted,) else spread.redistribute(placements=[wanted], async_op=True)
 
 
-__all__ = ["NormParallel", "PrepareModuleWeight"]
+class SwiGLULinearParallel(ParallelStyle):
+    """SwiGLULinear of channels that are split: each rank has its slice of the gates and of the weight's columns.
+
+    Args:
+        input_layouts: of the gates; Shard(-1) by default.
+        output_layouts: of the output; Replicate() by default.
+        use_local_output: whether the output is the local tensor, not the DTensor.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_layouts: Placement | None = None,
+        output_layouts: Placement | None = None,
+        use_local_output: bool = True,
+    ) -> None:
+        super().__init__()
+        self.input_layouts = input_layouts or Shard(-1)
+        self.output_layouts = output_layouts or Replicate()
+        self.use_local_output = use_local_output
+
+    def _inputs(self, module: nn.Module, inputs: tuple[Any, ...], mesh: DeviceMesh) -> tuple[Any, ...]:
+        x, y, weight, bias = inputs
+        return (
+            as_placed(x, mesh, self.input_layouts, Shard(-1)),
+            as_placed(y, mesh, self.input_layouts, Shard(-1)),
+            as_placed(weight, mesh, Shard(1), Shard(1)),
+            None if bias is None else as_placed(bias, mesh, Replicate(), Replicate()),
+        )
+
+    def _outputs(self, module: nn.Module, outputs: DTensor, mesh: DeviceMesh) -> Tensor:
+        spread = as_placed(outputs, mesh, self.output_layouts, self.output_layouts)
+        return spread.to_local() if self.use_local_output else spread
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        return distribute_module(module, device_mesh, None, self._inputs, self._outputs)  # type: ignore[arg-type]
+
+
+class LinearLossParallel(ParallelStyle):
+    """FusedLinearCrossEntropyLoss of a sequence that is split: each rank has its tokens and the whole weight.
+
+    What comes out is each rank's own loss, over its own tokens.
+
+    Args:
+        sequence_dim: the dim of the inputs that is the sequence.
+        use_local_output: whether a DTensor that comes out is made local.
+    """
+
+    def __init__(self, *, sequence_dim: int = 1, use_local_output: bool = False) -> None:
+        super().__init__()
+        self.sequence_sharding = Shard(sequence_dim)
+        self.use_local_output = use_local_output
+
+    def _inputs(self, module: nn.Module, inputs: tuple[Any, ...], mesh: DeviceMesh) -> tuple[Any, ...]:
+        x, target, weight, *rest = inputs
+        split, whole = self.sequence_sharding, Replicate()
+        return (
+            as_placed(x, mesh, split, split).to_local(),
+            as_placed(target, mesh, whole, split).to_local(),
+            as_placed(weight, mesh, whole, whole).to_local(),
+            *(None if bias is None else as_placed(bias, mesh, whole, whole).to_local() for bias in rest),
+        )
+
+    def _outputs(self, module: nn.Module, outputs: Tensor, mesh: DeviceMesh) -> Tensor:
+        return outputs.to_local() if self.use_local_output and isinstance(outputs, DTensor) else outputs
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        return distribute_module(module, device_mesh, None, self._inputs, self._outputs)  # type: ignore[arg-type]
+
+
+__all__ = ["LinearLossParallel", "NormParallel", "PrepareModuleWeight", "SwiGLULinearParallel"]
