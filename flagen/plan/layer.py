@@ -10,7 +10,7 @@ what they keep as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -84,8 +84,8 @@ class Operator:
 class LayerPlan:
     """A layer in the order in which it is written down.
 
-    `keeping` are the modules that keep something from token to token, in the order in which a cache has it, and what
-    each keeps; `placed` those that need to know where a token is.
+    `keeping` are the modules that keep something from token to token, and what each keeps, in the order in which
+    `forward` calls them, which is that of a cache; `placed` those that need to know where a token is.
     """
 
     layer: Layer
@@ -107,13 +107,15 @@ class LayerPlan:
 def plan_layer(layer: Layer, plan: Plan, others: Mapping[str, Plan]) -> LayerPlan:
     """The steps of `layer`, whose operator `plan` is of; `others` are the plans of what it uses beside, by name."""
     keeps = {module.name: _keeps(module.value) for module in layer.modules}
-    keeping: dict[str, Kept] = {name: kept for name, kept in keeps.items() if kept in ("inputs", "token")}
+    order = _called_first(layer)
+    by_call = sorted(keeps, key=lambda name: order.get(name, len(order)))
+    keeping: dict[str, Kept] = {name: kept for name in by_call if (kept := keeps[name]) in ("inputs", "token")}
     operators = (
         Operator("recurrence", plan.spec, False, _forms(plan)),
         *(Operator(use.name, others[use.name].spec, True, _forms(others[use.name])) for use in layer.uses),
     )
     called = {call.name for statement in layer.forward for call in walk(statement.value) if isinstance(call, Call)}
-    forward = _Forward(layer, {operator.name: operator.spec for operator in operators}, keeping.keys())
+    forward = _Forward(layer, {operator.name: operator.spec for operator in operators}, keeping)
     return LayerPlan(
         layer,
         tuple(operator for operator in operators if operator.name in called),
@@ -178,6 +180,12 @@ def _module(name: str, value: Expr) -> tuple[Step, ...]:
     return () if isinstance(value, Value) else (Set((name,), value),)
 
 
+def _called_first(layer: Layer) -> dict[str, int]:
+    """The modules in the order in which `forward` calls them."""
+    called = (node for statement in layer.forward for node in walk(statement.value) if isinstance(node, Call))
+    return {name: place for place, name in enumerate(dict.fromkeys(call.name for call in called))}
+
+
 def _choice(condition: Expr, then: tuple[Step, ...], otherwise: tuple[Step, ...]) -> tuple[Step, ...]:
     return (Choose(condition, then, otherwise),) if then or otherwise else ()
 
@@ -233,7 +241,7 @@ def _place_of(step: Step, before: Sequence[Step]) -> int | None:
 class _Forward:
     """Takes the statements of `forward` apart."""
 
-    def __init__(self, layer: Layer, operators: Mapping[str, Spec], keeping: Collection[str]) -> None:
+    def __init__(self, layer: Layer, operators: Mapping[str, Spec], keeping: Mapping[str, Kept]) -> None:
         self.layer = layer
         self.operators = operators
         self.keeping = keeping
@@ -271,7 +279,7 @@ class _Forward:
 
     def taken_out(self, expr: Expr, names: _Names, before: list[Step]) -> Expr:
         """`expr` without what has to stand alone, nor choices that hold such: that is assigned before."""
-        if self.alone(expr) or (isinstance(expr, IfElse) and any(map(self.alone, walk(expr)))):
+        if self.alone(expr) or (isinstance(expr, IfElse) and any(map(_runs, walk(expr)))):
             name = names.next(expr)
             before += self.assign((name,), expr)
             return Name(name, "local", expr.span)
@@ -319,6 +327,8 @@ class _Names:
         self.given: set[str] = set()
 
     def next(self, part: Expr) -> str:
+        if isinstance(part, Call) and self.forward.keeping.get(part.name) == "token":
+            return part.name
         modules = (node.name for node in walk(part) if isinstance(node, Call) and node.kind == "module")
         module = next(modules, "value")
         wanted = [self.wanted] if self.wanted else []
@@ -347,6 +357,11 @@ class _Names:
         later = [s for s in self.forward.layer.forward if self.whole is not s.value]
         read = any(isinstance(node, Name) and node.name == name for s in later for node in walk(s.value))
         return None if read or name == "x" or part.args[0].kind != "local" else name
+
+
+def _runs(expr: Expr) -> bool:
+    """Whether a module or an operator is called."""
+    return isinstance(expr, Call) and expr.kind in ("module", "recurrence")
 
 
 def _items(value: Expr) -> tuple[Expr, ...]:

@@ -9,12 +9,14 @@ from flagen.backends.protocol import Rendering
 from flagen.backends.text import free_name, one_line, wrapped
 from flagen.backends.torch_.layer_printer import MODULES, LayerPrinter, literal
 from flagen.diagnostics import InternalError
-from flagen.plan.layer import Choose, LayerPlan, Operator, Set, Step, calls, in_order
-from flagen.spec.layer.model import Call, Config, Dim, Expr, IfElse, Layer, Name, Require, Value, walk
+from flagen.plan.layer import Choose, LayerPlan, Operator, Set, Step, in_order
+from flagen.spec.layer.model import Call, Config, Dim, Expr, IfElse, Init, Name, Require, Value, walk
 from flagen.spec.model import Spec
 
 _CLASS_DOC_WIDTH = 112
 _DOC_WIDTH = 108  # of a line of a docstring in a method, under its indent
+
+_MESSAGE_WIDTH = 72
 
 _FILE_OF_FORM = {
     "naive_recurrent": "naive",
@@ -26,7 +28,9 @@ _FILE_OF_FORM = {
 _BASE = ("mode", "layer_idx")
 """What the base class keeps."""
 
-_OWN = ("hidden_states attention_mask past_key_values use_cache output_attentions cu_seqlens kwargs packing self").split()
+_OWN = (
+    "hidden_states attention_mask past_key_values use_cache output_attentions cu_seqlens kwargs packing self"
+).split()
 _OWN += "torch math nn F Tensor Any Layer Packing Forms shift activate l2norm".split()
 """Names of a method that nothing else may have."""
 
@@ -58,7 +62,7 @@ def layer_file(plan: LayerPlan, spec: Spec) -> Rendering:
 
 
 class _Writer:
-    """Writes the methods of one layer. Those that run later are printed first: what they need, the constructor keeps."""
+    """Writes the methods of one layer. Those that run later come first: what they need, the constructor keeps."""
 
     def __init__(self, plan: LayerPlan, spec: Spec) -> None:
         self.plan = plan
@@ -68,11 +72,12 @@ class _Writer:
         self.attributes = {attribute.name: attribute.value for attribute in self.layer.attributes}
         self.modules = {module.name: module.value for module in self.layer.modules}
         self.kept_dims: dict[str, None] = {}
+        self.read_first: set[str] = set()
         computed = {value: f"self.{name}" for name, value in self.attributes.items() if not isinstance(value, Name)}
         self.later = LayerPrinter(self._name_later, computed, self._module_call)
         self.first = LayerPrinter(self._name_first, {k: v for k, v in computed.items() if k not in self._dim_values()})
         taken = {*_OWN, *(name for statement in self.layer.forward for name in statement.targets), "x"}
-        taken |= {decl.name for decl in self.layer.inputs} | {"" for _ in ()} | _temporaries(plan.forward)
+        taken |= {decl.name for decl in self.layer.inputs} | _temporaries(plan.forward)
         self.past, self.keep, self.run, self.state = (free_name(n, taken) for n in ("past", "keep", "run", "state"))
         self.cached = {name: free_name(f"{name.removesuffix('1d')}_state", taken) for name in plan.keeping}
 
@@ -81,7 +86,7 @@ class _Writer:
         forward = list(self.forward())
         resets = list(self.resets())
         unmarked = self.unmarked()
-        construction = list(self.construction())
+        construction = self.construction()
         body = "\n".join((*forward, *resets, *construction))
         made = {name for name in MODULES if f" {name}(" in body}
         return {
@@ -121,7 +126,9 @@ class _Writer:
         for text in (self.spec.description, self.layer.notes):
             if text:
                 yield ""
-                yield from textwrap.wrap(one_line(text), _CLASS_DOC_WIDTH, break_long_words=False, break_on_hyphens=False)
+                yield from textwrap.wrap(
+                    one_line(text), _CLASS_DOC_WIDTH, break_long_words=False, break_on_hyphens=False
+                )
 
     # ------------------------------------------------------------------------------------------------------- names
 
@@ -132,8 +139,10 @@ class _Writer:
         """A name in the constructor: arguments, and locals for dims."""
         if name.kind == "dim":
             value = self.dims[name.name]
-            return value.name if isinstance(value, Name) and value.kind == "config" else name.name
-        return name.name if name.kind == "config" else _constant(name)
+            if isinstance(value, Name) and value.kind == "config":
+                return value.name
+            self.read_first.add(name.name)
+        return name.name if name.kind in ("config", "dim") else _constant(name)
 
     def _name_later(self, name: Name) -> str:
         """A name in another method: attributes, and locals of `forward`."""
@@ -141,14 +150,12 @@ class _Writer:
             case "config":
                 return f"self.{self._attribute_of_config(name.name)}"
             case "dim":
-                attribute = next(
-                    (a for a, value in self.attributes.items() if isinstance(value, Name) and value.name == name.name), None
-                )
+                value = self.dims[name.name]
+                if isinstance(value, Name) and value.kind == "config" and value.name not in self.attributes:
+                    return self._name_later(value)
+                attribute = next((a for a, value in self.attributes.items() if _is_dim(value, name.name)), None)
                 if attribute is not None:
                     return f"self.{attribute}"
-                value = self.dims[name.name]
-                if isinstance(value, Name) and value.kind == "config":
-                    return self._name_later(value)
                 self.kept_dims[name.name] = None
                 return f"self.{name.name}"
             case "param":
@@ -165,7 +172,7 @@ class _Writer:
     # ------------------------------------------------------------------------------------------------- constructor
 
     def argument(self, config: Config) -> str:
-        annotation = _annotation(config.default, config.type)
+        annotation = "Any" if config.default is config.type is None else _annotation(config.default, config.type)
         return f"{config.name}: {annotation} = {literal(config.default)}"
 
     def argument_doc(self, config: Config) -> Iterator[str]:
@@ -175,27 +182,39 @@ class _Writer:
             text += " Taken for the signature's sake: it has no effect."
         yield from wrapped(f"{config.name}: {text}", _DOC_WIDTH)
 
-    def construction(self) -> Iterator[str]:
-        """The constructor's body, after that of the base class."""
+    def construction(self) -> list[str]:
+        """The constructor's body, after that of the base class. Dims are locals where something reads them."""
+        read = frozenset(self.dims)
+        while True:
+            self.read_first.clear()
+            lines = list(self._construction(read))
+            if self.read_first >= read:
+                return lines
+            read = frozenset(self.read_first & read)
+
+    def _construction(self, read: frozenset[str]) -> Iterator[str]:
         for config in self.layer.config:
             if config.one_of:
                 yield from _one_of(config)
         for config in self.layer.config:
             if config.name not in _BASE and config.name not in self.attributes and not config.ignored:
                 yield f"self.{self._attribute_of_config(config.name)} = {config.name}"
-        asked = {node.name for node in self._first_names() if node.kind == "dim"}
+        for require in self.layer.require:
+            if not _of_dims(require.condition):
+                yield from self._require(require)
         for name in self.attributes:
             if name in self._asked_later():
                 yield f"self._{name} = {name}"
         left = dict(self.attributes)
         for dim in self.layer.dims:
-            yield from self._dim(dim, asked, left)
+            yield from self._dim(dim, read, left)
             for name in [name for name, value in left.items() if self._ready(value, dim)]:
                 yield f"self.{name} = {self._attribute_value(left.pop(name))}"
         for name, value in left.items():
             yield f"self.{name} = {self._attribute_value(value)}"
         for require in self.layer.require:
-            yield from self._require(require)
+            if _of_dims(require.condition):
+                yield from self._require(require)
         yield ""
         shapes = {param.name: param for param in self.layer.params}
         for line in self._block(self.plan.params, lambda step: self._parameter(shapes[step.targets[0]].name)):
@@ -207,18 +226,10 @@ class _Writer:
         """Configs whose name an attribute has, and that another method asks for itself."""
         expressions = [statement.value for statement in self.layer.forward]
         expressions += [param.init for param in self.layer.params] + [init.value for init in self.layer.init]
-        names = (node for expr in expressions for node in walk(expr) if isinstance(node, Name) and node.kind == "config")
+        names = (
+            node for expr in expressions for node in walk(expr) if isinstance(node, Name) and node.kind == "config"
+        )
         return {node.name for node in names if node.name in self.attributes}
-
-    def _first_names(self) -> Iterator[Name]:
-        """The names that the constructor reads, dims by what they are computed from included."""
-        layer = self.layer
-        expressions: list[Expr] = [module.value for module in layer.modules]
-        expressions += [require.condition for require in layer.require]
-        expressions += [size for param in layer.params for size in param.shape]
-        expressions += [param.condition for param in layer.params if param.condition is not None]
-        expressions += list(self.attributes.values()) + list(self.dims.values())
-        return (node for expr in expressions for node in walk(expr) if isinstance(node, Name))
 
     def _ready(self, value: Expr, after: Dim) -> bool:
         """Whether `after` is the last dim that an attribute is computed from."""
@@ -229,20 +240,20 @@ class _Writer:
     def _attribute_value(self, value: Expr) -> str:
         return LayerPrinter(self._name_first).text(value)
 
-    def _dim(self, dim: Dim, asked: set[str], left: dict[str, Expr]) -> Iterator[str]:
+    def _dim(self, dim: Dim, read: frozenset[str], left: dict[str, Expr]) -> Iterator[str]:
         """A dim as a local, and under the first attribute that is this dim."""
         if isinstance(dim.value, Name) and dim.value.kind == "config":
             return
-        text = LayerPrinter(self._name_first).text(dim.value)
-        attribute = next((n for n, value in left.items() if isinstance(value, Name) and value.name == dim.name), None)
+        attribute = next((n for n, value in left.items() if _is_dim(value, dim.name)), None)
         targets = [f"self.{attribute}"] if attribute is not None else []
         if attribute is not None:
             left.pop(attribute)
         elif dim.name in self.kept_dims:
             targets.append(f"self.{dim.name}")
-        if dim.name in asked - {attribute} or not targets:
+        if dim.name in read:
             targets.append(dim.name)
-        yield f"{' = '.join(targets)} = {text}"
+        if targets:
+            yield " = ".join((*targets, self._attribute_value(dim.value)))
 
     def _require(self, require: Require) -> Iterator[str]:
         names = dict.fromkeys(
@@ -250,10 +261,16 @@ class _Writer:
             for node in walk(require.condition)
             if isinstance(node, Name) and node.kind in ("config", "dim")
         )
-        expected = LayerPrinter(self._shown).text(require.condition)
+        expected = LayerPrinter(self._shown, plain=True).text(require.condition).replace('"', "'")
         given = ", ".join(f"{shown} = {{{local}}}" for shown, local in names)
         yield f"if {self.first.negated(require.condition)}:"
-        yield f"    raise ValueError(f{_quoted(f'expected {expected}, got {given}')})"
+        if len(expected) + len(given) < _MESSAGE_WIDTH:
+            yield f'    raise ValueError(f"expected {expected}, got {given}")'
+            return
+        yield "    raise ValueError("
+        yield f'        "expected {expected}, "'
+        yield f'        f"got {given}"'
+        yield "    )"
 
     def _shown(self, name: Name) -> str:
         """A name as a message has it: what a reader finds on the module."""
@@ -267,6 +284,8 @@ class _Writer:
 
     def _registered(self, step: Set) -> str:
         (name,) = step.targets
+        if isinstance(step.value, Name):
+            return f"self.{name} = self.{step.value.name}"
         assert isinstance(step.value, Call)
         made = [node.name for node in walk(self.modules[name]) if isinstance(node, Call) and node.kind == "constructor"]
         if step.value.name == "shift":
@@ -282,13 +301,18 @@ class _Writer:
 
     def _starts(self) -> tuple[Step, ...]:
         params: list[Step] = list(self.plan.params)
-        for init in self.layer.init:
-            params.append(self._guarded(init.path, Set((init.path,), init.value)))
+        params += map(self._started, self.layer.init)
         return in_order(_chosen(step) for step in params)
 
-    def _guarded(self, path: str, step: Step) -> Step:
-        """A start where the module is there."""
-        value = self.modules.get(path.split(".")[0])
+    def _started(self, init: Init) -> Step:
+        """The start of a module's parameter, where there is such."""
+        step: Step = Set((init.path,), init.value)
+        if init.condition is not None:
+            step = Choose(init.condition, (step,), ())
+        value = self.modules.get(init.path.split(".")[0])
+        there = None if value is None else _condition_of(value, init.path.rsplit(".")[-1])
+        if there is not None:
+            step = Choose(there, (step,), ())
         if isinstance(value, IfElse) and isinstance(value.otherwise, Value):
             return Choose(value.condition, (step,), ())
         if isinstance(value, IfElse) and isinstance(value.then, Value):
@@ -296,7 +320,7 @@ class _Writer:
         return step
 
     def _start(self, step: Set) -> str:
-        return self.later.start(f"self.{step.targets[0]}", step.value)
+        return self.later.start(_path(step.targets[0]), step.value)
 
     def unmarked(self) -> list[str]:
         """The lines that take parameters out of weight decay."""
@@ -307,10 +331,8 @@ class _Writer:
             for p in self.layer.params
             if not p.weight_decay and p.condition is not None
         ]
-        rest += [
-            self._guarded(init.path, Set((init.path,), init.value)) for init in self.layer.init if not init.weight_decay
-        ]
-        lines += self._block(in_order(rest), lambda step: f"no_weight_decay(self.{step.targets[0]})")
+        rest += [self._started(init) for init in self.layer.init if not init.weight_decay]
+        lines += self._block(in_order(rest), lambda step: f"no_weight_decay({_path(step.targets[0])})")
         return lines
 
     # ----------------------------------------------------------------------------------------------------- forward
@@ -352,7 +374,7 @@ class _Writer:
 
     def _entries(self) -> dict[str, list[str]]:
         """The entries of the cache, and which states each has."""
-        where = dict(self.layer.cache)
+        where: dict[str, str] = {kept.state: kept.entry for kept in self.layer.cache}
         entries: dict[str, list[str]] = {}
         for state in self.spec.states:
             entries.setdefault(where.get(state.name, "recurrent_state"), []).append(state.name)
@@ -388,7 +410,7 @@ class _Writer:
     def input_doc(self, name: str, per: str, description: str) -> Iterator[str]:
         text = one_line(description).rstrip(".")
         shape = "[B, T, ...]" if per == "token" else "one value for all tokens"
-        yield from wrapped(f"{name}: {text + ', ' if text else ''}{shape}.", _DOC_WIDTH)
+        yield from wrapped(f"{name}: {', '.join(filter(None, (text, '' if '[' in text else shape)))}.", _DOC_WIDTH)
 
     # --------------------------------------------------------------------------------------------------- operators
 
@@ -409,7 +431,15 @@ class _Writer:
         """What to import from the shared files, file by file."""
         files = {
             "functional": ("activate", "l2norm"),
-            "initialize": ("integer", "inverse_softplus", "log_uniform", "no_weight_decay", "normal", "positions", "uniform"),
+            "initialize": (
+                "integer",
+                "inverse_softplus",
+                "log_uniform",
+                "no_weight_decay",
+                "normal",
+                "positions",
+                "uniform",
+            ),
             "shift": ("shift",),
         }
         text = f" {body}\n" + "\n".join(self.unmarked())
@@ -464,6 +494,27 @@ def _chosen(step: Step) -> Step:
     return step
 
 
+def _condition_of(module: Expr, name: str) -> Expr | None:
+    """Where a module has a parameter called `name`, if that depends."""
+    option = {"weight": "elementwise_affine", "bias": "bias"}.get(name)
+    calls = (node for node in walk(module) if isinstance(node, Call) and node.kind == "constructor")
+    said = next((value for call in calls for keyword, value in call.keywords if keyword == option), None)
+    return None if said is None or isinstance(said, Value) else said
+
+
+def _is_dim(value: Expr, name: str) -> bool:
+    return isinstance(value, Name) and value.kind == "dim" and value.name == name
+
+
+def _of_dims(expr: Expr) -> bool:
+    return any(isinstance(node, Name) and node.kind == "dim" for node in walk(expr))
+
+
+def _path(path: str) -> str:
+    """A parameter by its path: `self.x_proj[0].mu` of `x_proj.0.mu`."""
+    return "self" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path.split("."))
+
+
 def _temporaries(steps: Iterable[Step]) -> set[str]:
     found: set[str] = set()
     for step in steps:
@@ -493,17 +544,13 @@ def _annotation(default: object, kind: str | None = None) -> str:
 
 def _one_of(config: Config) -> Iterator[str]:
     names = [literal(value) for value in config.one_of]
-    listed = " or ".join(filter(None, (", ".join(map(_single, config.one_of[:-1])), _single(config.one_of[-1]))))
+    *others, last = map(repr, config.one_of)
+    listed = f"{', '.join(others)} or {last}" if others else last
     yield f"if {config.name} not in ({', '.join(names)}{',' if len(names) == 1 else ''}):"
-    yield f'    raise ValueError(f"{config.name}: expected {listed}, got {{{config.name}!r}}")'
-
-
-def _single(value: object) -> str:
-    return repr(value)
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"' if '"' not in text else repr(text)
-
-
-__all__ = ["COMMON", "Layer", "layer_file"]
+    if len(listed) + 2 * len(config.name) < _MESSAGE_WIDTH + 10:
+        yield f'    raise ValueError(f"{config.name}: expected {listed}, got {{{config.name}!r}}")'
+        return
+    yield "    raise ValueError("
+    yield f'        "{config.name}: expected {listed}, "'
+    yield f'        f"got {{{config.name}!r}}"'
+    yield "    )"

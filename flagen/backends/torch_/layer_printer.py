@@ -76,12 +76,14 @@ class Code:
 class LayerPrinter:
     """Prints expressions in one place of the generated module.
 
-    `name` writes names; `known` has the expressions that are kept under one; `call` writes calls of modules.
+    `name` writes names; `known` has the expressions that are kept under one; `call` writes calls of modules. What is
+    `plain` is for a person to read, and not run.
     """
 
     name: Callable[[Name], str]
     known: Mapping[Expr, str] = field(default_factory=dict)
     call: Callable[[Call], str] | None = None
+    plain: bool = False
 
     def text(self, expr: Expr) -> str:
         return self.print(expr).text
@@ -148,7 +150,9 @@ class LayerPrinter:
         if call.name in _FUNCTIONAL:
             return Code(f"F.{call.name}({self.text(given['x'])})")
         if call.name == "clamp":
-            limits = [f"{key}={self.text(given[word])}" for key, word in (("min", "low"), ("max", "high")) if word in given]
+            limits = [
+                f"{key}={self.text(given[word])}" for key, word in (("min", "low"), ("max", "high")) if word in given
+            ]
             return Code(f"{self.print(given['x']).bound(_ATOM)}.clamp({', '.join(limits)})")
         if call.name == "split":
             sizes = given["sizes"]
@@ -165,6 +169,8 @@ class LayerPrinter:
     def _number(self, call: Call) -> Code:
         texts = [self.text(arg) for arg in call.args]
         match call.name:
+            case "integer" if self.plain:
+                return self.print(call.args[0])
             case "integer":
                 return Code(f'integer({texts[0]}, "{texts[0]}")')
             case "max" | "min":
@@ -199,11 +205,16 @@ class LayerPrinter:
             case "rms_norm_gated":
                 return _made("FusedRMSNormGated", given, ("size",), "elementwise_affine", "eps", "activation")
             case "rms_norm_gate_first":
-                given = {**given, "group_size": given["group"], "norm_before_gate": "False"}
+                given = {"norm_before_gate": "False", **given, "group_size": given["group"]}
                 return _made("RMSNormGated", given, ("size",), "eps", "group_size", "norm_before_gate")
             case "group_norm":
                 given = {"bias": "True", **given}
                 return _made("GroupNorm", given, ("groups", "size"), "elementwise_affine", "bias", "eps")
+            case "ddlerp":
+                given = {"low_rank_dim": given["rank"], **given} if "rank" in given else given
+                return _made("DDLerpLinear", given, ("inner", "outer"), "low_rank_dim")
+            case "token_mix":
+                return _made("TokenMix", given, ("inner", "rank", "n"))
             case "rotary":
                 return _made("RotaryEmbedding", given, ("dim",), "base")
             case name if name in _FEATURE_MAPS:
@@ -234,6 +245,7 @@ _FEATURE_MAPS = {
 }
 
 MODULES = ("LoRA", "ShortConvolution", "RMSNorm", "FusedRMSNormGated", "RMSNormGated", "GroupNorm", "RotaryEmbedding")
+MODULES += ("DDLerpLinear", "TokenMix")
 MODULES += tuple(_FEATURE_MAPS.values())
 """The classes of modules that a layer can be made of, beside torch's own."""
 
@@ -263,7 +275,11 @@ class _Start:
             case Unary("-", inner):
                 return Code(f"-{self.print(inner).bound(_UNARY)}", _UNARY)
             case IfElse(condition, then, otherwise):
-                parts = (self.print(then).bound(_OR), self.printer.print(condition).bound(_OR), self.print(otherwise).text)
+                parts = (
+                    self.print(then).bound(_OR),
+                    self.printer.print(condition).bound(_OR),
+                    self.print(otherwise).text,
+                )
                 return Code("{} if {} else {}".format(*parts), _CHOICE)
             case Call(name, "init", args) if name in ("uniform", "log_uniform", "normal"):
                 limits = ", ".join(self.printer.text(arg) for arg in args)

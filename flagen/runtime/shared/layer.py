@@ -18,7 +18,13 @@ from .cache import STATES, read_states, seen_tokens, write_states
 
 Form = Callable[..., tuple[Tensor, Any]]
 
-MODES = {"chunk": "chunk", "fused_chunk": "chunk", "parallel": "chunk", "fused_recurrent": "fused_recurrent"}
+MODES = {
+    "chunk": "chunk",
+    "fused_chunk": "chunk",
+    "parallel": "chunk",
+    "fused_recurrent": "fused_recurrent",
+    "naive": "fused_recurrent",
+}
 """The names that a mode has, and which of the two forms it asks for."""
 
 SHORT = 64
@@ -45,6 +51,9 @@ class Layer(nn.Module):
         mode: the form that runs without gradients for more than 64 tokens: "chunk" or "fused_recurrent".
         layer_idx: where a cache keeps the layer's states; needed with a cache alone.
     """
+
+    outputs: ClassVar[tuple[str, ...]] = ()
+    """What `forward` returns besides, for the layers that follow, by the names of the arguments that it is for there."""
 
     KEYWORDS: ClassVar[tuple[str, ...]] = (
         "hidden_states",
