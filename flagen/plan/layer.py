@@ -245,10 +245,10 @@ class _Forward:
         self.layer = layer
         self.operators = operators
         self.keeping = keeping
-        self.taken = {name for statement in layer.forward for name in statement.targets} | {"x"}
-        self.taken |= {decl.name for decl in (*layer.config, *layer.dims)}
-        self.taken |= {decl.name for decl in (*layer.params, *layer.modules)}
-        self.taken |= {decl.name for decl in layer.inputs}
+        self.taken = {"x", *(name for statement in layer.forward for name in statement.targets)}
+        self.taken |= {config.name for config in layer.config} | {dim.name for dim in layer.dims}
+        self.taken |= {param.name for param in layer.params} | {module.name for module in layer.modules}
+        self.taken |= {given.name for given in layer.inputs}
 
     def steps(self) -> tuple[Step, ...]:
         return brought_together(step for statement in self.layer.forward for step in self.statement(statement))

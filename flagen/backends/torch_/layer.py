@@ -73,7 +73,8 @@ class _Writer:
         self.modules = {module.name: module.value for module in self.layer.modules}
         self.kept_dims: dict[str, None] = {}
         self.read_first: set[str] = set()
-        computed = {value: f"self.{name}" for name, value in self.attributes.items() if not isinstance(value, Name)}
+        attributes = self.attributes.items()
+        computed: dict[Expr, str] = {v: f"self.{name}" for name, v in attributes if not isinstance(v, Name)}
         self.later = LayerPrinter(self._name_later, computed, self._module_call)
         self.first = LayerPrinter(self._name_first, {k: v for k, v in computed.items() if k not in self._dim_values()})
         taken = {*_OWN, *(name for statement in self.layer.forward for name in statement.targets), "x"}

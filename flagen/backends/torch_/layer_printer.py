@@ -244,9 +244,10 @@ _FEATURE_MAPS = {
     "dpfp": "DPFPFeatureMap",
 }
 
-MODULES = ("LoRA", "ShortConvolution", "RMSNorm", "FusedRMSNormGated", "RMSNormGated", "GroupNorm", "RotaryEmbedding")
-MODULES += ("DDLerpLinear", "TokenMix")
-MODULES += tuple(_FEATURE_MAPS.values())
+MODULES: tuple[str, ...] = (
+    *("LoRA", "ShortConvolution", "RMSNorm", "FusedRMSNormGated", "RMSNormGated", "GroupNorm"),
+    *("RotaryEmbedding", "DDLerpLinear", "TokenMix", *_FEATURE_MAPS.values()),
+)
 """The classes of modules that a layer can be made of, beside torch's own."""
 
 

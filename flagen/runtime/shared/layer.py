@@ -53,7 +53,7 @@ class Layer(nn.Module):
     """
 
     outputs: ClassVar[tuple[str, ...]] = ()
-    """What `forward` returns besides, for the layers that follow, by the names of the arguments that it is for there."""
+    """What `forward` returns besides, by the names of the arguments that it is for in the layers that follow."""
 
     KEYWORDS: ClassVar[tuple[str, ...]] = (
         "hidden_states",

@@ -14,8 +14,8 @@ from torch import Tensor
 class Packing:
     """The tokens of one call, and how to get them out of the batch and back into it.
 
-    Padded rows are packed into a batch of 1, one after another, so that a layer sees tokens alone; row n of the batch is
-    sequence n. With `multiply` they stay where they are, and `masked` puts zeros in the place of padding.
+    Padded rows are packed into a batch of 1, one after another, so that a layer sees tokens alone; row n of the batch
+    is sequence n. With `multiply` they stay where they are, and `masked` puts zeros in the place of padding.
 
     Attributes:
         batch: rows of the batch, B.
@@ -83,7 +83,7 @@ class Packing:
         """What `pack` made, or a layer of it, back in its place, [B, T, ...]: exactly zero where there is no token."""
         if self.tokens is not None:
             rows = x.new_zeros(self.batch * self.length, *x.shape[2:])
-            return rows.index_copy(0, self.tokens, x[0]).unflatten(0, (self.batch, self.length))
+            return rows.index_copy(0, self.tokens, x[0]).reshape(self.batch, self.length, *x.shape[2:])
         return self.masked(x)
 
     def masked(self, x: Tensor) -> Tensor:
