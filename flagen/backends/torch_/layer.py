@@ -89,7 +89,6 @@ class _Writer:
         unmarked = self.unmarked()
         construction = self.construction()
         body = "\n".join((*forward, *resets, *construction))
-        made = {name for name in MODULES if f" {name}(" in body}
         return {
             "title": one_line(spec.title or spec.name),
             "paper": one_line(spec.paper),
@@ -101,8 +100,7 @@ class _Writer:
             "kwargs": layer.kwargs,
             "checked": bool(layer.require) or any(c.one_of for c in layer.config) or "integer(" in body,
             "operators": [self.operator(operator) for operator in self.plan.operators],
-            "modules": sorted(made),
-            "helpers": self.helpers(body),
+            "shared": self.shared(body),
             "construction": construction,
             "resets": resets,
             "unmarked": unmarked,
@@ -428,22 +426,18 @@ class _Writer:
     def _constant_of(self, name: str) -> str:
         return name.upper()
 
-    def helpers(self, body: str) -> list[tuple[str, list[str]]]:
-        """What to import from the shared files, file by file."""
+    def shared(self, body: str) -> list[tuple[str, list[str]]]:
+        """What to import from the files that all packages share, file by file."""
         files = {
-            "functional": ("activate", "l2norm"),
-            "initialize": (
-                "integer",
-                "inverse_softplus",
-                "log_uniform",
-                "no_weight_decay",
-                "normal",
-                "positions",
-                "uniform",
+            **MODULES,
+            "shared.functional": ("activate", "l2norm"),
+            "shared.initialize": (
+                *("integer", "inverse_softplus", "log_uniform"),
+                *("no_weight_decay", "normal", "positions", "uniform"),
             ),
-            "shift": ("shift",),
+            "shared.shift": ("shift",),
         }
-        text = f" {body}\n" + "\n".join(self.unmarked())
+        text = "\n".join(("", body, *self.unmarked()))
         found = ((file, [name for name in names if _calls(text, name)]) for file, names in files.items())
         return [(file, names) for file, names in found if names]
 

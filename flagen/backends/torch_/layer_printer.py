@@ -244,11 +244,15 @@ _FEATURE_MAPS = {
     "dpfp": "DPFPFeatureMap",
 }
 
-MODULES: tuple[str, ...] = (
-    *("LoRA", "ShortConvolution", "RMSNorm", "FusedRMSNormGated", "RMSNormGated", "GroupNorm"),
-    *("RotaryEmbedding", "DDLerpLinear", "TokenMix", *_FEATURE_MAPS.values()),
-)
-"""The classes of modules that a layer can be made of, beside torch's own."""
+MODULES: Mapping[str, tuple[str, ...]] = {
+    "modules": (
+        *("LoRA", "ShortConvolution", "RMSNorm", "FusedRMSNormGated", "RMSNormGated", "GroupNorm"),
+        "RotaryEmbedding",
+    ),
+    "modules.feature_map": tuple(_FEATURE_MAPS.values()),
+    "modules.token_mix": ("DDLerpLinear", "TokenMix"),
+}
+"""The classes of modules that a layer can be made of, beside torch's own, by where they are imported from."""
 
 
 def _made(name: str, given: Mapping[str, str], places: tuple[str, ...], *keywords: str) -> str:
