@@ -32,8 +32,10 @@ def write_spec(project: Project, name: str, like: str) -> Path:
 
 
 def _renamed(text: str, name: str) -> str:
-    """The spec `text` under the name `name`, titled after it; its class is named after it too."""
+    """The spec `text` under the name `name`, titled after it; its classes are named after it too."""
     import yaml
+
+    from flagen.spec.names import camel_case
 
     tree = yaml.compose(text, Loader=yaml.SafeLoader)
     assert isinstance(tree, yaml.MappingNode), "the spec was loaded, so it is a mapping"
@@ -45,4 +47,7 @@ def _renamed(text: str, name: str) -> str:
             text = f"{text[:start]}{fields[key.value]}\n{text[end:].lstrip(' ').removeprefix(chr(10))}"
         elif key.value == "class_name":
             text = text[: key.start_mark.index] + text[end:].removeprefix("\n")
+        elif key.value == "layer" and isinstance(value, yaml.MappingNode):
+            named = next(inner for outer, inner in value.value if outer.value == "class_name")
+            text = text[: named.start_mark.index] + camel_case(name) + text[named.end_mark.index :]
     return text

@@ -56,6 +56,7 @@ class Stage(StrEnum):
     """What `explain` can show."""
 
     spec = "spec"
+    layer = "layer"
     normal_form = "normal-form"
     chunk_form = "chunk-form"
     adjoint = "adjoint"
@@ -140,13 +141,28 @@ def explain(
     spec: SpecArgument,
     stage: Annotated[Stage | None, typer.Option(help="Show one stage only.")] = None,
     layout: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.terminal,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A setting of the layer, instead of its default; may be repeated."),
+    ] = None,
 ) -> None:
-    """Show what each stage makes of a spec: what was read, derived, proved and planned."""
+    """Show what each stage makes of a spec: what was read, derived, proved and planned.
+
+    Of a spec with a layer, its modules, their parameters and what flows through it are shown, too.
+    """
     from flagen import pipeline, report
 
     stages = pipeline.Stages(Project.of(Path.cwd()).find_spec(spec))
+    markdown = layout is Format.markdown
+    if (stage is None and stages.spec.layer is not None) or stage is Stage.layer or config:
+        sheet = stages.layer(config or ())
     for name in [stage.value] if stage else stages.NAMES:
-        report.stage(name, stages.dump(name), markdown=layout is Format.markdown)
+        if name == stages.LAYER:
+            report.layer(sheet, markdown=markdown)
+            continue
+        report.stage(name, stages.dump(name), markdown=markdown)
+        if name == "spec" and stage is None and stages.spec.layer is not None:
+            report.layer(sheet, markdown=markdown)
 
 
 @app.command()

@@ -41,6 +41,7 @@ from flagen.project import Project, bundled
 
 if TYPE_CHECKING:
     from flagen.algebra import Derivation, Proof, StagedForm
+    from flagen.describe_layer import LayerSheet
     from flagen.plan.expansion import ExpandedPlan
     from flagen.plan.model import Plan, Unavailable
     from flagen.spec.model import Spec
@@ -218,9 +219,17 @@ class Stages:
     """The stages of one spec, each run when it is asked for: a form can be looked at even where its proof fails."""
 
     NAMES = ("spec", "normal-form", "chunk-form", "adjoint", "proof", "plan")
+    LAYER = "layer"
+    """The layer around the operator, which not every spec has."""
 
     def __init__(self, path: Path) -> None:
         self.spec, self.remarks = load(path)
+
+    def layer(self, config: Sequence[str] = ()) -> LayerSheet:
+        """The layer with its default config, or some of it given as `key=value`."""
+        from flagen.describe_layer import describe_layer
+
+        return describe_layer(self.spec, config)
 
     @cached_property
     def derivation(self) -> Derivation:
@@ -237,6 +246,8 @@ class Stages:
                 from flagen.describe import describe
 
                 return describe(self.spec)
+            case self.LAYER:
+                return self.layer().dump()
             case "proof":
                 return "\n".join(prove(self.spec, self.derivation).lines)
             case "plan":

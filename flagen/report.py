@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flagen.diagnostics import Diagnostic, Source
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flagen.catalogue import Variant
+    from flagen.describe_layer import LayerSheet
     from flagen.inspection import Compiled, Direction, Figures, Metered, MeteredGradients
     from flagen.pipeline import Built, Collected, Result
 
@@ -178,6 +179,30 @@ def stage(name: str, text: str, *, markdown: bool) -> None:
     else:
         _out(title, "bold cyan")
         _out("".join(f"  {line}".rstrip() + "\n" for line in text.rstrip().split("\n")))
+
+
+def layer(sheet: LayerSheet, *, markdown: bool) -> None:
+    """A layer: tables in a terminal, aligned text otherwise."""
+    if markdown or not _console().is_terminal:
+        stage("layer", sheet.dump(), markdown=markdown)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    _out("Layer", "bold cyan")
+    _out(f"  {sheet.heading}", "bold")
+    for note in sheet.notes:
+        _out(f"  {note}")
+    for drawn in sheet.tables:
+        table = Table(box=None, header_style="bold", pad_edge=False, title=drawn.title, title_justify="left")
+        for place, column in enumerate(drawn.columns):
+            justify: Literal["left", "right"] = "right" if place in drawn.numbers else "left"
+            style = "cyan" if place == 0 else "dim" if drawn.columns[place] == "shape" else None
+            table.add_column(Text(column), justify=justify, style=style, no_wrap=place == 0, overflow="fold")
+        for row in drawn.rows:
+            table.add_row(*(Text(_printable(cell)) for cell in row))
+        _console().print(table)
+        _out("")
 
 
 def catalogue(variants: Sequence[Variant]) -> None:

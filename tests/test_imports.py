@@ -20,6 +20,8 @@ STDLIB = sys.stdlib_module_names
 # The spec as data, and the two functions that only read it: printing an expression, bounding its value.
 SPEC_MODEL = {"flagen.diagnostics", "flagen.spec.model", "flagen.spec.to_source", "flagen.spec.interval_of"}
 SPEC_MODEL |= {"flagen.spec.printer.to_source", "flagen.spec.ranges.interval_of"}
+# A layer as data, and the one table of what its words are.
+SPEC_MODEL |= {"flagen.spec.layer.model", "flagen.spec.layer.vocabulary"}
 LAYERS: dict[str, set[str]] = {
     "diagnostics": set(),
     "spec": {"yaml", "flagen.diagnostics"},

@@ -106,7 +106,8 @@ def parse_python(scalar: Scalar, start: int, report: Report, *, wide: bool = Fal
         # Line breaks are spaces here: a folded or literal scalar is one expression.
         tree = ast.parse(re.sub(r"\s", " ", text).rstrip(), mode="eval").body
     except SyntaxError as error:
-        report.error("E401", scalar.at(start), f"not an expression: {error.msg}")
+        hint = _ALTERNATIVES if wide else ""
+        report.error("E401", scalar.at(start), f"not an expression: {error.msg}", hint)
         return None
     except (RecursionError, MemoryError):
         _too_deep(scalar.at(start), report, wide)

@@ -24,8 +24,10 @@ CONSTANTS: dict[str, float] = {"inf": math.inf, "pi": math.pi}
 class NoValue(Exception):
     """A number that has no value: its place, what is wrong, what to do about it."""
 
-    def __init__(self, span: Span, message: str, hint: str = "") -> None:
+    def __init__(self, span: Span, message: str, hint: str = "", name: str = "") -> None:
         super().__init__(message)
+        self.name = name
+        """The name whose value it is, where it is one's."""
         self.span = span
         self.message = message
         self.hint = hint
@@ -85,15 +87,14 @@ class Numbers:
         value = self.of(expr)
         if isinstance(value, int | float):
             return value
-        raise NoValue(expr.span, f"`{shortened(expr)}` is {shown(value)}, and no number")
+        raise _misfit(expr, value, "number")
 
     def size(self, expr: Expr) -> int:
         """A size of a tensor: a positive integer."""
         value = self.of(expr)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
-        hint = "`integer(x)`, `x // y` are whole numbers" if isinstance(value, float) else ""
-        raise NoValue(expr.span, f"`{shortened(expr)}` is {shown(value)}, and no size", hint)
+        raise _misfit(expr, value, "size")
 
     def single(self, expr: Expr) -> int | float | str | bool | None:
         value = self.of(expr)
@@ -143,6 +144,14 @@ class Numbers:
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(several):
             raise NoValue(place.span, f"there are {len(several)} values, and none is the one at {shown(index)}")
         return several[index]
+
+
+def _misfit(expr: Expr, value: Constant, wanted: str) -> NoValue:
+    hint = "`integer(x)` and `x // y` are whole numbers" if isinstance(value, float) else ""
+    if value is None:
+        hint = "what may be None has a value to fall back on: `num_v_heads or num_heads`"
+    name = expr.name if isinstance(expr, Name) else ""
+    return NoValue(expr.span, f"`{shortened(expr)}` is {shown(value)}, and no {wanted}", hint, name)
 
 
 def arithmetic(op: str, left: float, right: float, span: Span) -> float:

@@ -49,6 +49,9 @@ class Fit:
     told: dict[str, str] = field(default_factory=dict)
     """Which argument has told a size."""
 
+    differing: set[str] = field(default_factory=set)
+    """The dims and heads that two arguments have told differently; said once."""
+
     def problems(self) -> Iterator[tuple[str, str, str]]:
         """Every argument that does not fit: its name, what is wrong, what to do about it."""
         for decl in self.spec.inputs:
@@ -110,8 +113,8 @@ class Fit:
             heads = dim if dim != "HV" or self.spec.has_value_heads else "H"
             other = self.sizes.setdefault(heads, size)
             self.told.setdefault(heads, name)
-            if other != size:
+            if other != size and heads not in self.differing:
+                self.differing.add(heads)
                 what = "heads" if heads in ("H", "HV") else f"`{dim}`"
                 message = f"{expected}, and this is {shown(given)}: {what} {size}, and {other} in `{self.told[heads]}`"
                 yield name, message, hint if heads in ("H", "HV") else ""
-                return

@@ -33,7 +33,7 @@ from flagen.spec.layer.model import (
 )
 from flagen.spec.layer.scope import HIDDEN, OPERATOR, Declared, LayerScope, Place, attribute_problem
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
-from flagen.spec.names import MODULE_ATTRIBUTES, class_name_problem, package_name_problem, quoted
+from flagen.spec.names import MODULE_ATTRIBUTES, class_name_problem, did_you_mean, package_name_problem, quoted
 from flagen.spec.report import Report
 from flagen.spec.statements import equals_hint, uncut_items
 
@@ -352,6 +352,7 @@ class LayerReader:
             if match is None or (self.scope.complete and match[1] not in [module.name for module in modules]):
                 if self.sound or match is None:
                     hint = "a path is a module's name, then the parameter's: `dt_proj.bias`"
+                    hint = hint if match is None else did_you_mean(match[1], [module.name for module in modules], hint)
                     self.report.error("E304", field.key.span, f"{quoted(field.key.text)} is no parameter here", hint)
             elif expr is not None:
                 found.append(Init(field.key.text, expr, decay, condition, field.key.span))
@@ -445,12 +446,11 @@ class LayerReader:
         places = [(word[0], match.start(1) + word.start()) for word in _WORD.finditer(match[1])]
         assigned = [self.scope.assign(name, scalar.at(place, len(name))) for name, place in places]
         names = tuple(name for name, _ in places)
-        for (name, place), other in zip(places, names[1:], strict=False):
-            if names.count(name) > 1:
-                self.report.error(
-                    "E303", scalar.at(place, len(name)), f"`{name}` is assigned twice here", f"as is `{other}`"
-                )
-                return None
+        for name, place in places[1:]:
+            if names.index(name) < places.index((name, place)):
+                message = f"`{name}` is assigned twice here"
+                self.report.error("E303", scalar.at(place, len(name)), message, "one name holds one value")
+                value = None
         if value is None or not all(assigned):
             self.sound = False
             return None

@@ -166,6 +166,8 @@ class LayerScope:
             message = f"`{name}` is {declared.described}, and cannot be called"
             self.report.error("E408", span, message, f"a product is written `{name} * (...)`")
             return None
+        if name in self.report.misnamed:
+            return None  # Reported where it is declared.
         if name in self._callable():
             return self._callable()[name]
         self._unknown_call(name, span)

@@ -6,7 +6,7 @@ What does not fit here does not fit in PyTorch either: with these numbers the la
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TypeVar
 
@@ -106,6 +106,10 @@ class Trial:
     started: dict[str, bool] = field(default_factory=dict)
     """Of every path of `init`, whether there is such a parameter; no word of it where there is no such module."""
     values: dict[str, Held] = field(default_factory=dict)
+    _valueless: frozenset[str] = frozenset()
+    """The names that have been found to have no value, or none that is a number."""
+    hidden: Tensor = UNKNOWN
+    """What `forward` is given."""
     lines: list[tuple[Assign, tuple[Held, ...]]] = field(default_factory=list)
     """Every statement with what it assigns."""
 
@@ -217,7 +221,7 @@ class Trial:
     def call(self) -> None:
         """Go through `forward`, and find what does not fit."""
         width = self._width()
-        self.values["x"] = UNKNOWN if width is None else Tensor(("B", "T", width))
+        self.hidden = self.values["x"] = UNKNOWN if width is None else Tensor(("B", "T", width))
         for decl in self.layer.inputs:
             self.values[decl.name] = UNKNOWN if self.inputs_given else NOT_GIVEN
         for statement in self.layer.forward:
@@ -433,9 +437,32 @@ class Trial:
             self._find("E808", given[name][1], message, hint)
         return Tensor(fit.result())
 
+    def chosen(self, expr: Expr) -> Expr:
+        """`expr` without its choices, which this config makes."""
+        match expr:
+            case IfElse(condition, then, otherwise):
+                holds = self._condition(condition)
+                if isinstance(holds, Tensor):
+                    return replace(expr, then=self.chosen(then), otherwise=self.chosen(otherwise))
+                return self.chosen(then if holds else otherwise)
+            case Unary(_, value):
+                return replace(expr, value=self.chosen(value))
+            case Binary(_, left, right):
+                return replace(expr, left=self.chosen(left), right=self.chosen(right))
+            case Several(items):
+                return replace(expr, items=tuple(map(self.chosen, items)))
+            case Call(_, _, args, keywords):
+                named = tuple((name, self.chosen(value)) for name, value in keywords)
+                return replace(expr, args=tuple(map(self.chosen, args)), keywords=named)
+            case _:
+                return expr
+
     # ----------------------------------------------------------------------------------------------------- findings
 
     def _no_value(self, problem: NoValue) -> None:
+        if problem.name in self._valueless:
+            return
+        self._valueless |= {problem.name} - {""}
         self._find("E802", problem.span, problem.message, problem.hint)
 
     def _find(self, code: str, span: Span, message: str, hint: str = "") -> None:
