@@ -100,7 +100,7 @@ class _Writer:
             "kwargs": layer.kwargs,
             "checked": bool(layer.require) or any(c.one_of for c in layer.config) or "integer(" in body,
             "operators": [self.operator(operator) for operator in self.plan.operators],
-            "shared": self.shared(body),
+            "imports": self.imports(body),
             "construction": construction,
             "resets": resets,
             "unmarked": unmarked,
@@ -426,7 +426,7 @@ class _Writer:
     def _constant_of(self, name: str) -> str:
         return name.upper()
 
-    def shared(self, body: str) -> list[tuple[str, list[str]]]:
+    def imports(self, body: str) -> list[tuple[str, list[str]]]:
         """What to import from the files that all packages share, file by file."""
         files = {
             **MODULES,
