@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_packed_sequences_are_the_sequences_apart(varied: dict[str, Any]) -> Non
     layer, x, offsets = made(**varied), tokens(1), [0, 4, 4, 5, 11]
     cache = Cache()
     y = layer(x, past_key_values=cache, use_cache=True, cu_seqlens=torch.tensor(offsets))[0]
-    for row, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for row, (start, end) in enumerate(pairwise(offsets)):
         if start == end:
             assert not cache[0]["recurrent_state"][row].any()
             continue
@@ -286,7 +287,10 @@ def test_parameters_can_start_again() -> None:
         ({"mode": "chunks"}, r"mode: expected one of .*'chunk'.*, got 'chunks'"),
         ({"output_gate_activation": "relu"}, "output_gate_activation: expected .*'sigmoid', got 'relu'"),
         ({"expand_v": 1.3}, r"head_dim \* expand_v: expected an integer, got 5.2"),
-        ({"num_heads": 2, "num_v_heads": 3}, "expected num_v_heads % num_heads == 0, got num_v_heads = 3, num_heads = 2"),
+        (
+            {"num_heads": 2, "num_v_heads": 3},
+            "expected num_v_heads % num_heads == 0, got num_v_heads = 3, num_heads = 2",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(arguments: dict[str, Any], message: str) -> None:
@@ -301,7 +305,7 @@ def test_a_cache_needs_the_place_of_the_layer() -> None:
 
 
 def test_a_tuple_is_no_cache() -> None:
-    with pytest.raises(TypeError, match="past_key_values: expected a cache .*, got tuple"):
+    with pytest.raises(TypeError, match=r"past_key_values: expected a cache .*, got tuple"):
         made()(tokens(), past_key_values=())
 
 

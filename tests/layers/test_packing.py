@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -39,8 +41,8 @@ def test_packed_sequences_are_the_rows_without_their_padding(lengths: list[int],
     packing = Packing.of(x, mask)
     assert packing.cu_seqlens is not None
     starts = packing.cu_seqlens.tolist()
-    assert [end - start for start, end in zip(starts[:-1], starts[1:], strict=True)] == lengths
-    for row, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+    assert [end - start for start, end in pairwise(starts)] == lengths
+    for row, (start, end) in enumerate(pairwise(starts)):
         assert torch.equal(packing.pack(x)[0, start:end], x[row, mask[row]])
 
 
@@ -98,7 +100,10 @@ def test_gradients_go_through() -> None:
         ({"attention_mask": torch.ones(2, 3, 3)}, r"attention_mask: expected \[2, S\].*got \(2, 3, 3\)"),
         ({"attention_mask": torch.ones(2, 2)}, "with S at least 3, got"),
         ({"attention_mask": torch.ones(1, 3)}, r"attention_mask: expected \[2, S\]"),
-        ({"cu_seqlens": torch.tensor([0, 3])}, "cu_seqlens: expected packed sequences in a batch of 1, got a batch of 2"),
+        (
+            {"cu_seqlens": torch.tensor([0, 3])},
+            "cu_seqlens: expected packed sequences in a batch of 1, got a batch of 2",
+        ),
         ({"cu_seqlens": torch.tensor([0.0, 3.0])}, "cu_seqlens: expected .* int32 or int64, got torch.float32"),
     ],
 )
@@ -123,7 +128,7 @@ def test_packed_sequences_have_their_own_token_before(lengths: list[int], cached
     offsets = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
     before, last = shift(x, cache, True, offsets)
     assert last is not None
-    for row, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for row, (start, end) in enumerate(pairwise(offsets.tolist())):
         alone, its_last = shift(x[:, start:end], None if cache is None else cache[row : row + 1], True)
         assert torch.equal(before[:, start:end], alone)
         assert torch.equal(last[row : row + 1], its_last)
