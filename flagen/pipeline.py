@@ -113,7 +113,9 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     """Which operators the package gets and everything the backends have to know to print them."""
     from flagen import plan
 
-    return plan.make_plan(spec, derivation)
+    uses = () if spec.layer is None else spec.layer.uses
+    others = {use.name: plan.make_plan(use.spec, derive(use.spec)) for use in uses if use.spec is not None}
+    return plan.with_layer(plan.make_plan(spec, derivation), others)
 
 
 def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from flagen.algebra import Derivation
@@ -11,17 +12,23 @@ from flagen.plan.chunk_families import plan_chunk_kernel, plan_rider
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
+from flagen.plan.layer import plan_layer
 from flagen.plan.model import Plan, Unavailable
 from flagen.plan.scan import ScanPlan, plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
 from flagen.plan.staged import StagedPlan, plan_stages
 from flagen.spec.model import Spec
 
-__all__ = ["ExpandedPlan", "Plan", "ScanPlan", "StagedPlan", "Unavailable", "make_plan"]
+__all__ = ["ExpandedPlan", "Plan", "ScanPlan", "StagedPlan", "Unavailable", "make_plan", "with_layer"]
+
+
+def with_layer(plan: Plan, others: Mapping[str, Plan]) -> Plan:
+    """`plan` with that of the spec's layer, if it has one; `others` are the plans of what the layer uses beside."""
+    return plan if plan.spec.layer is None else replace(plan, layer=plan_layer(plan.spec.layer, plan, others))
 
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:
-    """Plan every form of `spec`; one it cannot have says why."""
+    """Plan every form of `spec`; one it cannot have says why. The layer comes after (`with_layer`)."""
     fused = plan_fused_recurrent(spec)
     fused_backward = plan_fused_backward(fused, derivation)
     if derivation.scan is not None:

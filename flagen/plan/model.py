@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flagen.plan.fused_backward import FusedBackwardPlan
     from flagen.plan.key_backward import KeyBackwardPlan
     from flagen.plan.key_kernel import KeyKernelPlan
+    from flagen.plan.layer import LayerPlan
     from flagen.plan.reverse_mode import ReversePlan
     from flagen.plan.right_backward import RightBackwardPlan
     from flagen.plan.scan import ScanPlan
@@ -50,6 +51,7 @@ class Plan:
     chunk_backward: (
         ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | ScanBackwardPlan | StagedPlan | Unavailable
     )
+    layer: LayerPlan | None = None
 
     def dump(self) -> str:
         """The plan as text, a section a form."""
@@ -60,6 +62,8 @@ class Plan:
         ]
         if self.chunk_kernel is not self.chunk:
             sections += [("chunk", self.chunk_kernel.dump()), ("chunk_backward", self.chunk_backward.dump())]
+        if self.layer is not None:
+            sections.append(("layer", self.layer.dump()))
         return "\n\n".join(f"{name}_{self.spec.name}\n{text}" for name, text in sections)
 
     def chunk_dump(self) -> str:

@@ -1,4 +1,4 @@
-"""The PyTorch backend: the argument check, the recurrence as it is defined, the chunk form, and the module."""
+"""The PyTorch backend: the argument check, the recurrence as it is defined, the chunk form, and the module or layer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from flagen.backends.protocol import Rendering
 from flagen.backends.stages import inside, package_of
 from flagen.backends.torch_.arguments import arguments_file
 from flagen.backends.torch_.chunk import chunk_file
+from flagen.backends.torch_.layer import layer_file
 from flagen.backends.torch_.module import module_file, package_file, stage_package_file
 from flagen.backends.torch_.naive import naive_file
 from flagen.backends.torch_.scan import scan_renderings
@@ -24,7 +25,8 @@ class TorchBackend:
     name = "torch"
 
     def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
-        return (arguments_file(plan), naive_file(plan), *_chunk(plan), module_file(plan), package_file(plan))
+        module = module_file(plan) if plan.layer is None else layer_file(plan.layer, plan.spec)
+        return (arguments_file(plan), naive_file(plan), *_chunk(plan), module, package_file(plan))
 
 
 def _chunk(plan: Plan) -> tuple[Rendering, ...]:

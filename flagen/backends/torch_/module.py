@@ -36,6 +36,8 @@ def package_file(plan: Plan) -> Rendering:
             forms.append(("chunk_tuning", f"tune_chunk_{spec.name}"))
     if not isinstance(plan.fused, Unavailable):
         forms.append(("fused_recurrent", f"fused_recurrent_{spec.name}"))
+    if spec.layer is not None:
+        return _package(plan, [*forms, ("layer", spec.layer.class_name)])
     return _package(plan, [*forms, ("module", spec.class_name)])
 
 
