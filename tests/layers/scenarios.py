@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from tests.layers.cases import Config
 
-Arrays = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
+Array = np.ndarray[Any, np.dtype[np.float32]]
+Arrays = dict[str, Array]
 Make = Callable[[int], nn.Module]
 """A layer of a config, by its `layer_idx`."""
 
@@ -70,7 +71,7 @@ def scenarios(
     """
     index = config.arguments.get("layer_idx", 0)
     run = _Runs(with_weights(make(index), index), make_cache, config, turned)
-    left, right = _mask("left"), _mask("right")
+    left, right = masks()
     yield "no_mask", lambda: run.once() | run.gradients()
     yield "decoded", run.decoded
     if not whole:
@@ -180,10 +181,10 @@ def _pieces() -> list[tuple[int, int]]:
     return [(0, PREFILL), *((t, t + 1) for t in range(PREFILL, TOKENS))]
 
 
-def _mask(side: str) -> Tensor:
-    at = torch.arange(TOKENS)
-    lengths = torch.tensor(LENGTHS)[:, None]
-    return (at >= TOKENS - lengths if side == "left" else at < lengths).long()
+def masks() -> tuple[Tensor, Tensor]:
+    """Of padding to the left, and to the right."""
+    at, lengths = torch.arange(TOKENS), torch.tensor(LENGTHS)[:, None]
+    return (at >= TOKENS - lengths).long(), (at < lengths).long()
 
 
 def _packed(cu_seqlens: Sequence[int] | None) -> dict[str, Tensor]:
@@ -227,11 +228,11 @@ def _each(states: Any) -> list[Tensor]:
     return [states] if isinstance(states, Tensor) else list(states)
 
 
-def _seen(output: Tensor, mask: Tensor | None) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _seen(output: Tensor, mask: Tensor | None) -> Array:
     return _products(output if mask is None else output * mask[..., None], 2)
 
 
-def _products(tensor: Tensor, leading: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _products(tensor: Tensor, leading: int) -> Array:
     """Of each row: what is behind the leading dims is one."""
     numbers = tensor.detach().double().numpy()
     rows = numbers.reshape(*numbers.shape[:leading], -1)
