@@ -10,8 +10,8 @@ from typing import Any
 class Layer:
     """`class_name` is fla's; `configs` are what is run, `tables` what only its `state_dict` is looked at of.
 
-    In a config, `layer_idx` is 0 where it is not said; what stands in `given` are arguments of `forward`: "tokens" has a
-    row for each token, "fractions" is a row of numbers between 0 and 1.
+    In a config, `layer_idx` is 0 where it is not said; what stands in `given` are arguments of `forward`: "tokens" has
+    a row for each token, "fractions" is a row of numbers between 0 and 1.
     """
 
     class_name: str

@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Records what fla's real layers give, in `data/`: run when the layers' cases change, where fla is installed.
 
     PYTHONPATH=. TRITON_INTERPRET=1 python -m tests.layers.record [PACKAGE...]
@@ -16,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ warnings.filterwarnings("ignore")
 
 from flagen.triton_cpu import repair
 
-repair()
+repair()  # Before fla looks at Triton.
 
 import fla.layers
 import fla.layers.hgrn
@@ -90,7 +92,7 @@ class Alone(nn.Module):
             if attention_mask is not None:
                 where = [(b, at[attention_mask[b] > 0]) for b, at in where]
         else:
-            where = [(0, torch.arange(start, end)) for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)]
+            where = [(0, torch.arange(start, end)) for start, end in pairwise(cu_seqlens.tolist())]
         output, kept = torch.zeros_like(whole), []
         for row, at in where:
             cache = Cache() if use_cache else None

@@ -104,12 +104,18 @@ class _Runs:
         cache = self.make_cache()
         self.layer.eval()
         with torch.no_grad():
-            result = self.layer(x, attention_mask=mask, past_key_values=cache, use_cache=True, **_packed(cu_seqlens), **more)
+            result = self.layer(
+                x, attention_mask=mask, past_key_values=cache, use_cache=True, **_packed(cu_seqlens), **more
+            )
         found = {"output": _seen(result[0], mask), **_states(cache[self.index], self.turned)}
         return found | {f"returned.{i}": _seen(r, mask) for i, r in enumerate(result[3:])}
 
     def gradients(
-        self, mask: Tensor | None = None, cu_seqlens: Sequence[int] | None = None, batch: int = BATCH, tokens: int = TOKENS
+        self,
+        mask: Tensor | None = None,
+        cu_seqlens: Sequence[int] | None = None,
+        batch: int = BATCH,
+        tokens: int = TOKENS,
     ) -> Arrays:
         """Of the inputs and of the weights, for a gradient of the output that is zero where it is masked."""
         batch = batch if cu_seqlens is None else 1
@@ -134,12 +140,12 @@ class _Runs:
             for start, end in _pieces():
                 part = {n: t[:, start:end] if self.config.given[n][0] == "tokens" else t for n, t in more.items()}
                 seen = None if mask is None else mask[:, :end]
-                result = self.layer(
-                    x[:, start:end], attention_mask=seen, past_key_values=cache, use_cache=True, **part
-                )
+                result = self.layer(x[:, start:end], attention_mask=seen, past_key_values=cache, use_cache=True, **part)
                 outputs.append(result[0])
         length = np.asarray(cache.get_seq_length(self.index), np.float32)
-        return {"output": _seen(torch.cat(outputs, 1), mask), "length": length} | _states(cache[self.index], self.turned)
+        return {"output": _seen(torch.cat(outputs, 1), mask), "length": length} | _states(
+            cache[self.index], self.turned
+        )
 
     def long(self) -> Arrays:
         """More than a chunk of the kernels."""
