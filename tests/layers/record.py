@@ -31,6 +31,8 @@ repair()  # Before fla looks at Triton.
 import fla.layers
 import fla.layers.hgrn
 import fla.layers.simple_gla
+import fla.ops.lightnet.chunk
+import fla.ops.lightnet.fused_recurrent
 import numpy as np
 import torch
 from fla.models.utils import Cache
@@ -39,8 +41,34 @@ from torch import Tensor, nn
 from tests.layers.cases import LAYERS, Config
 from tests.layers.scenarios import scenarios
 
-# A mask of its chunk kernel is a product of numbers, which the interpreter does not take for one.
+
+def additive_gate(
+    x: Tensor, initial_state: Tensor | None = None, cu_seqlens: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """fla's `fused_additive_gate`: keys divided by their running sum, the logs of its decay, and its last log."""
+    spans = [(b, 0, x.shape[1]) for b in range(len(x))]
+    if cu_seqlens is not None:
+        spans = [(0, start, end) for start, end in pairwise(cu_seqlens.tolist())]
+    k, g, last = torch.zeros_like(x), torch.zeros_like(x), []
+    for i, (row, start, end) in enumerate(spans):
+        z = torch.full_like(x[0, 0], -torch.inf) if initial_state is None else initial_state[i, 0]
+        at = (torch.full((end - start,), row), torch.arange(start, end))
+        logs = [z]
+        for t in range(start, end):
+            logs.append(torch.logaddexp(logs[-1], x[row, t]))
+        if end > start:
+            gates = [torch.zeros_like(z) if z.isinf().all() else logs[0] - logs[1]]
+            gates += [before - after for before, after in pairwise(logs[1:])]
+            k = k.index_put(at, (x[row, start:end] - torch.stack(logs[1:])).exp())
+            g = g.index_put(at, torch.stack(gates))
+        last.append(logs[-1][None])
+    return k, g, torch.stack(last)
+
+
+# Of three kernels that the interpreter cannot run: a mask that is a product of numbers, and scans of two values.
 fla.layers.hgrn.chunk_hgrn = fla.layers.hgrn.fused_recurrent_hgrn
+fla.ops.lightnet.chunk.fused_additive_gate = additive_gate
+fla.ops.lightnet.fused_recurrent.fused_additive_gate = additive_gate
 
 DATA = Path(__file__).parent / "data"
 
@@ -49,8 +77,9 @@ ALONE = {
     "rwkv6_attention": "keeps the last token of the pack as every sequence's",
     "mamba_layer": "ignores cu_seqlens",
     "mamba2_layer": "ignores cu_seqlens",
+    "simple_gated_linear_attention": "fails where there is a mask and gradients are wanted",
 }
-"""Layers that run each sequence of a pack alone."""
+"""Layers that run each sequence of a pack alone, and each without its padding where gradients are wanted."""
 AFRESH = {"abc_attention": "cannot resume, refuses cu_seqlens, and what is masked adds to the slots all the same"}
 """Layers that run each sequence alone without its padding, and all of it again for each further token."""
 STEPWISE = {"mamba2_layer": "a prefill takes the heads of a group from all groups in turn; token by token it is right"}
@@ -81,7 +110,8 @@ class Alone(nn.Module):
         cu_seqlens: Tensor | None = None,
         **more: Any,
     ) -> tuple[Any, ...]:
-        if cu_seqlens is None and not self.afresh:
+        unpadded = attention_mask is not None and self.training
+        if cu_seqlens is None and not self.afresh and not unpadded:
             return self.layer(  # type: ignore[no-any-return]
                 x, attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache, **more
             )
