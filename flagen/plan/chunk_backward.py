@@ -398,9 +398,7 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
             if param.per_head and rows.key in param.dims and self.spec.has_value_heads:
                 self.planner.refuse(f"a value head has `{param.name}`, along the keys, of its own", param.span)
         for role, vector in ((role, rows.vector(role)) for role in ROLES):
-            parts = () if vector is None else tuple(tiles_in(vector))
-            named = (self.levels.of_names.get(part.name, SHARED) for part in parts if isinstance(part, Value))
-            if HEAD in named or any(isinstance(part, Head) for part in parts):
+            if vector is not None and self._of_value_heads(vector):
                 reason = "a vector along the keys is a function of what a value head has of its own"
                 self.planner.refuse(reason, self.planner.place(role))
         given = [("o", rows.output), ("v", rows.vector("v")), *((role, rows.scale(role)) for role in (*ROLES, "v"))]
@@ -408,6 +406,20 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         for role, tile in (*given, *(("o", scale) for scale in self._column_scale())):
             if tile is not None and self.levels(tile) == KEYS:
                 self.planner.refuse("something sums over the keys, and not only S.T @ q", self.planner.place(role))
+
+    def _of_value_heads(self, tile: Tile) -> bool:
+        """Whether something that a value head has of its own is in `tile`, or in what that is derived from."""
+        definitions, waiting, seen = dict(self._definitions()), [tile], set[str]()
+        while waiting:
+            for part in tiles_in(waiting.pop()):
+                if isinstance(part, Head):
+                    return True
+                if isinstance(part, Value) and part.name not in seen:
+                    seen.add(part.name)
+                    if self.levels.of_names.get(part.name) == HEAD:
+                        return True
+                    waiting += [definitions[part.name]] if part.name in definitions else []
+        return False
 
     def _own_names(self) -> set[str]:
         """What expressions call the gradients that they start from, and a log decay that no token changes."""
