@@ -131,6 +131,13 @@ def test_what_has_no_backward_with_a_single_decay_has_that_of_decays_of_each_key
     assert isinstance(planned(f"inputs: {{{INPUTS}{more}}}\n{WRITE}\noutput: o = {output}"), KeyBackwardPlan)
 
 
+@pytest.mark.parametrize("made", ["rate * k", "l2norm(rate * k)"])
+def test_so_has_what_is_derived_from_keys_and_a_number_of_each_value_head(made):
+    derived = f"params: {{rate: {{per: head}}}}\nlet: {{part: {made}, key: 2 * part}}"
+    plan = planned(f"inputs: {{{INPUTS}}}\n{derived}\nupdate: S = S + b * outer(key, v)\noutput: o = S.T @ q")
+    assert isinstance(plan, KeyBackwardPlan), plan
+
+
 @pytest.mark.parametrize(
     ("rest", "reason"),
     [
