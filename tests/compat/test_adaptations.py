@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -276,8 +277,14 @@ class TestStates:
         same(run(q, k, v, initial_state=(S0, z0[:, None]))[1], (None, z[:, None]))
         zero = torch.zeros_like(z0)
         same(run(q, k, v, initial_state=S0)[0], ours("linear_attn_normalized")(q, k, v, initial_state=(S0, zero))[0])
-        same(run(q, k, v, normalize=False, output_final_state=True), ours("linear_attn")(q, k, v, output_final_state=True))
-        same(fla("linear_attn.naive_chunk_linear_attn")(q, k, v, normalize=True), ours("linear_attn_normalized")(q, k, v)[0])
+        same(
+            run(q, k, v, normalize=False, output_final_state=True),
+            ours("linear_attn")(q, k, v, output_final_state=True),
+        )
+        same(
+            fla("linear_attn.naive_chunk_linear_attn")(q, k, v, normalize=True),
+            ours("linear_attn_normalized")(q, k, v)[0],
+        )
 
     def test_lightnet_always_gives_the_sum_of_weights(self) -> None:
         q, k, v = qkv(heads=H)
@@ -295,7 +302,9 @@ class TestStates:
     def test_rwkv4_keeps_sums_and_their_exponent(self) -> None:
         run = fla("rwkv4.fused_recurrent_rwkv4")
         w, u, k, v = normal(9), normal(9, seed=1), normal(B, T, 9, seed=2), normal(B, T, 9, seed=3)
-        fresh = torch.cat([torch.zeros(B, 2, 1, 9, dtype=torch.float64), torch.full((B, 1, 1, 9), -1e38, dtype=torch.float64)], dim=1)
+        fresh = torch.cat(
+            [torch.zeros(B, 2, 1, 9, dtype=torch.float64), torch.full((B, 1, 1, 9), -1e38, dtype=torch.float64)], dim=1
+        )
         heads = (k[:, :, None], v[:, :, None])
         params = {"w": -w.exp()[None], "u": u[None]}
         o, final = run(w, u, k, v, fresh)
@@ -316,7 +325,7 @@ class TestStates:
         same((whole, final), ours("abc_attn")(q, k, v, s, output_final_state=True))
         _, middle = run(*(x[:, :9] for x in (q, k, v, s)), None, True)
         same(run(*(x[:, 9:] for x in (q, k, v, s)), middle)[0], whole[:, 9:])
-        with pytest.raises(ValueError, match="expected .log weights .* got 2 tensors"):
+        with pytest.raises(ValueError, match=r"expected .log weights .* got 2 tensors"):
             run(q, k, v, s, final[1:])
 
 
@@ -348,7 +357,7 @@ class TestReverse:
         package, rest, given, theirs = REVERSED[name]
         inputs = (*qkv(heads=H, rows=1), *rest)
         bounds = OFFSETS.tolist() if packed else [0, T]
-        runs = list(zip(bounds[:-1], bounds[1:], strict=True))
+        runs = list(pairwise(bounds))
         first = state(len(runs), H)
         o, final = fla(name)(
             *inputs,
@@ -408,7 +417,9 @@ class TestWhatMayBeMissing:
         run = fla("gated_delta_product.chunk_gated_delta_product")
         same(run(q, k, v, None, strength, 2), ours("delta_product")(q, k, v, strength, num_householder=2))
         same(run(q, k, v, g, strength, 2), ours("gated_delta_product")(q, k, v, g, strength, num_householder=2))
-        naive = fla("gated_delta_product.naive_recurrent_gated_delta_product")(q, k, v, g, strength, 0.5, num_householder=2)
+        naive = fla("gated_delta_product.naive_recurrent_gated_delta_product")(
+            q, k, v, g, strength, 0.5, num_householder=2
+        )
         expected = ours("gated_delta_product")(
             q, k, v, g, strength, num_householder=2, scale=0.5, output_final_state=True
         )
@@ -434,7 +445,10 @@ class TestOrderAndNames:
             fla("gated_delta_rule.naive_recurrent_gated_delta_rule")(q, k, v, beta(), g),
             ours("gated_delta_rule")(q, k, v, g, beta()),
         )
-        same(fla("gated_delta_rule.naive_chunk_gated_delta_rule")(q, k, v, g, beta(), 16), ours("gated_delta_rule")(q, k, v, g, beta()))
+        same(
+            fla("gated_delta_rule.naive_chunk_gated_delta_rule")(q, k, v, g, beta(), 16),
+            ours("gated_delta_rule")(q, k, v, g, beta()),
+        )
         expected = ours("comba")(q, k, v, p, g, beta())
         same(fla("comba.naive_recurrent_comba")(q, k, v, p, beta(), g), expected)
         same(fla("comba.naive_chunk_comba")(q, k, v, p, g, beta()), expected)
@@ -575,9 +589,7 @@ class TestRefusals:
     )
     def test_named(self, name: str, argument: str) -> None:
         required = [
-            p.name
-            for p in __import__("inspect").signature(fla(name)).parameters.values()
-            if p.default is p.empty
+            p.name for p in __import__("inspect").signature(fla(name)).parameters.values() if p.default is p.empty
         ]
         with pytest.raises(NotImplementedError, match=rf"{name.split('.')[1]}: {argument} is not supported: "):
             fla(name)(*[torch.zeros(1)] * len(required), **{argument: 3})
@@ -591,7 +603,7 @@ class TestRefusals:
         q, k, v = qkv()
         with pytest.raises(ValueError, match=r"safe_gate=True expects a lower_bound in \[-5, 0\), got None"):
             fla("kda.chunk_kda")(q, k, v, decay(B, T, HV, K), beta(), use_gate_in_kernel=True, safe_gate=True)
-        with pytest.raises(ValueError, match="chunk_rwkv7: lower_bound: expected a number below 0, got 0.5"):
+        with pytest.raises(ValueError, match=r"chunk_rwkv7: lower_bound: expected a number below 0, got 0\.5"):
             fla("rwkv7.chunk_rwkv7")(q, k, k, v, k, k, lower_bound=0.5)
 
 

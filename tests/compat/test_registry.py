@@ -50,9 +50,7 @@ class TestNames:
         ],
     )
     def test_function_is_found(self, module: str, function: str, home: str) -> None:
-        assert getattr(import_module(module), function) is getattr(
-            import_module(f"generated.compat.{home}"), function
-        )
+        assert getattr(import_module(module), function) is getattr(import_module(f"generated.compat.{home}"), function)
 
     def test_submodules_are_attributes(self) -> None:
         import mamba_ssm  # type: ignore[import-not-found]

@@ -1,4 +1,4 @@
-"""These operators under the names of flash-linear-attention, mamba_ssm and causal_conv1d, for code written for those."""
+"""These operators under the names of flash-linear-attention, mamba_ssm and causal_conv1d, for code that has those."""
 
 from .registry import Registration, as_fla
 

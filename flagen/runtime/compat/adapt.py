@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
@@ -254,14 +254,6 @@ def write_strength(function: str, beta: Tensor, use_beta_sigmoid_in_kernel: bool
 def of_groups(groups: int, *tensors: Tensor, dim: int = 2) -> tuple[Tensor, ...]:
     """Each head as often as there are heads in a group."""
     return tensors if groups == 1 else tuple(x.repeat_interleave(groups, dim) for x in tensors)
-
-
-def offsets(cu_seqlens: Tensor | None, tokens: int) -> Sequence[tuple[int, int]]:
-    """The first token and the one after the last of each sequence; of all of them where they are not packed."""
-    if cu_seqlens is None:
-        return [(0, tokens)]
-    bounds = cu_seqlens.tolist()
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
 
 
 def _missing(**given: object) -> str:

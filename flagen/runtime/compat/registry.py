@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module, metadata
@@ -165,7 +166,7 @@ class Distribution(metadata.Distribution):
             return f"Metadata-Version: 2.1\nName: {self._name}\nVersion: {VERSIONS[self._name]}\n"
         return PACKAGES[self._name] + "\n" if filename == "top_level.txt" else None
 
-    def locate_file(self, path: Any) -> Path:
+    def locate_file(self, path: str | os.PathLike[str]) -> Path:
         return Path(__file__).parent / path
 
 

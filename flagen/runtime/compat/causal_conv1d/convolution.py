@@ -52,31 +52,41 @@ def causal_conv1d_fn(
         ValueError: a shape that does not fit; `seq_idx` together with states.
         NotImplementedError: another activation.
     """
+    if seq_idx is not None and (initial_states is not None or return_final_states):
+        raise ValueError("causal_conv1d_fn: seq_idx: expected None together with initial_states or return_final_states")
+    y, last = convolve(x, weight, bias, seq_idx, initial_states, activation)
+    if not return_final_states:
+        return y
+    if final_states_out is None:
+        return y, last.clone()
+    with torch.no_grad():
+        final_states_out.copy_(last)
+    return y, final_states_out
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    activation: str | None,
+) -> tuple[Tensor, Tensor]:
+    """What `causal_conv1d_fn` returns, and the last W - 1 inputs."""
     name = "causal_conv1d_fn"
     _check(name, x, weight)
-    width, tokens = weight.shape[1], x.shape[-1]
-    if seq_idx is not None and (initial_states is not None or return_final_states):
-        raise ValueError(f"{name}: seq_idx: expected None together with initial_states or return_final_states")
+    width, wide = weight.shape[1], computing(x, weight)
     if initial_states is None:
         given = F.pad(x, (width - 1, 0))
     else:
         given = torch.cat([initial_states.to(x.dtype), x], dim=-1)
-    wide = computing(x, weight)
     if seq_idx is None:
         filters = weight.to(wide).unsqueeze(1)
         y = F.conv1d(given.to(wide), filters, None if bias is None else bias.to(wide), groups=x.shape[1])
     else:
         y = _within_sequences(given.to(wide), weight.to(wide), seq_idx)
         y = y if bias is None else y + bias.to(wide)[:, None]
-    y = _activated(name, y, activation).to(x.dtype)
-    if not return_final_states:
-        return y
-    last = given[..., tokens:]
-    if final_states_out is None:
-        return y, last.clone()
-    with torch.no_grad():
-        final_states_out.copy_(last)
-    return y, final_states_out
+    return _activated(name, y, activation).to(x.dtype), given[..., x.shape[-1] :]
 
 
 def _within_sequences(given: Tensor, weight: Tensor, seq_idx: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "2.2.6"
-__all__ = ["mamba_inner_fn", "selective_scan_fn"]  # noqa: F822
+__all__ = ["mamba_inner_fn", "selective_scan_fn"]
 
 
 def __getattr__(name: str) -> Any:

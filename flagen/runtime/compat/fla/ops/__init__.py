@@ -38,7 +38,7 @@ FUNCTIONS = {
 
 PLACES = {function: module for module, functions in FUNCTIONS.items() for function in functions}
 
-__all__ = sorted(PLACES)  # noqa: PLE0605
+__all__ = sorted(PLACES)
 
 
 def __getattr__(name: str) -> Any:

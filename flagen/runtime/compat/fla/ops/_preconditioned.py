@@ -79,7 +79,8 @@ def preconditioned(
     o = torch.cat([o for _, (o, _) in parts], 2).index_select(2, order) if len(parts) > 1 else parts[0][1][0]
     if not output_final_state:
         return o, None, None
-    S, A = (torch.cat(of_parts, 1).index_select(1, order) for of_parts in zip(*(final for _, (_, final) in parts)))
+    finals = zip(*(final for _, (_, final) in parts), strict=True)
+    S, A = (torch.cat(own, 1).index_select(1, order) for own in finals)
     return o, S.transpose(-1, -2).contiguous() if v_first else S, A[:, ::groups].contiguous()
 
 

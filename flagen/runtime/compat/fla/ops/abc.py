@@ -68,6 +68,7 @@ def naive_recurrent_abc(
     output_final_state: bool | None = False,
 ) -> tuple[Tensor, Any]:
     """`naive_recurrent_gsa` of inputs [B, H, T, ...]."""
-    inputs = (x if x is None else x.transpose(1, 2) for x in (q, k, v, s, g))
-    o, states = naive_recurrent_gsa(*inputs, scale, initial_state, output_final_state)
+    q, k, v, s = (x.transpose(1, 2) for x in (q, k, v, s))
+    gate = None if g is None else g.transpose(1, 2)
+    o, states = naive_recurrent_gsa(q, k, v, s, gate, scale, initial_state, output_final_state)
     return o.transpose(1, 2), states

@@ -12,9 +12,7 @@ _gated = forms("gated_delta_product")
 _plain = forms("delta_product")
 
 
-def _operator(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, beta: Tensor
-) -> tuple[Forms, tuple[Tensor, ...]]:
+def _operator(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, beta: Tensor) -> tuple[Forms, tuple[Tensor, ...]]:
     """The operator with a decay or that without, and its inputs."""
     return (_plain, (q, k, v, beta)) if g is None else (_gated, (q, k, v, g, beta))
 

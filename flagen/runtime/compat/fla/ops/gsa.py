@@ -40,9 +40,7 @@ def _run(
                 f"{name}: initial_state is not supported without g: how much each slot has taken is not part of it"
             )
         form: Form = getattr(_softmax_over_time, kind)
-        o, final = run(
-            form, q, *of_groups(groups, k, v, s), like=q, output_final_state=output_final_state, **options
-        )
+        o, final = run(form, q, *of_groups(groups, k, v, s), like=q, output_final_state=output_final_state, **options)
         final = None if final is None else final[1:]
     else:
         form = getattr(_gated, kind)

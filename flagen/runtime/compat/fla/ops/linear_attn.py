@@ -58,8 +58,8 @@ def chunk_linear_attn(
         cu_seqlens: [N + 1] offsets of packed sequences; needs B = 1.
 
     Returns:
-        o, [B, T, H, V] in q's dtype; the final state in float32, or None. With `normalize` a pair of that and of the sum
-        of keys, which is there always.
+        o, [B, T, H, V] in q's dtype; the final state in float32, or None. With `normalize` a pair of that and of the
+        sum of keys, which is there always.
 
     Raises:
         ValueError: a shape, dtype or device that does not fit, named.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from torch import Tensor
 
 from ...adapt import Forms, computing, drop_in, forms, refuse, run, v_first

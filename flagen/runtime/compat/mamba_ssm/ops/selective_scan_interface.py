@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...adapt import computing, drop_in, forms, run
-from ...causal_conv1d import causal_conv1d_fn
+from ...causal_conv1d.convolution import convolve
 from .step_size import step_size
 
 __all__ = ["mamba_inner_fn", "selective_scan_fn"]
@@ -61,6 +61,22 @@ def selective_scan_fn(
         ValueError: a shape, dtype or device that does not fit, named.
         NotImplementedError: complex A; B or C that is the same for all tokens.
     """
+    y, state = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    return (y, state) if return_last_state else y
+
+
+def _scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """What `selective_scan_fn` returns with its state."""
     if A.is_complex():
         raise NotImplementedError("selective_scan_fn: A: expected real numbers, got complex ones")
     channels = u.shape[1]
@@ -82,7 +98,7 @@ def selective_scan_fn(
             like=dt,
             A=A[own],
             D=skip[own],
-            output_final_state=return_last_state,
+            output_final_state=True,
         )
         outputs.append(o.squeeze(2))
         states.append(state)
@@ -90,7 +106,7 @@ def selective_scan_fn(
     if z is not None:
         y = y * F.silu(z.to(y.dtype))
     y = y.to(u.dtype)
-    return (y, torch.cat([state.squeeze(1) for state in states], dim=1)) if return_last_state else y
+    return y, torch.cat([state.squeeze(1) for state in states], dim=1)
 
 
 @drop_in
@@ -148,7 +164,7 @@ def mamba_inner_fn(
         NotImplementedError: complex A; B or C that is the same for all tokens.
     """
     x, z = xz.chunk(2, dim=1)
-    x = causal_conv1d_fn(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
+    x, _ = convolve(x, conv1d_weight.squeeze(1), conv1d_bias, None, None, "silu")
     projected = F.linear(x.transpose(1, 2), x_proj_weight)
     rank, states = delta_proj_weight.shape[1], A.shape[1]
     if B is None:
@@ -158,7 +174,7 @@ def mamba_inner_fn(
         C = projected[..., -states:] + (0 if C_proj_bias is None else C_proj_bias)
         C = _normed(C, c_rms_weight, b_c_dt_rms_eps).transpose(1, 2)
     delta = _normed(F.linear(projected[..., :rank], delta_proj_weight), dt_rms_weight, b_c_dt_rms_eps)
-    y = selective_scan_fn(x, delta.transpose(1, 2), A, B, C, D, z, delta_bias, delta_softplus)
+    y, _ = _scan(x, delta.transpose(1, 2), A, B, C, D, z, delta_bias, delta_softplus)
     y = y.transpose(1, 2).to(out_proj_weight.dtype)
     return F.linear(y, out_proj_weight, None if out_proj_bias is None else out_proj_bias.to(out_proj_weight.dtype))
 

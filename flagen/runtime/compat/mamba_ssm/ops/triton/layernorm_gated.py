@@ -38,10 +38,10 @@ def rmsnorm_fn(
         [..., D] in x's dtype.
     """
     wide = computing(x, weight)
-    y = x.to(wide)
+    y = x.to(wide).contiguous()
     if z is not None and not norm_before_gate:
         y = y * F.silu(z.to(wide))
-    grouped = y.unflatten(-1, (-1, group_size or y.shape[-1]))
+    grouped = y.view(*y.shape[:-1], -1, group_size or y.shape[-1])
     y = (grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + eps)).flatten(-2) * weight.to(wide)
     if bias is not None:
         y = y + bias.to(wide)

@@ -74,9 +74,7 @@ def selective_state_update(
 def _for_each_head(name: str, given: Tensor, x: Tensor) -> Tensor:
     """B or C such that it can be multiplied by a state."""
     if given.ndim != x.ndim:
-        raise ValueError(
-            f"selective_state_update: {name}: expected {x.ndim} dims as x has, got {tuple(given.shape)}"
-        )
+        raise ValueError(f"selective_state_update: {name}: expected {x.ndim} dims as x has, got {tuple(given.shape)}")
     if x.ndim == 2:
         return given.unsqueeze(1)
     heads = x.shape[1]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....adapt import drop_in, forms, refuse, run
-from ....causal_conv1d import causal_conv1d_fn
+from ....causal_conv1d.convolution import convolve
 from ..step_size import step_size
 from .layernorm_gated import rmsnorm_fn
 
@@ -183,18 +183,18 @@ def mamba_split_conv1d_scan_combined(
             f"{name}: zxbcdt: {zxbcdt.shape[-1]} columns do not fit {heads} heads of {width} and {ngroups} groups with "
             f"a convolution of {conv1d_weight.shape[0]} channels"
         )
-    mlp, z, xBC, dt = zxbcdt.split([rest, inner, convolved, heads], dim=-1)
-    xBC = causal_conv1d_fn(xBC.transpose(1, 2), conv1d_weight, conv1d_bias, seq_idx, activation=activation)
-    x, B, C = xBC.transpose(1, 2).split([inner, ngroups * states, ngroups * states], dim=-1)
+    mlp, z, xBC, dt = torch.split(zxbcdt, [rest, inner, convolved, heads], dim=-1)
+    xBC, _ = convolve(xBC.transpose(1, 2), conv1d_weight, conv1d_bias, seq_idx, None, activation)
+    x, B, C = torch.split(xBC.transpose(1, 2), [inner, ngroups * states, ngroups * states], dim=-1)
     y, state = mamba_chunk_scan_combined(
-        x.unflatten(-1, (heads, width)),
+        x.reshape(*x.shape[:-1], heads, width),
         dt,
         A,
-        B.unflatten(-1, (ngroups, states)),
-        C.unflatten(-1, (ngroups, states)),
+        B.reshape(*B.shape[:-1], ngroups, states),
+        C.reshape(*C.shape[:-1], ngroups, states),
         chunk_size,
         D=D,
-        z=z.unflatten(-1, (heads, width)) if rmsnorm_weight is None else None,
+        z=z.reshape(*z.shape[:-1], heads, width) if rmsnorm_weight is None else None,
         dt_bias=dt_bias,
         initial_states=initial_states,
         seq_idx=seq_idx,
