@@ -222,7 +222,7 @@ def _exit_code(result: Result) -> int:
     match result:
         case pipeline.UpToDate():
             return OK
-        case pipeline.Built(diff=diff):
+        case pipeline.Built(diff=diff) | pipeline.Collected(diff=diff):
             return WRONG if diff else OK
         case pipeline.Refused():
             return WRONG

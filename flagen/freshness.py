@@ -12,21 +12,25 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from flagen.emit.writer import own_files
-from flagen.project import PACKAGE, bundled
+from flagen.project import PACKAGE, RUNTIME, bundled
 
 _LIBRARIES = ("gmpy2", "jinja2", "pyyaml", "ruff", "sympy")
 
 
 @functools.cache
 def tools_hash() -> str:
-    """A hash of everything but the spec that decides what a build makes."""
+    """A hash of everything but the spec that decides what is in a package."""
     digest = hashlib.sha256(repr((sys.version_info[:2], [(name, version(name)) for name in _LIBRARIES])).encode())
     for directory, pattern in ((PACKAGE, "*.py"), (bundled("templates"), "*.j2")):
         for path in sorted(directory.rglob(pattern)):
+            if path.is_relative_to(RUNTIME):
+                continue  # Written as it is, whatever the spec.
             content = path.read_bytes()
             digest.update(f"\n{path.relative_to(directory).as_posix()} {len(content)}\n".encode())
             digest.update(content)
@@ -40,17 +44,31 @@ def fingerprint(spec: bytes, shown: str) -> str:
 
 def fresh_package(record: Path, key: str, out: Path) -> str | None:
     """The package in `out` that a build with the fingerprint `key` made, if it is there and untouched; else None."""
-    try:
+    with suppress(*_DAMAGE):
         remembered = json.loads(record.read_bytes())
-        files: Mapping[str, str] = remembered["files"]
-        if remembered["key"] != key or not files:
-            return None
         package = out / str(remembered["package"])
-        untouched = all(_sha256((package / path).read_bytes()) == sha for path, sha in files.items())
-        return package.name if untouched and files.keys() >= set(own_files(package)) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # A record that is missing or damaged, or a file that is gone: build again.
-        return None
+        files = _untouched(remembered, key, package)
+        return package.name if files and files.keys() >= set(own_files(package)) else None
+    return None
+
+
+def fresh_files(record: Path, key: str, directory: Path) -> dict[str, str]:
+    """The files in `directory` that were remembered under `key`, where all of them are there and untouched; or none."""
+    with suppress(*_DAMAGE):
+        files = _untouched(json.loads(record.read_bytes()), key, directory)
+        return {path: (directory / path).read_bytes().decode() for path in files}
+    return {}
+
+
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What comes of a record that is missing or damaged, or a file that is gone: then it is built again."""
+
+
+def _untouched(remembered: Mapping[str, Any], key: str, directory: Path) -> Mapping[str, str]:
+    """The files of a record and their hashes, if it is that of `key` and they are as they were; else nothing."""
+    files: Mapping[str, str] = remembered["files"]
+    same = remembered["key"] == key
+    return files if same and all(_sha256((directory / x).read_bytes()) == sha for x, sha in files.items()) else {}
 
 
 def remember(record: Path, key: str, package: str, files: Mapping[str, str]) -> None:

@@ -33,13 +33,14 @@ from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
 from flagen import __version__
+from flagen.collection import DIRECTORIES, Exports, Surroundings, exports_of
 from flagen.diagnostics import NOWHERE, Diagnostic, InternalError, Source, SpecError
+from flagen.emit.writer import Changes, ForeignFile
 from flagen.freshness import fingerprint, fresh_package, record_path, remember
 from flagen.project import Project, bundled
 
 if TYPE_CHECKING:
     from flagen.algebra import Derivation, Proof, StagedForm
-    from flagen.emit.writer import Changes
     from flagen.plan.expansion import ExpandedPlan
     from flagen.plan.model import Plan, Unavailable
     from flagen.spec.model import Spec
@@ -134,7 +135,8 @@ def rendered(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
     for rendering in (rendering for backend in BACKENDS for rendering in backend.renderings(plan)):
         if rendering.path in files:
             raise InternalError(f"two backends write {rendering.path}")
-        text = render(env, rendering.template, rendering.context)
+        shared = "." * (rendering.path.count("/") + 2)  # What all packages share is beside this one.
+        text = render(env, rendering.template, rendering.context, shared=shared)
         files[rendering.path] = add_banner(rendering.path, text, origin)
     return files
 
@@ -319,8 +321,17 @@ class Broken:
     message: str
 
 
+@dataclass(frozen=True)
+class Collected:
+    """What is beside the packages is on disk; or with `check`, `diff` tells how what is on disk differs."""
+
+    directory: str
+    changes: Changes
+    diff: str
+
+
 Failure = Refused | Unwritable | Broken
-Result = UpToDate | Built | Failure
+Result = UpToDate | Built | Collected | Failure
 
 
 def build(
@@ -329,8 +340,42 @@ def build(
     """Build `specs` into packages in the directory `out`, in order, yielding each result as it is known.
 
     A spec whose package is what it would build is skipped, but not with `force`. With `check` nothing is written and
-    nothing is skipped: every spec is compiled and compared with what is in `out`.
+    nothing is skipped: every spec is compiled and compared with what is in `out`. What packages share is written before
+    them, the lists of what there is to import after them, where they are not what they should be.
     """
+    around = Surroundings(out, project.memory)
+    try:
+        shared = Changes() if check else around.write_common()
+    except (ForeignFile, OSError) as error:
+        yield Unwritable(project.show(out), _why(project, error))
+        return
+    built: dict[str, Exports] = {}
+    for result in _build_packages(project, specs, out, check, force):
+        if isinstance(result, Built):
+            built[result.package.name] = exports_of(result.package.files["__init__.py"])
+        yield result
+    try:
+        if check:
+            changes, diff = around.compare(built, project.show_inside(out))
+        else:
+            changes, diff = shared | around.write_listings(), ""
+    except (ForeignFile, OSError) as error:
+        yield Unwritable(project.show(out), _why(project, error))
+        return
+    if changes:
+        yield Collected(project.show(out), changes, diff)
+
+
+def _why(project: Project, error: ForeignFile | OSError) -> str:
+    """An error of writing, its path shown as others are."""
+    if isinstance(error, ForeignFile):
+        return str(ForeignFile(Path(project.show(error.path))))
+    return project.explain(error)
+
+
+def _build_packages(
+    project: Project, specs: Iterable[Path], out: Path, check: bool, force: bool
+) -> Generator[Result, None, None]:
     jobs = [_job(project, path, out) for path in specs]
     fresh: dict[Job, str] = {}
     if not (check or force):
@@ -359,7 +404,7 @@ def orphans(results: Collection[Result], out: Path) -> tuple[str, ...]:
     from flagen.emit.writer import own_files
 
     built = {result.package.name for result in results if isinstance(result, Built)}
-    packages = (path for path in sorted(out.iterdir()) if path.is_dir() and path.name not in built)
+    packages = (path for path in sorted(out.iterdir()) if path.is_dir() and path.name not in {*built, *DIRECTORIES})
     return tuple(package.name for package in packages if any(own_files(package)))
 
 
@@ -418,17 +463,15 @@ def _try_compile(job: Job) -> Package | Refused | Broken:
 
 
 def _compare_or_write(project: Project, job: Job, package: Package, out: Path, check: bool) -> Built | Unwritable:
-    from flagen.emit.writer import ForeignFile, differences, pending_changes, write_package
+    from flagen.emit.writer import differences, pending_changes, write_package
 
     directory = out / package.name
     shown = project.show(directory)
     try:
         diff = differences(directory, project.show_inside(directory), package.files) if check else ""
         changes = pending_changes(directory, package.files) if check else write_package(directory, package.files)
-    except ForeignFile as error:
-        return Unwritable(job.shown, str(ForeignFile(Path(project.show(error.path)))))
-    except OSError as error:
-        return Unwritable(job.shown, project.explain(error))
+    except (ForeignFile, OSError) as error:
+        return Unwritable(job.shown, _why(project, error))
     if not check:
         with suppress(OSError):  # A build that cannot be remembered is built again.
             remember(job.record, job.key, package.name, package.files)

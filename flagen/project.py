@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
+RUNTIME = PACKAGE / "runtime"
+"""What is written into every generated directory, as text."""
 VARIANT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 

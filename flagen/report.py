@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from flagen.catalogue import Variant
     from flagen.inspection import Compiled, Direction, Figures, Metered, MeteredGradients
-    from flagen.pipeline import Built, Result
+    from flagen.pipeline import Built, Collected, Result
 
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 # With more specs than this, one line each has to do.
@@ -66,15 +66,15 @@ def _print_result(result: Result, *, full: bool, check: bool, verbose: bool) -> 
             broken(f"{spec}: {message}")
         case pipeline.Built():
             _print_built(result, full=full, check=check, verbose=verbose)
+        case pipeline.Collected():
+            _print_collected(result, check=check)
 
 
 def _print_built(built: Built, *, full: bool, check: bool, verbose: bool) -> None:
     package, changes = built.package, built.changes
     for remark in package.remarks:
         _print_diagnostic(remark, package.source)
-    for path in changes.edited:
-        becomes = "not what flagen wrote" if check else "removed" if path in changes.removed else "overwritten"
-        _err(f"{built.directory}/{path}: edited by hand, and {becomes}", "yellow")
+    _print_edited(built, check)
     done = f"{len(changes.written)} written, {len(changes.unchanged)} unchanged"
     if changes.removed:
         done += f", {len(changes.removed)} removed"
@@ -94,6 +94,23 @@ def _print_built(built: Built, *, full: bool, check: bool, verbose: bool) -> Non
     _print_diff(built.diff)
 
 
+def _print_edited(result: Built | Collected, check: bool) -> None:
+    for path in result.changes.edited:
+        becomes = "not what flagen wrote" if check else "removed" if path in result.changes.removed else "overwritten"
+        _err(f"{result.directory}/{path}: edited by hand, and {becomes}", "yellow")
+
+
+def _print_collected(collected: Collected, *, check: bool) -> None:
+    changes = collected.changes
+    _print_edited(collected, check)
+    if check:
+        done = "differs"
+    else:
+        done = f"{len(changes.written)} written" + (f", {len(changes.removed)} removed" if changes.removed else "")
+    _out(f"{collected.directory}: what packages share, and the lists of them: {done}", "red" if check else "green")
+    _print_diff(collected.diff)
+
+
 def _print_diff(diff: str) -> None:
     styles = {"+": "green", "-": "red", "@": "cyan"}
     for line in diff.split("\n")[:-1]:
@@ -103,6 +120,7 @@ def _print_diff(diff: str) -> None:
 def _print_summary(results: Sequence[Result], check: bool) -> None:
     from flagen import pipeline
 
+    results = [result for result in results if not isinstance(result, pipeline.Collected)]
     built = [result for result in results if isinstance(result, pipeline.Built)]
     differing = sum(bool(result.diff) for result in built)
     fresh = sum(isinstance(result, pipeline.UpToDate) for result in results)

@@ -23,7 +23,8 @@ def checkout(tmp_path: Path) -> Path:
     for name in (f"specs/{VARIANT}.yaml", "examples/crosscheck.py"):
         (tmp_path / name).parent.mkdir()
         shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "generated" / VARIANT, tmp_path / "generated" / VARIANT)
+    for name in (VARIANT, "shared"):
+        shutil.copytree(ROOT / "generated" / name, tmp_path / "generated" / name)
     return tmp_path
 
 

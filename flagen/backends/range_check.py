@@ -45,6 +45,6 @@ def range_check(spec: Spec) -> RangeCheck:
     return RangeCheck(
         (parameter.declaration,),
         wrapped(f"{parameter.name}: {parameter.doc}", 112),
-        (f"_check_ranges({given})",),
+        (f"CALL.check_ranges({given})",),
         f";\n            with `{name}`, a value outside its range",
     )

@@ -6,7 +6,7 @@ what one of them forgot would otherwise show up as a hole in somebody's generate
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, meta, nodes
@@ -27,21 +27,22 @@ def environment(templates: Path) -> Environment:
     )
 
 
-def render(env: Environment, template: str, context: Mapping[str, object]) -> str:
-    """`template` filled from `context`, whose keys are exactly the names that the template uses.
+def render(env: Environment, template: str, context: Mapping[str, object], **known: object) -> str:
+    """`template` filled from `context`, whose keys are exactly the names that the template uses; of those that are
+    `known` for every file, it may use any.
 
     Raises:
         InternalError: the two disagree about a name, or the template itself is wrong.
     """
     try:
-        _check_names(env, template, context)
-        return env.get_template(template).render(context)
+        _check_names(env, template, context, known.keys())
+        return env.get_template(template).render({**known, **context})
     except TemplateError as error:
         raise InternalError(f"template {template}: {error}") from error
 
 
-def _check_names(env: Environment, template: str, context: Mapping[str, object]) -> None:
-    used = _names_used(env, template)
+def _check_names(env: Environment, template: str, context: Mapping[str, object], known: Collection[str]) -> None:
+    used = _names_used(env, template) - set(known)
     missing, unused = sorted(used - context.keys()), sorted(context.keys() - used)
     if missing:
         raise InternalError(f"template {template} uses {', '.join(missing)}, which its context does not have")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +33,19 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.written or self.removed)
 
+    def __or__(self, other: Changes) -> Changes:
+        """What both do."""
+        return Changes(
+            self.written + other.written,
+            self.unchanged + other.unchanged,
+            self.removed + other.removed,
+            self.edited + other.edited,
+        )
 
-def pending_changes(package: Path, files: Mapping[str, str]) -> Changes:
-    """What has to change in the directory `package` to make it hold `files`.
+
+def pending_changes(package: Path, files: Mapping[str, str], own: Collection[str] | None = None) -> Changes:
+    """What has to change in the directory `package` to make it hold `files`; `own` are flagen's files that it holds, by
+    default all in it.
 
     Raises:
         ForeignFile: a file there is not flagen's.
@@ -50,12 +60,12 @@ def pending_changes(package: Path, files: Mapping[str, str]) -> Changes:
             written.append(path)
         else:
             raise ForeignFile(package / path)
-    stale = [path for path in sorted(own_files(package)) if path not in files]
+    stale = [path for path in sorted(own_files(package) if own is None else own) if path not in files]
     edited = [path for path in (*written, *stale) if is_edited((_read(package / path) or b"").decode(errors="replace"))]
     return Changes(tuple(written), tuple(unchanged), tuple(stale), tuple(edited))
 
 
-def write_package(package: Path, files: Mapping[str, str]) -> Changes:
+def write_package(package: Path, files: Mapping[str, str], own: Collection[str] | None = None) -> Changes:
     """Make the directory `package` hold `files`: write what differs, remove what an earlier build left, or do nothing.
 
     Every new text is on disk beside its target before the first one takes its place, so a full disk or an interrupt
@@ -64,7 +74,7 @@ def write_package(package: Path, files: Mapping[str, str]) -> Changes:
     Raises:
         ForeignFile: a file there is not flagen's.
     """
-    changes = pending_changes(package, files)
+    changes = pending_changes(package, files, own)
     staged: list[tuple[Path, Path]] = []
     try:
         for path in changes.written:
@@ -78,17 +88,17 @@ def write_package(package: Path, files: Mapping[str, str]) -> Changes:
         for temporary, _ in staged:
             temporary.unlink(missing_ok=True)
     for path in changes.removed:
-        (package / path).unlink()
+        (package / path).unlink(missing_ok=True)
     return changes
 
 
-def differences(package: Path, shown: str, files: Mapping[str, str]) -> str:
+def differences(package: Path, shown: str, files: Mapping[str, str], own: Collection[str] | None = None) -> str:
     """A unified diff from what the directory `package` (called `shown` in the diff) holds to `files`; empty if equal.
 
     Raises:
         ForeignFile: a file there is not flagen's.
     """
-    changes = pending_changes(package, files)
+    changes = pending_changes(package, files, own)
     diff: list[str] = []
     for path in sorted((*changes.written, *changes.removed)):
         old, new = _read(package / path), files.get(path)
@@ -101,9 +111,9 @@ def differences(package: Path, shown: str, files: Mapping[str, str]) -> str:
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in diff)
 
 
-def own_files(package: Path) -> Iterator[str]:
+def own_files(package: Path, pattern: str = "**/*") -> Iterator[str]:
     """The files under the directory `package` that flagen wrote, as paths inside it."""
-    for path in package.rglob("*"):
+    for path in package.glob(pattern):
         if path.suffix in SUFFIXES and path.is_file() and not path.is_symlink() and _is_own(path.read_bytes()):
             yield path.relative_to(package).as_posix()
 

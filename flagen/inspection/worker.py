@@ -7,7 +7,7 @@ and interpreter a process has is decided by its environment, before it starts.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib
 import json
 import pkgutil
 import sys
@@ -79,14 +79,14 @@ def perform(task: Mapping[str, Any]) -> list[tuple[object, dict[str, Any]]]:
 def _load(package: Mapping[str, str]) -> tuple[Spec, ModuleType]:
     """The spec and the package, every module of it imported; it may lie anywhere, and is called what it likes."""
     spec, folder = load_spec(Path(package["spec"])), Path(package["folder"])
-    name = f"generated_{spec.name}"
+    around = f"generated_{hashlib.sha256(str(folder.parent).encode()).hexdigest()[:16]}"
+    if around not in sys.modules:
+        # What packages share is beside them.
+        sys.modules[around] = ModuleType(around)
+        sys.modules[around].__path__ = [str(folder.parent)]
+    name = f"{around}.{folder.name}"
     if name not in sys.modules:
-        found = importlib.util.spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        assert found is not None and found.loader is not None
-        module = sys.modules[name] = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
+        module = importlib.import_module(name)
         for part in pkgutil.walk_packages(module.__path__, f"{name}."):
             importlib.import_module(part.name)
     return spec, sys.modules[name]

@@ -398,9 +398,7 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
             if param.per_head and rows.key in param.dims and self.spec.has_value_heads:
                 self.planner.refuse(f"a value head has `{param.name}`, along the keys, of its own", param.span)
         for role, vector in ((role, rows.vector(role)) for role in ROLES):
-            parts = () if vector is None else tuple(tiles_in(vector))
-            named = (self.levels.of_names.get(part.name, SHARED) for part in parts if isinstance(part, Value))
-            if HEAD in named or any(isinstance(part, Head) for part in parts):
+            if vector is not None and self.planner.reads_heads(vector, self._of_value_heads()):
                 reason = "a vector along the keys is a function of what a value head has of its own"
                 self.planner.refuse(reason, self.planner.place(role))
         given = [("o", rows.output), ("v", rows.vector("v")), *((role, rows.scale(role)) for role in (*ROLES, "v"))]
@@ -408,6 +406,12 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         for role, tile in (*given, *(("o", scale) for scale in self._column_scale())):
             if tile is not None and self.levels(tile) == KEYS:
                 self.planner.refuse("something sums over the keys, and not only S.T @ q", self.planner.place(role))
+
+    def _of_value_heads(self) -> set[str]:
+        """The inputs and params, none of them along the keys, of which a value head has its own."""
+        inputs = {decl.name for decl in self.spec.inputs if decl.heads == "HV" and self.rows.key not in decl.dims}
+        params = {param.name for param in self.spec.params if param.per_head and self.rows.key not in param.dims}
+        return inputs | params
 
     def _own_names(self) -> set[str]:
         """What expressions call the gradients that they start from, and a log decay that no token changes."""

@@ -4,7 +4,7 @@ chunk, and from tiles to what a kernel has to load and evaluate for them."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -14,7 +14,7 @@ from flagen.plan.padding import PaddingRules
 from flagen.plan.rows import ROW, TOKEN, Operand, RowAxis, TooWide, cleared, finite, values_in
 from flagen.plan.schedule import Load, Set
 from flagen.plan.split import crossed_dims
-from flagen.plan.tiles import Head, Lowering, Size, Tile, TooManyDims, tiles_in
+from flagen.plan.tiles import Head, Lowering, Negative, Product, Size, Tile, TooManyDims, Value, tiles_in
 from flagen.spec.model import Binary, Derived, Expr, Input, Interval, Name, Negate, Param, Spec, walk
 from flagen.spec.ranges import interval_of
 
@@ -142,7 +142,7 @@ class RowPlanner:
     def _operand(self, expr: Expr, axis: str) -> Operand:
         if len(expr.dims) != 1:
             self.refuse("a row is the same for every channel", expr.span)
-        tile, (dim,) = self._tile(expr), expr.dims
+        tile, (dim,) = self._with_numbers_apart(self._tile(expr)), expr.dims
         try:
             operand = self.axis(axis).operand(tile)
         except TooWide as wide:
@@ -150,6 +150,18 @@ class RowPlanner:
         lanes = (axis, dim) if dim == self.nf.key else (axis,)
         scale = None if operand.scale is None else finite(self.rules, operand.scale, axis)
         return Operand(self._cleared(operand.vector, *lanes), scale)
+
+    def _with_numbers_apart(self, tile: Tile) -> Tile:
+        """`tile` with the products written out that a name stands for, where a number scales the vector in them."""
+        match tile:
+            case Negative(value):
+                return replace(tile, value=self._with_numbers_apart(value))
+            case Product(factors):
+                return replace(tile, factors=tuple(map(self._with_numbers_apart, factors)))
+            case Value(name, "derived"):
+                definition = self._with_numbers_apart(self.derived[name])
+                return definition if _has_a_number(definition) else tile
+        return tile
 
     def _lifted(self, expr: Expr, axis: str) -> Tile:
         tile = self._tile(expr)
@@ -206,6 +218,12 @@ class RowPlanner:
         numbers = frozenset(param.name for param in self.spec.params if not param.is_tensor) & {x for x, _ in needed}
         return Part((*params, *fixed), (*loads, *sets), reads_head, numbers, sizes)
 
+    def reads_heads(self, tile: Tile, names: Collection[str]) -> bool:
+        """Whether `tile` reads the head's number or one of `names`, directly or through derived names."""
+        read = {name for name, _ in self._closure([tile])}
+        every = (tile, *(self.derived[name] for name in read if name in self.derived))
+        return not read.isdisjoint(names) or any(isinstance(part, Head) for t in every for part in tiles_in(t))
+
     def _closure(self, tiles: Iterable[Tile]) -> set[tuple[str, str]]:
         """(name, axis) of all that `tiles` read, directly or through derived names; "" is the axis of what is fixed."""
         needed: set[tuple[str, str]] = set()
@@ -232,6 +250,16 @@ def _fixed_names(spec: Spec) -> frozenset[str]:
 
 
 _VARYING = ("input", "param", "derived")
+
+
+def _has_a_number(tile: Tile) -> bool:
+    """Whether a factor of a product has no dims."""
+    match tile:
+        case Negative(value):
+            return _has_a_number(value)
+        case Product(factors):
+            return any(not factor.dims or _has_a_number(factor) for factor in factors)
+    return False
 
 
 def scalar_factors(expr: Expr) -> Iterator[Expr]:

@@ -36,7 +36,7 @@ _PYTHON_BUILTINS = _words("""
 """)
 
 _GENERATED = _words("""
-    annotations args arguments axes batch by_step by_token chunk chunk_size check_arguments cu_seqlens dataclass device
+    annotations args arguments axes batch by_step by_token chunk chunk_size CALL cu_seqlens dataclass device
     dtype einsum final final_state finals flagen functional fused_recurrent initial_state j kernels layouts math module
     naive name nn offsets output_final_state outputs promote run runs self sequences shapes_only sizes t T Tensor tensor
     tensors tl tokens torch triton
@@ -76,6 +76,9 @@ PACKAGE_MODULES = _words("""
     chunk_tuning fused_recurrent fused_recurrent_backward fused_recurrent_backward_kernels kernels module operators
 """)
 """The modules of a generated package."""
+
+SHIPPED = _words("shared modules compat models ops layers")
+"""What stands in a generated directory beside the packages."""
 
 _FUNCTION_PREFIXES = _words("""
     naive_recurrent naive_chunk fused_recurrent fused_recurrent_backward chunk chunk_backward tune_chunk

@@ -33,6 +33,7 @@ CODES: dict[str, str] = {
     "E209": "a number out of bounds",
     "E210": "not supported yet",
     "E211": "an empty section",
+    "E212": "a name beside the packages",
     # E3: names.
     "E301": "not a name",
     "E302": "reserved name",

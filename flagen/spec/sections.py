@@ -10,7 +10,14 @@ from flagen.spec.expr import parse_expression
 from flagen.spec.fields import Field, Fields
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
 from flagen.spec.model import ChunkHints, Derived, Dims, Expr, Input, Interval, Param, State, Steps
-from flagen.spec.names import Symbols, class_name_problem, package_name_problem, quoted
+from flagen.spec.names import (
+    SHIPPED,
+    Symbols,
+    class_name_problem,
+    listed,
+    package_name_problem,
+    quoted,
+)
 from flagen.spec.ranges import interval_of
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
@@ -79,6 +86,9 @@ class Sections:
         scalar = self.fields.scalar(node, "`name` is the name of the package to generate")
         if scalar is not None and (problem := package_name_problem(scalar.text)) is not None:
             self.report.error("E206", scalar.span, f"{quoted(scalar.text)} cannot name a package", problem)
+        elif scalar is not None and scalar.text in SHIPPED:
+            hint = f"every generated directory has {listed(sorted(SHIPPED))}: choose another name"
+            self.report.error("E212", scalar.span, f"{quoted(scalar.text)} is flagen's own beside the packages", hint)
         return "" if scalar is None else scalar.text
 
     def class_name(self, node: Node, name: str) -> str:

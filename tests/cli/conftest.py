@@ -47,9 +47,20 @@ class Workspace:
         self.spec(name).write_text(text.replace(old, new))
 
     def generated(self) -> dict[str, str]:
-        """Every file under `generated/`, with its text."""
+        """Every file of the packages in `generated/`, with its text."""
+        return {path: text for path, text in self.everything().items() if not _is_common(path)}
+
+    def common(self) -> dict[str, str]:
+        """The other files in `generated/`: what packages share, and the lists of them."""
+        return {path: text for path, text in self.everything().items() if _is_common(path)}
+
+    def everything(self) -> dict[str, str]:
         root = self.root / "generated"
         return {p.relative_to(root).as_posix(): p.read_text() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def _is_common(path: str) -> bool:
+    return "/" not in path or path.startswith(("shared/", "modules/", "compat/", "models/"))
 
 
 @pytest.fixture

@@ -117,6 +117,14 @@ update:
   - S = S + {{f}} * outer({{t}} * e + {{s}}, S.T @ ({{t}} * k)) + outer({{t}} * k, {{f}} * v)
 {READ}
 """,
+        "delta, a decay, rows that have names": f"""
+{MATRIX}
+let: {{read: "{{f}} * q", key: "{{f}} * k", erased: "-({{t}} * ({{f}} * k))", value: "{{f}} * v"}}
+update:
+  - S = {{d}} * S
+  - S = S + {{f}} * outer(key, {{f}} * value - S.T @ erased)
+output: o = {{n}} * (S.T @ read) + {{f}} * v
+""",
         "delta, erased before a decay": f"""
 {MATRIX}
 update: S = {{d}} * S + {{f}} * outer({{t}} * k, {{f}} * v - {{f}} * (S_prev.T @ ({{t}} * k)))

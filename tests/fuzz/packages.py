@@ -16,9 +16,16 @@ from flagen import pipeline
 from flagen.diagnostics import NOWHERE
 from flagen.emit.format import lint_python
 from flagen.plan import Plan, Unavailable
+from flagen.project import RUNTIME
 from flagen.spec.model import Spec
 
 _numbers = itertools.count()
+
+SHARED = {
+    path.relative_to(RUNTIME).as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted(RUNTIME.glob("shared/**/*.py"))
+}
+"""What all packages share, by paths beside them."""
 
 
 def build(spec: Spec, *, kernels: bool = True) -> dict[str, str]:
@@ -44,17 +51,18 @@ def written(plan: Plan) -> dict[str, str]:
 
 @contextmanager
 def imported(files: dict[str, str]) -> Iterator[ModuleType]:
-    """`files` as an importable package, gone again afterwards."""
+    """`files` as an importable package beside what all packages share, gone again afterwards; files of `shared/` among
+    them take the place of those that ship."""
     with tempfile.TemporaryDirectory() as directory:
-        name = f"package_{next(_numbers)}"
-        for path, text in files.items():
-            target = Path(directory, name, path)
+        name = f"generated_{next(_numbers)}"
+        for path, text in {**SHARED, **files}.items():
+            target = Path(directory, name, path if path in SHARED else f"package/{path}")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
         sys.path.insert(0, directory)
         importlib.invalidate_caches()
         try:
-            yield importlib.import_module(name)
+            yield importlib.import_module(f"{name}.package")
         finally:
             sys.path.remove(directory)
             for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:

@@ -148,6 +148,20 @@ update:
   - S = S + outer(k, v - S.T @ (1 - e))
 output: o = S.T @ q
 """,
+    "a row with a name, scaled by a number of a value head": """
+state: {S: [K, V]}
+inputs: {k: [K], e: [K], v: {dims: [V], heads: HV}, b: {dims: [], heads: HV, range: [0, 1]}}
+let: {r: (1 + b) * e}
+update: S = exp(-b) * S + outer(1 - k, v)
+output: o = S.T @ r
+""",
+    "a row with a name, moved by a number of a value head": """
+state: {S: [K, V]}
+inputs: {k: [K], e: [K], v: {dims: [V], heads: HV}, b: {dims: [], heads: HV, range: [0, 1]}}
+let: {moved: e + b, half: 0.5 * moved}
+update: S = exp(-b) * S + outer(half, v)
+output: o = S.T @ k
+""",
     "maps of an erase key": """
 state: {S: [K, V]}
 inputs:

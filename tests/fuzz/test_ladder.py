@@ -7,10 +7,10 @@ import pytest
 from flagen.spec import load_spec
 from tests.algebra.cases import SPECS
 from tests.fuzz.ladder import check
-from tests.fuzz.packages import build, imported
+from tests.fuzz.packages import SHARED, build, imported
 
 SPEC = load_spec(SPECS / "gated_delta_product.yaml")
-FILES = build(SPEC, kernels=False)
+FILES = {**SHARED, **build(SPEC, kernels=False)}
 
 # Each says the same in the file as printed, but for one thing.
 MISTAKES = [
@@ -26,19 +26,19 @@ MISTAKES = [
     ("chunk.py", "solve_triangular(-L", "solve_triangular(L"),
     ("chunk.py", "y=-(b", "y=(b"),
     ("chunk.py", "[:, :tokens]", "[:, -tokens:]"),
-    ("arguments.py", "state[run : run + 1]", "state[:1]"),
+    ("shared/arguments.py", "state[run : run + 1]", "state[:1]"),
     (
-        "arguments.py",
+        "shared/arguments.py",
         "repeat_interleave(self.HV // x.shape[2], dim=2)",
         "repeat(1, 1, self.HV // x.shape[2], *[1] * (x.ndim - 3))",
     ),
-    ("module.py", "output_final_state=output_final_state or carry_state", "output_final_state=False"),
+    ("shared/module.py", "output_final_state=output_final_state or carries", "output_final_state=False"),
     ("module.py", "initial_state=initial_state,", "initial_state=self.state,"),
 ]
 
 
 SEVERAL = load_spec(SPECS / "abc_attn.yaml")
-FILES_OF_SEVERAL = build(SEVERAL, kernels=False)
+FILES_OF_SEVERAL = {**SHARED, **build(SEVERAL, kernels=False)}
 
 # The same of several states, one of which starts at -inf.
 MISTAKES_OF_SEVERAL = [
@@ -46,7 +46,7 @@ MISTAKES_OF_SEVERAL = [
     ("naive.py", "torch.logaddexp(z, s_t)", "torch.logaddexp(z_prev + 0.1, s_t)"),
     ("naive.py", "finals.append((z, Sk, Sv))", "finals.append((z, Sk, 2 * Sv))"),
     ("arguments.py", "-math.inf", "0.0"),
-    ("arguments.py", "state[run : run + 1]", "state[:1]"),
+    ("shared/arguments.py", "state[run : run + 1]", "state[:1]"),
     ("module.py", "initial_state=initial_state,", "initial_state=self.state,"),
 ]
 

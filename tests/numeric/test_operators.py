@@ -154,7 +154,8 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Copies]:
     monkeypatch.delenv("TRITON_INTERPRET")
     torch.compiler.reset()
     for vendor in ("one", "two"):
-        shutil.copytree(ROOT / "generated" / "gla", tmp_path / f"vendor_{vendor}" / "gla")
+        for folder in ("gla", "shared"):
+            shutil.copytree(ROOT / "generated" / folder, tmp_path / f"vendor_{vendor}" / folder)
     launcher = tmp_path / "vendor_two" / "gla" / "fused_recurrent.py"
     text = launcher.read_text()
     assert text.count("return operators.results(o, S_final)\n") == 1

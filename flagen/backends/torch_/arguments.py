@@ -1,4 +1,4 @@
-"""The context of `arguments.py`: the one argument check of a package."""
+"""The context of `arguments.py`: the table by which a package checks its arguments."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 
 from flagen.backends.protocol import Rendering
 from flagen.backends.range_check import with_ranges
-from flagen.backends.signature import leading_axes, state_annotation
-from flagen.backends.stages import HERE, SHARED
+from flagen.backends.signature import leading_axes
 from flagen.backends.text import tuple_of
 from flagen.plan.model import Plan
-from flagen.spec.model import Spec
+from flagen.spec.model import Input, Spec
 
 
 def arguments_file(plan: Plan) -> Rendering:
@@ -18,50 +17,27 @@ def arguments_file(plan: Plan) -> Rendering:
     spec = plan.spec
     params = [p for p in spec.params if p.is_tensor]
     batch, tokens, runs = leading_axes(spec)
-    checks = []
-    for decl in spec.inputs:
-        rows = tokens if decl.per == "token" else _step_rows(spec, tokens)
-        axes = tuple_of(repr(axis) for axis in (batch, rows, decl.heads, *decl.dims))
-        steps = "" if decl.per == "token" or spec.steps is None else f", steps={spec.steps.argument}"
-        checks.append(f'_fit(sizes, "{decl.name}", {decl.name}, {axes}{steps})')
     return Rendering(
         "arguments.py",
         "torch/arguments.py.j2",
         {
             "name": spec.name,
-            SHARED: HERE,
-            "inputs": [i.name for i in spec.inputs],
-            "params": [
-                {
-                    "name": p.name,
-                    "axes": tuple_of(repr(axis) for axis in ((("HV",) if p.per_head else ()) + p.dims)),
-                    "optional": p.default is not None,
-                }
-                for p in params
-            ],
-            "declared_ranges": _ranges(spec),
-            "steps": spec.steps.argument if spec.steps else None,
-            "first": spec.inputs[0].name,
-            "checks": checks,
-            "first_value_input": next((i.name for i in spec.inputs if i.heads == "HV"), ""),
-            "heads_are_grouped": spec.has_value_heads and any(i.heads == "H" for i in spec.inputs),
-            "value_heads": "HV" if spec.has_value_heads else "H",
-            "batch_axis": batch,
-            "tokens_axis": tokens,
-            "runs_axis": runs,
             "dims": spec.dims,
-            "state_annotation": state_annotation(spec),
+            "inputs": [(i.name, _axes(batch, _rows(spec, i, tokens), i.heads, *i.dims)) for i in spec.inputs],
+            "params": [{"name": p.name, "axes": _axes(*(("HV",) if p.per_head else ()), *p.dims)} for p in params],
+            "optional": [p.name for p in params if p.default is not None],
             "states": [
-                {
-                    "name": state.name,
-                    "axes": tuple_of(repr(axis) for axis in (runs, "HV", *state.dims)),
-                    "shape": ", ".join(("runs", "self.HV", *(f"self.{dim}" for dim in state.dims))),
-                    "init": _number(state.init),
-                }
+                {"name": state.name, "axes": _axes(runs, "HV", *state.dims), "init": _number(state.init)}
                 for state in spec.states
             ],
+            "steps": spec.steps.argument if spec.steps else None,
+            "declared_ranges": _ranges(spec),
         },
     )
+
+
+def _axes(*names: str) -> str:
+    return tuple_of(map(repr, names))
 
 
 def _ranges(spec: Spec) -> str:
@@ -70,8 +46,9 @@ def _ranges(spec: Spec) -> str:
     return f"{{{', '.join(bounds)}}}" if with_ranges(spec) else ""
 
 
-def _step_rows(spec: Spec, tokens: str) -> str:
-    return tokens if spec.steps is None else f"{tokens} * {spec.steps.argument}"
+def _rows(spec: Spec, decl: Input, tokens: str) -> str:
+    """What the second axis of an input is called."""
+    return tokens if decl.per == "token" or spec.steps is None else f"{tokens} * {spec.steps.argument}"
 
 
 def _number(value: float) -> str:

@@ -11,7 +11,6 @@ from flagen.algebra.normal_form import Read
 from flagen.backends.notes import naive_chunk_notes
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter
-from flagen.backends.stages import HERE, SHARED
 from flagen.backends.text import wrapped
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.equations import EquationPrinter
@@ -41,7 +40,6 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
         "torch/chunk.py.j2",
         {
             **common_context(spec, size),
-            SHARED: HERE,
             "notes": naive_chunk_notes(plan),
             "prelude": lines,
             "rows": arguments,

@@ -47,8 +47,8 @@ def equations(spec: Spec) -> list[str]:
 
 
 def check_call(spec: Spec, **named: str) -> str:
-    """The call of `check_arguments`; `named` are keywords that it adds, or gives another value than their name."""
+    """The check of a call; `named` are keywords that it adds, or gives another value than their name."""
     tensors = [*(i.name for i in spec.inputs), *(p.name for p in spec.params if p.is_tensor)]
-    steps = {spec.steps.argument: spec.steps.argument} if spec.steps else {}
+    steps = {"steps": spec.steps.argument} if spec.steps else {}
     keywords = {**steps, "initial_state": "initial_state", "cu_seqlens": "cu_seqlens", **named}
-    return f"check_arguments({', '.join((*tensors, *(f'{name}={value}' for name, value in keywords.items())))})"
+    return f"CALL.check({', '.join((*tensors, *(f'{name}={value}' for name, value in keywords.items())))})"

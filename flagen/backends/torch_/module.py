@@ -8,7 +8,6 @@ from flagen.backends.protocol import Rendering
 from flagen.backends.signature import (
     first_state,
     input_doc,
-    leading_axes,
     output_doc,
     param_doc,
     parameters,
@@ -74,6 +73,7 @@ def module_file(plan: Plan) -> Rendering:
     sizes = dict.fromkeys(size for p in tensors for size in _sizes(p))
     documented = {p.name: p for p in parameters(spec)}
     settings = [(p.name, "float" if p.default is None else "float | None", p.default is None) for p in scalars]
+    keywords = (*(name for name, _, _ in settings), *_step_argument(spec))
     return Rendering(
         "module.py",
         "torch/module.py.j2",
@@ -90,7 +90,6 @@ def module_file(plan: Plan) -> Rendering:
                     "shape": tuple_of((("HV",) if p.per_head else ()) + p.dims),
                     "doc": param_doc(p),
                     "initial": _initial(p),
-                    "positional": p.default is None,
                 }
                 for p in tensors
             ],
@@ -100,23 +99,13 @@ def module_file(plan: Plan) -> Rendering:
             ],
             "steps": spec.steps,
             "carry_state": free_name("carry_state", {i.name for i in spec.inputs}),
-            "arguments": [*sizes, *(name for name, _, _ in settings), *_step_argument(spec), "carry_state"],
-            "check": _check(spec),
+            "keywords": tuple_of(map(repr, keywords)) if keywords else "",
+            "arguments": tuple_of(map(repr, (*sizes, *keywords, "carry_state"))),
             "like": spec.inputs[0].name,
             "first_per_step": spec.inputs[0].per == "step",
             "state_annotation": state_annotation(spec),
-            "single_state": len(spec.states) == 1,
-            "given_states": _given_states(spec),
             "state_shapes": state_shapes(spec),
             "first_state": first_state(spec),
-            "state_axes": [
-                {
-                    "name": state.name,
-                    "axes": f'"[{", ".join((leading_axes(spec)[2], "HV", *state.dims))}]"',
-                    "sizes": ", ".join(f"args.{size}" for size in ("runs", "HV", *state.dims)),
-                }
-                for state in spec.states
-            ],
             "output_doc": output_doc(spec),
             "has_chunk": not isinstance(plan.chunk, Unavailable),
             "has_chunk_kernel": not isinstance(plan.chunk_kernel, Unavailable),
@@ -127,19 +116,6 @@ def module_file(plan: Plan) -> Rendering:
 
 def _step_argument(spec: Spec) -> tuple[str, ...]:
     return () if spec.steps is None else (spec.steps.argument,)
-
-
-def _given_states(spec: Spec) -> str:
-    """What a call is given to start from, among other tensors."""
-    return "initial_state" if len(spec.states) == 1 else "*(() if initial_state is None else initial_state)"
-
-
-def _check(spec: Spec) -> str:
-    """The check of a call's sizes, but for the state: that is the module's, and so are params and steps."""
-    tensors = [*(i.name for i in spec.inputs), *(f"self.{p.name}" for p in spec.params if p.is_tensor)]
-    steps = [f"{name}=self.{name}" for name in _step_argument(spec)]
-    rest = ["initial_state=None", "cu_seqlens=cu_seqlens", "shapes_only=True"]
-    return f"check_arguments({', '.join((*tensors, *steps, *rest))})"
 
 
 def _sizes(param: Param) -> tuple[str, ...]:

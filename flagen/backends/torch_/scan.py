@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from flagen.algebra.scan import ONE, Scan
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter, output_dtype, result_doc
-from flagen.backends.stages import HERE, SHARED
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.printer import Code, Level, Printer
@@ -36,7 +35,6 @@ def scan_renderings(plan: ScanPlan) -> tuple[Rendering, ...]:
             "torch/scan.py.j2",
             {
                 **context,
-                SHARED: HERE,
                 "output_dtype": output_dtype(spec) if "o" in plan.form.results else "",
                 "prelude": lines,
                 "results": [_result(plan, result, body.every[result.name]) for result in plan.results],

@@ -14,7 +14,6 @@ from flagen.backends.triton_.backward_launcher import backward_launcher_context
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
 from flagen.backends.triton_.chunk_launcher import (
     chunk_kept_context,
-    chunk_launch_context,
     chunk_launcher_context,
     chunk_tuning_context,
 )
@@ -48,13 +47,9 @@ class TritonBackend:
     name = "triton"
 
     def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
-        """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both.
-        What they share is in `operators.py`."""
+        """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both."""
         staged = _staged(plan, plan.chunk_kernel) if isinstance(plan.chunk_kernel, StagedPlan) else ()
-        launchers = (*_fused_recurrent(plan), *_by_chunks(plan), *staged)
-        takes_output = any(launcher.context.get("takes_output") for launcher in launchers)
-        shared = Rendering("operators.py", "triton/operators.py.j2", {"takes_output": takes_output})
-        return (*launchers, shared) if launchers else ()
+        return (*_fused_recurrent(plan), *_by_chunks(plan), *staged)
 
 
 def _by_chunks(plan: Plan) -> tuple[Rendering, ...]:
@@ -117,7 +112,6 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
         kept = (Rendering("chunk_kept.py", "triton/chunk_kept.py.j2", chunk_kept_context(kernels, backward)),)
     launchers = (
         Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", {**context, **_about_chunk(plan)}),
-        Rendering("chunk_launch.py", "triton/chunk_launch.py.j2", chunk_launch_context(kernels)),
         Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels, backward)),
         *kept,
     )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flagen.backends.signature import Parameter
-from flagen.backends.stages import HERE, SHARED
 from flagen.backends.torch_.common import common_context
 from flagen.backends.triton_.chunk_kernel import kernels_of as scalar_kernels
 from flagen.backends.triton_.chunk_kernel import scratch
@@ -94,7 +93,7 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     spec = plan.spec
     steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
     operands = _operands(plan)
-    products = f"products_of({', '.join(operands)})"
+    products = products_of(plan, operands)
     kept, keeps = (backward.kept, backward.walk_keeps) if backward else ((), False)
     prepared, fused, split = _prepared(plan), _fused(plan, kept, keeps), _split(plan, kept, keeps)
     launched = list(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split)))
@@ -113,6 +112,7 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
         "last_states": [(final_of(spec, state), state_sizes(state)) for state in spec.states],
         "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
         "vectors": operands,
+        "products": products,
         "others": [name for name in tensor_names(spec) if name not in operands],
         "keeping": backward.keeping if backward else (),
         "walked": [array.name for array in kept if array.walked],
@@ -130,24 +130,20 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     }
 
 
-def chunk_launch_context(plan: RowPlan) -> Mapping[str, object]:
-    """Every value `triton/chunk_launch.py.j2` uses."""
-    return {
-        "name": plan.spec.name,
-        "precision": "tf32" if plan.contracts or plan.delta is None else "bf16x3",
-        "precision_note": _precision_note(plan),
-    }
+def products_of(plan: RowPlan, operands: Sequence[str]) -> str:
+    """The call that says the dtype of the operands of matrix products, and their precision."""
+    large = ['narrow="bf16x3"'] if plan.delta is not None and not plan.contracts else []
+    return f"products_of({', '.join((*operands, *large))})"
 
 
 def chunk_tuning_context(plan: RowPlan, backward: Backward | None) -> Mapping[str, object]:
     """Every value `triton/chunk_tuning.py.j2` uses; `backward` is that of the call, where it has kernels."""
-    blocks = {f"BLOCK_{plan.key}": (16, 32, 64), f"BLOCK_{plan.value}": (32, 64, 128)}
     return {
         "name": plan.spec.name,
         "key": plan.key,
         "backward": backward is not None,
-        "choices": {"num_warps": (4, 8), "num_stages": (1, 2, 3), **blocks},
-        "of_kernels": ["chunk_size", *(["save_states"] if backward is not None and backward.kept else [])],
+        "value": plan.value,
+        "of_kernels": ("chunk_size", *(("save_states",) if backward is not None and backward.kept else ())),
     }
 
 
@@ -156,7 +152,6 @@ def chunk_kept_context(plan: RowPlan, backward: Backward) -> Mapping[str, object
     shared = chunk_launcher_context(plan, backward)
     return {
         **{key: shared[key] for key in ("name", "steps", "keep", "kept", "walked")},
-        SHARED: HERE,
         "kept_arrays": backward.kept,
         "in_every_mode": [array.name for array in backward.kept if array.walked and array.kept_in == "PREPARED"],
     }
@@ -198,7 +193,6 @@ def function_context(
     return {
         **common_context(spec, chunk_size, *modes),
         **operator.context(),
-        SHARED: HERE,
         "initials": operator.initials,
         "sizes": SIZES,
     }
@@ -226,14 +220,6 @@ def _size_doc(rows: str | None) -> str:
     *most, last = map(str, SIZES)
     counted = "tokens per chunk" if rows is None else f"rows per chunk, {rows} of each token"
     return f"the most {counted}: {', '.join(most)} or {last}; `launch_config` tells where fewer are used."
-
-
-def _precision_note(plan: RowPlan) -> str:
-    if plan.delta is None:
-        return "Products of 16-bit operands are exact."
-    if plan.contracts:
-        return "For 16-bit inputs the inverse has small entries: tf32 does."
-    return "The inverse of 16-bit inputs may have large entries."
 
 
 # -------------------------------------------------------------------------------------------------------------- tiles

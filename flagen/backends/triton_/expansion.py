@@ -27,6 +27,7 @@ def expanded_launcher_context(plan: ExpandedPlan) -> Mapping[str, object]:
     rounded = free_name("rounded", set(declared_names(spec)))
     arguments = list(_arguments(plan, read, rounded))
     over = chunk_launcher_context(plan.kernels)
+    given = [decl.name for decl in spec.inputs if decl.dims and decl.name in named]
     rows = None if read.single else _counted(plan, plan.rows)
     return {
         **over,
@@ -37,7 +38,7 @@ def expanded_launcher_context(plan: ExpandedPlan) -> Mapping[str, object]:
             "note": _note(plan),
             "rows": rows,
             "rounded": rounded,
-            "vectors": [decl.name for decl in spec.inputs if decl.dims and decl.name in named] or tensor_names(spec),
+            "products": f"products_of({', '.join(given or tensor_names(spec))})",
             "prelude": lines,
             "arguments": arguments,
             "transposed": nf.transposed,

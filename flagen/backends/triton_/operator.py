@@ -99,7 +99,6 @@ class Operator:
         state_sizes = {state.name: ("runs", "HV", *state.dims) for state in self.spec.states}
         return {
             "operator": self.name,
-            "registered": self.name,
             "backward": self.backward,
             "backward_call": self._backward_call(),
             "has_kernel": " and ".join(self.has_kernel),

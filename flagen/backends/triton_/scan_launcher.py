@@ -9,7 +9,6 @@ from functools import cached_property
 from flagen.backends.printed import product_of
 from flagen.backends.range_check import RANGES, range_check
 from flagen.backends.signature import Parameter, parameters, result_doc, result_like
-from flagen.backends.stages import HERE, SHARED
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launcher import default_values
@@ -83,7 +82,7 @@ def scan_launcher_context(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> M
     common = common_context(spec, _size(plan))
     names = ("name", "title", "paper", "equations", "signature", "argument_docs", "state_doc", "state_annotation")
     values = (
-        *("operator", "registered", "backward_call", "has_kernel", "no_kernel", "finals", "declarations", "arguments"),
+        *("operator", "backward_call", "has_kernel", "no_kernel", "finals", "declarations", "arguments"),
         *("differentiated", "settings", "cotangents", "kept", "pytorch_call", "check_all", "check_shapes", "check"),
         *("sizes_of_states", "backward"),
     )
@@ -91,7 +90,6 @@ def scan_launcher_context(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> M
     return {
         **{name: common[name] for name in names},
         **{name: inherited[name] for name in values},
-        SHARED: HERE,
         RANGES: range_check(spec),
         "keep": operator.keep,
         "initials": operator.initials,

@@ -1,4 +1,4 @@
-"""What the launches of chunk_{{ name }} and of its gradients have in common."""
+"""What the launches of kernels over chunks have in common."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ def chunks_of(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[in
     return chunks, torch.repeat_interleave(counts, output_size=chunks), counts.cumsum(0) - counts
 
 
-def products_of(*tensors: Tensor) -> tuple[torch.dtype, str]:
-    """The dtype of the operands of matrix products, and how those of float32 are taken. {{ precision_note }}
+def products_of(*tensors: Tensor, narrow: str = "tf32") -> tuple[torch.dtype, str]:
+    """The dtype of the operands of matrix products, and how those of float32 are taken: `narrow` where inputs have 16
+    bits. tf32 does unless the inverse of a chunk may have large entries.
 
     It is that of the tensors, but for float16: states are sums over tokens, and soon beyond its 65504. tf32 has as many
     digits, and the range of float32.
     """
     dtype = reduce(torch.promote_types, (x.dtype for x in tensors))
-    precision = "tf32x3" if dtype == torch.float32 else "{{ precision }}"
+    precision = "tf32x3" if dtype == torch.float32 else narrow
     if torch.version.hip or not torch.cuda.is_available():
         precision = "ieee"
     return torch.float32 if dtype == torch.float16 else dtype, precision

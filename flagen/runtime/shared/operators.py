@@ -12,32 +12,36 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .arguments import Arguments, no_autocast
+from .arguments import Arguments
+from .autocast import no_autocast
 
 NOTHING, PREPARED, STATES = range(3)
 """What a forward call keeps for its gradient: nothing; what would have to be prepared again; the states as well."""
 
-# It says where the package was imported from: two copies of it in one process are two sets of operators.
-NAMESPACE = "flagen_" + re.sub(r"\W", "_", __name__.rpartition(".")[0], flags=re.ASCII)
 
+def register(module: str, name: str) -> Callable[[Callable[..., tuple[Tensor, ...]]], Any]:
+    """Make a function the operator `name` of the package that `module` is in; where that is taken, as after a reload,
+    the name gets a number.
 
-def register(name: str) -> Callable[[Callable[..., tuple[Tensor, ...]]], Any]:
-    """Make a function the operator `name`; where that is taken, as after a reload, the name gets a number."""
-    known = getattr(torch.ops, NAMESPACE)
+    The namespace says where the package was imported from: two copies of it in one process are two sets of operators.
+    """
+    namespace = "flagen_" + re.sub(r"\W", "_", module.rpartition(".")[0], flags=re.ASCII)
+    known = getattr(torch.ops, namespace)
     names = (name if number == 1 else f"{name}_{number}" for number in count(1))
     free = next(candidate for candidate in names if not hasattr(known, candidate))
-    return torch.library.custom_op(f"{NAMESPACE}::{free}", mutates_args=())
+    return torch.library.custom_op(f"{namespace}::{free}", mutates_args=())
 
 
-def differentiate(forward: Any, backward: Any, tensors: int, {{ "outputs: int = 0, " if takes_output }}kept: int = 0) -> None:
+def differentiate(forward: Any, backward: Any, tensors: int, outputs: int = 0, kept: int = 0) -> None:
     """Let `backward` give the gradients of `forward`, whose first `tensors` arguments can have one.
 
-    `backward` takes what `forward` takes, then a cotangent of each result, or None, {{ "the first `outputs` results and\n    the last `kept` of `forward`, of which these" if takes_output else "the last `kept` results of\n    `forward`, which" }} are there for nothing else, and which gradients are wanted.
+    `backward` takes what `forward` takes, then a cotangent of each result, or None, the first `outputs` results and
+    the last `kept` of `forward`, of which these are there for nothing else, and which gradients are wanted.
     """
     given = tensors + 1  # cu_seqlens follows the tensors with gradients.
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs[:given], {{ "*output[:outputs], " if takes_output }}*output[len(output) - kept :])
+        ctx.save_for_backward(*inputs[:given], *output[:outputs], *output[len(output) - kept :])
         ctx.settings = inputs[given:]
         ctx.set_materialize_grads(False)
 
@@ -73,7 +77,7 @@ def gradients(
         return outputs[: len(cotangents)]  # What is kept for the gradient comes after, and has none.
 
     # An operator runs where autograd is off; torch.func has its own.
-    outputs, pull_back = torch.func.vjp(of_wanted, *(tensors[place] for place in places))
+    outputs, pull_back, *_ = torch.func.vjp(of_wanted, *(tensors[place] for place in places))
     along = tuple(torch.zeros_like(o) if x is None else x for o, x in zip(outputs, cotangents, strict=True))
     with no_autocast(outputs[0].device):
         found = dict(zip(places, pull_back(along), strict=True))
@@ -101,8 +105,12 @@ def no_tangents(*tensors: Tensor | None) -> None:
     """Raise where torch.func.jvp or forward_ad ask for tangents, which a kernel would leave out without a word."""
     if torch.compiler.is_compiling():
         return
-    if any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+    if any(x is not None and _has_tangent(x) for x in tensors):
         raise RuntimeError("kernels have no forward-mode derivatives: call the naive_* form")
+
+
+def _has_tangent(x: Tensor) -> bool:
+    return forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def has_kernel(args: Arguments) -> bool:
