@@ -177,6 +177,23 @@ def new(
     report.created(project.show(authoring.write_spec(project, name, like)), name)
 
 
+@app.command()
+def vendor(
+    name: Annotated[str, typer.Argument(help="The package to copy: a variant's name.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to: the copy becomes DIR/NAME.")],
+) -> None:
+    """Copy a variant's package out of generated/, with what it needs of what packages share inside of it.
+
+    The copy imports nothing but itself, torch and, where kernels run, Triton: put it into any project, under any name.
+    Run the command again to bring it up to date; files that flagen did not write are never overwritten.
+    """
+    from flagen import report
+    from flagen.vendor import vendor as write
+
+    project = Project.of(Path.cwd())
+    report.vendored(project.show(directory / name), write(project, name, directory))
+
+
 @app.command("inspect")
 def inspect_kernels(
     spec: SpecArgument,

@@ -45,7 +45,8 @@ def listing_files(packages: Mapping[str, Exports]) -> dict[str, str]:
     for package, exports in sorted(packages.items()):
         names = [name for module, names in exports.items() if module not in ("module", "layer") for name in names]
         functions[package] = sorted(names)
-        layers[package] = sorted(exports.get("layer", ()))
+        listed = {name for others in layers.values() for name in others}
+        layers[package] = sorted({*exports.get("layer", ())} - listed)
     compat = {"compat": ["as_fla"]} if (RUNTIME / "compat").is_dir() else {}
     listings = {
         "__init__.py": ("Operators of linear attention, as `ops`, and what is built of them.", compat),

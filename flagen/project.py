@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +71,7 @@ class Project:
         if path.is_dir():
             raise UsageError(f"{argument} is a directory; name the specs in it, or use --all for all of specs/")
         known = {spec.stem for folder in folders for spec in folder.glob("*.yaml")}
-        near = difflib.get_close_matches(path.stem, sorted(known), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = nearest(path.stem, known)
         looked = [f"{self.show(folder)}/" for folder in folders if folder.is_dir()]
         where = f"in {' or '.join(looked)}" if looked else f"for there is no specs/ in {Path.cwd()} or above it"
         raise UsageError(f"there is no spec {argument}: no such file, and no variant of this name {where}{hint}")
@@ -98,6 +98,12 @@ class Project:
         if not isinstance(error.filename, str) or error.strerror is None:
             return str(error)
         return f"{self.show(Path(error.filename))}: {error.strerror}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What follows a message about an unknown name: those that look like it, if any do."""
+    near = difflib.get_close_matches(name, sorted(known), n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def bundled(kind: str) -> Path:

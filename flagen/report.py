@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from flagen.catalogue import Variant
     from flagen.describe_layer import LayerSheet
+    from flagen.emit.writer import Changes
     from flagen.inspection import Compiled, Direction, Figures, Metered, MeteredGradients
     from flagen.pipeline import Built, Collected, Result
 
@@ -145,6 +146,14 @@ def _with_progress(results: Iterable[Result], total: int) -> Iterable[Result]:
 
 
 # --------------------------------------------------------------------------------------------------- one spec, in words
+
+
+def vendored(package: str, changes: Changes) -> None:
+    for path in changes.edited:
+        becomes = "removed" if path in changes.removed else "overwritten"
+        _err(f"{package}/{path}: edited by hand, and {becomes}", "yellow")
+    removed = f", {len(changes.removed)} removed" if changes.removed else ""
+    _out(f"{package}: {len(changes.written)} written, {len(changes.unchanged)} unchanged{removed}", "green")
 
 
 def checked(spec: str, source: Source, remarks: Sequence[Diagnostic]) -> None:

@@ -55,11 +55,12 @@ TOP: dict[str, set[str]] = {
     "catalogue": {"flagen.spec", "flagen.project", "flagen.diagnostics"},
     "pipeline": {f"flagen.{name}" for name in ("spec", "algebra", "plan", "backends", "emit", "diagnostics")}
     | {f"flagen.{name}" for name in ("collection", "describe", "describe_layer", "freshness", "project")},
-    "report": {"rich"}
+    "vendor": {"flagen.collection", "flagen.emit", "flagen.project"},
+    "report": {"rich", "flagen.emit.writer"}
     | {f"flagen.{name}" for name in ("catalogue", "describe_layer", "diagnostics", "inspection", "pipeline")},
     "cli": {"typer"}
     | {f"flagen.{name}" for name in ("authoring", "catalogue", "diagnostics", "inspection")}
-    | {f"flagen.{name}" for name in ("pipeline", "project", "report")},
+    | {f"flagen.{name}" for name in ("pipeline", "project", "report", "vendor")},
     "__main__": {"flagen.cli"},
     "__init__": set(),
 }

@@ -46,6 +46,13 @@ def _under_banner(path: str, text: str, version: str, source: str, built: str) -
     return "".join(f"{start}{line}{end}\n" for line in lines) + text
 
 
+def replace_banner(path: str, text: str, command: str) -> str:
+    """The file `path` with a banner that says it is made in another way, by `command`; to be sealed again."""
+    start, end = _COMMENTS[PurePosixPath(path).suffix]
+    first, _, rest = text.split("\n", 2)
+    return f"{first}\n{start}{_WARNING} {command}{end}\n{rest}"
+
+
 def has_banner(text: str) -> bool:
     """Whether flagen wrote this file."""
     return text.startswith(tuple(f"{start}{_MARK}" for start, _ in _COMMENTS.values()))

@@ -15,6 +15,7 @@ from torch import Tensor
 from flagen.pipeline import compile_spec
 from flagen.spec import parse_spec
 from flagen.spec.model import Interval, Spec
+from tests.fuzz.packages import put
 
 _BODIES = {
     "normalized": """
@@ -211,15 +212,12 @@ def build(text: str, directory: Path) -> Package:
     spec = parse_spec(text)
     path = directory / f"{spec.name}.yaml"
     path.write_text(text)
-    package = directory / f"built_{spec.name}"
-    package.mkdir(exist_ok=True)
-    for file, content in compile_spec(path, path.name).files.items():
-        (package / file).parent.mkdir(exist_ok=True)
-        (package / file).write_text(content)
+    around = f"built_{spec.name}"
+    put(directory / around, spec.name, compile_spec(path, path.name).files)
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
     naive, fused, kernels = (
-        importlib.import_module(f"{package.name}.{module}") for module in ("naive", "fused_recurrent", "kernels")
+        importlib.import_module(f"{around}.{spec.name}.{module}") for module in ("naive", "fused_recurrent", "kernels")
     )
     return Package(spec, naive, fused, kernels)
 

@@ -6,7 +6,7 @@ import importlib
 import itertools
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -49,16 +49,22 @@ def written(plan: Plan) -> dict[str, str]:
     return lint_python(pipeline.rendered(plan.spec, plan, "specs/spec.yaml"))
 
 
+def put(generated: Path, name: str, files: Mapping[str, str]) -> None:
+    """Write `files` as the package `name` of the directory `generated`, beside what all packages share; files of
+    `shared/` among them take the place of those that ship."""
+    for path, text in {**SHARED, **files}.items():
+        target = generated / (path if path in SHARED else f"{name}/{path}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def imported(files: dict[str, str]) -> Iterator[ModuleType]:
     """`files` as an importable package beside what all packages share, gone again afterwards; files of `shared/` among
     them take the place of those that ship."""
     with tempfile.TemporaryDirectory() as directory:
         name = f"generated_{next(_numbers)}"
-        for path, text in {**SHARED, **files}.items():
-            target = Path(directory, name, path if path in SHARED else f"package/{path}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, encoding="utf-8")
+        put(Path(directory, name), "package", files)
         sys.path.insert(0, directory)
         importlib.invalidate_caches()
         try:

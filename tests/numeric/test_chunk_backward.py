@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from flagen.emit.writer import write_package
 from flagen.pipeline import compile_spec
+from tests.fuzz.packages import put
 from tests.margins import beyond
 from tests.numeric import shapes
 from tests.numeric.problems import (
@@ -304,11 +304,11 @@ def test_a_sequence_has_the_same_bits_whatever_is_packed_beside_it(name):
 def build(text: str, name: str, directory: Path, monkeypatch: pytest.MonkeyPatch):
     source = directory / f"{name}.yaml"
     source.write_text(text)
-    write_package(directory / "built" / name, compile_spec(source, source.name).files)
-    monkeypatch.syspath_prepend(str(directory / "built"))
-    built = importlib.import_module(name)
-    module = importlib.import_module(f"{name}.chunk_backward")
-    for loaded in [key for key in sys.modules if key.partition(".")[0] == name]:
+    put(directory / f"built_{name}", name, compile_spec(source, source.name).files)
+    monkeypatch.syspath_prepend(str(directory))
+    built = importlib.import_module(f"built_{name}.{name}")
+    module = importlib.import_module(f"{built.__name__}.chunk_backward")
+    for loaded in [key for key in sys.modules if key.partition(".")[0] == f"built_{name}"]:
         monkeypatch.delitem(sys.modules, loaded)
     return getattr(built, f"naive_recurrent_{name}"), getattr(module, f"chunk_backward_{name}")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from flagen.emit.writer import write_package
 from flagen.pipeline import compile_spec
+from tests.fuzz.packages import put
 from tests.numeric import shapes
 from tests.numeric.problems import (
     SLOTTED,
@@ -285,10 +285,11 @@ output: o = level * (S.T @ scores) + dot(whole, scores) * states
 def test_front_ends(name, tmp_path, monkeypatch):
     source = Path(tmp_path, f"{name}.yaml")
     source.write_text(FRONT_ENDS[name])
-    write_package(tmp_path / "built" / name, compile_spec(source, source.name).files)
-    monkeypatch.syspath_prepend(str(tmp_path / "built"))
-    built = importlib.import_module(name)
-    monkeypatch.delitem(sys.modules, name)
+    put(tmp_path / f"built_{name}", name, compile_spec(source, source.name).files)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    built = importlib.import_module(f"built_{name}.{name}")
+    for loaded in [key for key in sys.modules if key.partition(".")[0] == f"built_{name}"]:
+        monkeypatch.delitem(sys.modules, loaded)
     arguments = front_end_arguments(name)
     keywords = {"output_final_state": True, "cu_seqlens": torch.tensor([0, 17, 17, 40])}
     expected = getattr(built, f"naive_recurrent_{name}")(*(x.double() for x in arguments), **keywords)

@@ -64,7 +64,7 @@ def test_the_fastest_tiles_are_taken_from_then_on(name):
 
 def test_what_is_wrong_or_does_not_compile_is_not_taken_however_fast(name, monkeypatch):
     launcher, _ = modules(name)
-    right = launcher._launch
+    right = launcher._chunk.launch
 
     def launch(*arguments):
         o, *others = right(*arguments)
@@ -75,7 +75,7 @@ def test_what_is_wrong_or_does_not_compile_is_not_taken_however_fast(name, monke
             raise RuntimeError("out of resource: shared memory")
         return o, *others
 
-    monkeypatch.setattr(launcher, "_launch", launch)
+    monkeypatch.setattr(launcher._chunk, "launch", launch)
     found = tune(name, lambda run: 10.0 - sum(of_walk(next(iter(launcher.TILES.values()))).values()))
     walk = of_walk(found)
     assert walk["num_warps"] == 8
@@ -84,13 +84,13 @@ def test_what_is_wrong_or_does_not_compile_is_not_taken_however_fast(name, monke
 
 def test_tiles_that_ship_and_are_wrong_are_an_error(name, monkeypatch):
     launcher, _ = modules(name)
-    right = launcher._launch
+    right = launcher._chunk.launch
 
     def launch(*arguments):
         o, *others = right(*arguments)
         return 2 * o, *others
 
-    monkeypatch.setattr(launcher, "_launch", launch)
+    monkeypatch.setattr(launcher._chunk, "launch", launch)
     launcher.TILES["another call"] = ()
     with pytest.raises(RuntimeError, match="is wrong on this device with the tiles that ship"):
         tune(name, lambda run: 1.0)
@@ -169,7 +169,7 @@ def test_the_backward_is_tuned_where_a_gradient_is_wanted(name):
 
 def test_wrong_gradients_are_not_taken_however_fast(name, monkeypatch):
     launcher, table = modules(name)[0], backward(name).TILES
-    right = getattr(launcher, f"chunk_backward_{name}")
+    right = launcher._chunk.backward
 
     def wrong(*arguments, **keywords):
         found = right(*arguments, **keywords)
@@ -178,7 +178,7 @@ def test_wrong_gradients_are_not_taken_however_fast(name, monkeypatch):
             found[1][..., 3] += 0.2
         return found
 
-    monkeypatch.setattr(launcher, f"chunk_backward_{name}", wrong)
+    monkeypatch.setattr(launcher._chunk, "backward", wrong)
     found = tune_gradients(
         name, lambda run: 1.0 * sum(tiles["num_warps"] for table_ in table.values() for tiles in table_)
     )
@@ -188,10 +188,10 @@ def test_wrong_gradients_are_not_taken_however_fast(name, monkeypatch):
 
 def test_shipped_tiles_with_wrong_gradients_are_an_error(name, monkeypatch):
     launcher, table = modules(name)[0], backward(name).TILES
-    right = getattr(launcher, f"chunk_backward_{name}")
+    right = launcher._chunk.backward
     monkeypatch.setattr(
-        launcher,
-        f"chunk_backward_{name}",
+        launcher._chunk,
+        "backward",
         lambda *arguments, **keywords: [None if x is None else 2 * x for x in right(*arguments, **keywords)],
     )
     with pytest.raises(RuntimeError, match="is wrong on this device with the tiles that ship"):

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from flagen.emit.writer import write_package
 from flagen.pipeline import compile_spec
+from tests.fuzz.packages import put
 from tests.numeric.problems import (
     NAMES,
     VARIANTS,
@@ -192,7 +192,7 @@ def test_a_sequence_has_the_same_bits_whatever_is_packed_beside_it():
 def test_the_operator_launches_it(name, monkeypatch):
     """Eagerly, with a graph: the kernels' gradients, and not those of the PyTorch form."""
     launcher = importlib.import_module(f"{package(name).__name__}.fused_recurrent")
-    monkeypatch.setattr(launcher, "_in_pytorch", None)
+    monkeypatch.setattr(launcher._fused_recurrent, "form", None)
     problem = make(name, Shape(T=3, groups=2)).to(torch.float32)
     expected = evaluate(form("naive_recurrent", name), problem.to(torch.float64), wrt=("k", "g"))
     assert_close(expected, evaluate(form("fused_recurrent", name), problem, wrt=("k", "g")), 1e-5, gradients=FLOAT32)
@@ -263,11 +263,11 @@ def front_end(name: str, directory: Path, monkeypatch: pytest.MonkeyPatch):
     head = f"flagen: 1\nname: {name}\nstate: {{S: [K, V]}}\ninputs: {{{inputs}}}\nparams: {{{params}}}\n"
     source = directory / f"{name}.yaml"
     source.write_text(head + dedent(FRONT_ENDS[name]))
-    write_package(directory / "built" / name, compile_spec(source, source.name).files)
-    monkeypatch.syspath_prepend(str(directory / "built"))
-    built = importlib.import_module(name)
-    module = importlib.import_module(f"{name}.fused_recurrent_backward")
-    for loaded in [key for key in sys.modules if key.partition(".")[0] == name]:
+    put(directory / f"built_{name}", name, compile_spec(source, source.name).files)
+    monkeypatch.syspath_prepend(str(directory))
+    built = importlib.import_module(f"built_{name}.{name}")
+    module = importlib.import_module(f"{built.__name__}.fused_recurrent_backward")
+    for loaded in [key for key in sys.modules if key.partition(".")[0] == f"built_{name}"]:
         monkeypatch.delitem(sys.modules, loaded)
     sizes = [size for kinds in declared for _, size in kinds.values()]
     monkeypatch.setattr(module, "SEGMENT", 2)  # So that sequences of a few tokens have several.

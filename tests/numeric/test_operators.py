@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import shutil
 import sys
 from collections.abc import Iterator
@@ -39,8 +38,8 @@ some_operators = pytest.mark.parametrize(
 
 def modes(kind: str, name: str) -> int:
     """How many modes the operator has: what it keeps for its gradient."""
-    keep = inspect.signature(getattr(launcher(kind, name), f"_{kind}")._init_fn).parameters.get("keep")
-    return 1 if keep is None else 2 if keep.annotation in (bool, "bool") else 3
+    operator = getattr(launcher(kind, name), f"_{kind}")
+    return 1 if not operator.kept else 2 if operator.needs_kept else 3
 
 
 def arguments(kind: str, problem: Problem, *, final_state: bool = True, keep: int = 0) -> tuple[object, ...]:
@@ -51,8 +50,7 @@ def arguments(kind: str, problem: Problem, *, final_state: bool = True, keep: in
     size = [64] if kind == "chunk" else []
     states = named_states(problem.name, "initial", problem.initial_state).values()
     tensors = (*problem.tensors.values(), *(states or [None] * len(spec.states)), problem.cu_seqlens)
-    several = modes(kind, problem.name)
-    kept = [bool(keep) if several == 2 else keep] if several > 1 else []
+    kept = [keep] if modes(kind, problem.name) > 1 else []
     return (*tensors, *scalars, *steps, final_state, *size, *kept)
 
 
@@ -68,7 +66,8 @@ def promised(operator, given: tuple[object, ...]) -> list[tuple[object, ...]]:
 
 def check_promise(kind: str, problem: Problem) -> None:
     module = launcher(kind, problem.name)
-    forward, backward = getattr(module, f"_{kind}"), getattr(module, f"_{kind}_backward")
+    operator = getattr(module, f"_{kind}")
+    forward, backward = operator.forward, operator.gradient
     without_state = arguments(kind, problem, final_state=False)
     assert layout(forward(*without_state)) == promised(forward, without_state)
     states = spec_of(problem.name).states
@@ -80,7 +79,7 @@ def check_promise(kind: str, problem: Problem) -> None:
         assert layout(found) == promised(forward, given)
         o, *final = found[: 1 + len(states)]
         kept = found[1 + len(states) :]
-        if "o" in {argument.name for argument in backward._opoverload._schema.arguments}:
+        if operator.outputs:
             kept = (o, *kept)  # What is read of a state that rides along has a gradient by the output.
         for cotangents, wanted in (((o, *final), every), ((None, *final), some)):
             asked = (*given, *cotangents, *kept, wanted)
@@ -118,7 +117,7 @@ def test_keeps_to_the_rules_of_torch(kind, name, monkeypatch):
     operator = getattr(launcher(kind, name), f"_{kind}")
     for shape in (Shape(T=6, B=2, groups=2), Shape(lengths=(2, 4), groups=2)):
         problem = make(name, shape).to(torch.float32).map(lambda _, x: x.requires_grad_())
-        torch.library.opcheck(operator, arguments(kind, problem))
+        torch.library.opcheck(operator.forward, arguments(kind, problem))
 
 
 @pytest.mark.parametrize("used", [0, 1], ids=["o", "final_state"])
@@ -128,7 +127,8 @@ def test_gradients_through_one_result(kind, name, used, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
     module = launcher(kind, name)
     gradients = []
-    for function in (module._in_pytorch, getattr(module, f"_{kind}")):
+    operator = getattr(module, f"_{kind}")
+    for function in (operator.in_pytorch, operator.forward):
         problem = make(name, Shape(T=5, groups=2)).to(torch.float32).map(lambda _, x: x.requires_grad_())
         function(*arguments(kind, problem))[used].square().sum().backward()
         leaves = problem.leaves.values()
@@ -147,6 +147,14 @@ class Copies:
     two: ModuleType
 
 
+TWICE = """
+
+def twice(*tensors, **keywords):
+    o, state = naive_recurrent_gla(*tensors, **keywords)
+    return 2 * o, state
+"""
+
+
 @pytest.fixture
 def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Copies]:
     before = set(sys.modules)
@@ -158,10 +166,9 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Copies]:
             shutil.copytree(ROOT / "generated" / folder, tmp_path / f"vendor_{vendor}" / folder)
     launcher = tmp_path / "vendor_two" / "gla" / "fused_recurrent.py"
     text = launcher.read_text()
-    assert text.count("return operators.results(o, S_final)\n") == 1
-    launcher.write_text(
-        text.replace("return operators.results(o, S_final)\n", "return operators.results(2 * o, S_final)\n")
-    )
+    assert text.count("form=naive_recurrent_gla,\n") == 1
+    head, tail = text.replace("form=naive_recurrent_gla,\n", "form=twice,\n").split("\n\n_fused_recurrent = ")
+    launcher.write_text(f"{head}{TWICE}\n\n_fused_recurrent = {tail}")
     yield Copies(*(importlib.import_module(f"vendor_{vendor}.gla") for vendor in ("one", "two")))
     for name in set(sys.modules) - before:
         if name.startswith("vendor_"):
@@ -196,6 +203,6 @@ def test_a_reloaded_package_is_what_it_is_now(copies, tmp_path):
 
 def test_operators_are_named_after_the_place_of_their_package(copies):
     for vendor, module in (("one", copies.one), ("two", copies.two)):
-        namespace = importlib.import_module(f"{module.__name__}.operators").NAMESPACE
-        assert namespace == f"flagen_vendor_{vendor}_gla"
-        assert hasattr(getattr(torch.ops, namespace), "fused_recurrent")
+        launcher = importlib.import_module(f"{module.__name__}.fused_recurrent")
+        assert launcher._fused_recurrent.forward._namespace == f"flagen_vendor_{vendor}_gla"
+        assert hasattr(getattr(torch.ops, f"flagen_vendor_{vendor}_gla"), "fused_recurrent")

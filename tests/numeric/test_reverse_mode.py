@@ -338,7 +338,7 @@ def test_a_sequence_has_the_same_bits_whatever_is_packed_beside_it(name, package
 def test_the_operator_launches_it(name, packages, monkeypatch):
     """Eagerly, with a graph: the kernels' gradients, and not those of the PyTorch form."""
     launcher = importlib.import_module(f"{packages[name].__name__}.fused_recurrent")
-    monkeypatch.setattr(launcher, "_in_pytorch", None)
+    monkeypatch.setattr(launcher._fused_recurrent, "form", None)
     check(problem_of(name, SHAPES[0]), packages[name])
 
 
@@ -348,7 +348,7 @@ def test_memory_grows_with_the_root_of_the_length(packages):
     arguments = importlib.import_module(f"{packages['hgrn'].__name__}.arguments")
     for T in (1, 2, 3, 7, 64, 100, 4096, 100000):
         x = torch.empty(1, T, 1, 1)
-        args = arguments.check_arguments(x, x, initial_state=None, cu_seqlens=None)
+        args = arguments.CALL.check(x, x, initial_state=None, cu_seqlens=None)
         tokens, segments, _ = module._segments(args, None)
         assert tokens * segments >= T
         assert tokens + segments <= 2.2 * T**0.5 + 1

@@ -100,8 +100,10 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     # The tiles of the walk.
     arguments = ", ".join(("args.device", "dot_precision", *_config_arguments(plan, steps)))
     tiles = f"_tiles({arguments})[{launched.index('walk_tiles')}]"
-    rows_fit = [f"{steps} <= 16"] if steps else []
-    function = function_context(spec, plan.size, steps, *rows_fit, backward=backward, tiles=tiles, products=products)
+    most = 16 if steps else None
+    function = function_context(
+        spec, plan.size, steps, most_steps=most, backward=backward, tiles=tiles, products=products
+    )
     return {
         **function,
         "steps": steps,
@@ -167,33 +169,32 @@ def function_context(
     spec: Spec,
     size: int,
     rows: str | None,
-    *has_kernel: str,
+    most_steps: int | None = None,
     backward: Backward | None = None,
     tiles: str = "",
     products: str = "",
 ) -> dict[str, object]:
-    """What the public function and its operator are made of; a token has `rows` rows, or one. `has_kernel`: what
-    else kernels need; `tiles`: those of the walk; `products`: what says the dtype and precision of the products."""
+    """What the public function and its operator are made of; a token has `rows` rows, or one. `most_steps`: for how many
+    micro-steps there are kernels; `tiles`: those of the walk; `products`: what says the dtype and precision of the products."""
     chunk_size = Parameter("chunk_size", "int", str(size), True, _size_doc(rows))
     operator = Operator(
         spec,
         "chunk",
         f"naive_chunk_{spec.name}",
-        has_kernel=("operators.has_kernel(args)", *has_kernel),
         chunk_size=chunk_size,
-        tokens_of_chunk=f"max(chunk_size // {rows}, 1)" if rows else "chunk_size",
+        rows_of_form=rows or "",
+        most_steps=most_steps,
         sizes_of_kept=("cu_seqlens", *([rows] if rows else []), tiles),
         products=products,
         kept=tuple(array.name for array in backward.kept) if backward else (),
         backward=f"chunk_backward_{spec.name}" if backward else "",
-        keywords=backward.keywords if backward else (),
+        keywords=tuple(x for x in backward.keywords if x != "chunk_size=chunk_size") if backward else (),
         takes_output=backward is not None and backward.takes_output,
     )
     modes = [SAVE_STATES] if backward and backward.kept else []
     return {
         **common_context(spec, chunk_size, *modes),
         **operator.context(),
-        "initials": operator.initials,
         "sizes": SIZES,
     }
 

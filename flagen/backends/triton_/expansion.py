@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from flagen.backends.printed import total_of
 from flagen.backends.torch_.rows import ReadScope, RowPrinter, Rows, expressions, vectors, written_rows
 from flagen.backends.torch_.scope import names_used, prelude
+from flagen.backends.triton_.operator import result_of
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, function_context
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.names import free_name
@@ -34,6 +35,7 @@ def expanded_launcher_context(plan: ExpandedPlan) -> Mapping[str, object]:
         **function_context(spec, plan.size, rows),
         "launched": over["declarations"],
         "output_dtype": "torch.float32",
+        "returned": [result_of(spec.output_dims, "torch.float32")],
         "expansion": {
             "note": _note(plan),
             "rows": rows,

@@ -25,8 +25,11 @@ def launcher_context(plan: FusedPlan, backward_keeps: str) -> Mapping[str, objec
     return {
         **common_context(spec),
         **operator.context(),
-        "initials": operator.initials,
         "backward_keeps": backward_keeps,
+        "sizes_of_states": [
+            (final, ", ".join(f"args.{size}" for size in ("runs", "HV", *state.dims)))
+            for final, state in zip(operator.finals, spec.states, strict=True)
+        ],
         "tensors": tensor_names(spec),
         "defaults": list(default_values(spec)),
         "config_arguments": [f"args.{dim}" for dim in plan.order],

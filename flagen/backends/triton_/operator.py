@@ -6,22 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from flagen.backends.signature import Parameter, parameters
+from flagen.backends.signature import Parameter, output_dtype, parameters
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import check_call
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.names import final_name, free_name, initial_name
 from flagen.plan.schedule import declared_names
-from flagen.spec.model import Spec
+from flagen.spec.model import Dims, Spec
+
+SCHEMA = {"float": "float", "float | None": "float?", "int": "int", "bool": "bool"}
+"""Types of arguments that are no tensors, as torch writes them."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A registered operator and the PyTorch form it falls back on where not all of `has_kernel` holds.
+    """A registered operator and the PyTorch form it falls back on.
 
     It takes the arguments of the function, in another order: first the tensors that can have a gradient, each state on
     its own, then `cu_seqlens`, then what is no tensor. It returns the output and every final state.
 
+    rows_of_form: how many rows of a token `chunk_size` counts, where the PyTorch form counts tokens.
+    most_steps: for how many micro-steps a token there are kernels.
     kept: the arrays it returns besides, which its gradient takes; how many of them, an argument of its own says.
     sizes_of_kept: what their sizes depend on beside the sizes of the arguments; products: what says the dtype that most
     of them have.
@@ -33,9 +38,9 @@ class Operator:
     spec: Spec
     name: str
     pytorch_form: str
-    has_kernel: tuple[str, ...] = ("operators.has_kernel(args)",)
     chunk_size: Parameter | None = None
-    tokens_of_chunk: str = "chunk_size"
+    rows_of_form: str = ""
+    most_steps: int | None = None
     kept: tuple[str, ...] = ()
     sizes_of_kept: tuple[str, ...] = ()
     products: str = ""
@@ -87,64 +92,43 @@ class Operator:
         others = (p.name for p in self.parameters if p.name not in (*self.differentiated, "cu_seqlens"))
         return ("cu_seqlens", *others)
 
-    def _no_kernel(self) -> str:
-        """When the PyTorch form runs."""
-        first, *others = self.has_kernel
-        return f"not ({' and '.join(self.has_kernel)})" if others else f"not {first}"
-
     def context(self) -> Mapping[str, object]:
         """Every value `triton/_operator.py.j2` uses, but for those that all files of a package use."""
         declared = {p.name: f"{p.name}: {p.annotation}" for p in self.parameters}
         arguments = (*self.differentiated, *self.settings)
-        state_sizes = {state.name: ("runs", "HV", *state.dims) for state in self.spec.states}
+        annotations = {p.name: p.annotation for p in self.parameters}
+        _, *others = self.settings
         return {
             "operator": self.name,
+            "form": self.pytorch_form,
+            "rows_of_form": self.rows_of_form,
             "backward": self.backward,
-            "backward_call": self._backward_call(),
-            "has_kernel": " and ".join(self.has_kernel),
-            "no_kernel": self._no_kernel(),
             "finals": self.finals,
+            "initials": self.initials,
             "declarations": [declared[name] for name in arguments],
             "arguments": arguments,
-            "differentiated": self.differentiated,
-            "settings": self.settings,
-            "cotangents": self.cotangents,
+            "given": tuple_of(tensor_names(self.spec)),
+            "passed": [name for name in self.settings if not self.kept or name != self.keep],
+            "schema": {name: SCHEMA[annotations[name]] for name in others},
+            "returned": self.returned,
+            "most_steps": self.most_steps,
             "takes_output": self.takes_output,
             "keep": self.keep if self.kept else None,
             "kept": self.kept,
             "sizes_of_kept": self.sizes_of_kept,
             "products": self.products,
-            "pytorch_call": self._pytorch_call(),
-            "check_all": self._check(),
-            "check_shapes": self._check(shapes_only="True"),
+            "handed_on": [keyword.split("=", 1) for keyword in self.keywords],
             "check": check_call(self.spec, shapes_only="torch.compiler.is_compiling()"),
-            "sizes_of_output": _sizes(("batch", "tokens", "HV", *self.spec.output_dims)),
-            "sizes_of_states": [(f, _sizes(s)) for f, s in zip(self.finals, state_sizes.values(), strict=True)],
         }
 
-    def _check(self, **named: str) -> str:
-        return check_call(self.spec, **{"initial_state": self._initial_state(), **named})
-
-    def _pytorch_call(self) -> str:
-        given = {"initial_state": self._initial_state(), "chunk_size": self.tokens_of_chunk}
-        every = (*parameters(self.spec), *([] if self.chunk_size is None else [self.chunk_size]))
-        passed = (f"{p.name}={given.get(p.name, p.name)}" if p.keyword else p.name for p in every)
-        return f"{self.pytorch_form}({', '.join(passed)})"
-
-    def _backward_call(self) -> str:
-        """The call of `backward`; it takes the function's arguments after the gradients of its results."""
-        given = [p for p in parameters(self.spec) if p.name != "output_final_state"]
-        values = {"initial_state": self._initial_state()}
-        passed = [f"{p.name}={values.get(p.name, p.name)}" if p.keyword else p.name for p in given]
-        names = ", ".join(f'"{name}"' for name in self.differentiated)
-        wanted = f"wanted=operators.asked(({names}), wanted)"
-        return f"{self.backward}({', '.join((*self.cotangents, *passed, *self.keywords, wanted))})"
-
-    def _initial_state(self) -> str:
-        """The argument `initial_state` from the states that an operator is handed."""
-        first, *others = self.initials
-        return f"None if {first} is None else {tuple_of(self.initials)}" if others else first
+    @property
+    def returned(self) -> list[str]:
+        """What is returned for every token, as the operator is told."""
+        return [result_of(self.spec.output_dims, output_dtype(self.spec))]
 
 
-def _sizes(names: tuple[str, ...]) -> str:
-    return ", ".join(f"args.{name}" for name in names)
+def result_of(dims: Dims, dtype: str) -> str:
+    """A result over `dims` whose dtype a function writes as `dtype`."""
+    like = f'"{dtype.removesuffix(".dtype")}"' if dtype.endswith(".dtype") else dtype
+    last = "" if dtype == "args.dtype" else f", {like}"
+    return f"operators.Result({tuple_of(map(repr, dims))}{last})"

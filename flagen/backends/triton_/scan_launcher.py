@@ -13,12 +13,12 @@ from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launcher import default_values
 from flagen.backends.triton_.names import free_name
-from flagen.backends.triton_.operator import Operator
+from flagen.backends.triton_.operator import Operator, result_of
 from flagen.backends.triton_.scan_kernel import compile_time_sizes
 from flagen.plan.scan import Result, ScanPlan
 from flagen.plan.scan_backward import Give, ScanBackwardPlan
 from flagen.plan.scan_kernel import SIZES, ScanKernelPlan
-from flagen.spec.model import Input, Param, State
+from flagen.spec.model import Input, Param, Spec, State
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,14 @@ class ScanOperator(Operator):
         return tuple(free_name(f"d{name}", self.taken) for name in (*self.results, *self.finals))
 
     @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        return tuple(
-            Parameter(p.name, "bool", None, True, "") if self.kept and p.name == self.keep else p
-            for p in super().parameters
-        )
+    def returned(self) -> list[str]:
+        assert self.plan is not None
+        return [_returned(self.spec, result) for result in self.plan.results]
+
+
+def _returned(spec: Spec, result: Result) -> str:
+    wide = result.name in spec.wide_outputs
+    return result_of(result.dims, "args.dtype" if wide else f"{result_like(spec, result.dims)}.dtype")
 
 
 def scan_operator(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> ScanOperator:
@@ -55,9 +58,7 @@ def scan_operator(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> ScanOpera
         chunk_size=_size(plan),
         kept=tuple(kept_name(state, taken) for state in backward.kept),
         backward=f"chunk_backward_{spec.name}",
-        keywords=("chunk_size=chunk_size", f"kept_states=({', '.join(kept_name(s, taken) for s in backward.kept)},)")
-        if backward.kept
-        else ("chunk_size=chunk_size",),
+        keywords=(f"kept_states=({', '.join(kept_name(s, taken) for s in backward.kept)},)",) if backward.kept else (),
         plan=plan.plan,
     )
 
@@ -82,9 +83,8 @@ def scan_launcher_context(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> M
     common = common_context(spec, _size(plan))
     names = ("name", "title", "paper", "equations", "signature", "argument_docs", "state_doc", "state_annotation")
     values = (
-        *("operator", "backward_call", "has_kernel", "no_kernel", "finals", "declarations", "arguments"),
-        *("differentiated", "settings", "cotangents", "kept", "pytorch_call", "check_all", "check_shapes", "check"),
-        *("sizes_of_states", "backward"),
+        *("operator", "form", "backward", "initials", "declarations", "arguments", "given", "passed"),
+        *("schema", "returned", "kept", "handed_on", "check"),
     )
     kept = [(kept_name(state, plan.taken | backward.taken), _axes(*state.dims)) for state in backward.kept]
     return {
@@ -92,9 +92,7 @@ def scan_launcher_context(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> M
         **{name: inherited[name] for name in values},
         RANGES: range_check(spec),
         "keep": operator.keep,
-        "initials": operator.initials,
         "results": [_result(plan.plan, result) for result in plan.plan.results],
-        "likes": _likes(plan.plan),
         "sizes": SIZES,
         "sizes_of_kept": kept,
         "tensors": tensor_names(spec),
@@ -103,29 +101,18 @@ def scan_launcher_context(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> M
         "split": plan.split,
         "scalars": [param.name for param in spec.params if not param.is_tensor],
         "compile_time": [f"args.{size}" for size in compile_time_sizes(plan)],
-        "types": ["Tensor"] * (len(plan.plan.results) + len(spec.states) + len(kept)),
     }
 
 
 def _result(plan: ScanPlan, result: Result) -> Mapping[str, str]:
-    """A result: its name, its sizes, its dtype and how it is documented; `narrowed`: the PyTorch form's, in that dtype,
-    which it gives to the output alone."""
+    """A result: its name, its sizes, its dtype and how it is documented."""
     spec, name = plan.spec, result.name
-    wide = name in spec.wide_outputs
-    like = result_like(spec, result.dims)
     return {
-        "narrowed": name if wide or name == "o" else f"{name}.to({like}.dtype)",
         "name": name,
         "sizes": _axes("batch", "tokens", "HV", *result.dims),
-        "dtype": "args.dtype" if wide else f"{like}.dtype",
+        "dtype": "args.dtype" if name in spec.wide_outputs else f"{result_like(spec, result.dims)}.dtype",
         "doc": result_doc(spec, name, result.dims),
     }
-
-
-def _likes(plan: ScanPlan) -> list[str]:
-    """The inputs whose dtype a result takes."""
-    narrow = (result for result in plan.results if result.name not in plan.spec.wide_outputs)
-    return list(dict.fromkeys(result_like(plan.spec, result.dims) for result in narrow))
 
 
 def _axes(*names: str) -> str:
