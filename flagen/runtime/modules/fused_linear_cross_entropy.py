@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from . import liger
 from .chunked import loss_of_linear
 from .fused_cross_entropy import check_target, refuse_process_group, token_losses
 from .l2warp import largest_logit_penalty
@@ -42,7 +43,8 @@ def fused_linear_cross_entropy_loss(
 ) -> Tensor:
     """The cross entropy of linear(x, weight, bias), reduced over the rows whose target is not ignored.
 
-    The gradients are computed in the forward pass, chunk by chunk. First derivatives only.
+    The gradients are computed in the forward pass, chunk by chunk. First derivatives only. With FLAGEN_LIGER=1 in the
+    environment, liger-kernel computes on a GPU what it has the options for.
 
     Args:
         x: [N, D].
@@ -70,6 +72,18 @@ def fused_linear_cross_entropy_loss(
     refuse_process_group(process_group)
     check_reduction(reduction)
     check_target(target, x.shape[0])
+    if liger.wanted(x, logit_scale, use_l2warp):
+        return liger.linear_cross_entropy(
+            x,
+            target,
+            weight,
+            bias,
+            ignore_index,
+            label_smoothing,
+            logit_softcapping,
+            reduction,
+            accumulate_grad_in_fp32,
+        )
     count = target.ne(ignore_index).sum().clamp(min=1)
 
     def row_losses(logits: Tensor, rows: slice) -> Tensor:

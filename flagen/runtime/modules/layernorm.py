@@ -54,10 +54,13 @@ def normalize(
     weight, bias = upcast_optional(weight), upcast_optional(bias)
     if num_groups == 1 and not is_rms_norm:
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
-    groups = x.reshape(*x.shape[:-1], num_groups, x.shape[-1] // num_groups)
-    norm = F.rms_norm if is_rms_norm else F.layer_norm
-    normed = norm(groups, groups.shape[-1:], eps=eps).flatten(-2)
-    normed = normed if weight is None else normed * weight
+    if num_groups == 1:
+        normed = F.rms_norm(x, x.shape[-1:], weight, eps)
+    else:
+        groups = x.reshape(*x.shape[:-1], num_groups, x.shape[-1] // num_groups)
+        norm = F.rms_norm if is_rms_norm else F.layer_norm
+        normed = norm(groups, groups.shape[-1:], eps=eps).flatten(-2)
+        normed = normed if weight is None else normed * weight
     return normed if bias is None else normed + bias
 
 
