@@ -154,7 +154,6 @@ LAYERS: dict[str, Layer] = {
             *configs(
                 {"head_dim": 16, "num_hidden_layers": 3, **RANKS},
                 {"head_dim": None, "num_heads": 4, "num_hidden_layers": 3, "fuse_norm": True, **RANKS},
-                {"head_dim": 16, "num_hidden_layers": 3, "value_dim": 48, **RANKS},
             ),
             Config(
                 {"hidden_size": 32, "head_dim": 16, "num_hidden_layers": 3, "layer_idx": 1, **RANKS},

@@ -23,6 +23,8 @@ from tests.layers.cases import Config
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Arrays = dict[str, Array]
+AsOurs = Callable[[list[Tensor]], list[Tensor]]
+"""From the recurrent states that a cache keeps, in order, to those that ours keeps."""
 Make = Callable[[int], nn.Module]
 """A layer of a config, by its `layer_idx`."""
 
@@ -63,14 +65,14 @@ def with_weights(layer: nn.Module, seed: int) -> nn.Module:
 
 
 def scenarios(
-    make: Make, make_cache: Callable[[], Any], config: Config, whole: bool, turned: bool = False
+    make: Make, make_cache: Callable[[], Any], config: Config, whole: bool, as_ours: AsOurs = list
 ) -> Iterator[tuple[str, Callable[[], Arrays]]]:
     """What is tried, by name, with the config, and how: `whole` for the config that everything is tried on.
 
-    Where `turned`, the first recurrent state has its last two dims the other way round.
+    `as_ours` says how states are laid out: ours have keys before values, and an entry for each value head.
     """
     index = config.arguments.get("layer_idx", 0)
-    run = _Runs(with_weights(make(index), index), make_cache, config, turned)
+    run = _Runs(with_weights(make(index), index), make_cache, config, as_ours)
     left, right = masks()
     yield "no_mask", lambda: run.once() | run.gradients()
     yield "decoded", run.decoded
@@ -82,7 +84,7 @@ def scenarios(
     yield "packed", lambda: run.once(cu_seqlens=BOUNDARIES) | run.gradients(cu_seqlens=BOUNDARIES)
     yield "decoded_padded", lambda: run.decoded(mask=left)
     yield "long", run.long
-    yield "two_layers", lambda: _two_layers(make, make_cache, config.arguments["hidden_size"], turned)
+    yield "two_layers", lambda: _two_layers(make, make_cache, config.arguments["hidden_size"], as_ours)
 
 
 FEW = ("no_mask", "decoded", "padded_left")
@@ -90,8 +92,8 @@ SCENARIOS = (*FEW, "padded_right", "packed", "decoded_padded", "long", "two_laye
 
 
 class _Runs:
-    def __init__(self, layer: nn.Module, make_cache: Callable[[], Any], config: Config, turned: bool) -> None:
-        self.layer, self.make_cache, self.config, self.turned = layer, make_cache, config, turned
+    def __init__(self, layer: nn.Module, make_cache: Callable[[], Any], config: Config, as_ours: AsOurs) -> None:
+        self.layer, self.make_cache, self.config, self.as_ours = layer, make_cache, config, as_ours
         self.index = config.arguments.get("layer_idx", 0)
         self.hidden = config.arguments["hidden_size"]
 
@@ -107,7 +109,7 @@ class _Runs:
             result = self.layer(
                 x, attention_mask=mask, past_key_values=cache, use_cache=True, **_packed(cu_seqlens), **more
             )
-        found = {"output": _seen(result[0], mask), **_states(cache[self.index], self.turned)}
+        found = {"output": _seen(result[0], mask), **_states(cache[self.index], self.as_ours)}
         return found | {f"returned.{i}": _seen(r, mask) for i, r in enumerate(result[3:])}
 
     def gradients(
@@ -156,7 +158,7 @@ class _Runs:
         return {"output": _products(output, 2)} | self.gradients(batch=1, tokens=LONG)
 
 
-def _two_layers(make: Make, make_cache: Callable[[], Any], hidden: int, turned: bool) -> Arrays:
+def _two_layers(make: Make, make_cache: Callable[[], Any], hidden: int, as_ours: AsOurs) -> Arrays:
     """Two layers and one cache; what the first returns besides (`v_first`) goes to the second."""
     first, second = (with_weights(make(index), index) for index in (0, 1))
 
@@ -173,7 +175,7 @@ def _two_layers(make: Make, make_cache: Callable[[], Any], hidden: int, turned: 
             outputs.append(both(x[:, start:end], past_key_values=cache, use_cache=True))
     found = {"output": _products(torch.cat(outputs, 1), 2)}
     for index in (0, 1):
-        found |= {f"{name}.of_{index}": each for name, each in _states(cache[index], turned).items()}
+        found |= {f"{name}.of_{index}": each for name, each in _states(cache[index], as_ours).items()}
     for layer in (first, second):
         layer.train()
         layer.zero_grad()
@@ -219,12 +221,10 @@ def _gradient(name: str, of: Tensor) -> Tensor:
     return of.grad
 
 
-def _states(cached: Mapping[str, Any], turned: bool) -> Arrays:
+def _states(cached: Mapping[str, Any], as_ours: AsOurs) -> Arrays:
     """What a cache keeps of a layer, in order; a normalizer that fla has as `ffn_state` is the second state here."""
     recurrent = [*_each(cached.get("recurrent_state")), *_each(cached.get("ffn_state"))]
-    if turned:
-        recurrent[0] = recurrent[0].transpose(-1, -2)
-    found = {f"state.{i}": _products(each, 1) for i, each in enumerate(recurrent)}
+    found = {f"state.{i}": _products(each, 1) for i, each in enumerate(as_ours(recurrent))}
     return found | {f"conv_state.{i}": _products(each, 1) for i, each in enumerate(_each(cached.get("conv_state")))}
 
 

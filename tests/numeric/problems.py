@@ -112,6 +112,18 @@ VARIANTS = {
     "hgrn": _variant(gates="g", g=log_decay),
     "rwkv4": _variant(log_weight="k", gates="w", w=log_decay),
     "mamba": _variant(ends={"dt": (0, 20), "A": (-30, 0)}, gates="dt A", dt=softplus, A=negative),
+    # With the front ends of layers: additive and gated ones, then scans.
+    "linear_attention": _variant({"curve": 1, "line": 0, "norm_q": 1, "norm_k": 1}),
+    "multi_scale_retention": _variant(),
+    "gated_linear_attention": _variant({"normalizer": 2, "lowest": -0.8}),
+    "simple_gated_linear_attention": _variant({"normalizer": 2}),
+    "hgrn2_attention": _variant(floor=negative),
+    "rwkv6_attention": _variant(),
+    "rwkv7_attention": _variant(),
+    "mamba2_layer": _variant({"least": 0.1, "most": 2}),
+    "lightnet_attention": _variant(log_weight="k"),
+    "hgrn_attention": _variant(gates="f", floor=negative),
+    "mamba_layer": _variant(gates="dt A_log"),
 }
 
 
