@@ -39,8 +39,6 @@ from torch.distributed.fsdp import fully_shard
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from generated.models import CausalLM, ModelConfig  # noqa: E402
-
 from examples.train_tiny_lm import (  # noqa: E402
     BYTES,
     LEARNING_RATE,
@@ -56,6 +54,7 @@ from examples.train_tiny_lm import (  # noqa: E402
     guess,
     read_text,
 )
+from generated.models import CausalLM, ModelConfig  # noqa: E402
 
 HEAD_DIM = 32
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)

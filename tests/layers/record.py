@@ -29,6 +29,9 @@ from flagen.triton_cpu import repair
 repair()  # Before fla looks at Triton.
 
 import fla.layers
+import fla.layers.abc
+import fla.layers.delta_net
+import fla.layers.gated_deltaproduct
 import fla.layers.hgrn
 import fla.layers.simple_gla
 import fla.ops.lightnet.chunk
@@ -36,10 +39,13 @@ import fla.ops.lightnet.fused_recurrent
 import numpy as np
 import torch
 from fla.models.utils import Cache
+from fla.ops.abc.chunk import chunk_abc
+from fla.ops.abc.naive import naive_recurrent_abc
+from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 from torch import Tensor, nn
 
 from tests.layers.cases import LAYERS, Config
-from tests.layers.scenarios import scenarios
+from tests.layers.scenarios import AsOurs, scenarios
 
 
 def additive_gate(
@@ -77,12 +83,44 @@ ALONE = {
     "rwkv6_attention": "keeps the last token of the pack as every sequence's",
     "mamba_layer": "ignores cu_seqlens",
     "mamba2_layer": "ignores cu_seqlens",
+    "rwkv7_attention": "keeps another's token for a sequence that is empty",
     "simple_gated_linear_attention": "fails where there is a mask and gradients are wanted",
 }
 """Layers that run each sequence of a pack alone, and each without its padding where gradients are wanted."""
 AFRESH = {"abc_attention": "cannot resume, refuses cu_seqlens, and what is masked adds to the slots all the same"}
 """Layers that run each sequence alone without its padding, and all of it again for each further token."""
 STEPWISE = {"mamba2_layer": "a prefill takes the heads of a group from all groups in turn; token by token it is right"}
+
+
+def micro_steps(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, beta: Tensor, num_householder: int, **more: Any
+) -> tuple[Tensor, Tensor]:
+    """fla's operator of Gated DeltaProduct, which refuses float32, by its gated delta rule: a token for each step."""
+    n, cu_seqlens = num_householder, more.pop("cu_seqlens")
+
+    def of_one(x: Tensor, step: int) -> Tensor:
+        steps = [x if i == step else torch.zeros_like(x) for i in range(n)]
+        return torch.stack(steps, 2).flatten(1, 2)
+
+    g = torch.zeros_like(beta) if g is None else of_one(g, 0)
+    packed = None if cu_seqlens is None else cu_seqlens * n
+    o, state = chunk_gated_delta_rule(of_one(q, n - 1), k, v, g, beta, cu_seqlens=packed, **more)
+    return o[:, n - 1 :: n], state
+
+
+def slots(q: Tensor, k: Tensor, v: Tensor, s: Tensor, **more: Any) -> tuple[Tensor, Any]:
+    """fla's operator of ABC, but its reference in PyTorch for gradients: in the backward kernel a mask is a
+    product of numbers, which the interpreter does not take for one."""
+    if not torch.is_grad_enabled():
+        return chunk_abc(q, k, v, s, **more)  # type: ignore[no-any-return]
+    o, state = naive_recurrent_abc(*(x.transpose(1, 2) for x in (q, k, v, s)), **more)
+    return o.transpose(1, 2), state
+
+
+fla.layers.gated_deltaproduct.chunk_gated_delta_product = micro_steps
+fla.layers.abc.chunk_abc = slots
+# Its chunk kernels refuse float32.
+fla.layers.delta_net.chunk_delta_rule = fla.layers.delta_net.fused_recurrent_delta_rule
 
 
 class Alone(nn.Module):
@@ -123,16 +161,28 @@ class Alone(nn.Module):
                 where = [(b, at[attention_mask[b] > 0]) for b, at in where]
         else:
             where = [(0, torch.arange(start, end)) for start, end in pairwise(cu_seqlens.tolist())]
-        output, kept = torch.zeros_like(whole), []
+        results: list[Tensor] = []
+        kept = []
         for row, at in where:
             cache = Cache() if use_cache else None
             if len(at):
-                y = self.layer(whole[row : row + 1, at], past_key_values=cache, use_cache=use_cache, **more)[0]
-                output = output.index_put((torch.tensor(row), at), y[0])
+                y, _, *returned = self.layer(
+                    whole[row : row + 1, at], past_key_values=cache, use_cache=use_cache, **_part(more, row, at)
+                )
+                found = [y, *returned[1:]]
+                results = results or [each.new_zeros(*whole.shape[:2], each.shape[-1]) for each in found]
+                place = (torch.full_like(at, row), at)
+                results = [r.index_put(place, each[0]) for r, each in zip(results, found, strict=True)]
             kept.append(cache[index] if cache is not None and len(at) else None)
         if past_key_values is not None:
             past_key_values.states[index] = _stacked(kept)
-        return output[:, whole.shape[1] - x.shape[1] :], None, past_key_values
+        output, *others = (each[:, whole.shape[1] - x.shape[1] :] for each in results)
+        return output, None, past_key_values, *others
+
+
+def _part(more: dict[str, Any], row: int, at: Tensor) -> dict[str, Any]:
+    """Of what is given besides, the part of these tokens: a value of a token has three dims."""
+    return {name: x[row : row + 1, at] if x is not None and x.ndim == 3 else x for name, x in more.items()}
 
 
 class Memory:
@@ -192,7 +242,7 @@ def record(package: str) -> None:
     arrays = {}
     for i, config in enumerate(LAYERS[package].configs):
         make, make_cache = makers(package, cls, config)
-        for scenario, run in scenarios(make, make_cache, config, whole=i == 0, turned=transposed(package, cls)):
+        for scenario, run in scenarios(make, make_cache, config, whole=i == 0, as_ours=as_ours(package, cls)):
             start = time.perf_counter()
             arrays |= {f"{i}/{scenario}/{name}": each for name, each in run().items()}
             print(f"{package} {i} {scenario} {time.perf_counter() - start:.1f} s", flush=True)
@@ -231,9 +281,13 @@ class Remembering(Cache):  # type: ignore[misc]
         return self.states[index] if index in self.states else super().__getitem__(index)
 
 
-def transposed(package: str, cls: type[nn.Module]) -> bool:
-    """Whether fla keeps the values first: ours has [N, HV, K, V] always."""
-    return package == "mamba2_layer" or "state_v_first=True" in inspect.getsource(cls)
+def as_ours(package: str, cls: type[nn.Module]) -> AsOurs:
+    """How fla's states become ours: [N, HV, K, V] always, and an entry for each value head."""
+    if package == "mamba2_layer" or "state_v_first=True" in inspect.getsource(cls):
+        return lambda states: [states[0].transpose(-1, -2), *states[1:]] if states else []
+    if package == "precond_gated_deltanet":
+        return lambda states: [s.repeat_interleave(states[0].shape[1] // s.shape[1], 1) for s in states]
+    return list
 
 
 def table() -> dict[str, Any]:

@@ -23,6 +23,8 @@ from tests.layers.cases import Config
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Arrays = dict[str, Array]
+AsOurs = Callable[[list[Tensor]], list[Tensor]]
+"""From the recurrent states that a cache keeps, in order, to those that ours keeps."""
 Make = Callable[[int], nn.Module]
 """A layer of a config, by its `layer_idx`."""
 
@@ -63,14 +65,19 @@ def with_weights(layer: nn.Module, seed: int) -> nn.Module:
 
 
 def scenarios(
-    make: Make, make_cache: Callable[[], Any], config: Config, whole: bool, turned: bool = False
+    make: Make,
+    make_cache: Callable[[], Any],
+    config: Config,
+    whole: bool,
+    as_ours: AsOurs = list,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[str, Callable[[], Arrays]]]:
     """What is tried, by name, with the config, and how: `whole` for the config that everything is tried on.
 
-    Where `turned`, the first recurrent state has its last two dims the other way round.
+    `as_ours` says how states are laid out: ours have keys before values, and an entry for each value head.
     """
     index = config.arguments.get("layer_idx", 0)
-    run = _Runs(with_weights(make(index), index), make_cache, config, turned)
+    run = _Runs(with_weights(make(index), index), make_cache, config, as_ours, dtype)
     left, right = masks()
     yield "no_mask", lambda: run.once() | run.gradients()
     yield "decoded", run.decoded
@@ -82,7 +89,7 @@ def scenarios(
     yield "packed", lambda: run.once(cu_seqlens=BOUNDARIES) | run.gradients(cu_seqlens=BOUNDARIES)
     yield "decoded_padded", lambda: run.decoded(mask=left)
     yield "long", run.long
-    yield "two_layers", lambda: _two_layers(make, make_cache, config.arguments["hidden_size"], turned)
+    yield "two_layers", lambda: _two_layers(make, make_cache, config.arguments["hidden_size"], as_ours)
 
 
 FEW = ("no_mask", "decoded", "padded_left")
@@ -90,24 +97,29 @@ SCENARIOS = (*FEW, "padded_right", "packed", "decoded_padded", "long", "two_laye
 
 
 class _Runs:
-    def __init__(self, layer: nn.Module, make_cache: Callable[[], Any], config: Config, turned: bool) -> None:
-        self.layer, self.make_cache, self.config, self.turned = layer, make_cache, config, turned
+    def __init__(
+        self, layer: nn.Module, make_cache: Callable[[], Any], config: Config, as_ours: AsOurs, dtype: torch.dtype
+    ) -> None:
+        self.layer, self.make_cache, self.config, self.as_ours, self.dtype = layer, make_cache, config, as_ours, dtype
         self.index = config.arguments.get("layer_idx", 0)
         self.hidden = config.arguments["hidden_size"]
 
+    def x(self, batch: int, tokens: int) -> Tensor:
+        return _tensor("x", (batch, tokens, self.hidden)).to(self.dtype)
+
     def given(self, batch: int, tokens: int) -> dict[str, Tensor]:
-        return {name: _given(name, *of, batch, tokens) for name, of in self.config.given.items()}
+        return {name: _given(name, *of, batch, tokens).to(self.dtype) for name, of in self.config.given.items()}
 
     def once(self, mask: Tensor | None = None, cu_seqlens: Sequence[int] | None = None) -> Arrays:
         batch = BATCH if cu_seqlens is None else 1
-        x, more = _tensor("x", (batch, TOKENS, self.hidden)), self.given(batch, TOKENS)
+        x, more = self.x(batch, TOKENS), self.given(batch, TOKENS)
         cache = self.make_cache()
         self.layer.eval()
         with torch.no_grad():
             result = self.layer(
                 x, attention_mask=mask, past_key_values=cache, use_cache=True, **_packed(cu_seqlens), **more
             )
-        found = {"output": _seen(result[0], mask), **_states(cache[self.index], self.turned)}
+        found = {"output": _seen(result[0], mask), **_states(cache[self.index], self.as_ours)}
         return found | {f"returned.{i}": _seen(r, mask) for i, r in enumerate(result[3:])}
 
     def gradients(
@@ -119,7 +131,7 @@ class _Runs:
     ) -> Arrays:
         """Of the inputs and of the weights, for a gradient of the output that is zero where it is masked."""
         batch = batch if cu_seqlens is None else 1
-        inputs = {"x": _tensor("x", (batch, tokens, self.hidden)), **self.given(batch, tokens)}
+        inputs = {"x": self.x(batch, tokens), **self.given(batch, tokens)}
         for each in inputs.values():
             each.requires_grad_()
         x, *_ = inputs.values()
@@ -133,7 +145,7 @@ class _Runs:
 
     def decoded(self, mask: Tensor | None = None) -> Arrays:
         """A prefill, then token by token, through a cache."""
-        x, more = _tensor("x", (BATCH, TOKENS, self.hidden)), self.given(BATCH, TOKENS)
+        x, more = self.x(BATCH, TOKENS), self.given(BATCH, TOKENS)
         cache, outputs = self.make_cache(), []
         self.layer.eval()
         with torch.no_grad():
@@ -144,19 +156,19 @@ class _Runs:
                 outputs.append(result[0])
         length = np.asarray(cache.get_seq_length(self.index), np.float32)
         return {"output": _seen(torch.cat(outputs, 1), mask), "length": length} | _states(
-            cache[self.index], self.turned
+            cache[self.index], self.as_ours
         )
 
     def long(self) -> Arrays:
         """More than a chunk of the kernels."""
-        x, more = _tensor("x", (1, LONG, self.hidden)), self.given(1, LONG)
+        x, more = self.x(1, LONG), self.given(1, LONG)
         self.layer.eval()
         with torch.no_grad():
             output = self.layer(x, **more)[0]
         return {"output": _products(output, 2)} | self.gradients(batch=1, tokens=LONG)
 
 
-def _two_layers(make: Make, make_cache: Callable[[], Any], hidden: int, turned: bool) -> Arrays:
+def _two_layers(make: Make, make_cache: Callable[[], Any], hidden: int, as_ours: AsOurs) -> Arrays:
     """Two layers and one cache; what the first returns besides (`v_first`) goes to the second."""
     first, second = (with_weights(make(index), index) for index in (0, 1))
 
@@ -173,7 +185,7 @@ def _two_layers(make: Make, make_cache: Callable[[], Any], hidden: int, turned: 
             outputs.append(both(x[:, start:end], past_key_values=cache, use_cache=True))
     found = {"output": _products(torch.cat(outputs, 1), 2)}
     for index in (0, 1):
-        found |= {f"{name}.of_{index}": each for name, each in _states(cache[index], turned).items()}
+        found |= {f"{name}.of_{index}": each for name, each in _states(cache[index], as_ours).items()}
     for layer in (first, second):
         layer.train()
         layer.zero_grad()
@@ -206,7 +218,7 @@ def _given(name: str, kind: str, size: int, batch: int, tokens: int) -> Tensor:
 
 
 def _pull(output: Tensor, mask: Tensor | None) -> None:
-    along = _tensor("gradient of the output", output.shape)
+    along = _tensor("gradient of the output", output.shape).to(output)
     output.backward(along if mask is None else along * mask[..., None])
 
 
@@ -219,12 +231,10 @@ def _gradient(name: str, of: Tensor) -> Tensor:
     return of.grad
 
 
-def _states(cached: Mapping[str, Any], turned: bool) -> Arrays:
+def _states(cached: Mapping[str, Any], as_ours: AsOurs) -> Arrays:
     """What a cache keeps of a layer, in order; a normalizer that fla has as `ffn_state` is the second state here."""
     recurrent = [*_each(cached.get("recurrent_state")), *_each(cached.get("ffn_state"))]
-    if turned:
-        recurrent[0] = recurrent[0].transpose(-1, -2)
-    found = {f"state.{i}": _products(each, 1) for i, each in enumerate(recurrent)}
+    found = {f"state.{i}": _products(each, 1) for i, each in enumerate(as_ours(recurrent))}
     return found | {f"conv_state.{i}": _products(each, 1) for i, each in enumerate(_each(cached.get("conv_state")))}
 
 
@@ -240,7 +250,8 @@ def _seen(output: Tensor, mask: Tensor | None) -> Array:
 
 def _products(tensor: Tensor, leading: int) -> Array:
     """Of each row: what is behind the leading dims is one."""
-    numbers = tensor.detach().double().numpy()
+    # A product with -inf would say nothing of the rest; running logarithms that started are far above this.
+    numbers = tensor.detach().double().nan_to_num(nan=torch.nan, neginf=-1e3).numpy()
     rows = numbers.reshape(*numbers.shape[:leading], -1)
     size = rows.shape[-1]
     if size <= WHOLE:

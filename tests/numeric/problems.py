@@ -128,6 +128,18 @@ VARIANTS = {
     "precond_kimi_delta_attention": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
     "gated_slot_attention": _variant(),
     "abc_attention": _variant(),
+    # With the front ends of layers: additive and gated ones, then scans.
+    "linear_attention": _variant({"curve": 1, "line": 0, "norm_q": 1, "norm_k": 1}),
+    "multi_scale_retention": _variant(),
+    "gated_linear_attention": _variant({"normalizer": 2, "lowest": -0.8}),
+    "simple_gated_linear_attention": _variant({"normalizer": 2}),
+    "hgrn2_attention": _variant(floor=negative),
+    "rwkv6_attention": _variant(),
+    "rwkv7_attention": _variant(),
+    "mamba2_layer": _variant({"least": 0.1, "most": 2}),
+    "lightnet_attention": _variant(log_weight="k"),
+    "hgrn_attention": _variant(gates="f", floor=negative),
+    "mamba_layer": _variant(gates="dt A_log"),
 }
 
 
