@@ -21,10 +21,11 @@ from flagen.spec import load_spec
 from flagen.spec.model import Input, Param, Spec
 from flagen.spec.model import State as SpecState
 from tests.margins import beyond
+from tests.specs import OPERATORS
 
 ROOT = Path(__file__).parents[2]
 State = Tensor | tuple[Tensor, ...]
-NAMES = sorted(path.stem for path in (ROOT / "specs").glob("*.yaml"))
+NAMES = list(OPERATORS)
 FORMS = ("naive_recurrent", "naive_chunk", "chunk", "fused_recurrent")
 
 # ------------------------------------------------------------------------------------------------------------- variants
@@ -116,6 +117,18 @@ VARIANTS = {
     "hgrn": _variant(gates="g", g=log_decay),
     "rwkv4": _variant(log_weight="k", gates="w", w=log_decay),
     "mamba": _variant(ends={"dt": (0, 20), "A": (-30, 0)}, gates="dt A", dt=softplus, A=negative),
+    # With the front ends of layers: additive and gated ones, then scans.
+    "linear_attention": _variant({"curve": 1, "line": 0, "norm_q": 1, "norm_k": 1}),
+    "multi_scale_retention": _variant(),
+    "gated_linear_attention": _variant({"normalizer": 2, "lowest": -0.8}),
+    "simple_gated_linear_attention": _variant({"normalizer": 2}),
+    "hgrn2_attention": _variant(floor=negative),
+    "rwkv6_attention": _variant(),
+    "rwkv7_attention": _variant(),
+    "mamba2_layer": _variant({"least": 0.1, "most": 2}),
+    "lightnet_attention": _variant(log_weight="k"),
+    "hgrn_attention": _variant(gates="f", floor=negative),
+    "mamba_layer": _variant(gates="dt A_log"),
     # With the front ends of layers: deltas, then slots.
     "delta_net": _variant(),
     "gated_deltanet": _variant(dt_bias=below),
