@@ -31,6 +31,7 @@ repair()  # Before fla looks at Triton.
 import fla.layers
 import fla.layers.abc
 import fla.layers.delta_net
+import fla.layers.gated_deltanet
 import fla.layers.gated_deltaproduct
 import fla.layers.hgrn
 import fla.layers.simple_gla
@@ -42,6 +43,7 @@ from fla.models.utils import Cache
 from fla.ops.abc.chunk import chunk_abc
 from fla.ops.abc.naive import naive_recurrent_abc
 from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
 from torch import Tensor, nn
 
 from tests.layers.cases import LAYERS, Config
@@ -92,6 +94,10 @@ AFRESH = {"abc_attention": "cannot resume, refuses cu_seqlens, and what is maske
 STEPWISE = {"mamba2_layer": "a prefill takes the heads of a group from all groups in turn; token by token it is right"}
 
 
+CHUNK = 64
+"""Tokens of a chunk of fla's kernels."""
+
+
 def micro_steps(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, beta: Tensor, num_householder: int, **more: Any
 ) -> tuple[Tensor, Tensor]:
@@ -109,14 +115,38 @@ def micro_steps(
 
 
 def slots(q: Tensor, k: Tensor, v: Tensor, s: Tensor, **more: Any) -> tuple[Tensor, Any]:
-    """fla's operator of ABC, but its reference in PyTorch for gradients: in the backward kernel a mask is a
-    product of numbers, which the interpreter does not take for one."""
-    if not torch.is_grad_enabled():
-        return chunk_abc(q, k, v, s, **more)  # type: ignore[no-any-return]
-    o, state = naive_recurrent_abc(*(x.transpose(1, 2) for x in (q, k, v, s)), **more)
-    return o.transpose(1, 2), state
+    """fla's operator of ABC, but its reference in PyTorch for gradients: in the backward kernel a mask is a product of
+    numbers, which the interpreter does not take for one. Of less than a chunk its states are sums, which it has not yet
+    divided by the weights of all that was written; here they are, and those are kept beside them."""
+    if torch.is_grad_enabled():
+        o, state = naive_recurrent_abc(*(x.transpose(1, 2) for x in (q, k, v, s)), **more)
+        return o.transpose(1, 2), state
+    o, state = chunk_abc(q, k, v, s, **more)
+    if state is None:
+        return o, None
+    z = torch.logsumexp(s, 1)
+    return o, (state[0] * torch.exp(-z)[:, :, None, :], state[1] * torch.exp(-z)[..., None], z)
 
 
+def gated_delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, A_log: Tensor, dt_bias: Tensor, **more: Any
+) -> tuple[Tensor, Tensor]:
+    """fla's operator of Gated DeltaNet, but its reference in PyTorch for more than a chunk: with gates evaluated in the
+    kernels, gradients of A_log are 2e-4 away from those in float64."""
+    if q.shape[1] <= CHUNK:
+        return chunk_gated_delta_rule(q, k, v, g, beta, A_log=A_log, dt_bias=dt_bias, **more)  # type: ignore[no-any-return]
+    assert more["cu_seqlens"] is None and not more["allow_neg_eigval"] and not more["output_final_state"]
+    groups = v.shape[2] // q.shape[2]
+    q, k = (l2norm(x).repeat_interleave(groups, 2) for x in (q, k))
+    g = -torch.exp(A_log) * torch.nn.functional.softplus(g + dt_bias)
+    return naive_recurrent_gated_delta_rule(q, k, v, torch.sigmoid(beta), g)  # type: ignore[no-any-return]
+
+
+def l2norm(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+fla.layers.gated_deltanet.chunk_gated_delta_rule = gated_delta_rule
 fla.layers.gated_deltaproduct.chunk_gated_delta_product = micro_steps
 fla.layers.abc.chunk_abc = slots
 # Its chunk kernels refuse float32.
@@ -285,6 +315,8 @@ def as_ours(package: str, cls: type[nn.Module]) -> AsOurs:
     """How fla's states become ours: [N, HV, K, V] always, and an entry for each value head."""
     if package == "mamba2_layer" or "state_v_first=True" in inspect.getsource(cls):
         return lambda states: [states[0].transpose(-1, -2), *states[1:]] if states else []
+    if package == "abc_attention":  # Of an empty sequence nothing is written.
+        return lambda states: [*states[:2], *(z.masked_fill(z == 0, -torch.inf) for z in states[2:])]
     if package == "precond_gated_deltanet":
         return lambda states: [s.repeat_interleave(states[0].shape[1] // s.shape[1], 1) for s in states]
     return list

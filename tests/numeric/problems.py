@@ -117,17 +117,6 @@ VARIANTS = {
     "hgrn": _variant(gates="g", g=log_decay),
     "rwkv4": _variant(log_weight="k", gates="w", w=log_decay),
     "mamba": _variant(ends={"dt": (0, 20), "A": (-30, 0)}, gates="dt A", dt=softplus, A=negative),
-    # With the front ends of layers: deltas, then slots.
-    "delta_net": _variant(),
-    "gated_deltanet": _variant(dt_bias=below),
-    "gated_deltanet2": _variant(dt_bias=below),
-    "gated_deltaproduct": _variant(dt_bias=below),
-    "kimi_delta_attention": _variant(dt_bias=below),
-    "comba_layer": _variant(dt_bias=below),
-    "precond_gated_deltanet": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
-    "precond_kimi_delta_attention": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
-    "gated_slot_attention": _variant(),
-    "abc_attention": _variant(),
     # With the front ends of layers: additive and gated ones, then scans.
     "linear_attention": _variant({"curve": 1, "line": 0, "norm_q": 1, "norm_k": 1}),
     "multi_scale_retention": _variant(),
@@ -140,6 +129,17 @@ VARIANTS = {
     "lightnet_attention": _variant(log_weight="k"),
     "hgrn_attention": _variant(gates="f", floor=negative),
     "mamba_layer": _variant(gates="dt A_log"),
+    # With the front ends of layers: deltas, then slots.
+    "delta_net": _variant(),
+    "gated_deltanet": _variant(dt_bias=below),
+    "gated_deltanet2": _variant(dt_bias=below),
+    "gated_deltaproduct": _variant(dt_bias=below),
+    "kimi_delta_attention": _variant(dt_bias=below),
+    "comba_layer": _variant(dt_bias=below),
+    "precond_gated_deltanet": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
+    "precond_kimi_delta_attention": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
+    "gated_slot_attention": _variant(),
+    "abc_attention": _variant(),
 }
 
 

@@ -350,6 +350,85 @@ def mamba(h, x, dt, B, C, A, D):
     return h, h @ C + D * x
 
 
+# -------------------------------------------------------------- with the front ends of layers (additive, gated, scans)
+
+
+def silu(x: Tensor) -> Tensor:
+    return x * sigmoid(x)
+
+
+def features(x: Tensor, curve: float, line: float, norm: float) -> Tensor:
+    """The feature map of linear attention: x above zero; below it an exponential, a line, or nothing."""
+    f = x.clamp(min=0) + curve * exp(x.clamp(max=0)) + line * x.clamp(max=0)
+    return f / (f.sum() + 1e-4) if norm else f
+
+
+def kept(f: Tensor, floor: Tensor) -> Tensor:
+    """The log of a forget gate that is no less than e^floor."""
+    return torch.log(exp(floor) + (1 - exp(floor)) * sigmoid(f))
+
+
+@recurrence("k v")
+def linear_attention(S, q, k, v, *, curve=0.0, line=1.0, norm_q=0.0, norm_k=0.0, scale=None):
+    q, k = features(q, curve, line, norm_q), features(k, curve, line, norm_k)
+    return linear_attn.__wrapped__(S, q, k, v, scale=scale)
+
+
+@recurrence("k v")
+def multi_scale_retention(S, q, k, v, *, head, scale=None):
+    return retention.__wrapped__(S, q, k, v, head=head, scale=scale)
+
+
+@recurrence("k v")
+def gated_linear_attention(S, q, k, v, f, *, normalizer=16.0, lowest=-math.inf, scale=None):
+    return gla.__wrapped__(S, q, k, v, (logsigmoid(f) / normalizer).clamp(min=lowest), scale=scale)
+
+
+@recurrence("k v")
+def simple_gated_linear_attention(S, q, k, v, f, *, normalizer=16.0, scale=None):
+    return simple_gla.__wrapped__(S, q, k, v, logsigmoid(f) / normalizer, scale=scale)
+
+
+@recurrence(states={"h": "i"}, shared="floor", output="i")
+def hgrn_attention(h, i, f, *, floor):
+    g = kept(f, floor)
+    return hgrn.__wrapped__(h, silu(i) * (1 - exp(g)), g)
+
+
+@recurrence("f v", per_head="floor")
+def hgrn2_attention(S, q, f, v, *, floor, scale=None):
+    S, o = hgrn2.__wrapped__(S, silu(q), kept(f, floor), v)
+    return S, (q.shape[-1] ** -0.5 if scale is None else scale) * o
+
+
+@recurrence("k v", per_head="u")
+def rwkv6_attention(S, r, w, k, v, u, *, scale=1.0):
+    return rwkv6.__wrapped__(S, r, k, v, -exp(w), u, scale=scale)
+
+
+@recurrence("k v", per_head="k_k k_a")
+def rwkv7_attention(S, r, w, k, v, a, k_k, k_a):
+    removed = k * k_k / (torch.sum((k * k_k) ** 2) + 1e-6).sqrt()
+    rate = sigmoid(a)
+    replaced = k * (1 + (rate - 1) * k_a)
+    return rwkv7.__wrapped__(S, r, -math.exp(-0.5) * sigmoid(w), replaced, v, -removed, removed * rate)
+
+
+@recurrence(states={"h": "x B"}, shared="A_log D", output="x")
+def mamba_layer(h, x, dt, B, C, A_log, D):
+    return mamba.__wrapped__(h, x, softplus(dt), B, C, -exp(A_log), D)
+
+
+@recurrence("B x", per_head="A_log dt_bias D")
+def mamba2_layer(S, x, dt, B, C, A_log, dt_bias, D, *, least=0.0, most=math.inf):
+    return mamba2.__wrapped__(S, x, softplus(dt + dt_bias).clamp(least, most), B, C, -exp(A_log), D)
+
+
+@recurrence(states={"S": "k v", "z": "k"}, first={"z": -math.inf}, output="v")
+def lightnet_attention(S, z, q, k, v, *, scale=None):
+    return lightnet.__wrapped__(S, z, silu(q), k, v, scale=scale)
+
+
 # ------------------------------------------------------------------------------- with the front ends of layers (deltas)
 
 
@@ -475,82 +554,3 @@ def gated_slot_attention(Sk, Sv, q, k, v, f, *, slope=1, normalizer=8, scale=Non
 def abc_attention(Sk, Sv, z, q, k, v, s, *, lowest=-32, highest=32, scale=None):
     (z, Sk, Sv), o = abc_attn.__wrapped__(z, Sk, Sv, q, k, v, s.clamp(lowest, highest), scale=scale)
     return (Sk, Sv, z), o
-
-
-# -------------------------------------------------------------- with the front ends of layers (additive, gated, scans)
-
-
-def silu(x: Tensor) -> Tensor:
-    return x * sigmoid(x)
-
-
-def features(x: Tensor, curve: float, line: float, norm: float) -> Tensor:
-    """The feature map of linear attention: x above zero; below it an exponential, a line, or nothing."""
-    f = x.clamp(min=0) + curve * exp(x.clamp(max=0)) + line * x.clamp(max=0)
-    return f / (f.sum() + 1e-4) if norm else f
-
-
-def kept(f: Tensor, floor: Tensor) -> Tensor:
-    """The log of a forget gate that is no less than e^floor."""
-    return torch.log(exp(floor) + (1 - exp(floor)) * sigmoid(f))
-
-
-@recurrence("k v")
-def linear_attention(S, q, k, v, *, curve=0.0, line=1.0, norm_q=0.0, norm_k=0.0, scale=None):
-    q, k = features(q, curve, line, norm_q), features(k, curve, line, norm_k)
-    return linear_attn.__wrapped__(S, q, k, v, scale=scale)
-
-
-@recurrence("k v")
-def multi_scale_retention(S, q, k, v, *, head, scale=None):
-    return retention.__wrapped__(S, q, k, v, head=head, scale=scale)
-
-
-@recurrence("k v")
-def gated_linear_attention(S, q, k, v, f, *, normalizer=16.0, lowest=-math.inf, scale=None):
-    return gla.__wrapped__(S, q, k, v, (logsigmoid(f) / normalizer).clamp(min=lowest), scale=scale)
-
-
-@recurrence("k v")
-def simple_gated_linear_attention(S, q, k, v, f, *, normalizer=16.0, scale=None):
-    return simple_gla.__wrapped__(S, q, k, v, logsigmoid(f) / normalizer, scale=scale)
-
-
-@recurrence(states={"h": "i"}, shared="floor", output="i")
-def hgrn_attention(h, i, f, *, floor):
-    g = kept(f, floor)
-    return hgrn.__wrapped__(h, silu(i) * (1 - exp(g)), g)
-
-
-@recurrence("f v", per_head="floor")
-def hgrn2_attention(S, q, f, v, *, floor, scale=None):
-    S, o = hgrn2.__wrapped__(S, silu(q), kept(f, floor), v)
-    return S, (q.shape[-1] ** -0.5 if scale is None else scale) * o
-
-
-@recurrence("k v", per_head="u")
-def rwkv6_attention(S, r, w, k, v, u, *, scale=1.0):
-    return rwkv6.__wrapped__(S, r, k, v, -exp(w), u, scale=scale)
-
-
-@recurrence("k v", per_head="k_k k_a")
-def rwkv7_attention(S, r, w, k, v, a, k_k, k_a):
-    removed = k * k_k / (torch.sum((k * k_k) ** 2) + 1e-6).sqrt()
-    rate = sigmoid(a)
-    replaced = k * (1 + (rate - 1) * k_a)
-    return rwkv7.__wrapped__(S, r, -math.exp(-0.5) * sigmoid(w), replaced, v, -removed, removed * rate)
-
-
-@recurrence(states={"h": "x B"}, shared="A_log D", output="x")
-def mamba_layer(h, x, dt, B, C, A_log, D):
-    return mamba.__wrapped__(h, x, softplus(dt), B, C, -exp(A_log), D)
-
-
-@recurrence("B x", per_head="A_log dt_bias D")
-def mamba2_layer(S, x, dt, B, C, A_log, dt_bias, D, *, least=0.0, most=math.inf):
-    return mamba2.__wrapped__(S, x, softplus(dt + dt_bias).clamp(least, most), B, C, -exp(A_log), D)
-
-
-@recurrence(states={"S": "k v", "z": "k"}, first={"z": -math.inf}, output="v")
-def lightnet_attention(S, z, q, k, v, *, scale=None):
-    return lightnet.__wrapped__(S, z, silu(q), k, v, scale=scale)
