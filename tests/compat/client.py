@@ -186,9 +186,8 @@ def main(mode: str, path: str) -> None:
 
 
 def _taken() -> list[str]:
-    """The modules of the three packages that have been imported."""
-    roots = ("fla", "mamba_ssm", "causal_conv1d")
-    return sorted(name for name, module in sys.modules.items() if module and name.partition(".")[0] in roots)
+    """The modules of the drop-in that have been imported."""
+    return sorted(name for name in sys.modules if name.startswith("generated.compat."))
 
 
 def _available() -> dict[str, bool]:

@@ -54,7 +54,7 @@ CASES: dict[str, tuple[str, str, dict[str, tuple[int, ...]], dict[str, Any]]] = 
     ),
     "simple gla with a constant decay": (
         "simple_gla",
-        "chunk_simple_gla",
+        "fused_recurrent_simple_gla",
         EQUAL | {"g": (1, T, HV), "g_gamma": (HV,)},
         {"output_final_state": True},
     ),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,11 @@ def _far(x: torch.Tensor, from_: torch.Tensor) -> float:
     return float((x - from_).norm() / from_.norm().clamp(min=1e-30))
 
 
-@pytest.mark.parametrize("what", ["logits", "left padding", "decoding", "packed"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [*product(MODELS, ["logits", "left padding", "decoding"]), *product(PACKED, ["packed"])],
+)
 def test_outputs_are_those_of_transformers(runs: dict[str, Any], model: str, what: str) -> None:
-    if what == "packed" and model not in PACKED:
-        pytest.skip("the model hands no bounds of sequences on")
     own, dropped_in = _of(runs, model)
     assert _far(dropped_in[what], own[what]) < OUTPUTS
 
@@ -82,14 +83,10 @@ def test_gradients_are_those_of_transformers(runs: dict[str, Any], model: str) -
 
 def test_transformers_took_the_functions(runs: dict[str, Any]) -> None:
     assert runs["own"]["taken"] == []
-    assert set(runs["drop_in"]["taken"]) >= {
-        "causal_conv1d",
-        "fla.ops.gated_delta_rule",
-        "fla.ops.kda",
-        "mamba_ssm.ops.selective_scan_interface",
-        "mamba_ssm.ops.triton.selective_state_update",
-        "mamba_ssm.ops.triton.ssd_combined",
-    }
+    homes = ("fla.ops.gated_delta_rule", "fla.ops.kda", "causal_conv1d.convolution")
+    scans = ("selective_scan_interface", "triton.selective_state_update", "triton.ssd_combined")
+    expected = {*homes, *(f"mamba_ssm.ops.{scan}" for scan in scans)}
+    assert set(runs["drop_in"]["taken"]) >= {f"generated.compat.{home}" for home in expected}
 
 
 def test_transformers_finds_the_packages(runs: dict[str, Any]) -> None:

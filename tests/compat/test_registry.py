@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module, metadata
@@ -91,6 +92,13 @@ class TestNames:
 
 
 class TestRegistration:
+    def test_is_at_the_top(self) -> None:
+        assert import_module("generated").as_fla is as_fla
+
+    def test_loads_nothing_by_itself(self) -> None:
+        code = "import sys, generated; generated.as_fla(); assert 'torch' not in sys.modules, sorted(sys.modules)"
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+
     def test_undone_at_the_end_of_a_block(self) -> None:
         with as_fla():
             import_module("fla.ops.gla")
