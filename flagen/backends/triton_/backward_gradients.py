@@ -99,10 +99,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
                 {
                     "zeros": [f"{matrix.gradient} = {self._zeros(self._rows_of(matrix.reader), 'CHUNK')}"],
                     "block": [*self._block(self.parts[1]), self._score_product(matrix)],
-                    "onto_rows": [
-                        *self._column_onto_scores(matrix.gradient),
-                        *self._onto_rows(matrix),
-                    ],
+                    "onto_rows": [*self._column_onto_scores(matrix.gradient), *self._onto_rows(matrix)],
                 }
             )
             for matrix in self._matrices
@@ -269,9 +266,11 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         ]
 
     def _pairs(self, matrix: Scores) -> list[str]:
-        """What a decay has a part in: each pair of a row that reads after it and a row that was written before it. Sums
-        over rows of what each has in common with its gradient would have all other pairs in them, too, twice, and
-        rounded apart they do not cancel."""
+        """What a decay has a part in: pairs of a row that reads after it and one written before it.
+
+        What rows have in common with their gradients has all other pairs in it, too, and twice: they cancel but for
+        their rounding, which is the same for all earlier tokens.
+        """
         common = f"tl.dot({self._vector(matrix.reader)}, tl.trans({self._vector(matrix.writer)}), {DOT})"
         steps = f" // {steps_symbol(self.plan)}" if self.grouped else ""
         row, token = self.axes.index(self.row), self.axes.index(TOKEN)
