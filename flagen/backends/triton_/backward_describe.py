@@ -97,9 +97,9 @@ def gradients_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     decays = ""
     if plan.decays:
         decays = (
-            " The gradient of a sum of log decays is what the rows that grow with it, q and y, have in common with"
-            " their gradients, less what those have that shrink with it, w and k; summed from a token to the chunk's"
-            f" end, with the state's share, it is that of the token's log decay.{_moment_of_erasures(plan)}"
+            " The gradient of a token's log decay is what all that it decays has in common with its gradient: each pair"
+            " of a row that reads after it and one written before it, what later rows read of the state, what earlier"
+            f" ones leave of it, and what it keeps itself. No other pair is in it.{_moment_of_erasures(plan)}"
         )
     text = (
         f"dS is the gradient of the state after the chunk; dA, dL and their like take the decays and masks of A and L."
@@ -110,7 +110,7 @@ def gradients_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
 
 
 def _moment_of_erasures(plan: ChunkBackwardPlan) -> str:
-    return " Of y it counts for the row before, whose decay is the last that y has." if plan.rows.erases_before else ""
+    return " The last decay that y has is that of the row before." if plan.rows.erases_before else ""
 
 
 def _state_of(plan: ChunkBackwardPlan) -> str:

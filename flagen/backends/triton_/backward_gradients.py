@@ -99,10 +99,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
                 {
                     "zeros": [f"{matrix.gradient} = {self._zeros(self._rows_of(matrix.reader), 'CHUNK')}"],
                     "block": [*self._block(self.parts[1]), self._score_product(matrix)],
-                    "onto_rows": [
-                        *self._column_onto_scores(matrix.gradient),
-                        *(self._onto_decaying(matrix) if self.backward.decays else self._onto_rows(matrix)),
-                    ],
+                    "onto_rows": [*self._column_onto_scores(matrix.gradient), *self._onto_rows(matrix)],
                 }
             )
             for matrix in self._matrices
@@ -162,6 +159,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
             lines.append(f"row_sums = {self._zeros('CHUNK', 'MEMBERS')}")
             if self.grouped:
                 lines.append(f"read_sums = {self._zeros('BLOCK_TOKENS', 'MEMBERS')}")
+            lines.append(f"pair_sums = {self._zeros(self._extent(TOKEN), 'MEMBERS')}")
             lines.append(f"kept_sums = {self._zeros('CHUNK', 'MEMBERS')}")
             lines.append(f"end_sums = {self._zeros('MEMBERS')}")
         for role in self._roles:
@@ -184,13 +182,6 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         writer = "U" if matrix.writer == "w" else self.operand("v")
         return f"{matrix.gradient} = tl.dot({reader}, tl.trans({writer}), {matrix.gradient}, {DOT})"
 
-    def _score_operand(self, matrix: Scores, gradient: str, suffix: str = "") -> str:
-        """The gradient of a matrix as an operand, for its readers and its writers alike: what rows have in common with
-        what they get from one another cancels in the decays' gradient only where both get it of the same numbers."""
-        scale = self._values_scale(matrix)
-        scaled = product(Printed(gradient), scale and scale.of_columns())
-        return f"{matrix.name}_operand{suffix} = ({scaled.text}).to(dtype)"
-
     def _values_scale(self, matrix: Scores) -> Printed | None:
         """What scales the values that a matrix' columns write, where that is not in its gradient already."""
         return None if matrix.writer == "w" or self._scales_apart else self.scale("v")
@@ -200,8 +191,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
         return self.operand(role) if self._own_scale(role) is None else f"{role}_scaled"
 
     def _vectors(self) -> list[str]:
-        """Those that are not there yet. What scales rows goes onto them, not onto the gradient of their scores: readers
-        and writers would get it of numbers rounded apart."""
+        """Those that are not there yet."""
         scales = ((role, self._own_scale(role)) for role in self._roles)
         return [
             f"{self._vector(role)} = ({product(Printed(self._wide(role)), scale).text}).to(dtype)"
@@ -211,7 +201,8 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
 
     def _part_zeros(self) -> list[str]:
         lines = [f"{PARTS[role]} = {self._zeros(self._rows_of(role), f'BLOCK_{self.key}')}" for role in self._roles]
-        return [*lines, *([f"state_dot = {self._zeros()}"] if self.backward.decays else [])]
+        sums = {"pair_sum": (self._extent(TOKEN),), "state_dot": ()} if self.backward.decays else {}
+        return [*lines, *(f"{name} = {self._zeros(*sizes)}" for name, sizes in sums.items())]
 
     def _state_products(self) -> list[str]:
         operands = {"q": "read_operand", "y": R_GRADIENT, "w": "U"}
@@ -263,69 +254,36 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
 
     def _onto_rows(self, matrix: Scores) -> list[str]:
         """What rows that read and rows that wrote get from one another."""
-        gradient = matrix.gradient
-        masked = f"{gradient} = tl.where({self.mask(matrix)}, {self._decayed(matrix, gradient).text}, 0.0)"
-        return [masked, self._score_operand(matrix, gradient), *self._products(matrix)]
-
-    def _products(self, matrix: Scores, suffix: str = "") -> list[str]:
+        gradient, operand, scale = matrix.gradient, f"{matrix.name}_operand", self._values_scale(matrix)
+        scaled = product(self._decayed(matrix, gradient), scale and scale.of_columns())
         reader, writer = PARTS[matrix.reader], PARTS[matrix.writer]
-        operand = f"{matrix.name}_operand{suffix}"
         return [
+            f"{gradient} = tl.where({self.mask(matrix)}, {scaled.text}, 0.0)",
+            *(self._pairs(matrix) if self.backward.decays else []),
+            f"{operand} = {gradient}.to(dtype)",
             f"{reader} = tl.dot({operand}, {self._vector(matrix.writer)}, {reader}, {DOT})",
             f"{writer} = tl.dot(tl.trans({operand}), {self._vector(matrix.reader)}, {writer}, {DOT})",
         ]
 
-    def _onto_decaying(self, matrix: Scores) -> list[str]:
-        """The same where the gradient of the decays is wanted: rows of different tokens first. What rows of one token
-        get from one another no decay has a part in, and where decays are strong it would drown what they have."""
-        reader, writer = matrix.reader, matrix.writer
-        gradient, operand = matrix.gradient, f"{matrix.name}_operand"
-        if self.reads_before(reader):
-            return [*self._onto_rows(matrix), *self._pairs(matrix)]
-        earlier, same = self.tokens(matrix)
-        own, own_products = self._within_tokens(matrix, same)
-        return [
-            *own,
-            f"{gradient} = tl.where({earlier}, {self._decayed(matrix, gradient).text}, 0.0)",
-            self._score_operand(matrix, gradient),
-            f"onto_reader = tl.dot({operand}, {self._vector(writer)}, {DOT})",
-            self._sum(reader, "onto_reader", "+="),
-            f"{PARTS[reader]} += onto_reader",
-            f"onto_writer = tl.dot(tl.trans({operand}), {self._vector(reader)}, {DOT})",
-            self._sum(writer, "onto_writer", "-="),
-            f"{PARTS[writer]} += onto_writer",
-            *own_products,
-        ]
-
     def _pairs(self, matrix: Scores) -> list[str]:
-        """What erasures before the decay have in common with what was written, pair by pair: no decay has a part in
-        what a row reads of the token before, and products of these pairs alone would take more registers."""
-        common = f"tl.dot({self._vector(matrix.reader)}, tl.trans({self._vector(matrix.writer)}), {DOT})"
-        token = self.axes.index(TOKEN)
-        return [
-            f"pairs = {common} * {matrix.name}_operand.to(tl.float32)",
-            f"pairs = tl.where({token}[:, None] > {token}[None, :] + 1, pairs, 0.0)",
-            f"{self._sum_of(matrix.reader)} += tl.sum(pairs, axis=1)",
-            f"{self._sum_of(matrix.writer)} -= tl.sum(pairs, axis=0)",
-        ]
+        """What a decay has a part in: pairs of a row that reads after it and one written before it.
 
-    def _within_tokens(self, matrix: Scores, same: str) -> tuple[list[str], list[str]]:
-        """What rows of one token get from one another: what is kept of the matrix' gradient for it, and its use."""
-        gradient, reader, writer = matrix.gradient, matrix.reader, matrix.writer
-        if not same:
-            return [], []
-        if self.grouped:
-            own = self._score_operand(matrix, f"tl.where({same}, {gradient}, 0.0)", "_own")
-            return [own], self._products(matrix, "_own")
-        diagonal = Printed(f"tl.sum(tl.where({same}, {gradient}, 0.0), axis=1)")
-        return [f"own_gradient = {product(diagonal, self._values_scale(matrix)).text}"], [
-            f"{PARTS[role]} += own_gradient[:, None] * {self._vector(other)}.to(tl.float32)"
-            for role, other in ((reader, writer), (writer, reader))
+        What rows have in common with their gradients has all other pairs in it, too, and twice: they cancel but for
+        their rounding, which is the same for all earlier tokens.
+        """
+        common = f"tl.dot({self._vector(matrix.reader)}, tl.trans({self._vector(matrix.writer)}), {DOT})"
+        steps = f" // {steps_symbol(self.plan)}" if self.grouped else ""
+        row, token = self.axes.index(self.row), self.axes.index(TOKEN)
+        last = token if matrix.reader == "q" else f"{row}{steps}"
+        last += " - 1" if self.reads_before(matrix.reader) else ""
+        return [
+            f"pairs = {common} * {matrix.gradient}",
+            f"pair_sum += sum_of_pairs(pairs, {last}, {row}{steps}, {token}, PRECISION, dtype)",
         ]
 
     def _dots(self) -> list[str]:
         """What rows have in common with their gradients: the gradients of what scales them, and of their decays."""
-        sums = ["row_sum", *(["read_sum"] if self.grouped else [])] if self.backward.decays else []
+        sums = ["row_sum", *(["read_sum"] if self.grouped else []), "pair_sum"] if self.backward.decays else []
         before = ["row_sum += onto_row_before(erased_sum, CHUNK)"] if sums and self.plan.erases_before else []
         return [
             *before,
@@ -445,6 +403,7 @@ class Gradients(ColumnGradients, RowKernel[ChunkKernelPlan]):
             f"kept = tl.sum(tl.where({token}[:, None] > {rows}[None, :], kept[None, :], 0.0), axis=1)",
             "kept += tl.sum(tl.where(members == member, end_sums, 0.0), axis=0)",
             f"{DECAY_GRADIENT} = tl.cumsum({sums}, axis=0, reverse=True) + kept",
+            f"{DECAY_GRADIENT} += take(pair_sums, member, MEMBERS)",
             f"{DECAY_GRADIENT} = tl.where({mask}, {DECAY_GRADIENT}, 0.0)",
         ]
 

@@ -106,6 +106,7 @@ def _gradients_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "written_key": "" if rows.write_key is None else gradients.operand("k"),
         "folds": any("sum_of_steps(" in line for line in text),
         "moves_rows": any("onto_row_before(" in line for line in text),
+        "sums_pairs": any("sum_of_pairs(" in line for line in text),
         "gathers": any(call in line for line in text for call in ("put(", "take(")),
         "sums_ends": any("end_sums" in line for line in text),
         "rides": plan.rider is not None,

@@ -84,17 +84,6 @@ class BackwardRows(ScalarDecayRows):
         row = self.axes.index(self.row)
         return self.seen() if matrix.seen else f"{row}[:, None] > {row}[None, :]"
 
-    def tokens(self, matrix: Scores) -> tuple[str, str]:
-        """Which rows of earlier tokens a row reads, and which of its own; the latter empty where there are none."""
-        steps = f" // {steps_symbol(self.plan)}" if self.grouped else ""
-        row = self.axes.index(self.row)
-        reader = f"{self.axes.index(TOKEN)}[:, None]" if matrix.seen else f"{row}[:, None]{steps}"
-        writer = f"{row}[None, :]{steps}"
-        same = f"{reader} == {writer}"
-        if not matrix.seen:
-            same = f"({same}) & ({self.mask(matrix)})" if self.grouped else ""
-        return f"{reader} > {writer}", same
-
     def read_gradient(self) -> list[str]:
         """The gradient of the read, of a block of values."""
         offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
