@@ -41,7 +41,8 @@ def listing_files(packages: Mapping[str, Exports]) -> dict[str, str]:
     from flagen.emit.env import environment, render
     from flagen.emit.format import format_python
 
-    functions, layers = {}, {}
+    functions: dict[str, list[str]] = {}
+    layers: dict[str, list[str]] = {}
     for package, exports in sorted(packages.items()):
         names = [name for module, names in exports.items() if module not in ("module", "layer") for name in names]
         functions[package] = sorted(names)

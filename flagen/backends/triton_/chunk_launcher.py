@@ -174,8 +174,9 @@ def function_context(
     tiles: str = "",
     products: str = "",
 ) -> dict[str, object]:
-    """What the public function and its operator are made of; a token has `rows` rows, or one. `most_steps`: for how many
-    micro-steps there are kernels; `tiles`: those of the walk; `products`: what says the dtype and precision of the products."""
+    """What the public function and its operator are made of; a token has `rows` rows, or one. `most_steps`: for how
+    many micro-steps there are kernels; `tiles`: those of the walk; `products`: what says the dtype and precision of
+    the products."""
     chunk_size = Parameter("chunk_size", "int", str(size), True, _size_doc(rows))
     operator = Operator(
         spec,
