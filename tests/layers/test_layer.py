@@ -309,8 +309,22 @@ def test_a_tuple_is_no_cache() -> None:
         made()(tokens(), past_key_values=())
 
 
-def test_a_slip_is_refused_and_what_is_for_others_is_not() -> None:
-    layer, x = made(), tokens()
-    with pytest.raises(TypeError, match="no argument 'cu_seqlen'; did you mean 'cu_seqlens'"):
-        layer(x, cu_seqlen=torch.tensor([0, 11]))
-    assert torch.equal(layer(x, position_ids=None, num_items_in_batch=3)[0], layer(x)[0])
+@pytest.mark.parametrize(("slip", "meant"), [("cu_seqlen", "cu_seqlens"), ("past_key_value", "past_key_values")])
+def test_a_slip_is_refused(slip: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=f"no argument '{slip}'; did you mean '{meant}'"):
+        made()(tokens(), **{slip: None})
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "position_ids",
+        "cache_position",
+        "position_embeddings",
+        "max_seqlen",
+        "num_items_in_batch",
+        "output_hidden_states",
+    ],
+)
+def test_what_a_model_hands_to_all_of_its_layers_passes(keyword: str) -> None:
+    assert torch.equal(made()(tokens(), **{keyword: None})[0], made()(tokens())[0])

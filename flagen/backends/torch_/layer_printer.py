@@ -231,10 +231,9 @@ class LayerPrinter:
             case Call("xavier_uniform" | "orthogonal" as name, "init"):
                 gain = self.text(self.bound(value, RULES[name].given)["gain"])
                 return f"nn.init.{name}_({parameter}, gain={gain})"
-            case _ if not _drawn(value):
-                return f"{parameter}.fill_({self.text(value)})"
             case _:
-                return f"{parameter}.copy_({_Start(self, parameter).print(value).text})"
+                filled_by = "copy_" if _drawn(value) else "fill_"
+                return f"{parameter}.{filled_by}({_Start(self, parameter).print(value).text})"
 
 
 _FEATURE_MAPS = {
