@@ -153,7 +153,7 @@ def _flow(layer: Layer, trial: Trial) -> Iterator[tuple[str, ...]]:
         yield decl.name, "", decl.description or f"handed on from another layer, {per}"
     for statement, values in trial.lines:
         names = ", ".join(statement.targets)
-        yield names, ", ".join(map(_held, values)), to_text(trial.chosen(statement.value))
+        yield names, ", ".join(filter(None, map(_held, values))), to_text(trial.chosen(statement.value))
     for name in ("y", *layer.outputs):
         yield (
             name,

@@ -50,11 +50,13 @@ TOP: dict[str, set[str]] = {
     "freshness": {"flagen.emit.writer", "flagen.project"},
     "collection": {"flagen.emit", "flagen.freshness", "flagen.project"},
     "describe": {"flagen.spec"},
+    "describe_layer": {"flagen.spec", "flagen.project"},
     "authoring": {"yaml", "flagen.spec", "flagen.project"},
     "catalogue": {"flagen.spec", "flagen.project", "flagen.diagnostics"},
     "pipeline": {f"flagen.{name}" for name in ("spec", "algebra", "plan", "backends", "emit", "diagnostics")}
-    | {f"flagen.{name}" for name in ("collection", "describe", "freshness", "project")},
-    "report": {"rich"} | {f"flagen.{name}" for name in ("catalogue", "diagnostics", "inspection", "pipeline")},
+    | {f"flagen.{name}" for name in ("collection", "describe", "describe_layer", "freshness", "project")},
+    "report": {"rich"}
+    | {f"flagen.{name}" for name in ("catalogue", "describe_layer", "diagnostics", "inspection", "pipeline")},
     "cli": {"typer"}
     | {f"flagen.{name}" for name in ("authoring", "catalogue", "diagnostics", "inspection")}
     | {f"flagen.{name}" for name in ("pipeline", "project", "report")},

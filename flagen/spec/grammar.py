@@ -290,6 +290,22 @@ class _WideTokens(_Tokens):
 
     pattern = _WIDE_TOKEN
 
+    def __init__(self, scalar: Scalar, start: int, report: Report) -> None:
+        super().__init__(scalar, start, report)
+        self.choices: list[tuple[int, int]] = []
+        """Every `if` without its `else` so far: how many parentheses are open there, and where it stands."""
+
+    def are_sound(self) -> bool:
+        return super().are_sound() and not self._lacks_else()
+
+    def _lacks_else(self) -> bool:
+        """Whether an `if` has no `else` where what it stands in ends; then it is reported."""
+        if not self.choices or self.choices[-1][0] < len(self.open):
+            return False
+        hint = "a choice is written `a if c else b`; what may not be there is `None`"
+        self._refuse("E401", self.choices[-1][1], 2, "this `if` has no `else`", hint)
+        return True
+
     def _is_token(self, match: re.Match[str]) -> bool:
         if match.lastgroup == "name" and match.group() in _CONSTANTS:
             return True
@@ -307,6 +323,14 @@ class _WideTokens(_Tokens):
     def _is_in_place(self, match: re.Match[str]) -> bool:
         token, kind, at = match.group(), match.lastgroup, match.start()
         inside = bool(self.open)
+        if kind in ("comma", "close") and self._lacks_else():
+            return False
+        if token == "else":
+            if not self.choices or self.choices[-1][0] < len(self.open):
+                return self._refuse("E401", at, 4, "this `else` belongs to no `if`", _ALTERNATIVES)
+            self.choices.pop()
+        if token == "if":
+            self.choices.append((len(self.open), at))
         if kind == "prefix":
             if not self.operand_next:
                 return self._refuse("E401", at, len(token), f"an operator is missing before `{token}`", _ALTERNATIVES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,64 @@ def test_a_missing_chunk_form_is_explained(flagen: Flagen, project: Workspace) -
     assert done.code == OK and "tanh" in done.out
 
 
+LAYERS = ROOT / "tests" / "spec" / "valid"
+
+
+def test_a_layer_is_shown_with_its_parameters_and_the_shapes_that_flow(flagen: Flagen, project: Workspace) -> None:
+    shutil.copy(LAYERS / "gated_deltanet.yaml", project.spec("gated_deltanet"))
+    done = flagen("explain", "gated_deltanet", "--stage", "layer")
+    assert done.code == OK and done.out.startswith("Layer\n  GatedDeltaNet: 25,215,500 parameters with its defaults\n")
+    rows = [line.split() for line in done.out.split("\n")]
+    assert ["A_log", "log(uniform(0,", "16))", "[6]", "6"] in rows
+    assert any(row[:1] == ["q_conv1d.weight"] and row[1].startswith("short_conv(") for row in rows)
+    assert ["q", "[B,", "T,", "1536]", "q_conv1d(q_proj(x))"] in rows
+
+
+def test_a_layer_is_shown_with_another_config(flagen: Flagen, project: Workspace) -> None:
+    shutil.copy(LAYERS / "gated_deltanet.yaml", project.spec("gated_deltanet"))
+    given = ["--config", "use_short_conv=false", "--config", "hidden_size=64", "--config", "norm_eps=1e-6"]
+    out = flagen("explain", "gated_deltanet", "--stage", "layer", *given).out
+    assert "with hidden_size=64, use_short_conv=False, norm_eps=1e-06\n" in out
+    assert "conv1d" not in out and "silu(q_proj(x))" in out
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("hiden_size=64", "GatedDeltaNet has no config 'hiden_size'; did you mean `hidden_size`?"),
+        ("hidden_size", "--config takes key=value, not 'hidden_size'"),
+        ("num_v_heads=7", "cannot be made with num_v_heads=7: specs/gated_deltanet.yaml:58:13: what is required does"),
+        ("mode=parallel", "mode is one of chunk, fused_recurrent, not parallel"),
+        ("head_dim=wide", "cannot be made with head_dim=wide"),
+    ],
+)
+def test_a_config_that_a_layer_cannot_have(flagen: Flagen, project: Workspace, setting: str, said: str) -> None:
+    shutil.copy(LAYERS / "gated_deltanet.yaml", project.spec("gated_deltanet"))
+    done = flagen("explain", "gated_deltanet", "--config", setting)
+    assert (done.code, done.out) == (FAILED, "") and said in done.err
+
+
+def test_a_spec_without_a_layer_has_none_to_show(flagen: Flagen, project: Workspace) -> None:
+    project.take("gla")
+    assert "gla has no layer" in flagen("explain", "gla", "--stage", "layer").err
+    assert "Layer" not in flagen("explain", "gla", "--stage", "spec").out
+
+
+def test_a_layer_comes_after_the_spec_it_belongs_to(flagen: Flagen, project: Workspace) -> None:
+    shutil.copy(LAYERS / "gated_deltanet.yaml", project.spec("gated_deltanet"))
+    out = flagen("explain", "gated_deltanet", "--format", "markdown").out
+    assert [line for line in out.split("\n") if line.startswith("## ")][:3] == ["## Spec", "## Layer", "## Normal form"]
+
+
+def test_an_error_in_a_layer_is_an_error_of_the_spec(flagen: Flagen, project: Workspace) -> None:
+    shutil.copy(LAYERS / "gated_deltanet.yaml", project.spec("gated_deltanet"))
+    project.edit("gated_deltanet", "merge(o))", "merge(oo))")
+    for command in ("check", "build"):
+        done = flagen(command, "gated_deltanet")
+        assert done.code == WRONG and "error[E304]: unknown name `oo`" in done.err
+    assert project.generated() == {}
+
+
 # ------------------------------------------------------------------------------------------------------------------ new
 
 
@@ -183,6 +242,15 @@ def test_a_new_variant_is_another_under_its_own_name(flagen: Flagen, project: Wo
     new, old = load_spec(project.spec("my_variant")), load_spec(ROOT / "specs" / f"{model}.yaml")
     assert (new.name, new.title, new.class_name) == ("my_variant", "My variant", "MyVariant")
     assert (new.inputs, new.update, new.output, new.paper) == (old.inputs, old.update, old.output, old.paper)
+
+
+def test_a_new_variant_has_a_layer_of_its_own_name(flagen: Flagen, project: Workspace) -> None:
+    shutil.copy(LAYERS / "gated_deltanet.yaml", project.spec("gated_deltanet"))
+    assert flagen("new", "my_delta_net", "--like", "gated_deltanet").code == OK
+    old, new = (project.spec(name).read_text().split("\n") for name in ("gated_deltanet", "my_delta_net"))
+    changed = [line for line, other in zip(new, old, strict=True) if line != other]
+    assert changed == ["name: my_delta_net", "title: My delta net", "  class_name: MyDeltaNet"]
+    assert flagen("check", "my_delta_net").code == OK
 
 
 def test_only_the_lines_that_name_it_change(flagen: Flagen, project: Workspace) -> None:

@@ -64,7 +64,9 @@ def test_every_code_is_shown_by_a_spec_named_after_it() -> None:
 
 def test_every_code_that_the_front_end_uses_is_declared_and_every_declared_one_used() -> None:
     sources = "".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "flagen" / "spec").glob("*.py") if path.name != "report.py"
+        path.read_text(encoding="utf-8")
+        for path in (ROOT / "flagen" / "spec").rglob("*.py")
+        if path.name != "report.py"
     )
     assert set(re.findall(r'"([EW]\d{3})"', sources)) == CODES.keys()
 

@@ -16,8 +16,7 @@ def to_text(expr: Expr) -> str:
 def _text(expr: Expr) -> tuple[str, int]:
     match expr:
         case Value(value):
-            negative = isinstance(value, int | float) and not isinstance(value, bool) and value < 0
-            return repr(value), _MINUS if negative else _ATOM
+            return repr(value), _MINUS if repr(value).startswith("-") else _ATOM
         case Name(name):
             return name, _ATOM
         case Unary("not", value):

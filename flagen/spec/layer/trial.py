@@ -121,8 +121,8 @@ class Trial:
                 values[dim.name] = self.numbers.of(dim.value)
             for require in self.layer.require:
                 if not self.numbers.of(require.condition):
-                    message = f"the defaults do not meet {quoted(require.text)}"
-                    self._find("E803", require.span, message, "what is required holds with every default")
+                    message = f"what is required does not hold: {quoted(require.text)}"
+                    self._find("E803", require.span, message, "it holds with the defaults of the config, at least")
         except NoValue as problem:
             self._no_value(problem)
         if not self.findings:
