@@ -218,6 +218,29 @@ def test_forms_agree() -> None:
         close(layer(x)[0], made(mode="fused_recurrent")(x)[0])
 
 
+def test_kernels_agree_with_the_pytorch_forms(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = made(head_dim=16, expand_v=1, num_v_heads=1), tokens(1, 20)
+
+    def results() -> list[Tensor]:
+        layer.zero_grad()
+        y, cache = layer(x)[0], Cache()
+        (y * torch.linspace(-1, 1, 12)).sum().backward()
+        with torch.no_grad():
+            pieces = [layer(piece, past_key_values=cache, use_cache=True)[0] for piece in x.split([19, 1], dim=1)]
+        return [y.detach(), *pieces, cache[0]["recurrent_state"], *(p.grad.clone() for p in layer.parameters())]
+
+    in_pytorch = results()
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    for kernels, pytorch in zip(results(), in_pytorch, strict=True):
+        close(kernels, pytorch)
+
+
+def test_torch_compile_takes_it_whole() -> None:
+    layer, x = made(), tokens()
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    close(compiled(x)[0], layer(x)[0])
+
+
 def test_it_runs_without_triton() -> None:
     code = (
         "import sys; sys.modules['triton'] = None\n"

@@ -11,7 +11,7 @@ from flagen.backends.text import free_name, one_line, wrapped
 from flagen.backends.torch_.layer_printer import MODULES, LayerPrinter, literal
 from flagen.diagnostics import InternalError
 from flagen.plan.layer import Choose, LayerPlan, Operator, Set, Step, conditions_of, in_order, may_have
-from flagen.spec.layer.model import Call, Config, Dim, Expr, IfElse, Init, Name, Require, Value, walk
+from flagen.spec.layer.model import Call, Config, Dim, Expr, IfElse, Init, Name, Require, walk
 from flagen.spec.model import Spec
 
 _CLASS_DOC_WIDTH = 112
@@ -397,8 +397,8 @@ class _Writer:
 
     def _initial(self) -> str:
         entries = self._entries()
-        if list(entries) == ["recurrent_state"]:
-            return f'{self.past}["recurrent_state"]'
+        if len(entries) == 1:
+            return f'{self.past}["{next(iter(entries))}"]'
         where = {state: entry for entry, states in entries.items() for state in states}
         parts = []
         for state in self.spec.states:
