@@ -38,7 +38,7 @@ _WRITTEN: Mapping[str, tuple[str, int]] = {
     "ones_like": ("torch.ones_like({x})", _ATOM),
     "masked": ("packing.masked({x})", _ATOM),
     "l2norm": ("l2norm({x})", _ATOM),
-    "l1norm": ("F.normalize({x}, p=1, dim=-1)", _ATOM),
+    "l1norm": ("F.normalize({x}, p=1, dim=-1, eps=1e-6)", _ATOM),
     "sum": ("{x!}.sum(-1, keepdim=True)", _ATOM),
     "heads": ("{x!}.unflatten(-1, ({n}, -1))", _ATOM),
     "merge": ("{x!}.flatten(-2)", _ATOM),
