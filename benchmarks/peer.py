@@ -4,7 +4,8 @@
     python -m benchmarks.peer kda gla --save    some of them; keep the figures in benchmarks/results/
     python -m benchmarks.peer --time            milliseconds, on a GPU
 
-Both get the same tensors, bf16 with log decays in the dtype that the peer's layers give them, K = V = 128, HV = H. They
+Both get the same tensors, bf16 with log decays in the dtype that the peer's layers give them, K = V = 128, HV = H;
+`gated_deltanet` and `kimi_delta_attention` are all that a layer runs in kernels, gates and norms of keys included. They
 go forward where no gradient is wanted, and forward and backward where all are; flagen's computes states again, and then
 saves them where it can. What autograd keeps in between is counted as well, inputs among it. Outputs and gradients are
 compared first: a figure for wrong numbers is worth nothing. The peer is needed by nothing else here, and nothing of it
@@ -153,8 +154,45 @@ def gsa(x: Inputs) -> Call:
     return Call(partial(x.op("gsa"), *given), partial(peer, *given), given)
 
 
+def gated_deltanet(x: Inputs) -> Call:
+    """What of the layer runs in kernels, front end included, as the peer's layer calls it."""
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+    (q, k, v), a, b = x.raw(), x.normal().bfloat16(), x.normal().bfloat16()
+    A_log, dt_bias = x.gate()
+    gate = {"use_gate_in_kernel": True, "A_log": A_log, "dt_bias": dt_bias}
+    peer = partial(chunk_gated_delta_rule, **gate, use_qk_l2norm_in_kernel=True, use_beta_sigmoid_in_kernel=True)
+    given = (q, k, v, a, b)
+    ours = partial(x.op("gated_deltanet"), *given, A_log, dt_bias)
+    return Call(ours, partial(peer, *given, state_v_first=True), (*given, A_log, dt_bias))
+
+
+def kimi_delta_attention(x: Inputs) -> Call:
+    """The same of KimiDeltaAttention."""
+    from fla.ops.kda import chunk_kda
+
+    (q, k, v), f, b = x.raw(), x.normal(x.size.dim).bfloat16(), x.normal().bfloat16()
+    A_log, dt_bias = x.gate(x.size.dim)
+    gate = {"use_gate_in_kernel": True, "A_log": A_log, "dt_bias": dt_bias.flatten()}
+    peer = partial(chunk_kda, **gate, use_qk_l2norm_in_kernel=True, use_beta_sigmoid_in_kernel=True)
+    given = (q, k, v, f, b)
+    ours = partial(x.op("kimi_delta_attention"), *given, A_log, dt_bias)
+    return Call(ours, partial(peer, *given, state_v_first=True), (*given, A_log, dt_bias))
+
+
 OPERATORS: Mapping[str, Callable[[Inputs], Call]] = {
-    f.__name__: f for f in (simple_gla, gated_delta_rule, gla, kda, gated_delta_product, rwkv7, gsa)
+    f.__name__: f
+    for f in (
+        simple_gla,
+        gated_delta_rule,
+        gla,
+        kda,
+        gated_delta_product,
+        rwkv7,
+        gsa,
+        gated_deltanet,
+        kimi_delta_attention,
+    )
 }
 
 
@@ -177,6 +215,17 @@ class Inputs:
         """Queries and keys of length 1, values as they come."""
         rows = [self.normal(self.size.dim, steps=steps) for _ in names]
         return [(x if name == "v" else normalize(x, dim=-1)).bfloat16() for name, x in zip(names, rows, strict=True)]
+
+    def raw(self) -> list[Tensor]:
+        """Queries, keys and values as projections give them."""
+        return [self.normal(self.size.dim).bfloat16() for _ in "qkv"]
+
+    def gate(self, *dims: int) -> tuple[Tensor, Tensor]:
+        """A_log and dt_bias of a forget gate, as layers start with them."""
+        uniform = torch.rand(self.size.heads, generator=self.random)
+        step = (torch.rand(self.size.heads, *dims, generator=self.random) * math.log(100) + math.log(0.001)).exp()
+        inverse = step + torch.log(-torch.expm1(-step))
+        return torch.log(1 + 15 * uniform).to(self.device), inverse.to(self.device)
 
     def decay(self, *dims: int) -> Tensor:
         return logsigmoid(self.normal(*dims)) / 4

@@ -1,8 +1,9 @@
 """Whether a package is what a build would make now, told without building it.
 
-A build is a function of the spec's bytes, the name it is reported under, and the tools: flagen's own sources and
-templates, Python and the libraries that print. After a build the hash of these and of each file it made are kept in the
-project's `.flagen/`, one file a package. Losing that directory costs a rebuild and nothing else.
+A build is a function of the spec's bytes and those of the specs it uses, the name it is reported under, and the
+tools: flagen's own sources and templates, Python and the libraries that print. After a build the hash of these and of
+each file it made are kept in the project's `.flagen/`, one file a package. Losing that directory costs a rebuild and
+nothing else.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +22,8 @@ from typing import Any
 from flagen.emit.writer import own_files
 from flagen.project import PACKAGE, RUNTIME, bundled
 
+_NAME = re.compile(rb"\b[a-z][a-z0-9_]{0,63}\b")
+"""What may be a package's name."""
 _LIBRARIES = ("gmpy2", "jinja2", "pyyaml", "ruff", "sympy")
 
 
@@ -35,6 +39,17 @@ def tools_hash() -> str:
             digest.update(f"\n{path.relative_to(directory).as_posix()} {len(content)}\n".encode())
             digest.update(content)
     return digest.hexdigest()
+
+
+def sources(path: Path) -> bytes:
+    """The bytes of a spec, and of those beside it whose names stand in it, where its layer may use some."""
+    text = path.read_bytes()
+    parts = [text]
+    if b"uses" in text:
+        names = {name.decode() for name in _NAME.findall(text)} - {path.stem}
+        beside = (path.with_name(f"{name}.yaml") for name in sorted(names))
+        parts += [other.read_bytes() for other in beside if other.is_file()]
+    return b"\n".join(parts)
 
 
 def fingerprint(spec: bytes, shown: str) -> str:

@@ -36,7 +36,7 @@ from flagen import __version__
 from flagen.collection import DIRECTORIES, Exports, Surroundings, exports_of
 from flagen.diagnostics import NOWHERE, Diagnostic, InternalError, Source, SpecError
 from flagen.emit.writer import Changes, ForeignFile
-from flagen.freshness import fingerprint, fresh_package, record_path, remember
+from flagen.freshness import fingerprint, fresh_package, record_path, remember, sources
 from flagen.project import Project, bundled
 
 if TYPE_CHECKING:
@@ -425,7 +425,7 @@ def _job(project: Project, path: Path, out: Path) -> Job:
     origin = project.show_portable(path)
     record = record_path(project.memory, path, out)
     try:
-        key = fingerprint(path.read_bytes(), origin)
+        key = fingerprint(sources(path), origin)
     except OSError:
         key = ""  # Nothing was built from a file that cannot be read; loading it says so.
     return Job(path, project.show(path), origin, record, key)

@@ -15,9 +15,10 @@ from typer.testing import CliRunner, Result
 
 from examples import train_tiny_lm as example
 from examples.train_tiny_lm import Config, Form, Run, find_variant
+from tests.specs import OPERATORS
 from tests.tiers import variants
 
-NAMES = sorted(path.stem for path in (example.ROOT / "specs").glob("*.yaml"))
+NAMES = list(OPERATORS)
 SCALAR_AND_CHANNEL_DECAYS = ("gated_delta_product", "mamba2", "kda", "rwkv6")
 CPU = torch.device("cpu")
 SMALL = "--layers 1 --width 32 --context 16 --batch 2".split()

@@ -17,10 +17,11 @@ import pytest
 from tests.backends import compile_triton
 from tests.backends.triton_odd import ODD
 from tests.numeric.problems import SLOTTED, Shape, spec_of
+from tests.specs import OPERATORS
 from tests.tiers import tiered
 
 ROOT = Path(__file__).parents[2]
-VARIANTS = {path.stem: path.read_text() for path in sorted((ROOT / "specs").glob("*.yaml"))}
+VARIANTS = {name: path.read_text() for name, path in OPERATORS.items()}
 ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
 NVIDIA = ARCHS[:3]
 ODD_ARCHS = ("sm_90", "gfx942")

@@ -479,3 +479,33 @@ def test_a_build_that_is_left_ends_its_processes_and_no_others(monkeypatch: pyte
     finally:
         bystander.kill()
         bystander.join()
+
+
+CHOICE = """
+layer:
+  class_name: Choice
+  config: {hidden_size: 64, num_heads: 4, plain: true}
+  modules:
+    q_proj: linear(hidden_size, hidden_size)
+    o_proj: linear(hidden_size, hidden_size)
+  uses: {other: second}
+  forward:
+    - q = heads(q_proj(x), num_heads)
+    - y = o_proj(merge(recurrence(q, q, q) if plain else other(q, q, q)))
+"""
+
+
+def test_a_package_is_out_of_date_when_a_spec_that_it_uses_has_changed(flagen: Flagen, project: Workspace) -> None:
+    text = (
+        "flagen: 1\nname: second\nstate: {S: [K, V]}\ninputs: {q: [K], k: [K], v: [V]}\n"
+        "update: S = S + outer(k, v)\noutput: o = S.T @ q\n"
+    )
+    project.spec("second").write_text(text)
+    project.spec("first").write_text(text.replace("second", "first") + CHOICE)
+    project.spec("third").write_text(text.replace("second", "third"))
+    assert flagen("build", "first").code == OK
+    project.edit("third", "outer(k, v)", "outer(q, v)")
+    assert flagen("build", "first").out == "first: up to date\n"
+    project.edit("second", "S.T @ q", "2 * S.T @ q")
+    done = flagen("build", "first")
+    assert done.code == OK and "up to date" not in done.out

@@ -21,10 +21,11 @@ from flagen.spec import load_spec
 from flagen.spec.model import Input, Param, Spec
 from flagen.spec.model import State as SpecState
 from tests.margins import beyond
+from tests.specs import OPERATORS
 
 ROOT = Path(__file__).parents[2]
 State = Tensor | tuple[Tensor, ...]
-NAMES = sorted(path.stem for path in (ROOT / "specs").glob("*.yaml"))
+NAMES = list(OPERATORS)
 FORMS = ("naive_recurrent", "naive_chunk", "chunk", "fused_recurrent")
 
 # ------------------------------------------------------------------------------------------------------------- variants
@@ -48,6 +49,11 @@ def log_decay(x: Tensor) -> Tensor:
 
 def uniform(low: float, high: float) -> Sampler:
     return lambda x: low + (high - low) * 0.5 * (1 + torch.erf(x / 2**0.5))
+
+
+def below(x: Tensor) -> Tensor:
+    """Biases of forget gates that forget little by themselves."""
+    return x - 2
 
 
 def negative(x: Tensor) -> Tensor:
@@ -111,6 +117,17 @@ VARIANTS = {
     "hgrn": _variant(gates="g", g=log_decay),
     "rwkv4": _variant(log_weight="k", gates="w", w=log_decay),
     "mamba": _variant(ends={"dt": (0, 20), "A": (-30, 0)}, gates="dt A", dt=softplus, A=negative),
+    # With the front ends of layers: deltas, then slots.
+    "delta_net": _variant(),
+    "gated_deltanet": _variant(dt_bias=below),
+    "gated_deltanet2": _variant(dt_bias=below),
+    "gated_deltaproduct": _variant(dt_bias=below),
+    "kimi_delta_attention": _variant(dt_bias=below),
+    "comba_layer": _variant(dt_bias=below),
+    "precond_gated_deltanet": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
+    "precond_kimi_delta_attention": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
+    "gated_slot_attention": _variant(),
+    "abc_attention": _variant(),
 }
 
 

@@ -14,7 +14,8 @@ from inspect import Parameter, signature
 from itertools import pairwise
 
 import torch
-from torch import Tensor, einsum, exp
+from torch import Tensor, einsum, exp, sigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 Rule = Callable[..., tuple[Tensor | tuple[Tensor, ...], Tensor]]
 State = Tensor | tuple[Tensor, ...]
@@ -347,3 +348,130 @@ def rwkv4(z, p, k, v, w, u):
 def mamba(h, x, dt, B, C, A, D):
     h = exp(dt[:, None] * A) * h + outer(dt * x, B)
     return h, h @ C + D * x
+
+
+# ------------------------------------------------------------------------------- with the front ends of layers (deltas)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x of length one, nearly: as everywhere, a millionth is added to the sum of squares."""
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-6)
+
+
+def log_forget(A_log: Tensor, logit: Tensor) -> Tensor:
+    """Mamba-2's map of a forget gate: the log decay."""
+    return -exp(A_log) * softplus(logit)
+
+
+def bounded_log_forget(A_log: Tensor, logit: Tensor, unbounded: float, lower_bound: float) -> Tensor:
+    """Kimi's: the same, or what lies between a lower bound and 0."""
+    return unbounded * log_forget(A_log, logit) + lower_bound * sigmoid(exp(A_log) * logit)
+
+
+@recurrence("k v")
+def delta_net(S, q, k, v, b, *, strength=1, scale=None):
+    return delta_rule.__wrapped__(S, unit(q), unit(k), v, strength * sigmoid(b), scale=scale)
+
+
+@recurrence("k v", per_head="A_log dt_bias")
+def gated_deltanet(S, q, k, v, a, b, A_log, dt_bias, *, strength=1, scale=None):
+    g = log_forget(A_log, a + dt_bias)
+    return gated_delta_rule.__wrapped__(S, unit(q), unit(k), v, g, strength * sigmoid(b), scale=scale)
+
+
+@recurrence("k v", per_head="A_log dt_bias")
+def gated_deltanet2(S, q, k, v, f, b, w, A_log, dt_bias, *, strength=1, scale=None):
+    g = log_forget(A_log, f + dt_bias)
+    return gdn2.__wrapped__(S, unit(q), unit(k), v, g, strength * sigmoid(b), sigmoid(w), scale=scale)
+
+
+@recurrence("k v", per_step="k v b", per_head="A_log dt_bias")
+def gated_deltaproduct(S, q, k, v, a, b, A_log, dt_bias, *, strength=2, scale=None):
+    g = log_forget(A_log, a + dt_bias)
+    return gated_delta_product.__wrapped__(S, unit(q), unit(k), v, g, strength * sigmoid(b), scale=scale)
+
+
+@recurrence("k v", per_head="A_log dt_bias")
+def kimi_delta_attention(S, q, k, v, f, b, A_log, dt_bias, *, strength=1, unbounded=1, lower_bound=0, scale=None):
+    g = bounded_log_forget(A_log, f + dt_bias, unbounded, lower_bound)
+    return kda.__wrapped__(S, unit(q), unit(k), v, g, strength * sigmoid(b), scale=scale)
+
+
+@recurrence("k v", per_head="A_log dt_bias")
+def comba_layer(S, q, k, v, p, a, b, A_log, dt_bias, *, scale=None):
+    g = log_forget(A_log, a + dt_bias)
+    return comba.__wrapped__(S, unit(q), unit(k), v, unit(p), g, sigmoid(b), scale=scale)
+
+
+@recurrence(states={"S": "k v", "A": "k"}, per_head="A_log dt_bias A_log_atk dt_bias_atk log_atk_scale", output="v")
+def precond_gated_deltanet(
+    S,
+    A,
+    q,
+    k,
+    v,
+    a,
+    b,
+    a_atk,
+    b_atk,
+    A_log,
+    dt_bias,
+    A_log_atk,
+    dt_bias_atk,
+    log_atk_scale,
+    *,
+    strength=1,
+    squash_x=1.5,
+    squash_eps=1e-6,
+    scale=None,
+):
+    gates = log_forget(A_log, a + dt_bias), strength * sigmoid(b)
+    moments = log_forget(A_log_atk, a_atk + dt_bias_atk), sigmoid(b_atk)
+    squash = {"x": squash_x, "center": log_atk_scale, "eps": squash_eps}
+    return precond_gated_delta_rule.__wrapped__(S, A, unit(q), unit(k), v, *gates, *moments, scale=scale, **squash)
+
+
+@recurrence(states={"S": "k v", "A": "k"}, per_head="A_log dt_bias A_log_atk dt_bias_atk log_atk_scale", output="v")
+def precond_kimi_delta_attention(
+    S,
+    A,
+    q,
+    k,
+    v,
+    f,
+    b,
+    a,
+    b_atk,
+    A_log,
+    dt_bias,
+    A_log_atk,
+    dt_bias_atk,
+    log_atk_scale,
+    *,
+    strength=1,
+    unbounded=1,
+    lower_bound=0,
+    squash_x=1.5,
+    squash_eps=1e-6,
+    scale=None,
+):
+    gates = bounded_log_forget(A_log, f + dt_bias, unbounded, lower_bound), strength * sigmoid(b)
+    moments = log_forget(A_log_atk, a + dt_bias_atk), sigmoid(b_atk)
+    squash = {"x": squash_x, "center": log_atk_scale, "eps": squash_eps}
+    return precond_kda.__wrapped__(S, A, unit(q), unit(k), v, *gates, *moments, scale=scale, **squash)
+
+
+# -------------------------------------------------------------------------------- with the front ends of layers (slots)
+
+
+@recurrence(states={"Sk": "k f", "Sv": "f v"}, output="v")
+def gated_slot_attention(Sk, Sv, q, k, v, f, *, slope=1, normalizer=8, scale=None):
+    g = logsigmoid(f) / normalizer
+    features = k * sigmoid(slope * k)
+    return gsa.__wrapped__(Sk, Sv, q, features, v * sigmoid(v), 1 - exp(g), g, scale=scale)
+
+
+@recurrence(states={"Sk": "k s", "Sv": "s v", "z": "s"}, first={"z": -math.inf}, output="v")
+def abc_attention(Sk, Sv, z, q, k, v, s, *, lowest=-32, highest=32, scale=None):
+    (z, Sk, Sv), o = abc_attn.__wrapped__(z, Sk, Sv, q, k, v, s.clamp(lowest, highest), scale=scale)
+    return (Sk, Sv, z), o

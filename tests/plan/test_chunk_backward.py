@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from flagen import algebra
@@ -15,8 +13,9 @@ from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.show import show
 from flagen.spec import load_spec, parse_spec
+from tests.specs import OPERATORS
 
-SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
+SPECS = OPERATORS
 ADDITIVE = {"linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 
@@ -130,6 +129,13 @@ def test_blocks_of_keys_add_up_what_is_linear_in_them():
 )
 def test_what_has_no_backward_with_a_single_decay_has_that_of_decays_of_each_key(more, output):
     assert isinstance(planned(f"inputs: {{{INPUTS}{more}}}\n{WRITE}\noutput: o = {output}"), KeyBackwardPlan)
+
+
+@pytest.mark.parametrize("made", ["rate * k", "l2norm(rate * k)"])
+def test_so_has_what_is_derived_from_keys_and_a_number_of_each_value_head(made):
+    derived = f"params: {{rate: {{per: head}}}}\nlet: {{part: {made}, key: 2 * part}}"
+    plan = planned(f"inputs: {{{INPUTS}}}\n{derived}\nupdate: S = S + b * outer(key, v)\noutput: o = S.T @ q")
+    assert isinstance(plan, KeyBackwardPlan), plan
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from flagen import algebra
@@ -14,8 +12,9 @@ from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.show import show
 from flagen.spec import load_spec, parse_spec
+from tests.specs import OPERATORS
 
-SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
+SPECS = OPERATORS
 ADDITIVE = {"linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"}
 SCANS = {"hgrn", "rwkv4", "mamba"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}

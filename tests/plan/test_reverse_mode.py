@@ -14,8 +14,8 @@ from flagen.plan.schedule import Keep, Load, Set
 from flagen.plan.tiles import tiles_in
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Spec
-from tests.algebra.cases import SPECS
 from tests.backends.triton_odd import ODD
+from tests.specs import OPERATORS
 
 HEAD = """
 flagen: 1
@@ -38,7 +38,7 @@ def planned(text: str) -> ReversePlan:
     return plan
 
 
-SPECS_BY_NAME = {path.stem: load_spec(path) for path in sorted(SPECS.glob("*.yaml"))}
+SPECS_BY_NAME = {name: load_spec(path) for name, path in OPERATORS.items()}
 SPECS_BY_NAME |= {name: parse_spec(text) for name, text in ODD.items()}
 PLANS = {name: plan for name, spec in SPECS_BY_NAME.items() if (plan := plan_of(spec)) is not None}
 

@@ -177,6 +177,7 @@ def test_reading_what_is_printed_gives_the_expression_again(expr: Expr) -> None:
     assert found == expr, (text, report.diagnostics)
 
 
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(numbers(), conditions()))
 def test_a_number_is_what_python_says_it_is(expr: Expr) -> None:
@@ -561,6 +562,25 @@ def test_work_is_bounded_whatever_a_layer_says() -> None:
         + "    - y = o_proj(merge(r))\n"
     )
     assert "E806" in {found.code for found in check_spec(many)[1]}
+
+
+@pytest.mark.parametrize(
+    "deep",
+    [
+        "silu(" * 60 + "q" + ")" * 60,
+        "heads(merge(" * 30 + "q" + "), H)" * 30,
+        "lerp(q, 1, " * 60 + "q" + ")" * 60,
+        "q * (1 if " + "(" * 55 + "1" + " < 2)" * 55 + " else 2)",
+        "q * abs(" + "-" * 55 + "2)",
+        "q * (" + "1 if a else " * 60 + "2)",
+        "q * (" + "(1 if " * 50 + "a" + " else 2)" * 50 + ")",
+        "q * max(" + "max(1, " * 55 + "2" + ")" * 55 + ")",
+    ],
+)
+def test_work_is_bounded_where_an_expression_is_deep(deep: str) -> None:
+    """What looked at a part twice at every level would take 2 ** 60 steps."""
+    statements = f"    - r = r + {deep}\n    - o = recurrence(r, q, q)\n    - y = o_proj(merge(o))\n"
+    assert check_spec(OPERATOR + statements)[1] == ()
 
 
 # ------------------------------------------------------------------------------------------------------------ the page

@@ -154,7 +154,8 @@ class ReceptanceMixing(_Shifting):
         """[B, T, D] to [B, T, D]."""
         x, delta = self.difference(x, call)
         value: Tensor = self.value(self.activation(self.key(x, delta)))
-        return self.receptance(x, delta).sigmoid() * value
+        gate: Tensor = self.receptance(x, delta)
+        return gate.sigmoid() * value
 
 
 class LerpLinear(nn.Module):

@@ -124,7 +124,7 @@ class CausalLM(nn.Module):
         if (padding := self.decoder.embeddings.padding_idx) is not None:
             self.decoder.embeddings.weight[padding].zero_()
         for module in self.modules():
-            if isinstance(module, self.config.layer_class):
+            if isinstance(module, self.config.layer_class) and hasattr(module, "reset_parameters"):
                 module.reset_parameters()
 
     def forward(

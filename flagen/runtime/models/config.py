@@ -120,7 +120,7 @@ class ModelConfig:
 def _arguments(layer: type) -> dict[str, Any]:
     """The constructor's arguments but for the layer's index, with their defaults."""
     parameters = inspect.signature(layer).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "layer_idx"}
+    return {p.name: _plain(p.default) for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "layer_idx"}
 
 
 def _plain(value: Any) -> Any:

@@ -72,6 +72,10 @@ def _rwkv7(config: Values) -> Values:
     return {"num_heads": heads, "value_dim": value_dim if isinstance(value_dim, list) else [value_dim] * layers}
 
 
+def _hgrn2(config: Values) -> Values:
+    return {"num_heads": config["num_heads"] or config["hidden_size"] // config["expand_ratio"]}
+
+
 def _mamba(config: Values) -> Values:
     rank = config["dt_rank"]
     rank = ceil(config["hidden_size"] / 16) if rank == "auto" else rank
@@ -114,7 +118,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "hgrn",
         "HGRNAttention",
-        {"use_lower_bound": True},
+        {"use_lower_bound": True, "attn_mode": "fused_recurrent"},
         lower_bounds=lambda c: int(c["hidden_size"] * c["expand_ratio"]),
     ),
     Family(
@@ -125,7 +129,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "linear_attn",
         "LinearAttention",
-        {"num_heads": 4, "norm_feature_map": False},
+        {"num_heads": 4, "norm_feature_map": False, "attn_mode": "fused_chunk"},
         {"mode": "attn_mode", "do_feature_map_norm": "norm_feature_map"},
     ),
     Family("retnet", "MultiScaleRetention", {"hidden_ratio": 2}, _GATED),
@@ -140,6 +144,7 @@ FAMILIES: tuple[Family, ...] = (
             "a_low_rank_dim": 64,
             "v_low_rank_dim": 16,
             "use_l2warp": True,
+            "fuse_norm": True,
         },
         block="rwkv7",
         derived=_rwkv7,

@@ -206,8 +206,11 @@ class RotaryEmbedding(nn.Module):
                 if isinstance(seqlen_offset, Tensor):
                     raise ValueError("max_seqlen is needed where there is a scale_base and seqlen_offset is a tensor")
                 max_seqlen = q.shape[1] + seqlen_offset
-            power = (positions - max_seqlen // 2).to(self.scale.dtype) / self.scale_base
-            growth = self.scale ** power[..., None]
+            scale = self.scale
+            if self.pos_idx_in_fp32 and scale.dtype != torch.float32:
+                scale = self.scales(scale.device)
+            power = (positions - max_seqlen // 2).to(scale.dtype) / self.scale_base
+            growth = scale ** power[..., None]
             cos, sin, cos_k, sin_k = cos * growth, sin * growth, cos / growth, sin / growth
         q = rotate(q, cos, sin, self.interleaved)
         k = rotate(k, cos_k, sin_k, self.interleaved)

@@ -235,8 +235,8 @@ def _check_device(name: str, tensor: Tensor, device: torch.device, first: str) -
 
 
 def _fit(sizes: dict[str, int], name: str, tensor: object, axes: Axes, steps: int = 1) -> Tensor:
-    """Check `tensor` against the sizes known so far, learn the others from it, and return it; `steps` counts the rows of
-    a token where the axes say that there are several."""
+    """Check `tensor` against the sizes known so far, learn the others from it, and return it; `steps` counts the rows
+    of a token where the axes say that there are several."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: expected a tensor [{', '.join(axes)}], got {type(tensor).__name__}")
     if not tensor.is_floating_point():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 from flagen.spec.layer.model import (
     Assign,
@@ -204,8 +206,10 @@ def _check_trials(layer: Layer, operators: Operators, report: Report) -> None:
     """Make the layer on paper and go through `forward`: as it is by default, and with every switch the other way."""
     told: set[tuple[str, object]] = set()
     paths: dict[str, bool] = {}
-    for case in _cases(layer):
-        trial = Trial(layer, operators, case.config, case.inputs_given)
+    default: dict[str, Constant] = {config.name: config.default for config in layer.config}
+    plain = Trial(layer, operators, default, inputs_given=False)
+    for case in _cases(layer, default, plain.numbers):
+        trial = Trial(layer, operators, case.config, case.inputs_given) if case.differs else plain
         made = not trial.findings
         for path, there in trial.started.items():
             paths[path] = there or paths.get(path, False)
@@ -226,16 +230,12 @@ def _check_trials(layer: Layer, operators: Operators, report: Report) -> None:
             report.error("E304", init.span, f"there is no parameter {quoted(init.path)}", hint)
 
 
-def _cases(layer: Layer) -> Iterator[_Case]:
-    default: dict[str, Constant] = {config.name: config.default for config in layer.config}
+def _cases(layer: Layer, default: dict[str, Constant], numbers: Numbers) -> Iterator[_Case]:
     yield _Case("", default)
-    for count, case in enumerate(_other_cases(layer, default)):
-        if count == _MOST_TRIALS:
-            return
-        yield case
+    yield from islice(_other_cases(layer, default, numbers), _MOST_TRIALS)
 
 
-def _other_cases(layer: Layer, default: dict[str, Constant]) -> Iterator[_Case]:
+def _other_cases(layer: Layer, default: dict[str, Constant], numbers: Numbers) -> Iterator[_Case]:
     yield _Case("`layer_idx=0`", default | {"layer_idx": 0})
     given = f" and {listed(decl.name for decl in layer.inputs)} given" if layer.inputs else ""
     yield _Case(f"`layer_idx=1`{given}", default | {"layer_idx": 1}, inputs_given=True)
@@ -249,17 +249,12 @@ def _other_cases(layer: Layer, default: dict[str, Constant]) -> Iterator[_Case]:
     for dim in layer.dims:
         match dim.value:
             case Logic("or", (Name(name, "config"), *rest)) if default[name] is None and rest:
-                yield from _twice(name, rest[-1], layer, default)
+                yield from _twice(name, rest[-1], default, numbers)
 
 
-def _twice(name: str, otherwise: Expr, layer: Layer, default: dict[str, Constant]) -> Iterator[_Case]:
+def _twice(name: str, otherwise: Expr, default: dict[str, Constant], numbers: Numbers) -> Iterator[_Case]:
     """A size that follows another one unless it is given: as twice that one."""
-    values = dict(default)
-    try:
-        for dim in layer.dims:
-            values[dim.name] = Numbers(values).of(dim.value)
-        value = Numbers(values).of(otherwise)
-    except NoValue:
-        return
-    if isinstance(value, int) and not isinstance(value, bool):
-        yield _Case(f"`{name}={2 * value}`", default | {name: 2 * value})
+    with suppress(NoValue):
+        value = numbers.of(otherwise)
+        if isinstance(value, int) and not isinstance(value, bool):
+            yield _Case(f"`{name}={2 * value}`", default | {name: 2 * value})

@@ -103,17 +103,16 @@ class Numbers:
         return value
 
     def compared(self, op: str, left: Expr, right: Expr) -> bool:
+        if op in _ORDER:
+            return _ORDER[op](self.number(left), self.number(right))
         a, b = self.of(left), self.of(right)
         match op:
             case "==":
                 return a == b
             case "!=":
                 return a != b
-            case "is":
-                return a is None
-            case "is not":
-                return a is not None
-        return _ORDER[op](self.number(left), self.number(right))
+            case _:
+                return (a is None) == (op == "is")
 
     def logic(self, op: str, values: tuple[Expr, ...]) -> Constant:
         value: Constant = None

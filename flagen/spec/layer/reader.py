@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from typing import Literal
 
-from flagen.diagnostics import NOWHERE
 from flagen.spec.fields import Field, Fields, Missing
+from flagen.spec.layer.configs import ConfigReader
 from flagen.spec.layer.expressions import parse_layer_expression
 from flagen.spec.layer.model import (
     Assign,
     Call,
     Config,
-    Constant,
     Dim,
     Expr,
     IfElse,
@@ -46,9 +45,6 @@ _AUGMENTED = re.compile(r"\s*([A-Za-z_]\w*)\s*(\*\*|//|[-+*/%])=")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _PATH = re.compile(r"([A-Za-z]\w*)((?:\.\w+)+)\Z")
 _CACHE = ("recurrent_state", "attn_state", "ffn_state")
-_TYPES = ("int", "float", "bool", "str")
-LAYER_INDEX = "layer_idx"
-_LAYER_INDEX_SAYS = "where a cache keeps the states of this layer"
 
 
 class LayerReader:
@@ -63,13 +59,13 @@ class LayerReader:
 
     def layer(self, node: Node) -> Layer | None:
         what = "`layer` is a mapping with `class_name`, `config`, `modules`, `forward` and others"
-        given = self.fields.known(node, what, KEYS, required=("class_name", "modules", "forward"))
+        required = ("class_name", "modules", "forward")
+        given = self.fields.known(node, what, KEYS, required)
         if given is None:
             return None
         assert isinstance(node, Mapping)
-        self.scope.complete = len(given) == len(node.entries) and not any(
-            isinstance(field.value, Bad) for field in given.values()
-        )
+        every = len(given) == len(node.entries) and given.keys() >= set(required)
+        self.scope.complete = every and not any(isinstance(field.value, Bad) for field in given.values())
         self._expect(given)
         value = {key: field.value for key, field in given.items()}
         class_name = self._class_name(value["class_name"]) if "class_name" in value else ""
@@ -150,66 +146,9 @@ class LayerReader:
     def _config(self, node: Node | None) -> tuple[Config, ...]:
         what = "`config` is a mapping of the constructor's arguments to their defaults"
         entries = [] if node is None else self._entries(node, what, "`hidden_size: 2048`")
-        found = [self._one_config(field) for field in entries]
-        if not any(field.key.text == LAYER_INDEX for field in entries):
-            span = entries[-1].key.span if entries else NOWHERE
-            if (declared := self.scope.declare(LAYER_INDEX, "config", span)) is not None:
-                declared.used = True
-            found.append(Config(LAYER_INDEX, None, "int", _LAYER_INDEX_SAYS, span=span))
-        return tuple(config for config in found if config is not None)
-
-    def _one_config(self, field: Field) -> Config | None:
-        name = field.key.text
-        declared = self.scope.declare(name, "config", field.key.span)
-        what = f"`{name}` has a default: a number, a text, `true`, `false`, `null`, or a list of such"
-        node, description, kind, ignored = field.value, "", None, False
-        one_of: tuple[int | float | str | bool | None, ...] = ()
-        if isinstance(node, Mapping):
-            keys = ("default", "type", "one_of", "description", "ignored")
-            rest = self.fields.known(node, what, keys, required=("default",)) or {}
-            kind = self.fields.choice(rest["type"].value, "`type`", _TYPES) if "type" in rest else None
-            ignored = bool("ignored" in rest and self.fields.truth(rest["ignored"].value, "`ignored`"))
-            if "description" in rest:
-                description = self.fields.text(rest["description"].value, "`description` is text")
-            if "one_of" in rest:
-                values = self.fields.constant(rest["one_of"].value, "`one_of` is a list of values")
-                if not isinstance(values, Missing | tuple):
-                    self.fields.wrong_type(rest["one_of"].value, "`one_of` is a list of values")
-                one_of = values if isinstance(values, tuple) else ()
-            if "default" not in rest:
-                self.sound = False
-                return None
-            node = rest["default"].value
-        default = self.fields.constant(node, what)
-        if declared is not None and (name in (LAYER_INDEX, "mode") or ignored):
-            declared.used = True
-        if isinstance(default, Missing):
-            self.sound = False
-            return None
-        self._check_config(field, node, default, kind, one_of)
-        if name == LAYER_INDEX:
-            kind, description = "int", description or _LAYER_INDEX_SAYS
-        return Config(name, default, _type(default, kind), description, one_of, ignored, field.key.span)
-
-    def _check_config(
-        self,
-        field: Field,
-        node: Node,
-        default: Constant,
-        kind: str | None,
-        one_of: tuple[int | float | str | bool | None, ...],
-    ) -> None:
-        name = field.key.text
-        if name == LAYER_INDEX and default is not None:
-            self.report.error("E204", node.span, f"the default of `{LAYER_INDEX}` is `null`")
-        fits = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-        if kind is not None and default is not None:
-            wrong = isinstance(default, bool) != (kind == "bool") or not isinstance(default, fits[kind])
-            if wrong:
-                self.report.error("E204", node.span, f"the default of `{name}` is no `{kind}`", "they are one type")
-        if one_of and (isinstance(default, tuple) or not _among(default, one_of)):
-            hint = "`one_of` lists every value, the default among them"
-            self.report.error("E204", node.span, f"the default of `{name}` is not among `one_of`", hint)
+        found, sound = ConfigReader(self.fields, self.scope, self.report).config(entries)
+        self.sound = self.sound and sound
+        return found
 
     def _dims(self, node: Node) -> tuple[Dim, ...]:
         what = "`dims` is a mapping of names to expressions over the config"
@@ -500,27 +439,6 @@ class LayerReader:
         if declared is not None and value is None:
             declared.sure = False
             declared.used = True
-
-
-def _type(default: Constant, kind: str | None) -> Literal["int", "float", "bool", "str"] | None:
-    for name in _TYPES:
-        if kind == name:
-            return name  # type: ignore[return-value]
-    match default:
-        case bool():
-            return "bool"
-        case int():
-            return "int"
-        case float():
-            return "float"
-        case str():
-            return "str"
-        case _:
-            return None
-
-
-def _among(value: int | float | str | bool | None, values: Seq[object]) -> bool:
-    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in values)
 
 
 def _choices(value: Expr) -> Iterator[Expr]:

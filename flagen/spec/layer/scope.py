@@ -222,7 +222,8 @@ class LayerScope:
             words: dict[Place, Iterable[str]] = {"modules": CONSTRUCTORS, "init": RULES, "forward": FUNCTIONS}
             there = ", ".join(sorted(words.get(self.place, NUMBER_FUNCTIONS)))
             hint = did_you_mean(name, known, f"there are {there}")
-        if self.complete or name not in self._unknown:
+        if self.complete and name not in self._unknown:
+            self._unknown.add(name)
             self.report.error("E408", span, message, hint)
 
 

@@ -359,24 +359,19 @@ class Trial:
         if call.kind == "recurrence":
             return self._operator_call(call)
         word = FUNCTIONS.get(call.name)
-        args = [self.held(arg) for arg in call.args]
-        if call.name in NUMBER_FUNCTIONS and (word is None or all(isinstance(arg, int | float) for arg in args)):
-            if word is not None and isinstance(args[0], int | float):
-                return function(call.name, args[0], call.span)
+        if word is None:
             return self.numbers.called(call.name, call.args, call.keywords, call.span)
-        assert word is not None, "what is called has been checked"
         return self._function_call(word, call)
 
     def _function_call(self, word: Function, call: Call) -> Held:
         bound, _ = bind(call.args, call.keywords, word.given)
+        held = {parameter.name: self.held(bound[parameter.name]) for parameter in word.tensors}
+        first = held[word.tensors[0].name]
+        if word.name in NUMBER_FUNCTIONS and isinstance(first, int | float):
+            return function(word.name, first, call.span)
         given: dict[str, object] = {parameter.name: parameter.default for parameter in word.known}
-        known = True
-        for parameter in word.tensors:
-            arg = bound[parameter.name]
-            held = self.held(arg)
-            shape = self._shape(held, arg)
-            known = known and shape is not None
-            given[parameter.name] = shape
+        given |= {name: self._shape(value, bound[name]) for name, value in held.items()}
+        known = all(given[name] is not None for name in held)
         for parameter in word.known:
             if parameter.name in bound:
                 given[parameter.name] = self._known(bound[parameter.name], parameter.name)

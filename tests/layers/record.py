@@ -1,0 +1,297 @@
+# ruff: noqa: E402
+"""Records what fla's real layers give, in `data/`: run when the layers' cases change, where fla is installed.
+
+    PYTHONPATH=. TRITON_INTERPRET=1 python -m tests.layers.record [PACKAGE...]
+
+Recorded with flash-linear-attention 0.6.0 (fla-core), transformers and einops installed beside torch, on a CPU: fla's
+kernels run in Triton's interpreter, repaired as for our own. No test needs any of that. Where fla is wrong, what is
+recorded is what it gives in a way in which it is right; `ALONE` and `STEPWISE` say where and why.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when kernels are decorated.
+warnings.filterwarnings("ignore")
+
+from flagen.triton_cpu import repair
+
+repair()  # Before fla looks at Triton.
+
+import fla.layers
+import fla.layers.hgrn
+import fla.layers.simple_gla
+import fla.ops.lightnet.chunk
+import fla.ops.lightnet.fused_recurrent
+import numpy as np
+import torch
+from fla.models.utils import Cache
+from torch import Tensor, nn
+
+from tests.layers.cases import LAYERS, Config
+from tests.layers.scenarios import scenarios
+
+
+def additive_gate(
+    x: Tensor, initial_state: Tensor | None = None, cu_seqlens: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """fla's `fused_additive_gate`: keys divided by their running sum, the logs of its decay, and its last log."""
+    spans = [(b, 0, x.shape[1]) for b in range(len(x))]
+    if cu_seqlens is not None:
+        spans = [(0, start, end) for start, end in pairwise(cu_seqlens.tolist())]
+    k, g, last = torch.zeros_like(x), torch.zeros_like(x), []
+    for i, (row, start, end) in enumerate(spans):
+        z = torch.full_like(x[0, 0], -torch.inf) if initial_state is None else initial_state[i, 0]
+        at = (torch.full((end - start,), row), torch.arange(start, end))
+        logs = [z]
+        for t in range(start, end):
+            logs.append(torch.logaddexp(logs[-1], x[row, t]))
+        if end > start:
+            gates = [torch.zeros_like(z) if z.isinf().all() else logs[0] - logs[1]]
+            gates += [before - after for before, after in pairwise(logs[1:])]
+            k = k.index_put(at, (x[row, start:end] - torch.stack(logs[1:])).exp())
+            g = g.index_put(at, torch.stack(gates))
+        last.append(logs[-1][None])
+    return k, g, torch.stack(last)
+
+
+# Of three kernels that the interpreter cannot run: a mask that is a product of numbers, and scans of two values.
+fla.layers.hgrn.chunk_hgrn = fla.layers.hgrn.fused_recurrent_hgrn
+fla.ops.lightnet.chunk.fused_additive_gate = additive_gate
+fla.ops.lightnet.fused_recurrent.fused_additive_gate = additive_gate
+
+DATA = Path(__file__).parent / "data"
+
+ALONE = {
+    "hgrn_attention": "refuses cu_seqlens where gradients are wanted",
+    "rwkv6_attention": "keeps the last token of the pack as every sequence's",
+    "mamba_layer": "ignores cu_seqlens",
+    "mamba2_layer": "ignores cu_seqlens",
+    "simple_gated_linear_attention": "fails where there is a mask and gradients are wanted",
+}
+"""Layers that run each sequence of a pack alone, and each without its padding where gradients are wanted."""
+AFRESH = {"abc_attention": "cannot resume, refuses cu_seqlens, and what is masked adds to the slots all the same"}
+"""Layers that run each sequence alone without its padding, and all of it again for each further token."""
+STEPWISE = {"mamba2_layer": "a prefill takes the heads of a group from all groups in turn; token by token it is right"}
+
+
+class Alone(nn.Module):
+    """Of each sequence by itself, what the layer gives; afresh, of all its tokens without padding, from nothing."""
+
+    def __init__(self, layer: nn.Module, afresh: bool) -> None:
+        super().__init__()
+        self.layer, self.afresh = layer, afresh
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.load_state_dict(*args, **kwargs)
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.named_parameters(*args, **kwargs)
+
+    def forward(
+        self,
+        x: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool = False,
+        cu_seqlens: Tensor | None = None,
+        **more: Any,
+    ) -> tuple[Any, ...]:
+        unpadded = attention_mask is not None and self.training
+        if cu_seqlens is None and not self.afresh and not unpadded:
+            return self.layer(  # type: ignore[no-any-return]
+                x, attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache, **more
+            )
+        index = self.layer.layer_idx
+        whole = x if past_key_values is None else past_key_values.remember(index, x)
+        if cu_seqlens is None:
+            where = [(b, torch.arange(whole.shape[1])) for b in range(len(whole))]
+            if attention_mask is not None:
+                where = [(b, at[attention_mask[b] > 0]) for b, at in where]
+        else:
+            where = [(0, torch.arange(start, end)) for start, end in pairwise(cu_seqlens.tolist())]
+        output, kept = torch.zeros_like(whole), []
+        for row, at in where:
+            cache = Cache() if use_cache else None
+            if len(at):
+                y = self.layer(whole[row : row + 1, at], past_key_values=cache, use_cache=use_cache, **more)[0]
+                output = output.index_put((torch.tensor(row), at), y[0])
+            kept.append(cache[index] if cache is not None and len(at) else None)
+        if past_key_values is not None:
+            past_key_values.states[index] = _stacked(kept)
+        return output[:, whole.shape[1] - x.shape[1] :], None, past_key_values
+
+
+class Memory:
+    """A cache for `Alone`: what the layers were given, and the states that they were left with."""
+
+    def __init__(self) -> None:
+        self.given: dict[int, Tensor] = {}
+        self.states: dict[int, dict[str, Any]] = {}
+
+    def remember(self, index: int, x: Tensor) -> Tensor:
+        self.given[index] = x if index not in self.given else torch.cat([self.given[index], x], 1)
+        return self.given[index]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.states[index]
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def get_seq_length(self, index: int = 0) -> int:
+        return self.given[index].shape[1] if index in self.given else 0
+
+    def update(self, layer_idx: int, offset: int = 0, **states: Any) -> None:
+        raise AssertionError("written by Alone")
+
+
+class Stepwise(nn.Module):
+    """Token by token, from states of zeros."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.layer_idx = layer.layer_idx
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.load_state_dict(*args, **kwargs)
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.named_parameters(*args, **kwargs)
+
+    def forward(self, x: Tensor, past_key_values: Any = None, use_cache: bool = False, **more: Any) -> tuple[Any, ...]:
+        layer, index = self.layer, self.layer.layer_idx
+        cache = Cache() if past_key_values is None else past_key_values
+        if len(cache) <= index:
+            state = torch.zeros(len(x), layer.num_heads, layer.head_dim, layer.ssm_state_size)
+            conv_state = torch.zeros(len(x), layer.conv_dim, layer.conv_kernel_size)
+            cache.update(layer_idx=index, recurrent_state=state, conv_state=conv_state, offset=0)
+        y = [layer(x[:, t : t + 1], past_key_values=cache, use_cache=True)[0] for t in range(x.shape[1])]
+        return torch.cat(y, 1), None, past_key_values
+
+
+def record(package: str) -> None:
+    cls = layer_class(package)
+    arrays = {}
+    for i, config in enumerate(LAYERS[package].configs):
+        make, make_cache = makers(package, cls, config)
+        for scenario, run in scenarios(make, make_cache, config, whole=i == 0, turned=transposed(package, cls)):
+            start = time.perf_counter()
+            arrays |= {f"{i}/{scenario}/{name}": each for name, each in run().items()}
+            print(f"{package} {i} {scenario} {time.perf_counter() - start:.1f} s", flush=True)
+    np.savez_compressed(DATA / f"{package}.npz", **arrays)
+
+
+def layer_class(package: str) -> type[nn.Module]:
+    name = LAYERS[package].class_name
+    module = fla.layers if hasattr(fla.layers, name) else fla.layers.simple_gla
+    found: type[nn.Module] = getattr(module, name)
+    return found
+
+
+def makers(package: str, cls: type[nn.Module], config: Config) -> tuple[Callable[[int], nn.Module], Callable[[], Any]]:
+    def make(index: int) -> nn.Module:
+        layer = cls(**{**config.arguments, "layer_idx": index})
+        if package in STEPWISE and config.arguments.get("n_groups", 1) > 1:
+            return Alone(Stepwise(layer), afresh=True)
+        return Alone(layer, package in AFRESH) if package in (*ALONE, *AFRESH) else layer
+
+    afresh = package in AFRESH or (package in STEPWISE and config.arguments.get("n_groups", 1) > 1)
+    return make, (Remembering if package in ALONE and not afresh else Memory if afresh else Cache)
+
+
+class Remembering(Cache):  # type: ignore[misc]
+    """fla's cache where it will do, and a memory for what runs alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: dict[int, dict[str, Any]] = {}
+
+    def remember(self, index: int, x: Tensor) -> Tensor:
+        return x
+
+    def __getitem__(self, index: int) -> Any:
+        return self.states[index] if index in self.states else super().__getitem__(index)
+
+
+def transposed(package: str, cls: type[nn.Module]) -> bool:
+    """Whether fla keeps the values first: ours has [N, HV, K, V] always."""
+    return package == "mamba2_layer" or "state_v_first=True" in inspect.getsource(cls)
+
+
+def table() -> dict[str, Any]:
+    """What fla's constructors, `forward` and `state_dict` look like: of every config here, and of those beside them."""
+    return {package: _row(package) for package in LAYERS}
+
+
+def _row(package: str) -> dict[str, Any]:
+    layer = LAYERS[package]
+    cls = layer_class(package)
+    configs = [{"layer_idx": 0, **each} for each in (*layer.tables, *(c.arguments for c in layer.configs))]
+    return {
+        "class_name": layer.class_name,
+        "init": _signature(cls.__init__),
+        "forward": _signature(cls.forward),
+        "configs": [{"arguments": each, **_table_of(cls(**each))} for each in configs],
+    }
+
+
+def _table_of(layer: nn.Module) -> dict[str, Any]:
+    undecayed = [n for n, p in layer.named_parameters() if getattr(p, "_no_weight_decay", False)]
+    state = [[key, list(p.shape), str(p.dtype).removeprefix("torch.")] for key, p in layer.state_dict().items()]
+    return {"state_dict": state, "parameters": [n for n, _ in layer.named_parameters()], "no_weight_decay": undecayed}
+
+
+def _signature(function: Callable[..., Any]) -> list[Any]:
+    """Names and defaults; of what has none or takes all the rest, its kind."""
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    return [[p.name, _default(p)] for p in parameters]
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        return "**"
+    if parameter.default is inspect.Parameter.empty:
+        return "required"
+    return parameter.default
+
+
+def _stacked(kept: list[dict[str, Any] | None]) -> dict[str, Any]:
+    """States of sequences, one over the other; of an empty sequence they are zeros."""
+    some = next(each for each in kept if each is not None)
+
+    def stack(parts: list[Any], like: Any) -> Any:
+        if like is None:
+            return None
+        if isinstance(like, Tensor):
+            return torch.cat([torch.zeros_like(like) if part is None else part for part in parts])
+        return tuple(stack([None if p is None else p[i] for p in parts], each) for i, each in enumerate(like))
+
+    return {name: stack([None if k is None else k[name] for k in kept], some[name]) for name in some}
+
+
+if __name__ == "__main__":
+    DATA.mkdir(exist_ok=True)
+    for name in sys.argv[1:] or LAYERS:
+        if name == "table":
+            lines = ",\n".join(f" {json.dumps(p)}: {json.dumps(row)}" for p, row in table().items())
+            (DATA / "table.json").write_text("{\n" + lines + "\n}\n")
+        else:
+            record(name)

@@ -1,0 +1,159 @@
+"""Every layer against what fla's layer of that name gave for the same weights and inputs: tests.layers.record."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.layers.cases import LAYERS, Config
+from tests.layers.scenarios import FEW, LENGTHS, SCENARIOS, TOKENS, Array, masks, scenarios, with_weights
+from tests.margins import beyond
+from tests.tiers import tiered
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(__file__).parent / "data"
+STATES, GRADIENTS = 1e-5, 1e-4
+"""How far apart, in float32, what comes out and what is kept may be, and gradients."""
+
+PACKAGES = [package for package in LAYERS if (ROOT / "specs" / f"{package}.yaml").exists()]
+QUICK = ("no_mask", "packed", "decoded", "two_layers")
+KERNELS = ("simple_gated_linear_attention", "rwkv7_attention", "gated_deltanet", "hgrn_attention")
+"""Those whose kernels are run each time: a decay a head, one a channel, an erasure, and no matrix."""
+
+
+def layer_class(package: str) -> type[nn.Module]:
+    found: type[nn.Module] = getattr(importlib.import_module(f"generated.{package}"), LAYERS[package].class_name)
+    return found
+
+
+def make_cache() -> Any:
+    return importlib.import_module("generated.shared.cache").Cache()
+
+
+def made(package: str, config: Config, index: int) -> nn.Module:
+    return layer_class(package)(**{**config.arguments, "layer_idx": index})
+
+
+@cache
+def recorded(package: str) -> dict[str, Array]:
+    with np.load(DATA / f"{package}.npz") as arrays:
+        return dict(arrays)
+
+
+@cache
+def table() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((DATA / "table.json").read_text())
+    return found
+
+
+@pytest.fixture
+def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel runs: the layers take the PyTorch forms, as without Triton."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+def cases() -> Iterator[tuple[str, int, str]]:
+    for package in PACKAGES:
+        for index, _ in enumerate(LAYERS[package].configs):
+            yield from ((package, index, scenario) for scenario in (SCENARIOS if index == 0 else FEW))
+
+
+def quick(package: str, index: int, scenario: str) -> bool:
+    """Of the first config the quick ones, and of each other one a single pass forwards and backwards."""
+    return scenario in QUICK if index == 0 else scenario == "no_mask"
+
+
+def compare(package: str, index: int, scenario: str) -> None:
+    config = LAYERS[package].configs[index]
+    make = partial(made, package, config)
+    run = dict(scenarios(make, make_cache, config, whole=index == 0))[scenario]
+    got, prefix = run(), f"{index}/{scenario}/"
+    expected = {name.removeprefix(prefix): x for name, x in recorded(package).items() if name.startswith(prefix)}
+    assert expected.keys() == got.keys()
+    assert not [failure for name in expected for failure in differs(name, expected[name], got[name])]
+
+
+def differs(name: str, expected: Array, got: Array) -> list[str]:
+    if expected.shape != got.shape:
+        return [f"{name}: {got.shape}, expected {expected.shape}"]
+    known, found = np.nan_to_num(expected, neginf=0), np.nan_to_num(got, neginf=0, nan=np.inf)
+    if not np.array_equal(np.isneginf(expected), np.isneginf(got)):
+        return [f"{name}: infinite elsewhere"]
+    ratio = float(np.linalg.norm(known - found) / max(float(np.linalg.norm(known)), 1e-12))
+    return beyond(name, ratio, GRADIENTS if name.startswith("gradient") else STATES)
+
+
+@pytest.mark.filterwarnings("ignore:Layers run without kernels")
+@tiered(("package", "index", "scenario"), cases(), quick)
+def test_recorded(package: str, index: int, scenario: str, in_pytorch: None) -> None:
+    compare(package, index, scenario)
+
+
+@tiered(
+    ("package", "index", "scenario"),
+    cases(),
+    lambda package, index, scenario: package in KERNELS and index == 0 and scenario in ("no_mask", "packed"),
+)
+def test_recorded_with_kernels(package: str, index: int, scenario: str, interpreter: None) -> None:
+    compare(package, index, scenario)
+
+
+@pytest.mark.filterwarnings("ignore:Layers run without kernels")
+@pytest.mark.parametrize("package", PACKAGES)
+def test_masked_positions_are_zero(package: str, in_pytorch: None) -> None:
+    config = LAYERS[package].configs[0]
+    layer = with_weights(made(package, config, 0), 0)
+    x = torch.randn(len(LENGTHS), TOKENS, config.arguments["hidden_size"])
+    for mask in masks():
+        with torch.no_grad():
+            output = layer(x, attention_mask=mask)[0]
+        assert (output[mask == 0] == 0).all() and (output[mask == 1] != 0).any(-1).all()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_signatures(package: str) -> None:
+    """Names, order and defaults of the constructor and of `forward`, which has cu_seqlens in every layer here."""
+    known, cls = table()[package], layer_class(package)
+    assert signature(cls.__init__) == known["init"]
+    assert without_cu_seqlens(signature(cls.forward)) == without_cu_seqlens(known["forward"])
+
+
+def signature(function: Callable[..., Any]) -> list[list[Any]]:
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    return [[p.name, default(p)] for p in parameters]
+
+
+def default(parameter: inspect.Parameter) -> Any:
+    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        return "**"
+    if parameter.default is inspect.Parameter.empty:
+        return "required"
+    return list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+
+
+def without_cu_seqlens(parameters: list[list[Any]]) -> list[list[Any]]:
+    """Every `forward` here ends in keywords."""
+    named = [[name, value] for name, value in parameters if name != "cu_seqlens" and value != "**"]
+    return [*named, ["kwargs", "**"]]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_state_dicts(package: str) -> None:
+    """Keys in their order, shapes and dtypes, the order of parameters, and which of them have no weight decay."""
+    for known in table()[package]["configs"]:
+        layer = layer_class(package)(**known["arguments"])
+        state = [[key, list(p.shape), str(p.dtype).removeprefix("torch.")] for key, p in layer.state_dict().items()]
+        assert state == known["state_dict"], known["arguments"]
+        assert [name for name, _ in layer.named_parameters()] == known["parameters"]
+        undecayed = [name for name, p in layer.named_parameters() if getattr(p, "_no_weight_decay", False)]
+        assert undecayed == known["no_weight_decay"]

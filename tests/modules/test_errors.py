@@ -1,0 +1,145 @@
+"""What is wrong with a call is named, with what was expected; what is not supported is refused by its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from generated import modules
+from generated.modules import ShortConvolution
+from generated.modules.activations import swiglu
+from generated.modules.convolution import PositionalEmbedding, causal_conv1d, causal_conv1d_update
+from generated.modules.feature_map import LearnablePolySketchNonNegativeFeatureMap, RebasedFeatureMap
+from generated.modules.fused_cross_entropy import cross_entropy_loss
+from generated.modules.fused_kl_div import fused_kl_div_loss
+from generated.modules.fused_linear_cross_entropy import fused_linear_cross_entropy_loss
+from generated.modules.fused_norm_gate import FusedRMSNormGatedLinear, rms_norm_gated
+from generated.modules.grpo import fused_grpo_loss, grpo_loss_with_old_logps
+from generated.modules.layernorm import group_norm, layer_norm
+from generated.modules.layernorm_gated import layernorm_fn
+from generated.modules.rotary import rotary_embedding
+from generated.modules.token_shift import token_shift
+
+x = torch.zeros(2, 3, 4)
+w = torch.zeros(4, 3)
+ids = torch.zeros(2, 3, dtype=torch.long)
+cu = torch.tensor([0, 1, 3])
+
+WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
+    (ValueError, "residual has shape [2, 4], expected that of x", lambda: layer_norm(x, None, None, x[:, 0])),
+    (
+        ValueError,
+        "x has 4 channels, expected a multiple of num_groups = 3",
+        lambda: group_norm(x, None, None, num_groups=3),
+    ),
+    (ValueError, "hidden_size is 4, expected a multiple of num_groups = 3", lambda: modules.GroupNorm(3, 4)),
+    (
+        ValueError,
+        "x has 4 channels, expected a multiple of group_size = 3",
+        lambda: layernorm_fn(x, w[:, 0], None, group_size=3),
+    ),
+    (ValueError, "z has shape [2, 4]", lambda: layernorm_fn(x, w[:, 0], None, x[:, 0])),
+    (ValueError, "g has shape [2, 4]", lambda: rms_norm_gated(x, x[:, 0], None, None)),
+    (ValueError, "activation is 'relu', expected one of swish", lambda: rms_norm_gated(x, x, None, None, "relu")),
+    (
+        ValueError,
+        "activation is 'relu', expected one of swish",
+        lambda: modules.FusedRMSNormGated(4, activation="relu"),
+    ),
+    (TypeError, "FusedRMSNormGatedLinear needs weight", lambda: FusedRMSNormGatedLinear(4)(x, x)),
+    (ValueError, "y has shape [2, 4]", lambda: swiglu(x, x[:, 0])),
+    (ValueError, "hidden_act is 'relu'", lambda: modules.GatedMLP(4, hidden_act="relu")),
+    (
+        ValueError,
+        "activation is 'gelu', expected one of None, sigmoid",
+        lambda: modules.LoRA(4, 4, 2, activation="gelu"),
+    ),
+    (ValueError, "activation is 'relu', expected 'silu'", lambda: causal_conv1d(x, w, activation="relu")),
+    (ValueError, "backend is 'cudnn'", lambda: ShortConvolution(4, 3, backend="cudnn")),
+    (TypeError, "ShortConvolution got the unknown argument dilation", lambda: ShortConvolution(4, 3, dilation=2)),
+    (TypeError, "ShortConvolution.forward got the unknown argument state", lambda: ShortConvolution(4, 3)(x, state=x)),
+    (ValueError, "mask and cu_seqlens are both given", lambda: ShortConvolution(4, 3)(x, mask=ids, cu_seqlens=cu)),
+    (NotImplementedError, "cp_context", lambda: causal_conv1d(x, w, cp_context=object())),
+    (NotImplementedError, "seq_idx", lambda: causal_conv1d(x, w, seq_idx=ids)),
+    (TypeError, "causal_conv1d got the unknown argument weights", lambda: causal_conv1d(x, weights=w)),
+    (TypeError, "causal_conv1d needs weight", lambda: causal_conv1d(x)),
+    (TypeError, "causal_conv1d_update needs weight", lambda: causal_conv1d_update(x[:, 0], x)),
+    (ValueError, "x has shape [2, 3, 3], expected [B, T, D] with D = 4", lambda: causal_conv1d(x[..., :3], w)),
+    (ValueError, "residual has shape [2, 4]", lambda: causal_conv1d(x, w, residual=x[:, 0])),
+    (ValueError, "x has batch size 2, expected 1 with cu_seqlens", lambda: causal_conv1d(x, w, cu_seqlens=cu)),
+    (
+        ValueError,
+        "initial_state has shape [2, 3, 4], expected [N, D, W] = [2, 4, 3]",
+        lambda: causal_conv1d(x, w, initial_state=x),
+    ),
+    (ValueError, "cache has shape [2, 3, 4]", lambda: causal_conv1d_update(x[:, 0], x, weight=w)),
+    (ValueError, "emb_dim is 4, expected an odd number", lambda: PositionalEmbedding(4, 8)),
+    (ValueError, "cache has shape [3, 4], expected [N, D] = [2, 4]", lambda: token_shift(x, cache=x[0])),
+    (ValueError, "x has batch size 2", lambda: token_shift(x, cu)),
+    (ValueError, "dim is 3, expected an even number", lambda: modules.RotaryEmbedding(3)),
+    (
+        ValueError,
+        "seqlen_offsets has shape [1], expected [2]",
+        lambda: modules.RotaryEmbedding(4)(x[:, :, None], x[:, :, None], cu[:1]),
+    ),
+    (
+        ValueError,
+        "x has 4 channels, expected at least the 6",
+        lambda: modules.RotaryEmbedding(6)(x[:, :, None], x[:, :, None]),
+    ),
+    (
+        ValueError,
+        "max_seqlen is needed",
+        lambda: modules.RotaryEmbedding(4, scale_base=2.0)(x[:, :, None], x[:, :, None], cu[:2]),
+    ),
+    (
+        ValueError,
+        "positions are 0 to 2, expected 0 to 1",
+        lambda: rotary_embedding(x[:, :, None], w[:2, :2], w[:2, :2]),
+    ),
+    (ValueError, "degree is 3", lambda: LearnablePolySketchNonNegativeFeatureMap(4, degree=3)),
+    (ValueError, "use_gamma and normalize", lambda: RebasedFeatureMap(4, use_gamma=False, normalize=False)),
+    (ValueError, "logits has shape [2, 3, 4], expected [N, V]", lambda: cross_entropy_loss(x, ids)),
+    (ValueError, "target has shape [2, 3], expected [N] = [3]", lambda: cross_entropy_loss(x[0], ids)),
+    (ValueError, "reduction is 'batch'", lambda: modules.FusedCrossEntropyLoss(reduction="batch")),
+    (NotImplementedError, "process_group", lambda: modules.FusedCrossEntropyLoss(process_group=object())),
+    (NotImplementedError, "process_group", lambda: modules.FusedLinearCrossEntropyLoss(process_group=object())),
+    (
+        ValueError,
+        "reduction is 'none', expected 'mean' or 'sum'",
+        lambda: modules.FusedLinearCrossEntropyLoss(reduction="none"),
+    ),
+    (ValueError, "x has shape [3, 4] and weight [4, 3]", lambda: fused_linear_cross_entropy_loss(x[0], ids[0], w)),
+    (ValueError, "reduction is 'mean', expected 'batchmean'", lambda: modules.FusedKLDivLoss("mean")),
+    (
+        ValueError,
+        "the teacher has 3 rows and 5 columns",
+        lambda: fused_kl_div_loss(x[0], x[0], x[1], torch.zeros(5, 4)),
+    ),
+    (
+        RuntimeError,
+        "target_x requires a gradient",
+        lambda: fused_kl_div_loss(x[0], x[0].clone().requires_grad_(), x[1], x[1]),
+    ),
+    (
+        ValueError,
+        "ref_logp has shape [2, 3], expected [B, L] = [2, 2]",
+        lambda: fused_grpo_loss(x, ids.float(), ids, w[:2, 0]),
+    ),
+    (ValueError, "advantages has shape [4]", lambda: fused_grpo_loss(x, x[:, :2, 0], ids, w[:, 0])),
+    (ValueError, "input_ids has shape [2, 1]", lambda: fused_grpo_loss(x, x[:, :2, 0], ids[:, :1], w[:2, 0])),
+    (ValueError, "logits_to_keep is 2", lambda: grpo_loss_with_old_logps(x[0], x[0], x[0], x[0], 2, w[0])),
+    (ValueError, "logps has 1 completions", lambda: grpo_loss_with_old_logps(x[0, :1], x[0], x[0], x[0], 4, w[0])),
+    (ValueError, "rewards has shape [4]", lambda: grpo_loss_with_old_logps(x[0], x[0], x[0], x[0], 4, w[:, 0])),
+    (AttributeError, "has no attribute Nothing", lambda: modules.layernorm.Nothing),
+]
+
+
+@pytest.mark.parametrize(("kind", "message", "call"), WRONG, ids=[message for _, message, _ in WRONG])
+def test_error(kind: type[Exception], message: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        call()
