@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from flagen.plan.model import Plan, Unavailable
 from flagen.spec.layer.model import (
@@ -184,6 +184,41 @@ def _called_first(layer: Layer) -> dict[str, int]:
     """The modules in the order in which `forward` calls them."""
     called = (node for statement in layer.forward for node in walk(statement.value) if isinstance(node, Call))
     return {name: place for place, name in enumerate(dict.fromkeys(call.name for call in called))}
+
+
+def may_have(module: Call, below: str) -> bool:
+    """Whether a module can have a parameter of this path below it, however its switches stand."""
+    return below in CONSTRUCTORS[module.name].weights(_given(module))
+
+
+def conditions_of(module: Call, below: str) -> tuple[Expr, ...]:
+    """What has to hold for a module to have that parameter: its switches that it would not have it without."""
+    word = CONSTRUCTORS[module.name]
+    given = _given(module)
+    switches = {key: value for key, value in _bound(module).items() if isinstance(given[key], bool)}
+    without = (key for key in switches if below not in word.weights({**given, key: False}))
+    return tuple(switches[key] for key in without if not isinstance(switches[key], Value))
+
+
+def _bound(module: Call) -> dict[str, Expr]:
+    """The arguments of a constructor by the names of what they are for."""
+    names = (parameter.name for parameter in CONSTRUCTORS[module.name].given)
+    return {**dict(zip(names, module.args, strict=False)), **dict(module.keywords)}
+
+
+def _given(module: Call) -> dict[str, Any]:
+    """Arguments of which sizes are 1, and switches that depend are on."""
+    found: dict[str, Any] = {}
+    bound = _bound(module)
+    for parameter in CONSTRUCTORS[module.name].given:
+        value = bound.get(parameter.name)
+        if isinstance(value, Value):
+            found[parameter.name] = value.value
+        elif value is None:
+            found[parameter.name] = parameter.default if parameter.optional else 1
+        else:
+            found[parameter.name] = True if isinstance(parameter.default, bool) else 1
+    return found
 
 
 def _choice(condition: Expr, then: tuple[Step, ...], otherwise: tuple[Step, ...]) -> tuple[Step, ...]:

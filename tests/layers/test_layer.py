@@ -218,6 +218,29 @@ def test_forms_agree() -> None:
         close(layer(x)[0], made(mode="fused_recurrent")(x)[0])
 
 
+def test_kernels_agree_with_the_pytorch_forms(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = made(head_dim=16, expand_v=1, num_v_heads=1), tokens(1, 20)
+
+    def results() -> list[Tensor]:
+        layer.zero_grad()
+        y, cache = layer(x)[0], Cache()
+        (y * torch.linspace(-1, 1, 12)).sum().backward()
+        with torch.no_grad():
+            pieces = [layer(piece, past_key_values=cache, use_cache=True)[0] for piece in x.split([19, 1], dim=1)]
+        return [y.detach(), *pieces, cache[0]["recurrent_state"], *(p.grad.clone() for p in layer.parameters())]
+
+    in_pytorch = results()
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    for kernels, pytorch in zip(results(), in_pytorch, strict=True):
+        close(kernels, pytorch)
+
+
+def test_torch_compile_takes_it_whole() -> None:
+    layer, x = made(), tokens()
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    close(compiled(x)[0], layer(x)[0])
+
+
 def test_it_runs_without_triton() -> None:
     code = (
         "import sys; sys.modules['triton'] = None\n"
@@ -309,8 +332,22 @@ def test_a_tuple_is_no_cache() -> None:
         made()(tokens(), past_key_values=())
 
 
-def test_a_slip_is_refused_and_what_is_for_others_is_not() -> None:
-    layer, x = made(), tokens()
-    with pytest.raises(TypeError, match="no argument 'cu_seqlen'; did you mean 'cu_seqlens'"):
-        layer(x, cu_seqlen=torch.tensor([0, 11]))
-    assert torch.equal(layer(x, position_ids=None, num_items_in_batch=3)[0], layer(x)[0])
+@pytest.mark.parametrize(("slip", "meant"), [("cu_seqlen", "cu_seqlens"), ("past_key_value", "past_key_values")])
+def test_a_slip_is_refused(slip: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=f"no argument '{slip}'; did you mean '{meant}'"):
+        made()(tokens(), **{slip: None})
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "position_ids",
+        "cache_position",
+        "position_embeddings",
+        "max_seqlen",
+        "num_items_in_batch",
+        "output_hidden_states",
+    ],
+)
+def test_what_a_model_hands_to_all_of_its_layers_passes(keyword: str) -> None:
+    assert torch.equal(made()(tokens(), **{keyword: None})[0], made()(tokens())[0])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator
+from typing import TypeGuard
 
 from flagen.backends.protocol import Rendering
 from flagen.backends.text import free_name, one_line, wrapped
 from flagen.backends.torch_.layer_printer import MODULES, LayerPrinter, literal
 from flagen.diagnostics import InternalError
-from flagen.plan.layer import Choose, LayerPlan, Operator, Set, Step, in_order
-from flagen.spec.layer.model import Call, Config, Dim, Expr, IfElse, Init, Name, Require, Value, walk
+from flagen.plan.layer import Choose, LayerPlan, Operator, Set, Step, conditions_of, in_order, may_have
+from flagen.spec.layer.model import Call, Config, Dim, Expr, IfElse, Init, Name, Require, walk
 from flagen.spec.model import Spec
 
 _CLASS_DOC_WIDTH = 112
@@ -73,6 +74,7 @@ class _Writer:
         self.modules = {module.name: module.value for module in self.layer.modules}
         self.kept_dims: dict[str, None] = {}
         self.read_first: set[str] = set()
+        self.registered: set[str] = set()
         attributes = self.attributes.items()
         computed: dict[Expr, str] = {v: f"self.{name}" for name, v in attributes if not isinstance(v, Name)}
         self.later = LayerPrinter(self._name_later, computed, self._module_call)
@@ -186,6 +188,7 @@ class _Writer:
         read = frozenset(self.dims)
         while True:
             self.read_first.clear()
+            self.registered.clear()
             lines = list(self._construction(read))
             if self.read_first >= read:
                 return lines
@@ -242,6 +245,8 @@ class _Writer:
     def _dim(self, dim: Dim, read: frozenset[str], left: dict[str, Expr]) -> Iterator[str]:
         """A dim as a local, and under the first attribute that is this dim."""
         if isinstance(dim.value, Name) and dim.value.kind == "config":
+            if dim.name in self.kept_dims:
+                yield f"self.{dim.name} = {dim.value.name}"
             return
         attribute = next((n for n, value in left.items() if _is_dim(value, dim.name)), None)
         targets = [f"self.{attribute}"] if attribute is not None else []
@@ -283,13 +288,14 @@ class _Writer:
 
     def _registered(self, step: Set) -> str:
         (name,) = step.targets
+        made = {node.name for node in walk(self.modules[name]) if _is_module(node)}
+        annotation = ": nn.Module" if len(made) > 1 and name not in self.registered else ""
+        self.registered.add(name)
         if isinstance(step.value, Name):
-            return f"self.{name} = self.{step.value.name}"
+            return f"self.{name}{annotation} = self.{step.value.name}"
         assert isinstance(step.value, Call)
-        made = [node.name for node in walk(self.modules[name]) if isinstance(node, Call) and node.kind == "constructor"]
         if step.value.name == "shift":
             return ""
-        annotation = ": nn.Module" if len(set(made)) > 1 and step.value.name == made[0] else ""
         return f"self.{name}{annotation} = {self.first.constructor(step.value)}"
 
     # ------------------------------------------------------------------------------------------------------ starts
@@ -299,24 +305,34 @@ class _Writer:
         yield from self._block(self._starts(), lambda step: self._start(step), self.later)
 
     def _starts(self) -> tuple[Step, ...]:
-        params: list[Step] = list(self.plan.params)
-        params += map(self._started, self.layer.init)
-        return in_order(_chosen(step) for step in params)
+        steps: list[Step] = list(self.plan.params)
+        steps += (step for init in self.layer.init for step in self._started(init))
+        return in_order(map(_chosen, steps))
 
-    def _started(self, init: Init) -> Step:
+    def _started(self, init: Init) -> tuple[Step, ...]:
         """The start of a module's parameter, where there is such."""
         step: Step = Set((init.path,), init.value)
         if init.condition is not None:
             step = Choose(init.condition, (step,), ())
-        value = self.modules.get(init.path.split(".")[0])
-        there = None if value is None else _condition_of(value, init.path.rsplit(".")[-1])
-        if there is not None:
-            step = Choose(there, (step,), ())
-        if isinstance(value, IfElse) and isinstance(value.otherwise, Value):
-            return Choose(value.condition, (step,), ())
-        if isinstance(value, IfElse) and isinstance(value.then, Value):
-            return Choose(value.condition, (), (step,))
-        return step
+        name, _, below = init.path.partition(".")
+        return self._where(self.modules[name], below, step) if name in self.modules else (step,)
+
+    def _where(self, module: Expr, below: str, step: Step) -> tuple[Step, ...]:
+        """`step` where a module has the parameter called `below`."""
+        match module:
+            case IfElse(condition, then, otherwise):
+                choice = self._where(then, below, step), self._where(otherwise, below, step)
+                if choice[0] == choice[1]:
+                    return choice[0]
+                return (Choose(condition, *choice),)
+            case Name(name):
+                return self._where(self.modules[name], below, step)
+            case Call():
+                for condition in conditions_of(module, below):
+                    step = Choose(condition, (step,), ())
+                return (step,) if may_have(module, below) else ()
+            case _:
+                return ()
 
     def _start(self, step: Set) -> str:
         return self.later.start(_path(step.targets[0]), step.value)
@@ -330,7 +346,7 @@ class _Writer:
             for p in self.layer.params
             if not p.weight_decay and p.condition is not None
         ]
-        rest += [self._started(init) for init in self.layer.init if not init.weight_decay]
+        rest += [step for init in self.layer.init if not init.weight_decay for step in self._started(init)]
         lines += self._block(in_order(rest), lambda step: f"no_weight_decay({_path(step.targets[0])})")
         return lines
 
@@ -381,8 +397,8 @@ class _Writer:
 
     def _initial(self) -> str:
         entries = self._entries()
-        if list(entries) == ["recurrent_state"]:
-            return f'{self.past}["recurrent_state"]'
+        if len(entries) == 1:
+            return f'{self.past}["{next(iter(entries))}"]'
         where = {state: entry for entry, states in entries.items() for state in states}
         parts = []
         for state in self.spec.states:
@@ -489,12 +505,8 @@ def _chosen(step: Step) -> Step:
     return step
 
 
-def _condition_of(module: Expr, name: str) -> Expr | None:
-    """Where a module has a parameter called `name`, if that depends."""
-    option = {"weight": "elementwise_affine", "bias": "bias"}.get(name)
-    calls = (node for node in walk(module) if isinstance(node, Call) and node.kind == "constructor")
-    said = next((value for call in calls for keyword, value in call.keywords if keyword == option), None)
-    return None if said is None or isinstance(said, Value) else said
+def _is_module(node: Expr) -> TypeGuard[Call | Name]:
+    return (isinstance(node, Call) and node.kind == "constructor") or (isinstance(node, Name) and node.kind == "module")
 
 
 def _is_dim(value: Expr, name: str) -> bool:

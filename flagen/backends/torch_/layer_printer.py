@@ -38,7 +38,7 @@ _WRITTEN: Mapping[str, tuple[str, int]] = {
     "ones_like": ("torch.ones_like({x})", _ATOM),
     "masked": ("packing.masked({x})", _ATOM),
     "l2norm": ("l2norm({x})", _ATOM),
-    "l1norm": ("F.normalize({x}, p=1, dim=-1)", _ATOM),
+    "l1norm": ("F.normalize({x}, p=1, dim=-1, eps=1e-6)", _ATOM),
     "sum": ("{x!}.sum(-1, keepdim=True)", _ATOM),
     "heads": ("{x!}.unflatten(-1, ({n}, -1))", _ATOM),
     "merge": ("{x!}.flatten(-2)", _ATOM),
@@ -231,10 +231,9 @@ class LayerPrinter:
             case Call("xavier_uniform" | "orthogonal" as name, "init"):
                 gain = self.text(self.bound(value, RULES[name].given)["gain"])
                 return f"nn.init.{name}_({parameter}, gain={gain})"
-            case _ if not _drawn(value):
-                return f"{parameter}.fill_({self.text(value)})"
             case _:
-                return f"{parameter}.copy_({_Start(self, parameter).print(value).text})"
+                filled_by = "copy_" if _drawn(value) else "fill_"
+                return f"{parameter}.{filled_by}({_Start(self, parameter).print(value).text})"
 
 
 _FEATURE_MAPS = {

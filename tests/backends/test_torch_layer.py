@@ -1,0 +1,106 @@
+"""What a section says stands in `layer.py`, and nothing of what a config leaves out."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from flagen.backends.torch_.layer import layer_file
+from flagen.emit.env import environment, render
+from flagen.emit.format import format_python
+from flagen.plan.layer import plan_layer
+from flagen.project import bundled
+from flagen.spec import check_file
+
+VALID = Path(__file__).resolve().parents[1] / "spec" / "valid"
+
+
+def written(path: Path) -> str:
+    """`layer.py` as it is written where the operator has every form; ruff finds no fault with it, or this raises."""
+    spec, _ = check_file(path)
+    assert spec.layer is not None
+    forms = {"chunk": None, "fused": None, "chunk_kernel": None}
+    others = {use.name: SimpleNamespace(spec=use.spec, **forms) for use in spec.layer.uses}
+    plan = plan_layer(spec.layer, SimpleNamespace(spec=spec, **forms), others)  # type: ignore[arg-type]
+    rendering = layer_file(plan, spec)
+    text = render(environment(bundled("templates")), rendering.template, rendering.context)
+    return format_python({"layer.py": text})["layer.py"]
+
+
+def edited(tmp_path: Path, **replaced: str) -> str:
+    """GatedDeltaNet's layer, written from its section with some lines replaced."""
+    text = (VALID / "gated_deltanet.yaml").read_text()
+    for line in replaced.values():
+        before, _, after = line.partition(" => ")
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    path = tmp_path / "gated_deltanet.yaml"
+    path.write_text(text)
+    return written(path)
+
+
+def method(text: str, name: str) -> str:
+    (layer,) = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
+    (found,) = (node for node in layer.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return ast.unparse(found)
+
+
+@pytest.fixture(scope="module")
+def everything() -> str:
+    return written(VALID / "layer_of_everything.yaml")
+
+
+def test_a_start_of_what_a_config_leaves_out_is_left_out(everything: str) -> None:
+    starts = method(everything, "reset_parameters")
+    assert "if self.feature_map == 't2r':\n        nn.init.xavier_uniform_(self.map_q.layer.weight" in starts
+    assert "if not self.first:\n        nn.init.orthogonal_(self.w_proj.weight" in starts
+
+
+def test_every_attribute_that_a_method_reads_is_kept(everything: str) -> None:
+    made = {n.attr for n in ast.walk(ast.parse(method(everything, "__init__"))) if isinstance(n, ast.Attribute)}
+    known = {"mode", "layer_idx", "choose", "check_keywords", "past_states", "leave_states", "seen_tokens"}
+    for name in ("forward", "reset_parameters"):
+        tree = ast.walk(ast.parse(method(everything, name)))
+        read = {n.attr for n in tree if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "self"}
+        assert read <= made | known
+
+
+def test_a_module_of_several_kinds_says_so_where_it_is_first_assigned(everything: str) -> None:
+    assigned = [line.strip() for line in everything.splitlines() if line.strip().startswith("self.map_k")]
+    assert assigned[0].startswith("self.map_k: nn.Module =")
+    assert not any(line.startswith("self.map_k:") for line in assigned[1:])
+
+
+def test_an_attribute_may_have_a_name_of_the_config(tmp_path: Path) -> None:
+    text = edited(tmp_path, a="attributes: {num_v_heads: HV, => attributes: {num_v_heads: HV, num_heads: H + 0,")
+    assert "self.num_heads = num_heads + 0" in method(text, "__init__")
+    assert "self.H = num_heads" in method(text, "__init__")
+    assert "q.unflatten(-1, (self.H, -1))" in method(text, "forward")
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    init = method(edited(tmp_path), "__init__")
+    assert init.index("if HV % num_heads != 0") < init.index("self.q_proj")
+    assert "got num_v_heads = {HV}, num_heads = {num_heads}" in init
+
+
+def test_states_may_go_to_other_entries_of_the_cache(tmp_path: Path) -> None:
+    text = edited(tmp_path, a="  kwargs: true =>   kwargs: true\n  cache: {S: ffn_state}")
+    forward = method(text, "forward")
+    assert "initial_state=past['ffn_state']" in forward
+    assert "ffn_state=state" in forward and "recurrent_state" not in forward
+
+
+def test_inputs_stand_before_cu_seqlens_and_outputs_come_last(everything: str) -> None:
+    spec, _ = check_file(VALID / "layer_of_everything.yaml")
+    assert spec.layer is not None
+    (layer,) = (node for node in ast.parse(everything).body if isinstance(node, ast.ClassDef))
+    (forward,) = (n for n in layer.body if isinstance(n, ast.FunctionDef) and n.name == "forward")
+    names = [argument.arg for argument in forward.args.args]
+    assert names[-1] == "cu_seqlens" and names[6:-1] == [given.name for given in spec.layer.inputs]
+    returned = forward.body[-1]
+    assert isinstance(returned, ast.Return) and isinstance(returned.value, ast.Tuple)
+    assert len(returned.value.elts) == 3 + len(spec.layer.outputs)
