@@ -32,7 +32,7 @@ class DDLerpLinear(nn.Module):
         return f"{self.input_dim}, {self.output_dim}, low_rank_dim={self.low_rank_dim}"
 
     def forward(self, x: Tensor, mu: Tensor, delta: Tensor) -> Tensor:
-        """[..., output_dim] of x, of delta, the token before less the token, and of mu, how far to go, [..., input_dim]."""
+        """[..., output_dim] of x, of delta, the token before less x, and of mu, how far to go, [..., input_dim]."""
         mixed: Tensor = self.linear(torch.addcmul(x, delta, mu))
         return mixed
 
