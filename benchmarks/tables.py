@@ -13,6 +13,7 @@ Triton than the one that the tables name there is nothing to compare, and a chec
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -109,9 +110,19 @@ class Tables:
         }
 
 
+LAYERS = ("gated_deltanet",)
+"""The layers whose operators are in the tables, beside all that are specs of their own: the kernels of the others are
+those of the recurrence that each wraps, with a front end."""
+
+
 def packages() -> list[Package]:
     project = Project(ROOT)
-    return [inspection.find_package(project, path.stem) for path in project.all_specs()]
+    names = [path.stem for path in project.all_specs() if path.stem in LAYERS or not _has_layer(path)]
+    return [inspection.find_package(project, name) for name in names]
+
+
+def _has_layer(path: Path) -> bool:
+    return re.search(r"^layer:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 def make(old: Tables, packages: Sequence[Package], *, fresh: bool) -> Tables:

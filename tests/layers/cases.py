@@ -334,10 +334,17 @@ LAYERS: dict[str, Layer] = {
     ),
     "lightnet_attention": Layer(
         "LightNetAttention",
+        # fla's norm adds 1e-6 whatever norm_eps says.
         configs(
-            {"expand_ratio": 16, "gate_low_rank_dim": 12},
-            {"expand_ratio": 8, "gate_low_rank_dim": 12, "use_short_conv": True, "conv_bias": True},
-            {"expand_ratio": None, "num_heads": 2, "gate_low_rank_dim": 12, "elementwise_affine": False},
+            {"expand_ratio": 16, "gate_low_rank_dim": 12, "norm_eps": 1e-6},
+            {"expand_ratio": 8, "gate_low_rank_dim": 12, "norm_eps": 1e-6, "use_short_conv": True, "conv_bias": True},
+            {
+                "expand_ratio": None,
+                "num_heads": 2,
+                "gate_low_rank_dim": 12,
+                "norm_eps": 1e-6,
+                "elementwise_affine": False,
+            },
         ),
         (
             {"hidden_size": 64, "expand_ratio": 16, "gate_low_rank_dim": 12},

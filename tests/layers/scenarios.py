@@ -65,14 +65,19 @@ def with_weights(layer: nn.Module, seed: int) -> nn.Module:
 
 
 def scenarios(
-    make: Make, make_cache: Callable[[], Any], config: Config, whole: bool, as_ours: AsOurs = list
+    make: Make,
+    make_cache: Callable[[], Any],
+    config: Config,
+    whole: bool,
+    as_ours: AsOurs = list,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[str, Callable[[], Arrays]]]:
     """What is tried, by name, with the config, and how: `whole` for the config that everything is tried on.
 
     `as_ours` says how states are laid out: ours have keys before values, and an entry for each value head.
     """
     index = config.arguments.get("layer_idx", 0)
-    run = _Runs(with_weights(make(index), index), make_cache, config, as_ours)
+    run = _Runs(with_weights(make(index), index), make_cache, config, as_ours, dtype)
     left, right = masks()
     yield "no_mask", lambda: run.once() | run.gradients()
     yield "decoded", run.decoded
@@ -92,17 +97,22 @@ SCENARIOS = (*FEW, "padded_right", "packed", "decoded_padded", "long", "two_laye
 
 
 class _Runs:
-    def __init__(self, layer: nn.Module, make_cache: Callable[[], Any], config: Config, as_ours: AsOurs) -> None:
-        self.layer, self.make_cache, self.config, self.as_ours = layer, make_cache, config, as_ours
+    def __init__(
+        self, layer: nn.Module, make_cache: Callable[[], Any], config: Config, as_ours: AsOurs, dtype: torch.dtype
+    ) -> None:
+        self.layer, self.make_cache, self.config, self.as_ours, self.dtype = layer, make_cache, config, as_ours, dtype
         self.index = config.arguments.get("layer_idx", 0)
         self.hidden = config.arguments["hidden_size"]
 
+    def x(self, batch: int, tokens: int) -> Tensor:
+        return _tensor("x", (batch, tokens, self.hidden)).to(self.dtype)
+
     def given(self, batch: int, tokens: int) -> dict[str, Tensor]:
-        return {name: _given(name, *of, batch, tokens) for name, of in self.config.given.items()}
+        return {name: _given(name, *of, batch, tokens).to(self.dtype) for name, of in self.config.given.items()}
 
     def once(self, mask: Tensor | None = None, cu_seqlens: Sequence[int] | None = None) -> Arrays:
         batch = BATCH if cu_seqlens is None else 1
-        x, more = _tensor("x", (batch, TOKENS, self.hidden)), self.given(batch, TOKENS)
+        x, more = self.x(batch, TOKENS), self.given(batch, TOKENS)
         cache = self.make_cache()
         self.layer.eval()
         with torch.no_grad():
@@ -121,7 +131,7 @@ class _Runs:
     ) -> Arrays:
         """Of the inputs and of the weights, for a gradient of the output that is zero where it is masked."""
         batch = batch if cu_seqlens is None else 1
-        inputs = {"x": _tensor("x", (batch, tokens, self.hidden)), **self.given(batch, tokens)}
+        inputs = {"x": self.x(batch, tokens), **self.given(batch, tokens)}
         for each in inputs.values():
             each.requires_grad_()
         x, *_ = inputs.values()
@@ -135,7 +145,7 @@ class _Runs:
 
     def decoded(self, mask: Tensor | None = None) -> Arrays:
         """A prefill, then token by token, through a cache."""
-        x, more = _tensor("x", (BATCH, TOKENS, self.hidden)), self.given(BATCH, TOKENS)
+        x, more = self.x(BATCH, TOKENS), self.given(BATCH, TOKENS)
         cache, outputs = self.make_cache(), []
         self.layer.eval()
         with torch.no_grad():
@@ -151,7 +161,7 @@ class _Runs:
 
     def long(self) -> Arrays:
         """More than a chunk of the kernels."""
-        x, more = _tensor("x", (1, LONG, self.hidden)), self.given(1, LONG)
+        x, more = self.x(1, LONG), self.given(1, LONG)
         self.layer.eval()
         with torch.no_grad():
             output = self.layer(x, **more)[0]
@@ -208,7 +218,7 @@ def _given(name: str, kind: str, size: int, batch: int, tokens: int) -> Tensor:
 
 
 def _pull(output: Tensor, mask: Tensor | None) -> None:
-    along = _tensor("gradient of the output", output.shape)
+    along = _tensor("gradient of the output", output.shape).to(output)
     output.backward(along if mask is None else along * mask[..., None])
 
 
@@ -240,7 +250,8 @@ def _seen(output: Tensor, mask: Tensor | None) -> Array:
 
 def _products(tensor: Tensor, leading: int) -> Array:
     """Of each row: what is behind the leading dims is one."""
-    numbers = tensor.detach().double().numpy()
+    # A product with -inf would say nothing of the rest; running logarithms that started are far above this.
+    numbers = tensor.detach().double().nan_to_num(nan=torch.nan, neginf=-1e3).numpy()
     rows = numbers.reshape(*numbers.shape[:leading], -1)
     size = rows.shape[-1]
     if size <= WHOLE:

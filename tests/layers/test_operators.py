@@ -1,4 +1,4 @@
-"""The operators of layers, recurrences with a front end: a short ladder, as each recurrence alone has climbed all of it."""
+"""The operators of layers, recurrences with a front end: a short ladder, for each recurrence alone has climbed it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from tests.numeric.references import REFERENCES
 from tests.specs import LAYERS
 from tests.tiers import tiered
 
-SHAPES = (Shape(lengths=(0, 17, 1, 5), K=12, V=20, H=2, groups=2), Shape(T=65, K=20, V=12, B=2, n=1))
-"""Packed, with an empty sequence, value heads and more than a block of tokens; and more than a chunk."""
+SHAPES = (
+    Shape(lengths=(0, 6, 3), K=12, V=20, groups=2),
+    Shape(lengths=(0, 17, 1, 5), K=12, V=20, H=2, groups=2),
+    Shape(T=65, K=20, V=12, B=2, n=1),
+)
+"""Packed, with an empty sequence and value heads, and the same with more of each; and more than a chunk."""
 
 CASES = [(name, shape) for name in LAYERS for shape in SHAPES]
 
