@@ -173,11 +173,15 @@ def kimi_delta_attention(x: Inputs) -> Call:
 
     (q, k, v), f, b = x.raw(), x.normal(x.size.dim).bfloat16(), x.normal().bfloat16()
     A_log, dt_bias = x.gate(x.size.dim)
-    gate = {"use_gate_in_kernel": True, "A_log": A_log, "dt_bias": dt_bias.flatten()}
-    peer = partial(chunk_kda, **gate, use_qk_l2norm_in_kernel=True, use_beta_sigmoid_in_kernel=True)
     given = (q, k, v, f, b)
-    ours = partial(x.op("kimi_delta_attention"), *given, A_log, dt_bias)
-    return Call(ours, partial(peer, *given, state_v_first=True), (*given, A_log, dt_bias))
+
+    def peer() -> Results:
+        in_kernels = dict.fromkeys(
+            ("use_gate_in_kernel", "use_qk_l2norm_in_kernel", "use_beta_sigmoid_in_kernel"), True
+        )
+        return chunk_kda(*given, A_log=A_log, dt_bias=dt_bias.flatten(), **in_kernels, state_v_first=True)
+
+    return Call(partial(x.op("kimi_delta_attention"), *given, A_log, dt_bias), peer, (*given, A_log, dt_bias))
 
 
 OPERATORS: Mapping[str, Callable[[Inputs], Call]] = {
