@@ -27,11 +27,15 @@ STATES, GRADIENTS = 1e-5, 1e-4
 APART = {"rwkv7_attention": 4}
 """How many times as far: of this layer fla's chunk kernels are up to 2e-5 and 2e-4 from float64 themselves, where ours
 are as near as test_precision asks."""
+CANCELS = {"lightnet_attention": "gradient.k_conv1d.bias"}
+"""Gradients that are zero but for rounding, for a softmax over time does not see what is added to all keys; they are
+compared with zero, by the largest gradient there is."""
 PRECISION = 3e-6
 """How far float32 may be from the same layer in float64, gradients as well."""
 
 PACKAGES = [package for package in LAYERS if (ROOT / "specs" / f"{package}.yaml").exists()]
-QUICK = ("no_mask", "packed", "decoded")
+QUICK = ("no_mask", "packed")
+MORE = ("decoded", "padded_left", "two_layers")
 REPRESENTATIVES = ("simple_gated_linear_attention", "rwkv7_attention", "gated_deltanet", "hgrn_attention")
 """A decay a head; one a channel, a token shift and values handed on; an erasure; and no matrix."""
 
@@ -75,9 +79,7 @@ def cases() -> Iterator[tuple[str, int, str]]:
 
 def quick(package: str, index: int, scenario: str) -> bool:
     """Of the first config the quick ones, and of representatives a few more."""
-    return index == 0 and (
-        scenario in QUICK or (package in REPRESENTATIVES and scenario in ("padded_left", "two_layers"))
-    )
+    return index == 0 and (scenario in QUICK or (package in REPRESENTATIVES and scenario in MORE))
 
 
 def compare(package: str, index: int, scenario: str) -> None:
@@ -87,6 +89,9 @@ def compare(package: str, index: int, scenario: str) -> None:
     got, prefix = run(), f"{index}/{scenario}/"
     expected = {name.removeprefix(prefix): x for name, x in recorded(package).items() if name.startswith(prefix)}
     assert expected.keys() == got.keys()
+    if (zero := CANCELS.get(package)) in got:
+        largest = max(float(np.linalg.norm(x)) for name, x in got.items() if name.startswith("gradient"))
+        assert float(np.linalg.norm(expected.pop(zero) - got.pop(zero))) <= STATES * largest
     bounds = {name: GRADIENTS if name.startswith("gradient") else STATES for name in expected}
     times = APART.get(package, 1)
     assert not [f for name in expected for f in differs(name, expected[name], got[name], times * bounds[name])]

@@ -32,7 +32,7 @@ class DDLerpLinear(nn.Module):
         return f"{self.input_dim}, {self.output_dim}, low_rank_dim={self.low_rank_dim}"
 
     def forward(self, x: Tensor, mu: Tensor, delta: Tensor) -> Tensor:
-        """[..., output_dim] of x and delta, [..., input_dim], the token before less the token, and mu, how far to go."""
+        """[..., output_dim] of x, of delta, the token before less x, and of mu, how far to go, [..., input_dim]."""
         mixed: Tensor = self.linear(torch.addcmul(x, delta, mu))
         return mixed
 
@@ -74,7 +74,8 @@ class TokenMix(nn.Sequential):
         self.count = count
 
     def forward(self, x: Tensor, delta: Tensor) -> Tensor:  # type: ignore[override]
-        """The mixes, [..., count, hidden_size], of x and of delta, the token before less the token, [..., hidden_size]."""
+        """The mixes, [..., count, hidden_size], of x and delta, [..., hidden_size], the token before less the token."""
         lerp, tanh, up = self
-        inner = tanh(lerp(x, delta)).unflatten(-1, (self.count, -1))
-        return torch.einsum("...nr,hnr->...nh", inner, up.get_parameter("weight").unflatten(-1, (self.count, -1)))
+        inner = torch.unflatten(tanh(lerp(x, delta)), -1, (self.count, -1))
+        columns = torch.unflatten(up.get_parameter("weight"), -1, (self.count, -1))
+        return torch.einsum("...nr,hnr->...nh", inner, columns)
