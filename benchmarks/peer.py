@@ -5,7 +5,7 @@
     python -m benchmarks.peer --time            milliseconds, on a GPU
 
 Both get the same tensors, bf16 with log decays in the dtype that the peer's layers give them, K = V = 128, HV = H;
-`gated_deltanet` and `kimi_delta_attention` are all that a layer runs in kernels, gates and norms of keys included. They
+`gated_deltanet` is all that the layer runs in kernels, gates and norms of keys included. They
 go forward where no gradient is wanted, and forward and backward where all are; flagen's computes states again, and then
 saves them where it can. What autograd keeps in between is counted as well, inputs among it. Outputs and gradients are
 compared first: a figure for wrong numbers is worth nothing. The peer is needed by nothing else here, and nothing of it
@@ -167,32 +167,8 @@ def gated_deltanet(x: Inputs) -> Call:
     return Call(ours, partial(peer, *given, state_v_first=True), (*given, A_log, dt_bias))
 
 
-def kimi_delta_attention(x: Inputs) -> Call:
-    """The same of KimiDeltaAttention."""
-    from fla.ops.kda import chunk_kda
-
-    (q, k, v), f, b = x.raw(), x.normal(x.size.dim).bfloat16(), x.normal().bfloat16()
-    A_log, dt_bias = x.gate(x.size.dim)
-    gate = {"use_gate_in_kernel": True, "A_log": A_log, "dt_bias": dt_bias.flatten()}
-    peer = partial(chunk_kda, **gate, use_qk_l2norm_in_kernel=True, use_beta_sigmoid_in_kernel=True)
-    given = (q, k, v, f, b)
-    ours = partial(x.op("kimi_delta_attention"), *given, A_log, dt_bias)
-    return Call(ours, partial(peer, *given, state_v_first=True), (*given, A_log, dt_bias))
-
-
 OPERATORS: Mapping[str, Callable[[Inputs], Call]] = {
-    f.__name__: f
-    for f in (
-        simple_gla,
-        gated_delta_rule,
-        gla,
-        kda,
-        gated_delta_product,
-        rwkv7,
-        gsa,
-        gated_deltanet,
-        kimi_delta_attention,
-    )
+    f.__name__: f for f in (simple_gla, gated_delta_rule, gla, kda, gated_delta_product, rwkv7, gsa, gated_deltanet)
 }
 
 
@@ -220,10 +196,10 @@ class Inputs:
         """Queries, keys and values as projections give them."""
         return [self.normal(self.size.dim).bfloat16() for _ in "qkv"]
 
-    def gate(self, *dims: int) -> tuple[Tensor, Tensor]:
+    def gate(self) -> tuple[Tensor, Tensor]:
         """A_log and dt_bias of a forget gate, as layers start with them."""
         uniform = torch.rand(self.size.heads, generator=self.random)
-        step = (torch.rand(self.size.heads, *dims, generator=self.random) * math.log(100) + math.log(0.001)).exp()
+        step = (torch.rand(self.size.heads, generator=self.random) * math.log(100) + math.log(0.001)).exp()
         inverse = step + torch.log(-torch.expm1(-step))
         return torch.log(1 + 15 * uniform).to(self.device), inverse.to(self.device)
 
