@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.tiers import exhaustive
+
 T, H, HV, K, V = 20, 1, 2, 16, 16
 
 
@@ -78,3 +80,37 @@ def test_kernels_get_what_the_pytorch_forms_get(case: str, monkeypatch: pytest.M
             assert x is None
         else:
             assert (x - y).abs().max() < 1e-5 * y.abs().max()
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("kind", ["chunk", "fused_recurrent"])
+def test_sixteen_bits_and_float32_together(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = function(f"fla.ops.gated_delta_rule.{kind}_gated_delta_rule")
+    q, k, v = (x.bfloat16() for x in QKV)
+    options = {
+        "g": normal(1, T, HV),
+        "beta": BETA.bfloat16(),
+        "use_qk_l2norm_in_kernel": True,
+        "use_gate_in_kernel": True,
+        "A_log": normal(HV),
+        "use_beta_sigmoid_in_kernel": True,
+        "output_final_state": True,
+    }
+    found = run(q, k, v, **options)
+    assert [x.dtype for x in found] == [torch.bfloat16, torch.float32]
+    monkeypatch.delenv("TRITON_INTERPRET")
+    wide = {name: x.double() if isinstance(x, Tensor) else x for name, x in options.items()}
+    for x, y in zip(found, run(q.double(), k.double(), v.double(), **wide), strict=True):
+        assert (x.double() - y).abs().max() < 2**-6 * y.abs().max()
+
+
+@exhaustive
+@pytest.mark.parametrize("name", ["fla.ops.kda.chunk_kda", "fla.ops.kda.fused_recurrent_kda"])
+def test_traces_as_one_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET")
+    run = function(name)
+    given = (*QKV, decay(1, T, HV, K), BETA)
+    options = {"use_qk_l2norm_in_kernel": True, "state_v_first": True, "output_final_state": True}
+    found = torch.compile(run, fullgraph=True, backend="eager")(*given, **options)
+    for x, y in zip(found, run(*given, **options), strict=True):
+        assert (x - y).abs().max() < 1e-5 * y.abs().max()

@@ -58,12 +58,28 @@ class TestNames:
 
         assert mamba_ssm.ops.triton.ssd_combined.mamba_chunk_scan_combined
 
+    @pytest.mark.parametrize("name", ["modules", "layers", "models"])
+    def test_what_is_beside_the_operators(self, name: str) -> None:
+        pytest.importorskip(f"generated.{name}")
+        import fla
+
+        beside = import_module(f"generated.{name}")
+        there = getattr(fla, name)
+        for exported in beside.__all__:
+            assert getattr(there, exported) is getattr(beside, exported)
+
+    def test_submodules_of_modules(self) -> None:
+        home = pytest.importorskip("generated.modules.l2norm")
+        assert import_module("fla.modules.l2norm").l2norm is home.l2norm
+
     def test_star_import_has_all_that_fla_ops_exports(self) -> None:
         names: dict[str, object] = {}
         exec("from fla.ops import *", names)
         assert {"chunk_gla", "chunk_gdn", "fused_recurrent_rwkv7", "parallel_retention"} <= set(names)
 
-    @pytest.mark.parametrize("name", ["fla.ops.mesa_net", "fla.ops.kda.something", "mamba_ssm.models"])
+    @pytest.mark.parametrize(
+        "name", ["fla.ops.mesa_net", "fla.ops.kda.something", "fla.ops.chunk", "fla.naive", "mamba_ssm.models"]
+    )
     def test_what_is_not_there_is_not_found(self, name: str) -> None:
         assert find_spec(name) is None
         with pytest.raises(ModuleNotFoundError, match=name):

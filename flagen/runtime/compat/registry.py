@@ -48,6 +48,10 @@ FILES = frozenset(
 """Files that the others spread over what is one module here: `fla.ops.kda.chunk` is `fla.ops.kda`."""
 
 
+IN_ONE_MODULE = {"fla.ops.": 3, "causal_conv1d.": 1}
+"""How many names lead to such a module."""
+
+
 class Registration:
     """What `as_fla` did: undone by `undo`, or at the end of a `with` block.
 
@@ -173,7 +177,8 @@ class Distribution(metadata.Distribution):
 def _place(name: str) -> str | None:
     """The module that stands for the one of this name."""
     parts = name.split(".")
-    while len(parts) > 1 and parts[-1] in FILES and parts[:2] != ["fla", "modules"]:
+    whole = next((depth for top, depth in IN_ONE_MODULE.items() if name.startswith(top)), len(parts))
+    while len(parts) > whole and parts[-1] in FILES:
         parts.pop()
     for length in range(len(parts), 0, -1):
         place = PLACES.get(".".join(parts[:length]))
@@ -194,11 +199,11 @@ def _find(place: str) -> ModuleSpec | None:
 def _attributes(name: str, original: ModuleType) -> Callable[[str], Any]:
     def attribute(wanted: str) -> Any:
         if not wanted.startswith("__"):
-            below = f"{name}.{wanted}"
-            if not hasattr(original, wanted) and find_spec(below) is not None:
-                return import_module(below)
-            return getattr(original, wanted)
-        raise AttributeError(f"module {name!r} has no attribute {wanted!r}")
+            if hasattr(original, wanted):
+                return getattr(original, wanted)
+            if find_spec(f"{name}.{wanted}") is not None:
+                return import_module(f"{name}.{wanted}")
+        raise AttributeError(f"module {name!r}, which stands in for a package, has no attribute {wanted!r}")
 
     return attribute
 
