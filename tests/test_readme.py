@@ -81,10 +81,23 @@ def test_the_build_prints_as_shown(project: Path) -> None:
     assert seconds.sub("", printed) == seconds.sub("", console(command))
 
 
-def test_the_python_example_runs() -> None:
-    (program,) = blocks("python")
-    program += "\nassert o.shape == (B, T, H, V) and state.shape == (B, H, K, V)\n"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=900)
+CHECKED = {
+    "naive_chunk_gated_delta_rule": "o.shape == (B, T, H, V) and state.shape == (B, H, K, V)",
+    "CausalLM": "loss.isfinite() and prompt.shape[1] < tokens.shape[1] <= prompt.shape[1] + 8",
+    "as_fla": "__import__('fla.ops.kda').ops.kda.chunk_kda.__module__.startswith('generated.')",
+}
+"""What is true after each Python example, by a word in it."""
+
+
+def test_each_python_example_is_checked() -> None:
+    assert [[word for word in CHECKED if word in block] for block in blocks("python")] == [[word] for word in CHECKED]
+
+
+@pytest.mark.parametrize("word", CHECKED)
+def test_the_python_examples_run(word: str, tmp_path: Path) -> None:
+    (program,) = (block for block in blocks("python") if word in block)
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{program}\nassert {CHECKED[word]}\n"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=900)
 
 
 def test_make_targets_exist() -> None:
