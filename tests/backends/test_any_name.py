@@ -64,7 +64,7 @@ def identifiers_in(spec: Spec) -> Functions:
     found: dict[tuple[str, str], set[str]] = {}
     for rendering in (rendering for backend in BACKENDS for rendering in backend.renderings(plan)):
         if rendering.path.endswith(".py"):
-            text = render(env, rendering.template, rendering.context)
+            text = render(env, rendering.template, rendering.context, shared="..")
             compile(text, rendering.path, "exec")  # An argument that is there twice does not get through.
             module = ast.parse(text)
             methods = [n for c in module.body if isinstance(c, ast.ClassDef) for n in c.body]

@@ -32,7 +32,7 @@ def expanded_launcher_context(plan: ExpandedPlan) -> Mapping[str, object]:
     rows = None if read.single else _counted(plan, plan.rows)
     return {
         **over,
-        **function_context(spec, plan.size, rows),
+        **function_context(spec, plan.size, rows, products=str(over["products"])),
         "launched": over["declarations"],
         "output_dtype": "torch.float32",
         "returned": [result_of(spec.output_dims, "torch.float32")],
