@@ -36,7 +36,7 @@ def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef
         context = kernel_context(plan)
     else:
         context = {**launcher_context(plan, "nothing"), RANGES: range_check(plan.spec)}
-    tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", context))
+    tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", context, shared=".."))
     mention = ("fused_recurrent_", "launch_config") if template == "kernels" else ""
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]
     assert found
@@ -84,7 +84,8 @@ def test_transposed_statements_take_no_name_twice(text: str, template: str) -> N
     forward = plan_fused_recurrent(parse_spec(text))
     assert isinstance(forward, FusedPlan)
     plan = plan_reverse_mode(forward)
-    tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", REVERSE[template](plan)))
+    env = environment(bundled("templates"))
+    tree = ast.parse(render(env, f"triton/{template}.py.j2", REVERSE[template](plan), shared=".."))
     mention = ("fused_recurrent_", "launch_config")
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]
     assert len(found) == (3 if template == "reverse_kernels" else 1)

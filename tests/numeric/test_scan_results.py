@@ -55,8 +55,7 @@ def part() -> ModuleType:
     whole = pipeline.make_plan(spec, pipeline.derive(spec))
     env = environment(bundled("templates"))
     renderings = (arguments_file(whole), *scan_renderings(plan), *scan_kernel_renderings(kernel, backward))
-    files = {f"part/{each.path}": render(env, each.template, each.context) for each in renderings}
-    files["part/operators.py"] = render(env, "triton/operators.py.j2", {"takes_output": False})
+    files = {f"part/{each.path}": render(env, each.template, each.context, shared="...") for each in renderings}
     with imported(format_python(files) | {"__init__.py": "", "part/__init__.py": ""}) as package:
         yield package
 
@@ -135,6 +134,6 @@ def test_a_part_without_an_output_of_its_own():
     spec = replace(spec, output=spec.output[:2])
     plan = plan_scan(scan_form(spec, RESULTS[::2]))
     (chunk,) = scan_renderings(plan)
-    text = render(environment(bundled("templates")), chunk.template, chunk.context)
+    text = render(environment(bundled("templates")), chunk.template, chunk.context, shared="..")
     assert "-> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]" in text
     assert ".dtype\n" not in text
