@@ -122,7 +122,11 @@ FAMILIES: tuple[Family, ...] = (
         lower_bounds=lambda c: int(c["hidden_size"] * c["expand_ratio"]),
     ),
     Family(
-        "hgrn2", "HGRN2Attention", {"use_lower_bound": True}, lower_bounds=lambda config: int(config["hidden_size"])
+        "hgrn2",
+        "HGRN2Attention",
+        {"use_lower_bound": True},
+        lower_bounds=lambda c: int(c["hidden_size"]),
+        derived=_hgrn2,
     ),
     Family("kda", "KimiDeltaAttention"),
     Family("lightnet", "LightNetAttention"),
