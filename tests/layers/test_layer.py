@@ -156,6 +156,22 @@ def test_without_use_cache_a_cache_is_read_and_not_written() -> None:
     assert torch.equal(cache[0]["recurrent_state"], before) and cache.get_seq_length(0) == 8
 
 
+def test_without_use_cache_one_token_writes_nothing_either() -> None:
+    layer, x, cache = made().eval(), tokens(), Cache()
+    with torch.no_grad():
+        layer(x[:, :8], past_key_values=cache, use_cache=True)
+        first, again = (layer(x[:, 8:9], past_key_values=cache)[0] for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_a_copy_of_a_cache_goes_on_by_itself() -> None:
+    layer, x, cache = made().eval(), tokens(), Cache()
+    with torch.no_grad():
+        layer(x[:, :8], past_key_values=cache, use_cache=True)
+        first, again = (layer(x[:, 8:9], past_key_values=Cache.of(cache), use_cache=True)[0] for _ in range(2))
+    assert torch.equal(first, again) and cache.get_seq_length(0) == 8
+
+
 # ------------------------------------------------------------------------------------------------------------- forms
 
 
