@@ -21,9 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flagen.spec.layer.vocabulary import ACTIVATIONS
 from generated.gated_deltanet import GatedDeltaNet
+from generated.modules.activations import ACT2FN
 from generated.shared import layer as base
 from generated.shared.cache import Cache
+from generated.shared.functional import activate
 from generated.shared.layer import Forms
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -367,3 +370,19 @@ def test_a_slip_is_refused(slip: str, meant: str) -> None:
 )
 def test_what_a_model_hands_to_all_of_its_layers_passes(keyword: str) -> None:
     assert torch.equal(made()(tokens(), **{keyword: None})[0], made()(tokens())[0])
+
+
+# ------------------------------------------------------------------------------------------------------- activations
+
+
+@pytest.mark.parametrize("name", sorted(ACT2FN.keys() & set(ACTIVATIONS)))
+def test_an_activation_is_that_of_the_modules(name: str) -> None:
+    x = torch.linspace(-4, 4, 33)
+    torch.testing.assert_close(activate(x, name), ACT2FN[name](x))
+
+
+def test_activations_are_those_of_the_language() -> None:
+    for name in ACTIVATIONS:
+        assert activate(torch.zeros(1), name).isfinite()
+    with pytest.raises(ValueError, match=f"activation: expected one of {', '.join(ACTIVATIONS)}, got 'mish'"):
+        activate(torch.zeros(1), "mish")

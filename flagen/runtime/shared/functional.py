@@ -13,14 +13,15 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swish": F.silu,
     "sigmoid": torch.sigmoid,
     "relu": F.relu,
+    "sqrelu": lambda x: F.relu(x).square(),
     "tanh": torch.tanh,
-    "gelu": F.gelu,
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
     "identity": lambda x: x,
 }
 
 
 def activate(x: Tensor, name: str) -> Tensor:
-    """The activation called `name` of x.
+    """The activation called `name` of x, [...], in x's dtype; gelu is its tanh form, as in `modules`.
 
     Raises:
         ValueError: there is none of that name.
