@@ -260,9 +260,7 @@ class _Writer:
             yield " = ".join((*targets, self._attribute_value(dim.value)))
 
     def _require(self, require: Require) -> Iterator[str]:
-        nodes = [
-            node for node in walk(require.condition) if isinstance(node, Name) and node.kind in ("config", "dim")
-        ]
+        nodes = [node for node in walk(require.condition) if isinstance(node, Name) and node.kind in ("config", "dim")]
         configs = {self._shown(node) for node in nodes if node.kind == "config"}
 
         def shown(name: Name) -> str:
