@@ -191,7 +191,8 @@ class CausalLM(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, *, dtype: torch.dtype | None = None) -> CausalLM:
-        """A model as save_pretrained, or the peer's, left it: config.json, and tensors in one file or several.
+        """A model as save_pretrained left it, or that of flash-linear-attention: config.json, and tensors in one file or
+        several.
 
         Args:
             directory: where they are.

@@ -37,7 +37,7 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
     "fuse_norm fuse_swiglu fuse_cross_entropy fuse_linear_cross_entropy use_cache max_position_embeddings "
     "rescale_prenorm_residual attn_mode use_gk use_gv norm_first norm_bias residual_in_fp32".split()
 )
-"""What configs may have besides: how the peer computes, and not what."""
+"""What configs may have besides: how flash-linear-attention computes, and not what."""
 
 
 @dataclass(frozen=True)
