@@ -191,8 +191,7 @@ class CausalLM(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, *, dtype: torch.dtype | None = None) -> CausalLM:
-        """A model as save_pretrained left it, or that of flash-linear-attention: config.json, and tensors in one file or
-        several.
+        """A model as save_pretrained, or flash-linear-attention, left it: config.json, and tensors, in shards or not.
 
         Args:
             directory: where they are.
