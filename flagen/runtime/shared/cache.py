@@ -7,7 +7,7 @@ A layer's states are a dict of four: `recurrent_state`, [N, HV, K, V] or a tuple
 
 from __future__ import annotations
 
-from abc import ABCMeta
+from abc import ABC, ABCMeta
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -262,7 +262,7 @@ def _layer_of_transformers(cache: Any, layer_idx: int) -> Any:
         raise ValueError(f"past_key_values: layer {layer_idx} is a {type(layer).__name__}, which holds keys and values")
     # The cache asks whether a layer counts its tokens by asking for its class.
     for base in type(layer).__mro__:
-        if type(base) is ABCMeta:
+        if type(base) is ABCMeta and base is not ABC:
             base.register(LayerStates)
     cache.layers[layer_idx] = LayerStates()
     return cache.layers[layer_idx]
