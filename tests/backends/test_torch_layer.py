@@ -87,6 +87,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path: Path) ->
     assert "got num_v_heads = {HV}, num_heads = {num_heads}" in init
 
 
+def test_a_dim_and_a_config_of_one_name_are_two_in_a_message(tmp_path: Path) -> None:
+    init = method(edited(tmp_path, a="  require: [HV % H == 0] =>   require: [(num_v_heads or HV) == HV]"), "__init__")
+    assert "expected (num_v_heads or HV) == HV, got num_v_heads = {num_v_heads}, HV = {HV}" in init
+
+
 def test_states_may_go_to_other_entries_of_the_cache(tmp_path: Path) -> None:
     text = edited(tmp_path, a="  kwargs: true =>   kwargs: true\n  cache: {S: ffn_state}")
     forward = method(text, "forward")

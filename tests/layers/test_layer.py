@@ -5,8 +5,6 @@ GatedDeltaNet stands for the others: it has short convolutions, a gate, heads th
 
 from __future__ import annotations
 
-import inspect
-import json
 import math
 import subprocess
 import sys
@@ -21,13 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flagen.spec.layer.vocabulary import ACTIVATIONS
 from generated.gated_deltanet import GatedDeltaNet
+from generated.modules.activations import ACT2FN
 from generated.shared import layer as base
 from generated.shared.cache import Cache
+from generated.shared.functional import activate
 from generated.shared.layer import Forms
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE = json.loads((Path(__file__).parent / "data" / "fla_layers.json").read_text())["GatedDeltaNet"]
 
 SMALL = {"hidden_size": 12, "head_dim": 4, "num_heads": 1, "num_v_heads": 2, "expand_v": 1.5, "layer_idx": 0}
 VARIED = {
@@ -156,6 +156,22 @@ def test_without_use_cache_a_cache_is_read_and_not_written() -> None:
     assert torch.equal(cache[0]["recurrent_state"], before) and cache.get_seq_length(0) == 8
 
 
+def test_without_use_cache_one_token_writes_nothing_either() -> None:
+    layer, x, cache = made().eval(), tokens(), Cache()
+    with torch.no_grad():
+        layer(x[:, :8], past_key_values=cache, use_cache=True)
+        first, again = (layer(x[:, 8:9], past_key_values=cache)[0] for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_a_copy_of_a_cache_goes_on_by_itself() -> None:
+    layer, x, cache = made().eval(), tokens(), Cache()
+    with torch.no_grad():
+        layer(x[:, :8], past_key_values=cache, use_cache=True)
+        first, again = (layer(x[:, 8:9], past_key_values=Cache.of(cache), use_cache=True)[0] for _ in range(2))
+    assert torch.equal(first, again) and cache.get_seq_length(0) == 8
+
+
 # ------------------------------------------------------------------------------------------------------------- forms
 
 
@@ -262,28 +278,11 @@ def test_it_runs_without_triton() -> None:
 # ------------------------------------------------------------------------------------------------- names and shapes
 
 
-@pytest.mark.parametrize("config", TABLE["configs"], ids=lambda config: str(sorted(config["arguments"])))
-def test_parameters_are_those_of_the_recorded_table(config: dict[str, Any]) -> None:
-    layer = GatedDeltaNet(**config["arguments"])
-    found = {key: [list(p.shape), str(p.dtype).removeprefix("torch.")] for key, p in layer.state_dict().items()}
-    assert list(found.items()) == list(config["state_dict"].items())
-    assert [name for name, _ in layer.named_parameters()] == list(config["state_dict"])
-    marked = [name for name, p in layer.named_parameters() if getattr(p, "_no_weight_decay", False)]
-    assert marked == config["no_weight_decay"]
-    assert {name: getattr(layer, name) for name in config["attributes"]} == config["attributes"]
-
-
-def test_signatures_are_those_of_the_recorded_table() -> None:
-    def signature(function: Any) -> list[list[Any]]:
-        found = []
-        for parameter in list(inspect.signature(function).parameters.values())[1:]:
-            required = parameter.default is inspect.Parameter.empty
-            default = "<required>" if required else parameter.default
-            found.append([parameter.name, "<VAR_KEYWORD>" if parameter.kind is parameter.VAR_KEYWORD else default])
-        return found
-
-    assert signature(GatedDeltaNet.__init__) == TABLE["constructor"]
-    assert [p for p in signature(GatedDeltaNet.forward) if p[0] != "cu_seqlens"] == TABLE["forward"]
+def test_sizes_are_found_under_the_fields_names() -> None:
+    layer = GatedDeltaNet(hidden_size=40, head_dim=8, num_heads=3, num_v_heads=6, expand_v=2)
+    given = {"mode": "chunk", "hidden_size": 40, "expand_v": 2, "conv_size": 4, "head_dim": 8, "num_heads": 3}
+    computed = {"num_v_heads": 6, "head_k_dim": 8, "head_v_dim": 16, "key_dim": 24, "value_dim": 96}
+    assert {name: getattr(layer, name) for name in (*given, *computed)} == {**given, **computed}
 
 
 def test_parameters_start_as_the_section_says() -> None:
@@ -351,3 +350,19 @@ def test_a_slip_is_refused(slip: str, meant: str) -> None:
 )
 def test_what_a_model_hands_to_all_of_its_layers_passes(keyword: str) -> None:
     assert torch.equal(made()(tokens(), **{keyword: None})[0], made()(tokens())[0])
+
+
+# ------------------------------------------------------------------------------------------------------- activations
+
+
+@pytest.mark.parametrize("name", sorted(ACT2FN.keys() & set(ACTIVATIONS)))
+def test_an_activation_is_that_of_the_modules(name: str) -> None:
+    x = torch.linspace(-4, 4, 33)
+    torch.testing.assert_close(activate(x, name), ACT2FN[name](x))
+
+
+def test_activations_are_those_of_the_language() -> None:
+    for name in ACTIVATIONS:
+        assert activate(torch.zeros(1), name).isfinite()
+    with pytest.raises(ValueError, match=f"activation: expected one of {', '.join(ACTIVATIONS)}, got 'mish'"):
+        activate(torch.zeros(1), "mish")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,21 @@ def test_padding_on_the_left_changes_nothing(name):
 
 
 @each_kind
+def test_padding_on_the_right_changes_nothing(name):
+    """Also not where a shorter prompt goes on from the cache."""
+    model = small(name)
+    ids, mask = tokens(2, 9), torch.ones(2, 7, dtype=torch.long)
+    mask[0, 4:] = 0
+    start = model(ids[:, :7], mask, use_cache=True)
+    mask = torch.cat([mask, torch.ones(2, 1, dtype=torch.long)], dim=1)
+    after = model(ids[:, 7:8], mask, past_key_values=start.past_key_values).logits[:, 0]
+    alone = torch.cat([ids[:1, :4], ids[:1, 7:8]], dim=1)
+    torch.testing.assert_close(start.logits[0, :4], model(ids[:1, :4]).logits[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after[0], model(alone).logits[0, -1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after[1], model(ids[1:, :8]).logits[0, -1], rtol=1e-4, atol=1e-4)
+
+
+@each_kind
 def test_packed_sequences_are_those_alone(name):
     model = small(name)
     ids, cu_seqlens = tokens(1, 17), torch.tensor([0, 5, 5, 17])
@@ -131,7 +146,7 @@ def test_the_loss_is_that_of_the_logits():
     labels = ids.clone()
     labels[1, 4] = -100
     logits = model(ids, mask).logits
-    taken = labels.masked_fill(mask == 0, -100)[:, 1:]
+    taken = labels[:, 1:].masked_fill(mask[:, :-1] == 0, -100)  # Nothing predicts the first token.
     expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), taken.flatten())
     torch.testing.assert_close(model(ids, mask, labels=labels).loss, expected)
 
@@ -155,7 +170,8 @@ def test_saved_and_loaded(tmp_path, monkeypatch, tied, library):
     if library:
         pytest.importorskip("safetensors")
     else:
-        hide(monkeypatch, "safetensors")
+        for name in ("safetensors", "safetensors.torch"):  # As if it were not installed.
+            monkeypatch.setitem(sys.modules, name, None)
     model = small("GatedDeltaNet", tie_word_embeddings=tied)
     model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").exists() == library
@@ -246,15 +262,3 @@ def test_any_layer_makes_a_model(name):
     ids = tokens(1, 6)
     model(ids, labels=ids).loss.backward()
     assert model.generate(ids, max_new_tokens=2).shape[1] <= 8
-
-
-def hide(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
-    """As if the library were not installed."""
-    found = builtins.__import__
-
-    def importing(name: str, *rest: Any, **more: Any) -> Any:
-        if name.partition(".")[0] == library:
-            raise ImportError(f"no {library}")
-        return found(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", importing)

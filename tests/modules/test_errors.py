@@ -78,8 +78,8 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     ),
     (ValueError, "cache has shape [2, 3, 4]", lambda: causal_conv1d_update(x[:, 0], x, weight=w)),
     (ValueError, "emb_dim is 4, expected an odd number", lambda: PositionalEmbedding(4, 8)),
-    (ValueError, "cache has shape [3, 4], expected [N, D] = [2, 4]", lambda: token_shift(x, cache=x[0])),
-    (ValueError, "x has batch size 2", lambda: token_shift(x, cu)),
+    (ValueError, "cache: expected [N, D] = [2, 4], got (3, 4)", lambda: token_shift(x, cache=x[0])),
+    (ValueError, "x: expected packed sequences in a batch of 1, got a batch of 2", lambda: token_shift(x, cu)),
     (ValueError, "dim is 3, expected an even number", lambda: modules.RotaryEmbedding(3)),
     (
         ValueError,

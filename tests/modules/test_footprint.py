@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from generated.modules import FusedCrossEntropyLoss, FusedKLDivLoss, FusedLinearCrossEntropyLoss
 from generated.modules.chunked import row_chunks
 from generated.modules.grpo import fused_grpo_loss
+from tests.tiers import exhaustive
 
 from .footprint import Footprint, added_peak
 
@@ -58,7 +59,12 @@ def linear_with_everything(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("ours", "plain"), [(linear, plain_linear), (linear_with_everything, plain_linear), (kl, plain_kl)]
+    ("ours", "plain"),
+    [
+        (linear, plain_linear),
+        pytest.param(linear_with_everything, plain_linear, marks=exhaustive),
+        (kl, plain_kl),
+    ],
 )
 def test_linear_losses_add_a_tenth(ours: Callable[..., Tensor], plain: Callable[..., Tensor]) -> None:
     assert added_peak(hidden_states, ours) <= added_peak(hidden_states, plain) / 10
@@ -84,7 +90,7 @@ def plain_cross_entropy(made: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(made.float(), target)
 
 
-@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("inplace", [pytest.param(False, marks=exhaustive), True])
 def test_losses_of_logits_add_a_tenth_and_the_gradient_itself(inplace: bool) -> None:
     def ours(made: Tensor, target: Tensor) -> Tensor:
         loss: Tensor = FusedCrossEntropyLoss(inplace_backward=inplace, lse_square_scale=1e-4)(made, target)
@@ -94,6 +100,7 @@ def test_losses_of_logits_add_a_tenth_and_the_gradient_itself(inplace: bool) -> 
     assert added_peak(logits, ours) - gradient <= added_peak(logits, plain_cross_entropy) / 10
 
 
+@exhaustive
 def test_grpo_in_place() -> None:
     def policy() -> tuple[Tensor, ...]:
         made = torch.empty(4, 512, COLUMNS, dtype=torch.bfloat16, requires_grad=True)

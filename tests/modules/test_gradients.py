@@ -230,6 +230,19 @@ def test_token_shift_with_an_empty_sequence() -> None:
     assert torch.equal(last[1], cache[1])
 
 
+def test_the_last_token_does_not_hold_the_others_in_memory() -> None:
+    _, last = token_shift(numbers(0, (2, 7, 3)), output_cache=True)
+    assert last.untyped_storage().nbytes() == last.nbytes
+
+
+def test_a_cache_that_is_not_asked_for_stays_as_it_is() -> None:
+    module, x, cache = ShortConvolution(3, 4).double(), numbers(0, (2, 1, 3)), numbers(1, (2, 3, 4))
+    before = cache.clone()
+    with torch.no_grad():
+        assert module(x, cache=cache)[1] is None
+    assert torch.equal(cache, before)
+
+
 def test_rotary_depends_on_the_distance_only() -> None:
     rotary = RotaryEmbedding(6, scale_base=512.0).bfloat16()
     q, k = numbers(0, (1, 4, 1, 8)), numbers(1, (1, 4, 1, 8))

@@ -260,13 +260,16 @@ class _Writer:
             yield " = ".join((*targets, self._attribute_value(dim.value)))
 
     def _require(self, require: Require) -> Iterator[str]:
-        names = dict.fromkeys(
-            (self._shown(node), self._name_first(node))
-            for node in walk(require.condition)
-            if isinstance(node, Name) and node.kind in ("config", "dim")
-        )
-        expected = LayerPrinter(self._shown, plain=True).text(require.condition).replace('"', "'")
-        given = ", ".join(f"{shown} = {{{local}}}" for shown, local in names)
+        nodes = [node for node in walk(require.condition) if isinstance(node, Name) and node.kind in ("config", "dim")]
+        configs = {self._shown(node) for node in nodes if node.kind == "config"}
+
+        def shown(name: Name) -> str:
+            found = self._shown(name)
+            return name.name if name.kind == "dim" and found in configs else found
+
+        names = dict.fromkeys((shown(node), self._name_first(node)) for node in nodes)
+        expected = LayerPrinter(shown, plain=True).text(require.condition).replace('"', "'")
+        given = ", ".join(f"{name} = {{{local}}}" for name, local in names)
         yield f"if {self.first.negated(require.condition)}:"
         if len(expected) + len(given) < _MESSAGE_WIDTH:
             yield f'    raise ValueError(f"expected {expected}, got {given}")'

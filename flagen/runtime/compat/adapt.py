@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..shared import functional
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -180,9 +182,7 @@ def l2norm(x: Tensor, *, keep: bool = False, eps: float = 1e-6) -> Tensor:
 
     With `keep` it stays so: kernels that take no matrix products read it as it is, and nothing is rounded.
     """
-    wide = x.to(computing(x))
-    normed = wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)
-    return normed if keep else normed.to(x.dtype)
+    return functional.l2norm(x, eps, computing(x) if keep else x.dtype)
 
 
 def scalar_gate(function: str, g: Tensor | None, A_log: Tensor | None, dt_bias: Tensor | None) -> Tensor:

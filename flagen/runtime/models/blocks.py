@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from ..modules import GatedMLP, LayerNorm, RMSNorm
 from ..modules.activations import ACT2FN
-from ..modules.token_shift import token_shift
+from ..modules.token_mix import LerpLinear
 from ..shared.cache import read_states, write_states
+from ..shared.packing import Packing
+from ..shared.shift import shift
 from .config import ModelConfig
 
 Handed = dict[str, Tensor]
@@ -99,16 +101,21 @@ class _Shifting(nn.Module):
         super().__init__()
         self.layer_idx = layer_idx
 
-    def difference(self, x: Tensor, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """x [B, T, D] with zeros where there is no token, and by how much the token before differs."""
-        mask, cache = call["attention_mask"], call["past_key_values"]
-        if mask is not None:
-            x = x * mask[:, -x.shape[1] :, None]
+    def forward(self, x: Tensor, call: dict[str, Any]) -> Tensor:
+        """[B, T, D] to [B, T, D], zero where there is no token."""
+        cache = call["past_key_values"]
+        keep = cache is not None and bool(call["use_cache"])
+        packing = Packing.of(x, call["attention_mask"], call["cu_seqlens"])
+        x = packing.pack(x)
         before = None if cache is None else read_states(cache, self.layer_idx)["ffn_state"]
-        delta, last = token_shift(x, call["cu_seqlens"], cache=before, output_cache=True)
-        if cache is not None and call["use_cache"]:
+        previous, last = shift(x, before, keep, packing.cu_seqlens)
+        if keep:
             write_states(cache, self.layer_idx, 0, ffn_state=last)
-        return x, delta
+        return packing.unpack(self.mixed(x, previous - x))
+
+    def mixed(self, x: Tensor, delta: Tensor) -> Tensor:
+        """[B, T, D] of tokens, and of by how much the one before differs, [B, T, D] each."""
+        raise NotImplementedError
 
 
 class ChannelMixing(_Shifting):
@@ -132,9 +139,7 @@ class ChannelMixing(_Shifting):
         nn.init.orthogonal_(self.key.weight)
         nn.init.zeros_(self.value.weight)
 
-    def forward(self, x: Tensor, call: dict[str, Any]) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
-        x, delta = self.difference(x, call)
+    def mixed(self, x: Tensor, delta: Tensor) -> Tensor:
         mixed: Tensor = self.value(self.activation(self.key(x + delta * self.x_k)))
         return mixed
 
@@ -150,25 +155,10 @@ class ReceptanceMixing(_Shifting):
         self.receptance = LerpLinear(config.hidden_size, config.hidden_size)
         self.activation = _activation(config.hidden_act)
 
-    def forward(self, x: Tensor, call: dict[str, Any]) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
-        x, delta = self.difference(x, call)
+    def mixed(self, x: Tensor, delta: Tensor) -> Tensor:
         value: Tensor = self.value(self.activation(self.key(x, delta)))
         gate: Tensor = self.receptance(x, delta)
         return gate.sigmoid() * value
-
-
-class LerpLinear(nn.Module):
-    """A projection of what lies between a token and the one before, channel by channel."""
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(size, width, bias=False)
-        self.mu = nn.Parameter(torch.zeros(size))
-
-    def forward(self, x: Tensor, delta: Tensor) -> Tensor:
-        mixed: Tensor = self.linear(x + delta * self.mu)
-        return mixed
 
 
 def mix(layer: nn.Module, x: Tensor, handed: Handed, call: dict[str, Any]) -> tuple[Tensor, Handed]:

@@ -191,7 +191,7 @@ class CausalLM(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, *, dtype: torch.dtype | None = None) -> CausalLM:
-        """A model as save_pretrained, or the peer's, left it: config.json, and tensors in one file or several.
+        """A model as save_pretrained, or flash-linear-attention, left it: config.json, and tensors, in shards or not.
 
         Args:
             directory: where they are.
@@ -225,9 +225,9 @@ class CausalLM(nn.Module):
 
 def _next(labels: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
     """What each token is to predict: the next one's label; nothing at a sequence's end, nor where there is no token."""
-    if mask is not None:
-        labels = labels.masked_fill(mask[:, -labels.shape[1] :] == 0, IGNORED)
-    following = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
+    none = torch.zeros_like(labels, dtype=torch.bool) if mask is None else mask[:, -labels.shape[1] :] == 0
+    labels = labels.masked_fill(none, IGNORED)
+    following = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1).masked_fill(none, IGNORED)
     if cu_seqlens is not None:
         ends = cu_seqlens[1:][cu_seqlens.diff() > 0] - 1
         following = following.index_fill(1, ends.to(labels.device), IGNORED)

@@ -37,7 +37,7 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
     "fuse_norm fuse_swiglu fuse_cross_entropy fuse_linear_cross_entropy use_cache max_position_embeddings "
     "rescale_prenorm_residual attn_mode use_gk use_gv norm_first norm_bias residual_in_fp32".split()
 )
-"""What configs may have besides: how the peer computes, and not what."""
+"""What configs may have besides: how flash-linear-attention computes, and not what."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,11 @@ FAMILIES: tuple[Family, ...] = (
         lower_bounds=lambda c: int(c["hidden_size"] * c["expand_ratio"]),
     ),
     Family(
-        "hgrn2", "HGRN2Attention", {"use_lower_bound": True}, lower_bounds=lambda config: int(config["hidden_size"])
+        "hgrn2",
+        "HGRN2Attention",
+        {"use_lower_bound": True},
+        lower_bounds=lambda c: int(c["hidden_size"]),
+        derived=_hgrn2,
     ),
     Family("kda", "KimiDeltaAttention"),
     Family("lightnet", "LightNetAttention"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _safetensors() -> Any:
+    """The library, or None where it is not installed."""
     try:
-        import safetensors.torch
+        return import_module("safetensors.torch")
     except ImportError:
         return None
-    return safetensors.torch

@@ -3,24 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .precision import upcast
-
-
-def l2norm(x: Tensor, eps: float = 1e-6, output_dtype: torch.dtype | None = None) -> Tensor:
-    """x / sqrt(sum of squares of the last dim + eps), computed in float32.
-
-    Args:
-        x: [..., D].
-        eps: added to the sum of squares, inside the root: a row of zeros stays zero.
-        output_dtype: of the result; x's by default.
-
-    Returns:
-        [..., D].
-    """
-    wide = upcast(x)
-    normed = wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)
-    return normed.to(x.dtype if output_dtype is None else output_dtype)
-
+from ..shared.functional import l2norm
 
 l2_norm = l2norm
 

@@ -1,33 +1,8 @@
 """The token shift of RWKV (Peng et al. 2023, https://arxiv.org/abs/2305.13048): the token before, less the token."""
 
-import torch
 from torch import Tensor
 
-
-def shift(x: Tensor, cu_seqlens: Tensor | None, cache: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The token before each token, and the last token of each sequence (of the cache, where a sequence is empty)."""
-    batch, length, channels = x.shape
-    if cu_seqlens is not None and batch != 1:
-        raise ValueError(f"x has batch size {batch}, expected 1 with cu_seqlens")
-    sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
-    if cache is None:
-        first = x.new_zeros(sequences, channels)
-    elif cache.numel() == sequences * channels:
-        first = cache.reshape(sequences, channels).to(x.dtype)
-    else:
-        raise ValueError(f"cache has shape {list(cache.shape)}, expected [N, D] = [{sequences}, {channels}]")
-    if cu_seqlens is None:
-        stream = torch.cat([first[:, None], x], dim=1)
-        return stream[:, :-1], stream[:, -1]
-    index = torch.arange(length, device=x.device)
-    bounds = cu_seqlens.to(x.device)
-    owner = torch.bucketize(index, bounds[1:], right=True)
-    begins = (index == bounds[owner])[:, None]
-    earlier = torch.cat([x[0, :1], x[0, :-1]]) if length else x[0]
-    last = first
-    if length:
-        last = torch.where(bounds.diff()[:, None] > 0, x[0, (bounds[1:] - 1).clamp(min=0)], first)
-    return torch.where(begins, first[owner], earlier)[None], last
+from ..shared.shift import shift
 
 
 def token_shift(
@@ -52,8 +27,8 @@ def token_shift(
     Raises:
         ValueError: shapes do not fit.
     """
-    before, last = shift(x, cu_seqlens, cache)
-    return (before - x, last) if output_cache else before - x
+    before, last = _shift(x, cu_seqlens, cache, output_cache)
+    return before - x if last is None else (before - x, last)
 
 
 class TokenShift:
@@ -68,8 +43,16 @@ class TokenShift:
         chunk_indices: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The difference, and the last token or None; see token_shift."""
-        before, last = shift(x, cu_seqlens, cache)
-        return before - x, last if output_cache else None
+        before, last = _shift(x, cu_seqlens, cache, output_cache)
+        return before - x, last
+
+
+def _shift(
+    x: Tensor, cu_seqlens: Tensor | None, cache: Tensor | None, output_cache: bool
+) -> tuple[Tensor, Tensor | None]:
+    if cache is not None and cache.ndim == 3:
+        cache = cache.flatten(0, 1)
+    return shift(x, cache, output_cache, cu_seqlens)
 
 
 __all__ = ["TokenShift", "token_shift"]

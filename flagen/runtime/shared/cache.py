@@ -7,7 +7,7 @@ A layer's states are a dict of four: `recurrent_state`, [N, HV, K, V] or a tuple
 
 from __future__ import annotations
 
-from abc import ABCMeta
+from abc import ABC, ABCMeta
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,7 +99,7 @@ class Cache:
 
     @classmethod
     def of(cls, other: Any, *, state_v_first: bool = False) -> Cache:
-        """A cache of this kind with the states of another, which stay where they are.
+        """A cache of this kind with copies of the states of another, which stays as it is.
 
         Args:
             other: any cache that layers take: this one, fla's, one of transformers.
@@ -111,8 +111,8 @@ class Cache:
         """
         cache = cls()
         for layer_idx in range(len(other)):
-            states = dict(read_states(other, layer_idx))
-            if state_v_first and states["recurrent_state"] is not None:
+            states = {name: _mapped(Tensor.clone, state) for name, state in read_states(other, layer_idx).items()}
+            if state_v_first:
                 states["recurrent_state"] = _mapped(lambda x: x.mT.contiguous(), states["recurrent_state"])
             cache.update(layer_idx=layer_idx, offset=seen_tokens(other, layer_idx), **states)
         return cache
@@ -262,7 +262,7 @@ def _layer_of_transformers(cache: Any, layer_idx: int) -> Any:
         raise ValueError(f"past_key_values: layer {layer_idx} is a {type(layer).__name__}, which holds keys and values")
     # The cache asks whether a layer counts its tokens by asking for its class.
     for base in type(layer).__mro__:
-        if type(base) is ABCMeta:
+        if type(base) is ABCMeta and base is not ABC:
             base.register(LayerStates)
     cache.layers[layer_idx] = LayerStates()
     return cache.layers[layer_idx]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -25,21 +24,29 @@ def shift(
         [B, T, D] in x's dtype; the last token of each sequence, [N, D], or None. An empty sequence keeps its `cache`.
 
     Raises:
-        ValueError: `cache` is not of these sequences.
+        ValueError: `cache` is not of these sequences, or packed sequences are not in a batch of 1.
     """
-    runs = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    batch, length, channels = x.shape
+    if cu_seqlens is not None and batch != 1:
+        raise ValueError(f"x: expected packed sequences in a batch of 1, got a batch of {batch}")
+    sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
     if cache is None:
-        cache = x.new_zeros(runs, x.shape[-1])
-    elif cache.shape != (runs, x.shape[-1]):
-        raise ValueError(f"cache: expected [N, D] = [{runs}, {x.shape[-1]}], got {tuple(cache.shape)}")
-    cache = cache.to(x.dtype)
+        first = x.new_zeros(sequences, channels)
+    elif cache.shape == (sequences, channels):
+        first = cache.to(x.dtype)
+    else:
+        raise ValueError(f"cache: expected [N, D] = [{sequences}, {channels}], got {tuple(cache.shape)}")
     if cu_seqlens is None:
-        rows = torch.cat([cache.unsqueeze(1), x], dim=1)
-        return rows[:, :-1], rows[:, -1] if output_final_state else None
-    before = F.pad(x[0], (0, 0, 1, 0))[:-1]
-    some = (cu_seqlens.diff() > 0).nonzero().flatten()
-    before = before.index_copy(0, cu_seqlens[some].long(), cache[some])
+        stream = torch.cat([first.unsqueeze(1), x], dim=1)
+        # A copy, for a view would keep the whole stream as long as a cache has it.
+        return stream[:, :-1], stream[:, -1].clone() if output_final_state else None
+    if not length:
+        return x, first if output_final_state else None
+    begins, ends = cu_seqlens[:-1], cu_seqlens[1:]
+    index = torch.arange(length, device=x.device)
+    owner = torch.bucketize(index, ends, right=True)
+    before = torch.where((index == begins[owner]).unsqueeze(-1), first[owner], x[0].roll(1, dims=0))
     last = None
     if output_final_state:
-        last = cache.index_copy(0, some, x[0, cu_seqlens[some + 1].long() - 1])
+        last = torch.where((ends > begins).unsqueeze(-1), x[0, (ends - 1).clamp(min=0)], first)
     return before.unsqueeze(0), last

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ....adapt import computing, drop_in
+from .....modules import layernorm_gated
+from ....adapt import drop_in
 
 __all__ = ["rmsnorm_fn"]
 
@@ -36,15 +35,8 @@ def rmsnorm_fn(
 
     Returns:
         [..., D] in x's dtype.
+
+    Raises:
+        ValueError: z has another shape than x, or D is no multiple of group_size.
     """
-    wide = computing(x, weight)
-    y = x.to(wide).contiguous()
-    if z is not None and not norm_before_gate:
-        y = y * F.silu(z.to(wide))
-    grouped = y.view(*y.shape[:-1], -1, group_size or y.shape[-1])
-    y = (grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + eps)).flatten(-2) * weight.to(wide)
-    if bias is not None:
-        y = y + bias.to(wide)
-    if z is not None and norm_before_gate:
-        y = y * F.silu(z.to(wide))
-    return y.to(x.dtype)
+    return layernorm_gated.rmsnorm_fn(x, weight, bias, z, eps, group_size, norm_before_gate)
