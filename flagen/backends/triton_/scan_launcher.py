@@ -86,7 +86,7 @@ def scan_launcher_context(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> M
         *("operator", "form", "backward", "initials", "declarations", "arguments", "given", "passed"),
         *("schema", "returned", "kept", "handed_on", "check"),
     )
-    kept = [(kept_name(state, plan.taken | backward.taken), _axes(*state.dims)) for state in backward.kept]
+    kept = [(kept_name(state, plan.taken | backward.taken), _axes("HV", *state.dims)) for state in backward.kept]
     return {
         **{name: common[name] for name in names},
         **{name: inherited[name] for name in values},
