@@ -11,6 +11,7 @@ from ..modules import GatedMLP, LayerNorm, RMSNorm
 from ..modules.activations import ACT2FN
 from ..modules.token_shift import token_shift
 from ..shared.cache import read_states, write_states
+from ..shared.packing import Packing
 from .config import ModelConfig
 
 Handed = dict[str, Tensor]
@@ -101,14 +102,13 @@ class _Shifting(nn.Module):
 
     def difference(self, x: Tensor, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """x [B, T, D] with zeros where there is no token, and by how much the token before differs."""
-        mask, cache = call["attention_mask"], call["past_key_values"]
-        if mask is not None:
-            x = x * mask[:, -x.shape[1] :, None]
+        packing = Packing.of(x, call["attention_mask"], call["cu_seqlens"])
+        x, cache = packing.pack(x), call["past_key_values"]
         before = None if cache is None else read_states(cache, self.layer_idx)["ffn_state"]
-        delta, last = token_shift(x, call["cu_seqlens"], cache=before, output_cache=True)
+        delta, last = token_shift(x, packing.cu_seqlens, cache=before, output_cache=True)
         if cache is not None and call["use_cache"]:
             write_states(cache, self.layer_idx, 0, ffn_state=last)
-        return x, delta
+        return packing.unpack(x), packing.unpack(delta)
 
 
 class ChannelMixing(_Shifting):

@@ -249,8 +249,8 @@ class ShortConvolution(nn.Conv1d):
     ) -> tuple[Tensor, Tensor | None]:
         """Convolves x, after what the cache says came before.
 
-        Where no gradients are recorded and each sequence has one token, a cache that is given is moved on in place, and
-        is what is returned.
+        Where no gradients are recorded, each sequence has one token and the cache for the next call is wanted, a cache
+        that is given is moved on in place, and is what is returned.
 
         Args:
             x: [B, T, D]; packed sequences have B = 1.
@@ -303,10 +303,15 @@ class ShortConvolution(nn.Conv1d):
         output_final_state: bool = False,
         cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """One token of each sequence, [N, 1, D], or [1, N, D] with cu_seqlens; the cache is moved on in place."""
+        """One token of each sequence, [N, 1, D], or [1, N, D] with cu_seqlens.
+
+        With output_final_state the cache is moved on in place; else it stays as it is.
+        """
         if cache is None:
             sequences = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
             cache = x.new_zeros(sequences, self.hidden_size, self.kernel_size[0])
+        elif not output_final_state:
+            cache = cache.clone()
         y, cache = causal_conv1d_update(x, cache, residual, self.weight.squeeze(1), self.bias, self.activation)
         return y, cache if output_final_state else None
 

@@ -99,7 +99,7 @@ class Cache:
 
     @classmethod
     def of(cls, other: Any, *, state_v_first: bool = False) -> Cache:
-        """A cache of this kind with the states of another, which stay where they are.
+        """A cache of this kind with copies of the states of another, which stays as it is.
 
         Args:
             other: any cache that layers take: this one, fla's, one of transformers.
@@ -111,7 +111,8 @@ class Cache:
         """
         cache = cls()
         for layer_idx in range(len(other)):
-            states = dict(read_states(other, layer_idx))
+            # Copies, for a convolution moves its state on in place.
+            states = {name: _mapped(torch.clone, state) for name, state in read_states(other, layer_idx).items()}
             if state_v_first and states["recurrent_state"] is not None:
                 states["recurrent_state"] = _mapped(lambda x: x.mT.contiguous(), states["recurrent_state"])
             cache.update(layer_idx=layer_idx, offset=seen_tokens(other, layer_idx), **states)
