@@ -146,7 +146,7 @@ def test_a_name_that_the_code_needs_is_refused(tmp_path: Path, before: str, afte
     assert before in layer
     path = tmp_path / "gated_deltanet.yaml"
     path.write_text(f"{head}\nlayer:{layer.replace(before, after)}")
-    with pytest.raises(SpecError, match="reserved|cannot name a class|cannot be kept|attribute of this name"):
+    with pytest.raises(SpecError, match=r"reserved|cannot name a class|cannot be kept|attribute of this name"):
         check_file(path)
 
 
