@@ -97,6 +97,11 @@ class LayerScope:
         every = (*self._names.values(), *self._modules.values())
         return [declared for declared in every if declared.kind in kinds]
 
+    def own(self, span: Span) -> None:
+        """Enter what every layer has: its operator, and what it is given."""
+        self._names[OPERATOR] = Declared(OPERATOR, "operator", span)
+        self._names[HIDDEN] = Declared(HIDDEN, "local", span)
+
     def declare(self, name: str, kind: Kind, span: Span) -> Declared | None:
         """Enter a name; None, and a diagnostic, where it cannot be one."""
         self.later.pop(name, None)
@@ -257,7 +262,7 @@ def _problem(name: str, kind: Kind) -> tuple[str, str, str] | None:
         reason = "it is a keyword"
     elif name in FUNCTIONS or name in NUMBER_FUNCTIONS or name in RULES or (name in CONSTRUCTORS and kind != "module"):
         reason = "it is a function of the language"
-    elif name == OPERATOR and kind != "operator":
+    elif name == OPERATOR:
         reason = "it is the operator"
     elif name in CONSTANTS or name == "index":
         reason = "it is a constant"
