@@ -152,7 +152,7 @@ class RotaryEmbedding(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Frequencies are in no state_dict: those that come from the meta device, by `to_empty`, are made here."""
         without_values = self.inv_freq.is_meta
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if without_values and not self.inv_freq.is_meta:
             self.reset_parameters()
         return self

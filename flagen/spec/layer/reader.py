@@ -30,7 +30,7 @@ from flagen.spec.layer.model import (
     children,
     walk,
 )
-from flagen.spec.layer.scope import HIDDEN, OPERATOR, RESERVED, Declared, LayerScope, Place, attribute_problem
+from flagen.spec.layer.scope import OPERATOR, RESERVED, Declared, LayerScope, Place, attribute_problem
 from flagen.spec.layer.vocabulary import RULES
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
 from flagen.spec.names import MODULE_ATTRIBUTES, class_name_problem, did_you_mean, package_name_problem, quoted
