@@ -22,7 +22,7 @@ def vendor(project: Project, name: str, directory: Path) -> Changes:
         OSError: a file cannot be read or written.
     """
     _refuse(project, name, directory)
-    files = standing_alone(name, _package(project, name), common_files())
+    files = standing_alone(name, _package(project, name), {**common_files(), **_beside(project, name)})
     try:
         return write_package(directory / name, files)
     except ForeignFile as error:
@@ -30,7 +30,7 @@ def vendor(project: Project, name: str, directory: Path) -> Changes:
 
 
 def standing_alone(name: str, package: Mapping[str, str], common: Mapping[str, str]) -> dict[str, str]:
-    """The files of the package `name` with those of `common` that they need, by paths in the package.
+    """The files of the package `name` with those of `common`, of other packages' too, that they need, by paths in it.
 
     What is outside of the package, beside it, comes to be inside: the imports of it have a dot less.
     """
@@ -64,6 +64,21 @@ def _package(project: Project, name: str) -> dict[str, str]:
             where = project.show(root / path)
             raise UsageError(f"{where} was edited by hand; `flagen build {name}` makes it what it was")
     return files
+
+
+def _beside(project: Project, name: str) -> dict[str, str]:
+    """The files of the packages that the package `name` imports from, as a layer does that has a choice of operators,
+    and of those that these do."""
+    packages = set(packages_in(project.generated))
+    found: dict[str, str] = {}
+    done, waiting = set(), {name}
+    while waiting:
+        done.add(package := waiting.pop())
+        files = {f"{package}/{path}": text for path, text in _package(project, package).items()}
+        found |= files if package != name else {}
+        imported = (module for path, text in files.items() for module in _imported(path, text))
+        waiting |= ({module.partition(".")[0] for module in imported} & packages) - done
+    return found
 
 
 def _needed(package: Mapping[str, str], common: Mapping[str, str]) -> list[str]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from flagen.backends.torch_.layer import layer_file
+from flagen.backends.torch_.layer_printer import MODULES
+from flagen.diagnostics import SpecError
 from flagen.emit.env import environment, render
 from flagen.emit.format import format_python
 from flagen.plan.layer import plan_layer
 from flagen.project import bundled
 from flagen.spec import check_file
+from flagen.spec.layer.scope import BASE_ATTRIBUTES, RESERVED
+from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, RULES
+from generated.shared.layer import Layer
 
 VALID = Path(__file__).resolve().parents[1] / "spec" / "valid"
 
@@ -109,3 +115,53 @@ def test_inputs_stand_before_cu_seqlens_and_outputs_come_last(everything: str) -
     returned = forward.body[-1]
     assert isinstance(returned, ast.Return) and isinstance(returned.value, ast.Tuple)
     assert len(returned.value.elts) == 3 + len(spec.layer.outputs)
+
+
+def imported(text: str) -> set[str]:
+    """What a file imports, and what it calls its own beside its class."""
+    own = [n for n in ast.parse(text).body if isinstance(n, ast.Import | ast.ImportFrom)]
+    return {alias.asname or alias.name for node in own for alias in node.names if not alias.name.startswith("__")}
+
+
+def test_whatever_a_layer_imports_is_a_name_that_a_spec_cannot_use(everything: str) -> None:
+    own = imported(everything) | {name for names in MODULES.values() for name in names}
+    operators = {name for name in own if name.endswith(("_layer_of_everything", "_gated_deltanet"))}
+    assert operators and own - operators <= RESERVED | FUNCTIONS.keys() | CONSTRUCTORS.keys() | RULES.keys()
+
+
+def test_what_a_layer_has_of_its_base_is_a_name_that_a_spec_cannot_use() -> None:
+    own = {name for name in vars(Layer) if not name.startswith("_")} - {"training"}
+    assert own <= BASE_ATTRIBUTES
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("class_name: GatedDeltaNet", "class_name: Packing"),
+        ("class_name: GatedDeltaNet", "class_name: RMSNorm"),
+        ("conv_bias", "ShortConvolution"),
+        ("q_proj", "choose"),
+        ("b_proj", "outputs"),
+        ("g_proj", "mode"),
+        ("attributes: {", "attributes: {seen_tokens: HV, "),
+    ],
+)
+def test_a_name_that_the_code_needs_is_refused(tmp_path: Path, before: str, after: str) -> None:
+    head, _, layer = (VALID / "gated_deltanet.yaml").read_text().partition("\nlayer:")
+    assert before in layer
+    path = tmp_path / "gated_deltanet.yaml"
+    path.write_text(f"{head}\nlayer:{layer.replace(before, after)}")
+    with pytest.raises(SpecError, match=r"reserved|cannot name a class|cannot be kept|attribute of this name"):
+        check_file(path)
+
+
+def test_an_operators_constant_makes_way_for_a_value(tmp_path: Path) -> None:
+    head, _, layer = (VALID / "gated_deltanet.yaml").read_text().partition("\nlayer:")
+    path = tmp_path / "gated_deltanet.yaml"
+    path.write_text(f"{head}\nlayer:{layer}".replace("- o = recurrence", "- RECURRENCE = recurrence"))
+    path.write_text(
+        re.sub(r"\bo = o_norm\(o", "o = o_norm(RECURRENCE", path.read_text()).replace("o_norm(o)", "o_norm(RECURRENCE)")
+    )
+    text = written(path)
+    assert "\nRECURRENCE_ = Forms(" in text
+    assert "self.choose(RECURRENCE_, hidden_states)" in text

@@ -210,3 +210,10 @@ def test_a_reset_forgets_and_a_crop_cannot() -> None:
         cache.crop(1)
     cache.reset()
     assert cache[1]["recurrent_state"] is None and cache.get_seq_length(1) == 0 and len(cache) == 2
+
+
+def test_a_copy_of_a_cache_has_states_of_its_own() -> None:
+    cache = Cache()
+    cache.update(layer_idx=0, offset=7, recurrent_state=S.clone(), conv_state=(C.clone(), None))
+    Cache.of(cache)[0]["conv_state"][0].zero_()
+    assert torch.equal(cache[0]["conv_state"][0], C)

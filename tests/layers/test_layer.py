@@ -320,6 +320,11 @@ def test_what_does_not_fit_is_named(arguments: dict[str, Any], message: str) -> 
         made(**arguments)
 
 
+def test_a_place_before_the_first_is_refused() -> None:
+    with pytest.raises(ValueError, match="layer_idx: expected the layer's place in a cache, from 0, got -1"):
+        GatedDeltaNet(hidden_size=16, num_heads=1, head_dim=4, layer_idx=-1)
+
+
 def test_a_cache_needs_the_place_of_the_layer() -> None:
     with pytest.raises(ValueError, match="layer_idx: GatedDeltaNet needs its place in past_key_values, got None"):
         made(layer_idx=None)(tokens(), past_key_values=Cache())

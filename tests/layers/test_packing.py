@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +111,20 @@ def test_gradients_go_through() -> None:
 def test_what_does_not_fit_is_named(arguments: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Packing.of(numbered(2, 3, 1), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hidden_states": torch.ones(2, 3, 1, dtype=torch.int64)}, "hidden_states: expected floats, got torch.int64"),
+        ({"hidden_states": None}, "hidden_states: expected a tensor, got NoneType"),
+        ({"attention_mask": [[1, 1, 1]] * 2}, "attention_mask: expected a tensor, got list"),
+        ({"cu_seqlens": [0, 3]}, "cu_seqlens: expected a tensor, got list"),
+    ],
+)
+def test_what_is_of_another_type_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Packing.of(**{"hidden_states": numbered(2, 3, 1), **arguments})
 
 
 @pytest.mark.parametrize("offsets", [[0, 2], [1, 3], [0, 2, 1, 3], [0, 4]])

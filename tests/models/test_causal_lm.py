@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,30 @@ def test_padding_on_the_right_changes_nothing(name):
     torch.testing.assert_close(start.logits[0, :4], model(ids[:1, :4]).logits[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(after[0], model(alone).logits[0, -1], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(after[1], model(ids[1:, :8]).logits[0, -1], rtol=1e-4, atol=1e-4)
+
+
+@each_kind
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
+def test_what_a_mask_leaves_out_was_never_there(name, dtype):
+    """In the middle, on the right before a later call, and in masks of any dtype."""
+    model = small(name).bfloat16() if dtype == torch.float32 else small(name)
+    ids = tokens(2, 9)
+    mask = torch.ones(2, 9, dtype=dtype)
+    mask[0, 3:5], mask[1, 6:] = 0, 0
+    start = model(ids[:, :7], mask[:, :7], use_cache=True)
+    later = torch.cat([mask[:, :7], torch.ones(2, 2, dtype=dtype)], 1)
+    rest = model(ids[:, 7:], later, past_key_values=start.past_key_values)
+    logits = torch.cat([start.logits, rest.logits], 1)
+    for row, places in enumerate(([0, 1, 2, 5, 6, 7, 8], [0, 1, 2, 3, 4, 5, 7, 8])):
+        alone = model(ids[row : row + 1, places]).logits[0]
+        close = {"rtol": 0, "atol": 0.2} if dtype == torch.float32 else {"rtol": 1e-4, "atol": 1e-4}
+        torch.testing.assert_close(logits[row, places], alone, **close)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.layer)
+def test_a_config_can_be_pickled(family):
+    config = ModelConfig(family.layer)
+    assert pickle.loads(pickle.dumps(config)) == config
 
 
 @each_kind

@@ -220,6 +220,29 @@ def test_one_token_of_each_packed_sequence() -> None:
     torch.testing.assert_close(cache, state)
 
 
+@pytest.mark.parametrize("bounds", [None, torch.arange(6)])
+def test_a_cache_that_is_only_read_stays_as_it_is(bounds: torch.Tensor | None) -> None:
+    module = ShortConvolution(3, 4).double()
+    x, cache = numbers(0, (5, 1, 3) if bounds is None else (1, 5, 3)), numbers(1, (5, 3, 4))
+    before = cache.clone()
+    with torch.no_grad():
+        y, state = module(x, cache=cache, cu_seqlens=bounds)
+        assert state is None
+        assert torch.equal(cache, before)
+        torch.testing.assert_close(y, module(x, cache=cache, output_final_state=True, cu_seqlens=bounds)[0])
+
+
+@pytest.mark.parametrize("scale_base", [None, 512.0])
+def test_positions_turn_the_same_after_the_meta_device(scale_base: float | None) -> None:
+    with torch.device("meta"):
+        module = RotaryEmbedding(8, scale_base=scale_base)
+    q, k = numbers(0, (2, 5, 3, 8)), numbers(1, (2, 5, 3, 8))
+    for turned, expected in zip(
+        module.to_empty(device="cpu")(q, k), RotaryEmbedding(8, scale_base=scale_base)(q, k), strict=True
+    ):
+        assert torch.equal(turned, expected)
+
+
 def test_token_shift_with_an_empty_sequence() -> None:
     x, cache = numbers(0, (1, 7, 3)), numbers(1, (4, 3))
     y, last = token_shift(x, BOUNDS, cache, output_cache=True)

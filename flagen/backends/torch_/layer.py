@@ -83,6 +83,10 @@ class _Writer:
         taken |= {decl.name for decl in self.layer.inputs} | _temporaries(plan.forward)
         self.past, self.keep, self.run, self.state = (free_name(n, taken) for n in ("past", "keep", "run", "state"))
         self.cached = {name: free_name(f"{name.removesuffix('1d')}_state", taken) for name in plan.keeping}
+        self.constants: dict[str, str] = {}
+        for operator in plan.operators:
+            others = taken | {self.layer.class_name, *self.constants.values()}
+            self.constants[operator.name] = free_name(operator.name.upper(), others)
 
     def context(self) -> dict[str, object]:
         layer, spec = self.layer, self.spec
@@ -377,7 +381,7 @@ class _Writer:
         given = [self.later.text(arg) for arg in call.args]
         given += [f"{key}={self.later.text(value)}" for key, value in call.keywords]
         given += [f"initial_state={self._initial()}", f"output_final_state={self.keep}", "cu_seqlens=cu_seqlens"]
-        forms = self._constant_of(call.name)
+        forms = self.constants[call.name]
         return (
             f"{self.run} = self.choose({forms}, hidden_states)\n"
             f"{targets}, {self.state} = {self.run}({', '.join(given)})"
@@ -435,15 +439,12 @@ class _Writer:
     def operator(self, operator: Operator) -> dict[str, object]:
         package = f"..{operator.spec.name}" if operator.elsewhere else ""
         return {
-            "constant": self._constant_of(operator.name),
+            "constant": self.constants[operator.name],
             "imports": [
                 (f"{package}.{_FILE_OF_FORM[form]}", f"{form}_{operator.spec.name}") for form in operator.forms
             ],
             "forms": [(form, f"{form}_{operator.spec.name}") for form in operator.forms],
         }
-
-    def _constant_of(self, name: str) -> str:
-        return name.upper()
 
     def imports(self, body: str) -> list[tuple[str, list[str]]]:
         """What to import from the files that all packages share, file by file."""

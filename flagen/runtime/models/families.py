@@ -72,6 +72,14 @@ def _rwkv7(config: Values) -> Values:
     return {"num_heads": heads, "value_dim": value_dim if isinstance(value_dim, list) else [value_dim] * layers}
 
 
+def _hgrn_width(config: Values) -> int:
+    return int(config["hidden_size"] * config["expand_ratio"])
+
+
+def _hgrn2_width(config: Values) -> int:
+    return int(config["hidden_size"])
+
+
 def _hgrn2(config: Values) -> Values:
     return {"num_heads": config["num_heads"] or config["hidden_size"] // config["expand_ratio"]}
 
@@ -119,15 +127,9 @@ FAMILIES: tuple[Family, ...] = (
         "hgrn",
         "HGRNAttention",
         {"use_lower_bound": True, "attn_mode": "fused_recurrent"},
-        lower_bounds=lambda c: int(c["hidden_size"] * c["expand_ratio"]),
+        lower_bounds=_hgrn_width,
     ),
-    Family(
-        "hgrn2",
-        "HGRN2Attention",
-        {"use_lower_bound": True},
-        lower_bounds=lambda c: int(c["hidden_size"]),
-        derived=_hgrn2,
-    ),
+    Family("hgrn2", "HGRN2Attention", {"use_lower_bound": True}, lower_bounds=_hgrn2_width, derived=_hgrn2),
     Family("kda", "KimiDeltaAttention"),
     Family("lightnet", "LightNetAttention"),
     Family(

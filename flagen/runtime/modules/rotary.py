@@ -3,6 +3,9 @@
 With a `scale_base`, xPos: Sun et al. 2022, https://arxiv.org/abs/2212.10554.
 """
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -145,6 +148,14 @@ class RotaryEmbedding(nn.Module):
             self.inv_freq.copy_(self.frequencies(self.inv_freq.device))
             if self.scale is not None:
                 self.scale.copy_(self.scales(self.scale.device))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Frequencies are in no state_dict: those that come from the meta device, by `to_empty`, are made here."""
+        without_values = self.inv_freq.is_meta
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if without_values and not self.inv_freq.is_meta:
+            self.reset_parameters()
+        return self
 
     def frequencies(self, device: torch.device) -> Tensor:
         """[dim / 2], float32."""

@@ -71,6 +71,8 @@ class Layer(nn.Module):
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        if layer_idx is not None and layer_idx < 0:
+            raise ValueError(f"layer_idx: expected the layer's place in a cache, from 0, got {layer_idx}")
         self.mode = mode
         self.layer_idx = layer_idx
 

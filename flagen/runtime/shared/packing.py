@@ -52,8 +52,15 @@ class Packing:
             multiply: keep padding in its place.
 
         Raises:
+            TypeError: an argument is no tensor, or `hidden_states` are no floats.
             ValueError: an argument does not fit, named.
         """
+        given = {"hidden_states": hidden_states, "attention_mask": attention_mask, "cu_seqlens": cu_seqlens}
+        for name, tensor in given.items():
+            if not (isinstance(tensor, Tensor) or (tensor is None and name != "hidden_states")):
+                raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+        if not hidden_states.is_floating_point():
+            raise TypeError(f"hidden_states: expected floats, got {hidden_states.dtype}")
         if hidden_states.ndim < 3:
             raise ValueError(f"hidden_states: expected [B, T, hidden_size], got {tuple(hidden_states.shape)}")
         batch, length = hidden_states.shape[:2]

@@ -30,7 +30,8 @@ from flagen.spec.layer.model import (
     children,
     walk,
 )
-from flagen.spec.layer.scope import HIDDEN, OPERATOR, Declared, LayerScope, Place, attribute_problem
+from flagen.spec.layer.scope import OPERATOR, RESERVED, Declared, LayerScope, Place, attribute_problem
+from flagen.spec.layer.vocabulary import RULES
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
 from flagen.spec.names import MODULE_ATTRIBUTES, class_name_problem, did_you_mean, package_name_problem, quoted
 from flagen.spec.report import Report
@@ -121,6 +122,8 @@ class LayerReader:
         problem = class_name_problem(scalar.text, self.package)
         if problem is None and scalar.text in MODULE_ATTRIBUTES:
             problem = "every module has an attribute of this name"
+        if problem is None and scalar.text in RESERVED | RULES.keys():
+            problem = f"`{scalar.text}` is a name the generated code uses"
         if problem is not None:
             self.report.error("E207", scalar.span, f"{quoted(scalar.text)} cannot name a class", problem)
         return scalar.text
@@ -360,9 +363,7 @@ class LayerReader:
 
     def _forward(self, node: Node) -> tuple[Assign, ...]:
         self.scope.place = "forward"
-        operator = self.scope.declare(OPERATOR, "operator", node.span)
-        hidden = self.scope.declare(HIDDEN, "local", node.span)
-        assert operator is not None and hidden is not None, "no spec can declare these names"
+        self.scope.own(node.span)
         items = list(self._items(node, "`forward` is a statement, or a list of statements"))
         for item in items:
             if isinstance(item, Scalar) and (match := _TARGETS.match(item.text)) is not None:

@@ -46,11 +46,19 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 
 RESERVED = frozenset(
     """
-    F Any Tensor annotations attention_mask cls cu_seqlens hidden_states kwargs math nn output_attentions packing
-    past past_key_values run self state torch use_cache
+    F Any ClassVar Forms Layer Packing Tensor ValueError activate annotations attention_mask cls cu_seqlens
+    hidden_states kwargs math nn no_weight_decay output_attentions packing past past_key_values positions run self state
+    torch use_cache DDLerpLinear DPFPFeatureMap FusedRMSNormGated GroupNorm HadamardFeatureMap HedgehogFeatureMap LoRA
+    RMSNorm RMSNormGated RotaryEmbedding ShortConvolution T2RFeatureMap TokenMix
     """.split()
 )
 """What a generated layer calls its own."""
+
+BASE_ATTRIBUTES = frozenset("KEYWORDS check_keywords choose leave_states outputs past_states seen_tokens".split())
+"""What every generated layer has of its base."""
+
+BASE_CONFIG = frozenset(("mode", "layer_idx"))
+"""What the base keeps of the config, under these names."""
 
 
 @dataclass
@@ -88,6 +96,11 @@ class LayerScope:
     def of_kind(self, *kinds: Kind) -> list[Declared]:
         every = (*self._names.values(), *self._modules.values())
         return [declared for declared in every if declared.kind in kinds]
+
+    def own(self, span: Span) -> None:
+        """Enter what every layer has: its operator, and what it is given."""
+        self._names[OPERATOR] = Declared(OPERATOR, "operator", span)
+        self._names[HIDDEN] = Declared(HIDDEN, "local", span)
 
     def declare(self, name: str, kind: Kind, span: Span) -> Declared | None:
         """Enter a name; None, and a diagnostic, where it cannot be one."""
@@ -249,7 +262,7 @@ def _problem(name: str, kind: Kind) -> tuple[str, str, str] | None:
         reason = "it is a keyword"
     elif name in FUNCTIONS or name in NUMBER_FUNCTIONS or name in RULES or (name in CONSTRUCTORS and kind != "module"):
         reason = "it is a function of the language"
-    elif name == OPERATOR and kind != "operator":
+    elif name == OPERATOR:
         reason = "it is the operator"
     elif name in CONSTANTS or name == "index":
         reason = "it is a constant"
@@ -259,6 +272,8 @@ def _problem(name: str, kind: Kind) -> tuple[str, str, str] | None:
         reason = "the generated code uses it"
     elif kind in _OWNED and (name in MODULE_ATTRIBUTES or name.startswith("register_")):
         reason = "every module has an attribute of this name"
+    elif kind in _OWNED and (name in BASE_ATTRIBUTES or (name in BASE_CONFIG and kind != "config")):
+        reason = "every layer has an attribute of this name"
     return None if reason is None else ("E302", f"`{name}` is reserved: {reason}", "choose another name")
 
 
@@ -268,4 +283,6 @@ def attribute_problem(name: str) -> str | None:
         return "a letter, then at most 63 letters, digits and `_`, all of ASCII"
     if keyword.iskeyword(name) or name in MODULE_ATTRIBUTES or name.startswith("register_"):
         return "every module has an attribute of this name, or Python a keyword"
+    if name in BASE_ATTRIBUTES | BASE_CONFIG:
+        return "every layer has an attribute of this name"
     return None
