@@ -26,7 +26,7 @@ GRADIENTS = tuple(arch for arch, _ in tables.BACKWARD)
 
 class Chosen(NamedTuple):
     """What may spill because it is faster so: the most bytes, and the cycles of a multiprocessor that a chunk of a head
-    of `variant` takes with eight warps and with the tiles that ship, as predicted (decision 084)."""
+    of `variant` takes with eight warps and with the tiles that ship, as predicted for the kernels of decision 084."""
 
     spill_bytes: int
     variant: str
@@ -35,7 +35,7 @@ class Chosen(NamedTuple):
 
 
 CHOSEN = {
-    ("chunk_gradients_kernel", "sm_90", "128x128"): Chosen(1688, "gated_delta_rule", 107048, 33527),
+    ("chunk_gradients_kernel", "sm_90", "128x128"): Chosen(1720, "gated_delta_rule", 107048, 33527),
     ("chunk_prepare_kernel", "sm_90", "128x128"): Chosen(1036, "kda", 47667, 24643),
     ("chunk_kernel", "sm_90", "128x128"): Chosen(380, "gated_delta_rule", 14144, 6192),
     ("chunk_states_kernel", "sm_90", "128x128"): Chosen(80, "gated_delta_rule", 9398, 3876),
@@ -51,7 +51,7 @@ CHOSEN = {
 
 SPILLS = {
     # Where a chunk's rows meet its states: gradients.
-    ("chunk_gradients_kernel", "sm_80", "128x128"): 1004,
+    ("chunk_gradients_kernel", "sm_80", "128x128"): 1292,
     ("chunk_reverse_kernel", "sm_80", "128x128"): 36,
     ("chunk_unfolded_kernel", "sm_80", "128x128"): 80,
     ("fused_recurrent_reads_kernel", "sm_80", "128x128"): 16,
@@ -102,7 +102,7 @@ SPILLS_OF = {
     ("chunk_linear_attn_normalized_kernel", "sm_90", "128x128"): 296,
     ("chunk_linear_attn_normalized_kernel", "sm_90", "100x60"): 384,
     # More than stays near a multiprocessor: fewer keys or values at a time have not been tried.
-    ("chunk_mamba2_gradients_kernel", "sm_90", "128x128"): 3332,
+    ("chunk_mamba2_gradients_kernel", "sm_90", "128x128"): 3232,
     ("chunk_rwkv6_gradients_kernel", "sm_90", "128x128"): 1980,
     ("chunk_abc_attn_sv_prepare_kernel", "sm_90", "128x128"): 840,
     ("chunk_abc_attn_sv_prepare_kernel", "sm_90", "100x60"): 848,
@@ -130,8 +130,19 @@ SPILLS_OF = {
     ("fused_recurrent_abc_attn_gradients_kernel", "sm_80", "128x128"): 664,
     ("fused_recurrent_abc_attn_gradients_kernel", "sm_90", "128x128"): 188,
     ("fused_recurrent_gsa_gradients_kernel", "sm_80", "128x128"): 320,
+    # A front end that norms the keys has them in one block, and a strength up to 2 asks for three terms in bfloat16.
+    ("chunk_gated_deltanet_gradients_kernel", "sm_80", "128x128"): 4984,
+    ("chunk_gated_deltanet_gradients_kernel", "sm_90", "128x128"): 6804,
+    ("chunk_gated_deltanet_kept_states_kernel", "sm_90", "128x128"): 104,
+    ("chunk_gated_deltanet_kernel", "sm_80", "100x60"): 16,
+    ("chunk_gated_deltanet_kernel", "sm_80", "128x128"): 184,
+    ("chunk_gated_deltanet_kernel", "sm_90", "100x60"): 96,
+    ("chunk_gated_deltanet_kernel", "sm_90", "128x128"): 864,
+    ("chunk_gated_deltanet_reverse_kernel", "sm_80", "128x128"): 216,
+    ("chunk_gated_deltanet_reverse_kernel", "sm_90", "128x128"): 168,
+    ("chunk_gated_deltanet_states_kernel", "sm_90", "128x128"): 140,
 }
-"""The same of kernels whose variants have several states, one by one."""
+"""The same of kernels whose variants have several states, or a front end, one by one."""
 
 BOUNDS = SPILLS | SPILLS_OF | {place: chosen.spill_bytes for place, chosen in CHOSEN.items()}
 
