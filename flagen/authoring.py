@@ -8,8 +8,10 @@ from pathlib import Path
 from flagen.project import VARIANT, Project, UsageError, bundled
 
 
-def write_spec(project: Project, name: str, like: str) -> Path:
+def write_spec(project: Project, name: str, like: str) -> tuple[Path, ...]:
     """Write `specs/<name>.yaml`, the spec of the variant `like` under the new name, and return its path.
+
+    The specs whose operators its layer uses come along where the project has none of their names; their paths follow.
 
     Raises:
         UsageError: the name is taken or is no variant's name, or there is no variant `like`.
@@ -25,10 +27,16 @@ def write_spec(project: Project, name: str, like: str) -> Path:
         raise UsageError(f"{project.show(path)} exists; choose another name, or remove it first")
     text = _renamed(model.source.text, name)
     parse_spec(text, project.show(path))
+    texts = {path: text}
+    for use in model.layer.uses if model.layer else ():
+        if use.spec is not None:
+            texts[project.specs / f"{use.package}.yaml"] = use.spec.source.text
+    written = tuple(target for target in texts if not target.exists())
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
-    return path
+    for target in written:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(texts[target])
+    return written
 
 
 def _renamed(text: str, name: str) -> str:

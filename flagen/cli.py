@@ -174,7 +174,7 @@ def new(
     from flagen import authoring, report
 
     project = Project.of(Path.cwd())
-    report.created(project.show(authoring.write_spec(project, name, like)), name)
+    report.created([project.show(path) for path in authoring.write_spec(project, name, like)], name)
 
 
 @app.command()

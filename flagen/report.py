@@ -176,8 +176,9 @@ def broken(message: str) -> None:
     failed(f"{message.rstrip()}\nThis is a bug in flagen, not in the spec. Please report it, with the spec.")
 
 
-def created(path: str, name: str) -> None:
-    _out(f"wrote {path}", "green")
+def created(paths: Sequence[str], name: str) -> None:
+    for path in paths:
+        _out(f"wrote {path}", "green")
     _out(f"Edit it, then run `flagen check {name}` and `flagen build {name}`.")
 
 

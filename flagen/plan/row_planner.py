@@ -142,7 +142,9 @@ class RowPlanner:
     def _operand(self, expr: Expr, axis: str) -> Operand:
         if len(expr.dims) != 1:
             self.refuse("a row is the same for every channel", expr.span)
-        tile, (dim,) = self._with_numbers_apart(self._tile(expr)), expr.dims
+        tile, (dim,) = self._tile(expr), expr.dims
+        if self.nf.column is None:  # Else a vector state is written along the same key, by its name.
+            tile = self._with_numbers_apart(tile)
         try:
             operand = self.axis(axis).operand(tile)
         except TooWide as wide:

@@ -102,7 +102,14 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
     tiles = f"_tiles({arguments})[{launched.index('walk_tiles')}]"
     most = 16 if steps else None
     function = function_context(
-        spec, plan.size, steps, most_steps=most, backward=backward, tiles=tiles, products=products
+        spec,
+        plan.size,
+        steps,
+        most_steps=most,
+        backward=backward,
+        tiles=tiles,
+        products=products,
+        rows_of_form=f'keywords["{steps}"]' if steps else "",
     )
     return {
         **function,
@@ -173,17 +180,18 @@ def function_context(
     backward: Backward | None = None,
     tiles: str = "",
     products: str = "",
+    rows_of_form: str = "",
 ) -> dict[str, object]:
     """What the public function and its operator are made of; a token has `rows` rows, or one. `most_steps`: for how
     many micro-steps there are kernels; `tiles`: those of the walk; `products`: what says the dtype and precision of
-    the products."""
+    the products; `rows_of_form`: the number of rows where a call's keywords are."""
     chunk_size = Parameter("chunk_size", "int", str(size), True, _size_doc(rows))
     operator = Operator(
         spec,
         "chunk",
         f"naive_chunk_{spec.name}",
         chunk_size=chunk_size,
-        rows_of_form=rows or "",
+        rows_of_form=rows_of_form,
         most_steps=most_steps,
         sizes_of_kept=("cu_seqlens", *([rows] if rows else []), tiles),
         products=products,

@@ -32,7 +32,13 @@ def expanded_launcher_context(plan: ExpandedPlan) -> Mapping[str, object]:
     rows = None if read.single else _counted(plan, plan.rows)
     return {
         **over,
-        **function_context(spec, plan.size, rows, products=str(over["products"])),
+        **function_context(
+            spec,
+            plan.size,
+            rows,
+            products=str(over["products"]),
+            rows_of_form="" if rows is None else _text(plan, plan.rows, 'keywords["{}"]'),
+        ),
         "launched": over["declarations"],
         "output_dtype": "torch.float32",
         "returned": [result_of(spec.output_dims, "torch.float32")],
@@ -72,8 +78,9 @@ def _counted(plan: ExpandedPlan, rows: Count) -> str:
     return f"({text})" if " " in text else text
 
 
-def _text(plan: ExpandedPlan, rows: Count) -> str:
-    return rows.text(plan.spec.steps.argument if plan.spec.steps else "")
+def _text(plan: ExpandedPlan, rows: Count, called: str = "{}") -> str:
+    """A number of rows; `called` is how the number of micro-steps is read, by its name."""
+    return rows.text(called.format(plan.spec.steps.argument) if plan.spec.steps else "")
 
 
 def _note(plan: ExpandedPlan) -> str:
