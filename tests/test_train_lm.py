@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from examples import train_lm as example
 from examples import train_tiny_lm
 from generated.models import CausalLM
+from tests.tiers import exhaustive
 
 SMALL = "--layers 2 --width 32 --context 24 --batch 4".split()
 
@@ -84,6 +85,7 @@ def test_bad_arguments(arguments, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@exhaustive
 def test_two_processes_train_as_one(whole, tmp_path):
     """Sharded by FSDP2, over gloo: the same losses but for the order of sums."""
     program = (

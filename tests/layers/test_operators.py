@@ -25,12 +25,16 @@ def with_form(kind: str) -> list[tuple[str, Shape]]:
     return [(name, shape) for name, shape in CASES if hasattr(package(name), f"{kind}_{name}")]
 
 
-RECURRENT = ("gated_linear_attention", "rwkv7_attention", "gated_deltanet", "mamba_layer", "abc_attention")
-"""Those whose recurrent kernels run each time; of the others the chunk kernels do."""
+KERNELS = ("gated_linear_attention", "rwkv7_attention", "gated_deltanet", "mamba_layer", "abc_attention")
+"""Those whose kernels run each time: a decay of each key, any two vectors, an erasure, channels, slots."""
 
 
 def always(_: str, shape: Shape) -> bool:
     return shape is SHAPES[0]
+
+
+def with_kernels(name: str, shape: Shape) -> bool:
+    return always(name, shape) and name in KERNELS
 
 
 def check(name: str, shape: Shape, kind: str, bound: float, gradients: float, **keywords: object) -> None:
@@ -53,12 +57,12 @@ def test_naive_chunk(name: str, shape: Shape) -> None:
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned_memory")
-@tiered(("name", "shape"), with_form("fused_recurrent"), lambda name, shape: always(name, shape) and name in RECURRENT)
+@tiered(("name", "shape"), with_form("fused_recurrent"), with_kernels)
 def test_fused_recurrent(name: str, shape: Shape) -> None:
     check(name, shape, "fused_recurrent", 1e-5, 1e-4)
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned_memory")
-@tiered(("name", "shape"), with_form("chunk"), always)
+@tiered(("name", "shape"), with_form("chunk"), with_kernels)
 def test_chunk(name: str, shape: Shape) -> None:
     check(name, shape, "chunk", 1e-5, 1e-4)

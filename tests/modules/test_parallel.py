@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch.distributed
 
+from tests.tiers import exhaustive
+
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
@@ -75,6 +77,7 @@ print("same", flush=True)
 """
 
 
+@exhaustive
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without torch.distributed")
 def test_two_processes(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
