@@ -14,6 +14,9 @@ from flagen.backends.triton_.names import final_name, free_name, initial_name
 from flagen.plan.schedule import declared_names
 from flagen.spec.model import Dims, Spec
 
+SYMBOLIC = "SymInt"
+"""The type of a number of micro-steps: torch.compile traces it once for all numbers."""
+
 SCHEMA = {"float": "float", "float | None": "float?", "int": "int", "bool": "bool"}
 """Types of arguments that are no tensors, as torch writes them."""
 
@@ -98,6 +101,7 @@ class Operator:
         arguments = (*self.differentiated, *self.settings)
         annotations = {p.name: p.annotation for p in self.parameters}
         _, *others = self.settings
+        steps = self.spec.steps.argument if self.spec.steps else None
         return {
             "operator": self.name,
             "form": self.pytorch_form,
@@ -109,7 +113,7 @@ class Operator:
             "arguments": arguments,
             "given": tuple_of(tensor_names(self.spec)),
             "passed": [name for name in self.settings if not self.kept or name != self.keep],
-            "schema": {name: SCHEMA[annotations[name]] for name in others},
+            "schema": {name: SYMBOLIC if name == steps else SCHEMA[annotations[name]] for name in others},
             "returned": self.returned,
             "most_steps": self.most_steps,
             "takes_output": self.takes_output,
