@@ -25,6 +25,7 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, tmp_path / name)
     for name in (VARIANT, "shared"):
         shutil.copytree(ROOT / "generated" / name, tmp_path / "generated" / name)
+    shutil.copy(ROOT / "generated" / "__init__.py", tmp_path / "generated")
     return tmp_path
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,18 @@ SMALL = "--layers 2 --width 32 --context 24 --batch 4".split()
 pytestmark = pytest.mark.filterwarnings("ignore:Layers run without kernels")
 
 
-@pytest.fixture(autouse=True)
-def _in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(train_tiny_lm, "TEXT", ("docs/spec_language.md",))
-    monkeypatch.setattr(example, "SAMPLE", 8)
-    torch.set_num_threads(1)
+@pytest.fixture(scope="module", autouse=True)
+def _in_pytorch() -> Iterator[None]:
+    """Layers take the PyTorch forms, on one thread; the text is short. Also for what is made once for all tests."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET", raising=False)
+        patch.setattr(train_tiny_lm, "TEXT", ("docs/spec_language.md",))
+        patch.setattr(example, "SAMPLE", 8)
+        patch.setattr(example, "WARMUP", 2)
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
 
 
 def command(*arguments: str | Path) -> Result:
@@ -44,9 +51,7 @@ def losses(out: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_tiny_lm, "TEXT", ("docs/spec_language.md",))
-        done = command("GatedDeltaNet", *SMALL, "--steps", "8", "--out", out)
+    done = command("GatedDeltaNet", *SMALL, "--steps", "8", "--out", out)
     assert done.exit_code == 0, done.output
     return out
 
@@ -92,7 +97,7 @@ def test_two_processes_train_as_one(whole, tmp_path):
         "import sys, torch, typer\n"
         "from examples import train_tiny_lm, train_lm\n"
         "torch.set_num_threads(1)\n"
-        "train_tiny_lm.TEXT, train_lm.SAMPLE = ('docs/spec_language.md',), 8\n"
+        "train_tiny_lm.TEXT, train_lm.SAMPLE, train_lm.WARMUP = ('docs/spec_language.md',), 8, 2\n"
         "typer.run(train_lm.main)\n"
     )
     script = tmp_path / "train.py"

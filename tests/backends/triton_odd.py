@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +11,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from flagen.pipeline import compile_spec
 from flagen.spec import parse_spec
 from flagen.spec.model import Interval, Spec
-from tests.fuzz.packages import put
+from tests.fuzz import packages
 
 _BODIES = {
     "normalized": """
@@ -210,14 +208,9 @@ class Package:
 def build(text: str, directory: Path) -> Package:
     """Build the spec in `text`, all the way through the pipeline, into a package below `directory`."""
     spec = parse_spec(text)
-    path = directory / f"{spec.name}.yaml"
-    path.write_text(text)
-    around = f"built_{spec.name}"
-    put(directory / around, spec.name, compile_spec(path, path.name).files)
-    if str(directory) not in sys.path:
-        sys.path.insert(0, str(directory))
+    package = packages.kept(packages.build(spec), directory)
     naive, fused, kernels = (
-        importlib.import_module(f"{around}.{spec.name}.{module}") for module in ("naive", "fused_recurrent", "kernels")
+        importlib.import_module(f"{package.__name__}.{module}") for module in ("naive", "fused_recurrent", "kernels")
     )
     return Package(spec, naive, fused, kernels)
 

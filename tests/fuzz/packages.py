@@ -58,18 +58,27 @@ def put(generated: Path, name: str, files: Mapping[str, str]) -> None:
         target.write_text(text, encoding="utf-8")
 
 
+def kept(files: Mapping[str, str], directory: Path) -> ModuleType:
+    """`files` as a package below `directory`, imported under a name that no other has in this process and left there;
+    files of `shared/` among them take the place of those that ship."""
+    name = f"generated_{next(_numbers)}"
+    put(directory / name, "package", files)
+    sys.path.insert(0, str(directory))
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(f"{name}.package")
+    finally:
+        sys.path.remove(str(directory))
+
+
 @contextmanager
-def imported(files: dict[str, str]) -> Iterator[ModuleType]:
-    """`files` as an importable package beside what all packages share, gone again afterwards; files of `shared/` among
-    them take the place of those that ship."""
+def imported(files: Mapping[str, str]) -> Iterator[ModuleType]:
+    """The same, gone again afterwards."""
     with tempfile.TemporaryDirectory() as directory:
-        name = f"generated_{next(_numbers)}"
-        put(Path(directory, name), "package", files)
-        sys.path.insert(0, directory)
-        importlib.invalidate_caches()
+        package = kept(files, Path(directory))
         try:
-            yield importlib.import_module(f"{name}.package")
+            yield package
         finally:
-            sys.path.remove(directory)
-            for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+            name = package.__name__.partition(".")[0]
+            for module in [m for m in sys.modules if m.partition(".")[0] == name]:
                 del sys.modules[module]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from flagen.pipeline import compile_spec
-from tests.fuzz.packages import put
+from flagen.spec import parse_spec
+from tests.fuzz import packages
 from tests.margins import beyond
 from tests.numeric import shapes
 from tests.numeric.problems import (
@@ -327,15 +327,9 @@ def test_a_sequence_has_the_same_bits_whatever_is_packed_beside_it(name):
 # ----------------------------------------------------------------------------------------------------------- front ends
 
 
-def build(text: str, name: str, directory: Path, monkeypatch: pytest.MonkeyPatch):
-    source = directory / f"{name}.yaml"
-    source.write_text(text)
-    put(directory / f"built_{name}", name, compile_spec(source, source.name).files)
-    monkeypatch.syspath_prepend(str(directory))
-    built = importlib.import_module(f"built_{name}.{name}")
+def build(text: str, name: str, directory: Path):
+    built = packages.kept(packages.build(parse_spec(text)), directory)
     module = importlib.import_module(f"{built.__name__}.chunk_backward")
-    for loaded in [key for key in sys.modules if key.partition(".")[0] == f"built_{name}"]:
-        monkeypatch.delitem(sys.modules, loaded)
     return getattr(built, f"naive_recurrent_{name}"), getattr(module, f"chunk_backward_{name}")
 
 
@@ -438,9 +432,9 @@ def own_arguments(name: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", ["additive", "erasing", "early", *OWN_FRONT_ENDS])
-def test_front_ends(name, tmp_path, monkeypatch):
+def test_front_ends(name, tmp_path):
     """Gradients go through what is evaluated in registers: of keys, of values, of numbers, to params too."""
-    naive, function = build((FRONT_ENDS | OWN_FRONT_ENDS)[name], name, tmp_path, monkeypatch)
+    naive, function = build((FRONT_ENDS | OWN_FRONT_ENDS)[name], name, tmp_path)
     tensors = own_arguments(name) if name in OWN_FRONT_ENDS else front_end_arguments(name)
     cu_seqlens = torch.tensor([0, 17, 17, 40])
     leaves = [x.double().requires_grad_() for x in tensors]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from flagen.pipeline import compile_spec
-from tests.fuzz.packages import put
+from flagen.spec import parse_spec
+from tests.fuzz import packages
 from tests.numeric import shapes
 from tests.numeric.problems import (
     SLOTTED,
@@ -282,14 +280,8 @@ output: o = level * (S.T @ scores) + dot(whole, scores) * states
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)
-def test_front_ends(name, tmp_path, monkeypatch):
-    source = Path(tmp_path, f"{name}.yaml")
-    source.write_text(FRONT_ENDS[name])
-    put(tmp_path / f"built_{name}", name, compile_spec(source, source.name).files)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    built = importlib.import_module(f"built_{name}.{name}")
-    for loaded in [key for key in sys.modules if key.partition(".")[0] == f"built_{name}"]:
-        monkeypatch.delitem(sys.modules, loaded)
+def test_front_ends(name, tmp_path):
+    built = packages.kept(packages.build(parse_spec(FRONT_ENDS[name])), tmp_path)
     arguments = front_end_arguments(name)
     keywords = {"output_final_state": True, "cu_seqlens": torch.tensor([0, 17, 17, 40])}
     expected = getattr(built, f"naive_recurrent_{name}")(*(x.double() for x in arguments), **keywords)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from flagen.pipeline import compile_spec
-from tests.fuzz.packages import put
+from flagen.spec import parse_spec
+from tests.fuzz import packages
 from tests.numeric.problems import (
     NAMES,
     VARIANTS,
@@ -261,14 +260,8 @@ def front_end(name: str, directory: Path, monkeypatch: pytest.MonkeyPatch):
     declared = [{x: kinds[x] for x in kinds if x in read} for kinds in (INPUTS, PARAMS)]
     inputs, params = (", ".join(f"{x}: {how}" for x, (how, _) in kinds.items()) for kinds in declared)
     head = f"flagen: 1\nname: {name}\nstate: {{S: [K, V]}}\ninputs: {{{inputs}}}\nparams: {{{params}}}\n"
-    source = directory / f"{name}.yaml"
-    source.write_text(head + dedent(FRONT_ENDS[name]))
-    put(directory / f"built_{name}", name, compile_spec(source, source.name).files)
-    monkeypatch.syspath_prepend(str(directory))
-    built = importlib.import_module(f"built_{name}.{name}")
+    built = packages.kept(packages.build(parse_spec(head + dedent(FRONT_ENDS[name]))), directory)
     module = importlib.import_module(f"{built.__name__}.fused_recurrent_backward")
-    for loaded in [key for key in sys.modules if key.partition(".")[0] == f"built_{name}"]:
-        monkeypatch.delitem(sys.modules, loaded)
     sizes = [size for kinds in declared for _, size in kinds.values()]
     monkeypatch.setattr(module, "SEGMENT", 2)  # So that sequences of a few tokens have several.
     return getattr(built, f"naive_recurrent_{name}"), getattr(module, f"fused_recurrent_backward_{name}"), sizes

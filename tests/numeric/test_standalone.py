@@ -33,9 +33,9 @@ import generated
 
 for package in pkgutil.iter_modules(generated.__path__):
     module = importlib.import_module(f"generated.{package.name}")
-    for name in module.__all__:
+    for name in () if package.name == "shared" else module.__all__:
         getattr(module, name)
-    for file in pkgutil.iter_modules(module.__path__):
+    for file in pkgutil.iter_modules(module.__path__) if package.ispkg else ():
         if not file.name.endswith(("kernels", "prepare", "across", "gradients", "walks")) or "triton" not in BLOCKED:
             importlib.import_module(f"generated.{package.name}.{file.name}")
     print(package.name)

@@ -34,9 +34,6 @@ SHORT_IN_PYTORCH = 4
 """The same in PyTorch, where each token is a round of Python: 8 of a delta rule take twice as long as a chunk."""
 
 
-_TRITON = find_spec("triton") is not None
-
-
 @dataclass(frozen=True)
 class Forms:
     """One operator in all its forms. They give the same; the kernels are Triton's, and absent where there is none."""
@@ -145,6 +142,16 @@ def _kernels_run(x: Tensor) -> bool:
 
 def has_triton() -> bool:
     return _TRITON
+
+
+def _find_triton() -> bool:
+    try:
+        return find_spec("triton") is not None
+    except ImportError:  # Something refuses to find it, as whoever does without may have it.
+        return False
+
+
+_TRITON = _find_triton()
 
 
 @cache
