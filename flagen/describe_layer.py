@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from flagen.draw_layer import flowchart
 from flagen.project import UsageError
 from flagen.spec.layer.model import Config, Constant, Layer, Name
 from flagen.spec.layer.printer import to_text
@@ -43,6 +44,8 @@ class LayerSheet:
     heading: str
     notes: tuple[str, ...]
     tables: tuple[Table, ...]
+    flowchart: str
+    """The dataflow, in Mermaid's language."""
 
     def dump(self) -> str:
         """The sheet as text."""
@@ -68,7 +71,7 @@ def describe_layer(spec: Spec, given: Sequence[str] = ()) -> LayerSheet:
     if trial.findings:
         first = trial.findings[0]
         raise UsageError(f"{layer.class_name} cannot be made with {', '.join(given)}: {first.span}: {first.message}")
-    return _sheet(layer, trial, config)
+    return _sheet(spec, layer, trial, config)
 
 
 def _settings(layer: Layer, given: Sequence[str]) -> dict[str, Constant]:
@@ -99,7 +102,7 @@ def _constant(text: str) -> Constant:
     return text
 
 
-def _sheet(layer: Layer, trial: Trial, config: Mapping[str, Constant]) -> LayerSheet:
+def _sheet(spec: Spec, layer: Layer, trial: Trial, config: Mapping[str, Constant]) -> LayerSheet:
     differing = [entry.name for entry in layer.config if config[entry.name] != entry.default]
     how = ", ".join(f"{name}={config[name]!r}" for name in differing) or "its defaults"
     dims = ", ".join(f"{dim.name} = {_held(trial.numbers.values[dim.name])}" for dim in layer.dims)
@@ -116,7 +119,7 @@ def _sheet(layer: Layer, trial: Trial, config: Mapping[str, Constant]) -> LayerS
         Table("forward", ("value", "shape", "computed by"), tuple(_flow(layer, trial))),
     )
     heading = f"{layer.class_name}: {trial.count():,} parameters with {how}"
-    return LayerSheet(heading, tuple(notes), tables)
+    return LayerSheet(heading, tuple(notes), tables, flowchart(spec, trial))
 
 
 def _config(entry: Config, value: Constant) -> tuple[str, ...]:

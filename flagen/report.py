@@ -192,9 +192,11 @@ def stage(name: str, text: str, *, markdown: bool) -> None:
 
 
 def layer(sheet: LayerSheet, *, markdown: bool) -> None:
-    """A layer: tables in a terminal, aligned text otherwise."""
+    """A layer: tables in a terminal, aligned text otherwise, and in Markdown its dataflow drawn."""
     if markdown or not _console().is_terminal:
         stage("layer", sheet.dump(), markdown=markdown)
+        if markdown:
+            _out(f"```mermaid\n{sheet.flowchart}\n```\n")
         return
     from rich.table import Table
     from rich.text import Text

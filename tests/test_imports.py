@@ -50,7 +50,8 @@ TOP: dict[str, set[str]] = {
     "freshness": {"flagen.emit.writer", "flagen.project"},
     "collection": {"flagen.emit", "flagen.freshness", "flagen.project"},
     "describe": {"flagen.spec"},
-    "describe_layer": {"flagen.spec", "flagen.project"},
+    "draw_layer": {"flagen.spec"},
+    "describe_layer": {"flagen.spec", "flagen.draw_layer", "flagen.project"},
     "authoring": {"yaml", "flagen.spec", "flagen.project"},
     "catalogue": {"flagen.spec", "flagen.project", "flagen.diagnostics"},
     "pipeline": {f"flagen.{name}" for name in ("spec", "algebra", "plan", "backends", "emit", "diagnostics")}

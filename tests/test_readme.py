@@ -74,6 +74,13 @@ def test_the_normal_form_is_as_shown(project: Path) -> None:
     assert flagen(*command.split()[1:], cwd=project).strip() == console(command).strip()
 
 
+def test_the_dataflow_is_as_shown() -> None:
+    (drawn,) = blocks("mermaid")
+    assert f"```mermaid\n{drawn}```" in flagen(
+        *"explain gated_deltanet --stage layer --format markdown".split(), cwd=ROOT
+    )
+
+
 def test_the_build_prints_as_shown(project: Path) -> None:
     figures = re.compile(r"\d+ written|\(\d+\.\d\d s\)")
     command = "flagen build decoupled_delta"
