@@ -24,7 +24,8 @@ from flagen.spec.layer.model import (
     walk,
 )
 from flagen.spec.layer.printer import to_text
-from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, NUMBER_FUNCTIONS, RULES, signature
+from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, NUMBER_FUNCTIONS, RULES
+from flagen.spec.layer.words import signature
 from tests.spec.layer_specs import HERE, ROOT, TEXTS, VALID, every_expression, layer_of, text_at
 
 

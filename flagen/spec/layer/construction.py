@@ -9,22 +9,11 @@ from typing import TypeVar
 
 from flagen.spec.layer.expressions import bind, draws
 from flagen.spec.layer.findings import Findings
-from flagen.spec.layer.model import (
-    Binary,
-    Call,
-    Constant,
-    Expr,
-    IfElse,
-    Init,
-    Layer,
-    LayerParam,
-    Module,
-    Name,
-    Unary,
-)
+from flagen.spec.layer.model import Binary, Call, Constant, Expr, IfElse, Init, Layer, LayerParam, Module, Name, Unary
 from flagen.spec.layer.numbers import NoValue, Numbers, shown
 from flagen.spec.layer.shapes import shown as shape_shown
-from flagen.spec.layer.vocabulary import CONSTRUCTORS, RULES, Constructor
+from flagen.spec.layer.vocabulary import CONSTRUCTORS, RULES
+from flagen.spec.layer.words import Constructor
 from flagen.spec.names import quoted
 
 _Item = TypeVar("_Item")

@@ -33,7 +33,8 @@ from flagen.spec.layer.numbers import CONSTANTS, NoValue, arithmetic, function, 
 from flagen.spec.layer.operators import Fit, bind_operator
 from flagen.spec.layer.shapes import Misfit, Shape, broadcast
 from flagen.spec.layer.shapes import shown as shape_shown
-from flagen.spec.layer.vocabulary import FUNCTIONS, NUMBER_FUNCTIONS, Function
+from flagen.spec.layer.vocabulary import FUNCTIONS, NUMBER_FUNCTIONS
+from flagen.spec.layer.words import Function
 from flagen.spec.model import Spec
 
 
