@@ -21,7 +21,7 @@ from flagen.diagnostics import InternalError, SpecError
 from flagen.project import Project, UsageError
 
 if TYPE_CHECKING:
-    from flagen.pipeline import Result
+    from flagen.builds import Result
 
 OK, WRONG, FAILED, INTERRUPTED = 0, 1, 2, 130
 
@@ -105,14 +105,14 @@ def build(
 
     A spec whose package is up to date is skipped; --check skips nothing.
     """
-    from flagen import pipeline, report
+    from flagen import builds, report
 
     project = Project.of(Path.cwd())
     paths = _paths(project, specs or [], all_specs)
     out = out or project.generated
-    with closing(pipeline.build(project, paths, out, check=check, force=force)) as building:
+    with closing(builds.build(project, paths, out, check=check, force=force)) as building:
         results = report.follow(building, len(paths), check=check, verbose=verbose)
-    orphans = pipeline.orphans(results, out) if check and all_specs else ()
+    orphans = builds.orphans(results, out) if check and all_specs else ()
     report.orphans(orphans, project.show(out))
     raise typer.Exit(max([*map(_exit_code, results), WRONG if orphans else OK]))
 
@@ -250,16 +250,16 @@ def _paths(project: Project, arguments: list[str], all_specs: bool) -> list[Path
 
 
 def _exit_code(result: Result) -> int:
-    from flagen import pipeline
+    from flagen import builds
 
     match result:
-        case pipeline.UpToDate():
+        case builds.UpToDate():
             return OK
-        case pipeline.Built(diff=diff) | pipeline.Collected(diff=diff):
+        case builds.Built(diff=diff) | builds.Collected(diff=diff):
             return WRONG if diff else OK
-        case pipeline.Refused():
+        case builds.Refused():
             return WRONG
-        case pipeline.Unwritable() | pipeline.Broken():
+        case builds.Unwritable() | builds.Broken():
             return FAILED
 
 

@@ -8,10 +8,11 @@ from math import prod
 
 from flagen.draw_layer import flowchart
 from flagen.project import UsageError
+from flagen.spec.layer.held import Held, NotGiven, Tensor
 from flagen.spec.layer.model import Config, Constant, Layer, Name
 from flagen.spec.layer.printer import to_text
 from flagen.spec.layer.shapes import shown
-from flagen.spec.layer.trial import Held, NotGiven, Tensor, Trial
+from flagen.spec.layer.trial import Trial
 from flagen.spec.model import Spec
 from flagen.spec.names import did_you_mean
 
@@ -105,7 +106,7 @@ def _constant(text: str) -> Constant:
 def _sheet(spec: Spec, layer: Layer, trial: Trial, config: Mapping[str, Constant]) -> LayerSheet:
     differing = [entry.name for entry in layer.config if config[entry.name] != entry.default]
     how = ", ".join(f"{name}={config[name]!r}" for name in differing) or "its defaults"
-    dims = ", ".join(f"{dim.name} = {_held(trial.numbers.values[dim.name])}" for dim in layer.dims)
+    dims = ", ".join(f"{dim.name} = {_held(trial.construction.numbers.values[dim.name])}" for dim in layer.dims)
     notes = [text for text in (layer.notes.strip(),) if text]
     notes += [f"dims: {dims}"] if dims else []
     notes += [f"requires {require.text}" for require in layer.require]
@@ -118,7 +119,7 @@ def _sheet(spec: Spec, layer: Layer, trial: Trial, config: Mapping[str, Constant
         Table("parameters", ("name", "made by", "shape", "number"), tuple(_parameters(layer, trial)), frozenset((3,))),
         Table("forward", ("value", "shape", "computed by"), tuple(_flow(layer, trial))),
     )
-    heading = f"{layer.class_name}: {trial.count():,} parameters with {how}"
+    heading = f"{layer.class_name}: {trial.construction.count():,} parameters with {how}"
     return LayerSheet(heading, tuple(notes), tables, flowchart(spec, trial))
 
 
@@ -132,11 +133,11 @@ def _config(entry: Config, value: Constant) -> tuple[str, ...]:
 
 def _parameters(layer: Layer, trial: Trial) -> Iterator[tuple[str, ...]]:
     for param in layer.params:
-        if param.name in trial.params:
-            shape = trial.params[param.name]
+        if param.name in trial.construction.params:
+            shape = trial.construction.params[param.name]
             yield param.name, to_text(trial.chosen(param.init)), shown(shape), f"{prod(shape):,}"
     for module in layer.modules:
-        made = trial.modules[module.name]
+        made = trial.construction.modules[module.name]
         if made is None:
             continue
         choice = trial.chosen(module.value)
@@ -145,7 +146,7 @@ def _parameters(layer: Layer, trial: Trial) -> Iterator[tuple[str, ...]]:
         if not weights:
             yield module.name, how, "", ""
         for place, (name, shape) in enumerate(weights.items()):
-            number = "" if module.name in trial.shared else f"{prod(shape):,}"
+            number = "" if module.name in trial.construction.shared else f"{prod(shape):,}"
             yield f"{module.name}.{name}", how if place == 0 else "", shown(shape), number
 
 

@@ -16,11 +16,11 @@ from flagen.diagnostics import Diagnostic, Source
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from flagen.builds import Built, Collected, Result
     from flagen.catalogue import Variant
     from flagen.describe_layer import LayerSheet
     from flagen.emit.writer import Changes
     from flagen.inspection import Compiled, Direction, Figures, Metered, MeteredGradients
-    from flagen.pipeline import Built, Collected, Result
 
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 # With more specs than this, one line each has to do.
@@ -33,7 +33,7 @@ _ROOM_FOR_TITLES = 110
 
 def follow(results: Iterable[Result], total: int, *, check: bool, verbose: bool) -> list[Result]:
     """Print each result as it comes, with a progress bar in a terminal, and a summary; returns the results."""
-    from flagen.pipeline import Broken
+    from flagen.builds import Broken
 
     seen: list[Result] = []
     bugs: dict[str, str] = {}
@@ -55,20 +55,20 @@ def orphans(names: Sequence[str], out: str) -> None:
 
 
 def _print_result(result: Result, *, full: bool, check: bool, verbose: bool) -> None:
-    from flagen import pipeline
+    from flagen import builds
 
     match result:
-        case pipeline.UpToDate(_, package):
+        case builds.UpToDate(_, package):
             _out(f"{package}: up to date", "dim")
-        case pipeline.Refused(_, source, diagnostics):
+        case builds.Refused(_, source, diagnostics):
             refused(source, diagnostics)
-        case pipeline.Unwritable(spec, message):
+        case builds.Unwritable(spec, message):
             failed(f"{spec}: {message}")
-        case pipeline.Broken(spec, message):
+        case builds.Broken(spec, message):
             broken(f"{spec}: {message}")
-        case pipeline.Built():
+        case builds.Built():
             _print_built(result, full=full, check=check, verbose=verbose)
-        case pipeline.Collected():
+        case builds.Collected():
             _print_collected(result, check=check)
 
 
@@ -120,12 +120,12 @@ def _print_diff(diff: str) -> None:
 
 
 def _print_summary(results: Sequence[Result], check: bool) -> None:
-    from flagen import pipeline
+    from flagen import builds
 
-    results = [result for result in results if not isinstance(result, pipeline.Collected)]
-    built = [result for result in results if isinstance(result, pipeline.Built)]
+    results = [result for result in results if not isinstance(result, builds.Collected)]
+    built = [result for result in results if isinstance(result, builds.Built)]
     differing = sum(bool(result.diff) for result in built)
-    fresh = sum(isinstance(result, pipeline.UpToDate) for result in results)
+    fresh = sum(isinstance(result, builds.UpToDate) for result in results)
     failures = len(results) - len(built) - fresh
     counts = [f"{differing} differ", f"{len(built) - differing} as built"] if check else [f"{len(built)} built"]
     counts += [f"{fresh} up to date"] if fresh else []

@@ -12,7 +12,9 @@ import pytest
 import flagen
 
 ROOT = Path(__file__).resolve().parent.parent
-MAX_LINES = 650
+MAX_LINES = 500
+MAX_LINES_OF_KERNELS = 650
+"""Of a generated file of backward kernels: the Triton functions that they call stand beside them."""
 
 
 def tracked() -> list[Path]:
@@ -34,8 +36,11 @@ def test_no_file_names_somebodys_machine(texts: dict[str, str]) -> None:
 
 
 def test_no_file_is_too_long_to_find_ones_way_in(texts: dict[str, str]) -> None:
+    """But for `generated/ops.py`: it lists what there is to import, and is as long as that is much."""
     ours = {name: text for name, text in texts.items() if name.endswith((".py", ".j2")) and name != "generated/ops.py"}
-    assert not {name: text.count("\n") for name, text in ours.items() if text.count("\n") > MAX_LINES}
+    kernels = re.compile(r"generated/\w+/(?:fused_recurrent_backward_kernels|chunk_backward_gradients)\.py")
+    most = {name: MAX_LINES_OF_KERNELS if kernels.fullmatch(name) else MAX_LINES for name in ours}
+    assert not {name: text.count("\n") for name, text in ours.items() if text.count("\n") > most[name]}
 
 
 def test_nothing_is_left_for_later(texts: dict[str, str]) -> None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from flagen.algebra import proof, scan_proof
 from flagen.algebra.adjoint import Adjoint, adjoint
 from flagen.algebra.chunk import ChunkForm, chunk_form
+from flagen.algebra.find_scan import OutsideScan, scan_form
 from flagen.algebra.flow import OutsideStages
 from flagen.algebra.monomials import OutsideNormalForm
 from flagen.algebra.normal_form import NormalForm
 from flagen.algebra.orient import normal_form
 from flagen.algebra.proof import Proof
 from flagen.algebra.riding import prove_riding, riding_form
-from flagen.algebra.scan import OutsideScan, ScanForm, scan_form
+from flagen.algebra.scan import ScanForm
 from flagen.algebra.staged import Stage, StagedForm
 from flagen.algebra.staged_proof import prove_stages
 from flagen.algebra.stages import staged_form

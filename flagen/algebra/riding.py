@@ -22,9 +22,9 @@ from flagen.algebra.normal_form import Column, NormalForm, WriteRow
 from flagen.algebra.orient import normal_form
 from flagen.algebra.recurrence import Setting
 from flagen.algebra.rewrite import map_children
+from flagen.algebra.stage_results import declared_in
 from flagen.algebra.staged import Stage, StagedForm
 from flagen.algebra.staged_proof import ATTEMPTS, TOKENS, Sample, equal
-from flagen.algebra.stages import declared_in
 from flagen.diagnostics import NOWHERE, InternalError
 from flagen.spec.model import (
     Assign,

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.tiles import Head, Tile, Value, tiles_in
 from flagen.spec.model import Dims
 
@@ -24,6 +26,17 @@ ROLES = ("q", "w", "y", "k")
 OUTPUT_GRADIENT, READ_GRADIENT, R_GRADIENT = "o_gradient", "read_gradient", "R_gradient"
 DECAY_GRADIENT = "log_decay_gradient"
 OUTPUT, COLUMN_SCALE_GRADIENT = "o", "column_scale_gradient"
+
+
+def vector_gradient(rows: ChunkKernelPlan | KeyKernelPlan, role: str) -> str:
+    """What the gradient of the vectors of `role` is called; the same vectors have one."""
+    same = (other for other in (*ROLES, "v") if rows.vector(other) == rows.vector(role))
+    return f"{next(same)}_gradient"
+
+
+def scale_gradient(role: str) -> str:
+    """What the gradient of that which scales the rows of `role` is called."""
+    return f"{role}_scale_gradient"
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,10 @@ from flagen.plan.backward_levels import (
     Gradient,
     Level,
     Store,
+    scale_gradient,
+    vector_gradient,
 )
-from flagen.plan.chunk_backward import GradientPlanner, scale_gradient, vector_gradient
+from flagen.plan.gradient_planner import GradientPlanner
 from flagen.plan.key_kernel import KeyKernelPlan, KeyPlanner
 from flagen.plan.row_planner import Part, RowSet
 from flagen.plan.rows import TOKEN, finite, values_in

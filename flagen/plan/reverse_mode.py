@@ -38,10 +38,10 @@ from flagen.plan.backward_actions import (
 )
 from flagen.plan.fused import FusedPlan
 from flagen.plan.gradients import Transposition
+from flagen.plan.liveness import names_read, needed
 from flagen.plan.padding import PaddingRules
 from flagen.plan.parts import with_parts
-from flagen.plan.rows import values_in
-from flagen.plan.schedule import OUTPUT, Keep, Load, Schedule, Set, fresh
+from flagen.plan.schedule import OUTPUT, Load, Schedule, Set, fresh
 from flagen.plan.schedule import Steps as ForwardSteps
 from flagen.plan.tiles import Head, Masked, MatMul, StateTile, Tile, Value, rebuild, tiles_in
 from flagen.spec.model import Dims, Input, Param, Spec, State
@@ -197,20 +197,20 @@ class _Planner:
             self._hold(name, state)
         token, tape = self._forward(schedule.token, dict(current), "token")
         back = [*self._backward(tape, "token"), *self._of_states_before()]
-        after = _needed(self._backward(fixed_tape, "call"), ())
+        after = needed(self._backward(fixed_tape, "call"), ())
         recalls = [Recall(state, name, "token") for state, name in current.items()]
         actions = [*self.zeros["token"], *recalls, *token, Take(do), *back]
-        walk = _needed(self._walk(schedule.token), {*self.dims})
-        needed = _needed(actions, {*_read(after), *(carried.gradient for carried in self.carried)})
-        needed = with_parts(needed, self.names.taken)
-        first = _needed((*once, *self.zeros["call"]), {*_read(walk), *_read(needed), *_read(after)})
+        walk = needed(self._walk(schedule.token), {*self.dims})
+        kept = needed(actions, {*names_read(after), *(carried.gradient for carried in self.carried)})
+        kept = with_parts(kept, self.names.taken)
+        first = needed((*once, *self.zeros["call"]), {*names_read(walk), *names_read(kept), *names_read(after)})
         return ReversePlan(
             forward=self.forward,
             names=frozenset(self.names.taken),
             carried=self.carried,
             output_gradient=do,
-            states=Kernel(_needed(once, {*_read(walk)}), walk),
-            gradients=Kernel(first, needed, after),
+            states=Kernel(needed(once, {*names_read(walk)}), walk),
+            gradients=Kernel(first, kept, after),
             loops=self.loops,
         )
 
@@ -442,58 +442,3 @@ def _made_of_numbers(schedule: Schedule, spec: Spec, *, heads: bool) -> frozense
         if known and not varies and action.target not in states:
             found.add(action.target)
     return frozenset(found)
-
-
-# -------------------------------------------------------------------------------------------------- what is not needed
-
-
-def _needed(actions: Iterable[Action], wanted: Iterable[str]) -> tuple[Action, ...]:
-    """`actions` without those that make nothing that `wanted`, what is stored, or later actions need."""
-    return tuple(_kept(tuple(actions), set(wanted)))
-
-
-def _kept(actions: tuple[Action, ...], wanted: set[str]) -> list[Action]:
-    """The same; `wanted` gets what they need."""
-    kept: list[Action] = []
-    for action in reversed(actions):
-        match action:
-            case Steps(body):
-                before: set[str] = set()
-                while before != wanted:
-                    # What one micro-step leaves, the next one may need.
-                    before = set(wanted)
-                    inner = _kept(body, wanted)
-                if inner:
-                    kept.append(replace(action, body=tuple(inner)))
-                continue
-            case Set(name) | Add(name) | Zero(name) | Recall(_, name) if name not in wanted:
-                continue
-            case Load(source) if source.name not in wanted:
-                continue
-            case Take(vector) if vector.name not in wanted:
-                continue
-            case Keep(state) if f"{state}_prev" not in wanted:
-                continue
-        wanted.update(_read((action,)))
-        kept.append(action)
-    return kept[::-1]
-
-
-def _read(actions: Iterable[Action]) -> Iterator[str]:
-    """The names that `actions` read."""
-    for action in actions:
-        match action:
-            case Set(_, value) | Add(_, value):
-                yield from (leaf.name for leaf in values_in(value))
-                states = (part for part in tiles_in(value) if isinstance(part, StateTile))
-                yield from (f"{state.name}_prev" if state.previous else state.name for state in states)
-                if isinstance(action, Add):
-                    yield action.target
-            case Keep(state):
-                yield state
-            case Store(_, called):
-                yield called
-            case Give(gradient):
-                yield gradient.called
-            case Steps(body):
-                yield from _read(body)

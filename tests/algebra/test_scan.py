@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from flagen import algebra
-from flagen.algebra import scan, scan_proof
-from flagen.algebra.scan import ONE, OutsideScan, Scan, ScanForm, scan_form
+from flagen.algebra import scan_proof
+from flagen.algebra.find_scan import OutsideScan, scan_form
+from flagen.algebra.rewrite import map_children
+from flagen.algebra.scan import ONE, Scan, ScanForm
 from flagen.diagnostics import InternalError, Span
 from flagen.spec import parse_spec, to_source
 from flagen.spec.model import Call, Negate, StateRead
@@ -241,7 +243,7 @@ def mutants(form: ScanForm) -> Iterator[tuple[str, ScanForm]]:
 def _swapped(expr):
     if isinstance(expr, StateRead):
         return replace(expr, previous=not expr.previous)
-    return scan.map_children(expr, _swapped)
+    return map_children(expr, _swapped)
 
 
 @pytest.mark.parametrize("name", NAMES)

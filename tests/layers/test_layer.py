@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flagen.spec.layer.vocabulary import ACTIVATIONS
+from flagen.spec.layer.words import ACTIVATIONS
 from generated.gated_deltanet import GatedDeltaNet
 from generated.modules.activations import ACT2FN
 from generated.shared import layer as base

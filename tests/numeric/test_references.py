@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from tests.numeric import references as ref
+from tests.numeric import operator_references as ref
 from tests.numeric.problems import (
     NAMES,
     VARIANTS,
@@ -22,6 +22,7 @@ from tests.numeric.problems import (
     named_results,
     spec_of,
 )
+from tests.numeric.references import REFERENCES
 from tests.specs import LAYERS, OPERATORS
 
 SHAPE = Shape(T=9, K=5, V=4, B=2, H=2, groups=2)
@@ -56,13 +57,13 @@ def call(reference, problem: Problem, *args: Tensor, **keywords: object) -> dict
 
 
 def test_every_spec_has_a_reference_and_ranges():
-    assert {*OPERATORS, *LAYERS} == set(ref.REFERENCES) == set(VARIANTS)
+    assert {*OPERATORS, *LAYERS} == set(REFERENCES) == set(VARIANTS)
 
 
 @pytest.mark.parametrize("name", [*OPERATORS, *LAYERS])
 def test_reference_names_what_the_spec_declares(name):
     spec = spec_of(name)
-    parameters = inspect.signature(inspect.unwrap(ref.REFERENCES[name])).parameters
+    parameters = inspect.signature(inspect.unwrap(REFERENCES[name])).parameters
     positional = [n for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     required = [p.name for p in spec.params if p.is_tensor and p.default is None]
     assert positional == [*(s.name for s in spec.states), *(i.name for i in spec.inputs), *required]
@@ -252,8 +253,8 @@ def test_abc_is_gsa_under_the_decays_of_a_softmax_over_time(state):
 @pytest.mark.parametrize("name", ["gated_delta_rule", "kda"])
 def test_preconditioned_rules_that_do_not_scale_are_delta_rules(name, shape):
     p = make(f"precond_{name}", shape)
-    plain = call(ref.REFERENCES[name], p, *list(p.tensors.values())[:5], initial_state=p.initial_state[0])
-    got = call(ref.REFERENCES[f"precond_{name}"], p, *p.tensors.values(), x=1)
+    plain = call(REFERENCES[name], p, *list(p.tensors.values())[:5], initial_state=p.initial_state[0])
+    got = call(REFERENCES[f"precond_{name}"], p, *p.tensors.values(), x=1)
     agree({"o": plain["o"], "S": plain["final_state"]}, {"o": got["o"], "S": got["S_final"]})
 
 
@@ -311,7 +312,7 @@ def test_a_sum_of_no_weights_is_as_if_there_was_no_token(name):
     states = dict(zip((s.name for s in spec_of(name).states), p.initial_state, strict=True))
     begun = tuple(torch.full_like(x, -math.inf) if key in empty else 7 + x for key, x in states.items())
     fresh = tuple(torch.full_like(x, -math.inf) if key in empty else torch.zeros_like(x) for key, x in states.items())
-    results = [run(ref.REFERENCES[name], replace(p, initial_state=state)) for state in (begun, fresh, None)]
+    results = [run(REFERENCES[name], replace(p, initial_state=state)) for state in (begun, fresh, None)]
     agree(results[0], results[1])
     agree(results[1], results[2])
 
@@ -323,6 +324,6 @@ ONE_MATRIX = [name for name in NAMES if [len(state.dims) for state in spec_of(na
 @pytest.mark.parametrize("name", sorted({*ONE_MATRIX} - SKIPPING))
 def test_the_last_token_reads_the_final_state(name):
     p = make(name, SHAPE, scale=1.0) if any(x.name == "scale" for x in spec_of(name).params) else make(name, SHAPE)
-    got = run(ref.REFERENCES[name], p)
+    got = run(REFERENCES[name], p)
     q = heads(next(iter(p.tensors.values())), 4)
     agree({"o": torch.einsum("bhkv,bhk->bhv", got["final_state"], q[:, -1])}, {"o": got["o"][:, -1]})

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flagen import pipeline
-from flagen.algebra.scan import scan_form
+from flagen.algebra.find_scan import scan_form
 from flagen.algebra.scan_proof import prove
 from flagen.backends.torch_.arguments import arguments_file
 from flagen.backends.torch_.scan import scan_renderings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flagen import algebra
-from flagen.algebra.scan import scan_form
+from flagen.algebra.find_scan import scan_form
 from flagen.plan import Unavailable, make_plan
 from flagen.plan.scan import plan_scan
 from flagen.plan.scan_backward import ScanBackwardPlan, plan_scan_kernels

@@ -19,7 +19,8 @@ from flagen.spec.layer.model import (
     Unary,
     Value,
 )
-from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, RULES, Parameter
+from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, RULES
+from flagen.spec.layer.words import Parameter
 
 # How tightly a printed expression binds, after Python's grammar.
 _CHOICE, _OR, _AND, _NOT, _COMPARE, _SUM, _PRODUCT, _UNARY, _POWER, _ATOM = range(10)

@@ -23,8 +23,10 @@ from flagen.plan.backward_levels import (
     Gradient,
     Level,
     Store,
+    scale_gradient,
+    vector_gradient,
 )
-from flagen.plan.chunk_backward import ChunkBackwardPlan, scale_gradient, vector_gradient
+from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.row_planner import Part
 from flagen.plan.rows import ROW, TOKEN

@@ -27,8 +27,9 @@ from flagen.plan.backward_levels import (
     Gradient,
     Level,
     Store,
+    scale_gradient,
+    vector_gradient,
 )
-from flagen.plan.chunk_backward import scale_gradient, vector_gradient
 from flagen.plan.key_backward import OWN, KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet

@@ -208,10 +208,10 @@ def _check_trials(layer: Layer, operators: Operators, report: Report) -> None:
     paths: dict[str, bool] = {}
     default: dict[str, Constant] = {config.name: config.default for config in layer.config}
     plain = Trial(layer, operators, default, inputs_given=False)
-    for case in _cases(layer, default, plain.numbers):
+    for case in _cases(layer, default, plain.construction.numbers):
         trial = Trial(layer, operators, case.config, case.inputs_given) if case.differs else plain
         made = not trial.findings
-        for path, there in trial.started.items():
+        for path, there in trial.construction.started.items():
             paths[path] = there or paths.get(path, False)
         if made:
             trial.call()

@@ -28,7 +28,8 @@ from flagen.spec.layer.model import (
     walk,
 )
 from flagen.spec.layer.scope import LayerScope
-from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, NUMBER_FUNCTIONS, RULES, Parameter
+from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, NUMBER_FUNCTIONS, RULES
+from flagen.spec.layer.words import Parameter
 from flagen.spec.loader import Scalar
 from flagen.spec.names import did_you_mean
 from flagen.spec.report import Report

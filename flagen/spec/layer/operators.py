@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from flagen.spec.layer.expressions import bind
 from flagen.spec.layer.model import Call, Expr
 from flagen.spec.layer.shapes import Shape, shown
-from flagen.spec.layer.vocabulary import Parameter
+from flagen.spec.layer.words import Parameter
 from flagen.spec.model import Dims, Spec
 
 

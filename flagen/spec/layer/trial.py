@@ -1,17 +1,18 @@
-"""A layer with one config, on paper: which modules there are, the shapes of their parameters and of every value.
+"""A layer with one config, on paper: what it is constructed of, and the shape of every value that flows through it.
 
 What does not fit here does not fit in PyTorch either: with these numbers the layer could not be made, or not be called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
-from typing import TypeVar
 
 from flagen.diagnostics import Span
-from flagen.spec.layer.expressions import bind, draws
+from flagen.spec.layer.construction import Construction
+from flagen.spec.layer.expressions import bind
+from flagen.spec.layer.findings import Finding
+from flagen.spec.layer.held import NOT_GIVEN, UNKNOWN, Held, NotGiven, Tensor, as_given, as_held, described
 from flagen.spec.layer.model import (
     Assign,
     Binary,
@@ -20,72 +21,27 @@ from flagen.spec.layer.model import (
     Constant,
     Expr,
     IfElse,
-    Init,
     Layer,
-    LayerParam,
     Logic,
-    Module,
     Name,
     Several,
     Unary,
     Value,
     walk,
 )
-from flagen.spec.layer.numbers import CONSTANTS, NoValue, Numbers, arithmetic, function, shortened, shown
-from flagen.spec.layer.operators import Fit, Given, Unclear, bind_operator
+from flagen.spec.layer.numbers import CONSTANTS, NoValue, arithmetic, function, shortened
+from flagen.spec.layer.operators import Fit, bind_operator
 from flagen.spec.layer.shapes import Misfit, Shape, broadcast
 from flagen.spec.layer.shapes import shown as shape_shown
-from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, NUMBER_FUNCTIONS, RULES, Constructor, Function
+from flagen.spec.layer.vocabulary import FUNCTIONS, NUMBER_FUNCTIONS
+from flagen.spec.layer.words import Function
 from flagen.spec.model import Spec
-from flagen.spec.names import quoted
-
-_Item = TypeVar("_Item")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of a shape, or of one that is not known here."""
-
-    shape: Shape | None
-
-
-@dataclass(frozen=True)
-class NotGiven:
-    """An input that this call may have, or not."""
-
-
-UNKNOWN = Tensor(None)
-NOT_GIVEN = NotGiven()
-
-Held = Constant | Tensor | NotGiven | tuple["Held", ...]
-"""What a name of `forward` holds."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that does not fit."""
-
-    code: str
-    span: Span
-    message: str
-    hint: str = ""
 
 
 class _Stop(Exception):
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.message)
         self.finding = finding
-
-
-@dataclass(frozen=True)
-class Made:
-    """A module as it is made: its constructor, and what that is given by name."""
-
-    word: Constructor
-    given: Mapping[str, Constant]
-
-    def weights(self) -> dict[str, tuple[int, ...]]:
-        return self.word.weights(self.given)
 
 
 @dataclass
@@ -96,127 +52,20 @@ class Trial:
     operators: Mapping[str, Spec | None]
     config: Mapping[str, Constant]
     inputs_given: bool = True
-    findings: list[Finding] = field(default_factory=list)
-    numbers: Numbers = field(init=False)
-    params: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    modules: dict[str, Made | None] = field(default_factory=dict)
-    """By name; None for what is not there with this config."""
-    shared: dict[str, str] = field(default_factory=dict)
-    """Modules that are another one, by its name."""
-    started: dict[str, bool] = field(default_factory=dict)
-    """Of every path of `init`, whether there is such a parameter; no word of it where there is no such module."""
+    construction: Construction = field(init=False)
     values: dict[str, Held] = field(default_factory=dict)
-    _valueless: frozenset[str] = frozenset()
-    """The names that have been found to have no value, or none that is a number."""
     hidden: Tensor = UNKNOWN
     """What `forward` is given."""
     lines: list[tuple[Assign, tuple[Held, ...]]] = field(default_factory=list)
     """Every statement with what it assigns."""
 
     def __post_init__(self) -> None:
-        values: dict[str, Constant] = dict(self.config)
-        self.numbers = Numbers(values)
-        try:
-            for dim in self.layer.dims:
-                values[dim.name] = self.numbers.of(dim.value)
-            for require in self.layer.require:
-                if not self.numbers.of(require.condition):
-                    message = f"what is required does not hold: {quoted(require.text)}"
-                    self._find("E803", require.span, message, "it holds with the defaults of the config, at least")
-        except NoValue as problem:
-            self._no_value(problem)
-        if not self.findings:
-            self._each(self.layer.attributes, lambda attribute: self.numbers.of(attribute.value))
-            self._each(self.layer.params, self._param)
-            self._each(self.layer.modules, self._module)
-            self._each(self.layer.init, self._module_init)
+        self.construction = Construction(self.layer, self.config)
 
-    def _each(self, items: Iterable[_Item], make: Callable[[_Item], object]) -> None:
-        for item in items:
-            try:
-                make(item)
-            except NoValue as problem:
-                self._no_value(problem)
-
-    # --------------------------------------------------------------------------------------------------- parameters
-
-    def count(self) -> int:
-        """The number of parameters; those of a module with two names count once."""
-        shared = tuple(f"{name}." for name in self.shared)
-        return sum(prod(shape) for name, shape in self.weights().items() if not name.startswith(shared))
-
-    def weights(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of all parameters, by the names and in the order of the state_dict."""
-        shapes = dict(self.params)
-        for name, made in self.modules.items():
-            if made is not None:
-                shapes |= {f"{name}.{below}": shape for below, shape in made.weights().items()}
-        return shapes
-
-    def _param(self, param: LayerParam) -> None:
-        if param.condition is not None and not self.numbers.of(param.condition):
-            return
-        shape = tuple(self.numbers.size(size) for size in param.shape)
-        self.params[param.name] = shape
-        self._start(param.init, shape)
-
-    def _module(self, module: Module) -> None:
-        self.modules[module.name] = None
-        choice = self._chosen(module.value)
-        if isinstance(choice, Name):
-            self.modules[module.name] = self.modules.get(choice.name)
-            self.shared[module.name] = choice.name
-        if not isinstance(choice, Call):
-            return
-        word = CONSTRUCTORS[choice.name]
-        bound, _ = bind(choice.args, choice.keywords, word.given)
-        given: dict[str, Constant] = {
-            parameter.name: self.numbers.of(bound[parameter.name]) if parameter.name in bound else parameter.default
-            for parameter in word.given
-        }
-        for name, expr in bound.items():
-            if name in _SIZES:
-                given[name] = self.numbers.size(expr)
-            elif name in _TEXTS and given[name] is not None and not isinstance(given[name], str):
-                raise NoValue(expr.span, f"`{name}` is {shown(given[name])}, and no text")
-        self.modules[module.name] = Made(word, given)
-
-    def _chosen(self, value: Expr) -> Expr:
-        while isinstance(value, IfElse):
-            value = value.then if self.numbers.of(value.condition) else value.otherwise
-        return value
-
-    def _module_init(self, init: Init) -> None:
-        name, _, below = init.path.partition(".")
-        made = self.modules.get(name)
-        if made is None:
-            return
-        weights = made.weights()
-        self.started[init.path] = below in weights
-        if below in weights and (init.condition is None or self.numbers.of(init.condition)):
-            self._start(init.value, weights[below])
-
-    def _start(self, init: Expr, shape: tuple[int, ...]) -> None:
-        """Whether what a parameter starts from has a value."""
-        match init:
-            case Call(name, "init", args, keywords):
-                rule = RULES[name]
-                if rule.whole and len(shape) < 2:
-                    message = f"`{name}` fills a matrix, and the shape is {shape_shown(shape)}"
-                    self._find("E808", init.span, message)
-                for arg in (*args, *(value for _, value in keywords)):
-                    self._start(arg, shape)
-            case IfElse(condition, then, otherwise):
-                self._start(then if self.numbers.of(condition) else otherwise, shape)
-            case Binary(_, left, right) if draws(init):
-                self._start(left, shape)
-                self._start(right, shape)
-            case Unary(_, value) if draws(init):
-                self._start(value, shape)
-            case _ if not draws(init):
-                self.numbers.number(init)
-
-    # ------------------------------------------------------------------------------------------------------ forward
+    @property
+    def findings(self) -> list[Finding]:
+        """What has been found not to fit so far."""
+        return self.construction.findings.found
 
     def call(self) -> None:
         """Go through `forward`, and find what does not fit."""
@@ -230,14 +79,14 @@ class Trial:
         result = self.values.get("y")
         if width is not None and isinstance(result, Tensor) and result.shape not in (None, ("B", "T", width)):
             message = f"the layer gives back [B, T, {width}], as it is given, and `y` is {shape_shown(result.shape)}"
-            self._find("E808", self.layer.forward[-1].span, message)
+            self.construction.findings.add("E808", self.layer.forward[-1].span, message)
 
     def _width(self) -> int | None:
         """The channels of the hidden states: what most modules that are called with `x` take, else `hidden_size`."""
         taken: list[Constant] = []
         for call in (node for statement in self.layer.forward for node in walk(statement.value)):
             match call:
-                case Call(name, "module", (Name("x"), *_)) if (made := self.modules.get(name)) is not None:
+                case Call(name, "module", (Name("x"), *_)) if (made := self.construction.modules.get(name)) is not None:
                     taken += [made.given[key] for key in ("inner", "size") if key in made.given]
         width = max(taken, key=taken.count) if taken else self.config.get("hidden_size")
         return width if isinstance(width, int) and not isinstance(width, bool) else None
@@ -250,9 +99,11 @@ class Trial:
             return
         parts: tuple[Held, ...] = value if isinstance(value, tuple) else (UNKNOWN,) * len(names)
         if not isinstance(value, tuple) and value != UNKNOWN:
-            self._find("E810", statement.value.span, f"{_described(value)} in place of {len(names)} values")
+            self.construction.findings.add(
+                "E810", statement.value.span, f"{described(value)} in place of {len(names)} values"
+            )
         elif len(parts) != len(names):
-            self._find("E808", statement.span, f"{len(parts)} values for {len(names)} names")
+            self.construction.findings.add("E808", statement.span, f"{len(parts)} values for {len(names)} names")
             parts = (UNKNOWN,) * len(names)
         self.values |= dict(zip(names, parts, strict=True))
         self.lines.append((statement, parts))
@@ -261,9 +112,11 @@ class Trial:
         try:
             return self.held(expr)
         except NoValue as problem:
-            self._no_value(problem)
+            self.construction.findings.no_value(problem)
         except _Stop as stop:
-            self._find(stop.finding.code, stop.finding.span, stop.finding.message, stop.finding.hint)
+            self.construction.findings.add(
+                stop.finding.code, stop.finding.span, stop.finding.message, stop.finding.hint
+            )
         return UNKNOWN
 
     def held(self, expr: Expr) -> Held:
@@ -291,10 +144,10 @@ class Trial:
     def _named(self, name: str, span: Span) -> Held:
         if name in self.values:
             return self.values[name]
-        if name in self.params:
-            return Tensor(self.params[name])
-        if name in self.numbers.values:
-            return self.numbers.values[name]
+        if name in self.construction.params:
+            return Tensor(self.construction.params[name])
+        if name in self.construction.numbers.values:
+            return self.construction.numbers.values[name]
         if name in CONSTANTS:
             return CONSTANTS[name]
         raise _Stop(Finding("E809", span, f"`{name}` is not there", "use it under the same condition"))
@@ -324,7 +177,7 @@ class Trial:
                         break
                 return decided
         try:
-            return self.numbers.of(expr)
+            return self.construction.numbers.of(expr)
         except NoValue as problem:
             if _reads_tensors(expr):
                 return UNKNOWN
@@ -339,7 +192,7 @@ class Trial:
         if isinstance(held, int | float):
             return ()
         raise _Stop(
-            Finding("E810", expr.span, f"`{shortened(expr)}` is {_described(held)}, and nothing to compute with")
+            Finding("E810", expr.span, f"`{shortened(expr)}` is {described(held)}, and nothing to compute with")
         )
 
     def _fitting(
@@ -360,7 +213,7 @@ class Trial:
             return self._operator_call(call)
         word = FUNCTIONS.get(call.name)
         if word is None:
-            return self.numbers.called(call.name, call.args, call.keywords, call.span)
+            return self.construction.numbers.called(call.name, call.args, call.keywords, call.span)
         return self._function_call(word, call)
 
     def _function_call(self, word: Function, call: Call) -> Held:
@@ -379,7 +232,7 @@ class Trial:
             parts = given.get("sizes")
             return (UNKNOWN,) * len(parts) if isinstance(parts, tuple) else UNKNOWN
         try:
-            return _as_held(word.result(given))
+            return as_held(word.result(given))
         except Misfit as misfit:
             raise _Stop(Finding("E808", call.span, f"`{word.name}`: {misfit.message}", misfit.hint)) from None
 
@@ -387,10 +240,10 @@ class Trial:
         """A size, a text: what is known when a layer is constructed."""
         try:
             if name == "n":
-                return self.numbers.size(expr)
+                return self.construction.numbers.size(expr)
             if name == "sizes" and isinstance(expr, Several):
-                return tuple(self.numbers.size(item) for item in expr.items)
-            return self.numbers.of(expr)
+                return tuple(self.construction.numbers.size(item) for item in expr.items)
+            return self.construction.numbers.of(expr)
         except NoValue as problem:
             if _reads_tensors(expr):
                 message = f"`{name}` is known when a layer is constructed, and `{shortened(expr)}` is not"
@@ -398,7 +251,7 @@ class Trial:
             raise problem
 
     def _module_call(self, call: Call) -> Held:
-        made = self.modules.get(call.name)
+        made = self.construction.modules.get(call.name)
         if made is None:
             hint = "call it under the condition that it is made under"
             raise _Stop(Finding("E809", call.span, f"the module `{call.name}` is not there", hint))
@@ -413,7 +266,7 @@ class Trial:
         if any(shape is None for shape in shapes.values()):
             return (UNKNOWN, UNKNOWN) if made.word.keeps == "position" else UNKNOWN
         try:
-            return _as_held(made.word.result(made.given, shapes))
+            return as_held(made.word.result(made.given, shapes))
         except Misfit as misfit:
             raise _Stop(Finding("E808", call.span, f"`{call.name}`: {misfit.message}", misfit.hint)) from None
 
@@ -427,9 +280,9 @@ class Trial:
         if problem:
             return UNKNOWN  # Reported where all calls of operators are checked.
         given = {name: (self.held(arg), arg.span) for name, arg in bound.items()}
-        fit = Fit(spec, {name: _given(held) for name, (held, _) in given.items()})
+        fit = Fit(spec, {name: as_given(held) for name, (held, _) in given.items()})
         for name, message, hint in fit.problems():
-            self._find("E808", given[name][1], message, hint)
+            self.construction.findings.add("E808", given[name][1], message, hint)
         return Tensor(fit.result())
 
     def chosen(self, expr: Expr) -> Expr:
@@ -452,22 +305,6 @@ class Trial:
             case _:
                 return expr
 
-    # ----------------------------------------------------------------------------------------------------- findings
-
-    def _no_value(self, problem: NoValue) -> None:
-        if problem.name in self._valueless:
-            return
-        self._valueless |= {problem.name} - {""}
-        self._find("E802", problem.span, problem.message, problem.hint)
-
-    def _find(self, code: str, span: Span, message: str, hint: str = "") -> None:
-        self.findings.append(Finding(code, span, message, hint))
-
-
-_SIZES = frozenset("inner outer rank size width group groups dim head_dim nu".split())
-"""The parameters of constructors that are sizes."""
-_TEXTS = frozenset(("activation",))
-
 
 def _reads_tensors(expr: Expr) -> bool:
     """Whether an expression of `forward` reads what is not known when a layer is constructed."""
@@ -476,28 +313,3 @@ def _reads_tensors(expr: Expr) -> bool:
         or (isinstance(node, Call) and (node.kind != "function" or node.name not in NUMBER_FUNCTIONS))
         for node in walk(expr)
     )
-
-
-def _described(held: Held) -> str:
-    match held:
-        case Tensor():
-            return "a tensor"
-        case NotGiven():
-            return "an input that may not be given"
-        case tuple():
-            return "several values"
-        case _:
-            return "None" if held is None else repr(held)[:40]
-
-
-def _as_held(result: Shape | tuple[Shape, ...]) -> Held:
-    """The tensors that a word gives: one, or several."""
-    if result and isinstance(result[0], tuple):
-        return tuple(Tensor(shape) for shape in result if isinstance(shape, tuple))
-    return Tensor(tuple(size for size in result if not isinstance(size, tuple)))
-
-
-def _given(held: Held) -> Given:
-    if isinstance(held, Tensor):
-        return held.shape if held.shape is not None else Unclear()
-    return Unclear() if isinstance(held, NotGiven | tuple) else held

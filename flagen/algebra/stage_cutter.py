@@ -1,0 +1,285 @@
+"""The stage of one state: what its update and the output are, with inputs for what they use of other states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from flagen.algebra.flow import OutsideStages, Place
+from flagen.algebra.rewrite import map_children
+from flagen.algebra.stage_results import Results, Wanted, fresh
+from flagen.algebra.staged import Result, Stage, flat
+from flagen.diagnostics import Span
+from flagen.spec.model import (
+    Assign,
+    Call,
+    Contract,
+    Derived,
+    Dims,
+    Expr,
+    Input,
+    Interval,
+    Name,
+    Repeat,
+    Spec,
+    Statement,
+    StateRead,
+    Transpose,
+    walk,
+)
+from flagen.spec.printer import to_source
+
+
+class Cutter:
+    """Rewrites statements for the stage of `state`: what they use of others becomes an input. Without a `state`, for
+    what is evaluated behind all stages.
+
+    is_log: whether an exponential is a decay, of which the stage wants to know the exponent.
+    """
+
+    def __init__(self, results: Results, state: str | None, is_log: Callable[[Expr], bool] = lambda _: False) -> None:
+        self.results, self.flow, self.state, self.is_log = results, results.flow, state, is_log
+        self.exponents: list[tuple[Expr, set[str]]] = []
+        self.in_exponent = False
+        self.kept: dict[Place, Assign] = {}
+
+    # --------------------------------------------------------------------------------------------------------- the spec
+
+    def stage(self, wanted: Sequence[Wanted] = (), *, has_output: bool = True) -> Stage:
+        """The stage of this state, with the results that are wanted of it, and with the output of the whole spec."""
+        assert self.state is not None
+        for place, assign in self.flow.statements.items():
+            if assign.to_state and assign.target == self.state:
+                self._keep(place)
+        is_scan = self.state in self.results.scans
+        captured: dict[int, list[Assign]] = {}
+        output = []
+        for each in wanted:
+            value = self.cut(each.expr, each.place)
+            if not self.flow.is_stable(each.expr, each.place, self.flow.end):
+                local = fresh(f"{each.result.name}_here", self.results.taken)
+                captured.setdefault(each.place[0], []).append(_assign(local, value))
+                value = Name(local, "local", value.dims, value.span)
+            output.append(_assign(each.result.name if is_scan else "o", value))
+        results = [each.result for each in wanted]
+        if has_output:
+            output += self._output()
+            results.append(Result("o", output[-1].value.dims, wide=False))
+        wide = frozenset(a.target for a, result in zip(output, results, strict=True) if result.wide)
+        output = self._apart(captured, output)
+        return Stage(self._spec(captured, output, wide), tuple(results), is_scan)
+
+    def _apart(self, captured: dict[int, list[Assign]], output: list[Assign]) -> list[Assign]:
+        """Rename what this stage has of its own and a result has the name of: a local that later stages want whole, and
+        that is a part of something else here. The output, with these names."""
+        results = {each.result.name for each in self.results.every()}
+        met = sorted({assign.target for assign in self.kept.values() if not assign.to_state} & results)
+        names = {name: fresh(f"{name}_here", self.results.taken) for name in met}
+        for place, assign in self.kept.items():
+            target = assign.target if assign.to_state else names.get(assign.target, assign.target)
+            self.kept[place] = _with_locals(assign, target, names)
+        for number, assigns in captured.items():
+            captured[number] = [_with_locals(assign, assign.target, names) for assign in assigns]
+        return [_with_locals(assign, assign.target, names) for assign in output]
+
+    def _output(self) -> Iterator[Assign]:
+        (*_, last) = self.results.spec.output
+        yield _assign("o", self.cut(last.value, self.flow.end), last)
+
+    def _spec(self, captured: dict[int, list[Assign]], output: list[Assign], wide: frozenset[str]) -> Spec:
+        spec, state = self.results.spec, self.results.state(self.state or "")
+        update: list[Statement] = []
+        for number, statement in enumerate(spec.update):
+            update += captured.get(number, ())
+            if isinstance(statement, Repeat):
+                body = tuple(self.kept[place] for place in sorted(self.kept) if place[0] == number)
+                update += [replace(statement, body=body)] if body else []
+            elif (number,) in self.kept:
+                update.append(self.kept[(number,)])
+        before = [self.kept[place] for place in sorted(self.kept) if len(spec.update) <= place[0] < self.flow.end[0]]
+        used = _names_in((*flat(update), *before, *output))
+        derived = _with_derived(spec.derived, used)
+        given = tuple(self._given_inputs(used))
+        own = [decl for decl in spec.inputs if decl.name in used]
+        own += self._sizing([*own, *given], used)
+        steps = any(isinstance(statement, Repeat) for statement in update)
+        return replace(
+            spec,
+            name=f"{spec.name}_{state.name.lower()}",
+            title=f"{spec.title or spec.name}, the stage of {state.name}",
+            paper="",
+            class_name=f"{spec.class_name}{state.name}",
+            states=(state,),
+            inputs=(*own, *given),
+            # The function of the whole knows the defaults; they may name dims that a stage does not have.
+            params=tuple(replace(param, default=None) for param in spec.params if param.name in used),
+            steps=spec.steps if steps else None,
+            derived=derived,
+            update=tuple(update),
+            output=(*before, *output),
+            wide_outputs=wide,
+        )
+
+    def _sizing(self, inputs: Sequence[Input], used: set[str]) -> Iterator[Input]:
+        """More inputs, for the sake of sizes, which come from a call's tensors: of a stage of nothing but params, of a
+        state that numbers are added to, and of what names the size of another state's dim."""
+        spec = self.results.spec
+        known = {dim for decl in inputs for dim in decl.dims}
+        known |= {dim for param in spec.params if param.name in used for dim in param.dims}
+        wanted = used & set(spec.dims) | set(self.results.state(self.state or "").dims)
+        for dim in sorted(wanted - known):
+            if sized := [decl for decl in spec.inputs if dim in decl.dims and dim not in known]:
+                inputs = [*inputs, _narrowest(sized)]
+                known |= set(inputs[-1].dims)
+                yield inputs[-1]
+        yield from () if inputs else (_narrowest(spec.inputs),)
+
+    def _given_inputs(self, used: set[str]) -> Iterator[Input]:
+        """What of `used` earlier stages give, in the order of these."""
+        return (self.results.as_input(each) for each in self.results.every() if each.result.name in used)
+
+    # --------------------------------------------------------------------------------------------------------- cutting
+
+    def cut(self, expr: Expr, place: Place) -> Expr:
+        """`expr` at `place` in terms of what this stage has, and of what others give it."""
+        states = self.flow.states_in(expr, place)
+        if self.state is None and not states:
+            return self.results.inlined(expr, place)
+        if states <= {self.state}:
+            self._keep(*(definition.place for definition in self.flow.locals_in(expr, place)))
+            return expr
+        if self.state not in states and (given := self._given(expr, place)) is not None:
+            return given
+        if (definition := self.flow.definition(expr, place)) is not None:
+            if self.state is None:  # Behind the stages there are no statements.
+                return self.cut(definition.value, definition.place)
+            self._keep(definition.place)
+            return expr
+        if isinstance(expr, StateRead):
+            raise OutsideStages(f"{expr.name} is used whole, not read by a vector", expr.span)
+        return map_children(expr, lambda child: self.cut(child, place))
+
+    def _keep(self, *places: Place) -> None:
+        for place in places:
+            if place not in self.kept:
+                assign = self.kept[place] = self.flow.statements[place]
+                value = self.cut(assign.value, place)
+                if value != assign.value:
+                    self.kept[place] = _assign(assign.target, value, assign)
+
+    def _given(self, expr: Expr, place: Place) -> Expr | None:
+        """`expr`, which this state has no part in, as something that an earlier stage gives; None if only parts of it
+        can be."""
+        value, at = self.flow.opened(expr, place)
+        if isinstance(value, Call) and value.function == "exp" and self.is_log(value):
+            self.in_exponent = True
+            exponent = self.cut(value.args[0], at)
+            self.in_exponent = False
+            self.exponents.append((value, {node.name for node in walk(exponent) if isinstance(node, Name)}))
+            return replace(value, args=(exponent,))
+        if len(at) > 1 and not self._is_of_whole_token(value, at):
+            return None
+        at = at[:1]
+        name = expr.name if isinstance(expr, Name) else _name_of(value)
+        producers = self.flow.states_in(value, at)
+        if producers <= self.results.scans and (len(value.dims) < 2 or isinstance(value, StateRead)):
+            last = max(producers, key=self.results.order.index)
+            name = "log_decay" if self.in_exponent else name
+            return self.results.want(last, value, at, wide=self._wants_wide(value), name=name)
+        state = self.flow.read_by(value, at)
+        return None if state is None else self.results.want(state, value, at, wide=True, name=name)
+
+    def _wants_wide(self, value: Expr) -> bool:
+        """Rows of a matrix state are rounded to the dtype of the inputs anyway; numbers, decays and scans are not."""
+        return self.state is None or self.state in self.results.scans or not value.dims or self.in_exponent
+
+    def _is_of_whole_token(self, expr: Expr, place: Place) -> bool:
+        """Whether `expr`, in a `repeat`, is the same in every micro-step."""
+        if self.flow.states_in(expr, place) & self.results.in_steps:
+            if isinstance(expr, StateRead) or self.flow.read_by(expr, place) is not None:
+                reason = "what changes from micro-step to micro-step has another state depend on it"
+                raise OutsideStages(reason, expr.span)
+            return False
+        spec = self.results.spec
+        varying: tuple[Input | Derived, ...] = (*spec.inputs, *spec.derived)
+        of_steps = {decl.name for decl in varying if decl.per == "step"}
+        inner = any(len(definition.place) > 1 for definition in self.flow.locals_in(expr, place))
+        return not inner and not any(isinstance(node, Name) and node.name in of_steps for node in walk(expr))
+
+
+class Trial(Cutter):
+    """What the stage of a state is like, whatever other states give it, read by a vector made up for that."""
+
+    def __init__(self, results: Results, state: str) -> None:
+        super().__init__(results, state)
+        self.inputs: dict[str, Input] = {}
+
+    def _given(self, expr: Expr, place: Place) -> Expr | None:
+        value, _ = self.flow.opened(expr, place)
+        if isinstance(value, Call) and value.function == "exp":
+            return replace(value, args=(self._anything(value.dims, value.span),))
+        if len(value.dims) > 1 and not isinstance(value, StateRead):
+            return None
+        return self._anything(expr.dims, expr.span)
+
+    def _output(self) -> Iterator[Assign]:
+        state = self.results.state(self.state or "")
+        here = StateRead(state.name, False, state.dims, state.span)
+        key = state.dims[:1]
+        yield _assign("o", Contract(Transpose(here), self._anything(key, state.span)) if len(state.dims) == 2 else here)
+
+    def _anything(self, dims: Dims, span: Span) -> Name:
+        name = fresh(f"given{len(self.inputs)}", set(self.results.taken))
+        self.inputs[name] = Input(name, dims, "HV", "token", Interval(), "", span)
+        return Name(name, "input", dims, span)
+
+    def _given_inputs(self, used: set[str]) -> Iterator[Input]:
+        return (decl for decl in self.inputs.values() if decl.name in used)
+
+
+def _narrowest(inputs: Sequence[Input]) -> Input:
+    """The input with the fewest dims."""
+    return min(inputs, key=lambda decl: len(decl.dims))
+
+
+def _assign(target: str, value: Expr, like: Assign | None = None) -> Assign:
+    to_state, span = (like.to_state, like.span) if like else (False, value.span)
+    return Assign(target, value, to_state, f"{target} = {to_source(value)}", span)
+
+
+def _with_locals(assign: Assign, target: str, names: Mapping[str, str]) -> Assign:
+    """`assign` to `target`, with other names for some locals."""
+    value = _renamed(assign.value, names)
+    return assign if (target, value) == (assign.target, assign.value) else _assign(target, value, assign)
+
+
+def _renamed(expr: Expr, names: Mapping[str, str]) -> Expr:
+    if isinstance(expr, Name) and expr.kind == "local":
+        return replace(expr, name=names.get(expr.name, expr.name))
+    return map_children(expr, lambda child: _renamed(child, names))
+
+
+def _names_in(assigns: Iterable[Assign]) -> set[str]:
+    """Every name in what is assigned."""
+    return {node.name for assign in assigns for node in walk(assign.value) if isinstance(node, Name)}
+
+
+def _with_derived(derived: Sequence[Derived], used: set[str]) -> tuple[Derived, ...]:
+    """Those of `derived` that are used, directly or by one another; `used` then has what they use, too."""
+    kept: list[Derived] = []
+    for decl in reversed(derived):
+        if decl.name in used:
+            kept.insert(0, decl)
+            used |= {node.name for node in walk(decl.value) if isinstance(node, Name)}
+    return tuple(kept)
+
+
+def _name_of(expr: Expr) -> str:
+    """What to call the value of an expression: after what it is made of."""
+    parts = [
+        f"{node.name}_prev" if isinstance(node, StateRead) and node.previous else node.name
+        for node in walk(expr)
+        if isinstance(node, StateRead | Name)
+    ]
+    function = f"{expr.function}_" if isinstance(expr, Call) else ""
+    return f"{function}{'_'.join(dict.fromkeys(parts))}"
