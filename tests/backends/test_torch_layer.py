@@ -105,6 +105,13 @@ def test_states_may_go_to_other_entries_of_the_cache(tmp_path: Path) -> None:
     assert "ffn_state=state" in forward and "recurrent_state" not in forward
 
 
+def test_a_dim_that_only_a_mark_asks_for_is_computed(tmp_path: Path) -> None:
+    init = "  init:\n    q_proj.weight: {value: 'normal(0, 1)', weight_decay: false, if: wide > 2}\n"
+    modules, dims = f"  modules:\n => {init}  modules:\n", "dims: {H => dims: {wide: 3 * num_heads, H"
+    constructor = method(edited(tmp_path, modules=modules, dims=dims), "__init__")
+    assert "wide = 3 * num_heads" in constructor and "if wide > 2:\n" in constructor
+
+
 def test_inputs_stand_before_cu_seqlens_and_outputs_come_last(everything: str) -> None:
     spec, _ = check_file(VALID / "layer_of_everything.yaml")
     assert spec.layer is not None

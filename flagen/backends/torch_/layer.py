@@ -30,8 +30,8 @@ def _context(plan: LayerPlan, spec: Spec) -> dict[str, object]:
     layer, names = plan.layer, LayerNames(plan.layer)
     forward, starts = Forward(plan, spec, names), Starts(plan, names)
     # The constructor comes last: it keeps what the other methods read.
-    statements, resets, unmarked = list(forward.lines()), list(starts.resets()), starts.unmarked()
-    construction = Constructor(plan, names).lines()
+    statements, resets = list(forward.lines()), list(starts.resets())
+    construction = Constructor(plan, names).lines(starts.unmarked)
     body = "\n".join((*statements, *resets, *construction))
     cached = list(forward.cached.values())
     return {
@@ -45,10 +45,9 @@ def _context(plan: LayerPlan, spec: Spec) -> dict[str, object]:
         "kwargs": layer.kwargs,
         "checked": bool(layer.require) or any(c.one_of for c in layer.config) or "integer(" in body,
         "operators": [_operator(operator, forward.constants[operator.name]) for operator in plan.operators],
-        "imports": _imports("\n".join(("", body, *unmarked))),
+        "imports": _imports(f"\n{body}"),
         "construction": construction,
         "resets": resets,
-        "unmarked": unmarked,
         "inputs": [(i.name, annotation(i.default), literal(i.default)) for i in layer.inputs],
         "input_docs": [line for i in layer.inputs for line in input_doc(i)],
         "keywords": "".join(f', "{i.name}"' for i in layer.inputs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeGuard
 
 from flagen.backends.torch_.layer_blocks import block
@@ -22,13 +22,14 @@ class Constructor:
         self.printer = names.constructor_printer()
         self.registered: set[str] = set()
 
-    def lines(self) -> list[str]:
-        """The constructor's body, after that of the base class. Dims are locals where something reads them."""
+    def lines(self, marks: Callable[[], list[str]]) -> list[str]:
+        """The constructor's body, after that of the base class; it ends with `marks`, what is said of parameters that
+        are there by then. Dims are locals where something reads them."""
         read = frozenset(self.names.dims)
         while True:
             self.names.read_first.clear()
             self.registered.clear()
-            lines = list(self._lines(read))
+            lines = [*self._lines(read), *marks()]
             if self.names.read_first >= read:
                 return lines
             read = frozenset(self.names.read_first & read)
