@@ -7,6 +7,7 @@ what one of them forgot would otherwise show up as a hole in somebody's generate
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, meta, nodes
@@ -14,8 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from flagen.diagnostics import InternalError
 
 
+@cache
 def environment(templates: Path) -> Environment:
-    """The environment every template is rendered in; `templates` is the directory their paths are relative to."""
+    """The environment every template is rendered in; `templates` is the directory their paths are relative to.
+
+    One for all specs that a process builds: a template is compiled once, and again when its file has changed.
+    """
     return Environment(
         loader=FileSystemLoader(templates),
         undefined=StrictUndefined,
@@ -23,7 +28,6 @@ def environment(templates: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        auto_reload=False,
     )
 
 
@@ -50,14 +54,19 @@ def _check_names(env: Environment, template: str, context: Mapping[str, object],
         raise InternalError(f"the context of template {template} has {', '.join(unused)}, which it does not use")
 
 
-def _names_used(env: Environment, template: str) -> set[str]:
+def _names_used(env: Environment, template: str) -> frozenset[str]:
     """The names that `template`, or what it includes, expects of its context."""
     assert env.loader is not None
-    tree = env.parse(env.loader.get_source(env, template)[0], template)
-    used = meta.find_undeclared_variables(tree) - env.globals.keys()
-    for included in _sharing_context(tree):
-        used |= _names_used(env, included)
-    return used
+    own, included = _names_in(env, template, env.loader.get_source(env, template)[0])
+    return own.union(*(_names_used(env, name) for name in included))
+
+
+@cache
+def _names_in(env: Environment, template: str, source: str) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The names that the text of a template alone expects, and the templates that it hands its context to."""
+    tree = env.parse(source, template)
+    names = meta.find_undeclared_variables(tree) - env.globals.keys()
+    return frozenset(names), tuple(_sharing_context(tree))
 
 
 def _sharing_context(tree: nodes.Template) -> Iterator[str]:
