@@ -38,6 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if not _only_gpu_tests(config):
         os.environ.setdefault("TRITON_INTERPRET", "1")
         _fix_examples()
+        if config.getoption("--all"):
+            from tests.tiers import EVERYTHING
+
+            os.environ[EVERYTHING] = "1"
 
 
 def _fix_examples() -> None:

@@ -8,10 +8,15 @@ is cheap, or names its variants, takes pytest's own `parametrize`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import product
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from hypothesis import settings
 
 REPRESENTATIVES = (
     "simple_gla",
@@ -27,6 +32,9 @@ REPRESENTATIVES = (
 right; a normalizer that rides; several matrices, of slots; channels without a matrix."""
 
 exhaustive = pytest.mark.exhaustive
+
+EVERYTHING = "FLAGEN_TEST_ALL"
+"""The variable of the environment that stands for --all before any test is there to be marked."""
 
 
 def tiered(
@@ -50,6 +58,13 @@ def ladder(names: Iterable[str], shapes: Iterable[object], few: Collection[objec
 def each_form(pairs: Iterable[tuple[str, str]]) -> pytest.MarkDecorator:
     """`kind` and `name`: every form of a representative always."""
     return tiered(("kind", "name"), pairs, lambda _, name: represents(name))
+
+
+def examples(count: int) -> settings:
+    """So many random examples with --all, and a fifth of them otherwise."""
+    from hypothesis import settings  # A machine that runs the GPU tests alone need not have it.
+
+    return settings(max_examples=count if EVERYTHING in os.environ else count // 5, deadline=None)
 
 
 def represents(name: str) -> bool:

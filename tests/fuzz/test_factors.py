@@ -27,7 +27,7 @@ pytestmark = [
 APART = ladder.Shape(tokens=19, H=1, HV=2, first=20, second=36, chunk=16)
 """Blocks of 16 rows, 32 keys and 64 values."""
 
-ALIKE = ladder.Shape(tokens=19, H=2, HV=4, first=14, second=12, chunk=16)
+ALIKE = ladder.Shape(tokens=19, H=1, HV=2, first=14, second=12, chunk=16)
 """Blocks of 16 of each: what is spread along a wrong axis is wrong, and nothing says so."""
 
 FIRST = list(enumerate(FAMILIES))

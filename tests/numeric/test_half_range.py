@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 
-import pytest
 import torch
 
 from tests.margins import beyond
 from tests.numeric.problems import VARIANTS, Problem, Shape, cotangent, form, make, named_results, rms_ratio, with_form
+from tests.tiers import each_form
 
 SAVING = "save_states"
 READ = {"mamba2": "C", "rwkv6": "r", "rwkv7": "r"}
@@ -53,7 +53,7 @@ def rms(x: torch.Tensor) -> float:
     return x.double().square().mean().sqrt().item()
 
 
-@pytest.mark.parametrize(("kind", "name"), FORMS)
+@each_form(FORMS)
 def test_states_beyond_float16(kind, name):
     problem = beyond_float16(name)
     expected = results(problem.to(torch.float64), "naive_recurrent")

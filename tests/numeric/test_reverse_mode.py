@@ -190,7 +190,7 @@ def test_low_precision(name, dtype, packages):
     check(problem_of(name, shape, dtype), packages[name], LOW, LOW_GATES)
 
 
-@pytest.mark.parametrize("name", [name for name in (*VARIANTS, *BODIES, *ODD_ONES) if split_of(name)])
+@variants([name for name in (*VARIANTS, *BODIES, *ODD_ONES) if split_of(name)], also=ODD_ONES)
 def test_shares_of_blocks(name, packages, monkeypatch):
     """A state that no program can hold: what blocks share is added up, the last block ragged."""
     module = importlib.import_module(f"{packages[name].__name__}.fused_recurrent_backward_kernels")

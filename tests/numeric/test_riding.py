@@ -135,7 +135,7 @@ output: o = sigmoid(S.T @ q) / (z @ q + 0.1)
 
 SHAPES = (
     Shape(tokens=65, batch=2, H=1, HV=2, first=20, second=12, chunk=16),
-    Shape(lengths=(0, 18, 1, 0, 63, 0), tokens=82, H=2, HV=4, first=12, second=20, initial=False, chunk=32),
+    Shape(lengths=(0, 18, 1, 0, 33, 0), tokens=52, H=1, HV=2, first=12, second=20, initial=False, chunk=32),
     Shape(tokens=130, H=1, HV=1, first=16, second=70, chunk=64),
     Shape(tokens=0, H=1, HV=2, first=16, second=12, chunk=64),
     Shape(tokens=1, H=1, HV=2, first=16, second=12, chunk=64),

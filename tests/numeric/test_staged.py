@@ -30,7 +30,7 @@ SHAPES = (
     Shape(T=0),
     Shape(T=1, groups=2),
     Shape(T=65, K=60, V=20, groups=2),
-    Shape(T=70, K=16, V=36, B=2, groups=4),
+    Shape(T=70, K=16, V=36, groups=4),
 )
 FLOAT32, LOW, LOW_GATES = 1e-4, 8e-3, 2e-2
 

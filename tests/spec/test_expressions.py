@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flagen.diagnostics import Source
@@ -15,6 +15,7 @@ from flagen.spec.loader import Lines, Scalar
 from flagen.spec.model import Binary, Contract, Expr, Negate, Number, Reduce, Transpose
 from flagen.spec.report import Report
 from tests.spec.trees import expressions, scope
+from tests.tiers import examples
 
 
 def as_scalar(text: str) -> Scalar:
@@ -33,7 +34,7 @@ def parsed(text: str) -> Expr:
     return expr
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.one_of(*(expressions(dims) for dims in ((), ("K",), ("V",), ("K", "V"), ("V", "K")))))
 def test_parsing_what_is_printed_gives_the_expression_again(expr: Expr) -> None:
     text = to_source(expr)
@@ -115,7 +116,7 @@ TOKENS = ("S", "q", "v", "beta", "K", "exp", "sum", "outer", "dot", "S_prev", "h
 MARKS = ("+", "-", "*", "/", "**", "//", "@", ".T", ".", ",", "(", ")", "[", "'", '"', "\\", "=", ":", "\n", " ", "\0")
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.lists(st.one_of(st.sampled_from(TOKENS + MARKS), st.sampled_from("0 1 2.5 1e9 .5 0x1".split())), max_size=40))
 @example(["-"] * 1990 + ["q"])
 @example(["("] * 1000)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flagen.diagnostics import SpecError
 from flagen.spec import parse_spec
+from tests.tiers import examples
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -91,7 +92,7 @@ def test_text_is_text_whatever_it_says(text: str) -> None:
     keeps(text)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_text_is_kept_as_it_is(text: str) -> None:
     keeps(text)
@@ -106,7 +107,7 @@ def survives(text: str) -> None:
         assert all(char.isprintable() or char in "\t\n" for char in str(error))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.text())
 @example("\udcff")
 @example("\0")
@@ -181,7 +182,7 @@ def mutations(draw: st.DrawFn) -> str:
     return text
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(mutations())
 def test_no_slip_in_a_spec_is_anything_but_a_spec_or_a_diagnostic(text: str) -> None:
     survives(text)

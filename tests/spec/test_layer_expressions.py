@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flagen.diagnostics import Source
@@ -16,6 +16,7 @@ from flagen.spec.layer.printer import to_text
 from flagen.spec.loader import Lines, Scalar
 from flagen.spec.report import Report
 from tests.spec.layer_trees import NUMBERS, TRUTHS, conditions, numbers, scope
+from tests.tiers import examples
 
 
 def as_scalar(text: str) -> Scalar:
@@ -28,7 +29,7 @@ def parse(text: str) -> tuple[Expr | None, Report]:
     return parse_layer_expression(as_scalar(text), 0, scope(report), report), report
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.one_of(numbers(), conditions()))
 def test_reading_what_is_printed_gives_the_expression_again(expr: Expr) -> None:
     text = to_text(expr)
@@ -37,7 +38,7 @@ def test_reading_what_is_printed_gives_the_expression_again(expr: Expr) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.one_of(numbers(), conditions()))
 def test_a_number_is_what_python_says_it_is(expr: Expr) -> None:
     """Or there is none: where Python has no number, an infinite one that is none, or one larger than any size."""
@@ -123,7 +124,7 @@ def test_what_is_not_of_the_language_is_told(text: str) -> None:
 TOKENS = [*"abD(),.'=<>! +-*/%1_", " if ", " else ", " and ", " not ", " is ", "None", "max(", "on"]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(st.sampled_from(TOKENS), max_size=20).map("".join))
 @example("a" + " if on else a" * 700)
 @example("(" * 70 + "a" + ")" * 70)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flagen.diagnostics import SpecError
 from flagen.spec import check_spec, parse_spec
 from tests.spec.layer_specs import OPERATOR, TEXTS
 from tests.spec.test_hostile import PIECES
+from tests.tiers import examples
 
 LAYER_PIECES = [
     *PIECES,
@@ -46,7 +47,7 @@ def mutations(draw: st.DrawFn) -> str:
     return text
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(mutations())
 def test_no_slip_in_a_layer_is_anything_but_a_spec_or_a_diagnostic(text: str) -> None:
     try:
@@ -96,7 +97,7 @@ def nested(depth: int) -> st.SearchStrategy[object]:
     return st.one_of(leaf, st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(WORDS), inner, max_size=5))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.dictionaries(st.sampled_from(WORDS[:15]), nested(3), max_size=15))
 def test_no_tree_in_the_place_of_a_layer_does_harm(layer: dict[str, object]) -> None:
     import yaml

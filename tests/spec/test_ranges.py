@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flagen.spec import interval_of
 from flagen.spec.model import Expr, Interval
 from tests.spec.test_expressions import parsed
 from tests.spec.trees import DECLARED, ONE_ARGUMENT, SIZES, TWO_ARGUMENTS, evaluate, expressions, points
+from tests.tiers import examples
 
 INFINITE = math.inf
 
@@ -25,7 +26,7 @@ def intervals(draw: st.DrawFn) -> Interval:
     return Interval(low, INFINITE if draw(st.booleans()) else ends[1])
 
 
-@settings(max_examples=250, deadline=None)
+@examples(250)
 @given(st.data(), st.one_of(expressions(()), expressions(("K",)), expressions(("K", "V"))))
 def test_no_value_lies_outside_its_interval(data: st.DataObject, expr: Expr) -> None:
     ranges = {name: data.draw(intervals()) for name, (kind, _) in DECLARED.items() if kind != "dim"}
