@@ -93,6 +93,11 @@ def test_keys_follow_the_code_and_not_its_wording(
     assert ({row.key for row in after} == {row.key for row in launches}) is same
 
 
+@pytest.fixture(scope="module")
+def keys_of_toy(toy: Package) -> object:
+    return metered_keys([toy])
+
+
 def test_keys_follow_what_a_kernel_reaches(toy: Package, tmp_path: Path) -> None:
     start = "@triton.jit\ndef rows_kernel(k, scratch, n, BLOCK: tl.constexpr):\n"
     reaching = f"SHIFT = tl.constexpr(0)\n\n\n{start}    n += SHIFT\n"
@@ -113,10 +118,10 @@ def test_keys_follow_what_a_kernel_reaches(toy: Package, tmp_path: Path) -> None
     ],
 )
 def test_what_is_metered_has_a_key_without_warps(
-    toy: Package, tmp_path: Path, file: str, old: str, new: str, same: bool
+    toy: Package, keys_of_toy: object, tmp_path: Path, file: str, old: str, new: str, same: bool
 ) -> None:
     changed = edited(toy, tmp_path / "toy", file, old, new)
-    assert (metered_keys([changed]) == metered_keys([toy])) is same
+    assert (metered_keys([changed]) == keys_of_toy) is same
 
 
 def test_a_call_is_metered_kernel_by_kernel(toy: Package) -> None:

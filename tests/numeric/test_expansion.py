@@ -77,7 +77,7 @@ CASES = {
 SHAPES = (
     Shape(tokens=0, first=16, second=12, chunk=16),
     Shape(tokens=1, batch=2, H=2, HV=2, first=20, second=16, steps=1, chunk=16),
-    Shape(lengths=(0, 9, 1, 0, 5, 0), tokens=15, H=2, HV=4, first=12, second=20, steps=3, initial=False, chunk=16),
+    Shape(lengths=(0, 9, 1, 0, 5, 0), tokens=15, H=1, HV=2, first=12, second=20, steps=3, initial=False, chunk=16),
     Shape(tokens=35, H=1, HV=1, first=16, second=33, steps=1, chunk=64),
 )
 LOW_PRECISION = Shape(tokens=20, H=1, HV=2, first=60, second=24, steps=2)
