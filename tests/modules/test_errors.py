@@ -44,10 +44,14 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     ),
     (ValueError, "z has shape [2, 4]", lambda: layernorm_fn(x, w[:, 0], None, x[:, 0])),
     (ValueError, "g has shape [2, 4]", lambda: rms_norm_gated(x, x[:, 0], None, None)),
-    (ValueError, "activation is 'relu', expected one of swish", lambda: rms_norm_gated(x, x, None, None, "relu")),
     (
         ValueError,
-        "activation is 'relu', expected one of swish",
+        "activation: expected one of swish, silu, sigmoid, got 'relu'",
+        lambda: rms_norm_gated(x, x, None, None, "relu"),
+    ),
+    (
+        ValueError,
+        "activation: expected one of swish, silu, sigmoid, got 'relu'",
         lambda: modules.FusedRMSNormGated(4, activation="relu"),
     ),
     (TypeError, "FusedRMSNormGatedLinear needs weight", lambda: FusedRMSNormGatedLinear(4)(x, x)),
@@ -55,10 +59,14 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     (ValueError, "hidden_act is 'relu'", lambda: modules.GatedMLP(4, hidden_act="relu")),
     (
         ValueError,
-        "activation is 'gelu', expected one of None, sigmoid",
+        "activation: expected one of None, sigmoid, tanh, relu, got 'gelu'",
         lambda: modules.LoRA(4, 4, 2, activation="gelu"),
     ),
-    (ValueError, "activation is 'relu', expected 'silu'", lambda: causal_conv1d(x, w, activation="relu")),
+    (
+        ValueError,
+        "activation: expected one of silu, swish, None, got 'relu'",
+        lambda: causal_conv1d(x, w, activation="relu"),
+    ),
     (ValueError, "backend is 'cudnn'", lambda: ShortConvolution(4, 3, backend="cudnn")),
     (TypeError, "ShortConvolution got the unknown argument dilation", lambda: ShortConvolution(4, 3, dilation=2)),
     (TypeError, "ShortConvolution.forward got the unknown argument state", lambda: ShortConvolution(4, 3)(x, state=x)),

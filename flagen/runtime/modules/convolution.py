@@ -11,16 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..shared.functional import activate, check_activation
+from ..shared.inference import write_in_place
+from ..shared.initialize import check_sizes
+from ..shared.offsets import read_offsets
 from .precision import upcast, upcast_optional
 
 BACKENDS = ("triton", "cuda", "mix")
-ACTIVATIONS = (None, "silu", "swish")
-
-
-def check_conv_activation(activation: str | None) -> None:
-    """Raises ValueError for an activation that a short convolution does not have."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}, expected 'silu', 'swish' or None")
+ACTIVATIONS = ("silu", "swish", None)
 
 
 def check_backend(backend: str | None) -> None:
@@ -42,12 +40,12 @@ def check_state(state: Tensor, shape: tuple[int, int, int], name: str) -> None:
         raise ValueError(f"{name} has shape {list(state.shape)}, expected [N, D, W] = {list(shape)}")
 
 
-def convolve(windows: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+def causal_windows(windows: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     """The convolution of [B, D, L + W - 1] with [D, W], valid positions only, then the activation: [B, D, L]."""
     if windows.shape[-1] < weight.shape[-1]:
         return windows[..., :0]
     y = F.conv1d(windows, weight[:, None], bias, groups=weight.shape[0])
-    return y if activation is None else F.silu(y)
+    return y if activation is None else activate(y, activation)
 
 
 def causal_conv1d(
@@ -89,7 +87,7 @@ def causal_conv1d(
         NotImplementedError: cp_context is given.
     """
     refuse(kwargs, ("seq_idx",), "causal_conv1d")
-    check_conv_activation(activation)
+    check_activation(ACTIVATIONS, activation=activation)
     check_backend(backend)
     if cp_context is not None:
         raise NotImplementedError("cp_context: context parallelism is not supported")
@@ -133,7 +131,7 @@ def causal_conv1d(
             ends = offsets[1:] + width * torch.arange(sequences, device=x.device)
             final_state = stream[0][:, ends[:, None] + taps].transpose(0, 1).to(x.dtype).contiguous()
         windows = stream[..., 1:]
-    y = convolve(upcast(windows), upcast(weight), upcast_optional(bias), activation)
+    y = causal_windows(upcast(windows), upcast(weight), upcast_optional(bias), activation)
     if cu_seqlens is not None:
         y = y[..., index + width * owner]
     y = y.transpose(1, 2).reshape(x.shape)
@@ -167,17 +165,17 @@ def causal_conv1d_update(
         TypeError: weight is missing.
         ValueError: shapes do not fit, or the activation is unknown.
     """
-    check_conv_activation(activation)
+    check_activation(ACTIVATIONS, activation=activation)
     if weight is None:
         raise TypeError("causal_conv1d_update needs weight, of shape [D, W]")
     channels, width = weight.shape
     rows = x.reshape(-1, channels)
     check_state(cache, (rows.shape[0], channels, width), "cache")
     window = torch.cat([upcast(cache[..., 1:]), upcast(rows[..., None])], dim=-1)
-    cache.copy_(window)
+    write_in_place(cache, window)
     y = (window * upcast(weight)).sum(-1)
     y = y if bias is None else y + bias
-    y = (y if activation is None else F.silu(y)).view(x.shape)
+    y = (y if activation is None else activate(y, activation)).view(x.shape)
     y = y if residual is None else y + residual
     return y.to(x.dtype), cache
 
@@ -210,8 +208,9 @@ class ShortConvolution(nn.Conv1d):
         **kwargs: Any,
     ) -> None:
         refuse(kwargs, ("use_fast_conv1d",), "ShortConvolution")
-        check_conv_activation(activation)
+        check_activation(ACTIVATIONS, activation=activation)
         check_backend(backend)
+        check_sizes(hidden_size=hidden_size, kernel_size=kernel_size)
         super().__init__(
             hidden_size,
             hidden_size,
@@ -293,7 +292,7 @@ class ShortConvolution(nn.Conv1d):
             return False
         if cu_seqlens is None:
             return x.shape[1] == 1
-        return x.shape[1] == len(cu_seqlens) - 1 and bool((cu_seqlens.diff() == 1).all())
+        return x.shape[1] == len(cu_seqlens) - 1 and read_offsets(cu_seqlens) == tuple(range(len(cu_seqlens)))
 
     def step(
         self,
