@@ -61,6 +61,7 @@ def test_every_family_has_its_layer():
 @pytest.mark.parametrize(
     "number", range(len(RECORDED)), ids=[f"{entry['config']['model_type']} {n}" for n, entry in enumerate(RECORDED)]
 )
+@pytest.mark.filterwarnings("error")
 def test_tensors_are_the_fields(number):
     """Names, order, shapes and dtypes, from the config as a checkpoint has it, and as a person says it."""
     entry = RECORDED[number]
@@ -355,6 +356,15 @@ def test_sampling_is_by_the_probabilities():
 def test_bad_arguments_of_generate(arguments, message):
     with pytest.raises(ValueError, match=message):
         small("GatedDeltaNet").generate(tokens(1, 3), **arguments)
+
+
+@pytest.mark.parametrize("name", ["residual_in_fp32", "norm_first", "attn_mode", "use_gk"])
+def test_what_means_nothing_of_a_family_is_not_taken_silently(name):
+    layer, model_type = ("ABCAttention", "abc") if name == "attn_mode" else ("GatedDeltaNet", "gated_deltanet")
+    with pytest.raises(TypeError, match=f"{layer}'s model has no '{name}'"):
+        ModelConfig(layer, **{name: True})
+    with pytest.warns(UserWarning, match=f"{name}: {layer}'s model has none, and is built without it"):
+        assert ModelConfig.from_dict({"model_type": model_type, name: True}) == ModelConfig(layer)
 
 
 def test_bad_configs():

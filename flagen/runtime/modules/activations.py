@@ -51,7 +51,7 @@ def bias_gelu_impl(input: Tensor, bias: Tensor) -> Tensor:
 def check_gate(x: Tensor, y: Tensor) -> None:
     """Raises ValueError if the two sides of a gate have different shapes."""
     if x.shape != y.shape:
-        raise ValueError(f"y has shape {list(y.shape)}, expected that of x, {list(x.shape)}")
+        raise ValueError(f"y: expected shape {list(x.shape)} as x, got {list(y.shape)}")
 
 
 def swiglu(x: Tensor, y: Tensor) -> Tensor:

@@ -24,20 +24,20 @@ ACTIVATIONS = ("silu", "swish", None)
 def check_backend(backend: str | None) -> None:
     """Raises ValueError for a name that is no backend's."""
     if backend is not None and backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
 def refuse(kwargs: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     """Raises TypeError for keywords that are not among the known ones."""
     unknown = sorted(kwargs.keys() - set(known))
     if unknown:
-        raise TypeError(f"{where} got the unknown argument {', '.join(unknown)}")
+        raise TypeError(f"{where}: expected no argument but those of its signature, got {', '.join(unknown)}")
 
 
 def check_state(state: Tensor, shape: tuple[int, int, int], name: str) -> None:
     """Raises ValueError if a state has another shape than one window of inputs for each sequence."""
     if tuple(state.shape) != shape:
-        raise ValueError(f"{name} has shape {list(state.shape)}, expected [N, D, W] = {list(shape)}")
+        raise ValueError(f"{name}: expected [N, D, W] = {list(shape)}, got {list(state.shape)}")
 
 
 def causal_windows(windows: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
@@ -92,18 +92,18 @@ def causal_conv1d(
     if cp_context is not None:
         raise NotImplementedError("cp_context: context parallelism is not supported")
     if kwargs.get("seq_idx") is not None:
-        raise NotImplementedError("seq_idx is not supported; cu_seqlens says where packed sequences begin")
+        raise NotImplementedError("seq_idx: not supported; cu_seqlens says where packed sequences begin")
     if weight is None:
-        raise TypeError("causal_conv1d needs weight, of shape [D, W]")
+        raise TypeError("weight: expected [D, W], got None")
     channels, width = weight.shape
     rows = x if x.ndim == 3 and x.shape[-1] == channels else x.flatten(2)
     batch, length = rows.shape[:2]
     if rows.shape[-1] != channels:
-        raise ValueError(f"x has shape {list(x.shape)}, expected [B, T, D] with D = {channels}, weight's")
+        raise ValueError(f"x: expected [B, T, D] with D = {channels} as weight, got {list(x.shape)}")
     if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"residual has shape {list(residual.shape)}, expected that of x, {list(x.shape)}")
+        raise ValueError(f"residual: expected shape {list(x.shape)} as x, got {list(residual.shape)}")
     if cu_seqlens is not None and batch != 1:
-        raise ValueError(f"x has batch size {batch}, expected 1 with cu_seqlens")
+        raise ValueError(f"x: expected packed sequences in a batch of 1, got a batch of {batch}")
     sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
     if initial_state is None:
         history = rows.new_zeros(sequences, channels, width)
@@ -167,7 +167,7 @@ def causal_conv1d_update(
     """
     check_activation(ACTIVATIONS, activation=activation)
     if weight is None:
-        raise TypeError("causal_conv1d_update needs weight, of shape [D, W]")
+        raise TypeError("weight: expected [D, W], got None")
     channels, width = weight.shape
     rows = x.reshape(-1, channels)
     check_state(cache, (rows.shape[0], channels, width), "cache")
@@ -269,7 +269,7 @@ class ShortConvolution(nn.Conv1d):
         refuse(kwargs, ("cu_seqlens_cpu", "cp_context", "seq_idx"), "ShortConvolution.forward")
         if mask is not None:
             if cu_seqlens is not None:
-                raise ValueError("mask and cu_seqlens are both given, expected one of them")
+                raise ValueError("mask, cu_seqlens: expected one of the two, got both")
             x = x * mask.unsqueeze(-1).to(x.dtype)
         if self.one_token_each(x, cu_seqlens):
             return self.step(x, residual, cache, output_final_state, cu_seqlens)
@@ -372,7 +372,7 @@ class PositionalEmbedding(nn.Module):
     def __init__(self, emb_dim: int, seq_len: int, **kwargs: Any) -> None:
         super().__init__()
         if emb_dim < 3 or emb_dim % 2 == 0:
-            raise ValueError(f"emb_dim is {emb_dim}, expected an odd number of 3 or more: time, cosines and sines")
+            raise ValueError(f"emb_dim: expected an odd number from 3, for time, cosines and sines, got {emb_dim}")
         self.seq_len = seq_len
         bands = (emb_dim - 1) // 2
         angle = 2 * math.pi * torch.linspace(0, seq_len - 1, seq_len)[:, None] / seq_len

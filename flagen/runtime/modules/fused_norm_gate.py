@@ -32,7 +32,7 @@ def norm_gated(
     """
     check_activation(GATES, activation=activation)
     if g.shape != x.shape:
-        raise ValueError(f"g has shape {list(g.shape)}, expected that of x, {list(x.shape)}")
+        raise ValueError(f"g: expected shape {list(x.shape)} as x, got {list(g.shape)}")
     total, residual_dtype = add_residual(x, residual, residual_in_fp32)
     y = normalize(total, weight, bias, eps, is_rms_norm) * activate(upcast(g), activation)
     return y.to(x.dtype), total.to(residual_dtype)
@@ -258,7 +258,7 @@ class GatedLinearNorm(AffineNorm):
     def linear_weight(self, weight: Tensor | None) -> Tensor:
         """weight, which stands after arguments with defaults and is needed all the same."""
         if weight is None:
-            raise TypeError(f"{type(self).__name__} needs weight, the linear map's, of shape [O, {self.hidden_size}]")
+            raise TypeError(f"weight: expected the linear map's, [O, {self.hidden_size}], got None")
         return weight
 
 
