@@ -16,7 +16,7 @@ from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
 from threading import current_thread, main_thread
 
-from flagen.collection import DIRECTORIES, Exports, Surroundings, exports_of
+from flagen.collection import DIRECTORIES, Exports, Surroundings, exports_of, packages_in
 from flagen.diagnostics import Diagnostic, InternalError, Source, SpecError
 from flagen.emit.writer import Changes, ForeignFile
 from flagen.freshness import fingerprint, fresh_package, record_path, remember, sources
@@ -113,7 +113,7 @@ def build(
     built: dict[str, Exports] = {}
     for result in _build_packages(project, specs, out, check, force):
         if isinstance(result, Built):
-            built[result.package.name] = exports_of(result.package.files["__init__.py"])
+            built[result.package.name] = exports_of(_init_of(result.package))
         yield result
     try:
         if check:
@@ -143,6 +143,7 @@ def _build_packages(
         fresh = {job: name for job in jobs if (name := fresh_package(job.record, job.key, out))}
     compiled = _compile_all([job for job in jobs if job not in fresh])
     owners: dict[str, str] = {}
+    layers = _layers_beside(project, jobs, out)
     for job in jobs:
         outcome = fresh[job] if job in fresh else next(compiled)
         if isinstance(outcome, Refused | Broken):
@@ -150,12 +151,34 @@ def _build_packages(
             continue
         name = outcome if isinstance(outcome, str) else outcome.name
         owner = owners.setdefault(name, job.shown)
+        exports = packages_in(out).get(name, {}) if isinstance(outcome, str) else exports_of(_init_of(outcome))
+        taken = [(layer, layers.setdefault(layer, job.shown)) for layer in exports.get("layer", ())]
+        other = next(((layer, spec) for layer, spec in taken if spec != job.shown), None)
         if owner != job.shown:
             yield Unwritable(job.shown, f"builds the package {name}, and so does {owner}")
+        elif other is not None:
+            yield Unwritable(job.shown, f"makes the layer {other[0]}, and so does {other[1]}; class_name names it")
         elif isinstance(outcome, str):
             yield UpToDate(job.shown, name)
         else:
             yield _compare_or_write(project, job, outcome, out, check)
+
+
+def _init_of(package: Package) -> str:
+    return package.files["__init__.py"]
+
+
+def _layers_beside(project: Project, jobs: Sequence[Job], out: Path) -> dict[str, str]:
+    """The layers in `out` of specs that are there and are not built now, each with its spec."""
+    from flagen.emit.banner import origin_of
+
+    built = {job.origin for job in jobs}
+    found: dict[str, str] = {}
+    for package, exports in packages_in(out).items():
+        origin = origin_of((out / package / "__init__.py").read_text(encoding="utf-8"))
+        if origin is not None and origin not in built and (spec := project.root / origin).is_file():
+            found |= dict.fromkeys(exports.get("layer", ()), project.show(spec))
+    return found
 
 
 def orphans(results: Collection[Result], out: Path) -> tuple[str, ...]:

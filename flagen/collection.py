@@ -46,6 +46,7 @@ def listing_files(packages: Mapping[str, Exports]) -> dict[str, str]:
     for package, exports in sorted(packages.items()):
         names = [name for module, names in exports.items() if module not in ("module", "layer") for name in names]
         functions[package] = sorted(names)
+        # A build refuses two of one name; of two that are there all the same, a package whose spec is gone has one.
         listed = {name for others in layers.values() for name in others}
         layers[package] = sorted({*exports.get("layer", ())} - listed)
     compat = {"compat": ["as_fla"]} if (RUNTIME / "compat").is_dir() else {}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from flagen.plan.layer_needs import Needs, needs_of
 from flagen.plan.model import Plan, Unavailable
 from flagen.spec.layer.model import (
     Assign,
@@ -85,7 +86,8 @@ class LayerPlan:
     """A layer in the order in which it is written down.
 
     `keeping` are the modules that keep something from token to token, and what each keeps, in the order in which
-    `forward` calls them, which is that of a cache; `placed` those that need to know where a token is.
+    `forward` calls them, which is that of a cache; `placed` those that need to know where a token is; `needs` is what
+    is checked of arguments.
     """
 
     layer: Layer
@@ -95,6 +97,7 @@ class LayerPlan:
     forward: tuple[Step, ...]
     keeping: Mapping[str, Kept]
     placed: frozenset[str]
+    needs: Needs
 
     def dump(self) -> str:
         """The steps as text."""
@@ -124,6 +127,7 @@ def plan_layer(layer: Layer, plan: Plan, others: Mapping[str, Plan]) -> LayerPla
         forward.steps(),
         keeping,
         frozenset(name for name, kept in keeps.items() if kept == "position"),
+        needs_of(layer),
     )
 
 

@@ -17,7 +17,7 @@ from flagen.emit.format import format_python
 from flagen.plan.layer import plan_layer
 from flagen.project import bundled
 from flagen.spec import check_file
-from flagen.spec.layer.scope import BASE_ATTRIBUTES, RESERVED
+from flagen.spec.layer.scope import BASE_ATTRIBUTES, BASE_CONFIG, RESERVED
 from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, RULES
 from generated.shared.layer import Layer
 
@@ -67,11 +67,10 @@ def test_a_start_of_what_a_config_leaves_out_is_left_out(everything: str) -> Non
 
 def test_every_attribute_that_a_method_reads_is_kept(everything: str) -> None:
     made = {n.attr for n in ast.walk(ast.parse(method(everything, "__init__"))) if isinstance(n, ast.Attribute)}
-    known = {"mode", "layer_idx", "choose", "check_keywords", "past_states", "leave_states", "seen_tokens"}
     for name in ("forward", "reset_parameters"):
         tree = ast.walk(ast.parse(method(everything, name)))
         read = {n.attr for n in tree if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "self"}
-        assert read <= made | known
+        assert read <= made | BASE_ATTRIBUTES | BASE_CONFIG
 
 
 def test_a_module_of_several_kinds_says_so_where_it_is_first_assigned(everything: str) -> None:

@@ -85,6 +85,25 @@ def test_a_file_of_ones_own_is_not_overwritten(flagen: Flagen, project: Workspac
     assert project.generated() == {"gla/naive.py": "print('mine')\n"}
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_two_specs_cannot_make_one_layer(flagen: Flagen, project: Workspace, together: bool) -> None:
+    project.take("gated_deltanet")
+    text = project.spec("gated_deltanet").read_text()
+    project.spec("other").write_text(text.replace("name: gated_deltanet\n", "name: other\n", 1))
+    said = "specs/other.yaml: makes the layer GatedDeltaNet, and so does specs/gated_deltanet.yaml"
+    if together:
+        done = flagen("build", "gated_deltanet", "other")
+    else:
+        assert flagen("build", "gated_deltanet").code == 0
+        done = flagen("build", "other")
+    assert done.code == FAILED and said in done.err
+    assert not any(path.startswith("other/") for path in project.generated())
+    # One that is built again, or whose spec was renamed, is no other.
+    assert flagen("build", "gated_deltanet", "--force").code == 0
+    project.spec("gated_deltanet").unlink()
+    assert flagen("build", "other").code == 0
+
+
 def test_two_specs_cannot_build_one_package(flagen: Flagen, project: Workspace) -> None:
     project.take("gla")
     project.spec("other").write_text(project.spec("gla").read_text())

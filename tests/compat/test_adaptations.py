@@ -235,12 +235,13 @@ class TestPacked:
 class TestWithoutTriton:
     def test_pytorch_forms_with_one_warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from generated.compat import adapt
+        from generated.shared import forms
 
-        monkeypatch.setattr(adapt, "find_spec", lambda name: None)
-        monkeypatch.setattr(adapt, "_warned", [])
+        monkeypatch.setattr(adapt, "has_triton", lambda: False)
+        forms.say_once.cache_clear()
         found = adapt.forms("gated_delta_rule")
         given = (*qkv(), decay(B, T, HV), beta())
-        with pytest.warns(RuntimeWarning, match="Triton is not installed; the PyTorch forms run instead") as caught:
+        with pytest.warns(UserWarning, match="without kernels here: those need Triton.*more memory") as caught:
             same(found.chunk(*given, save_states=True), ours("gated_delta_rule")(*given))
             same(found.fused_recurrent(*given), ours("gated_delta_rule")(*given))
         assert len(caught) == 1

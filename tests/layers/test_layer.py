@@ -22,10 +22,10 @@ from torch import Tensor
 from flagen.spec.layer.words import ACTIVATIONS
 from generated.gated_deltanet import GatedDeltaNet
 from generated.modules.activations import ACT2FN
-from generated.shared import layer as base
+from generated.shared import forms
 from generated.shared.cache import Cache
+from generated.shared.forms import Forms
 from generated.shared.functional import activate
-from generated.shared.layer import Forms
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -199,27 +199,27 @@ def test_which_form_runs(
     kernels: bool, gradient: bool, mode: str, count: int, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1" if kernels else "0")
-    monkeypatch.setattr(base, "has_triton", lambda: True)
+    monkeypatch.setattr(forms, "has_triton", lambda: True)
     with torch.set_grad_enabled(gradient):
         assert made(mode=mode).choose(FORMS, tokens(1, count))() == form
 
 
 def test_where_triton_is_not_installed_the_pytorch_forms_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(base, "has_triton", lambda: False)
+    monkeypatch.setattr(forms, "has_triton", lambda: False)
     assert made().choose(FORMS, tokens(1, 65))() == "naive_chunk"
 
 
 def test_a_form_that_there_is_not_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    forms = Forms(naive_recurrent=a_form("naive_recurrent"), naive_chunk=a_form("naive_chunk"))
-    assert made().choose(forms, tokens(1, 65))() == "naive_chunk"
+    two = Forms(naive_recurrent=a_form("naive_recurrent"), naive_chunk=a_form("naive_chunk"))
+    assert made().choose(two, tokens(1, 65))() == "naive_chunk"
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(base, "has_triton", lambda: True)
-    assert made().choose(forms, tokens(1, 65))() == "naive_recurrent"
+    monkeypatch.setattr(forms, "has_triton", lambda: True)
+    assert made().choose(two, tokens(1, 65))() == "naive_recurrent"
 
 
 def test_one_warning_a_process_says_what_is_slower() -> None:
-    base._say_once.cache_clear()
+    forms.say_once.cache_clear()
     layers = [made(layer_idx=index) for index in (0, 1)]
     with pytest.warns(UserWarning, match="without kernels here: those need Triton and a GPU.*only slower") as caught:
         for layer in layers:

@@ -104,7 +104,7 @@ def differs(name: str, expected: Array, got: Array, bound: float) -> list[str]:
     return beyond(name, ratio, bound)
 
 
-@pytest.mark.filterwarnings("ignore:Layers run without kernels")
+@pytest.mark.filterwarnings("ignore:Operators run without kernels")
 @tiered(("package", "index", "scenario"), cases(), quick)
 def test_recorded(package: str, index: int, scenario: str, in_pytorch: None) -> None:
     compare(package, index, scenario)
@@ -119,7 +119,7 @@ def test_recorded_with_kernels(package: str, index: int, scenario: str, interpre
     compare(package, index, scenario)
 
 
-@pytest.mark.filterwarnings("ignore:Layers run without kernels")
+@pytest.mark.filterwarnings("ignore:Operators run without kernels")
 @tiered("package", [(package,) for package in PACKAGES], lambda package: package in REPRESENTATIVES)
 def test_precision(package: str, in_pytorch: None) -> None:
     """Float32 is near float64, whatever fla's is near to."""
@@ -134,7 +134,7 @@ def test_precision(package: str, in_pytorch: None) -> None:
     assert not [failure for name in expected for failure in differs(name, expected[name], got[name], PRECISION)]
 
 
-@pytest.mark.filterwarnings("ignore:Layers run without kernels")
+@pytest.mark.filterwarnings("ignore:Operators run without kernels")
 @pytest.mark.parametrize("package", PACKAGES)
 def test_masked_positions_are_zero(package: str, in_pytorch: None) -> None:
     config = LAYERS[package].configs[0]

@@ -58,4 +58,4 @@ def recorded() -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    DATA.write_text(json.dumps(recorded(), default=str) + "\n")
+    DATA.write_text(json.dumps(recorded(), indent=1, default=str) + "\n")

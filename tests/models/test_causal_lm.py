@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from generated import layers
 from generated.models import FAMILIES, CausalLM, ModelConfig
@@ -27,7 +29,7 @@ KINDS = {
 }
 """A block with a gated MLP, one with either of RWKV's mixings, a bare one; lower bounds; positions."""
 
-pytestmark = pytest.mark.filterwarnings("ignore:Layers run without kernels")
+pytestmark = pytest.mark.filterwarnings("ignore:Operators run without kernels")
 torch.set_num_threads(1)
 
 
@@ -59,6 +61,7 @@ def test_every_family_has_its_layer():
 @pytest.mark.parametrize(
     "number", range(len(RECORDED)), ids=[f"{entry['config']['model_type']} {n}" for n, entry in enumerate(RECORDED)]
 )
+@pytest.mark.filterwarnings("error")
 def test_tensors_are_the_fields(number):
     """Names, order, shapes and dtypes, from the config as a checkpoint has it, and as a person says it."""
     entry = RECORDED[number]
@@ -150,6 +153,97 @@ def test_packed_sequences_are_those_alone(name):
     loss = model(ids, labels=ids, cu_seqlens=cu_seqlens).loss
     losses = [model(part, labels=part).loss * (part.shape[1] - 1) for part in (ids[:, :5], ids[:, 5:])]
     torch.testing.assert_close(loss, sum(losses) / (4 + 11), rtol=1e-5, atol=1e-5)
+
+
+@each_kind
+@pytest.mark.parametrize("again", [False, True], ids=["as rows", "packed again"])
+def test_packed_sequences_go_on_where_each_ended(name, again):
+    """Also an empty one."""
+    model = small(name)
+    ids, bounds = tokens(1, 17), [0, 5, 5, 17]
+    with torch.no_grad():
+        cache = model(ids, cu_seqlens=torch.tensor(bounds), use_cache=True).past_key_values
+        more = tokens(3, 4, seed=1)
+        if again:
+            sizes = {"cu_seqlens": torch.tensor([0, 2, 4, 6])}
+            first = model(more[:, :2].reshape(1, 6), past_key_values=cache, **sizes).logits.reshape(3, 2, -1)
+        else:
+            first = model(more[:, :2], past_key_values=cache).logits
+        rest = [model(more[:, t : t + 1], past_key_values=cache).logits for t in (2, 3)]
+        found = torch.cat([first, *rest], 1)
+        for row, (start, end) in enumerate(pairwise(bounds)):
+            alone = model(torch.cat([ids[:, start:end], more[row : row + 1]], 1)).logits[0, end - start :]
+            torch.testing.assert_close(found[row], alone, rtol=1e-4, atol=1e-4)
+
+
+@each_kind
+def test_padded_sequences_go_on_without_a_mask(name):
+    model = small(name)
+    ids, mask = tokens(2, 9), torch.ones(2, 7, dtype=torch.long)
+    mask[0, :3] = 0
+    with torch.no_grad():
+        cache = model(ids[:, :7], mask, use_cache=True).past_key_values
+        found = torch.cat([model(ids[:, t : t + 1], past_key_values=cache).logits for t in (7, 8)], 1)
+        torch.testing.assert_close(found[0], model(ids[:1, 3:]).logits[0, 4:], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[1], model(ids[1:]).logits[0, 7:], rtol=1e-4, atol=1e-4)
+
+
+@each_kind
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_cache_from_inference_mode_goes_on_elsewhere(name, gradients):
+    model = small(name, **({"use_short_conv": True} if name == "MultiScaleRetention" else {}))
+    ids = tokens(2, 9)
+    with torch.inference_mode():
+        cache = model(ids[:, :6], use_cache=True).past_key_values
+    with torch.set_grad_enabled(gradients):
+        steps = [model(ids[:, t : t + 1], past_key_values=cache).logits for t in (6, 7, 8)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(ids).logits[:, 6:], rtol=1e-4, atol=1e-4)
+    if gradients:
+        steps[0].sum().backward()
+
+
+class Reads(TorchFunctionMode):
+    """How often something is read from the device."""
+
+    READERS = ("tolist", "item", "__bool__", "__int__", "__float__", "__index__", "nonzero", "equal", "cpu", "numpy")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += getattr(func, "__name__", "") in self.READERS
+        return func(*args, **(kwargs or {}))
+
+
+@each_kind
+@pytest.mark.parametrize("padding", [False, True], ids=["packed", "padded"])
+@pytest.mark.parametrize("inference", [False, True])
+def test_where_the_tokens_are_is_read_once_for_all_layers(name, padding, inference):
+    counts = []
+    for layers_ in (1, 3):
+        model = small(name, num_hidden_layers=layers_)
+        ids, where = tokens(2, 9), {"attention_mask": torch.ones(2, 9, dtype=torch.long)}
+        where["attention_mask"][0, :3] = 0
+        if not padding:
+            ids, where = tokens(1, 9), {"cu_seqlens": torch.tensor([0, 4, 9])}
+        with torch.inference_mode(inference), torch.no_grad(), Reads() as reads:
+            model(ids, **where, use_cache=True)
+        counts.append(reads.count)
+    # RWKV's layers keep padding in its place, and their mixing of channels takes it out.
+    assert counts[0] == counts[1] <= (2 if padding else 1)
+
+
+def test_checkpoints_of_gradients_and_a_cache_are_not_for_one_call():
+    model = small("GatedDeltaNet")
+    model.decoder.gradient_checkpointing = True
+    ids = tokens(2, 9)
+    with pytest.warns(UserWarning, match="use_cache: expected False with gradient checkpointing, got True"):
+        output = model(ids, labels=ids, use_cache=True)
+    assert output.past_key_values is None
+    output.loss.backward()
+    with torch.no_grad():
+        assert len(model(ids, use_cache=True).past_key_values) == 2
 
 
 @each_kind
@@ -262,6 +356,15 @@ def test_sampling_is_by_the_probabilities():
 def test_bad_arguments_of_generate(arguments, message):
     with pytest.raises(ValueError, match=message):
         small("GatedDeltaNet").generate(tokens(1, 3), **arguments)
+
+
+@pytest.mark.parametrize("name", ["residual_in_fp32", "norm_first", "attn_mode", "use_gk"])
+def test_what_means_nothing_of_a_family_is_not_taken_silently(name):
+    layer, model_type = ("ABCAttention", "abc") if name == "attn_mode" else ("GatedDeltaNet", "gated_deltanet")
+    with pytest.raises(TypeError, match=f"{layer}'s model has no '{name}'"):
+        ModelConfig(layer, **{name: True})
+    with pytest.warns(UserWarning, match=f"{name}: {layer}'s model has none, and is built without it"):
+        assert ModelConfig.from_dict({"model_type": model_type, name: True}) == ModelConfig(layer)
 
 
 def test_bad_configs():

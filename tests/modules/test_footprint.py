@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +69,13 @@ def linear_with_everything(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 )
 def test_linear_losses_add_a_tenth(ours: Callable[..., Tensor], plain: Callable[..., Tensor]) -> None:
     assert added_peak(hidden_states, ours) <= added_peak(hidden_states, plain) / 10
+
+
+def test_what_the_linear_cross_entropy_adds_is_as_the_readme_has_it() -> None:
+    for step, mebibytes in ((linear, 225), (plain_linear, 3072)):
+        assert abs(added_peak(hidden_states, step) / 2**20 - mebibytes) < 0.01
+    shown = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"{ROWS} rows of {COLUMNS:,} columns in\nbf16 add 225 MiB forward and backward, the plain form 3072" in shown
 
 
 def test_no_tensor_is_as_large_as_the_logits() -> None:

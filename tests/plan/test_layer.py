@@ -10,6 +10,7 @@ import pytest
 
 from flagen.plan.layer import LayerPlan, plan_layer
 from flagen.spec import check_file
+from flagen.spec.layer.scope import BASE_ATTRIBUTES, BASE_CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
 VALID = ROOT / "tests" / "spec" / "valid" / "gated_deltanet.yaml"
@@ -139,5 +140,4 @@ def test_every_layer_is_written_whole(spec: Path) -> None:
         for node in ast.walk(methods["forward"])
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
     }
-    base = {"check_keywords", "past_states", "leave_states", "choose", "seen_tokens", "mode", "layer_idx"}
-    assert read - base <= kept
+    assert read - BASE_ATTRIBUTES - BASE_CONFIG <= kept

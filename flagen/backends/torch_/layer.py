@@ -31,6 +31,7 @@ def _context(plan: LayerPlan, spec: Spec) -> dict[str, object]:
     forward, starts = Forward(plan, spec, names), Starts(plan, names)
     # The constructor comes last: it keeps what the other methods read.
     statements, resets = list(forward.lines()), list(starts.resets())
+    missing, placing, leaving = list(forward.missing()), list(forward.placing()), list(forward.leaving())
     construction = Constructor(plan, names).lines(starts.unmarked)
     body = "\n".join((*statements, *resets, *construction))
     cached = list(forward.cached.values())
@@ -43,7 +44,7 @@ def _context(plan: LayerPlan, spec: Spec) -> dict[str, object]:
         "config": [argument(config) for config in layer.config],
         "config_docs": [line for config in layer.config for line in argument_doc(config)],
         "kwargs": layer.kwargs,
-        "checked": bool(layer.require) or any(c.one_of for c in layer.config) or "integer(" in body,
+        "checked": bool(layer.require) or any(c.one_of for c in layer.config) or "integer(" in body or "check_" in body,
         "operators": [_operator(operator, forward.constants[operator.name]) for operator in plan.operators],
         "imports": _imports(f"\n{body}"),
         "construction": construction,
@@ -52,14 +53,16 @@ def _context(plan: LayerPlan, spec: Spec) -> dict[str, object]:
         "input_docs": [line for i in layer.inputs for line in input_doc(i)],
         "keywords": "".join(f', "{i.name}"' for i in layer.inputs),
         "multiply": layer.mask == "multiply",
-        "packs": [i.name for i in layer.inputs if i.per == "token" and layer.mask == "unpad"],
+        "missing": missing,
+        "placing": placing,
+        "packs": [i.name for i in layer.inputs if i.per == "token"],
         "outputs": layer.outputs,
         "forward": statements,
         "past": forward.past,
         "keep": forward.keep,
         "cached": cached,
         "nothing": ", ".join("None" for _ in cached),
-        "leaving": list(forward.leaving()),
+        "leaving": leaving,
     }
 
 
@@ -76,9 +79,9 @@ def _imports(text: str) -> list[tuple[str, list[str]]]:
     """What code imports from the files that all packages share, file by file."""
     files = {
         **MODULES,
-        "shared.functional": ("activate", "l2norm"),
+        "shared.functional": ("activate", "check_activation", "l2norm"),
         "shared.initialize": (
-            *("integer", "inverse_softplus", "log_uniform"),
+            *("check_sizes", "check_sizes_or_none", "integer", "inverse_softplus", "log_uniform"),
             *("no_weight_decay", "normal", "positions", "uniform"),
         ),
         "shared.shift": ("shift",),

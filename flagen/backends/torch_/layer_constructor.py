@@ -35,31 +35,54 @@ class Constructor:
             read = frozenset(self.names.read_first & read)
 
     def _lines(self, read: frozenset[str]) -> Iterator[str]:
+        yield from self._arguments()
         for config in self.layer.config:
             if config.one_of:
                 yield from _one_of(config)
         for config in self.layer.config:
             if config.name not in BASE and config.name not in self.names.attributes and not config.ignored:
                 yield f"self.{self.names.attribute_of_config(config.name)} = {config.name}"
-        for require in self.layer.require:
-            if not _of_dims(require.condition):
-                yield from self._require(require)
+        yield from self._required(None)
         for name in self.names.attributes:
             if name in self._asked_later():
                 yield f"self._{name} = {name}"
         left = dict(self.names.attributes)
         for dim in self.layer.dims:
             yield from self._dim(dim, read, left)
+            yield from self._required(dim)
             for name in [name for name, value in left.items() if self._ready(value, dim)]:
                 yield f"self.{name} = {self._attribute_value(left.pop(name))}"
         for name, value in left.items():
             yield f"self.{name} = {self._attribute_value(value)}"
-        for require in self.layer.require:
-            if _of_dims(require.condition):
-                yield from self._require(require)
         yield ""
         yield from block(self.plan.params, self._parameter, self.printer)
         yield from block(self.plan.modules, self._registered, self.printer)
+
+    def _arguments(self) -> Iterator[str]:
+        """What is checked of arguments before anything is computed from them."""
+        needs = self.plan.needs
+        always = [f"{name}={name}" for name in needs.sizes if name not in needs.unset]
+        if always:
+            yield f"check_sizes({', '.join(always)})"
+        unset = [f"{name}={name}" for name in needs.sizes if name in needs.unset]
+        if unset:
+            yield f"check_sizes_or_none({', '.join(unset)})"
+        for config in self.layer.config:
+            if config.name in needs.activations:
+                optional = config.default is None
+                if optional:
+                    yield f"if {config.name} is not None:"
+                yield f"{'    ' * optional}check_activation({config.name}={config.name})"
+
+    def _required(self, after: Dim | None) -> Iterator[str]:
+        """What has to hold, where `after` is the last dim that it is about."""
+        for require in self.layer.require:
+            if self._last_dim(require.condition) == (None if after is None else after.name):
+                yield from self._require(require)
+
+    def _last_dim(self, expr: Expr) -> str | None:
+        names = {node.name for node in walk(expr) if isinstance(node, Name) and node.kind == "dim"}
+        return next((dim.name for dim in reversed(self.layer.dims) if dim.name in names), None)
 
     def _asked_later(self) -> set[str]:
         """Configs whose name an attribute has, and that another method asks for itself."""
@@ -72,9 +95,7 @@ class Constructor:
 
     def _ready(self, value: Expr, after: Dim) -> bool:
         """Whether `after` is the last dim that an attribute is computed from."""
-        names = [node.name for node in walk(value) if isinstance(node, Name) and node.kind == "dim"]
-        order = [dim.name for dim in self.layer.dims]
-        return bool(names) and max(map(order.index, names)) == order.index(after.name)
+        return self._last_dim(value) == after.name
 
     def _attribute_value(self, value: Expr) -> str:
         return LayerPrinter(self.names.in_constructor).text(value)
@@ -138,10 +159,6 @@ class Constructor:
 
 def _is_module(node: Expr) -> TypeGuard[Call | Name]:
     return (isinstance(node, Call) and node.kind == "constructor") or (isinstance(node, Name) and node.kind == "module")
-
-
-def _of_dims(expr: Expr) -> bool:
-    return any(isinstance(node, Name) and node.kind == "dim" for node in walk(expr))
 
 
 def _one_of(config: Config) -> Iterator[str]:

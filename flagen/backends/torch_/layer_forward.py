@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from flagen.backends.text import free_name
+from flagen.backends.text import free_name, one_line
 from flagen.backends.torch_.layer_blocks import block
 from flagen.backends.torch_.layer_names import LayerNames
 from flagen.backends.torch_.layer_printer import LayerPrinter
 from flagen.plan.layer import LayerPlan, Set, Step
-from flagen.spec.layer.model import Call
+from flagen.spec.layer.model import Call, IfElse, Value
 from flagen.spec.model import Spec
 
 _OWN = (
     "hidden_states attention_mask past_key_values use_cache output_attentions cu_seqlens kwargs packing self"
 ).split()
-_OWN += "torch math nn F Tensor Any Layer Packing Forms shift activate l2norm".split()
+_OWN += "torch math nn F Tensor Any Layer Forms shift activate l2norm".split()
 """Names of a method that nothing else may have."""
 
 
@@ -23,8 +23,8 @@ class Forward:
     """Writes the statements of `forward`.
 
     past, keep: what the states of the past, and whether to leave new ones, are called there; run, state: an operator in
-    the form that runs, and its last state; cached: the states of modules that keep something; constants: the forms of
-    each operator.
+    the form that runs, and its last state; cached: the states of modules that keep something; first: where sequences
+    go on, where a module asks for that; constants: the forms of each operator.
     """
 
     def __init__(self, plan: LayerPlan, spec: Spec, names: LayerNames) -> None:
@@ -32,7 +32,8 @@ class Forward:
         self.printer = LayerPrinter(names.elsewhere, names.computed, self._module_call)
         taken = {*_OWN, *(name for statement in self.layer.forward for name in statement.targets), "x"}
         taken |= {decl.name for decl in self.layer.inputs} | _temporaries(plan.forward)
-        self.past, self.keep, self.run, self.state = (free_name(n, taken) for n in ("past", "keep", "run", "state"))
+        own = ("past", "keep", "run", "state", "first")
+        self.past, self.keep, self.run, self.state, self.first = (free_name(n, taken) for n in own)
         self.cached = {name: free_name(f"{name.removesuffix('1d')}_state", taken) for name in plan.keeping}
         self.constants: dict[str, str] = {}
         for operator in plan.operators:
@@ -42,6 +43,29 @@ class Forward:
     def lines(self) -> Iterator[str]:
         """The statements, each choice as a block."""
         yield from block(self.plan.forward, self._statement, self.printer)
+
+    def missing(self) -> Iterator[str]:
+        """What is said where an input is left out that is needed."""
+        described = {given.name: one_line(given.description).rstrip(".") for given in self.layer.inputs}
+        for name, condition in self.plan.needs.inputs:
+            asked = f"{name} is None"
+            if condition != Value(True):
+                asked += f" and {self.printer.condition(condition)}"
+            yield f"if {asked}:"
+            yield f'    raise ValueError("{name}: expected {described[name] or "a tensor"}, got None")'
+
+    def placing(self) -> Iterator[str]:
+        """The positions from which sequences go on, where a module asks for them."""
+        if self.plan.placed:
+            yield self._where_placed(f"{self.first} = self.first_positions(past_key_values, packing)", "0")
+
+    def _where_placed(self, line: str, otherwise: str) -> str:
+        """`line`, or another value where no module asks for positions in this config."""
+        modules = (module.value for module in self.layer.modules if module.name in self.plan.placed)
+        first, *others = [value.condition if isinstance(value, IfElse) else None for value in modules]
+        if first is None or any(other != first for other in others):
+            return line
+        return f"{line} if {self.printer.text(first)} else {otherwise}"
 
     def _statement(self, step: Set) -> str:
         value, targets = step.value, ", ".join(step.targets)
@@ -71,8 +95,7 @@ class Forward:
     def _module_call(self, call: Call) -> str:
         given = ", ".join(self.printer.text(arg) for arg in call.args)
         if call.name in self.plan.placed:
-            seen = "packing.first_positions(self.seen_tokens(past_key_values))"
-            return f"self.{call.name}({given}, seqlen_offset={seen}, cu_seqlens=cu_seqlens)"
+            return f"self.{call.name}({given}, seqlen_offset={self.first}, cu_seqlens=cu_seqlens)"
         return f"self.{call.name}({given})"
 
     def _entries(self) -> dict[str, list[str]]:
@@ -109,6 +132,8 @@ class Forward:
         if self.cached:
             states = list(self.cached.values())
             yield f"conv_state={states[0]}" if len(states) == 1 else f"conv_state=({', '.join(states)})"
+        if self.plan.placed:
+            yield self._where_placed(f"positions=packing.positions_after({self.first})", "None")
 
 
 def _temporaries(steps: Iterable[Step]) -> set[str]:

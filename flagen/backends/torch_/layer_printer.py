@@ -121,6 +121,12 @@ class LayerPrinter:
             case Call():
                 return self._call(expr)
 
+    def condition(self, condition: Expr) -> str:
+        """`condition`, as a person writes it after `and`."""
+        if isinstance(condition, Unary) and condition.op == "not":
+            return self.negated(condition.value)
+        return self.print(condition).bound(_NOT)
+
     def negated(self, condition: Expr) -> str:
         """`not condition`, as a person writes it."""
         match condition:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -16,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..shared import functional
+from ..shared.forms import Form, Forms, has_triton, say_once
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-Form = Callable[..., tuple[Tensor, Any]]
 
 PACKAGES = __name__.rpartition(".")[0].rpartition(".")[0]
 
@@ -37,27 +35,27 @@ HINTS = {
 }
 
 
-@dataclass(frozen=True)
-class Forms:
-    """The functions of one package of operators."""
+@dataclass(frozen=True, kw_only=True)
+class EveryForm(Forms):
+    """The forms of an operator of which none is absent."""
 
-    chunk: Form
-    fused_recurrent: Form
-    naive_chunk: Form
     naive_recurrent: Form
+    naive_chunk: Form
+    fused_recurrent: Form
+    chunk: Form
 
 
-def forms(package: str) -> Forms:
+def forms(package: str) -> EveryForm:
     """Import a package of operators. Without Triton its PyTorch forms stand in for the kernels, as they do on a CPU."""
     module = import_module(f"{PACKAGES}.{package}")
     naive_chunk, naive_recurrent = (getattr(module, f"naive_{kind}_{package}") for kind in ("chunk", "recurrent"))
-    if find_spec("triton") is None:
-        return Forms(_in_pytorch(naive_chunk), _in_pytorch(naive_recurrent), naive_chunk, naive_recurrent)
-    chunk, fused_recurrent = (getattr(module, f"{kind}_{package}") for kind in ("chunk", "fused_recurrent"))
-    return Forms(chunk, fused_recurrent, naive_chunk, naive_recurrent)
-
-
-_warned: list[str] = []
+    if has_triton():
+        chunk, fused_recurrent = (getattr(module, f"{kind}_{package}") for kind in ("chunk", "fused_recurrent"))
+    else:
+        chunk, fused_recurrent = _in_pytorch(naive_chunk), _in_pytorch(naive_recurrent)
+    return EveryForm(
+        naive_recurrent=naive_recurrent, naive_chunk=naive_chunk, fused_recurrent=fused_recurrent, chunk=chunk
+    )
 
 
 def _in_pytorch(form: Form) -> Form:
@@ -65,14 +63,7 @@ def _in_pytorch(form: Form) -> Form:
 
     @wraps(form)
     def run(*inputs: Tensor, save_states: bool = False, **options: Any) -> tuple[Tensor, Any]:
-        if not _warned:
-            _warned.append(form.__name__)
-            warnings.warn(
-                f"{form.__name__}: Triton is not installed; the PyTorch forms run instead, several times slower on a "
-                "GPU, and with more memory for gradients",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        say_once()
         return form(*inputs, **options)
 
     return run

@@ -11,6 +11,7 @@ from ..modules import GatedMLP, LayerNorm, RMSNorm
 from ..modules.activations import ACT2FN
 from ..modules.token_mix import LerpLinear
 from ..shared.cache import read_states, write_states
+from ..shared.functional import check_activation
 from ..shared.packing import Packing
 from ..shared.shift import shift
 from .config import ModelConfig
@@ -105,7 +106,7 @@ class _Shifting(nn.Module):
         """[B, T, D] to [B, T, D], zero where there is no token."""
         cache = call["past_key_values"]
         keep = cache is not None and bool(call["use_cache"])
-        packing = Packing.of(x, call["attention_mask"], call["cu_seqlens"])
+        packing = Packing.of(x, call["attention_mask"], call["cu_seqlens"], made=call.get("packings"))
         x = packing.pack(x)
         before = None if cache is None else read_states(cache, self.layer_idx)["ffn_state"]
         previous, last = shift(x, before, keep, packing.cu_seqlens)
@@ -175,6 +176,5 @@ def _width(config: ModelConfig) -> int:
 
 
 def _activation(name: str) -> Any:
-    if name not in ACT2FN:
-        raise ValueError(f"hidden_act: expected one of {', '.join(sorted(ACT2FN))}, got {name!r}")
+    check_activation(sorted(ACT2FN), hidden_act=name)
     return ACT2FN[name]

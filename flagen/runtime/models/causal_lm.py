@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..modules import FusedLinearCrossEntropyLoss
 from ..shared.cache import Cache
+from ..shared.packing import Packings
 from .blocks import BLOCKS, Handed, norm_of
 from .config import ModelConfig
 from .generation import generate
@@ -55,16 +57,27 @@ class Decoder(nn.Module):
         """[B, T] ids or [B, T, D] embeddings to [B, T, D]; `call` is what a layer is called with."""
         if not x.is_floating_point():
             x = self.embeddings(x)
-        bounds, handed = self._bounds(), Handed()
+        call["use_cache"] = self.keeps_states(call.get("use_cache"))
+        bounds, handed, packings = self._bounds(), Handed(), Packings()
         for index, block in enumerate(self.layers):
             if bounds is not None:
                 handed["lower_bound"] = bounds[index]
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x, handed = checkpoint(block, x, handed, use_reentrant=False, **call)
+                x, handed = checkpoint(block, x, handed, use_reentrant=False, packings=packings, **call)
             else:
-                x, handed = block(x, handed, **call)
+                x, handed = block(x, handed, packings=packings, **call)
         normed: Tensor = self.get_submodule(self.last_norm)(x)
         return normed
+
+    def keeps_states(self, use_cache: bool | None) -> bool:
+        """Whether a call leaves states: not where the backward pass runs its layers again, as in transformers."""
+        if use_cache and self.gradient_checkpointing and torch.is_grad_enabled():
+            warnings.warn(
+                "use_cache: expected False with gradient checkpointing, got True; no states are left in a cache",
+                stacklevel=3,
+            )
+            return False
+        return bool(use_cache)
 
     def _bounds(self) -> Tensor | None:
         """[num_hidden_layers, width], rising from zero layer by layer (HGRN, https://arxiv.org/abs/2311.04823)."""
@@ -162,6 +175,7 @@ class CausalLM(nn.Module):
         x = inputs_embeds if input_ids is None else input_ids
         assert x is not None
         use_cache = past_key_values is not None if use_cache is None else use_cache
+        use_cache = self.decoder.keeps_states(use_cache)
         if use_cache and past_key_values is None:
             past_key_values = Cache()
         x = self.decoder(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from .families import COMMON, WITHOUT_EFFECT, Family, family_called, family_of
+from .families import COMMON, OF_SOME, WITHOUT_EFFECT, Family, family_called, family_of
 
 # What a config file says about itself, or for the sake of the library that wrote it.
 _ABOUT = frozenset(
@@ -38,7 +39,8 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> ModelConfig:
-        """The config of a checkpoint, as its config.json has it; what it says besides is left out.
+        """The config of a checkpoint, as its config.json has it; what it says besides is left out, with a warning if
+        it would change what models of other families compute.
 
         Raises:
             ValueError: its model_type is of no family, or the model has parts that are not built here.
@@ -61,10 +63,12 @@ class ModelConfig:
         defaults = {self.name_of(name): value for name, value in self._arguments.items()}
         known = {**defaults, **COMMON, **family.defaults}
         given = {name: _plain(value) for name, value in values.items() if name in known}
-        if strict:
-            others = [name for name in values if name not in known and name not in WITHOUT_EFFECT]
-            if others:
-                raise TypeError(f"{family.layer}'s model has no {others[0]!r}{_nearest(others[0], known)}")
+        others = [name for name in values if name not in {*known, *WITHOUT_EFFECT, *family.ignored}]
+        if strict and others:
+            raise TypeError(f"{family.layer}'s model has no {others[0]!r}{_nearest(others[0], known)}")
+        for name in others:
+            if name in OF_SOME:
+                warnings.warn(f"{name}: {family.layer}'s model has none, and is built without it", stacklevel=3)
         found = known | given
         if family.derived is not None:
             found |= family.derived(found)

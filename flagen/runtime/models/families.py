@@ -35,9 +35,12 @@ COMMON: Values = MappingProxyType(
 
 WITHOUT_EFFECT: frozenset[str] = frozenset(
     "fuse_norm fuse_swiglu fuse_cross_entropy fuse_linear_cross_entropy use_cache max_position_embeddings "
-    "rescale_prenorm_residual attn_mode use_gk use_gv norm_first norm_bias residual_in_fp32".split()
+    "rescale_prenorm_residual".split()
 )
 """What configs may have besides: how flash-linear-attention computes, and not what."""
+
+OF_SOME: frozenset[str] = frozenset("attn_mode use_gk use_gv norm_first norm_bias residual_in_fp32".split())
+"""What is about some families' models, and means nothing of the others'."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Family:
     lower_bounds: the width of a learned lower bound for each layer, if there are any.
     derived: values that follow from others.
     per_layer: arguments of the layer of which the config has one for each layer.
+    ignored: what its configs have and its models do not ask for.
     """
 
     model_type: str
@@ -62,6 +66,7 @@ class Family:
     lower_bounds: Callable[[Values], int] | None = None
     derived: Callable[[Values], Values] | None = None
     per_layer: tuple[str, ...] = ()
+    ignored: frozenset[str] = frozenset()
 
 
 def _rwkv7(config: Values) -> Values:
@@ -116,7 +121,7 @@ FAMILIES: tuple[Family, ...] = (
         "GatedDeltaProduct",
         {"num_hidden_layers": 21, "use_forget_gate": False, "allow_neg_eigval": False, "num_householder": 1},
     ),
-    Family("gla", "GatedLinearAttention", names=_GATED),
+    Family("gla", "GatedLinearAttention", names=_GATED, ignored=frozenset(("use_gk", "use_gv"))),
     Family(
         "gsa",
         "GatedSlotAttention",

@@ -8,17 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..shared.functional import ACTIVATIONS, activate
 from .precision import upcast
 
 
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + exp(-x))."""
-    return torch.sigmoid(x)
+    return activate(x, "sigmoid")
 
 
 def swish(x: Tensor) -> Tensor:
     """x * sigmoid(x). Ramachandran et al. 2017, https://arxiv.org/abs/1710.05941."""
-    return F.silu(x)
+    return activate(x, "swish")
 
 
 def logsigmoid(x: Tensor, temperature: float = 1.0) -> Tensor:
@@ -34,23 +35,23 @@ def elu_p1(x: Tensor) -> Tensor:
 
 def sqrelu(input: Tensor) -> Tensor:
     """relu(x)^2. So et al. 2021, https://arxiv.org/abs/2109.08668."""
-    return F.relu(upcast(input)).square().to(input.dtype)
+    return activate(input, "sqrelu")
 
 
 def fast_gelu_impl(input: Tensor) -> Tensor:
     """gelu by its tanh approximation. Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415."""
-    return F.gelu(input, approximate="tanh")
+    return activate(input, "gelu")
 
 
 def bias_gelu_impl(input: Tensor, bias: Tensor) -> Tensor:
     """fast_gelu_impl(input + bias), in input's dtype: [..., D] and [D] to [..., D]."""
-    return F.gelu(input + bias, approximate="tanh").to(input.dtype)
+    return activate(input + bias, "gelu").to(input.dtype)
 
 
 def check_gate(x: Tensor, y: Tensor) -> None:
     """Raises ValueError if the two sides of a gate have different shapes."""
     if x.shape != y.shape:
-        raise ValueError(f"y has shape {list(y.shape)}, expected that of x, {list(x.shape)}")
+        raise ValueError(f"y: expected shape {list(x.shape)} as x, got {list(y.shape)}")
 
 
 def swiglu(x: Tensor, y: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ def powglu_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, pow
 
 
 ACT2FN: dict[str, Callable[..., Tensor]] = {
-    "relu": F.relu,
+    "relu": ACTIVATIONS["relu"],
     "sigmoid": sigmoid,
     "logsigmoid": logsigmoid,
     "silu": swish,
@@ -117,6 +118,7 @@ ACT2FN: dict[str, Callable[..., Tensor]] = {
     "gelu": fast_gelu_impl,
     "bias_gelu": bias_gelu_impl,
 }
+"""The peer's table of names."""
 
 __all__ = [
     "ACT2FN",

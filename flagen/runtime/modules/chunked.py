@@ -147,9 +147,7 @@ def loss_of_linear(
         ValueError: shapes do not fit.
     """
     if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"x has shape {list(x.shape)} and weight {list(weight.shape)}, expected [N, D] and [V, D] with one D"
-        )
+        raise ValueError(f"x, weight: expected [N, D] and [V, D], got {list(x.shape)} and {list(weight.shape)}")
     loss: Tensor = RowsOfLinear.apply(  # type: ignore[no-untyped-call]
         x, weight, bias, row_losses, num_chunks, accumulate_grad_in_fp32, torch.is_grad_enabled()
     )

@@ -11,43 +11,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..shared.functional import activate, check_activation
+from ..shared.inference import write_in_place
+from ..shared.initialize import check_sizes
+from ..shared.offsets import read_offsets
 from .precision import upcast, upcast_optional
 
 BACKENDS = ("triton", "cuda", "mix")
-ACTIVATIONS = (None, "silu", "swish")
-
-
-def check_conv_activation(activation: str | None) -> None:
-    """Raises ValueError for an activation that a short convolution does not have."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}, expected 'silu', 'swish' or None")
+ACTIVATIONS = ("silu", "swish", None)
 
 
 def check_backend(backend: str | None) -> None:
     """Raises ValueError for a name that is no backend's."""
     if backend is not None and backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
 def refuse(kwargs: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     """Raises TypeError for keywords that are not among the known ones."""
     unknown = sorted(kwargs.keys() - set(known))
     if unknown:
-        raise TypeError(f"{where} got the unknown argument {', '.join(unknown)}")
+        raise TypeError(f"{where}: expected no argument but those of its signature, got {', '.join(unknown)}")
 
 
 def check_state(state: Tensor, shape: tuple[int, int, int], name: str) -> None:
     """Raises ValueError if a state has another shape than one window of inputs for each sequence."""
     if tuple(state.shape) != shape:
-        raise ValueError(f"{name} has shape {list(state.shape)}, expected [N, D, W] = {list(shape)}")
+        raise ValueError(f"{name}: expected [N, D, W] = {list(shape)}, got {list(state.shape)}")
 
 
-def convolve(windows: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+def causal_windows(windows: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     """The convolution of [B, D, L + W - 1] with [D, W], valid positions only, then the activation: [B, D, L]."""
     if windows.shape[-1] < weight.shape[-1]:
         return windows[..., :0]
     y = F.conv1d(windows, weight[:, None], bias, groups=weight.shape[0])
-    return y if activation is None else F.silu(y)
+    return y if activation is None else activate(y, activation)
 
 
 def causal_conv1d(
@@ -89,23 +87,23 @@ def causal_conv1d(
         NotImplementedError: cp_context is given.
     """
     refuse(kwargs, ("seq_idx",), "causal_conv1d")
-    check_conv_activation(activation)
+    check_activation(ACTIVATIONS, activation=activation)
     check_backend(backend)
     if cp_context is not None:
         raise NotImplementedError("cp_context: context parallelism is not supported")
     if kwargs.get("seq_idx") is not None:
-        raise NotImplementedError("seq_idx is not supported; cu_seqlens says where packed sequences begin")
+        raise NotImplementedError("seq_idx: not supported; cu_seqlens says where packed sequences begin")
     if weight is None:
-        raise TypeError("causal_conv1d needs weight, of shape [D, W]")
+        raise TypeError("weight: expected [D, W], got None")
     channels, width = weight.shape
     rows = x if x.ndim == 3 and x.shape[-1] == channels else x.flatten(2)
     batch, length = rows.shape[:2]
     if rows.shape[-1] != channels:
-        raise ValueError(f"x has shape {list(x.shape)}, expected [B, T, D] with D = {channels}, weight's")
+        raise ValueError(f"x: expected [B, T, D] with D = {channels} as weight, got {list(x.shape)}")
     if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"residual has shape {list(residual.shape)}, expected that of x, {list(x.shape)}")
+        raise ValueError(f"residual: expected shape {list(x.shape)} as x, got {list(residual.shape)}")
     if cu_seqlens is not None and batch != 1:
-        raise ValueError(f"x has batch size {batch}, expected 1 with cu_seqlens")
+        raise ValueError(f"x: expected packed sequences in a batch of 1, got a batch of {batch}")
     sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
     if initial_state is None:
         history = rows.new_zeros(sequences, channels, width)
@@ -133,7 +131,7 @@ def causal_conv1d(
             ends = offsets[1:] + width * torch.arange(sequences, device=x.device)
             final_state = stream[0][:, ends[:, None] + taps].transpose(0, 1).to(x.dtype).contiguous()
         windows = stream[..., 1:]
-    y = convolve(upcast(windows), upcast(weight), upcast_optional(bias), activation)
+    y = causal_windows(upcast(windows), upcast(weight), upcast_optional(bias), activation)
     if cu_seqlens is not None:
         y = y[..., index + width * owner]
     y = y.transpose(1, 2).reshape(x.shape)
@@ -167,17 +165,17 @@ def causal_conv1d_update(
         TypeError: weight is missing.
         ValueError: shapes do not fit, or the activation is unknown.
     """
-    check_conv_activation(activation)
+    check_activation(ACTIVATIONS, activation=activation)
     if weight is None:
-        raise TypeError("causal_conv1d_update needs weight, of shape [D, W]")
+        raise TypeError("weight: expected [D, W], got None")
     channels, width = weight.shape
     rows = x.reshape(-1, channels)
     check_state(cache, (rows.shape[0], channels, width), "cache")
     window = torch.cat([upcast(cache[..., 1:]), upcast(rows[..., None])], dim=-1)
-    cache.copy_(window)
+    write_in_place(cache, window)
     y = (window * upcast(weight)).sum(-1)
     y = y if bias is None else y + bias
-    y = (y if activation is None else F.silu(y)).view(x.shape)
+    y = (y if activation is None else activate(y, activation)).view(x.shape)
     y = y if residual is None else y + residual
     return y.to(x.dtype), cache
 
@@ -210,8 +208,9 @@ class ShortConvolution(nn.Conv1d):
         **kwargs: Any,
     ) -> None:
         refuse(kwargs, ("use_fast_conv1d",), "ShortConvolution")
-        check_conv_activation(activation)
+        check_activation(ACTIVATIONS, activation=activation)
         check_backend(backend)
+        check_sizes(hidden_size=hidden_size, kernel_size=kernel_size)
         super().__init__(
             hidden_size,
             hidden_size,
@@ -270,7 +269,7 @@ class ShortConvolution(nn.Conv1d):
         refuse(kwargs, ("cu_seqlens_cpu", "cp_context", "seq_idx"), "ShortConvolution.forward")
         if mask is not None:
             if cu_seqlens is not None:
-                raise ValueError("mask and cu_seqlens are both given, expected one of them")
+                raise ValueError("mask, cu_seqlens: expected one of the two, got both")
             x = x * mask.unsqueeze(-1).to(x.dtype)
         if self.one_token_each(x, cu_seqlens):
             return self.step(x, residual, cache, output_final_state, cu_seqlens)
@@ -293,7 +292,7 @@ class ShortConvolution(nn.Conv1d):
             return False
         if cu_seqlens is None:
             return x.shape[1] == 1
-        return x.shape[1] == len(cu_seqlens) - 1 and bool((cu_seqlens.diff() == 1).all())
+        return x.shape[1] == len(cu_seqlens) - 1 and read_offsets(cu_seqlens) == tuple(range(len(cu_seqlens)))
 
     def step(
         self,
@@ -373,7 +372,7 @@ class PositionalEmbedding(nn.Module):
     def __init__(self, emb_dim: int, seq_len: int, **kwargs: Any) -> None:
         super().__init__()
         if emb_dim < 3 or emb_dim % 2 == 0:
-            raise ValueError(f"emb_dim is {emb_dim}, expected an odd number of 3 or more: time, cosines and sines")
+            raise ValueError(f"emb_dim: expected an odd number from 3, for time, cosines and sines, got {emb_dim}")
         self.seq_len = seq_len
         bands = (emb_dim - 1) // 2
         angle = 2 * math.pi * torch.linspace(0, seq_len - 1, seq_len)[:, None] / seq_len

@@ -129,7 +129,7 @@ class LearnablePolySketchNonNegativeFeatureMap(nn.Module):
     def __init__(self, head_dim: int, sketch_size: int | None = None, degree: int = 2) -> None:
         super().__init__()
         if degree < 2 or not is_power_of_2(degree):
-            raise ValueError(f"degree is {degree}, expected 2, 4, 8, ...")
+            raise ValueError(f"degree: expected 2, 4, 8, ..., got {degree}")
         size = head_dim if sketch_size is None else sketch_size
         self.head_dim = head_dim
         self.sketch_size = size
@@ -190,7 +190,7 @@ class RebasedFeatureMap(nn.Module):
     ) -> None:
         super().__init__()
         if not normalize and not use_gamma:
-            raise ValueError("use_gamma and normalize are both off, expected one of them at least")
+            raise ValueError("use_gamma, normalize: expected one of the two at least, got neither")
         self.head_dim = head_dim
         self.use_gamma = use_gamma
         self.use_beta = use_beta

@@ -25,7 +25,7 @@ def refuse_process_group(process_group: Any) -> None:
 def check_target(target: Tensor, rows: int) -> None:
     """Raises ValueError if target is not one index a row."""
     if tuple(target.shape) != (rows,):
-        raise ValueError(f"target has shape {list(target.shape)}, expected [N] = [{rows}]")
+        raise ValueError(f"target: expected [N] = [{rows}], got {list(target.shape)}")
 
 
 def token_losses(
@@ -84,7 +84,7 @@ def cross_entropy_loss(
     """
     refuse_process_group(process_group)
     if logits.ndim != 2:
-        raise ValueError(f"logits has shape {list(logits.shape)}, expected [N, V]")
+        raise ValueError(f"logits: expected [N, V], got {list(logits.shape)}")
     check_target(target, logits.shape[0])
 
     def row_losses(chunk: Tensor, rows: slice) -> Tensor:
@@ -130,7 +130,7 @@ class FusedCrossEntropyLoss(nn.Module):
     ) -> None:
         super().__init__()
         if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")
+            raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
         refuse_process_group(process_group)
         self.ignore_index = ignore_index
         self.reduction = reduction

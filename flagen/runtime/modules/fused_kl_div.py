@@ -14,7 +14,7 @@ from .precision import upcast
 def check_kl_reduction(reduction: str) -> None:
     """Raises ValueError for a reduction that there is not."""
     if reduction != "batchmean":
-        raise ValueError(f"reduction is {reduction!r}, expected 'batchmean'")
+        raise ValueError(f"reduction: expected 'batchmean', got {reduction!r}")
 
 
 def fused_kl_div_loss(
@@ -47,11 +47,11 @@ def fused_kl_div_loss(
     check_kl_reduction(reduction)
     for name, tensor in (("target_x", target_x), ("target_weight", target_weight)):
         if tensor.requires_grad:
-            raise RuntimeError(f"{name} requires a gradient, expected a teacher that does not: detach it")
+            raise RuntimeError(f"{name}: expected a teacher that requires no gradient, got one that does: detach it")
     if target_x.shape[0] != x.shape[0] or target_weight.shape[0] != weight.shape[0]:
         raise ValueError(
-            f"the teacher has {target_x.shape[0]} rows and {target_weight.shape[0]} columns, "
-            f"expected the student's {x.shape[0]} and {weight.shape[0]}"
+            f"target_x, target_weight: expected {x.shape[0]} rows and {weight.shape[0]} columns as x and weight, "
+            f"got {target_x.shape[0]} and {target_weight.shape[0]}"
         )
 
     def row_losses(logits: Tensor, rows: slice) -> Tensor:

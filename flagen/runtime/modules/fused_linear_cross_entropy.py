@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
 def check_reduction(reduction: str) -> None:
     """Raises ValueError for a reduction that there is not."""
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction is {reduction!r}, expected 'mean' or 'sum'")
+        raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
 
 
 def fused_linear_cross_entropy_loss(

@@ -4,22 +4,14 @@ The activation is `swish` (also called `silu`) or `sigmoid`. `residual`, `prenor
 do in layernorm.py.
 """
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..shared.functional import activate, check_activation
 from .layernorm import AffineNorm, Normed, add_residual, linear_in, normalize
 from .precision import upcast
 
-GATES: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "silu": F.silu, "sigmoid": torch.sigmoid}
-
-
-def check_activation(activation: str) -> None:
-    """Raises ValueError for an activation that a gate does not have."""
-    if activation not in GATES:
-        raise ValueError(f"activation is {activation!r}, expected one of {', '.join(GATES)}")
+GATES = ("swish", "silu", "sigmoid")
 
 
 def norm_gated(
@@ -38,11 +30,11 @@ def norm_gated(
     Raises:
         ValueError: an unknown activation; g or residual has another shape than x.
     """
-    check_activation(activation)
+    check_activation(GATES, activation=activation)
     if g.shape != x.shape:
-        raise ValueError(f"g has shape {list(g.shape)}, expected that of x, {list(x.shape)}")
+        raise ValueError(f"g: expected shape {list(x.shape)} as x, got {list(g.shape)}")
     total, residual_dtype = add_residual(x, residual, residual_in_fp32)
-    y = normalize(total, weight, bias, eps, is_rms_norm) * GATES[activation](upcast(g))
+    y = normalize(total, weight, bias, eps, is_rms_norm) * activate(upcast(g), activation)
     return y.to(x.dtype), total.to(residual_dtype)
 
 
@@ -167,7 +159,7 @@ class FusedLayerNormGated(AffineNorm):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_activation(activation)
+        check_activation(GATES, activation=activation)
         super().__init__(hidden_size, elementwise_affine, bias, eps, device, dtype)
         self.activation = activation
 
@@ -200,7 +192,7 @@ class FusedRMSNormGated(AffineNorm):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_activation(activation)
+        check_activation(GATES, activation=activation)
         super().__init__(hidden_size, elementwise_affine, False, eps, device, dtype)
         self.activation = activation
 
@@ -266,7 +258,7 @@ class GatedLinearNorm(AffineNorm):
     def linear_weight(self, weight: Tensor | None) -> Tensor:
         """weight, which stands after arguments with defaults and is needed all the same."""
         if weight is None:
-            raise TypeError(f"{type(self).__name__} needs weight, the linear map's, of shape [O, {self.hidden_size}]")
+            raise TypeError(f"weight: expected the linear map's, [O, {self.hidden_size}], got None")
         return weight
 
 

@@ -44,11 +44,11 @@ def fused_grpo_loss(
     batch, length = logits.shape[0], logits.shape[1] - 1
     for name, tensor in (("ref_logp", ref_logp), ("completion_mask", completion_mask)):
         if tensor is not None and tuple(tensor.shape) != (batch, length):
-            raise ValueError(f"{name} has shape {list(tensor.shape)}, expected [B, L] = [{batch}, {length}]")
+            raise ValueError(f"{name}: expected [B, L] = [{batch}, {length}], got {list(tensor.shape)}")
     if input_ids.shape[0] != batch or input_ids.shape[1] < length:
-        raise ValueError(f"input_ids has shape {list(input_ids.shape)}, expected [{batch}, {length} or more]")
+        raise ValueError(f"input_ids: expected [{batch}, {length} or more], got {list(input_ids.shape)}")
     if tuple(advantages.shape) != (batch,):
-        raise ValueError(f"advantages has shape {list(advantages.shape)}, expected [B] = [{batch}]")
+        raise ValueError(f"advantages: expected [B] = [{batch}], got {list(advantages.shape)}")
     shown = torch.ones_like(ref_logp, dtype=torch.bool) if completion_mask is None else completion_mask.bool()
     # One more token a sequence, which is hidden, so that the rows of logits can be taken as they lie.
     hidden = ~F.pad(shown, (0, 1)).flatten()
@@ -96,11 +96,11 @@ def grpo_loss_with_old_logps(
         ValueError: shapes do not fit, or there is one completion only.
     """
     if logps.shape[0] < 2:
-        raise ValueError(f"logps has {logps.shape[0]} completions, expected two at least: rewards are relative")
+        raise ValueError(f"logps: expected two completions at least, for rewards are relative, got {logps.shape[0]}")
     if logits_to_keep != logps.shape[1]:
-        raise ValueError(f"logits_to_keep is {logits_to_keep}, expected T = {logps.shape[1]}")
+        raise ValueError(f"logits_to_keep: expected T = {logps.shape[1]}, got {logits_to_keep}")
     if rewards.numel() != logps.shape[0]:
-        raise ValueError(f"rewards has shape {list(rewards.shape)}, expected [B] = [{logps.shape[0]}]")
+        raise ValueError(f"rewards: expected [B] = [{logps.shape[0]}], got {list(rewards.shape)}")
     rewards = rewards.flatten()
     advantages = ((rewards - rewards.mean()) / (rewards.std() + 1e-8))[:, None]
     ratio = (logps - old_logps).exp()

@@ -37,7 +37,7 @@ def add_residual(x: Tensor, residual: Tensor | None, residual_in_fp32: bool) -> 
     if residual is None:
         return upcast(x), torch.float32 if residual_in_fp32 else x.dtype
     if residual.shape != x.shape:
-        raise ValueError(f"residual has shape {list(residual.shape)}, expected that of x, {list(x.shape)}")
+        raise ValueError(f"residual: expected shape {list(x.shape)} as x, got {list(residual.shape)}")
     return upcast(x) + upcast(residual), residual.dtype
 
 
@@ -50,7 +50,7 @@ def normalize(
         ValueError: the last dim has no num_groups equal parts.
     """
     if x.shape[-1] % num_groups != 0:
-        raise ValueError(f"x has {x.shape[-1]} channels, expected a multiple of num_groups = {num_groups}")
+        raise ValueError(f"x: expected a multiple of num_groups = {num_groups} channels, got {x.shape[-1]}")
     weight, bias = upcast_optional(weight), upcast_optional(bias)
     if num_groups == 1 and not is_rms_norm:
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
@@ -288,7 +288,7 @@ class GroupedNorm(AffineNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         if hidden_size % num_groups != 0:
-            raise ValueError(f"hidden_size is {hidden_size}, expected a multiple of num_groups = {num_groups}")
+            raise ValueError(f"hidden_size: expected a multiple of num_groups = {num_groups}, got {hidden_size}")
         super().__init__(hidden_size, elementwise_affine, bias, eps, device, dtype)
         self.num_groups = num_groups
         self.is_rms_norm = is_rms_norm

@@ -40,9 +40,9 @@ def layernorm_fn(
     channels = x.shape[-1]
     size = channels if group_size is None else group_size
     if channels % size != 0:
-        raise ValueError(f"x has {channels} channels, expected a multiple of group_size = {size}")
+        raise ValueError(f"x: expected a multiple of group_size = {size} channels, got {channels}")
     if z is not None and z.shape != x.shape:
-        raise ValueError(f"z has shape {list(z.shape)}, expected that of x, {list(x.shape)}")
+        raise ValueError(f"z: expected shape {list(x.shape)} as x, got {list(z.shape)}")
     y = upcast(x)
     if z is not None and not norm_before_gate:
         y = y * F.silu(upcast(z))

@@ -5,12 +5,24 @@ import math
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str | None, type[nn.Module]] = {
-    None: nn.Identity,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-}
+from ..shared.functional import activate, check_activation
+
+ACTIVATIONS = (None, "sigmoid", "tanh", "relu")
+
+
+class Activation(nn.Module):
+    """The activation of a name, or of none, as a module."""
+
+    def __init__(self, name: str | None) -> None:
+        super().__init__()
+        self.name = "identity" if name is None else name
+
+    def extra_repr(self) -> str:
+        return self.name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape, in its dtype."""
+        return activate(x, self.name)
 
 
 class LoRA(nn.Module):
@@ -39,14 +51,12 @@ class LoRA(nn.Module):
         activation: str | None = "tanh",
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            names = ", ".join(str(name) for name in ACTIVATIONS)
-            raise ValueError(f"activation is {activation!r}, expected one of {names}")
+        check_activation(ACTIVATIONS, activation=activation)
         self.input_dim = input_dim
         self.output_dim = output_dim
         self.low_rank_dim = low_rank_dim
         self.bias = bool(bias)
-        self.activation = ACTIVATIONS[activation]()
+        self.activation = Activation(activation)
         down = nn.Linear(input_dim, low_rank_dim, bias=False)
         up = nn.Linear(low_rank_dim, output_dim, bias=self.bias)
         self.lora = nn.Sequential(down, self.activation, up)

@@ -50,7 +50,7 @@ class GatedMLP(nn.Module):
     ) -> None:
         super().__init__()
         if hidden_act not in ("swish", "powlu"):
-            raise ValueError(f"hidden_act is {hidden_act!r}, expected 'swish' or 'powlu'")
+            raise ValueError(f"hidden_act: expected 'swish' or 'powlu', got {hidden_act!r}")
         self.hidden_size = hidden_size
         self.hidden_ratio = 4 if hidden_ratio is None else hidden_ratio
         if intermediate_size is None:

@@ -24,12 +24,12 @@ def token_positions(x: Tensor, seqlen_offsets: int | Tensor, cu_seqlens: Tensor 
     if isinstance(offset, Tensor):
         sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
         if tuple(offset.shape) != (sequences,):
-            raise ValueError(f"seqlen_offsets has shape {list(offset.shape)}, expected [{sequences}], one a sequence")
+            raise ValueError(f"seqlen_offsets: expected [N] = [{sequences}], got {list(offset.shape)}")
         offset = offset.to(x.device)
     if cu_seqlens is None:
         return index + (offset[:, None] if isinstance(offset, Tensor) else offset)
     if batch != 1:
-        raise ValueError(f"x has batch size {batch}, expected 1 with cu_seqlens")
+        raise ValueError(f"x: expected packed sequences in a batch of 1, got a batch of {batch}")
     starts = cu_seqlens.to(x.device)
     owner = torch.bucketize(index, starts[1:], right=True)
     return index - starts[owner] + (offset[owner] if isinstance(offset, Tensor) else offset)
@@ -42,7 +42,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     """
     half = cos.shape[-1]
     if 2 * half > x.shape[-1]:
-        raise ValueError(f"x has {x.shape[-1]} channels, expected at least the {2 * half} that are rotated")
+        raise ValueError(f"x: expected at least the {2 * half} channels that are rotated, got {x.shape[-1]}")
     cos, sin = upcast(cos).unsqueeze(-2), upcast(sin).unsqueeze(-2)
     turned = upcast(x[..., : 2 * half])
     if interleaved:
@@ -93,7 +93,8 @@ def rotary_embedding(
     if isinstance(seqlen_offsets, int) and cu_seqlens is None:
         last = seqlen_offsets + x.shape[1]
         if last > cos.shape[0] or seqlen_offsets < 0:
-            raise ValueError(f"positions are {seqlen_offsets} to {last - 1}, expected 0 to {cos.shape[0] - 1}, cos's")
+            there = f"0 to {cos.shape[0] - 1}"
+            raise ValueError(f"seqlen_offsets: expected positions of cos, {there}, got {seqlen_offsets} to {last - 1}")
     places = positions.clamp(min=0)
     y = hide_before_start(rotate(x, cos[places], sin[places], interleaved), positions, 2 * cos.shape[-1])
     return x.copy_(y) if inplace else y
@@ -131,7 +132,7 @@ class RotaryEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if dim % 2 != 0:
-            raise ValueError(f"dim is {dim}, expected an even number")
+            raise ValueError(f"dim: expected an even number, got {dim}")
         self.dim = dim
         self.base = float(base)
         self.scale_base = scale_base
@@ -215,7 +216,7 @@ class RotaryEmbedding(nn.Module):
         if self.scale is not None and self.scale_base is not None:
             if max_seqlen is None:
                 if isinstance(seqlen_offset, Tensor):
-                    raise ValueError("max_seqlen is needed where there is a scale_base and seqlen_offset is a tensor")
+                    raise ValueError("max_seqlen: expected a number with a scale_base and offsets [N], got None")
                 max_seqlen = q.shape[1] + seqlen_offset
             scale = self.scale
             if self.pos_idx_in_fp32 and scale.dtype != torch.float32:

@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from .offsets import read_offsets
+
 Axes = tuple[str, ...]
 """What the axes of a tensor are called, such as ("B", "T", "HV", "K"); "T * n" has n rows a token."""
 
@@ -222,7 +224,7 @@ class Call(Generic[Sizes]):
             raise RuntimeError(
                 "cu_seqlens: torch.compile cannot trace reading it; without fullgraph, the graph breaks here"
             )
-        offsets = tuple(cu_seqlens.tolist())
+        offsets = read_offsets(cu_seqlens)
         if offsets[0] != 0 or offsets[-1] != tokens or any(a > b for a, b in pairwise(offsets)):
             expected = f"non-decreasing offsets from 0 to {self.leading[1]} = {tokens}"
             raise ValueError(f"cu_seqlens: expected {expected}, got {list(offsets)}")

@@ -8,13 +8,17 @@ A layer's states are a dict of four: `recurrent_state`, [N, HV, K, V] or a tuple
 from __future__ import annotations
 
 from abc import ABC, ABCMeta
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .inference import usable
+
 STATES = ("recurrent_state", "attn_state", "conv_state", "ffn_state")
+LENGTHS = "lengths"
+"""What a cache has besides where sequences had different numbers of tokens, and positions matter: [N], how many."""
 
 
 class LayerStates:
@@ -115,6 +119,8 @@ class Cache:
             if state_v_first:
                 states["recurrent_state"] = _mapped(lambda x: x.mT.contiguous(), states["recurrent_state"])
             cache.update(layer_idx=layer_idx, offset=seen_tokens(other, layer_idx), **states)
+            if (lengths := read_lengths(other, layer_idx)) is not None:
+                write_lengths(cache, layer_idx, lengths.clone())
         return cache
 
     def __len__(self) -> int:
@@ -178,28 +184,49 @@ class Cache:
 
 
 def read_states(cache: Any, layer_idx: int) -> dict[str, Any]:
-    """What a layer left in a cache, as a dict of STATES.
+    """What a layer left in a cache, as a dict of STATES: copies of what is out of reach since inference_mode is over.
 
     A cache is known by what it can do: give a dict for an index, as ours and fla's, or list `layers`, as transformers'.
 
     Raises:
         TypeError: it can do neither.
     """
-    nothing: dict[str, Any] = dict.fromkeys(STATES)
+    found = _held(cache, layer_idx)
+    return {name: usable(found.get(name)) for name in STATES}
+
+
+def read_lengths(cache: Any, layer_idx: int) -> Tensor | None:
+    """How many tokens each sequence had, [N], where that is not what `seen_tokens` says of all."""
+    found: Tensor | None = _held(cache, layer_idx).get(LENGTHS)
+    return found
+
+
+def write_lengths(cache: Any, layer_idx: int, lengths: Tensor) -> None:
+    """Leave how many tokens each sequence had, [N], beside the states that a layer left."""
+    if hasattr(cache, "__getitem__"):
+        cache[layer_idx][LENGTHS] = lengths
+    elif isinstance(layer := cache.layers[layer_idx], LayerStates):
+        layer.states[LENGTHS] = lengths
+    else:
+        setattr(layer, LENGTHS, lengths)
+
+
+def _held(cache: Any, layer_idx: int) -> Mapping[str, Any]:
+    """What a cache has of a layer."""
     _check_kind(cache)
     if len(cache) <= layer_idx:
-        return nothing
+        return {}
     if hasattr(cache, "__getitem__"):
-        return {**nothing, **(cache[layer_idx] or {})}
+        return cache[layer_idx] or {}
     layer = cache.layers[layer_idx]
     if isinstance(layer, LayerStates):
         return layer.states
-    if not hasattr(layer, "recurrent_states"):
-        return nothing
+    if not any(getattr(layer, "has_previous_state", {}).values()):
+        return {}
     return {
-        **nothing,
         "recurrent_state": _one_or_several(layer.recurrent_states, layer.has_previous_state),
         "conv_state": _one_or_several(layer.conv_states, layer.has_previous_state),
+        LENGTHS: getattr(layer, LENGTHS, None),
     }
 
 
@@ -220,7 +247,10 @@ def write_states(cache: Any, layer_idx: int, offset: int, **states: Any) -> None
         return
     if not any(layer.has_previous_state.values()):
         layer.seen_tokens = 0
+        setattr(layer, LENGTHS, None)
     layer.seen_tokens += offset
+    for held in (layer.conv_states, layer.recurrent_states):
+        held.update({state_idx: usable(state) for state_idx, state in held.items()})  # They are written to in place.
     for state_idx, state in enumerate(_several(states.get("recurrent_state"))):
         _make_room(layer, state_idx)
         layer.update_recurrent_state(state, state_idx=state_idx)

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "swish": F.silu,
     "sigmoid": torch.sigmoid,
     "relu": F.relu,
-    "sqrelu": lambda x: F.relu(x).square(),
+    "sqrelu": lambda x: F.relu(x.to(torch.promote_types(x.dtype, torch.float32))).square().to(x.dtype),
     "tanh": torch.tanh,
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_exact": F.gelu,
     "identity": lambda x: x,
 }
+"""The activations that a name stands for, of layers and modules; each of these takes some of them."""
 
 
 def activate(x: Tensor, name: str) -> Tensor:
-    """The activation called `name` of x, [...], in x's dtype; gelu is its tanh form, as in `modules`.
+    """The activation called `name` of x, [...], in x's dtype.
 
     Raises:
         ValueError: there is none of that name.
     """
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(_ACTIVATIONS)}, got {name!r}")
-    return _ACTIVATIONS[name](x)
+    check_activation(activation=name)
+    return ACTIVATIONS[name](x)
+
+
+def check_activation(among: Iterable[str | None] = tuple(ACTIVATIONS), **given: str | None) -> None:
+    """Check the name of an activation, given by that of the argument.
+
+    Raises:
+        ValueError: it is not among those that there are.
+    """
+    for argument, name in given.items():
+        if name not in among:
+            raise ValueError(f"{argument}: expected one of {', '.join(map(str, among))}, got {name!r}")
 
 
 def l2norm(x: Tensor, eps: float = 1e-6, output_dtype: torch.dtype | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,26 @@ def integer(size: float, name: str) -> int:
     """A size that is computed with fractions, as the integer that it has to be.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or not positive.
     """
     if not math.isclose(size, round(size), rel_tol=1e-5):
         raise ValueError(f"{name}: expected an integer, got {size}")
+    if size <= 0:
+        raise ValueError(f"{name}: expected a positive integer, got {size}")
     return round(size)
+
+
+def check_sizes(**sizes: object) -> None:
+    """Check what counts channels, heads and the like.
+
+    Raises:
+        ValueError: one of them is no positive integer.
+    """
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+
+
+def check_sizes_or_none(**sizes: object) -> None:
+    """The same of those that may be None."""
+    check_sizes(**{name: size for name, size in sizes.items() if size is not None})

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import cache
-from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from .cache import STATES, read_states, seen_tokens, write_states
-
-Form = Callable[..., tuple[Tensor, Any]]
+from .cache import STATES, read_lengths, read_states, seen_tokens, write_lengths, write_states
+from .forms import SHORT, SHORT_IN_PYTORCH, Form, Forms, kernels_run, say_once
+from .packing import Packing, Packings
 
 MODES = {
     "chunk": "chunk",
@@ -26,22 +21,6 @@ MODES = {
     "naive": "fused_recurrent",
 }
 """The names that a mode has, and which of the two forms it asks for."""
-
-SHORT = 64
-"""Up to here, without gradients, a kernel that goes token by token is as fast as whole chunks."""
-
-SHORT_IN_PYTORCH = 4
-"""The same in PyTorch, where each token is a round of Python: 8 of a delta rule take twice as long as a chunk."""
-
-
-@dataclass(frozen=True)
-class Forms:
-    """One operator in all its forms. They give the same; the kernels are Triton's, and absent where there is none."""
-
-    naive_recurrent: Form
-    naive_chunk: Form | None = None
-    fused_recurrent: Form | None = None
-    chunk: Form | None = None
 
 
 class Layer(nn.Module):
@@ -64,6 +43,9 @@ class Layer(nn.Module):
         "cu_seqlens",
     )
 
+    hidden_size: int
+    """Channels of the input, where the layer says so."""
+
     def __init__(self, *, mode: str = "chunk", layer_idx: int | None = None) -> None:
         super().__init__()
         if mode not in MODES:
@@ -72,6 +54,25 @@ class Layer(nn.Module):
             raise ValueError(f"layer_idx: expected the layer's place in a cache, from 0, got {layer_idx}")
         self.mode = mode
         self.layer_idx = layer_idx
+
+    def find_tokens(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        keywords: Mapping[str, Any],
+        *,
+        multiply: bool = False,
+    ) -> Packing:
+        """Where the tokens of this call are. Of `keywords`, `packings` is what layers of one call have in common.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit, named.
+        """
+        made: Packings | None = keywords.get("packings")
+        packing = Packing.of(hidden_states, attention_mask, cu_seqlens, multiply=multiply, made=made)
+        self._check_input(hidden_states)
+        return packing
 
     def past_states(self, cache: Any) -> Mapping[str, Any]:
         """What this layer left in a cache for this call to start from: four entries, None where there is nothing.
@@ -82,17 +83,38 @@ class Layer(nn.Module):
         """
         return dict.fromkeys(STATES) if cache is None else read_states(cache, self._place())
 
-    def leave_states(self, cache: Any, offset: int, **states: Any) -> None:
+    def leave_states(self, cache: Any, offset: int, *, positions: int | Tensor | None = None, **states: Any) -> None:
         """Leave states for the next call, `offset` tokens further on.
 
-        States that are not there, None or several of None, leave what the cache has.
+        States that are not there, None or several of None, leave what the cache has. `positions` are those at which
+        the next call begins, where the layer asks for them.
         """
         there = {name: None if _absent(state) else state for name, state in states.items()}
         write_states(cache, self._place(), offset, **there)
+        if isinstance(positions, Tensor):
+            write_lengths(cache, self._place(), positions)
 
     def seen_tokens(self, cache: Any) -> int:
         """How many tokens of each sequence earlier calls had, padding included."""
         return 0 if cache is None else seen_tokens(cache, self._place())
+
+    def first_positions(self, cache: Any, packing: Packing) -> int | Tensor:
+        """The position of each sequence's first token in this call: how many it had in earlier ones, without padding.
+
+        Raises:
+            ValueError: the cache is one of another number of sequences.
+        """
+        if cache is None:
+            return 0
+        lengths = read_lengths(cache, self._place())
+        if lengths is not None and len(lengths) == packing.sequences:
+            return lengths
+        if lengths is not None and packing.earlier is None:
+            raise ValueError(
+                f"past_key_values: expected what {packing.sequences} sequences left, as there are here, "
+                f"got that of {len(lengths)}"
+            )
+        return packing.first_positions(self.seen_tokens(cache))
 
     def choose(self, forms: Forms, x: Tensor) -> Form:
         """The form for these tokens, [B, T, ...]: by their number, where they are, and whether a gradient is wanted.
@@ -100,9 +122,9 @@ class Layer(nn.Module):
         With a gradient it goes by chunks; without one, token by token up to SHORT tokens, and beyond as `mode` says.
         Where no kernel runs, the PyTorch forms do, and the first layer of the process that meets this says so.
         """
-        kernels = _kernels_run(x)
+        kernels = kernels_run(x)
         if not kernels and not torch.compiler.is_compiling():
-            _say_once()
+            say_once()
         chunk = forms.chunk if kernels else forms.naive_chunk
         recurrent = (forms.fused_recurrent if kernels else None) or forms.naive_recurrent
         if kernels and self._wants_gradient(x):
@@ -122,6 +144,16 @@ class Layer(nn.Module):
             if meant:
                 raise TypeError(f"{type(self).__name__} has no argument {keyword!r}; did you mean {meant[0]!r}?")
 
+    def _check_input(self, x: Tensor) -> None:
+        size = getattr(self, "hidden_size", None)
+        if x.ndim != 3 or (size is not None and x.shape[-1] != size):
+            expected = "[B, T, hidden_size]" if size is None else f"[B, T, {size}]"
+            raise ValueError(f"hidden_states: expected {expected}, got {tuple(x.shape)}")
+        dtypes = {module.weight.dtype for module in self.children() if _is_plain(module)}
+        if dtypes and x.dtype not in dtypes and not _autocast(x.device.type):
+            kinds = " or ".join(sorted(map(str, dtypes)))
+            raise ValueError(f"hidden_states: expected {kinds} as the layer's projections are, got {x.dtype}")
+
     def _place(self) -> int:
         if self.layer_idx is None:
             raise ValueError(f"layer_idx: {type(self).__name__} needs its place in past_key_values, got None")
@@ -131,33 +163,14 @@ class Layer(nn.Module):
         return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
 
 
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a projection takes its weight's dtype and no other: it is not sharded, quantized or hooked."""
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not module._forward_pre_hooks
+
+
+def _autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def _absent(state: Any) -> bool:
     return state is None or (isinstance(state, tuple) and all(part is None for part in state))
-
-
-def _kernels_run(x: Tensor) -> bool:
-    """Kernels run on a GPU, or in Triton's interpreter, where Triton is installed."""
-    return (x.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1") and has_triton()
-
-
-def has_triton() -> bool:
-    return _TRITON
-
-
-def _find_triton() -> bool:
-    try:
-        return find_spec("triton") is not None
-    except ImportError:  # Something refuses to find it, as whoever does without may have it.
-        return False
-
-
-_TRITON = _find_triton()
-
-
-@cache
-def _say_once() -> None:
-    warnings.warn(
-        "Layers run without kernels here: those need Triton and a GPU. The PyTorch forms give the same, only slower: "
-        "by chunks several times, and token by token, as in decoding, by a round of Python for every token.",
-        stacklevel=4,
-    )

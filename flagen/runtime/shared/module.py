@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import Arguments, Call
-
-# Up to here one token after another is as fast as whole chunks.
-_SHORT = 16
+from .forms import SHORT, SHORT_WITH_GRADIENTS
+from .inference import usable
 
 Carried = TypeVar("Carried", bound=Tensor | tuple[Tensor, ...])
 
@@ -37,8 +36,7 @@ class Recurrence(nn.Module, Generic[Carried]):
 
     @property
     def state(self) -> Carried | None:
-        if self._state is not None and _parts(self._state)[0].is_inference() and not torch.is_inference_mode_enabled():
-            self._state = _each(Tensor.clone, self._state)  # No gradient may use what inference_mode made.
+        self._state = usable(self._state)
         return self._state
 
     @state.setter
@@ -54,7 +52,7 @@ class Recurrence(nn.Module, Generic[Carried]):
 
     def _is_long(self, x: Tensor, steps: int = 1) -> bool:
         """Whether whole chunks are faster than one token after another."""
-        return x.shape[1] > _SHORT * steps
+        return x.shape[1] > (SHORT_WITH_GRADIENTS if torch.is_grad_enabled() else SHORT) * steps
 
     def _run(
         self,

@@ -46,15 +46,18 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 
 RESERVED = frozenset(
     """
-    F Any ClassVar Forms Layer Packing Tensor ValueError activate annotations attention_mask cls cu_seqlens
-    hidden_states kwargs math nn no_weight_decay output_attentions packing past past_key_values positions run self state
-    torch use_cache DDLerpLinear DPFPFeatureMap FusedRMSNormGated GroupNorm HadamardFeatureMap HedgehogFeatureMap LoRA
-    RMSNorm RMSNormGated RotaryEmbedding ShortConvolution T2RFeatureMap TokenMix
+    F Any ClassVar Forms Layer Packing Tensor ValueError activate annotations attention_mask check_activation
+    check_sizes check_sizes_or_none cls cu_seqlens hidden_states kwargs math nn no_weight_decay output_attentions
+    packing past past_key_values positions run self state torch use_cache DDLerpLinear DPFPFeatureMap
+    FusedRMSNormGated GroupNorm HadamardFeatureMap HedgehogFeatureMap LoRA RMSNorm RMSNormGated RotaryEmbedding
+    ShortConvolution T2RFeatureMap TokenMix
     """.split()
 )
 """What a generated layer calls its own."""
 
-BASE_ATTRIBUTES = frozenset("KEYWORDS check_keywords choose leave_states outputs past_states seen_tokens".split())
+BASE_ATTRIBUTES = frozenset(
+    "KEYWORDS check_keywords choose find_tokens first_positions leave_states outputs past_states seen_tokens".split()
+)
 """What every generated layer has of its base."""
 
 BASE_CONFIG = frozenset(("mode", "layer_idx"))

@@ -12,7 +12,7 @@ from flagen.spec.layer.shapes import Shape
 Given = Mapping[str, Any]
 """What a word is given, by the names of its parameters: numbers, texts, truth values, None; the shapes of tensors."""
 
-ACTIVATIONS = ("silu", "swish", "sigmoid", "relu", "sqrelu", "tanh", "gelu", "identity")
+ACTIVATIONS = ("silu", "swish", "sigmoid", "relu", "sqrelu", "tanh", "gelu", "gelu_exact", "identity")
 
 
 @dataclass(frozen=True)

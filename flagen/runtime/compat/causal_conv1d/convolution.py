@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...modules.convolution import ACTIVATIONS, causal_windows
+from ...shared.functional import activate
+from ...shared.inference import write_in_place
 from ..adapt import computing, drop_in, refuse
 
 
-def _activated(function: str, x: Tensor, activation: str | None) -> Tensor:
-    if activation not in (None, "silu", "swish"):
+def _check_activation(function: str, activation: str | None) -> None:
+    if activation not in ACTIVATIONS:
         raise NotImplementedError(f"{function}: activation: expected None, 'silu' or 'swish', got {activation!r}")
-    return x if activation is None else F.silu(x)
 
 
 def _check(function: str, x: Tensor, weight: Tensor) -> None:
@@ -75,18 +77,20 @@ def convolve(
     """What `causal_conv1d_fn` returns, and the last W - 1 inputs."""
     name = "causal_conv1d_fn"
     _check(name, x, weight)
+    _check_activation(name, activation)
     width, wide = weight.shape[1], computing(x, weight)
     if initial_states is None:
         given = F.pad(x, (width - 1, 0))
     else:
         given = torch.cat([initial_states.to(x.dtype), x], dim=-1)
+    added = None if bias is None else bias.to(wide)
     if seq_idx is None:
-        filters = weight.to(wide).unsqueeze(1)
-        y = F.conv1d(given.to(wide), filters, None if bias is None else bias.to(wide), groups=x.shape[1])
+        y = causal_windows(given.to(wide), weight.to(wide), added, activation)
     else:
         y = _within_sequences(given.to(wide), weight.to(wide), seq_idx)
-        y = y if bias is None else y + bias.to(wide)[:, None]
-    return _activated(name, y, activation).to(x.dtype), given[..., x.shape[-1] :]
+        y = y if added is None else y + added[:, None]
+        y = y if activation is None else activate(y, activation)
+    return y.to(x.dtype), given[..., x.shape[-1] :]
 
 
 def _within_sequences(given: Tensor, weight: Tensor, seq_idx: Tensor) -> Tensor:
@@ -133,6 +137,7 @@ def causal_conv1d_update(
     refuse(name, cache_seqlens=cache_seqlens)
     tokens = x.unsqueeze(-1) if x.ndim == 2 else x
     _check(name, tokens, weight)
+    _check_activation(name, activation)
     state = conv_state if conv_state_indices is None else conv_state[conv_state_indices.long()]
     length, width = state.shape[-1], weight.shape[1]
     if state.shape[:2] != tokens.shape[:2] or length < width - 1:
@@ -142,11 +147,9 @@ def causal_conv1d_update(
         )
     given = torch.cat([state.to(tokens.dtype), tokens], dim=-1)
     with torch.no_grad():
-        if conv_state_indices is None:
-            conv_state.copy_(given[..., -length:])
-        else:
-            conv_state[conv_state_indices.long()] = given[..., -length:].to(conv_state.dtype)
+        rows = None if conv_state_indices is None else conv_state_indices.long()
+        write_in_place(conv_state, given[..., -length:], rows)
     wide = computing(x, weight)
     read = given[..., length - width + 1 :].to(wide)
-    y = F.conv1d(read, weight.to(wide).unsqueeze(1), None if bias is None else bias.to(wide), groups=weight.shape[0])
-    return _activated(name, y, activation).to(x.dtype).reshape(x.shape)
+    y = causal_windows(read, weight.to(wide), None if bias is None else bias.to(wide), activation)
+    return y.to(x.dtype).reshape(x.shape)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...adapt import Form, computing, of_groups, run
+from ....shared.forms import Form
+from ...adapt import computing, of_groups, run
 
 CENTER = -0.2
 """The log of the second moment that leaves a channel as it is, where none is given."""

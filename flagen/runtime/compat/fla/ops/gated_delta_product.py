@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...adapt import Forms, drop_in, forms, l2norm, refuse, run
+from ...adapt import EveryForm, drop_in, forms, l2norm, refuse, run
 
 __all__ = ["chunk_gated_delta_product", "chunk_gated_delta_product_ref", "naive_recurrent_gated_delta_product"]
 
@@ -12,7 +12,7 @@ _gated = forms("gated_delta_product")
 _plain = forms("delta_product")
 
 
-def _operator(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, beta: Tensor) -> tuple[Forms, tuple[Tensor, ...]]:
+def _operator(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, beta: Tensor) -> tuple[EveryForm, tuple[Tensor, ...]]:
     """The operator with a decay or that without, and its inputs."""
     return (_plain, (q, k, v, beta)) if g is None else (_gated, (q, k, v, g, beta))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...adapt import Forms, computing, drop_in, forms, l2norm, refuse, run, scalar_gate, v_first, write_strength
+from ...adapt import EveryForm, computing, drop_in, forms, l2norm, refuse, run, scalar_gate, v_first, write_strength
 
 __all__ = [
     "chunk_gated_delta_rule",
@@ -98,7 +98,7 @@ def chunk_gated_delta_rule(
 
 def _operator(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, gk: Tensor | None, beta: Tensor
-) -> tuple[Forms, tuple[Tensor, ...]]:
+) -> tuple[EveryForm, tuple[Tensor, ...]]:
     """The operator for the decays that there are, and its inputs."""
     if gk is not None:
         return forms("kda"), (q, k, v, gk if g is None else gk + g[..., None], beta)

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...adapt import Form, drop_in, forms, of_groups, run
+from ....shared.forms import Form
+from ...adapt import drop_in, forms, of_groups, run
 
 __all__ = ["chunk_gsa", "fused_recurrent_gsa", "naive_recurrent_gsa"]
 

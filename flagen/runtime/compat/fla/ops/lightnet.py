@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...adapt import Form, drop_in, forms, run
+from ....shared.forms import Form
+from ...adapt import drop_in, forms, run
 
 __all__ = ["chunk_lightnet", "fused_recurrent_lightnet"]
 

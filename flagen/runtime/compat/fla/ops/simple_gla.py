@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...adapt import Forms, computing, drop_in, forms, refuse, run, v_first
+from ...adapt import EveryForm, computing, drop_in, forms, refuse, run, v_first
 
 __all__ = [
     "chunk_simple_gla",
@@ -20,7 +20,9 @@ _decayed = forms("simple_gla")
 _plain = forms("linear_attn")
 
 
-def _inputs(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, g_gamma: Tensor | None) -> tuple[Forms, list[Tensor]]:
+def _inputs(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, g_gamma: Tensor | None
+) -> tuple[EveryForm, list[Tensor]]:
     """The operator for the decays that there are, and its inputs."""
     if g_gamma is not None:
         # No gradient for it: it is a constant in fla.

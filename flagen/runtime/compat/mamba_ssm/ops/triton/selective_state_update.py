@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .....shared.inference import write_in_place
 from ....adapt import computing, drop_in
 from ..step_size import step_size
 
@@ -59,10 +60,7 @@ def selective_state_update(
     token = x.to(wide)
     new = torch.exp(step * A.to(wide)) * old.to(wide) + step * write * token.unsqueeze(-1)
     with torch.no_grad():
-        if rows is None:
-            state.copy_(new)
-        else:
-            state[rows] = new.to(state.dtype)
+        write_in_place(state, new, rows)
     y = (new * read).sum(-1)
     if D is not None:
         y = y + D.to(wide) * token
