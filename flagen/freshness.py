@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flagen.emit.writer import own_files
-from flagen.project import PACKAGE, RUNTIME, bundled
+from flagen.project import DEVICE, PACKAGE, RUNTIME, bundled
 
 _NAME = re.compile(rb"\b[a-z][a-z0-9_]{0,63}\b")
 """What may be a package's name."""
@@ -33,7 +33,7 @@ def tools_hash() -> str:
     digest = hashlib.sha256(repr((sys.version_info[:2], [(name, version(name)) for name in _LIBRARIES])).encode())
     for directory, pattern in ((PACKAGE, "*.py"), (bundled("templates"), "*.j2")):
         for path in sorted(directory.rglob(pattern)):
-            if path.is_relative_to(RUNTIME):
+            if path.is_relative_to(RUNTIME) and not path.is_relative_to(DEVICE):
                 continue  # Written as it is, whatever the spec.
             content = path.read_bytes()
             digest.update(f"\n{path.relative_to(directory).as_posix()} {len(content)}\n".encode())

@@ -16,6 +16,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 RUNTIME = PACKAGE / "runtime"
 """What is written into every generated directory, as text."""
+DEVICE = RUNTIME / "shared" / "device"
+"""That of it which kernels call: they import its functions by name."""
 VARIANT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 

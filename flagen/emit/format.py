@@ -17,7 +17,9 @@ LINE_LENGTH = 120
 _TARGET = "py310"
 _COMMON = ("--isolated", "--no-cache", "--quiet", "--target-version", _TARGET, "--line-length", str(LINE_LENGTH))
 # Import order and unused imports are repaired; an undefined name, a dead assignment, bad syntax are a template's bug.
-_CHECK = ("check", *_COMMON, "--fix", "--select", "F,I", "--config", "lint.isort.known-third-party=['torch', 'triton']")
+# An import that has become short is put on one line again.
+_ISORT = ("lint.isort.known-third-party=['torch', 'triton']", "lint.isort.split-on-trailing-comma=false")
+_CHECK = ("check", *_COMMON, "--fix", "--select", "F,I", *(part for option in _ISORT for part in ("--config", option)))
 _FORMAT = ("format", *_COMMON)
 
 

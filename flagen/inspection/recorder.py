@@ -29,7 +29,7 @@ from triton.compiler.compiler import make_backend
 from triton.runtime.jit import JITFunction
 
 from flagen.inspection.devices import DEVICES
-from flagen.inspection.source import tree_of
+from flagen.inspection.source import imported_from, tree_of
 from flagen.project import UsageError
 from flagen.triton_cpu.border import Patch, autotuner, patched, require_compiler, stock
 from flagen.triton_cpu.offline import target_of
@@ -143,20 +143,28 @@ def _is_divisible(value: Any) -> bool:
 
 @cache
 def _code(file: Path, kernel: str) -> str:
-    """The kernel and all that it reaches in its module and those beside it, without comments and docstrings."""
-    definitions, reached, waiting = _definitions(file), set(), [kernel]
+    """The kernel and all that it reaches in its module and those that this imports from, without comments and
+    docstrings."""
+    texts: set[tuple[str, str]] = set()
+    waiting, seen = [(file, kernel)], set()
     while waiting:
-        name = waiting.pop()
-        if name in definitions and name not in reached:
-            reached.add(name)
-            waiting += [node.id for node in ast.walk(definitions[name]) if isinstance(node, ast.Name)]
-    return "\n".join(ast.unparse(definitions[name]) for name in sorted(reached))
+        where, name = place = waiting.pop()
+        definition = _definitions(where).get(name)
+        if place in seen or definition is None:
+            continue
+        seen.add(place)
+        if isinstance(definition, ast.stmt):
+            texts.add((name, ast.unparse(definition)))
+            waiting += [(where, node.id) for node in ast.walk(definition) if isinstance(node, ast.Name)]
+        else:
+            waiting.append(definition)
+    return "\n".join(text for _, text in sorted(texts))
 
 
 @cache
-def _definitions(file: Path) -> Mapping[str, ast.stmt]:
-    """What defines each name of a module, or of a module beside it from which it imports the name."""
-    found: dict[str, ast.stmt] = {}
+def _definitions(file: Path) -> Mapping[str, ast.stmt | tuple[Path, str]]:
+    """What defines each name of a module, or the file that it is imported from, and its name there."""
+    found: dict[str, ast.stmt | tuple[Path, str]] = {}
     for node in tree_of(file).body:
         match node:
             case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
@@ -164,9 +172,9 @@ def _definitions(file: Path) -> Mapping[str, ast.stmt]:
             case ast.Assign() | ast.AnnAssign():
                 targets = (x for x in ast.walk(node) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store))
                 found |= {target.id: node for target in targets}
-            case ast.ImportFrom(level=1, module=str(module)):
-                beside = _definitions(file.parent / f"{module}.py")
-                found |= {x.asname or x.name: beside[x.name] for x in node.names if x.name in beside}
+    for imports, path in imported_from(file):
+        if path.is_file():
+            found |= {x.asname or x.name: (path, x.name) for x in imports.names}
     return found
 
 

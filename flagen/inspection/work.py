@@ -21,7 +21,7 @@ from flagen.catalogue import OPERATORS as ALL_OPERATORS
 from flagen.diagnostics import InternalError
 from flagen.inspection.devices import ARCHS, DEVICES
 from flagen.inspection.model import Compiled, Launched, Metered, MeteredGradients, Size
-from flagen.inspection.source import tree_of
+from flagen.inspection.source import has_kernels, imported_from, tree_of
 from flagen.project import PACKAGE, Project, UsageError
 
 OPERATORS = tuple(operator for operator in ALL_OPERATORS if not operator.startswith("naive_"))
@@ -107,19 +107,28 @@ def metered_keys(packages: Sequence[Package]) -> dict[str, str]:
 def _launchers(package: Package) -> list[Path]:
     """The files of a package without kernels. Of the others, launches have kernels, and the tiles they are told."""
     files = sorted(Path(package.folder).rglob("*.py"))
-    return [path for path in files if not any(map(_imports_triton, tree_of(path).body))]
-
-
-def _imports_triton(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Import) and any(name.name == "triton" for name in statement.names)
+    return [path for path in files if not has_kernels(path)]
 
 
 def package_key(package: Package) -> str:
-    """A hash of all that decides, under one Triton, what is found out about a package: its files, its spec, the tools.
+    """A hash of all that decides, under one Triton, what is found out about a package: its files, what its kernels call
+    beside it, its spec, the tools.
 
     Comments and docstrings are left out.
     """
-    return _key_of(package, sorted(Path(package.folder).rglob("*.py")))
+    files = sorted(Path(package.folder).rglob("*.py"))
+    return _key_of(package, [*files, *_called_beside(files)])
+
+
+def _called_beside(files: Sequence[Path]) -> list[Path]:
+    """The other files that have functions which the kernels in `files` call, directly or through one another."""
+    found, waiting = set(files), list(filter(has_kernels, files))
+    while waiting:
+        for _, path in imported_from(waiting.pop()):
+            if path not in found and path.is_file() and has_kernels(path):
+                found.add(path)
+                waiting.append(path)
+    return sorted(found - set(files))
 
 
 def _key_of(package: Package, files: Iterable[Path], launches: str = "") -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 LOCALS = frozenset(
     """
-    back between block block_start blocks CHUNK chunk chunk_row chunk_sequence chunks_before coarse coarse_before
+    back block block_start blocks CHUNK chunk chunk_row chunk_sequence chunks_before coarse coarse_before
     coarse_end coarse_read coarse_sum column column_across column_gradient column_gradient_across column_gradients
     column_keys column_scale_gradient column_state_gradient column_state_gradients column_states column_written
     common common_before cu_seqlens decay decay_over decay_to_cut do dtype earlier end end_sums end_token
     erased_decay erased_part erased_sum erased_writes erased_writes_gradient erased_writes_operand erasures_gradient
     erasures_operand exponent final_gradient fine fine_before fine_end fine_read fine_sum first
     first_chunk first_state first_token from_middle from_start from_start_before from_start_read gradient_across
-    gradient_before_chunk halve head initial_gradient inverse invert is_last join k_dots k_gradient k_row k_scaled
+    gradient_before_chunk halve head initial_gradient inverse invert is_last k_dots k_gradient k_row k_scaled
     k_to_end k_writing kept kept_sums key_head key_start key_sum L L_gradient last later LEAF LEAF_LEVELS level
     LEVELS log_decay log_decay_gradient member MEMBERS members near number o o_gradient onto_reader onto_row_before
     onto_writer own_gradient pair_sum pair_sums pairs place PRECISION program put q_dots q_erasing q_from_start

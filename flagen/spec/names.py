@@ -38,14 +38,14 @@ PYTHON_BUILTINS = _words("""
 _GENERATED = _words("""
     annotations args arguments axes batch by_step by_token chunk chunk_size CALL cu_seqlens dataclass device
     dtype einsum final final_state finals flagen functional fused_recurrent initial_state j kernels layouts math module
-    naive name nn offsets output_final_state outputs promote run runs self sequences shapes_only sizes t T Tensor tensor
-    tensors tl tokens torch triton
+    naive name nn offsets output_final_state outputs promote run runs scans self sequences shapes_only sizes t T Tensor
+    tensor tensors tl tokens torch triton
 """)
 
 _KERNELS = _words("""
     CHUNK SEGMENT block blocks call_key chunk_sequence chunks chunks_of config dot_precision empty_arrays end_token
     first_chunk first_segment first_token given gradients_config handed_on import_error inside is_first is_last
-    kept_arrays kept_row kept_states key_head launch_config micro_step num_warps operators os output_blocks
+    kept_arrays kept_row kept_states key_head launch_config launches micro_step num_warps operators os output_blocks
     output_tiles pairwise prepare_tiles products_of program reduce row rows save_states segment segment_end
     segment_row segment_sequence segment_start segments segments_before segments_done sequence shares start
     state_row tile tiles token tokens_done value_head walk walk_tiles wanted

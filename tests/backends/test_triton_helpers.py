@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -12,23 +13,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flagen.backends.triton_.helpers import HELPERS
+from flagen.backends.triton_.device import OF_A_TOKEN
+from flagen.project import DEVICE
 
 pytestmark = [
     pytest.mark.usefixtures("interpreter"),
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
 ]
 
+HELPERS = {
+    node.name: node
+    for module in OF_A_TOKEN
+    for node in ast.parse((DEVICE / f"{module}.py").read_text(encoding="utf-8")).body
+    if isinstance(node, ast.FunctionDef)
+}
 KERNELS = "\n\n".join(
     [
         "import triton\nimport triton.language as tl",
-        *HELPERS.values(),
+        *(f"from flagen.runtime.shared.device.{m} import {', '.join(names)}" for m, names in OF_A_TOKEN.items()),
         *(
             f"@triton.jit\ndef {name}_kernel(x_ptr, y_ptr, z_ptr, out_ptr, N: tl.constexpr):\n"
             "    i = tl.arange(0, N)\n"
             "    x, y, z = tl.load(x_ptr + i), tl.load(y_ptr + i), tl.load(z_ptr + i)\n"
-            f"    tl.store(out_ptr + i, {name}({', '.join('xyz'[: source.partition(')')[0].count(',') + 1])}))\n"
-            for name, source in HELPERS.items()
+            f"    tl.store(out_ptr + i, {name}({', '.join('xyz'[: len(helper.args.args)])}))\n"
+            for name, helper in HELPERS.items()
         ),
     ]
 )

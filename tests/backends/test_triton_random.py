@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from flagen.backends.triton_.axes import Axes
-from flagen.backends.triton_.helpers import helpers_for
+from flagen.backends.triton_.device import OF_A_TOKEN
 from flagen.backends.triton_.printer import Printer
 from flagen.plan.padding import PaddingRules
 from flagen.plan.tiles import Lowering, Value
@@ -71,7 +71,7 @@ def source(expr: Expr) -> str:
     return "\n".join(
         [
             "import triton\nimport triton.language as tl",
-            *helpers_for([text]),
+            *(f"from flagen.runtime.shared.device.{m} import {', '.join(names)}" for m, names in OF_A_TOKEN.items()),
             f"@triton.jit\ndef kernel({pointers}o_ptr, head, {sizes}):",
             *(f"    {d}_index = tl.arange(0, {BLOCK})\n    {d}_mask = {d}_index < {d}" for d in ("K", "V")),
             *(f"    {n} = tl.load({access(n, dims)}{masked(dims, ', other=0.0')})" for n, dims in NAMES.items()),

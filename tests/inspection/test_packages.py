@@ -22,6 +22,7 @@ from flagen.inspection import (
     meter,
     meter_gradients,
     metered_keys,
+    package_key,
     record,
 )
 from flagen.project import UsageError
@@ -106,6 +107,23 @@ def test_keys_follow_what_a_kernel_reaches(toy: Package, tmp_path: Path) -> None
     keys = [{row.kernel: row.key for row in record([package], ["sm_80"], [SIZE])} for package in (first, second)]
     assert keys[0]["rows_kernel"] != keys[1]["rows_kernel"]
     assert keys[0]["product_kernel"] == keys[1]["product_kernel"]
+
+
+def test_keys_follow_what_a_kernel_calls_beside_its_package(toy: Package, tmp_path: Path) -> None:
+    start = "@triton.jit\ndef rows_kernel(k, scratch, n, BLOCK: tl.constexpr):\n"
+    calling = f"from ..shared.device.counts import shifted\n\n\n{start}    n = shifted(n)\n"
+    counts = "import triton\n\n\n@triton.jit\ndef inner(n):\n    return n + 0\n\n\n"
+    counts += "@triton.jit\ndef shifted(n):\n    return inner(n)\n"
+    packages = []
+    for root, text in (("first", counts), ("second", counts.replace("n + 0", "n + 1"))):
+        packages.append(edited(toy, tmp_path / root / "toy", "kernels.py", start, calling))
+        device = tmp_path / root / "shared" / "device"
+        device.mkdir(parents=True)
+        (device / "counts.py").write_text(text)
+    keys = [{row.kernel: row.key for row in record([package], ["sm_80"], [SIZE])} for package in packages]
+    assert keys[0]["rows_kernel"] != keys[1]["rows_kernel"]
+    assert keys[0]["product_kernel"] == keys[1]["product_kernel"]
+    assert package_key(packages[0]) != package_key(packages[1])
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import torch
 
 from flagen.triton_cpu import repair
 from tests.mutation.equivalent import reason
-from tests.mutation.mutants import CLASSES, Mutant, mutants
+from tests.mutation.mutants import CLASSES, Mutant
 from tests.mutation.trial import NEUTRAL, UNTOLD, Bench
 from tests.tiers import REPRESENTATIVES
 
@@ -36,8 +36,9 @@ def chosen(bench: Bench, each: int, limit: int) -> list[tuple[Path, Mutant]]:
     """Of every file and class `each`, or all for 0; of these the first `limit`, or all for 0."""
     found = []
     for path in bench.files:
+        of_file = bench.mutants(path)
         for kind in CLASSES:
-            of_kind = [m for m in mutants(path.read_text(encoding="utf-8")) if m.kind == kind]
+            of_kind = [m for m in of_file if m.kind == kind]
             shuffled = sorted(of_kind, key=lambda m: zlib.crc32(f"{path.name} {m}".encode()))
             found += [(path, m) for m in (shuffled[:each] if each else of_kind)]
     spread = sorted(found, key=lambda pair: zlib.crc32(f"{pair[0].name} {pair[1]}".encode()))

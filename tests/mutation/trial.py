@@ -29,7 +29,7 @@ from triton.runtime.interpreter import InterpretedFunction
 
 from flagen import pipeline
 from flagen.plan import Unavailable
-from tests.mutation.mutants import DIFFER, Mutant
+from tests.mutation.mutants import DIFFER, Mutant, mutants
 from tests.numeric.problems import (
     Problem,
     Shape,
@@ -99,7 +99,7 @@ def runs_of(name: str) -> list[Run]:
     if split_of(name) is not None:
         found.append(Run("fused_recurrent", *SHAPES[1], gradients=True, blocks=True))
     for shape, state in SHAPES:
-        if hasattr(launcher, "_splits"):
+        if hasattr(launcher, "launches"):
             found.append(Run("chunk", shape, state, gradients=False, split=True))
             found.append(Run("chunk", shape, state, gradients=True, split=True))
         if "save_states" in form("chunk", name).__code__.co_varnames:
@@ -220,8 +220,8 @@ def results_of(name: str, run: Run, *, reference: bool = False) -> tuple[dict[st
                         small = partial(small_blocks, module.launch_config, split_of(name))
                         stack.enter_context(mock.patch.object(module, "launch_config", small))
             if run.split:
-                for launcher in (module for module in of_package(name) if hasattr(module, "_splits")):
-                    stack.enter_context(mock.patch.object(launcher, "_splits", lambda programs, device: True))
+                launches = importlib.import_module("generated.shared.launches")
+                stack.enter_context(mock.patch.object(launches, "splits", lambda programs, device: True))
         found = named_results(name, *problem.call(form(kind, name), **keywords))
         results = {key: x.detach() for key, x in found.items()}
         if run.gradients:
@@ -322,7 +322,9 @@ class Bench:
         self.name, self.root = name, Path(package(name).__path__[0])
         for kind in ("chunk", "fused_recurrent"):
             form(kind, name)
-        self.files = sorted(p for p in self.root.rglob("*.py") if "triton.jit" in p.read_text(encoding="utf-8"))
+        shared = self.root.parent / "shared" / "device"
+        paths = (*self.root.rglob("*.py"), *shared.glob("*.py"))
+        self.files = sorted(path for path in paths if "triton.jit" in path.read_text(encoding="utf-8"))
         for path in self.files:
             importlib.import_module(self.module_of(path))
         self.runs = runs_of(name)
@@ -335,7 +337,12 @@ class Bench:
             self.expected[run] = found
 
     def module_of(self, path: Path) -> str:
-        return ".".join(["generated", self.name, *path.relative_to(self.root).with_suffix("").parts])
+        return ".".join(["generated", *path.relative_to(self.root.parent).with_suffix("").parts])
+
+    def mutants(self, path: Path) -> list[Mutant]:
+        """Those of a file; of what packages share, those in what this one calls."""
+        found = list(mutants(path.read_text(encoding="utf-8")))
+        return found if path.is_relative_to(self.root) else [mutant for mutant in found if self.reach(path, mutant)]
 
     def reach(self, path: Path, mutant: Mutant) -> list[Run]:
         """The runs that run the function with the mistake."""
@@ -382,7 +389,7 @@ class Bench:
         return False
 
     def _put_in_place(self, module: str, path: Path, text: str, probe: Callable[..., object] | None = None) -> None:
-        """The functions of the module as they are in `text`, wherever the package has them."""
+        """The functions of the module as they are in `text`, wherever they are called."""
         path.write_text(text, encoding="utf-8")
         spec = importlib.util.spec_from_file_location(f"{module}_mutant", path)
         assert spec is not None and spec.loader is not None
@@ -394,8 +401,9 @@ class Bench:
         for key, function in vars(mutated).items():
             original = vars(right).get(key)
             if isinstance(function, InterpretedFunction) and function.fn.__module__ == mutated.__name__:
+                callers = (f"generated.{self.name}.", "generated.shared.")
                 for name, other in list(sys.modules.items()):
-                    if name.startswith(f"generated.{self.name}") and vars(other).get(key) is original:
+                    if name.startswith(callers) and vars(other).get(key) is original:
                         setattr(other, key, function)
 
 

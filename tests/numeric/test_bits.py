@@ -5,6 +5,7 @@ Results and final states, not gradients. PyTorch promises no such thing of the p
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -90,7 +91,8 @@ def test_a_sequence_has_its_bits(kind, name, dtype):
 def choosing(name: str) -> list[ModuleType]:
     """The modules of a package that choose by the number of programs how to launch the outputs."""
     package(name)
-    return [m for path, m in sys.modules.items() if path.startswith(f"generated.{name}.") and hasattr(m, "_splits")]
+    found = [m for path, m in sys.modules.items() if re.fullmatch(rf"generated\.{name}\..*chunk_fused", path)]
+    return [module for module in found if hasattr(module, "launches")]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -100,6 +102,6 @@ def test_how_outputs_are_launched_changes_no_bit(name, dtype, monkeypatch):
     problem, results = make(name, SHAPE).to(dtype), []
     for splits in (False, True):
         for module in choosing(name):
-            monkeypatch.setattr(module, "_splits", lambda *_, splits=splits: splits)
+            monkeypatch.setattr(module.launches, "splits", lambda *_, splits=splits: splits)
         results.append(evaluate(form("chunk", name), problem, wrt=(), chunk_size=CHUNK))
     assert all(torch.equal(x, results[1][result]) for result, x in results[0].items())

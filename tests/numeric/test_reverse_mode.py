@@ -344,12 +344,12 @@ def test_the_operator_launches_it(name, packages, monkeypatch):
 
 def test_memory_grows_with_the_root_of_the_length(packages):
     """States between segments and inside of one: about as many of either, whatever the length."""
-    module = importlib.import_module(f"{packages['hgrn'].__name__}.fused_recurrent_backward")
+    launches = importlib.import_module(f"{packages['hgrn'].__name__}.fused_recurrent_backward").launches
     arguments = importlib.import_module(f"{packages['hgrn'].__name__}.arguments")
     for T in (1, 2, 3, 7, 64, 100, 4096, 100000):
         x = torch.empty(1, T, 1, 1)
         args = arguments.CALL.check(x, x, initial_state=None, cu_seqlens=None)
-        tokens, segments, _ = module._segments(args, None)
+        tokens, segments, _ = launches.segments_by_length(args, None)
         assert tokens * segments >= T
         assert tokens + segments <= 2.2 * T**0.5 + 1
 

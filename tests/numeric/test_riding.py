@@ -193,7 +193,7 @@ def called(package: ModuleType, problem: Rounded) -> Iterator[tuple[str, dict[st
     for way in WAYS:
         with ExitStack() as stack:
             if way.startswith("split"):
-                stack.enter_context(mock.patch.object(launcher, "_splits", lambda programs, device: True))
+                stack.enter_context(mock.patch.object(launcher.launches, "splits", lambda programs, device: True))
             if way == "with states saved":
                 yield way, problem.results(partial(run, save_states=True))
             else:

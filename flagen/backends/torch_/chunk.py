@@ -58,13 +58,12 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "scan": equations.scan,
             "scanned": equations.scanned,
             "kept": chunk.kept,
-            "read": _returned(f"_tokens({value}, tokens)" for value in reads),
+            "read": _returned(f"rows.tokens({value}, tokens)" for value in reads),
             "nothing_read": _returned(
                 f"S.new_zeros(S.shape[0], 0, S.shape[1], S.shape[{_axis(read)}])" for read in nf.reads
             ),
             "after": equations.after,
             "first": arguments[0][0],
-            "functions": equations.functions | rows_printer.functions,
             "l2norm": "l2norm" in before.needs | printer.needs | rows_printer.printer.needs,
             "key": nf.key,
             "value": nf.value,
@@ -134,14 +133,12 @@ class _Equations:
             {**printer.names, "S0": "S", "S1": "S"},
             shared=printer.shared,
             setup=printer.setup,
-            functions=printer.functions,
             local={s.target.tensor for s in chunk.scan} | {"S0"},
         )
         self.scan = scan.lines(chunk.scan)
         self.scanned = scan.scanned
         self.after = printer.lines(chunk.after)
         self.setup = printer.setup
-        self.functions = printer.functions
 
 
 def _plain(chunk: ChunkPlan, printer: EquationPrinter) -> set[str]:

@@ -41,7 +41,6 @@ class EquationPrinter:
     names: dict[str, str]
     shared: dict[str, str] = field(default_factory=dict)  # expression -> name of the value that holds it
     setup: list[str] = field(default_factory=list)
-    functions: set[str] = field(default_factory=set)
 
     @property
     def per_key(self) -> bool:
@@ -66,10 +65,9 @@ class EquationPrinter:
     def _solves(self, solves: list[Solve]) -> list[str]:
         if not solves:
             return []
-        self.functions.add("solve")
         targets = ", ".join(self.name(solve.target) for solve in solves)
         rights = ", ".join(self.names.get(solve.right, solve.right) for solve in solves)
-        return [f"{targets} = _solve({solves[0].matrix}, {rights})"]
+        return [f"{targets} = rows.solve({solves[0].matrix}, {rights})"]
 
     def value(self, equation: Equation) -> str:
         """The right side of `equation`."""
@@ -116,8 +114,7 @@ class EquationPrinter:
         one, other = self.name(left), self.name(right)
         scores = summed == "x"
         if self.per_key:
-            self.functions |= {"halves", "scores" if scores else "apply"}
-            function = "_decayed_scores" if scores else "_decayed_product"
+            function = "rows.decayed_scores" if scores else "rows.decayed_product"
             return f"{function}({one}, {other}, g, {self._last(timeline)})"
         decay = self._decay_matrix(timeline)
         return f"({one} @ {other}.mT) * {decay}" if scores else f"({one} * {decay}) @ {other}"
@@ -148,8 +145,7 @@ class EquationPrinter:
         """The name of e^{...} over the rows that carry it."""
         (read,) = (e for e in exponents if e.sign > 0)
         if any(e.sign < 0 for e in exponents):
-            self.functions.add("until_end")
-            return self._shared("to_end", "_until_end(g).exp()")
+            return self._shared("to_end", "rows.until_end(g).exp()")
         if not read.row:
             return self._shared("at_end", "g.sum(-2).exp()[..., None]")
         timeline = self.timeline(read.offset.removeprefix("G"))
@@ -164,8 +160,7 @@ class EquationPrinter:
 
     def _decay_matrix(self, timeline: Timeline) -> str:
         """Decays from each row to each reader: [readers, rows]."""
-        self.functions.add("decay")
-        decay = self._shared("decay", "_decay(g)")
+        decay = self._shared("decay", "rows.decay(g)")
         if timeline.simple == 0:
             return decay
         name = f"decay_{self.names.get(timeline.reader.tensor, timeline.reader.tensor)}"

@@ -79,7 +79,6 @@ class RowPrinter:
     def __init__(self, nf: NormalForm, printer: Printer) -> None:
         self.printer = printer
         self.nf = nf
-        self.functions: set[str] = set()
 
     @property
     def single(self) -> bool:
@@ -108,15 +107,13 @@ class RowPrinter:
 
     def _with_lead(self, block: Block, row: Rows) -> str:
         assert block.lead is not None and self.nf.spec.steps is not None
-        self.functions.add("first_step")
         lead = self._whole(block.lead.log, row.dim, repeated=False)
-        return f"_first_step({lead}, {self.nf.spec.steps.argument})"
+        return f"rows.first_step({lead}, {self.nf.spec.steps.argument})"
 
     def _part(self, expr: Expr | None, dim: str, repeated: bool) -> str:
         if expr is not None:
             return self._whole(expr, dim, repeated)
-        self.functions.add("zeros")
-        return f"_zeros(args, {', '.join(self._shape(dim, repeated)[2:])})"
+        return f"rows.zeros(args, {', '.join(self._shape(dim, repeated)[2:])})"
 
     def _shape(self, dim: str, repeated: bool) -> list[str]:
         steps = [self.nf.spec.steps.argument] if repeated and self.nf.spec.steps else []

@@ -41,7 +41,6 @@ def scan_renderings(plan: ScanPlan) -> tuple[Rendering, ...]:
                 "carries": carries[0] if one else tuple_of(carries),
                 "final": "torch.cat(finals)" if one else "tuple(torch.cat(runs) for runs in zip(*finals, strict=True))",
                 "body": statements,
-                "functions": body.functions,
                 "l2norm": "l2norm" in before.needs | body.needs,
             },
         ),
@@ -70,7 +69,6 @@ class _Body:
     plan: ScanPlan
     scope: Scope
     needs: set[str] = field(default_factory=set)
-    functions: set[str] = field(default_factory=set)
     of_chunk: dict[str, str] = field(default_factory=dict)
     """The names of a chunk's part of inputs and of what is derived from them."""
     locals: dict[str, tuple[Dims, Level]] = field(default_factory=dict)
@@ -105,11 +103,9 @@ class _Body:
             kind = part.kind
             operands.append(self._by_token(part.factor, part.state.dims))
         operands.append(self._whole(part.term, part.state.dims))
-        self.functions.add(kind)
-        yield f"{name} = _{kind}_scan({', '.join(operands)})"
+        yield f"{name} = scans.{kind}_scan({', '.join(operands)})"
         if name in self.plan.form.previous:
-            self.functions.add("before")
-            yield f"{name}_prev = _before({name}, {self.last[name]})"
+            yield f"{name}_prev = scans.before({name}, {self.last[name]})"
 
     def _local(self, assign: Assign) -> str:
         code = self._print(assign.value)

@@ -10,7 +10,7 @@ from flagen.backends.triton_.backward_gradients import Gradients
 from flagen.backends.triton_.backward_rows import Across, AcrossColumn
 from flagen.backends.triton_.backward_walks import Reverse, States
 from flagen.backends.triton_.chunk_kernel import ScalarDecayRows
-from flagen.backends.triton_.helpers import row_helpers_for
+from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.names import initial_of
 from flagen.backends.triton_.printer import literal
@@ -45,7 +45,7 @@ def _walks_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     }
     state = plan.rows.state
     return {
-        **_shared_context(plan, states, *kernels.values()),
+        **_shared_context(plan, states),
         "states": {"kernel": states.kernel, "docs": states_docs(plan), **kernels["states"]},
         "reverse": {"kernel": reverse.kernel, "docs": reverse_docs(plan), **kernels["reverse"]},
         "masks_tokens": _masks_tokens(kernels),
@@ -75,7 +75,7 @@ def _across_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
             column = AcrossColumn(plan, after=name == "after")
             riders[name] = {"step_parameters": column.step(declared=True), **column.sections()}
     return {
-        **_shared_context(plan, after, *steps.values(), *riders.values()),
+        **_shared_context(plan, after),
         **steps,
         "masks_tokens": _masks_tokens(steps),
         "riders": riders,
@@ -88,7 +88,7 @@ def _gradients_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
     sections, matrices = gradients.sections(), gradients.matrices()
     text = _lines(sections, *matrices)
     return {
-        **_shared_context(plan, gradients, sections, *matrices),
+        **_shared_context(plan, gradients),
         "gradients": {
             "kernel": gradients.kernel,
             "docs": gradients_docs(plan),
@@ -104,27 +104,21 @@ def _gradients_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "writes": rows.write_key is not None,
         "crowded": rows.crowded,
         "written_key": "" if rows.write_key is None else gradients.operand("k"),
-        "folds": any("sum_of_steps(" in line for line in text),
-        "moves_rows": any("onto_row_before(" in line for line in text),
-        "sums_pairs": any("sum_of_pairs(" in line for line in text),
-        "gathers": any(call in line for line in text for call in ("put(", "take(")),
         "sums_ends": any("end_sums" in line for line in text),
         "rides": plan.rider is not None,
         "numbers_chunks": any("chunk_row" in line for line in _lines(sections)),
     }
 
 
-def _shared_context(plan: ChunkBackwardPlan, kernel: ScalarDecayRows, *sections: Sections) -> Mapping[str, object]:
+def _shared_context(plan: ChunkBackwardPlan, kernel: ScalarDecayRows) -> Mapping[str, object]:
     """What all three files use."""
-    rows, axes, lines = plan.rows, kernel.axes, _lines(*sections)
+    rows, axes = plan.rows, kernel.axes
     return {
         "name": rows.spec.name,
         "key": rows.key,
         "value": rows.value,
         "steps": steps_symbol(rows),
-        "helpers": row_helpers_for(lines),
-        "inlines_decays": any("split_log_decay(" in line for line in lines),
-        "sums_of_decays": "chunk_kernels" if rows.prepare is None else "chunk_prepare",
+        "device": OF_CHUNKS,
         "S": kernel.name(rows.state.name),
         "key_index": axes.index(rows.key),
         "value_index": axes.index(rows.value),

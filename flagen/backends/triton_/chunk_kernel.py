@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from flagen.backends.printed import Printed, common_factor, product, total
 from flagen.backends.triton_.chunk_describe import output_docs, prepare_docs, states_docs, walk_docs
-from flagen.backends.triton_.helpers import row_helpers_for
+from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.rows import (
     DOT,
     ROLES,
@@ -33,7 +33,6 @@ def chunk_kernel_context(plan: ChunkKernelPlan, *, keeps: bool) -> Mapping[str, 
         **walks_context(plan, [(walk, walk_docs(plan)), (states, states_docs(plan))], (output, output_docs(plan))),
         "steps": steps_symbol(plan),
         "transposed": False,
-        "sums_decays": plan.row_decay is not None and plan.prepare is None,
         "prepares": plan.prepare is not None,
         "crowded": plan.crowded,
         "reflects": plan.delta is not None and not plan.contracts,
@@ -49,8 +48,7 @@ def chunk_prepare_context(plan: ChunkKernelPlan) -> Mapping[str, object]:
         "name": plan.spec.name,
         "key": plan.key,
         "steps": steps_symbol(plan),
-        "helpers": row_helpers_for(prepare.lines()),
-        "decays": plan.row_decay is not None,
+        "device": OF_CHUNKS,
         "prepare": {**prepare.context(), "docs": prepare_docs(plan)},
         "key_index": prepare.axes.index(plan.key),
         "key_mask": prepare.axes.mask(plan.key),

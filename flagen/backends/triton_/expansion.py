@@ -52,7 +52,6 @@ def expanded_launcher_context(plan: ExpandedPlan) -> Mapping[str, object]:
             "transposed": nf.transposed,
             "reads": [(scope.read_name(name), _text(plan, row)) for name, row in plan.reads],
             "output": output.aligned(output.print(nf.output), spec.output_dims).text,
-            "functions": read.functions,
             "l2norm": "l2norm" in before.needs | output.needs | read.printer.needs,
         },
     }

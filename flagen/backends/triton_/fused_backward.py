@@ -8,9 +8,9 @@ from flagen.backends.printed import SUM
 from flagen.backends.text import tuple_of
 from flagen.backends.triton_.actions import INDENT, ActionWriter
 from flagen.backends.triton_.axes import Axes
+from flagen.backends.triton_.device import OF_A_TOKEN
 from flagen.backends.triton_.fused_backward_config import config_lines
 from flagen.backends.triton_.fused_backward_describe import docs, row_lines
-from flagen.backends.triton_.helpers import helpers_for
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.names import free_name, initial_name
 from flagen.backends.triton_.printer import literal
@@ -46,13 +46,12 @@ def backward_kernels_context(plan: FusedBackwardPlan) -> Mapping[str, object]:
     """Every value `triton/fused_recurrent_backward_kernels.py.j2` uses."""
     writers = {name: SegmentKernel(plan, name) for name in (*WALKS, *SEGMENTS)}
     contexts = {name: writer.context() for name, writer in writers.items()}
-    lines = (line for writer in writers.values() for line in writer.every_line())
     return {
         "name": plan.forward.spec.name,
         "key": plan.key,
         "value": plan.value,
         "sizes": plan.forward.spec.dims,
-        "helpers": helpers_for(lines),
+        "device": OF_A_TOKEN,
         "config": list(config_lines(plan)),
         "kernels": contexts,
         "rows": row_lines(plan),

@@ -10,7 +10,7 @@ from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.config import config_lines
 from flagen.backends.triton_.describe import ownership, traffic
-from flagen.backends.triton_.helpers import helpers_for
+from flagen.backends.triton_.device import OF_A_TOKEN
 from flagen.backends.triton_.names import final_name, initial_name
 from flagen.backends.triton_.printer import Printer, literal
 from flagen.plan.fused import FusedPlan
@@ -39,7 +39,7 @@ def kernel_context(plan: FusedPlan) -> Mapping[str, object]:
     once, token = list(writer.lines(plan.schedule.once)), list(writer.lines(plan.schedule.token))
     return {
         "name": spec.name,
-        "helpers": helpers_for((*once, *token)),
+        "device": OF_A_TOKEN,
         "config": list(config_lines(plan)),
         "sizes": plan.order,
         "parameters": kernel_parameters(plan),

@@ -15,7 +15,7 @@ from flagen.backends.triton_.chunk_launcher import (
     launch_arguments,
     prepared_arrays,
 )
-from flagen.backends.triton_.helpers import row_helpers_for
+from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.key_backward_gradients import KeyGradients
 from flagen.backends.triton_.key_backward_walks import (
     OwnOutputs,
@@ -43,10 +43,6 @@ from flagen.backends.triton_.rows import RowKernel
 from flagen.backends.triton_.walk import documented, state_context
 from flagen.plan.backward_levels import R_GRADIENT
 from flagen.plan.key_backward import KeyBackwardPlan
-
-IMPORTED = {"decay_over", "decay_to_cut", "from_middle", "invert", "seen_across_cut"}
-"""What `chunk_prepare.py` has that other files use."""
-
 
 Contexts = Mapping[str, tuple[str, Mapping[str, object]]]
 """The template of each file and every value that it uses, by the file's module."""
@@ -76,12 +72,10 @@ def _prepare_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         documented.append((own, prepare_docs(plan.forward)))
     if not plan.puts_out:
         documented.append((Scale(plan.forward), scale_docs(plan.forward)))
-    lines = [line for kernel, _ in documented for line in kernel.lines()]
     return {
         "name": plan.forward.spec.name,
         "key": plan.forward.key,
-        "helpers": row_helpers_for(lines),
-        "imported": sorted(IMPORTED & names_in(*lines)),
+        "device": OF_CHUNKS,
         "kernels": [{**kernel.context(), "docs": docs} for kernel, docs in documented],
         "key_index": own.key_index,
         "key_mask": own.axes.mask(plan.forward.key),
@@ -105,7 +99,7 @@ def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     value, key = f"{states.axes.index(plan.forward.value)}[:, None]", f"{states.axes.index(plan.forward.key)}[None, :]"
     return {
         **state_context(plan.forward, states),
-        "helpers": row_helpers_for(lines),
+        "device": OF_CHUNKS,
         "transposed": transposed,
         "whole_keys": plan.whole_keys,
         "additive": plan.forward.delta is None,
@@ -128,8 +122,7 @@ def _gradients_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         "name": rows.spec.name,
         "key": rows.key,
         "value": rows.value,
-        "helpers": row_helpers_for(lines),
-        "imported": sorted(IMPORTED & names_in(*lines)),
+        "device": OF_CHUNKS,
         "leaf": "LEAF" in names_in(*lines),
         "key_index": gradients.key_index,
         "value_index": gradients.axes.index(rows.value),

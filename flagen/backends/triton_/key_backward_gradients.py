@@ -89,10 +89,7 @@ class KeyGradients(Pairs, PrintedKernel[KeyKernelPlan]):
         return {
             "kernel": self.kernel,
             "parameters": self.parameters(),
-            "gathers": any("put(" in line or "take(" in line for line in text),
             "members": any("members" in line for line in text),
-            "sums_apart": any("sum_of_earlier(" in line for line in text),
-            "sums_later": any("sum_of_later(" in line for line in text),
             "ends_by_chunk": "chunk_row" in names_in(*self._head_end()),
             **sections,
         }

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from flagen.backends.printed import Printed, common_factor, product, total
-from flagen.backends.triton_.helpers import row_helpers_for
+from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.key_describe import output_docs, prepare_docs, states_docs, walk_docs
 from flagen.backends.triton_.key_output import RightOutput
 from flagen.backends.triton_.key_rows import LOG2_E, Array, KeyRows, Score, arrays, decay_tiles, indented, scores_of
@@ -25,9 +25,6 @@ def key_kernel_context(plan: KeyKernelPlan, *, keeps: bool) -> Mapping[str, obje
     walks = [(walk, walk_docs(plan))] if walk is not None else []
     return {
         **walks_context(plan, [*walks, (states, states_docs(plan))], (output, output_docs(plan))),
-        "imported": sorted(
-            {"decay_over", "decay_to_cut", "from_middle", "seen_across_cut"} & names_in(*output.lines())
-        ),
         "decays": plan.log_decay is not None,
         "leaf": plan.log_decay is not None and not plan.leaf.is_one,
         "leaf_levels": _leaf_levels(plan),
@@ -47,13 +44,10 @@ def key_prepare_context(plan: KeyKernelPlan) -> Mapping[str, object]:
     return {
         "name": plan.spec.name,
         "key": plan.key,
-        "helpers": row_helpers_for(prepare.lines()),
+        "device": OF_CHUNKS,
         "prepare": {**prepare.context(), "docs": prepare_docs(plan)},
         "key_index": prepare.key_index,
         "key_mask": prepare.axes.mask(plan.key),
-        "decays": plan.log_decay is not None,
-        "leaf": plan.log_decay is not None and not plan.leaf.is_one,
-        "delta": plan.delta is not None,
         "whole_keys": plan.whole_keys,
     }
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from flagen.backends.printed import ATOM, POWER, PRODUCT, SIGN, SUM, Printed, product
 from flagen.backends.triton_.axes import Axes
-from flagen.backends.triton_.helpers import HELPERS
+from flagen.backends.triton_.device import FUNCTIONS
 from flagen.diagnostics import InternalError
 from flagen.plan.tiles import (
     Arithmetic,
@@ -98,7 +98,7 @@ class Printer:
             return product(self.printed(args[0]), self.printed(args[0]))
         if name in _IN_CORE:
             return Printed(f"{_IN_CORE[name]}({self._tensor(args[0])})")
-        helper = next((helper for helper in (name, f"_{name}") if helper in HELPERS), None)
+        helper = next((helper for helper in (name, f"_{name}") if helper in FUNCTIONS["maps"]), None)
         if helper is None:
             raise InternalError(f"the Triton printer does not know the function {name}")
         bare = name in _TAKE_NUMBERS and not all(map(is_static, args))

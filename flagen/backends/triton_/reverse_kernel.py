@@ -10,7 +10,7 @@ from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.actions import ActionWriter
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.describe import listed
-from flagen.backends.triton_.helpers import helpers_for
+from flagen.backends.triton_.device import OF_A_TOKEN
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.names import final_name, free_name, initial_name
 from flagen.backends.triton_.printer import literal
@@ -66,11 +66,10 @@ class StateCode:
 def reverse_kernels_context(plan: ReversePlan) -> Mapping[str, object]:
     """Every value `triton/reverse_kernels.py.j2` uses."""
     writers = {name: ReverseKernel(plan, name) for name in ("states", "gradients")}
-    lines = (line for writer in writers.values() for line in writer.every_line())
     return {
         "name": plan.forward.spec.name,
         "sizes": plan.forward.order,
-        "helpers": helpers_for(lines),
+        "device": OF_A_TOKEN,
         "config": list(config_lines(plan)),
         "kernels": {name: writer.context() for name, writer in writers.items()},
         "stages": stages(plan),

@@ -73,7 +73,7 @@ def _total(gradient: Gradient) -> str:
     """The gradient of an argument, from its shares."""
     source, called = gradient.source, gradient.called
     if isinstance(source, Input):
-        return f"_total({called}, {source.name})"
+        return f"launches.total({called}, {source.name})"
     dims = "(0, 2)" if source.per_head else "(0, 1, 2)"
     return f"None if {called} is None else {called}.sum({dims}).to({source.name}.dtype)"
 

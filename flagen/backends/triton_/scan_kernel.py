@@ -8,14 +8,13 @@ from flagen.backends.printed import Printed, product, product_of, total_of
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.axes import Axes
-from flagen.backends.triton_.helpers import row_helpers_for
+from flagen.backends.triton_.device import OF_SCANS
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.lines import live, names_in
 from flagen.backends.triton_.names import final_name, free_name, initial_name
 from flagen.backends.triton_.printer import Printer, literal
 from flagen.backends.triton_.scan_config import config_lines
 from flagen.backends.triton_.scan_describe import ownership, reverse_lines, traffic, traffic_back
-from flagen.backends.triton_.scan_helpers import scan_helpers_for
 from flagen.diagnostics import InternalError
 from flagen.plan.scan_backward import Give, ScanBackwardPlan, Take, WalkBack
 from flagen.plan.scan_kernel import TOKEN, ScanKernelPlan, Store, Walk, needs_key_heads
@@ -32,7 +31,6 @@ def scan_kernel_context(plan: ScanKernelPlan, kept: Sequence[State]) -> Mapping[
     """Every value `triton/scan_kernels.py.j2` uses; `kept`: the states that a gradient wants before each chunk."""
     writer = ScanWriter(plan)
     once, chunk = list(writer.lines(plan.once)), list(writer.lines(plan.chunk))
-    scans = scan_helpers_for((*chunk, "_only_row"))
     body: Body = {
         "states": [writer.start(state) for state in plan.spec.states],
         "once": once,
@@ -43,7 +41,7 @@ def scan_kernel_context(plan: ScanKernelPlan, kept: Sequence[State]) -> Mapping[
     return {
         **body,
         "name": plan.spec.name,
-        "helpers": (*row_helpers_for((*once, *chunk, *scans)), *scans),
+        "device": OF_SCANS,
         "sizes": plan.order[1:],
         "config": list(config_lines(plan, backward=False)),
         "parameters": writer.forward_parameters(kept),
@@ -62,7 +60,6 @@ def scan_backward_context(plan: ScanBackwardPlan) -> Mapping[str, object]:
     writer = BackwardWriter(plan)
     carried = [*(back.after for back in plan.backs), *(give.total for give in plan.gives)]
     once, chunk = list(writer.lines(plan.once)), live(list(writer.lines(plan.chunk)), carried)
-    scans = scan_helpers_for((*chunk, "_only_row"))
     body: Body = {
         "starts": [writer.start_back(back) for back in plan.backs],
         "totals": [line for give in plan.gives for line in writer.zero(give)],
@@ -75,7 +72,7 @@ def scan_backward_context(plan: ScanBackwardPlan) -> Mapping[str, object]:
     return {
         **body,
         "name": plan.spec.name,
-        "helpers": (*row_helpers_for((*once, *chunk, *scans)), *scans),
+        "device": OF_SCANS,
         "sizes": plan.forward.order[1:],
         "config": list(config_lines(plan.forward, backward=True)),
         "parameters": writer.parameters(),

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from flagen.backends.printed import Printed
-from flagen.backends.triton_.helpers import row_helpers_for
+from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.lines import live, names_in
 from flagen.backends.triton_.names import final_of, initial_of
 from flagen.backends.triton_.printer import literal
@@ -32,11 +32,10 @@ Documented = tuple[PrintedKernel[Any], Mapping[str, object]]
 
 def walks_context(plan: RowPlan, walks: Sequence[Documented], output: Documented) -> Mapping[str, object]:
     """What the templates of all families use for the kernels that have the state."""
-    kernels = [*walks, output]
     states, _ = walks[-1]
     return {
         **state_context(plan, states),
-        "helpers": row_helpers_for([line for kernel, _ in kernels for line in kernel.lines()]),
+        "device": OF_CHUNKS,
         "walks": [documented(walk, docs) for walk, docs in walks],
         "output": {**output[0].context(), "docs": output[1]},
     }

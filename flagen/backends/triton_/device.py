@@ -1,0 +1,30 @@
+"""The functions that kernels call and no spec decides: those of `shared/device`, which flagen knows by name alone.
+
+A file of kernels imports all that its kernels might call, and is printed with what it does call: what is unused the
+linter takes out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from flagen.project import DEVICE
+
+FUNCTIONS: Mapping[str, tuple[str, ...]] = {
+    path.stem: tuple(re.findall(r"^def (\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE))
+    for path in sorted(DEVICE.glob("[!_]*.py"))
+}
+"""The names of the functions of each module."""
+
+
+def _of(*modules: str) -> Mapping[str, tuple[str, ...]]:
+    return {module: FUNCTIONS[module] for module in modules}
+
+
+OF_A_TOKEN = _of("maps", "vectors")
+"""What kernels may call that go from token to token."""
+OF_SCANS = _of("maps", "rows", "scans")
+"""What kernels of scans may call: the rows of their tiles are tokens."""
+OF_CHUNKS = _of("maps", "rows", "chunks")
+"""What kernels over the rows of a chunk may call."""
