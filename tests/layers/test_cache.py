@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from generated.shared.cache import STATES, Cache, read_states, seen_tokens, write_states
+from generated.shared.cache import STATES, Cache, read_lengths, read_states, seen_tokens, write_lengths, write_states
 
 S, C = torch.arange(24.0).reshape(2, 3, 2, 2), torch.arange(12.0).reshape(2, 3, 2)
 
@@ -122,6 +122,47 @@ def test_what_is_left_is_found(kind: str, layer_idx: int, conv_state: Any) -> No
         assert all(map(torch.equal, found["conv_state"], conv_state)) and len(found["conv_state"]) == 3
     else:
         assert found["conv_state"] is conv_state or torch.equal(found["conv_state"], conv_state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths_stay_beside_the_states(kind: str) -> None:
+    cache = KINDS[kind]()
+    assert read_lengths(cache, 0) is None
+    write_states(cache, 0, 5, recurrent_state=S.clone())
+    assert read_lengths(cache, 0) is None
+    write_lengths(cache, 0, torch.tensor([2, 3]))
+    write_states(cache, 0, 1, recurrent_state=S.clone())
+    for each in (cache, Cache.of(cache)):
+        found = read_lengths(each, 0)
+        assert found is not None and found.tolist() == [2, 3] and seen_tokens(each, 0) == 6
+
+
+def test_lengths_go_with_their_sequences_and_are_forgotten_with_them() -> None:
+    cache = Cache()
+    cache.update(layer_idx=0, recurrent_state=S)
+    write_lengths(cache, 0, torch.tensor([2, 3]))
+    cache.reorder_cache(torch.tensor([1, 1, 0]))
+    assert read_lengths(cache, 0).tolist() == [3, 3, 2]  # type: ignore[union-attr]
+    cache.reset()
+    assert read_lengths(cache, 0) is None
+    theirs = OfTransformers([LinearLayer()])
+    write_states(theirs, 0, 1, recurrent_state=S)
+    write_lengths(theirs, 0, torch.tensor([2, 3]))
+    theirs.layers[0].reset()
+    write_states(theirs, 0, 1, recurrent_state=S)
+    assert read_lengths(theirs, 0) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_of_inference_mode_can_be_used_outside(kind: str) -> None:
+    cache = KINDS[kind]()
+    with torch.inference_mode():
+        write_states(cache, 0, 1, recurrent_state=S + 0, conv_state=(C + 0, C + 1))
+        assert read_states(cache, 0)["recurrent_state"].is_inference()
+    found = read_states(cache, 0)
+    for state in (found["recurrent_state"], *found["conv_state"]):
+        state.add_(1)
+    assert torch.equal(found["conv_state"][1], C + 2)
 
 
 @pytest.mark.parametrize("kind", KINDS)

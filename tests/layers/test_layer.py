@@ -22,6 +22,7 @@ from torch import Tensor
 from flagen.spec.layer.words import ACTIVATIONS
 from generated.gated_deltanet import GatedDeltaNet
 from generated.modules.activations import ACT2FN
+from generated.multi_scale_retention import MultiScaleRetention
 from generated.shared import forms
 from generated.shared.cache import Cache
 from generated.shared.forms import Forms
@@ -329,6 +330,14 @@ def test_a_cache_needs_the_place_of_the_layer() -> None:
     with pytest.raises(ValueError, match="layer_idx: GatedDeltaNet needs its place in past_key_values, got None"):
         made(layer_idx=None)(tokens(), past_key_values=Cache())
     assert made(layer_idx=None)(tokens())[2] is None
+
+
+def test_a_cache_of_other_sequences_is_refused_where_positions_matter() -> None:
+    layer = MultiScaleRetention(hidden_size=12, num_heads=2, layer_idx=0)
+    cache = Cache()
+    layer(tokens(1), past_key_values=cache, use_cache=True, cu_seqlens=torch.tensor([0, 4, 11]))
+    with pytest.raises(ValueError, match=r"past_key_values: expected what 3 sequences left, .*, got that of 2"):
+        layer(tokens(3, 1), past_key_values=cache)
 
 
 def test_a_tuple_is_no_cache() -> None:

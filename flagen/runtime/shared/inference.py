@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import is_
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 def usable(state: Any) -> Any:
     """A tensor, or several, as they are; copies of those that can only be used in inference_mode."""
     if isinstance(state, tuple | list):
-        return tuple(map(usable, state))
+        parts = tuple(map(usable, state))
+        return state if all(map(is_, parts, state)) else parts
     if isinstance(state, Tensor) and _is_out_of_reach(state):
         return state.clone()
     return state
