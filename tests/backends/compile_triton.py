@@ -32,7 +32,10 @@ def compile_kernel(job: dict[str, Any], arch: str, directory: Path) -> CompiledR
     assert isinstance(plan, FusedPlan)
     spec = plan.spec
     path = directory / f"{spec.name}_kernels.py"
-    path.write_text(render(environment(bundled("templates")), "triton/kernels.py.j2", kernel_context(plan)))
+    # What kernels call is where flagen has it.
+    context = kernel_context(plan)
+    text = render(environment(bundled("templates")), "triton/kernels.py.j2", context, shared="flagen.runtime.")
+    path.write_text(text)
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)

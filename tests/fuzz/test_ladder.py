@@ -22,10 +22,10 @@ MISTAKES = [
     ("chunk.py", "last_q = seen_q - 1", "last_q = seen_q - 2"),
     ("chunk.py", "seen_q = (token + 1)", "seen_q = (token + 0)"),
     ("chunk.py", "S = at_end_n * S", "S = S"),
-    ("chunk.py", "g[..., 1:, :]", "g[..., :-1, :]"),
-    ("chunk.py", "solve_triangular(-L", "solve_triangular(L"),
+    ("shared/rows.py", "g[..., 1:, :]", "g[..., :-1, :]"),
+    ("shared/rows.py", "solve_triangular(-L", "solve_triangular(L"),
     ("chunk.py", "y=-(b", "y=(b"),
-    ("chunk.py", "[:, :tokens]", "[:, -tokens:]"),
+    ("shared/rows.py", "[:, :tokens]", "[:, -tokens:]"),
     ("shared/arguments.py", "state[run : run + 1]", "state[:1]"),
     (
         "shared/arguments.py",
