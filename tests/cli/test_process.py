@@ -101,13 +101,23 @@ def test_an_interrupt_during_an_import_prints_nothing(project: Workspace, module
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def heeding_interrupts() -> None:
+    """What a shell starts in the background ignores them, and so do these tests and what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="interrupts a group of processes")
 def test_an_interrupt_ends_the_processes_of_a_build(project: Workspace) -> None:
     """Ctrl-C in a terminal reaches them as well: they are ended, and none of them prints a traceback."""
     project.take("gla", "kda", "gsa", "rwkv7", "comba", "oja", "mamba2", "gdn2")  # Most are to come after the first.
     command = [sys.executable, "-u", "-m", "flagen", "build", "--all"]
     with subprocess.Popen(
-        command, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heeding_interrupts,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as build:
         assert build.stdout is not None
         first = build.stdout.readline()
