@@ -72,7 +72,9 @@ def interpreter() -> None:
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uninitialized floating memory reads as NaN, so that an element nobody wrote cannot pass for a zero."""
     import torch
+    from torch.utils._device import _device_constructors
 
+    _device_constructors()  # It remembers what `with torch.device(...)` is about: the functions as they are now.
     for owner, names in {
         torch: ("empty", "empty_like", "empty_strided"),
         torch.Tensor: ("new_empty", "new_empty_strided"),
