@@ -26,12 +26,12 @@ def numbers(start: int, few: int, all_of_them: int) -> pytest.MarkDecorator:
     return tiered("number", cases, lambda number: EXAMPLES > 0 or number < start + few)
 
 
-@numbers(0, 16, 400)
+@numbers(0, 12, 400)
 def test_they_build_and_pytorch_runs_what_they_say(number):
     climbed(number, "naive")
 
 
-@numbers(1_000_000, 8, 200)
+@numbers(1_000_000, 6, 200)
 def test_kernels_run_what_they_say(number, poisoned_memory):
     climbed(number, "kernels")
 

@@ -5,6 +5,7 @@ gradients are the recurrence's. In float32 where blocks of every axis have sizes
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from types import ModuleType
 
 import pytest
@@ -16,7 +17,7 @@ from flagen.spec.model import Spec
 from tests.fuzz import kernels, ladder
 from tests.fuzz.factors import FACTORS, FAMILIES, KERNELS, spec_text
 from tests.fuzz.packages import build, imported
-from tests.tiers import exhaustive
+from tests.tiers import exhaustive, tiered
 
 torch.set_num_threads(1)
 pytestmark = [
@@ -33,11 +34,14 @@ ALIKE = ladder.Shape(tokens=19, H=1, HV=2, first=14, second=12, chunk=16)
 FIRST = list(enumerate(FAMILIES))
 """A spec of each family; each starts with another factor."""
 
+SEEN = {family for families in KERNELS.values() for family in list(families)[::2]}
+"""Every other family of those that have the same kernels."""
+
 REST = [(number + more, family) for number, family in FIRST for more in range(1, len(FACTORS))]
 """Those that put every factor in every place."""
 
 
-@pytest.mark.parametrize(("number", "family"), FIRST, ids=FAMILIES)
+@tiered(("number", "family"), FIRST, lambda number, family: family in SEEN)
 def test_factors(number, family):
     check(number, family)
 
@@ -179,9 +183,9 @@ output: o = scale * (S.T @ q)
 """Specs whose kernels were wrong, or could not be written, for what their names say."""
 
 
-@pytest.mark.parametrize("name", ONCE_WRONG)
-def test_what_was_once_wrong(name):
+@tiered(("name", "shape"), product(ONCE_WRONG, (APART, ALIKE)), lambda _, shape: shape is APART)
+def test_what_was_once_wrong(name, shape):
     spec = parse_spec(f"flagen: 1\nname: once_wrong{ONCE_WRONG[name]}")
     with imported(build(spec)) as package:
         in_float64(spec, package)
-        assert "o" in kernels.check(spec, package, shapes=(APART, ALIKE))
+        assert "o" in kernels.check(spec, package, shapes=(shape,))

@@ -91,7 +91,7 @@ def test_dtypes(kind, name, dtype):
     check(form(kind, name), problem_of(name, SHAPE).to(dtype))
 
 
-@pytest.mark.parametrize("shape", [SHAPE, PACKED], ids=str)
+@pytest.mark.parametrize("shape", [pytest.param(SHAPE, marks=exhaustive), PACKED], ids=str)
 @some_operators
 def test_inductor(kind, name, shape):
     check(form(kind, name), problem_of(name, shape), backend="inductor")

@@ -8,7 +8,7 @@ import torch
 
 from tests.margins import beyond
 from tests.numeric.problems import VARIANTS, Problem, Shape, cotangent, form, make, named_results, rms_ratio, with_form
-from tests.tiers import each_form
+from tests.tiers import represents, tiered
 
 SAVING = "save_states"
 READ = {"mamba2": "C", "rwkv6": "r", "rwkv7": "r"}
@@ -53,7 +53,7 @@ def rms(x: torch.Tensor) -> float:
     return x.double().square().mean().sqrt().item()
 
 
-@each_form(FORMS)
+@tiered(("kind", "name"), FORMS, lambda kind, name: represents(name) and kind == "chunk")
 def test_states_beyond_float16(kind, name):
     problem = beyond_float16(name)
     expected = results(problem.to(torch.float64), "naive_recurrent")

@@ -32,7 +32,7 @@ from tests.numeric.problems import (
     spec_of,
 )
 from tests.numeric.references import REFERENCES
-from tests.tiers import variants
+from tests.tiers import exhaustive, variants
 
 SHAPE = Shape(T=12, B=2, groups=2)
 PARAMETRIC = [name for name in NAMES if any(param.is_tensor for param in spec_of(name).params)]
@@ -215,7 +215,7 @@ def test_gradients_of_params_are_recorded_too(name):
 
 
 @some_variants
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("reentrant", [False, pytest.param(True, marks=exhaustive)])
 def test_checkpoints_have_the_same_gradients(name, reentrant):
     """A call under activation checkpointing, which runs it twice, has the gradients that it has without."""
 
