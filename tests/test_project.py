@@ -13,8 +13,8 @@ import flagen
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 500
-MAX_LINES_OF_KERNELS = 650
-"""Of a generated file of backward kernels: the Triton functions that they call stand beside them."""
+MAX_LINES_OF_KERNELS = 540
+"""Of a generated file of backward kernels: the front end of a layer makes some longer."""
 
 
 def tracked() -> list[Path]:
