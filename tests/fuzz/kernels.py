@@ -29,9 +29,9 @@ LARGEST = 1e6
 """A recurrence that grows beyond it is not one for float32: what it computes on the way may not fit."""
 
 SHAPES = (
-    Shape(tokens=21, batch=2, H=1, HV=2, first=20, second=12, chunk=16),
+    Shape(tokens=21, H=1, HV=2, first=20, second=12, chunk=16),
     Shape(lengths=(0, 18, 1, 0, 5, 0), tokens=24, H=2, HV=4, first=12, second=20, steps=3, initial=False, chunk=16),
-    Shape(tokens=35, H=1, HV=1, first=16, second=33, steps=1, chunk=64),
+    Shape(tokens=35, batch=2, H=1, HV=1, first=16, second=33, steps=1, chunk=64),
 )
 
 

@@ -27,6 +27,7 @@ from flagen.inspection import (
 )
 from flagen.project import UsageError
 from tests.inspection.conftest import edited
+from tests.tiers import exhaustive
 
 SIZE = Size(64, 64)
 
@@ -80,9 +81,9 @@ def test_what_kernels_compile_to(kernels: list[Compiled]) -> None:
     [
         ('"""Kernels."""', '"""The kernels,\n\nin other words."""\n# And a comment.', True),
         ("mask=r < n, other=0.0", "mask=r < n - 1, other=0.0", False),
-        ("num_warps=2", "num_warps=8", False),
+        pytest.param("num_warps=2", "num_warps=8", False, marks=exhaustive),
         # Beside the kernels: what it tells them counts, not how.
-        ("return 1\n", "one = 1\n    return one\n", True),
+        pytest.param("return 1\n", "one = 1\n    return one\n", True, marks=exhaustive),
         ("return 1\n", "return 2\n", False),
     ],
 )
@@ -130,8 +131,8 @@ def test_keys_follow_what_a_kernel_calls_beside_its_package(toy: Package, tmp_pa
     ("file", "old", "new", "same"),
     [
         ("kernels.py", "return 1\n", "return 2\n", True),
-        ("kernels.py", "mask=r < n, other=0.0", "mask=r < n - 1, other=0.0", False),
-        ("launcher.py", "block = 128 if", "block = 32 if", False),
+        pytest.param("kernels.py", "mask=r < n, other=0.0", "mask=r < n - 1, other=0.0", False, marks=exhaustive),
+        pytest.param("launcher.py", "block = 128 if", "block = 32 if", False, marks=exhaustive),
         ("launcher.py", "return o + 0", "return o + 1", False),
     ],
 )

@@ -18,8 +18,8 @@ from tests.tiers import exhaustive, tiered
 # One worker reads the tables, for all that need them.
 pytestmark = pytest.mark.xdist_group("compiled")
 
-VARIANTS = ("gla", "mamba2")
-QUICK = "mamba2"
+VARIANTS = ("gla", "simple_gla")
+QUICK = "simple_gla"
 SIZE, ARCHS = Size(128, 128), ("sm_90", "gfx942")
 
 
