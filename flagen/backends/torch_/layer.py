@@ -67,10 +67,10 @@ def _context(plan: LayerPlan, spec: Spec) -> dict[str, object]:
 
 
 def _operator(operator: Operator, constant: str) -> dict[str, object]:
-    package = f"..{operator.spec.name}" if operator.elsewhere else ""
+    package = f"..{operator.spec.name}." if operator.elsewhere else "."
     return {
         "constant": constant,
-        "imports": [(f"{package}.{_FILE_OF_FORM[form]}", f"{form}_{operator.spec.name}") for form in operator.forms],
+        "imports": [(f"{package}{_FILE_OF_FORM[form]}", f"{form}_{operator.spec.name}") for form in operator.forms],
         "forms": [(form, f"{form}_{operator.spec.name}") for form in operator.forms],
     }
 

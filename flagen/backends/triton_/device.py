@@ -6,15 +6,19 @@ linter takes out.
 
 from __future__ import annotations
 
-import re
+import ast
 from collections.abc import Mapping
+from pathlib import Path
 
 from flagen.project import DEVICE
 
-FUNCTIONS: Mapping[str, tuple[str, ...]] = {
-    path.stem: tuple(re.findall(r"^def (\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE))
-    for path in sorted(DEVICE.glob("[!_]*.py"))
-}
+
+def _defined_in(path: Path) -> tuple[str, ...]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return tuple(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+FUNCTIONS: Mapping[str, tuple[str, ...]] = {path.stem: _defined_in(path) for path in sorted(DEVICE.glob("[!_]*.py"))}
 """The names of the functions of each module."""
 
 
