@@ -3,12 +3,12 @@ functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flagen.backends.notes import naive_chunk_notes
 from flagen.backends.protocol import Rendering
-from flagen.backends.signature import Parameter, output_like
+from flagen.backends.signature import Parameter, output_dtype, output_like
 from flagen.backends.stages import package_of
 from flagen.backends.torch_.common import common_context, equations
 from flagen.backends.torch_.scope import Scope, defaults, names_used, prelude
@@ -22,7 +22,9 @@ def staged_file(plan: Plan, staged: StagedPlan) -> Rendering:
     stages = staged_context(staged, lambda stage: f"naive_chunk_{stage.spec.name}", lambda stage: (), promotes=True)
     del stages["repeats_heads"]  # What is promoted has all heads.
     notes = {"notes": naive_chunk_notes(plan)}
-    return Rendering("chunk.py", "torch/staged.py.j2", {**common_context(plan.spec, size), **stages, **notes})
+    context = {**common_context(plan.spec, size), **stages, **notes}
+    del context["output_dtype"]  # The stages' lines have it.
+    return Rendering("chunk.py", "torch/staged.py.j2", context)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def staged_context(
     spec = plan.spec
     names = _Names(plan, repeats=not promotes)
     output = _output(plan, promotes=promotes)
-    promoted = _inputs(plan) if promotes else []
+    promoted, dtype = _inputs(plan) if promotes else [], output_dtype(spec)
     calls = [
         StageCall(
             package_of(stage, spec.name),
@@ -69,12 +71,17 @@ def staged_context(
         "finals": names.finals,
         "defaults": given,
         "repeats_heads": names.repeats_heads,
-        "promoted": promoted,
+        "promotion": [f"dtype = {dtype}", _promotion(promoted)] if promoted else [],
         "prelude": output.before,
         "output": output.value,
-        "cast": output.cast,
+        "returned": "o.to(dtype)" if promoted else f"o.to({dtype})" if output.cast else "o",
         "l2norm": output.l2norm,
     }
+
+
+def _promotion(inputs: Sequence[str]) -> str:
+    listed = ", ".join(inputs)
+    return f"{listed if len(inputs) > 1 else f'({listed},)'} = args.promote({listed})"
 
 
 class _Names:

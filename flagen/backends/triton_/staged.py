@@ -19,8 +19,10 @@ def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
     spec = plan.spec
     size = Parameter("chunk_size", "int", str(plan.size), True, f"the most tokens per chunk: {_sizes()}.")
     modes = [SAVE_STATES] if any(keeps_states(stage.plan) for stage in plan.stages) else []
+    common = common_context(spec, size, *modes)
+    del common["output_dtype"]  # The stages' lines have it.
     return {
-        **common_context(spec, size, *modes),
+        **common,
         **staged_context(plan, _function, _modes, promotes=False),
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
         "pytorch_call": f"naive_chunk_{spec.name}({', '.join(_passed(spec, size))})",
