@@ -7,10 +7,11 @@
                                 the chunk form, the adjoint
     prove   Spec, Derivation    Proof, or no build               flagen.algebra
     plan    Spec, Derivation    Plan                             flagen.plan
-    emit    Plan                the package's files, as text     flagen.backends, flagen.emit
+    lower   Plan                Programs: kernels as data        flagen.kernel
+    emit    Plan, Programs      the package's files, as text     flagen.backends, flagen.emit
     write   the files           what changed on disk             flagen.emit
 
-`compile_spec` is the first five and touches nothing; `flagen.builds` runs it for many specs, and writes.
+`compile_spec` is the first six and touches nothing; `flagen.builds` runs it for many specs, and writes.
 
 Each stage imports its layer when it runs: a command that derives nothing never loads SymPy.
 """
@@ -32,6 +33,7 @@ from flagen.project import bundled
 if TYPE_CHECKING:
     from flagen.algebra import Derivation, Proof, StagedForm
     from flagen.describe_layer import LayerSheet
+    from flagen.kernel import Programs
     from flagen.plan.expansion import ExpandedPlan
     from flagen.plan.model import Plan, Unavailable
     from flagen.spec.model import Spec
@@ -69,8 +71,10 @@ def compile_spec(path: Path, shown: str) -> Package:
         proof = prove(spec, derivation)
     with clock.stage("plan"):
         plan = make_plan(spec, derivation)
+    with clock.stage("lower"):
+        programs = lower(plan)
     with clock.stage("emit"):
-        files = emit(spec, plan, shown)
+        files = emit(spec, plan, programs, shown)
     proved = proof.lines if derivation.no_chunk_form is None else ()
     return Package(spec.name, files, proved, spec.source, remarks + remarks_on(plan), clock.seconds)
 
@@ -105,15 +109,22 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     return plan.with_layer(plan.make_plan(spec, derivation), others)
 
 
-def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
+def lower(plan: Plan) -> Programs:
+    """The kernels of the package, as data."""
+    from flagen import kernel
+
+    return kernel.lower(plan)
+
+
+def emit(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str, str]:
     """The text of every file of the package, under its banner and formatted."""
     from flagen.emit.banner import seal
     from flagen.emit.format import format_python
 
-    return {path: seal(path, text) for path, text in format_python(rendered(spec, plan, shown)).items()}
+    return {path: seal(path, text) for path, text in format_python(rendered(spec, plan, programs, shown)).items()}
 
 
-def rendered(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
+def rendered(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str, str]:
     """The same as it comes out of the templates."""
     from flagen.backends import BACKENDS
     from flagen.emit.banner import Origin, add_banner
@@ -122,7 +133,7 @@ def rendered(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
     env = environment(bundled("templates"))
     origin = Origin(__version__, shown, spec.sha256)
     files: dict[str, str] = {}
-    for rendering in (rendering for backend in BACKENDS for rendering in backend.renderings(plan)):
+    for rendering in (rendering for backend in BACKENDS for rendering in backend.renderings(plan, programs)):
         if rendering.path in files:
             raise InternalError(f"two backends write {rendering.path}")
         shared = "." * (rendering.path.count("/") + 2)  # What all packages share is beside this one.

@@ -27,9 +27,12 @@ LAYERS: dict[str, set[str]] = {
     "spec": {"yaml", "flagen.diagnostics"},
     "algebra": {"sympy", "gmpy2", *SPEC_MODEL},
     "plan": {"flagen.algebra", *SPEC_MODEL},
+    # Kernels as data: lowered from a plan, executed exactly against the recurrence.
+    "kernel": {"gmpy2", "flagen.plan", "flagen.algebra", *SPEC_MODEL},
     # A plan holds the derived equations; printing them takes their types, and no derivation.
     "backends": {
         "flagen.plan",
+        "flagen.kernel",
         "flagen.algebra.equations",
         "flagen.algebra.normal_form",
         "flagen.algebra.scan",
@@ -56,7 +59,7 @@ TOP: dict[str, set[str]] = {
     "describe_layer": {"flagen.spec", "flagen.draw_layer", "flagen.project"},
     "authoring": {"yaml", "flagen.spec", "flagen.project"},
     "catalogue": {"flagen.spec", "flagen.project", "flagen.diagnostics"},
-    "pipeline": {f"flagen.{name}" for name in ("spec", "algebra", "plan", "backends", "emit", "diagnostics")}
+    "pipeline": {f"flagen.{name}" for name in ("spec", "algebra", "plan", "kernel", "backends", "emit", "diagnostics")}
     | {f"flagen.{name}" for name in ("describe", "describe_layer", "project")},
     "builds": {f"flagen.{name}" for name in ("collection", "diagnostics", "emit", "freshness", "pipeline", "project")},
     "vendor": {"flagen.collection", "flagen.emit", "flagen.project"},

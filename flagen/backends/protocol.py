@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from flagen.kernel import Programs
 from flagen.plan.model import Plan
 
 
@@ -23,6 +24,6 @@ class Backend(Protocol):
 
     name: str
 
-    def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
-        """The files this backend contributes to the package of `plan`."""
+    def renderings(self, plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
+        """The files this backend contributes to the package of `plan`, whose kernels are `programs`."""
         ...

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flagen.backends.signature import Parameter, parameters
-from flagen.backends.text import free_name, wrapped
+from flagen.backends.text import wrapped
+from flagen.plan.free_names import free_name
 from flagen.plan.reliance import has_range
 from flagen.spec.model import Input, Param, Spec
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 
 def tuple_of(items: Iterable[str]) -> str:
@@ -31,13 +31,6 @@ def wrapped(line: str, width: int) -> tuple[str, ...]:
         break_on_hyphens=False,
     )
     return tuple(parts) or ("",)
-
-
-def free_name(wanted: str, taken: Collection[str]) -> str:
-    """`wanted`, with as many underscores behind it as it takes to be none of `taken`."""
-    while wanted in taken:
-        wanted += "_"
-    return wanted
 
 
 _MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]()#+!|<>~$&"})

@@ -15,8 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flagen.backends.triton_.kernel import compile_time_sizes, kernel_context
+from flagen.backends.triton_.kernel import kernel_context
 from flagen.emit.env import environment, render
+from flagen.kernel.recurrent import fused_recurrent
 from flagen.plan.fused import FusedPlan, plan_fused_recurrent
 from flagen.project import bundled
 from flagen.spec import parse_spec
@@ -33,7 +34,8 @@ def compile_kernel(job: dict[str, Any], arch: str, directory: Path) -> CompiledR
     spec = plan.spec
     path = directory / f"{spec.name}_kernels.py"
     # What kernels call is where flagen has it.
-    context = kernel_context(plan)
+    program = fused_recurrent(plan)
+    context = kernel_context(plan, program)
     text = render(environment(bundled("templates")), "triton/kernels.py.j2", context, shared="flagen.runtime.")
     path.write_text(text)
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -54,7 +56,7 @@ def compile_kernel(job: dict[str, Any], arch: str, directory: Path) -> CompiledR
     offsets = "cu_seqlens_ptr"
     known: dict[str, object] = {offsets: None} if not packed else dict.fromkeys(set(states) - {offsets})
     types |= {offsets: "*i64"} if packed else {name: "*fp32" for name in states if name != offsets}
-    known |= {size: {"n": 2, **HEADS, **dims}.get(size, 2) for size in compile_time_sizes(plan)}
+    known |= {size: {"n": 2, **HEADS, **dims}.get(size, 2) for size in program.kernels[0].sizes}
     num_warps = config.pop("num_warps")
     return inspect_kernel(kernel, types, known | config, arch, num_warps)
 

@@ -62,7 +62,9 @@ def identifiers_in(spec: Spec) -> Functions:
     plan = pipeline.make_plan(spec, pipeline.derive(spec))
     env = environment(bundled("templates"))
     found: dict[tuple[str, str], set[str]] = {}
-    for rendering in (rendering for backend in BACKENDS for rendering in backend.renderings(plan)):
+    for rendering in (
+        rendering for backend in BACKENDS for rendering in backend.renderings(plan, pipeline.lower(plan))
+    ):
         if rendering.path.endswith(".py"):
             text = render(env, rendering.template, rendering.context, shared="..")
             compile(text, rendering.path, "exec")  # An argument that is there twice does not get through.

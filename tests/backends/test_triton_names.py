@@ -10,11 +10,12 @@ import pytest
 from flagen.backends.range_check import RANGES, range_check
 from flagen.backends.triton_.kernel import kernel_context
 from flagen.backends.triton_.launcher import launcher_context
-from flagen.backends.triton_.names import final_name, free_name, initial_name
 from flagen.backends.triton_.reverse_kernel import arrays_of, reverse_kernels_context
 from flagen.backends.triton_.reverse_launcher import reverse_launcher_context
 from flagen.diagnostics import SpecError
 from flagen.emit.env import environment, render
+from flagen.kernel.recurrent import fused_recurrent
+from flagen.plan.free_names import final_name, free_name, initial_name
 from flagen.plan.fused import FusedPlan, plan_fused_recurrent
 from flagen.plan.reverse_mode import plan_reverse_mode
 from flagen.project import bundled
@@ -34,9 +35,9 @@ def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef
     plan = plan_fused_recurrent(parse_spec(text))
     assert isinstance(plan, FusedPlan)
     if template == "kernels":
-        context = kernel_context(plan)
+        context = kernel_context(plan, fused_recurrent(plan))
     else:
-        context = {**launcher_context(plan, "nothing"), RANGES: range_check(plan.spec)}
+        context = {**launcher_context(plan, fused_recurrent(plan), "nothing"), RANGES: range_check(plan.spec)}
     tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", context, shared=".."))
     mention = ("fused_recurrent_", "launch_config") if template == "kernels" else ""
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]

@@ -34,7 +34,7 @@ def build(spec: Spec, *, kernels: bool = True) -> dict[str, str]:
     plan = planned(spec)
     if not kernels:
         plan = replace(plan, fused=Unavailable("not wanted", NOWHERE))
-    return pipeline.emit(spec, plan, "specs/spec.yaml")
+    return pipeline.emit(spec, plan, pipeline.lower(plan), "specs/spec.yaml")
 
 
 def planned(spec: Spec) -> Plan:
@@ -46,7 +46,7 @@ def planned(spec: Spec) -> Plan:
 
 def written(plan: Plan) -> dict[str, str]:
     """Every file of the package of `plan`, linted as a build lints it, but not formatted: that takes longest."""
-    return lint_python(pipeline.rendered(plan.spec, plan, "specs/spec.yaml"))
+    return lint_python(pipeline.rendered(plan.spec, plan, pipeline.lower(plan), "specs/spec.yaml"))
 
 
 def put(generated: Path, name: str, files: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from itertools import chain
 from flagen.backends.markdown_.derivation import derivation_file
 from flagen.backends.protocol import Rendering
 from flagen.backends.stages import inside, package_of
+from flagen.kernel import Programs
 from flagen.plan.model import Plan
 from flagen.plan.staged import StagedPlan
 
@@ -16,11 +17,12 @@ class MarkdownBackend:
 
     name = "markdown"
 
-    def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
+    def renderings(self, plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         page = (derivation_file(plan),)
         if not isinstance(plan.chunk, StagedPlan):
             return page
         of_stages = (
-            inside(package_of(stage, plan.spec.name), self.renderings(stage.plan)) for stage in plan.chunk.stages
+            inside(package_of(stage, plan.spec.name), self.renderings(stage.plan, programs))
+            for stage in plan.chunk.stages
         )
         return (*page, *chain.from_iterable(of_stages))

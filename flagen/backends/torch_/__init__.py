@@ -13,6 +13,7 @@ from flagen.backends.torch_.module import module_file, package_file, stage_packa
 from flagen.backends.torch_.naive import naive_file
 from flagen.backends.torch_.scan import scan_renderings
 from flagen.backends.torch_.staged import staged_file
+from flagen.kernel import Programs
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.model import Plan, Unavailable
 from flagen.plan.scan import ScanPlan
@@ -24,7 +25,7 @@ class TorchBackend:
 
     name = "torch"
 
-    def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
+    def renderings(self, plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         module = module_file(plan) if plan.layer is None else layer_file(plan.layer, plan.spec)
         return (arguments_file(plan), naive_file(plan), *_chunk(plan), module, package_file(plan))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from flagen.backends.text import free_name, one_line
+from flagen.backends.text import one_line
 from flagen.backends.torch_.layer_blocks import block
 from flagen.backends.torch_.layer_names import LayerNames
 from flagen.backends.torch_.layer_printer import LayerPrinter
+from flagen.plan.free_names import free_name
 from flagen.plan.layer import LayerPlan, Set, Step
 from flagen.spec.layer.model import Call, IfElse, Value
 from flagen.spec.model import Spec

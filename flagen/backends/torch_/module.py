@@ -14,9 +14,10 @@ from flagen.backends.signature import (
     state_annotation,
     state_shapes,
 )
-from flagen.backends.text import free_name, one_line, tuple_of
+from flagen.backends.text import one_line, tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.diagnostics import InternalError
+from flagen.plan.free_names import free_name
 from flagen.plan.model import Plan, Unavailable
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.staged import StagedPlan

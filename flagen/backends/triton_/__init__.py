@@ -30,6 +30,7 @@ from flagen.backends.triton_.reverse_launcher import reverse_launcher_context
 from flagen.backends.triton_.right_backward import right_backward_contexts
 from flagen.backends.triton_.scan import scan_kernel_renderings
 from flagen.backends.triton_.staged import staged_launcher_context
+from flagen.kernel import Programs
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
@@ -46,10 +47,10 @@ class TritonBackend:
 
     name = "triton"
 
-    def renderings(self, plan: Plan) -> tuple[Rendering, ...]:
+    def renderings(self, plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both."""
         staged = _staged(plan, plan.chunk_kernel) if isinstance(plan.chunk_kernel, StagedPlan) else ()
-        return (*_fused_recurrent(plan), *_by_chunks(plan), *staged)
+        return (*_fused_recurrent(plan, programs), *_by_chunks(plan), *staged)
 
 
 def _by_chunks(plan: Plan) -> tuple[Rendering, ...]:
@@ -69,13 +70,15 @@ def _staged(plan: Plan, staged: StagedPlan) -> tuple[Rendering, ...]:
     return (whole, *chain.from_iterable(packages))
 
 
-def _fused_recurrent(plan: Plan) -> tuple[Rendering, ...]:
+def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = plan.fused_backward
     if isinstance(plan.fused, Unavailable) or isinstance(backward, Unavailable):
         return ()  # Whatever has the one has the other.
-    launcher = {**launcher_context(plan.fused, backward.keeps), RANGES: range_check(plan.spec)}
+    program = programs.fused_recurrent
+    assert program is not None
+    launcher = {**launcher_context(plan.fused, program, backward.keeps), RANGES: range_check(plan.spec)}
     forward = (
-        Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused)),
+        Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused, program)),
         Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher),
     )
     module, kernels = "fused_recurrent_backward", "fused_recurrent_backward_kernels"

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from flagen.backends.printed import Printed, expression, product, product_of, total_of
-from flagen.backends.triton_.names import free_name
 from flagen.diagnostics import InternalError
+from flagen.plan.free_names import free_name
 from flagen.spec.model import Dims
 
 

@@ -12,10 +12,10 @@ from flagen.backends.triton_.backward_walks import Reverse, States
 from flagen.backends.triton_.chunk_kernel import ScalarDecayRows
 from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.lines import names_in
-from flagen.backends.triton_.names import initial_of
 from flagen.backends.triton_.printer import literal
 from flagen.backends.triton_.rows import kernel_name, steps_symbol
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.free_names import initial_of
 
 Sections = Mapping[str, list[str]]
 

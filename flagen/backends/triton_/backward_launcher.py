@@ -18,13 +18,13 @@ from flagen.backends.triton_.chunk_launcher import (
     state_sizes,
 )
 from flagen.backends.triton_.kernel import tensor_names
-from flagen.backends.triton_.names import final_of, free_name
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowKernel, RowPlan, steps_symbol
 from flagen.backends.triton_.walk import Form
 from flagen.plan.backward_levels import BLOCK, KEYS, SHARED
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import Rider
+from flagen.plan.free_names import final_of, free_name
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.schedule import declared_names
 

@@ -7,11 +7,11 @@ from collections import Counter
 
 from flagen.backends.printed import Printed, common_factor
 from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayRows, Walk, scratch, tiles
-from flagen.backends.triton_.names import initial_of
 from flagen.backends.triton_.rows import DOT, ROLES, RowWriter, pointers, scalars, steps_symbol
 from flagen.plan.backward_levels import OUTPUT_GRADIENT, READ_GRADIENT
 from flagen.plan.chunk_backward import STATES_EVERY, ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.free_names import initial_of
 from flagen.plan.rows import TOKEN
 
 

@@ -10,10 +10,10 @@ from flagen.backends.torch_.rows import ReadScope, RowPrinter, Rows, expressions
 from flagen.backends.torch_.scope import names_used, prelude
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, function_context
 from flagen.backends.triton_.kernel import tensor_names
-from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.operator import result_of
 from flagen.plan.chunk import Count
 from flagen.plan.expansion import ExpandedPlan, Row
+from flagen.plan.free_names import free_name
 from flagen.plan.schedule import declared_names
 
 

@@ -12,7 +12,6 @@ from flagen.backends.triton_.device import OF_A_TOKEN
 from flagen.backends.triton_.fused_backward_config import config_lines
 from flagen.backends.triton_.fused_backward_describe import docs, row_lines
 from flagen.backends.triton_.lines import names_in
-from flagen.backends.triton_.names import free_name, initial_name
 from flagen.backends.triton_.printer import literal
 from flagen.plan.backward_actions import (
     Action,
@@ -25,6 +24,7 @@ from flagen.plan.backward_actions import (
     Steps,
     Take,
 )
+from flagen.plan.free_names import free_name, initial_name
 from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.plan.rows import values_in
 from flagen.plan.schedule import Load, Set

@@ -11,8 +11,8 @@ from flagen.backends.triton_.chunk_launcher import PACKED, START, Launch
 from flagen.backends.triton_.fused_backward import OWN, SEGMENTS, WALKS, SegmentKernel, own_name
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launcher import default_values
-from flagen.backends.triton_.names import initial_name
 from flagen.plan.backward_actions import Gradient, Vector
+from flagen.plan.free_names import initial_name
 from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.spec.model import Input, Param
 

@@ -18,11 +18,11 @@ from flagen.backends.triton_.chunk_launcher import (
     prepared_arrays,
 )
 from flagen.backends.triton_.key_backward_walks import OwnOutputs, OwnPrepare, matrices
-from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowPlan, steps_symbol
 from flagen.plan.backward_levels import OUTPUT
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.free_names import free_name
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.model import Plan, Unavailable

@@ -38,10 +38,10 @@ from flagen.backends.triton_.key_describe import (
 from flagen.backends.triton_.key_kernel import Prepare, Walk
 from flagen.backends.triton_.key_rows import scores_of
 from flagen.backends.triton_.lines import names_in
-from flagen.backends.triton_.names import final_of
 from flagen.backends.triton_.rows import RowKernel
 from flagen.backends.triton_.walk import documented, state_context
 from flagen.plan.backward_levels import R_GRADIENT
+from flagen.plan.free_names import final_of
 from flagen.plan.key_backward import KeyBackwardPlan
 
 Contexts = Mapping[str, tuple[str, Mapping[str, object]]]

@@ -8,15 +8,17 @@ from flagen.backends.printed import product_of
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.scope import Scope
-from flagen.backends.triton_.kernel import compile_time_sizes, tensor_names
+from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.operator import Operator
+from flagen.kernel.ir import Program
 from flagen.plan.fused import FusedPlan
 from flagen.spec.model import Spec
 
 
-def launcher_context(plan: FusedPlan, backward_keeps: str) -> Mapping[str, object]:
+def launcher_context(plan: FusedPlan, program: Program, backward_keeps: str) -> Mapping[str, object]:
     """Every value `triton/fused_recurrent.py.j2` uses; `backward_keeps` says what the kernels of its gradients keep."""
     spec, split = plan.spec, plan.split
+    (kernel,) = program.kernels
     blocks = [] if split is None else [f'-(-args.{split.dim} // config["BLOCK_{split.dim}"])']
     partial = split is not None and split.partial
     output = ["args.batch", "args.tokens", "args.HV", *(f"args.{dim}" for dim in spec.output_dims)]
@@ -38,7 +40,7 @@ def launcher_context(plan: FusedPlan, backward_keeps: str) -> Mapping[str, objec
         "partial": partial,
         "output_shape": ", ".join([*output[:3], "blocks", *output[3:]] if partial else output),
         "scalars": [param.name for param in spec.params if not param.is_tensor],
-        "compile_time": [_compile_time(spec, name) for name in compile_time_sizes(plan)],
+        "compile_time": [_compile_time(spec, name) for name in kernel.sizes],
     }
 
 

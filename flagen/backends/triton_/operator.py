@@ -10,7 +10,7 @@ from flagen.backends.signature import Parameter, output_dtype, parameters
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.common import check_call
 from flagen.backends.triton_.kernel import tensor_names
-from flagen.backends.triton_.names import final_name, free_name, initial_name
+from flagen.plan.free_names import final_name, free_name, initial_name
 from flagen.plan.schedule import declared_names
 from flagen.spec.model import Dims, Spec
 

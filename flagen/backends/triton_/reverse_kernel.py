@@ -12,10 +12,10 @@ from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.describe import listed
 from flagen.backends.triton_.device import OF_A_TOKEN
 from flagen.backends.triton_.lines import names_in
-from flagen.backends.triton_.names import final_name, free_name, initial_name
 from flagen.backends.triton_.printer import literal
 from flagen.backends.triton_.reverse_config import config_lines, stages
 from flagen.plan.backward_actions import Action, Kernel, Recall, Store, Take, Wait
+from flagen.plan.free_names import final_name, free_name, initial_name
 from flagen.plan.reverse_mode import Carried, ReversePlan
 from flagen.plan.rows import values_in
 from flagen.plan.schedule import Load

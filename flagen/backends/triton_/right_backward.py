@@ -17,7 +17,7 @@ from flagen.backends.triton_.key_backward import (
     walked_arrays,
 )
 from flagen.backends.triton_.key_backward_walks import TurnedOutput
-from flagen.backends.triton_.names import free_name
+from flagen.plan.free_names import free_name
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.schedule import declared_names
 

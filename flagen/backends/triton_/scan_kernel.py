@@ -11,11 +11,11 @@ from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.device import OF_SCANS
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.lines import live, names_in
-from flagen.backends.triton_.names import final_name, free_name, initial_name
 from flagen.backends.triton_.printer import Printer, literal
 from flagen.backends.triton_.scan_config import config_lines
 from flagen.backends.triton_.scan_describe import ownership, reverse_lines, traffic, traffic_back
 from flagen.diagnostics import InternalError
+from flagen.plan.free_names import final_name, free_name, initial_name
 from flagen.plan.scan_backward import Give, ScanBackwardPlan, Take, WalkBack
 from flagen.plan.scan_kernel import TOKEN, ScanKernelPlan, Store, Walk, needs_key_heads
 from flagen.plan.schedule import Load, Set

@@ -12,9 +12,9 @@ from flagen.backends.signature import Parameter, parameters, result_doc, result_
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launcher import default_values
-from flagen.backends.triton_.names import free_name
 from flagen.backends.triton_.operator import Operator, result_of
 from flagen.backends.triton_.scan_kernel import compile_time_sizes
+from flagen.plan.free_names import free_name
 from flagen.plan.scan import Result, ScanPlan
 from flagen.plan.scan_backward import Give, ScanBackwardPlan
 from flagen.plan.scan_kernel import SIZES, ScanKernelPlan

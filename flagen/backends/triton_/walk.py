@@ -15,9 +15,9 @@ from typing import Any
 from flagen.backends.printed import Printed
 from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.lines import live, names_in
-from flagen.backends.triton_.names import final_of, initial_of
 from flagen.backends.triton_.printer import literal
 from flagen.backends.triton_.rows import P, PrintedKernel, RowPlan, RowWriter, pointers, scalars
+from flagen.plan.free_names import final_of, initial_of
 from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Tile
 from flagen.spec.model import State

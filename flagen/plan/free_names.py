@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from flagen.backends.text import free_name as free_name  # Where the others of this package look for it.
 from flagen.plan.schedule import declared_names
 from flagen.spec.model import Spec, State
+
+
+def free_name(wanted: str, taken: Collection[str]) -> str:
+    """`wanted`, with as many underscores behind it as it takes to be none of `taken`."""
+    while wanted in taken:
+        wanted += "_"
+    return wanted
 
 
 def initial_name(state: str, taken: Collection[str]) -> str:

@@ -1,0 +1,273 @@
+"""The kernel language: what a kernel does, as data. Its whole grammar:
+
+    Program    kernels, launched one after the other
+    Kernel     a program for every value head of every run, and every block of a dim; arrays; a body
+    Statement  Load | Let | Add | Fill | Choose | Store | Loop | If | Row | Barrier | Note
+    Condition  Given | FirstBlock | LastToken
+    Access     an array, and an Index for each of the spaces that its rows lie in
+    values     the tiles of `flagen.plan.tiles`
+
+Coordinates have names: a loop, or the grid, gives one a value, and an access names those of its row. How a program finds
+its coordinates from its number, and a row its address, is for whoever prints a kernel: here nothing can be added up the
+wrong way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from flagen.plan.tiles import Tile, tiles_in
+from flagen.spec.model import Dims
+
+Space = Literal["sequence", "segment", "token", "micro_step", "head", "key_head", "block", "place", "loop", "border"]
+"""What rows of an array are counted by. A token is one of all sequences together; `place` is that of a token in its
+segment, `loop` a loop over micro-steps of a token, `border` one of the ends of packed sequences."""
+
+
+# --------------------------------------------------------------------------------------------------------------- arrays
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array in memory: the spaces of its rows, the slowest first, then the dims of a row.
+
+    own_dtype: it has the dtype of the call, and not float32.
+    optional: a launch may go without it.
+    loops: the extent of the space `loop`.
+    """
+
+    name: str
+    spaces: tuple[Space, ...]
+    dims: Dims = ()
+    own_dtype: bool = False
+    optional: bool = False
+    loops: int = 1
+
+
+@dataclass(frozen=True)
+class Index:
+    """A coordinate of a row: where the program stands in a space, or a number."""
+
+    space: Space
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class Access:
+    """A tile of an array: a row, all lanes of its dims, none beyond the ends of those in `within`."""
+
+    array: Array
+    at: tuple[Index, ...]
+    within: Dims
+
+
+def access(array: Array, *, loop: int = 0) -> Access:
+    """The row of `array` where the program stands."""
+    at = tuple(Index(space, loop if space == "loop" else None) for space in array.spaces)
+    return Access(array, at, array.dims)
+
+
+# ----------------------------------------------------------------------------------------------------------- statements
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load a tile as float32; beyond the ends of its dims it is `fill`. With `once` it is zero in all blocks but the
+    first: a share that comes in once."""
+
+    target: str
+    source: Access
+    fill: float = 0.0
+    once: bool = False
+
+
+@dataclass(frozen=True)
+class Let:
+    """Evaluate a tile and give it a name."""
+
+    target: str
+    value: Tile
+
+
+@dataclass(frozen=True)
+class Add:
+    """Add a tile to what has a name and lies over `dims`: the same along those that `value` lacks."""
+
+    target: str
+    value: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A tile over `dims` that is the same number everywhere, or zero; with `ends` it is zero beyond those of its dims."""
+
+    target: str
+    dims: Dims
+    number: float | None = None
+    ends: bool = False
+
+
+@dataclass(frozen=True)
+class Choose:
+    """`target` stays what it is where the condition holds, and is `value` otherwise."""
+
+    condition: Condition
+    target: str
+    value: Tile
+
+
+@dataclass(frozen=True)
+class Store:
+    """Store a tile: the same along the dims of the array that it lacks."""
+
+    target: Access
+    value: Tile
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Run the body for each segment of the sequence, each token of the segment (or of the sequence, outside of one), or
+    each micro-step of the token; in reverse the last one first.
+
+    stages: how many turns are under way at once, one waiting for what the other loads.
+    but_last: not for the tokens of a sequence's last segment.
+    note: a comment.
+    """
+
+    over: Literal["segment", "token", "micro_step"]
+    body: tuple[Statement, ...]
+    reverse: bool = False
+    stages: int = 1
+    but_last: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class If:
+    """Run `then` where all conditions hold, and `otherwise` where one does not."""
+
+    conditions: tuple[Condition, ...]
+    then: tuple[Statement, ...]
+    otherwise: tuple[Statement, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """Give the number of a row a name, under which the addresses of its accesses are printed."""
+
+    name: str
+    spaces: tuple[Space, ...]
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """Wait until every thread of the program has stored, or loaded, what it had to."""
+
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A comment; without text a blank line."""
+
+    text: str = ""
+
+
+Statement = Load | Let | Add | Fill | Choose | Store | Loop | If | Row | Barrier | Note
+
+
+# ----------------------------------------------------------------------------------------------------------- conditions
+
+
+@dataclass(frozen=True)
+class Given:
+    """The launch has this array, or (`given` is false) goes without it."""
+
+    array: Array
+    given: bool = True
+
+
+@dataclass(frozen=True)
+class FirstBlock:
+    """The program has the first block: one of those that all have the same."""
+
+
+@dataclass(frozen=True)
+class LastToken:
+    """The token is the last one of the program's segment."""
+
+
+Condition = Given | FirstBlock | LastToken
+
+
+# -------------------------------------------------------------------------------------------------------------- kernels
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A program for each run, value head and block.
+
+    name: which of its program's kernels it is; empty for the only one.
+    run: a whole sequence, or one segment of one.
+    block_of: the dim of which a program has a block, and not all.
+    order: the order of a tile's axes.
+    arrays, numbers, lengths, sizes: the parameters, in order; `lengths` change from launch to launch and `sizes` do not.
+    names: every name that the spec declares or the plan made up.
+    """
+
+    name: str
+    run: Literal["sequence", "segment"]
+    block_of: str | None
+    order: Dims
+    arrays: tuple[Array, ...]
+    numbers: tuple[str, ...]
+    lengths: tuple[str, ...]
+    sizes: tuple[str, ...]
+    names: frozenset[str]
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """The kernels of an operator, in the order of their launches."""
+
+    name: str
+    kernels: tuple[Kernel, ...]
+
+    def kernel(self, name: str) -> Kernel:
+        return next(kernel for kernel in self.kernels if kernel.name == name)
+
+
+# -------------------------------------------------------------------------------------------------- what is in a kernel
+
+
+def statements_in(body: Iterable[Statement]) -> Iterator[Statement]:
+    """Every statement, with those inside of others."""
+    for statement in body:
+        yield statement
+        match statement:
+            case Loop(_, inner):
+                yield from statements_in(inner)
+            case If(_, then, otherwise):
+                yield from statements_in((*then, *otherwise))
+
+
+def accesses_in(body: Iterable[Statement]) -> Iterator[Access]:
+    """Every tile that is loaded or stored."""
+    for statement in statements_in(body):
+        match statement:
+            case Load(_, source):
+                yield source
+            case Store(target):
+                yield target
+
+
+def values_of(body: Iterable[Statement]) -> Iterator[Tile]:
+    """Every expression and every part of one."""
+    for statement in statements_in(body):
+        match statement:
+            case Let(_, value) | Add(_, value) | Choose(_, _, value) | Store(_, value):
+                yield from tiles_in(value)
