@@ -18,5 +18,6 @@ class Programs:
 
 def lower(plan: Plan) -> Programs:
     """The programs of `plan`."""
-    has_recurrent = not isinstance(plan.fused, Unavailable) and not isinstance(plan.fused_backward, Unavailable)
-    return Programs(fused_recurrent(plan.fused) if has_recurrent else None)
+    if isinstance(plan.fused, Unavailable) or isinstance(plan.fused_backward, Unavailable):
+        return Programs(None)  # Whatever has the one has the other.
+    return Programs(fused_recurrent(plan.fused))

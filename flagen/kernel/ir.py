@@ -7,9 +7,9 @@
     Access     an array, and an Index for each of the spaces that its rows lie in
     values     the tiles of `flagen.plan.tiles`
 
-Coordinates have names: a loop, or the grid, gives one a value, and an access names those of its row. How a program finds
-its coordinates from its number, and a row its address, is for whoever prints a kernel: here nothing can be added up the
-wrong way.
+Coordinates have names: a loop, or the grid, gives one a value, and an access names those of its row. How a program
+finds its coordinates from its number, and a row its address, is for whoever prints a kernel: here nothing can be added
+up the wrong way.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Add:
 
 @dataclass(frozen=True)
 class Fill:
-    """A tile over `dims` that is the same number everywhere, or zero; with `ends` it is zero beyond those of its dims."""
+    """A tile over `dims` that is the same number everywhere, or zero; with `ends` zero beyond the ends of its dims."""
 
     target: str
     dims: Dims
@@ -214,7 +214,8 @@ class Kernel:
     run: a whole sequence, or one segment of one.
     block_of: the dim of which a program has a block, and not all.
     order: the order of a tile's axes.
-    arrays, numbers, lengths, sizes: the parameters, in order; `lengths` change from launch to launch and `sizes` do not.
+    arrays, numbers, lengths, sizes: the parameters, in order; a kernel is compiled again for other `sizes`, and not for
+        other `lengths`.
     names: every name that the spec declares or the plan made up.
     """
 

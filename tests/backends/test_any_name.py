@@ -62,9 +62,8 @@ def identifiers_in(spec: Spec) -> Functions:
     plan = pipeline.make_plan(spec, pipeline.derive(spec))
     env = environment(bundled("templates"))
     found: dict[tuple[str, str], set[str]] = {}
-    for rendering in (
-        rendering for backend in BACKENDS for rendering in backend.renderings(plan, pipeline.lower(plan))
-    ):
+    programs = pipeline.lower(plan)
+    for rendering in (rendering for backend in BACKENDS for rendering in backend.renderings(plan, programs)):
         if rendering.path.endswith(".py"):
             text = render(env, rendering.template, rendering.context, shared="..")
             compile(text, rendering.path, "exec")  # An argument that is there twice does not get through.

@@ -21,8 +21,6 @@ class MarkdownBackend:
         page = (derivation_file(plan),)
         if not isinstance(plan.chunk, StagedPlan):
             return page
-        of_stages = (
-            inside(package_of(stage, plan.spec.name), self.renderings(stage.plan, programs))
-            for stage in plan.chunk.stages
-        )
+        stages = plan.chunk.stages
+        of_stages = (inside(package_of(each, plan.spec.name), self.renderings(each.plan, programs)) for each in stages)
         return (*page, *chain.from_iterable(of_stages))
