@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from flagen.kernel.ir import Program
 from flagen.kernel.recurrent import fused_recurrent
+from flagen.kernel.reverse import reverse_backward
+from flagen.kernel.segments import segment_backward
 from flagen.plan import Plan, Unavailable
+from flagen.plan.reverse_mode import ReversePlan
 
 
 @dataclass(frozen=True)
@@ -14,10 +17,13 @@ class Programs:
     """The programs of a package's operators; None where a spec does not get one."""
 
     fused_recurrent: Program | None
+    fused_recurrent_backward: Program | None
 
 
 def lower(plan: Plan) -> Programs:
     """The programs of `plan`."""
     if isinstance(plan.fused, Unavailable) or isinstance(plan.fused_backward, Unavailable):
-        return Programs(None)  # Whatever has the one has the other.
-    return Programs(fused_recurrent(plan.fused))
+        return Programs(None, None)  # Whatever has the one has the other.
+    backward = plan.fused_backward
+    back = reverse_backward(backward) if isinstance(backward, ReversePlan) else segment_backward(backward)
+    return Programs(fused_recurrent(plan.fused), back)

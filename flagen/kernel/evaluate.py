@@ -101,12 +101,8 @@ class Launch:
         grid = itertools.product(self._runs(), range(self.sizes.HV), range(blocks))
         for program, (run, head, block) in enumerate(grid):
             self.program = program
-            self.registers.at = {
-                **run,
-                "head": head,
-                "key_head": head // (self.sizes.HV // self.sizes.H),
-                "block": block,
-            }
+            key_head = head // (self.sizes.HV // self.sizes.H)
+            self.registers.at = {**run, "head": head, "key_head": key_head, "block": block}
             self.registers.values = {}
             self._body(self.kernel.body)
 
@@ -123,8 +119,8 @@ class Launch:
             if self.kernel.run == "sequence":
                 yield {"sequence": sequence}
                 continue
-            for number in range(segments):
-                yield {"sequence": sequence, "segment": first + number}
+            for segment in range(first, first + segments):
+                yield {"sequence": sequence, "segment": segment}
             first += segments
 
     def _segments(self) -> range:

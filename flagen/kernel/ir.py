@@ -25,6 +25,9 @@ Space = Literal["sequence", "segment", "token", "micro_step", "head", "key_head"
 """What rows of an array are counted by. A token is one of all sequences together; `place` is that of a token in its
 segment, `loop` a loop over micro-steps of a token, `border` one of the ends of packed sequences."""
 
+Run = Literal["sequence", "segment"]
+"""What a program walks: a whole sequence, or a segment of one."""
+
 
 # --------------------------------------------------------------------------------------------------------------- arrays
 
@@ -220,7 +223,7 @@ class Kernel:
     """
 
     name: str
-    run: Literal["sequence", "segment"]
+    run: Run
     block_of: str | None
     order: Dims
     arrays: tuple[Array, ...]

@@ -18,14 +18,13 @@ from flagen.backends.triton_.chunk_launcher import (
     chunk_tuning_context,
 )
 from flagen.backends.triton_.expansion import expanded_launcher_context
-from flagen.backends.triton_.fused_backward import backward_kernels_context
+from flagen.backends.triton_.fused_backward import backward_kernels_context, reverse_kernels_context
 from flagen.backends.triton_.fused_backward_launcher import fused_backward_launcher_context
 from flagen.backends.triton_.handed_on import backward_of
 from flagen.backends.triton_.kernel import kernel_context
 from flagen.backends.triton_.key_backward import Contexts, key_backward_contexts
 from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context
 from flagen.backends.triton_.launcher import launcher_context
-from flagen.backends.triton_.reverse_kernel import reverse_kernels_context
 from flagen.backends.triton_.reverse_launcher import reverse_launcher_context
 from flagen.backends.triton_.right_backward import right_backward_contexts
 from flagen.backends.triton_.scan import scan_kernel_renderings
@@ -74,8 +73,9 @@ def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = plan.fused_backward
     if isinstance(plan.fused, Unavailable) or isinstance(backward, Unavailable):
         return ()  # Whatever has the one has the other.
-    program = programs.fused_recurrent
+    program, back = programs.fused_recurrent, programs.fused_recurrent_backward
     assert program is not None
+    assert back is not None
     launcher = {**launcher_context(plan.fused, program, backward.keeps), RANGES: range_check(plan.spec)}
     forward = (
         Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused, program)),
@@ -85,13 +85,13 @@ def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     if isinstance(backward, ReversePlan):
         return (
             *forward,
-            Rendering(f"{kernels}.py", "triton/reverse_kernels.py.j2", reverse_kernels_context(backward)),
-            Rendering(f"{module}.py", "triton/reverse.py.j2", reverse_launcher_context(backward)),
+            Rendering(f"{kernels}.py", "triton/reverse_kernels.py.j2", reverse_kernels_context(backward, back)),
+            Rendering(f"{module}.py", "triton/reverse.py.j2", reverse_launcher_context(backward, back)),
         )
     return (
         *forward,
-        Rendering(f"{kernels}.py", f"triton/{kernels}.py.j2", backward_kernels_context(backward)),
-        Rendering(f"{module}.py", f"triton/{module}.py.j2", fused_backward_launcher_context(backward)),
+        Rendering(f"{kernels}.py", f"triton/{kernels}.py.j2", backward_kernels_context(backward, back)),
+        Rendering(f"{module}.py", f"triton/{module}.py.j2", fused_backward_launcher_context(backward, back)),
     )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from flagen.algebra.normal_form import NormalForm
+from flagen.backends.triton_.kernel import Docs
 from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.spec.printer import to_source
 
@@ -22,13 +21,13 @@ def row_lines(plan: FusedBackwardPlan) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def docs(plan: FusedBackwardPlan, name: str) -> Mapping[str, object]:
+def docs(plan: FusedBackwardPlan, name: str) -> Docs:
     """Equations and text of the kernel `name`."""
     equations = {"states": _states, "reverse": _reverse, "reads": _reads, "gradients": _gradients}[name]
     text = _TEXT[name].format(value=plan.value)
     if plan.reads.ends and name in _DECAYS:
         text += _DECAYS[name]
-    return {"title": _TITLE[name], "equations": equations(plan.normal_form), "text": text}
+    return Docs(_TITLE[name], equations(plan.normal_form), (text,))
 
 
 def _states(nf: NormalForm) -> list[str]:

@@ -8,18 +8,20 @@ from flagen.backends.printed import product_of
 from flagen.backends.signature import parameters
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.triton_.chunk_launcher import PACKED, START, Launch
-from flagen.backends.triton_.fused_backward import OWN, SEGMENTS, WALKS, SegmentKernel, own_name
+from flagen.backends.triton_.fused_backward import title_of
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launcher import default_values
+from flagen.kernel.ir import Kernel, Program
+from flagen.kernel.recurrent import CU_SEQLENS
+from flagen.kernel.segments import StateArrays
 from flagen.plan.backward_actions import Gradient, Vector
-from flagen.plan.free_names import initial_name
 from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.spec.model import Input, Param
 
 
-def fused_backward_launcher_context(plan: FusedBackwardPlan) -> Mapping[str, object]:
+def fused_backward_launcher_context(plan: FusedBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/fused_recurrent_backward.py.j2` uses."""
-    spec = plan.forward.spec
+    spec, arrays = plan.forward.spec, StateArrays(plan)
     given = [p for p in parameters(spec) if p.name != "output_final_state"]
     (state,) = spec.states
     common = common_context(spec)
@@ -31,7 +33,7 @@ def fused_backward_launcher_context(plan: FusedBackwardPlan) -> Mapping[str, obj
         "tensors": tensor_names(spec),
         "defaults": list(default_values(spec)),
         "segment": plan.segment,
-        "own": {name: own_name(plan, name) for name in OWN},
+        "own": {own: getattr(arrays, own).name for own in OWN},
         "do": plan.output_gradient.name,
         "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
         "state_sizes": ", ".join(f"args.{dim}" for dim in state.dims),
@@ -44,15 +46,19 @@ def fused_backward_launcher_context(plan: FusedBackwardPlan) -> Mapping[str, obj
         ],
         "params": [(g.called, g.source.name, _param_room(plan, g)) for g in plan.given if isinstance(g.source, Param)],
         "totals": {gradient.source.name: _total(gradient) for gradient in plan.given},
-        "reverse_takes_reads": _reverse_takes_reads(plan),
-        "launches": {name: _launch(plan, name) for name in (*WALKS, *SEGMENTS)},
+        "reverse_takes_reads": _reverse_takes_reads(plan, program),
+        "launches": {kernel.name: _launch(plan, program, kernel) for kernel in program.kernels},
     }
 
 
-def _reverse_takes_reads(plan: FusedBackwardPlan) -> bool:
+OWN = ("states", "state_gradients", "final_gradient", "initial_gradient")
+"""The arrays of states that the launcher makes or is given."""
+
+
+def _reverse_takes_reads(plan: FusedBackwardPlan, program: Program) -> bool:
     """Whether the walk back takes something that the walk forward leaves: what the output is no linear function of."""
-    left = {vector.name for vector in plan.vectors} & set(SegmentKernel(plan, "states").pointers())
-    return not left.isdisjoint(SegmentKernel(plan, "reverse").pointers())
+    left = {vector.name for vector in plan.vectors} & {array.name for array in program.kernel("states").arrays}
+    return not left.isdisjoint(array.name for array in program.kernel("reverse").arrays)
 
 
 def _blocks(plan: FusedBackwardPlan, shared: bool) -> list[str]:
@@ -86,20 +92,21 @@ def _total(gradient: Gradient) -> str:
     return f"None if {called} is None else {called}.sum({dims}).to({source.name}.dtype)"
 
 
-def _launch(plan: FusedBackwardPlan, name: str) -> Launch:
-    """The launch of the kernel `name`."""
-    spec, kernel = plan.forward.spec, SegmentKernel(plan, name)
-    tensors, final = tensor_names(spec), own_name(plan, "final_gradient")
+def _launch(plan: FusedBackwardPlan, program: Program, kernel: Kernel) -> Launch:
+    """The launch of a kernel."""
+    spec, arrays = plan.forward.spec, StateArrays(plan)
+    tensors, final = tensor_names(spec), arrays.final_gradient.name
     named = {
-        "cu_seqlens": PACKED,
-        initial_name(spec.states[0].name, plan.names): START,
+        CU_SEQLENS.name: PACKED,
+        arrays.initial.name: START,
         final: f"None if {final} is None else {final}.contiguous()",
     }
-    pointers = [f"{x}.contiguous()" if x in tensors else named.get(x, x) for x in kernel.pointers()]
-    numbers = [f"float({number})" for number in kernel.numbers()]
+    pointers = [f"{x.name}.contiguous()" if x.name in tensors else named.get(x.name, x.name) for x in kernel.arrays]
+    numbers = [f"float({number})" for number in kernel.numbers]
     steps = {} if spec.steps is None else {spec.steps.symbol: spec.steps.argument}
-    sizes = ["SEGMENT" if size == "SEGMENT" else steps.get(size, f"args.{size}") for size in kernel.sizes()]
-    runs, blocks = ("args.runs", "blocks") if name in WALKS else ("segments", "shares")
+    sizes = ["SEGMENT" if size == "SEGMENT" else steps.get(size, f"args.{size}") for size in kernel.sizes]
+    walks = kernel.run == "sequence"
+    runs, blocks = ("args.runs", "blocks") if walks else ("segments", "shares")
     grid = product_of(runs, "args.HV", *([] if plan.whole_values else [blocks]))
-    tiles = "walk" if name in WALKS else "inside"
-    return Launch(kernel.title, grid, [*pointers, *numbers, "args.tokens", *sizes], tiles)
+    tiles = "walk" if walks else "inside"
+    return Launch(title_of(program, kernel), grid, [*pointers, *numbers, "args.tokens", *sizes], tiles)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flagen.backends.triton_.config import MIN_MATRIX_BLOCK, sum_of_blocks
+from flagen.kernel.reverse import held_tiles, matrix_dims
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.split import Split
-from flagen.plan.tiles import MAX_DIMS
-from flagen.spec.model import Dims, Input, Param
+from flagen.spec.model import Dims
 
 VALUES, VALUES_PER_WARP = 12288, 1536
 """How much of the tiles a program holds, and a warp: three tiles of 128 x 32 in 8 warps, 48 values a thread."""
@@ -19,7 +19,7 @@ VALUES, VALUES_PER_WARP = 12288, 1536
 
 def config_lines(plan: ReversePlan) -> Iterator[str]:
     """The body of `launch_config`, up to its `return`."""
-    split, tiles = plan.forward.split, _large(plan)
+    split, tiles = plan.forward.split, held_tiles(plan)
     for dim in plan.forward.order:
         if split is None or dim != split.dim:
             yield f"BLOCK_{dim} = {_padded(plan, dim)}"
@@ -30,47 +30,20 @@ def config_lines(plan: ReversePlan) -> Iterator[str]:
     yield f"num_warps = triton.next_power_of_2(min(8, max(1, {total} // {VALUES_PER_WARP})))"
 
 
-def stages(plan: ReversePlan) -> int:
-    """How many tokens are under way at once, going back: loads of the next one under the arithmetic of this one.
-
-    A state that is fetched ahead takes shared memory: none is left for that where every program has all of one, nor
-    where there are matrix products. With micro-steps one loop stores states and loads them: what it fetched could be
-    old.
-    """
-    split = plan.forward.split
-    whole = split is None or any(split.dim not in dims for dims in _large(plan))
-    return 1 if whole or _matrix_dims(plan) or plan.stored_by_step else 2
-
-
 def _block_of(plan: ReversePlan, split: Split, tiles: list[Dims]) -> Iterator[str]:
     cut = [[dim for dim in dims if dim != split.dim] for dims in tiles if split.dim in dims]
     if len(cut) < len(tiles):
         yield f"# Every block of {split.dim} does what does not have {split.dim} over again: few blocks."
-        limit = str(MIN_MATRIX_BLOCK if _matrix_dims(plan) else 64)
+        limit = str(MIN_MATRIX_BLOCK if matrix_dims(plan) else 64)
     else:
         yield f"# As many indices of {split.dim} as registers hold: every block has its share of the other gradients."
         limit = f"min(128, max(8, triton.next_power_of_2({VALUES} // {sum_of_blocks(cut)} + 1) // 2))"
     block = f"min({_padded(plan, split.dim)}, {limit})"
-    if split.dim in _matrix_dims(plan):
+    if split.dim in matrix_dims(plan):
         block = f"max({MIN_MATRIX_BLOCK}, {block})"
     yield f"BLOCK_{split.dim} = {block}"
 
 
-def _large(plan: ReversePlan) -> list[Dims]:
-    """The tiles that a program holds at one time, of those with the most dims: a state before and after a statement and
-    its gradient; an input or param and its gradient."""
-    spec = plan.forward.spec
-    tiles = [state.dims for state in spec.states for _ in range(3)]
-    declared: tuple[Input | Param, ...] = (*spec.inputs, *spec.params)
-    tiles += [decl.dims for decl in declared if len(decl.dims) == MAX_DIMS for _ in range(2)]
-    most = max(len(dims) for dims in tiles)
-    return [dims for dims in tiles if len(dims) == most]
-
-
-def _matrix_dims(plan: ReversePlan) -> frozenset[str]:
-    return plan.matrix_dims | plan.forward.matrix_dims
-
-
 def _padded(plan: ReversePlan, dim: str) -> str:
     power = f"triton.next_power_of_2({dim})"
-    return f"max({MIN_MATRIX_BLOCK}, {power})" if dim in _matrix_dims(plan) else power
+    return f"max({MIN_MATRIX_BLOCK}, {power})" if dim in matrix_dims(plan) else power

@@ -8,15 +8,18 @@ from flagen.backends.printed import product_of
 from flagen.backends.signature import parameters
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.triton_.chunk_launcher import PACKED, Launch
+from flagen.backends.triton_.fused_backward import title_of
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launcher import default_values
-from flagen.backends.triton_.reverse_kernel import ReverseKernel, arrays_of
+from flagen.kernel.ir import Kernel, Program
+from flagen.kernel.recurrent import CU_SEQLENS
+from flagen.kernel.reverse import StateArrays
 from flagen.plan.backward_actions import Gradient
 from flagen.plan.reverse_mode import Carried, ReversePlan
 from flagen.spec.model import Input, Param
 
 
-def reverse_launcher_context(plan: ReversePlan) -> Mapping[str, object]:
+def reverse_launcher_context(plan: ReversePlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/reverse.py.j2` uses."""
     spec, split = plan.forward.spec, plan.forward.split
     given = [p for p in parameters(spec) if p.name != "output_final_state"]
@@ -36,20 +39,20 @@ def reverse_launcher_context(plan: ReversePlan) -> Mapping[str, object]:
         "inputs": [(g.called, g.source.name, ", ".join(_heads(g))) for g in plan.given if isinstance(g.source, Input)],
         "params": [(g.called, g.source.name, _param_room(g)) for g in plan.given if isinstance(g.source, Param)],
         "totals": {gradient.source.name: _total(gradient) for gradient in plan.given},
-        "launches": {name: _launch(plan, name) for name in ("states", "gradients")},
+        "launches": {kernel.name: _launch(plan, program, kernel) for kernel in program.kernels},
     }
 
 
 def _state(plan: ReversePlan, carried: Carried) -> Mapping[str, object]:
     """The arrays of a state, and how large they are."""
     spec, state = plan.forward.spec, carried.state
-    arrays = arrays_of(plan, state.name)
+    arrays = StateArrays(plan, carried)
     sizes = [f"args.{dim}" for dim in state.dims]
     own = ["args.runs", "args.HV", *(["shares"] if carried.shared else [])]
     steps = [] if spec.steps is None else [*([str(plan.loops)] if plan.loops > 1 else []), spec.steps.argument]
     return {
-        "arrays": arrays,
-        "given": arrays.initial if len(spec.states) > 1 else "initial_state",
+        "arrays": {role: array.name for role, array in vars(arrays).items()},
+        "given": arrays.initial.name if len(spec.states) > 1 else "initial_state",
         "sizes": ", ".join(["args.HV", *sizes]),
         "shared": carried.shared,
         "room_of_tokens": ", ".join((*own, "tokens", *sizes)),
@@ -78,22 +81,22 @@ def _total(gradient: Gradient) -> str:
     return f"None if {called} is None else {called}.sum({dims}).to({source.name}.dtype)"
 
 
-def _launch(plan: ReversePlan, name: str) -> Launch:
-    """The launch of the kernel `name`."""
-    spec, kernel = plan.forward.spec, ReverseKernel(plan, name)
+def _launch(plan: ReversePlan, program: Program, kernel: Kernel) -> Launch:
+    """The launch of a kernel."""
+    spec = plan.forward.spec
     tensors = tensor_names(spec)
-    named = {"cu_seqlens": PACKED}
+    named = {CU_SEQLENS.name: PACKED}
     for carried in plan.carried:
-        arrays = arrays_of(plan, carried.name)
-        given = arrays.initial if len(spec.states) > 1 else "initial_state"
-        named[arrays.initial] = f"None if {given} is None else {given}.contiguous()"
-        final = arrays.final_gradient
+        arrays = StateArrays(plan, carried)
+        initial, final = arrays.initial.name, arrays.final_gradient.name
+        given = initial if len(spec.states) > 1 else "initial_state"
+        named[initial] = f"None if {given} is None else {given}.contiguous()"
         named[final] = f"None if {final} is None else {final}.contiguous()"
-    pointers = [f"{x}.contiguous()" if x in tensors else named.get(x, x) for x in kernel.pointers()]
-    numbers = [f"float({number})" for number in kernel.numbers()]
+    pointers = [f"{x.name}.contiguous()" if x.name in tensors else named.get(x.name, x.name) for x in kernel.arrays]
+    numbers = [f"float({number})" for number in kernel.numbers]
     steps = {} if spec.steps is None else {spec.steps.symbol: spec.steps.argument}
-    sizes = [steps.get(size, f"args.{size}") for size in kernel.sizes()]
-    blocks = "blocks" if name == "states" else "shares"
-    grid = product_of("args.runs", "args.HV", *([] if plan.forward.split is None else [blocks]))
-    tiles = "walk" if name == "states" else "inside"
-    return Launch(kernel.title, grid, [*pointers, *numbers, "args.tokens", "tokens", *sizes], tiles)
+    sizes = [steps.get(size, f"args.{size}") for size in kernel.sizes]
+    walks = kernel.name == "states"
+    grid = product_of("args.runs", "args.HV", *([] if kernel.block_of is None else ["blocks" if walks else "shares"]))
+    arguments = [*pointers, *numbers, "args.tokens", "tokens", *sizes]
+    return Launch(title_of(program, kernel), grid, arguments, "walk" if walks else "inside")
