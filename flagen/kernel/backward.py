@@ -27,8 +27,8 @@ from flagen.plan.backward_actions import Action, Gradient, Vector
 from flagen.plan.tiles import Tile, Value
 from flagen.spec.model import Dims, Input, Spec
 
-FIRST_SEGMENT = Array("first_segment", ("border",), optional=True)
-SEGMENT_SEQUENCE = Array("segment_sequence", ("segment",), optional=True)
+FIRST_SEGMENT = Array("first_segment", ("border",), life="begin", optional=True)
+SEGMENT_SEQUENCE = Array("segment_sequence", ("segment",), life="begin", optional=True)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ class Lowering:
             "step": ("token", "micro_step", "head"),
         }
         spaces = (*rows[vector.per], *self.shares(vector.shared))
-        return Array(vector.name, spaces, vector.dims, own_dtype=vector == self.output_gradient)
+        if vector == self.output_gradient:
+            return Array(vector.name, spaces, vector.dims, "cotangent", schedule.OUTPUT, own_dtype=True)
+        return Array(vector.name, spaces, vector.dims)
 
     def gradient(self, gradient: Gradient) -> Array:
         """Where the gradient of an input or param goes, if it is wanted: shares of value heads, loops and blocks."""
@@ -107,7 +109,16 @@ class Lowering:
             rows = ("token", "micro_step", "head") if source.per == "step" else ("token", "head")
         loops: tuple[Space, ...] = ("loop",) if gradient.loops > 1 else ()
         spaces = (*rows, *loops, *self.shares(gradient.shared))
-        return Array(gradient.called, spaces, source.dims, own_dtype=True, optional=True, loops=gradient.loops)
+        return Array(
+            name=gradient.called,
+            spaces=spaces,
+            dims=source.dims,
+            life="gradient",
+            of=source.name,
+            own_dtype=True,
+            optional=True,
+            loops=gradient.loops,
+        )
 
 
 def unique(arrays: Iterable[Array]) -> tuple[Array, ...]:

@@ -32,10 +32,17 @@ Run = Literal["sequence", "segment"]
 # --------------------------------------------------------------------------------------------------------------- arrays
 
 
+Life = Literal["argument", "begin", "scratch", "result", "cotangent", "gradient"]
+"""Where the elements of an array come from, and who asks for them: a caller gives an `argument`, and the gradient of a
+result, its `cotangent`, and is given a `result`, or the `gradient` of an argument; `begin` says where sequences and
+segments begin; `scratch` is what kernels have between them."""
+
+
 @dataclass(frozen=True)
 class Array:
     """An array in memory: the spaces of its rows, the slowest first, then the dims of a row.
 
+    life, of: what it is, and of which input, param, state or output.
     own_dtype: it has the dtype of the call, and not float32.
     optional: a launch may go without it.
     loops: the extent of the space `loop`.
@@ -44,6 +51,8 @@ class Array:
     name: str
     spaces: tuple[Space, ...]
     dims: Dims = ()
+    life: Life = "scratch"
+    of: str = ""
     own_dtype: bool = False
     optional: bool = False
     loops: int = 1

@@ -32,7 +32,7 @@ STAGES = 3
 """Tokens under way at once: the rows of the next ones are fetched while one is computed."""
 FETCHED = "In stages: the rows of the next tokens are fetched while this one is computed."
 
-CU_SEQLENS = Array("cu_seqlens", ("border",), own_dtype=True, optional=True)
+CU_SEQLENS = Array("cu_seqlens", ("border",), life="begin", optional=True)
 
 
 # ------------------------------------------------------------------------------------------------------ of a call
@@ -41,18 +41,19 @@ CU_SEQLENS = Array("cu_seqlens", ("border",), own_dtype=True, optional=True)
 def array_of(source: Input | Param) -> Array:
     """A tensor of the call."""
     if isinstance(source, Param):
-        return Array(source.name, ("head",) if source.per_head else (), source.dims, own_dtype=True)
+        rows: tuple[Space, ...] = ("head",) if source.per_head else ()
+        return Array(source.name, rows, source.dims, "argument", source.name, own_dtype=True)
     step: tuple[Space, ...] = ("micro_step",) if source.per == "step" else ()
     head: Space = "head" if source.heads == "HV" else "key_head"
-    return Array(source.name, ("token", *step, head), source.dims, own_dtype=True)
+    return Array(source.name, ("token", *step, head), source.dims, "argument", source.name, own_dtype=True)
 
 
 def initial_array(state: State, name: str) -> Array:
-    return Array(name, ("sequence", "head"), state.dims, own_dtype=True, optional=True)
+    return Array(name, ("sequence", "head"), state.dims, "argument", state.name, own_dtype=True, optional=True)
 
 
 def final_array(state: State, name: str) -> Array:
-    return Array(name, ("sequence", "head"), state.dims, optional=True)
+    return Array(name, ("sequence", "head"), state.dims, "result", state.name, optional=True)
 
 
 def tensors_of(spec: Spec) -> tuple[Array, ...]:
@@ -102,7 +103,8 @@ def fused_recurrent(plan: FusedPlan) -> Program:
 def _output(plan: FusedPlan) -> Array:
     """The output; where its sum is over blocks, each has a share."""
     shares: tuple[Space, ...] = ("block",) if plan.split is not None and plan.split.partial else ()
-    return Array(schedule.OUTPUT, ("token", "head", *shares), plan.spec.output_dims, own_dtype=True)
+    rows: tuple[Space, ...] = ("token", "head", *shares)
+    return Array(schedule.OUTPUT, rows, plan.spec.output_dims, "result", schedule.OUTPUT, own_dtype=True)
 
 
 def _start(state: State, initial: Array) -> Statement:

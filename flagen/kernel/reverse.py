@@ -13,6 +13,7 @@ from flagen.kernel.ir import (
     Given,
     If,
     Kernel,
+    Life,
     Load,
     Loop,
     Note,
@@ -44,16 +45,17 @@ class StateArrays:
         loops: tuple[Space, ...] = ("loop",) if plan.loops > 1 else ()
         initial, final = initial_name(state.name, names), final_name(state.name, names)
 
-        def array(name: str, *spaces: Space, of_call: bool = False) -> Array:
-            free = free_name(name, names)
-            return Array(free, spaces, state.dims, own_dtype=of_call, optional=of_call, loops=plan.loops)
+        def array(name: str, *spaces: Space, life: Life = "scratch") -> Array:
+            of_call = life != "scratch"
+            of, free = state.name if of_call else "", free_name(name, names)
+            return Array(free, spaces, state.dims, life, of, own_dtype=of_call, optional=of_call, loops=plan.loops)
 
         self.initial = initial_array(state, initial)
         self.segments = array(f"{state.name}_segments", "segment", "head")
         self.tokens = array(f"{state.name}_tokens", *own, "place")
         self.steps = array(f"{state.name}_steps", *own, *loops, "micro_step")
-        self.final_gradient = array(f"d{final}", "sequence", "head", of_call=True)
-        self.initial_gradient = array(f"d{initial}", *own, of_call=True)
+        self.final_gradient = array(f"d{final}", "sequence", "head", life="cotangent")
+        self.initial_gradient = array(f"d{initial}", *own, life="gradient")
 
     def of(self, per: str) -> Array:
         return self.steps if per == "step" else self.tokens

@@ -14,6 +14,7 @@ from flagen.kernel.ir import (
     Kernel,
     LastToken,
     Let,
+    Life,
     Load,
     Loop,
     Note,
@@ -40,16 +41,17 @@ class StateArrays:
     def __init__(self, plan: FusedBackwardPlan) -> None:
         (state,) = plan.forward.spec.states
 
-        def array(name: str, *, of_call: bool) -> Array:
-            name = free_name(name, plan.names)
-            run: Run = "sequence" if of_call else "segment"
-            return Array(name, (run, "head"), state.dims, own_dtype=of_call, optional=of_call)
+        def array(name: str, run: Run, life: Life = "scratch") -> Array:
+            of_call = life != "scratch"
+            of = state.name if of_call else ""
+            free = free_name(name, plan.names)
+            return Array(free, (run, "head"), state.dims, life, of, own_dtype=of_call, optional=of_call)
 
         self.initial = initial_array(state, initial_name(state.name, plan.names))
-        self.states = array("states", of_call=False)
-        self.state_gradients = array("state_gradients", of_call=False)
-        self.final_gradient = array("final_gradient", of_call=True)
-        self.initial_gradient = array("initial_gradient", of_call=True)
+        self.states = array("states", "segment")
+        self.state_gradients = array("state_gradients", "segment")
+        self.final_gradient = array("final_gradient", "sequence", "cotangent")
+        self.initial_gradient = array("initial_gradient", "sequence", "gradient")
 
 
 def segment_backward(plan: FusedBackwardPlan) -> Program:
@@ -137,7 +139,7 @@ class _Lowering(Lowering):
         """A kernel with its parameters: tensors of the call, vectors, states, where sequences begin, gradients."""
         every = (*self.statements(own.once), *body)
         touched = unique(found.array for found in accesses_in(every))
-        gradients = [array for array in touched if array.own_dtype and array.optional and array not in states]
+        gradients = [array for array in touched if array.life == "gradient" and array not in states]
         tensors = [array for array in touched if array in tensors_of(self.spec)]
         vectors = [array for array in touched if array not in (*tensors, *gradients, *states)]
         run: Run = "sequence" if name in ("states", "reverse") else "segment"
