@@ -18,13 +18,22 @@ ROOT = Path(__file__).resolve().parent.parent
 STDLIB = sys.stdlib_module_names
 
 # The spec as data, and the two functions that only read it: printing an expression, bounding its value.
-SPEC_MODEL = {"flagen.diagnostics", "flagen.spec.model", "flagen.spec.to_source", "flagen.spec.interval_of"}
+SPEC_MODEL = {
+    "flagen.diagnostics",
+    "flagen.printing",
+    "flagen.spec.model",
+    "flagen.spec.to_source",
+    "flagen.spec.interval_of",
+}
 SPEC_MODEL |= {"flagen.spec.printer.to_source", "flagen.spec.ranges.interval_of"}
 # A layer as data, and the one table of what its words are.
 SPEC_MODEL |= {f"flagen.spec.layer.{name}" for name in ("model", "vocabulary", "words")}
+# How operators bind, which every printer reads.
+SPEC_MODEL |= {"flagen.printing"}
 LAYERS: dict[str, set[str]] = {
     "diagnostics": set(),
-    "spec": {"yaml", "flagen.diagnostics"},
+    "printing": {"flagen.diagnostics"},
+    "spec": {"yaml", "flagen.diagnostics", "flagen.printing"},
     "algebra": {"sympy", "gmpy2", *SPEC_MODEL},
     "plan": {"flagen.algebra", *SPEC_MODEL},
     # A plan holds the derived equations; printing them takes their types, and no derivation.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from flagen.backends.printed import ATOM, POWER, PRODUCT, SIGN, SUM, Printed, product
+from flagen.backends.printed import ATOM, SIGN, SUM, Printed, product
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.device import FUNCTIONS
 from flagen.diagnostics import InternalError
@@ -27,6 +27,7 @@ from flagen.plan.tiles import (
     Value,
     is_static,
 )
+from flagen.printing import joined, negative
 from flagen.spec.model import Dims
 
 _IN_CORE = {name: f"tl.{name}" for name in ("exp", "exp2", "log", "sqrt", "rsqrt", "abs", "sigmoid")}
@@ -67,15 +68,11 @@ class Printer:
             case StateTile(name, previous):
                 return Printed(f"{name}_prev" if previous else name)
             case Negative(value):
-                return Printed(f"-{self._spread(value, tile.dims, SIGN)}", SIGN)
+                return negative(self._operand(value, tile.dims))
             case Product(factors, dims):
                 return product(*(self._operand(factor, dims) for factor in factors))
-            case Arithmetic("**", left, right, dims):
-                return Printed(f"{self._spread(left, dims, ATOM)} ** {self._spread(right, dims, SIGN)}", POWER)
             case Arithmetic(op, left, right, dims):
-                level = PRODUCT if op == "/" else SUM
-                sides = self._spread(left, dims, level), self._spread(right, dims, level + 1)
-                return Printed(f" {op} ".join(sides), level)
+                return joined(op, self._operand(left, dims), self._operand(right, dims))
             case Function():
                 return self._function(tile)
             case Sum(value, dim):
