@@ -28,12 +28,14 @@ SPEC_MODEL = {
 SPEC_MODEL |= {"flagen.spec.printer.to_source", "flagen.spec.ranges.interval_of"}
 # A layer as data, and the one table of what its words are.
 SPEC_MODEL |= {f"flagen.spec.layer.{name}" for name in ("model", "vocabulary", "words")}
-# How operators bind, which every printer reads.
-SPEC_MODEL |= {"flagen.printing"}
+# How operators bind, and what elementwise functions are, which all stages read; and that as expressions.
+SPEC_MODEL |= {"flagen.printing", "flagen.functions", "flagen.spec.formulas"}
 LAYERS: dict[str, set[str]] = {
     "diagnostics": set(),
     "printing": {"flagen.diagnostics"},
-    "spec": {"yaml", "flagen.diagnostics", "flagen.printing"},
+    "intervals": set(),
+    "functions": {"flagen.intervals"},
+    "spec": {"yaml"} | {f"flagen.{name}" for name in ("diagnostics", "functions", "intervals", "printing")},
     "algebra": {"sympy", "gmpy2", *SPEC_MODEL},
     "plan": {"flagen.algebra", *SPEC_MODEL},
     # A plan holds the derived equations; printing them takes their types, and no derivation.

@@ -15,18 +15,19 @@ from flagen.backends.triton_.reverse_kernel import arrays_of, reverse_kernels_co
 from flagen.backends.triton_.reverse_launcher import reverse_launcher_context
 from flagen.diagnostics import SpecError
 from flagen.emit.env import environment, render
+from flagen.functions import FUNCTIONS
 from flagen.plan.fused import FusedPlan, plan_fused_recurrent
 from flagen.plan.reverse_mode import plan_reverse_mode
 from flagen.project import bundled
 from flagen.spec import parse_spec
-from flagen.spec.model import ELEMENTWISE, REDUCTIONS, ROW_MAPS
+from flagen.spec.model import REDUCTIONS, ROW_MAPS
 from flagen.spec.names import RESERVED
 from tests.backends.triton_odd import ODD
 from tests.fuzz.packages import build
 from tests.specs import OPERATORS
 
 SPECS = {name: path.read_text() for name, path in OPERATORS.items()}
-LANGUAGE = {*ELEMENTWISE, *REDUCTIONS, *ROW_MAPS, "o", "head", "H", "HV"}
+LANGUAGE = {*FUNCTIONS, *REDUCTIONS, *ROW_MAPS, "o", "head", "H", "HV"}
 
 
 def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from flagen.algebra.equations import Equation, Exponent, Factor, Mask, OffsetGradient, Solve, Statement, Term
+from flagen.functions import FUNCTIONS
 from flagen.printing import PRODUCT, SIGN, SUM, Printed, joined
 from flagen.spec.model import (
     Binary,
@@ -30,7 +31,6 @@ _GREEK = frozenset(
         *("nu", "xi", "pi", "rho", "sigma", "tau", "phi", "chi", "psi", "omega"),
     )
 )
-_OPERATORS = frozenset(("exp", "log", "tanh"))
 
 Subscript = Callable[[Name], str]
 """What a name's value belongs to: `t`, `t,j`, or nothing."""
@@ -118,14 +118,8 @@ class ExpressionPrinter:
         return rf"{{{text}}}^\top" if "^" in text else rf"{text}^\top"
 
     def _call(self, function: str, args: tuple[Expr, ...]) -> str:
-        if function == "exp":
-            return f"e^{{{self.print(args[0])}}}"
-        if function == "sqrt":
-            return rf"\sqrt{{{self.print(args[0])}}}"
-        if function == "abs":
-            return rf"\lvert {self.print(args[0])} \rvert"
-        name = rf"\{function}" if function in _OPERATORS else rf"\operatorname{{{function}}}"
-        return rf"{name}\left({', '.join(self.print(arg) for arg in args)}\right)"
+        written = FUNCTIONS[function].latex or rf"\operatorname{{{function}}}\left(%s\right)"
+        return written % ", ".join(map(self.print, args))
 
 
 def _number(value: Fraction | float) -> Latex:

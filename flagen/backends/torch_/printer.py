@@ -6,13 +6,15 @@ order. Broadcasting aligns the named dims; leading axes align by themselves from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
 from flagen.diagnostics import InternalError
+from flagen.functions import FUNCTIONS, Function
 from flagen.printing import ATOM, PRODUCT, SIGN, Printed, joined, negative
+from flagen.spec.formulas import definition_of
 from flagen.spec.model import (
     Binary,
     Call,
@@ -34,34 +36,6 @@ Level = Literal["number", "constant", "token", "step"]
 micro-step."""
 
 _LEVELS: tuple[Level, ...] = ("number", "constant", "token", "step")
-
-_TENSOR_FUNCTIONS = {
-    name: f"torch.{name}" for name in "exp log log1p expm1 sqrt rsqrt abs sign sigmoid tanh relu logaddexp".split()
-} | {name: f"functional.{name}" for name in ("logsigmoid", "softplus", "silu")}
-
-_SIGMOID = "math.exp(min({0}, 0.0) - math.log1p(math.exp(-abs({0}))))"
-
-_NUMBER_FUNCTIONS: Mapping[str, str] = {
-    "exp": "math.exp({0})",
-    "log": "math.log({0})",
-    "log1p": "math.log1p({0})",
-    "expm1": "math.expm1({0})",
-    "sqrt": "math.sqrt({0})",
-    "rsqrt": "(1 / math.sqrt({0}))",
-    "abs": "abs({0})",
-    "sign": "math.copysign({x} != 0, {0})",
-    "sigmoid": _SIGMOID,
-    "logsigmoid": "(min({0}, 0.0) - math.log1p(math.exp(-abs({0}))))",
-    "softplus": "(max({0}, 0.0) + math.log1p(math.exp(-abs({0}))))",
-    "tanh": "math.tanh({0})",
-    "silu": f"({{x}} * {_SIGMOID})",
-    "relu": "max({0}, 0.0)",
-    "minimum": "min({0}, {1})",
-    "maximum": "max({0}, {1})",
-    "logaddexp": "(max({0}, {1}) + math.log1p(math.exp(-abs({x} - {y}))))",
-}
-"""Functions of Python's own numbers, each an atom; `{x}` and `{y}` are the arguments as operands. None overflows where
-its value does not."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +94,8 @@ class Printer:
                 return self.print(value)  # dims are named: only their order on the page changes
             case Outer(left, right):
                 return self._binary("*", self.print(left), self.print(right), expr.dims)
+            case Call() if (definition := definition_of(expr)) is not None:
+                return self.print(definition)
             case Call(function, args):
                 return self._call(function, tuple(self.print(arg) for arg in args), expr.dims)
             case Reduce(function, value, dim):
@@ -175,32 +151,27 @@ class Printer:
         return Code(f'torch.einsum("{subscripts}", {", ".join(operands)})', dims, level)
 
     def _call(self, function: str, args: tuple[Code, ...], dims: Dims) -> Code:
-        if function == "clamp":
-            x, low, high = args
-            raised = self._call("maximum", (x, low), max(x.dims, low.dims, key=len))
-            return self._call("minimum", (raised, high), dims)
+        row = FUNCTIONS.get(function)
+        if row is None:
+            raise InternalError(f"the PyTorch printer has no {function}")
         level = level_of(args)
         if level == "number":
             self.needs.add("math")
             operands = dict(zip("xy", (arg.atom for arg in args), strict=False))
-            return Code(_NUMBER_FUNCTIONS[function].format(*(arg.text for arg in args), **operands), (), level)
-        if function in ("minimum", "maximum"):
-            return self._extremum(function, args, dims, level)
-        written = _TENSOR_FUNCTIONS.get(function)
-        if written is None:
-            raise InternalError(f"the PyTorch printer has no {function}")
-        if written.startswith("functional"):
+            return Code(row.python.format(*(arg.text for arg in args), **operands), (), level)
+        if row.bound:
+            return self._extremum(row, args, dims, level)
+        if row.torch.startswith("functional"):
             self.needs.add("functional")
         texts = [self._as_tensor(arg, args, dims, level) for arg in args]
-        return Code(f"{written}({', '.join(texts)})", dims, level)
+        return Code(f"{row.torch}({', '.join(texts)})", dims, level)
 
-    def _extremum(self, function: str, args: tuple[Code, ...], dims: Dims, level: Level) -> Code:
+    def _extremum(self, row: Function, args: tuple[Code, ...], dims: Dims, level: Level) -> Code:
         numbers = [arg for arg in args if arg.level == "number"]
         if len(numbers) == 1:
             (tensor,) = (arg for arg in args if arg.level != "number")
-            bound = "max" if function == "minimum" else "min"
-            return Code(f"{tensor.atom}.clamp({bound}={numbers[0].text})", tensor.dims, level)
-        return Code(f"torch.{function}({', '.join(self.aligned(arg, dims, level).text for arg in args)})", dims, level)
+            return Code(f"{tensor.atom}.clamp({row.bound}={numbers[0].text})", tensor.dims, level)
+        return Code(f"{row.torch}({', '.join(self.aligned(arg, dims, level).text for arg in args)})", dims, level)
 
     def _as_tensor(self, arg: Code, args: Iterable[Code], dims: Dims, level: Level) -> str:
         if arg.level != "number":
