@@ -4,8 +4,8 @@ A row says what a function is (its value, its range, its slopes), and how it is 
 in Triton, in LaTeX. A stage that needs something of a function asks here, and knows none by its name, but for what
 follows from the algebra of `exp`, `log` and `logaddexp`: decays are exponentials, and a log-sum-exp is a scan.
 
-Formulas are expressions of the language over the names of the arguments; in a slope `y` is the value itself.
-`flagen.spec.formulas` reads them.
+Formulas are expressions of the language over the names of the arguments; in a slope `y` is the value itself. They add,
+subtract, multiply, divide, square (`x ** 2`) and call. `flagen.spec.formulas` reads them.
 """
 
 from __future__ import annotations

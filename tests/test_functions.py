@@ -17,7 +17,7 @@ from torch.nn import functional
 from flagen.functions import FUNCTIONS, OF_KERNELS, Function, Operation, operation
 from flagen.intervals import EVERYTHING, Interval
 from flagen.spec.formulas import formula
-from flagen.spec.model import Call, Name, walk
+from flagen.spec.model import Binary, Call, Name, Number, walk
 from flagen.spec.ranges import interval_of
 from tests.fuzz import interpreter
 from tests.spec import trees
@@ -97,6 +97,7 @@ def test_formulas_name_arguments_and_call_operations(row: Operation) -> None:
         for node in walk(formula(text)):
             assert not isinstance(node, Name) or node.name in {*row.arguments, "y"}
             assert not isinstance(node, Call) or operation(node.function) is not None
+            assert not isinstance(node, Binary) or node.op != "**" or node.right == Number(Fraction(2))
 
 
 # -------------------------------------------------------------------------------------------------------------- values
