@@ -18,13 +18,24 @@ ROOT = Path(__file__).resolve().parent.parent
 STDLIB = sys.stdlib_module_names
 
 # The spec as data, and the two functions that only read it: printing an expression, bounding its value.
-SPEC_MODEL = {"flagen.diagnostics", "flagen.spec.model", "flagen.spec.to_source", "flagen.spec.interval_of"}
+SPEC_MODEL = {
+    "flagen.diagnostics",
+    "flagen.printing",
+    "flagen.spec.model",
+    "flagen.spec.to_source",
+    "flagen.spec.interval_of",
+}
 SPEC_MODEL |= {"flagen.spec.printer.to_source", "flagen.spec.ranges.interval_of"}
 # A layer as data, and the one table of what its words are.
 SPEC_MODEL |= {f"flagen.spec.layer.{name}" for name in ("model", "vocabulary", "words")}
+# How operators bind, and what elementwise functions are, which all stages read; and that as expressions.
+SPEC_MODEL |= {"flagen.printing", "flagen.functions", "flagen.spec.formulas"}
 LAYERS: dict[str, set[str]] = {
     "diagnostics": set(),
-    "spec": {"yaml", "flagen.diagnostics"},
+    "printing": {"flagen.diagnostics"},
+    "intervals": set(),
+    "functions": {"flagen.intervals"},
+    "spec": {"yaml"} | {f"flagen.{name}" for name in ("diagnostics", "functions", "intervals", "printing")},
     "algebra": {"sympy", "gmpy2", *SPEC_MODEL},
     "plan": {"flagen.algebra", *SPEC_MODEL},
     # Kernels as data: lowered from a plan, executed exactly against the recurrence.

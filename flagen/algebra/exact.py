@@ -18,6 +18,8 @@ from fractions import Fraction
 from gmpy2 import mpq
 
 from flagen.diagnostics import InternalError
+from flagen.functions import FUNCTIONS
+from flagen.spec.formulas import definition_of, formula
 from flagen.spec.model import (
     Binary,
     Call,
@@ -125,10 +127,11 @@ class Oracle:
     def __call__(self, function: str, args: tuple[Dual, ...]) -> Dual:
         values = tuple(arg.value for arg in args)
         value = self._ask((function, values))
+        slopes = FUNCTIONS[function].slopes if function in FUNCTIONS else ()
         tangents: Tangents = ()
         for place, arg in enumerate(args):
             if arg.tangents:
-                slope = value if function == "exp" else self._ask((function, place, values))
+                slope = value if slopes[place : place + 1] == ("y",) else self._ask((function, place, values))
                 tangents = _combine(tangents, 1, arg.tangents, slope)
         return Dual(value, tangents)
 
@@ -182,6 +185,8 @@ def evaluate(expr: Expr, scope: Scope) -> Tensor:
             one, other = evaluate(left, scope), evaluate(right, scope)
             split = len(one.dims)
             return scope.build(expr.dims, lambda index: one.data[index[:split]] * other.data[index[split:]])
+        case Call() if (definition := definition_of(expr)) is not None:
+            return evaluate(definition, scope)
         case Call(function, args):
             tensors = tuple(evaluate(arg, scope) for arg in args)
             return _map(lambda values: _call(function, values, scope.oracle), tensors, expr.dims, scope)
@@ -239,21 +244,22 @@ def _power(base: Dual, exponent: Dual, oracle: Oracle) -> Dual:
 
 
 def _call(function: str, args: tuple[Dual, ...], oracle: Oracle) -> Dual:
-    x = args[0]
-    match function:
-        case "abs":
-            return -x if x.value < 0 else x
-        case "sign":
-            return Dual(mpq((x.value > 0) - (x.value < 0)))
-        case "relu":
-            return x if x.value > 0 else ZERO
-        case "minimum":
-            return min(args, key=lambda arg: arg.value)
-        case "maximum":
-            return max(args, key=lambda arg: arg.value)
-        case "clamp":
-            return min(max(x, args[1], key=lambda arg: arg.value), args[2], key=lambda arg: arg.value)
-    return oracle(function, args)
+    row = FUNCTIONS.get(function)
+    if row is None or not row.rational:
+        return oracle(function, args)
+    value = mpq(row.value(*(arg.value for arg in args)))
+    names = {name: Dual(arg.value) for name, arg in zip(row.arguments, args, strict=True)} | {"y": Dual(value)}
+    tangents: Tangents = ()
+    for arg, slope in zip(args, row.slopes, strict=True):
+        if arg.tangents and (factor := _at(formula(slope), names, oracle).value):
+            tangents = _combine(tangents, 1, arg.tangents, factor)
+    return Dual(value, tangents)
+
+
+def _at(pattern: Expr, names: Mapping[str, Dual], oracle: Oracle) -> Dual:
+    """A formula of the table of functions at a point."""
+    scope = Scope({name: scalar(value) for name, value in names.items()}, {}, {}, oracle)
+    return evaluate(pattern, scope).data[()]
 
 
 def _reduce(function: str, value: Tensor, dim: str | None, scope: Scope) -> Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 from flagen.algebra.monomials import OutsideNormalForm
+from flagen.diagnostics import Span
+from flagen.functions import FUNCTIONS
+from flagen.spec.formulas import filled, formula
 from flagen.spec.model import Binary, Call, Derived, Expr, Interval, Name, Negate, Number
 from flagen.spec.ranges import interval_of
 
@@ -28,20 +31,14 @@ def log_of(expr: Expr, derived: Mapping[str, Derived], ranges: Mapping[str, Inte
             definition = derived[name].value
             found = log_of(definition, derived, ranges)
             return Call("log", (expr,), expr.span) if found == Call("log", (definition,)) else found
-        case Call("exp", (exponent,)):
-            return exponent
-        case Call("sigmoid", (x,)):
-            return Call("logsigmoid", (x,), expr.span)
         case Binary("*", left, right):
             return Binary("+", log_of(left, derived, ranges), log_of(right, derived, ranges), expr.span)
         case Binary("/", left, right):
             return Binary("-", log_of(left, derived, ranges), log_of(right, derived, ranges), expr.span)
         case Binary("**", base, exponent) if interval_of(base, ranges).low > 0 or _is_exp(base, derived):
             return Binary("*", exponent, log_of(base, derived, ranges), expr.span)
-        case Call("sqrt", (x,)):
-            return Binary("*", Number(Fraction(1, 2)), log_of(x, derived, ranges), expr.span)
-        case Call("rsqrt", (x,)):
-            return Binary("*", Number(Fraction(-1, 2)), log_of(x, derived, ranges), expr.span)
+        case Call(function, (x,)) if FUNCTIONS[function].log:
+            return _by_formula(formula(FUNCTIONS[function].log), x, lambda: log_of(x, derived, ranges), expr.span)
     if not interval_of(expr, ranges).low > 0:
         raise OutsideNormalForm(
             "the decay is not proved positive by the declared ranges, so its log may not exist "
@@ -54,6 +51,18 @@ def log_of(expr: Expr, derived: Mapping[str, Derived], ranges: Mapping[str, Inte
         case Binary("+", Number(value), rest) if value == 1:
             return Call("log1p", (rest,), expr.span)
     return Call("log", (expr,), expr.span)
+
+
+def _by_formula(pattern: Expr, x: Expr, log: Callable[[], Expr], span: Span) -> Expr:
+    """The formula of a function's log, at `x`, of which `log` is the log."""
+    match pattern:
+        case Call("log"):
+            return log()
+        case Binary(op, left, right):
+            return Binary(op, _by_formula(left, x, log, span), _by_formula(right, x, log, span), span)
+        case Number():
+            return pattern
+    return filled(pattern, {"x": x}, span)
 
 
 def _is_exp(expr: Expr, derived: Mapping[str, Derived]) -> bool:

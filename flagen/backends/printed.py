@@ -1,34 +1,18 @@
-"""Source text that knows how tightly it binds: what factors and terms are until a line of code is written."""
+"""Source text of kernels that knows how tightly it binds: what factors and terms are until a line is written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flagen.diagnostics import InternalError
+from flagen import printing
+from flagen.printing import ATOM, POWER, PRODUCT, SIGN, SUM, joined
 
-SUM, PRODUCT, SIGN, POWER, ATOM = range(5)
-"""How tightly Python's operators bind."""
+__all__ = ["ATOM", "POWER", "PRODUCT", "SIGN", "SUM", "Printed"]
 
 
 @dataclass(frozen=True)
-class Printed:
-    """An expression and how tightly its outermost operator binds.
-
-    It cannot be put into a string as it is: `text` stands alone, as an argument or the right side of an assignment;
-    `within` is an operand.
-    """
-
-    text: str
-    binding: int = ATOM
-
-    def within(self, level: int) -> str:
-        """The text, in parentheses where it binds less tightly than `level`."""
-        return self.text if self.binding >= level else f"({self.text})"
-
-    @property
-    def atom(self) -> str:
-        """The text where something is written behind it: an index, a method."""
-        return self.within(ATOM)
+class Printed(printing.Printed):
+    """An expression over tiles, which an index spreads over the rows or columns of a larger one."""
 
     def of_rows(self) -> Printed:
         """Numbers of rows, one for each row of a tile."""
@@ -37,9 +21,6 @@ class Printed:
     def of_columns(self) -> Printed:
         """Numbers of rows, one for each column of a tile."""
         return Printed(f"{self.atom}[None, :]")
-
-    def __str__(self) -> str:
-        raise InternalError(f"`{self.text}` is put into a line that does not say how tightly it has to bind")
 
 
 def expression(text: str) -> Printed:
@@ -50,10 +31,7 @@ def expression(text: str) -> Printed:
 def product(first: Printed, *rest: Printed | None) -> Printed:
     """The product of these factors from left to right; None is no factor."""
     factors = [factor for factor in rest if factor is not None]
-    if not factors:
-        return first
-    texts = [first.within(PRODUCT), *(factor.within(PRODUCT + 1) for factor in factors)]
-    return Printed(" * ".join(texts), PRODUCT)
+    return joined("*", first, *factors) if factors else first
 
 
 def common_factor(*factors: Printed | None) -> Printed | None:
@@ -64,9 +42,7 @@ def common_factor(*factors: Printed | None) -> Printed | None:
 
 def total(first: Printed, *rest: Printed) -> Printed:
     """The sum of these terms from left to right."""
-    if not rest:
-        return first
-    return Printed(" + ".join([first.within(SUM), *(term.within(SUM + 1) for term in rest)]), SUM)
+    return joined("+", first, *rest) if rest else first
 
 
 def product_of(*texts: str) -> str:

@@ -7,12 +7,13 @@ kernels print it as they print everything. Derivatives are those that PyTorch ta
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 from flagen.diagnostics import InternalError
+from flagen.functions import FUNCTIONS, operation
 from flagen.plan.tiles import (
     Arithmetic,
     Constant,
@@ -31,10 +32,11 @@ from flagen.plan.tiles import (
     operands,
     tiles_in,
 )
-from flagen.spec.model import Dims
+from flagen.spec.formulas import formula
+from flagen.spec.model import Binary, Call, Dims, Expr, Name, Negate, Number
 
 Leaf = Value | StateTile
-ZERO, ONE, TWO, HALF = (Constant(Fraction(number, 2)) for number in (0, 2, 4, 1))
+ONE, HALF = Constant(Fraction(1)), Constant(Fraction(1, 2))
 _SMALL = Constant(1e-30)
 """Takes the place of a norm of zero, of which the gradient is zero; squares of smaller numbers vanish in float32."""
 
@@ -75,6 +77,9 @@ class Transposition:
             if self._is_wanted(tile):
                 yield tile, gradient
             return
+        if isinstance(tile, Function) and (definition := self._definition(tile)) is not None:
+            yield from self._parts(definition, gradient)
+            return
         for place, operand in enumerate(operands(tile)):
             if not self.reaches(operand):
                 continue
@@ -102,20 +107,18 @@ class Transposition:
                 return self.negative(self.over(self.times(gradient, tile), right))
             case Function("maximum" | "minimum", args) if self._is_number(args[1 - place]):
                 return self.times(gradient, self._reached(tile, place))
-            case Function("clamp", (value, low, high), dims):
-                raised = Function("maximum", (value, low), self._dims((value, low)))
-                return self._share_of_clamp(raised, high, dims, place, gradient)
             case Function("sqrt", (value,)) if _is_sum_of_squares(value):
                 return self.times(gradient, self.over(HALF, Function("maximum", (tile, _SMALL), tile.dims)))
-            case Function(name):
-                if name not in _SLOPES:
-                    raise InternalError(f"no derivative for the function {name}")
-                return self.times(gradient, _SLOPES[name](self, tile)[place])
+            case Function("power", (base, Constant(exponent))) if exponent != 0:
+                lower = Function("power", (base, Constant(exponent - 1)), tile.dims)
+                return self.times(gradient, self.times(Constant(exponent), lower))
+            case Function():
+                return self.times(gradient, self._slope(tile, place))
             case Sum():
                 return gradient
             case MatMul(left, right, dim):
                 return self._share_of_product(gradient, right if place == 0 else left, dim)
-            case Normalize(function, value, dims):
+            case Normalize(function, value):
                 return self._share_of_row(function, value, tile, gradient)
             case Masked(_, dim):
                 return Masked(gradient, dim, 0.0, self._dims((gradient, Value(dim, "local", (dim,)))))
@@ -123,12 +126,51 @@ class Transposition:
                 return Once(gradient, gradient.dims)
         raise InternalError(f"no gradient through {tile!r}")
 
-    def _share_of_clamp(self, raised: Function, high: Tile, dims: Dims, place: int, gradient: Tile) -> Tile:
-        """`clamp` is the lower of the upper bound and what the lower bound raises."""
-        whole = Function("minimum", (raised, high), dims)
-        if place == 2:
-            return self._share(whole, 1, gradient)
-        return self._share(raised, place, self._share(whole, 0, gradient))
+    def _definition(self, tile: Function) -> Tile | None:
+        """What `tile` is in terms of other functions, where the table of functions says so."""
+        row = FUNCTIONS.get(tile.name)
+        if row is None or not row.definition:
+            return None
+        return self._filled(formula(row.definition), dict(zip(row.arguments, tile.args, strict=True)))
+
+    def _slope(self, tile: Function, place: int) -> Tile:
+        """The derivative of `tile` by the argument at `place`."""
+        found = operation(tile.name)
+        if found is None or not found.slopes:
+            raise InternalError(f"no derivative for the function {tile.name}")
+        values: dict[str, Tile] = {**dict(zip(found.arguments, tile.args, strict=True)), "y": tile}
+        return self._filled(formula(found.slopes[place]), values)
+
+    def _filled(self, pattern: Expr, values: Mapping[str, Tile]) -> Tile:
+        """A formula of the table of functions, of tiles."""
+        match pattern:
+            case Name(name):
+                return values[name]
+            case Number(value):
+                return Constant(value)
+            case Negate(value):
+                return self.negative(self._filled(value, values))
+            case Binary("**", base, Number(Fraction(numerator=2, denominator=1))):
+                squared = self._filled(base, values)
+                return Function("square", (squared,), squared.dims)
+            case Binary("+" | "-" | "*" | "/" as op, left, right):
+                sides = self._filled(left, values), self._filled(right, values)
+                return self._joined(op, *sides)
+            case Call(function, args):
+                filled = tuple(self._filled(arg, values) for arg in args)
+                return Function(function, filled, filled[0].dims if len(filled) == 1 else self._dims(filled))
+        raise InternalError(f"no tile for the formula {pattern!r}")
+
+    def _joined(self, op: Literal["+", "-", "*", "/"], left: Tile, right: Tile) -> Tile:
+        match op:
+            case "+":
+                return self.plus(left, right)
+            case "-":
+                return self.minus(left, right)
+            case "*":
+                return self.times(left, right)
+            case "/":
+                return self.over(left, right)
 
     def _reached(self, tile: Function, place: int) -> Tile:
         """One where a tensor is within its bound, a number, and zero beyond it."""
@@ -248,68 +290,3 @@ def _is_square(tile: Tile) -> bool:
     while isinstance(tile, Masked):
         tile = tile.value
     return isinstance(tile, Function) and tile.name == "square"
-
-
-# ------------------------------------------------------------------------------------------------------------- slopes
-
-Slopes = Callable[[Transposition, Function], tuple[Tile, ...]]
-"""From a function's tile to its derivative by each argument."""
-
-
-def _apply(name: str, tile: Tile) -> Tile:
-    return Function(name, (tile,), tile.dims)
-
-
-def _power(t: Transposition, y: Function) -> tuple[Tile, Tile]:
-    base, exponent = y.args
-    if isinstance(exponent, Constant) and exponent.value != 0:
-        lower = Constant(exponent.value - 1)
-        return t.times(exponent, Function("power", (base, lower), y.dims)), ZERO
-    return Function("power_slope", y.args, y.dims), Function("exponent_slope", y.args, y.dims)
-
-
-def _extremum(sign: int) -> Slopes:
-    """Of two tensors: all to the one that is taken, half to each of equals."""
-
-    def slopes(t: Transposition, y: Function) -> tuple[Tile, Tile]:
-        left, right = y.args if sign > 0 else reversed(y.args)
-        above = _apply("sign", t.minus(left, right))
-        return t.times(HALF, t.plus(ONE, above)), t.times(HALF, t.minus(ONE, above))
-
-    return slopes
-
-
-def _silu(t: Transposition, y: Function) -> tuple[Tile]:
-    (x,) = y.args
-    s = _apply("sigmoid", x)
-    return (t.times(s, t.plus(ONE, t.times(x, t.minus(ONE, s)))),)
-
-
-def _logaddexp(t: Transposition, y: Function) -> tuple[Tile, Tile]:
-    left, right = y.args
-    return Function("part_of", (left, right), y.dims), Function("part_of", (right, left), y.dims)
-
-
-_SLOPES: Mapping[str, Slopes] = {
-    "exp": lambda t, y: (y,),
-    "exp2": lambda t, y: (t.times(Constant(math.log(2)), y),),
-    "log": lambda t, y: (t.over(ONE, y.args[0]),),
-    "log1p": lambda t, y: (t.over(ONE, t.plus(ONE, y.args[0])),),
-    "expm1": lambda t, y: (t.plus(y, ONE),),
-    "sqrt": lambda t, y: (t.over(HALF, y),),
-    "rsqrt": lambda t, y: (t.negative(t.times(HALF, y, _apply("square", y))),),
-    "square": lambda t, y: (t.times(TWO, y.args[0]),),
-    "power": _power,
-    "abs": lambda t, y: (_apply("sign", y.args[0]),),
-    "sign": lambda t, y: (ZERO,),
-    "sigmoid": lambda t, y: (t.times(y, t.minus(ONE, y)),),
-    "logsigmoid": lambda t, y: (_apply("sigmoid", t.negative(y.args[0])),),
-    "softplus": lambda t, y: (_apply("sigmoid", y.args[0]),),
-    "tanh": lambda t, y: (t.minus(ONE, _apply("square", y)),),
-    "silu": _silu,
-    "relu": lambda t, y: (_apply("relu", _apply("sign", y.args[0])),),
-    "maximum": _extremum(1),
-    "minimum": _extremum(-1),
-    "logaddexp": _logaddexp,
-}
-"""The derivatives of the language's functions, and of those that stand for `**`."""

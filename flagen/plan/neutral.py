@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from flagen.algebra.rewrite import map_children
+from flagen.functions import FUNCTIONS
 from flagen.spec.model import (
     Assign,
     Binary,
@@ -33,7 +34,6 @@ from flagen.spec.model import (
 )
 
 ZERO, ONE, NOTHING = Number(Fraction(0)), Number(Fraction(1)), Number(-math.inf)
-_AT_ZERO = {"exp": ONE, **dict.fromkeys(("log1p", "expm1", "sqrt", "abs", "sign", "tanh", "silu", "relu"), ZERO)}
 
 Values = dict[str, Expr]
 """What inputs, locals and states are, of what is known; a state before the token is a `StateRead` of `previous`."""
@@ -126,12 +126,11 @@ def _simpler(expr: Expr) -> Expr:
             return ZERO if ZERO in (left, right) and not _may_be_infinite(left, right) else expr
         case Outer(left, right) | Contract(left, right):
             return ZERO if ZERO in (left, right) and not _may_be_infinite(left, right) else expr
-        case Call("logaddexp", (left, right)):
-            return right if left == NOTHING else left if right == NOTHING else expr
-        case Call("exp", (value,)) if value == NOTHING:
-            return ZERO
-        case Call(function, (value,)) if value == ZERO:
-            return _AT_ZERO.get(function, expr)
+        case Call(function, (left, right)) if (neutral := FUNCTIONS[function].neutral) is not None:
+            return right if left == Number(neutral) else left if right == Number(neutral) else expr
+        case Call(function, (value,)) if value in (ZERO, NOTHING):
+            known = FUNCTIONS[function].at(0.0 if value == ZERO else -math.inf)
+            return ZERO if known == 0 else ONE if known == 1 else expr
         case Transpose(value) | Reduce(_, value) | RowMap("l2norm", value) if value == ZERO:
             return ZERO
     return expr

@@ -15,12 +15,13 @@ One class describes all lanes that pad at least the dims of a given set, and not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import combinations
 
 from flagen.diagnostics import InternalError
+from flagen.functions import operation
 from flagen.plan.tiles import (
     Arithmetic,
     Constant,
@@ -53,41 +54,6 @@ FINITE, ANYTHING = Unknown.FINITE, Unknown.ANYTHING
 Padding = float | Unknown
 Lanes = frozenset[str]
 """The dims that are padded in the lanes in question."""
-
-
-_ON_NUMBERS: dict[str, Callable[..., float]] = {
-    "exp": math.exp,
-    "exp2": lambda x: 2.0**x,
-    "log": lambda x: -math.inf if x == 0 else math.log(x),
-    "log1p": lambda x: -math.inf if x == -1 else math.log1p(x),
-    "expm1": math.expm1,
-    "sqrt": math.sqrt,
-    "rsqrt": lambda x: 1 / math.sqrt(x),
-    "square": lambda x: x * x,
-    "power": lambda x, y: x**y,
-    "power_slope": lambda x, y: y * x ** (y - 1),
-    "exponent_slope": lambda x, y: x**y * math.log(x),
-    "abs": abs,
-    "sign": lambda x: float((x > 0) - (x < 0)),
-    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
-    "logsigmoid": lambda x: min(x, 0.0) - math.log1p(math.exp(-abs(x))),
-    "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
-    "tanh": math.tanh,
-    "silu": lambda x: x / (1 + math.exp(-x)),
-    "relu": lambda x: max(x, 0.0),
-    "minimum": min,
-    "maximum": max,
-    "clamp": lambda x, low, high: min(max(x, low), high),
-    "logaddexp": lambda x, y: max(x, y) if math.isinf(x + y) else max(x, y) + math.log1p(math.exp(-abs(x - y))),
-    "part_of": lambda x, y: 0.0 if max(x, y) == -math.inf else 1 / (1 + math.exp(y - x)),
-}
-"""What each function makes of numbers, so that what it makes of padding is known."""
-
-_FINITE_ON_FINITE = frozenset(
-    "square abs sign sigmoid logsigmoid softplus tanh silu relu minimum maximum clamp logaddexp part_of".split()
-)
-_FINITE_ON_INFINITE = frozenset("exp exp2 sigmoid softplus tanh relu sign part_of".split())
-"""Functions that make something finite of a legal -inf in the data, such as that of a log decay."""
 
 _EXACT_BITS = 10
 """A number counts as exact when it is a small multiple of 2 ** -10: then rounding has no part in whether it is zero."""
@@ -216,10 +182,12 @@ class PaddingRules:
                 return self._values.get((name, frozenset()), ANYTHING) is ANYTHING
             case StateTile(name):
                 return any(math.isinf(state.init) for state in self.spec.states if state.name == name)
-            case Function(name) if name in _FINITE_ON_INFINITE:
-                return False
-            case Function("log"):
-                return True
+            case Function(name) if (known := operation(name)) is not None:
+                if known.finite_at_minus_infinity:
+                    return False
+                # The log of a zero is data, too.
+                of_zero = len(known.arguments) == 1 and known.at(0.0) == -math.inf
+                return of_zero or any(map(self._may_be_infinite, operands(tile)))
             case Constant(number):
                 return math.isinf(number)
         return any(self._may_be_infinite(operand) for operand in operands(tile))
@@ -246,7 +214,9 @@ def _combined(tile: Tile, paddings: tuple[Padding, ...]) -> Padding:
             known = _all_known(paddings)
             if known is not None:
                 return _evaluated(name, known)
-            return FINITE if name in _FINITE_ON_FINITE and all(map(is_finite, paddings)) else ANYTHING
+            found = operation(name)
+            finite = found is not None and found.finite and all(map(is_finite, paddings))
+            return FINITE if finite else ANYTHING
         case Once():
             return _product((paddings[0], FINITE))
     raise InternalError(f"no rule for the padding of {tile!r}")
@@ -290,10 +260,9 @@ def _summed(*lanes: Padding) -> Padding:
 
 
 def _evaluated(name: str, numbers: tuple[float, ...]) -> Padding:
-    try:
-        return _number(_ON_NUMBERS[name](*numbers))
-    except (ArithmeticError, ValueError):
-        return ANYTHING
+    found = operation(name)
+    value = None if found is None else found.at(*numbers)
+    return ANYTHING if value is None else _number(value)
 
 
 def _number(value: float) -> Padding:

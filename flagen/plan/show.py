@@ -21,49 +21,40 @@ from flagen.plan.tiles import (
     Tile,
     Value,
 )
-
-_SUM, _PRODUCT, _SIGN, _ATOM = range(4)
+from flagen.printing import ATOM, SIGN, Printed, joined, negative
 
 
 def show(tile: Tile) -> str:
     """`tile` in the notation of the spec language, with `sum_K`, `where_K` and the like for what it lacks."""
-    return _show(tile)[0]
+    return _shown(tile).text
 
 
-def _show(tile: Tile) -> tuple[str, int]:
+def _shown(tile: Tile) -> Printed:
     match tile:
         case Constant(value):
             text = str(value) if isinstance(value, Fraction) and value.denominator == 1 else f"{float(value):g}"
-            return text, _SIGN if value < 0 else _ATOM
+            return Printed(text, SIGN if value < 0 else ATOM)
         case Size(name) | Value(name):
-            return name, _ATOM
+            return Printed(name)
         case Head():
-            return "head", _ATOM
+            return Printed("head")
         case StateTile(name, previous):
-            return f"{name}_prev" if previous else name, _ATOM
+            return Printed(f"{name}_prev" if previous else name)
         case Negative(value):
-            return f"-{_within(value, _SIGN)}", _SIGN
+            return negative(_shown(value))
         case Product(factors):
-            return " * ".join(
-                _within(factor, _PRODUCT if i == 0 else _SIGN) for i, factor in enumerate(factors)
-            ), _PRODUCT
+            return joined("*", *map(_shown, factors))
         case Arithmetic(op, left, right):
-            level = {"+": _SUM, "-": _SUM, "/": _PRODUCT, "**": _SIGN}[op]
-            return f"{_within(left, level)} {op} {_within(right, level + 1)}", level
+            return joined(op, _shown(left), _shown(right))
         case Function(name, args):
-            return f"{name}({', '.join(map(show, args))})", _ATOM
+            return Printed(f"{name}({', '.join(map(show, args))})")
         case Sum(value, dim):
-            return f"sum_{dim}({show(value)})", _ATOM
+            return Printed(f"sum_{dim}({show(value)})")
         case MatMul(left, right, dim):
-            return f"matmul_{dim}({show(left)}, {show(right)})", _ATOM
+            return Printed(f"matmul_{dim}({show(left)}, {show(right)})")
         case Normalize(function, value):
-            return f"{function}({show(value)})", _ATOM
+            return Printed(f"{function}({show(value)})")
         case Masked(value, dim, fill):
-            return f"where_{dim}({show(value)}, else {fill:g})", _ATOM
+            return Printed(f"where_{dim}({show(value)}, else {fill:g})")
         case Once(value):
-            return f"once({show(value)})", _ATOM
-
-
-def _within(tile: Tile, level: int) -> str:
-    text, binding = _show(tile)
-    return text if binding >= level else f"({text})"
+            return Printed(f"once({show(value)})")

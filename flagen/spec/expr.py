@@ -13,12 +13,12 @@ from fractions import Fraction
 from typing import Literal
 
 from flagen.diagnostics import Span
+from flagen.functions import FUNCTIONS
 from flagen.spec.constants import Constants
 from flagen.spec.grammar import node_span, parse_number, parse_python
 from flagen.spec.idioms import PREVIOUS, attribute_hint, function_hint, index_hint, name_hint
 from flagen.spec.loader import Scalar
 from flagen.spec.model import (
-    ELEMENTWISE,
     REDUCTIONS,
     ROW_MAPS,
     Binary,
@@ -33,7 +33,7 @@ from flagen.spec.model import (
     RowMap,
     Transpose,
 )
-from flagen.spec.names import FUNCTIONS, did_you_mean, listed
+from flagen.spec.names import did_you_mean, functions, listed
 from flagen.spec.printer import to_source
 from flagen.spec.report import Report
 from flagen.spec.shapes import (
@@ -62,11 +62,10 @@ _OPERATORS: dict[type[ast.operator], Literal["+", "-", "*", "/", "**"]] = {
 }
 
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys((*ELEMENTWISE, *ROW_MAPS), ("x",)),
-    **dict.fromkeys(("minimum", "maximum", "logaddexp", "outer", "dot"), ("a", "b")),
-    "clamp": ("x", "lo", "hi"),
+    **dict.fromkeys(ROW_MAPS, ("x",)),
+    **dict.fromkeys(("outer", "dot"), ("a", "b")),
 }
-"""The arguments of every function but the reductions, which take `(x)` or `(x, dim)`."""
+"""The arguments of functions that are neither elementwise nor reductions, which take `(x)` or `(x, dim)`."""
 
 
 Describe = Callable[[str], str | None]
@@ -181,12 +180,12 @@ class _Elaborator:
 
     def call(self, node: ast.Call) -> Expr | None:
         function = node.func.id if isinstance(node.func, ast.Name) else None
-        if function not in FUNCTIONS:
+        if function not in functions():
             self.unknown_function(node)
             return None
         if function in REDUCTIONS:
             return self.reduce(node, function)
-        names = _ARGUMENTS[function]
+        names = FUNCTIONS[function].arguments if function in FUNCTIONS else _ARGUMENTS[function]
         args = [self.expr(arg) for arg in node.args]
         if len(args) != len(names):
             rows = "it runs over the only dim of a vector" if function in ROW_MAPS else ""
@@ -251,13 +250,13 @@ class _Elaborator:
                 )
                 self.refuse("E408", node.func, f"`{name}` is {kind}, not a function", hint)
             case ast.Name(id=name):
-                otherwise = function_hint(name) or f"the functions are {', '.join(sorted(FUNCTIONS))}"
-                hint = otherwise if function_hint(name) else did_you_mean(name, FUNCTIONS, otherwise)
+                otherwise = function_hint(name) or f"the functions are {', '.join(sorted(functions()))}"
+                hint = otherwise if function_hint(name) else did_you_mean(name, functions(), otherwise)
                 self.refuse("E408", node.func, f"`{name}` is not a function of the language", hint)
-            case ast.Attribute(attr=name) if name in FUNCTIONS:
+            case ast.Attribute(attr=name) if name in functions():
                 self.refuse("E408", node.func, "a function is called by its name alone", f"write `{name}(...)`")
             case ast.Attribute(attr=name):
-                hint = attribute_hint(name) or did_you_mean(name, FUNCTIONS, "a function is called by its name alone")
+                hint = attribute_hint(name) or did_you_mean(name, functions(), "a function is called by its name alone")
                 self.refuse("E408", node.func, f"`.{name}(...)` is not part of the language", hint)
             case _:
                 self.refuse("E408", node.func, "this is not a function of the language", "a product is written `*`")

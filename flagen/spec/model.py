@@ -7,7 +7,6 @@ level.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -15,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from flagen.diagnostics import NOWHERE, Source, Span
+from flagen.intervals import Interval as Interval
 
 if TYPE_CHECKING:
     from flagen.spec.layer.model import Layer
@@ -22,26 +22,7 @@ if TYPE_CHECKING:
 Dims = tuple[str, ...]
 
 
-# ------------------------------------------------------------------------------------------------------ ranges
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The closed range [low, high] of a value; infinite ends are legal values (log decays may be -inf)."""
-
-    low: float = -math.inf
-    high: float = math.inf
-
-    def __str__(self) -> str:
-        return f"[{self.low:g}, {self.high:g}]"
-
-
 # ------------------------------------------------------------------------------------------------- expressions
-
-_ONE_ARGUMENT = "exp log log1p expm1 sqrt rsqrt abs sign sigmoid logsigmoid softplus tanh silu relu"
-_MORE_ARGUMENTS = "minimum maximum clamp logaddexp"
-ELEMENTWISE = [*_ONE_ARGUMENT.split(), *_MORE_ARGUMENTS.split()]
-"""Elementwise functions; the last four take more than one argument, the others one."""
 
 REDUCTIONS = ("sum", "mean", "norm")
 ROW_MAPS = ("l2norm", "softmax")
@@ -152,7 +133,7 @@ class Outer:
 
 @dataclass(frozen=True)
 class Call:
-    """An elementwise function of ELEMENTWISE; every argument has the result's dims, or none."""
+    """An elementwise function of `flagen.functions`; every argument has the result's dims, or none."""
 
     function: str
     args: tuple[Expr, ...]

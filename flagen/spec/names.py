@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flagen.diagnostics import Span
+from flagen.functions import FUNCTIONS
 from flagen.spec.idioms import ascii_name
-from flagen.spec.model import ELEMENTWISE, REDUCTIONS, ROW_MAPS, Dims
+from flagen.spec.model import REDUCTIONS, ROW_MAPS, Dims
 from flagen.spec.report import Report
-
-FUNCTIONS = frozenset((*ELEMENTWISE, *REDUCTIONS, *ROW_MAPS, "outer", "dot"))
-"""Every function of the language."""
 
 SIZES = frozenset(("H", "HV"))
 """The sizes every spec has; the others are its dims."""
@@ -100,6 +98,11 @@ _KIND_WORDS: dict[SymbolKind, str] = {
 }
 
 
+def functions() -> frozenset[str]:
+    """Every function of the language."""
+    return frozenset((*FUNCTIONS, *REDUCTIONS, *ROW_MAPS, "outer", "dot"))
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name the user most likely meant, if one is near."""
     import difflib  # Only needed once something is wrong.
@@ -182,7 +185,7 @@ def identifier_problem(name: str, kind: SymbolKind) -> tuple[str, str, str] | No
 
 
 def _reserved_because(name: str) -> str | None:
-    if name in FUNCTIONS:
+    if name in functions():
         return "it is a function of the language"
     if name == "head":
         return "it is the index of the value head"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
+from flagen.printing import ATOM, PRODUCT, SIGN, Printed, joined, negative
 from flagen.spec.limits import MAX_DIGITS
 from flagen.spec.model import (
     Binary,
@@ -21,61 +22,48 @@ from flagen.spec.model import (
     Transpose,
 )
 
-_SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(5)
-_BINDING = {"+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT, "**": _POWER}
-
 
 def to_source(expr: Expr) -> str:
     """The expression as a spec writes it; parsing the text gives `expr` again."""
-    return _print(expr)[0]
+    return _printed(expr).text
 
 
-def _print(expr: Expr) -> tuple[str, int]:
-    """The text, and how tightly its outermost operator binds."""
+def _printed(expr: Expr) -> Printed:
     match expr:
         case Number(value):
             return _number(value)
         case Name(name):
-            return name, _ATOM
+            return Printed(name)
         case StateRead(name, previous):
-            return f"{name}_prev" if previous else name, _ATOM
+            return Printed(f"{name}_prev" if previous else name)
         case Negate(value):
-            return f"-{_within(value, _SIGN)}", _SIGN
-        case Binary("**", left, right):
-            # A power binds its exponent from the right, and a sign in the exponent needs no parentheses.
-            return f"{_within(left, _ATOM)} ** {_within(right, _SIGN)}", _POWER
+            return negative(_printed(value))
         case Binary(op, left, right):
-            level = _BINDING[op]
-            return f"{_within(left, level)} {op} {_within(right, level + 1)}", level
+            return joined(op, _printed(left), _printed(right))
         case Contract(left, right):
-            return f"{_within(left, _PRODUCT)} @ {_within(right, _PRODUCT + 1)}", _PRODUCT
+            return joined("@", _printed(left), _printed(right))
         case Transpose(value):
-            return f"{_within(value, _ATOM)}.T", _ATOM
+            return Printed(f"{_printed(value).atom}.T")
         case Outer(left, right):
-            return f"outer({to_source(left)}, {to_source(right)})", _ATOM
+            return Printed(f"outer({to_source(left)}, {to_source(right)})")
         case Call(function, args):
-            return f"{function}({', '.join(map(to_source, args))})", _ATOM
+            return Printed(f"{function}({', '.join(map(to_source, args))})")
         case Reduce(function, value, dim):
-            return f"{function}({to_source(value)}{'' if dim is None else f', {dim}'})", _ATOM
+            return Printed(f"{function}({to_source(value)}{'' if dim is None else f', {dim}'})")
         case RowMap(function, value):
-            return f"{function}({to_source(value)})", _ATOM
+            return Printed(f"{function}({to_source(value)})")
 
 
-def _within(expr: Expr, level: int) -> str:
-    text, binding = _print(expr)
-    return text if binding >= level else f"({text})"
-
-
-def _number(value: Fraction | float) -> tuple[str, int]:
+def _number(value: Fraction | float) -> Printed:
     if isinstance(value, float):
-        return f"{value:g}", _SIGN if value < 0 else _ATOM
+        return Printed(f"{value:g}", SIGN if value < 0 else ATOM)
     with localcontext() as context:
         context.prec = 1000  # The literals of the language have fewer digits: their decimals are exact.
         decimal = Decimal(value.numerator) / Decimal(value.denominator)
         if Fraction(decimal) != value:
-            return f"{value.numerator} / {value.denominator}", _PRODUCT
+            return Printed(f"{value.numerator} / {value.denominator}", PRODUCT)
         text = _decimal(decimal)
-    return text, _SIGN if value < 0 else _ATOM
+    return Printed(text, SIGN if value < 0 else ATOM)
 
 
 def _decimal(value: Decimal) -> str:

@@ -17,7 +17,7 @@ from typing import Literal
 from flagen.diagnostics import Span
 from flagen.spec.idioms import PREVIOUS, ascii_name, name_hint
 from flagen.spec.model import Expr, Name, NameKind, StateRead
-from flagen.spec.names import FUNCTIONS, SIZES, Symbol, SymbolKind, Symbols, did_you_mean, listed, nearest
+from flagen.spec.names import SIZES, Symbol, SymbolKind, Symbols, did_you_mean, functions, listed, nearest
 from flagen.spec.report import Report
 
 Place = Literal["default", "derived", "update", "output"]
@@ -140,7 +140,7 @@ class Scope:
 
     def _unknown_name(self, name: str, span: Span) -> None:
         self.mentioned.add(name)
-        if name in FUNCTIONS:
+        if name in functions():
             self.report.error("E312", span, f"`{name}` is a function", f"give it its arguments: `{name}(...)`")
         elif name in self.later and self.symbols.complete:
             message = f"`{name}` is defined on line {self.later[name]}, after this"

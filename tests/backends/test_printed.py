@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from pathlib import Path
 
 import pytest
 
-from flagen import backends
+import flagen
 from flagen.backends.printed import (
     PRODUCT,
     SIGN,
@@ -21,8 +22,10 @@ from flagen.backends.printed import (
     total_of,
 )
 from flagen.diagnostics import InternalError
+from flagen.printing import BINDING, choice, joined, negative, opposite
 
-MODULES = sorted(Path(backends.__file__).parent.rglob("*.py"))
+FLAGEN = Path(flagen.__file__).parent
+MODULES = [path for layer in ("backends", "plan", "spec") for path in sorted((FLAGEN / layer).rglob("*.py"))]
 A, SUM_OF, NEGATIVE, PAIR = Printed("a"), Printed("b + c", SUM), Printed("-d", SIGN), Printed("e * f", PRODUCT)
 
 
@@ -77,8 +80,44 @@ def _joined_by_operators(path: Path) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=[path.stem for path in MODULES])
+@pytest.mark.parametrize("path", MODULES, ids=[path.relative_to(FLAGEN).as_posix() for path in MODULES])
 def test_nothing_else_joins_factors_or_terms(path):
     """Docstrings have equations, too, which nobody evaluates."""
-    if path.stem != "printed" and not path.stem.endswith("describe"):
+    if path.stem != "printing" and not path.stem.endswith("describe"):
         assert not _joined_by_operators(path)
+
+
+def test_python_reads_every_operator_inside_every_other_as_it_was_meant():
+    """Joined, negated and chosen from: the text parses to what its fully bracketed form parses to."""
+    operators = [op for op in BINDING if op != "@"]
+    one, other, third = (Printed(name) for name in "xyz")
+    for outer, inner in itertools.product(operators, repeat=2):
+        for text, meant in (
+            (joined(outer, joined(inner, one, other), third).text, f"(x {inner} y) {outer} z"),
+            (joined(outer, one, joined(inner, other, third)).text, f"x {outer} (y {inner} z)"),
+        ):
+            assert ast.dump(ast.parse(text)) == ast.dump(ast.parse(meant)), text
+    for op, (prefix, word) in itertools.product(operators, ((negative, "-"), (opposite, "not "))):
+        for text, meant in (
+            (prefix(joined(op, one, other)).text, f"{word}(x {op} y)"),
+            (joined(op, prefix(one), other).text, f"({word}x) {op} y"),
+            (joined(op, one, prefix(other)).text, f"x {op} ({word}y)"),
+            (
+                choice(joined(op, one, other), prefix(one), choice(one, other, third)).text,
+                f"(x {op} y) if ({word}x) else (x if y else z)",
+            ),
+            (joined(op, choice(one, other, third), one).text, f"(x if y else z) {op} x"),
+            (
+                choice(choice(one, other, third), choice(third, one, other), one).text,
+                "(x if y else z) if (z if x else y) else x",
+            ),
+        ):
+            assert ast.dump(ast.parse(text)) == ast.dump(ast.parse(meant)), text
+
+
+def test_sums_and_products_can_be_regrouped_and_nothing_else():
+    one, other, third = (Printed(name) for name in "xyz")
+    for outer, inner in itertools.product("+-*/", repeat=2):
+        text = joined(outer, one, joined(inner, other, third), regrouped=True).text
+        kept = (BINDING[inner] < BINDING[outer] or outer in "-/") and BINDING[inner] <= BINDING[outer]
+        assert ("(" in text) == kept, text

@@ -8,26 +8,28 @@ import builtins
 import pytest
 
 from flagen.backends.range_check import RANGES, range_check
+from flagen.backends.triton_.fused_backward import reverse_kernels_context
 from flagen.backends.triton_.kernel import kernel_context
 from flagen.backends.triton_.launcher import launcher_context
-from flagen.backends.triton_.reverse_kernel import arrays_of, reverse_kernels_context
 from flagen.backends.triton_.reverse_launcher import reverse_launcher_context
 from flagen.diagnostics import SpecError
 from flagen.emit.env import environment, render
+from flagen.functions import FUNCTIONS
 from flagen.kernel.recurrent import fused_recurrent
+from flagen.kernel.reverse import StateArrays, reverse_backward
 from flagen.plan.free_names import final_name, free_name, initial_name
 from flagen.plan.fused import FusedPlan, plan_fused_recurrent
 from flagen.plan.reverse_mode import plan_reverse_mode
 from flagen.project import bundled
 from flagen.spec import parse_spec
-from flagen.spec.model import ELEMENTWISE, REDUCTIONS, ROW_MAPS
+from flagen.spec.model import REDUCTIONS, ROW_MAPS
 from flagen.spec.names import RESERVED
 from tests.backends.triton_odd import ODD
 from tests.fuzz.packages import build
 from tests.specs import OPERATORS
 
 SPECS = {name: path.read_text() for name, path in OPERATORS.items()}
-LANGUAGE = {*ELEMENTWISE, *REDUCTIONS, *ROW_MAPS, "o", "head", "H", "HV"}
+LANGUAGE = {*FUNCTIONS, *REDUCTIONS, *ROW_MAPS, "o", "head", "H", "HV"}
 
 
 def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef]]:
@@ -87,11 +89,13 @@ def test_transposed_statements_take_no_name_twice(text: str, template: str) -> N
     assert isinstance(forward, FusedPlan)
     plan = plan_reverse_mode(forward)
     env = environment(bundled("templates"))
-    tree = ast.parse(render(env, f"triton/{template}.py.j2", REVERSE[template](plan), shared=".."))
+    tree = ast.parse(
+        render(env, f"triton/{template}.py.j2", REVERSE[template](plan, reverse_backward(plan)), shared="..")
+    )
     mention = ("fused_recurrent_", "launch_config")
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]
     assert len(found) == (3 if template == "reverse_kernels" else 1)
-    arrays = {name for carried in plan.carried for name in vars(arrays_of(plan, carried.name)).values()}
+    arrays = {array.name for carried in plan.carried for array in vars(StateArrays(plan, carried)).values()}
     assert len(arrays) == 6 * len(plan.carried)
     assert not arrays & plan.names
     axes = {free_name(f"{dim}_{what}", plan.names) for dim in forward.order for what in ("index", "mask")}

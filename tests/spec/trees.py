@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from flagen.diagnostics import Source
+from flagen.functions import FUNCTIONS
 from flagen.spec.constants import Constants
 from flagen.spec.model import (
     Binary,
@@ -45,8 +46,9 @@ DECLARED: dict[str, tuple[SymbolKind, Dims]] = {
     "S": ("state", ("K", "V")),
     "z": ("state", ("K",)),
 }
-ONE_ARGUMENT = "exp log log1p expm1 sqrt rsqrt abs sign sigmoid logsigmoid softplus tanh silu relu".split()
-TWO_ARGUMENTS = ("minimum", "maximum", "logaddexp")
+ONE_ARGUMENT, TWO_ARGUMENTS = (
+    [name for name, row in FUNCTIONS.items() if len(row.arguments) == count] for count in (1, 2)
+)
 _OPERATORS = st.sampled_from(["+", "-", "*", "/", "**"])
 _PRODUCTS = st.sampled_from(["*", "/"])
 _REDUCTIONS = st.sampled_from(["sum", "mean", "norm"])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from flagen.algebra.equations import Equation, Exponent, Factor, Mask, OffsetGradient, Solve, Statement, Term
+from flagen.functions import FUNCTIONS
+from flagen.printing import PRODUCT, SIGN, SUM, Printed, joined
 from flagen.spec.model import (
     Binary,
     Call,
@@ -29,9 +31,6 @@ _GREEK = frozenset(
         *("nu", "xi", "pi", "rho", "sigma", "tau", "phi", "chi", "psi", "omega"),
     )
 )
-_OPERATORS = frozenset(("exp", "log", "tanh"))
-
-_SUM, _PRODUCT, _UNARY, _ATOM = range(4)
 
 Subscript = Callable[[Name], str]
 """What a name's value belongs to: `t`, `t,j`, or nothing."""
@@ -50,6 +49,13 @@ def symbol(name: str) -> str:
     return rf"\mathrm{{{escaped}}}"
 
 
+class Latex(Printed):
+    """LaTeX: a sign binds as a sum does, and brackets grow with what they hold."""
+
+    def bracketed(self) -> str:
+        return rf"\left({self.text}\right)"
+
+
 @dataclass(frozen=True)
 class ExpressionPrinter:
     """Prints expressions; `subscript` says which token a name's value belongs to."""
@@ -57,92 +63,81 @@ class ExpressionPrinter:
     subscript: Subscript
 
     def print(self, expr: Expr) -> str:
-        return self._print(expr)[0]
+        return self._printed(expr).text
 
-    def _bound(self, expr: Expr, tightness: int) -> str:
-        text, binds = self._print(expr)
-        return text if binds >= tightness else rf"\left({text}\right)"
-
-    def _print(self, expr: Expr) -> tuple[str, int]:
+    def _printed(self, expr: Expr) -> Latex:
         match expr:
             case Number(value):
                 return _number(value)
             case Name(name):
                 subscript = self.subscript(expr)
-                return (f"{symbol(name)}_{{{subscript}}}" if subscript else symbol(name)), _ATOM
+                return Latex(f"{symbol(name)}_{{{subscript}}}" if subscript else symbol(name))
             case StateRead(name, previous):
-                return (f"{symbol(name)}_{{t-1}}" if previous else symbol(name)), _ATOM
+                return Latex(f"{symbol(name)}_{{t-1}}" if previous else symbol(name))
             case Negate(value):
-                return f"-{self._bound(value, _PRODUCT)}", _SUM
+                return Latex(f"-{self._printed(value).within(PRODUCT)}", SUM)
             case Binary("+" | "-" as op, left, right):
-                return f"{self._bound(left, _SUM)} {op} {self._bound(right, _SUM if op == '+' else _PRODUCT)}", _SUM
+                return joined(op, self._printed(left), self._printed(right), regrouped=True)
             case Binary("*", left, right):
-                return self._product(left, right), _PRODUCT
+                return self._product(left, right)
             case Binary("/", left, right):
-                return rf"\frac{{{self.print(left)}}}{{{self.print(right)}}}", _ATOM
+                return Latex(rf"\frac{{{self.print(left)}}}{{{self.print(right)}}}")
             case Binary(_, left, right):
-                return f"{{{self._bound(left, _ATOM)}}}^{{{self.print(right)}}}", _ATOM
+                return Latex(f"{{{self._printed(left).atom}}}^{{{self.print(right)}}}")
             case Outer(left, right):
-                return rf"{self._bound(left, _PRODUCT)}\,{self._transposed(right)}", _PRODUCT
+                return Latex(rf"{self._printed(left).within(PRODUCT)}\,{self._transposed(right)}", PRODUCT)
             case Contract(left, right):
-                return rf"{self._left_operand(left)}\,{self._bound(right, _UNARY)}", _PRODUCT
+                return Latex(rf"{self._left_operand(left)}\,{self._printed(right).within(SIGN)}", PRODUCT)
             case Transpose(value):
-                return self._transposed(value), _ATOM
+                return Latex(self._transposed(value))
             case Call(function, args):
-                return self._call(function, args), _ATOM
+                return Latex(self._call(function, args))
             case Reduce(function, value, dim):
                 where = f"_{{{symbol(dim)}}}" if dim else ""
-                return rf"\operatorname{{{function}}}{where}\left({self.print(value)}\right)", _ATOM
+                return Latex(rf"\operatorname{{{function}}}{where}\left({self.print(value)}\right)")
             case RowMap(function, value):
-                return rf"\operatorname{{{function}}}\left({self.print(value)}\right)", _ATOM
+                return Latex(rf"\operatorname{{{function}}}\left({self.print(value)}\right)")
 
-    def _product(self, left: Expr, right: Expr) -> str:
-        one, other = self._bound(left, _PRODUCT), self._bound(right, _PRODUCT)
-        if not left.dims or not right.dims:
-            return rf"{one}\,{other}"
-        if left.dims == right.dims:
-            return rf"{one} \odot {other}"
-        small, large = (left, right) if len(left.dims) < len(right.dims) else (right, left)
-        diagonal = rf"\operatorname{{Diag}}\left({self.print(small)}\right)"
-        matrix = self._bound(large, _PRODUCT)
-        return rf"{diagonal}\,{matrix}" if large.dims[0] == small.dims[0] else rf"{matrix}\,{diagonal}"
+    def _product(self, left: Expr, right: Expr) -> Latex:
+        one, other = self._printed(left), self._printed(right)
+        if left.dims and right.dims and left.dims != right.dims:
+            diagonal, matrix = (one, other) if len(left.dims) < len(right.dims) else (other, one)
+            small, large = (left, right) if len(left.dims) < len(right.dims) else (right, left)
+            diagonal = Latex(rf"\operatorname{{Diag}}\left({diagonal.text}\right)")
+            one, other = (diagonal, matrix) if large.dims[0] == small.dims[0] else (matrix, diagonal)
+        elementwise = left.dims and left.dims == right.dims
+        return joined("*", one, other, regrouped=True, between=r" \odot " if elementwise else r"\,")
 
     def _left_operand(self, left: Expr) -> str:
         if isinstance(left, Transpose):
             return self._transposed(left.value)
-        return self._bound(left, _UNARY) if len(left.dims) > 1 else self._transposed(left)
+        return self._printed(left).within(SIGN) if len(left.dims) > 1 else self._transposed(left)
 
     def _transposed(self, expr: Expr) -> str:
-        text = self._bound(expr, _ATOM)
+        text = self._printed(expr).atom
         return rf"{{{text}}}^\top" if "^" in text else rf"{text}^\top"
 
     def _call(self, function: str, args: tuple[Expr, ...]) -> str:
-        if function == "exp":
-            return f"e^{{{self.print(args[0])}}}"
-        if function == "sqrt":
-            return rf"\sqrt{{{self.print(args[0])}}}"
-        if function == "abs":
-            return rf"\lvert {self.print(args[0])} \rvert"
-        name = rf"\{function}" if function in _OPERATORS else rf"\operatorname{{{function}}}"
-        return rf"{name}\left({', '.join(self.print(arg) for arg in args)}\right)"
+        written = FUNCTIONS[function].latex or rf"\operatorname{{{function}}}\left(%s\right)"
+        return written % ", ".join(map(self.print, args))
 
 
-def _number(value: Fraction | float) -> tuple[str, int]:
+def _number(value: Fraction | float) -> Latex:
     if isinstance(value, float):
-        return (r"\infty", _ATOM) if value > 0 else (r"-\infty", _SUM)
+        return Latex(r"\infty") if value > 0 else Latex(r"-\infty", SUM)
     if value < 0:
-        return f"-{_number(-value)[0]}", _SUM
+        return Latex(f"-{_number(-value).text}", SUM)
     if value.denominator == 1:
-        return str(value.numerator), _ATOM
+        return Latex(str(value.numerator))
     digits = math.floor(math.log10(value)) if value else 0
     if digits < -3 and (value * Fraction(10) ** -digits).denominator == 1:
         mantissa = value * Fraction(10) ** -digits
         power = f"10^{{{digits}}}"
-        return (power, _ATOM) if mantissa == 1 else (rf"{mantissa} \cdot {power}", _PRODUCT)
+        return Latex(power) if mantissa == 1 else Latex(rf"{mantissa} \cdot {power}", PRODUCT)
     short = repr(float(value))
     if Fraction(short) == value:
-        return short, _ATOM
-    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}", _ATOM
+        return Latex(short)
+    return Latex(rf"\frac{{{value.numerator}}}{{{value.denominator}}}")
 
 
 # ------------------------------------------------------------------------------------------------------------ equations

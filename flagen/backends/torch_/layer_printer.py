@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from flagen.diagnostics import InternalError
 from flagen.plan.layer import has_tensor
+from flagen.printing import ATOM, NOT, SIGN, SUM, Printed, choice, joined, negative, opposite
 from flagen.spec.layer.model import (
     Binary,
     Call,
@@ -22,32 +23,28 @@ from flagen.spec.layer.model import (
 from flagen.spec.layer.vocabulary import CONSTRUCTORS, FUNCTIONS, RULES
 from flagen.spec.layer.words import Parameter
 
-# How tightly a printed expression binds, after Python's grammar.
-_CHOICE, _OR, _AND, _NOT, _COMPARE, _SUM, _PRODUCT, _UNARY, _POWER, _ATOM = range(10)
-_BINDS = {"+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT, "//": _PRODUCT, "%": _PRODUCT, "**": _POWER}
-
 _NEGATED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">", "is": "is not", "is not": "is"}
 
 _METHODS = ("exp", "log", "log1p", "sqrt", "abs", "sigmoid", "tanh", "relu", "float")
 _FUNCTIONAL = ("silu", "softplus", "logsigmoid")
 
 _WRITTEN: Mapping[str, tuple[str, int]] = {
-    "elu_p1": ("F.elu({x}) + 1", _SUM),
-    "logaddexp": ("torch.logaddexp({a}, {b})", _ATOM),
-    "lerp": ("torch.lerp({start}, {end}, {weight})", _ATOM),
-    "act": ("activate({x}, {name})", _ATOM),
-    "ones_like": ("torch.ones_like({x})", _ATOM),
-    "masked": ("packing.masked({x})", _ATOM),
-    "l2norm": ("l2norm({x})", _ATOM),
-    "l1norm": ("F.normalize({x}, p=1, dim=-1, eps=1e-6)", _ATOM),
-    "sum": ("{x!}.sum(-1, keepdim=True)", _ATOM),
-    "heads": ("{x!}.unflatten(-1, ({n}, -1))", _ATOM),
-    "merge": ("{x!}.flatten(-2)", _ATOM),
-    "repeat_heads": ("{x!}.repeat_interleave({n}, dim=2)", _ATOM),
-    "repeat": ("{x!}.repeat_interleave({n}, dim=0)", _ATOM),
-    "steps": ("{x!}.unflatten(-1, ({n}, -1)).flatten(1, 2)", _ATOM),
-    "per_head": ("{x!}.unsqueeze(-1)", _ATOM),
-    "zeros": ("{x!}.new_zeros(*{x!}.shape[:-1], {n})", _ATOM),
+    "elu_p1": ("F.elu({x}) + 1", SUM),
+    "logaddexp": ("torch.logaddexp({a}, {b})", ATOM),
+    "lerp": ("torch.lerp({start}, {end}, {weight})", ATOM),
+    "act": ("activate({x}, {name})", ATOM),
+    "ones_like": ("torch.ones_like({x})", ATOM),
+    "masked": ("packing.masked({x})", ATOM),
+    "l2norm": ("l2norm({x})", ATOM),
+    "l1norm": ("F.normalize({x}, p=1, dim=-1, eps=1e-6)", ATOM),
+    "sum": ("{x!}.sum(-1, keepdim=True)", ATOM),
+    "heads": ("{x!}.unflatten(-1, ({n}, -1))", ATOM),
+    "merge": ("{x!}.flatten(-2)", ATOM),
+    "repeat_heads": ("{x!}.repeat_interleave({n}, dim=2)", ATOM),
+    "repeat": ("{x!}.repeat_interleave({n}, dim=0)", ATOM),
+    "steps": ("{x!}.unflatten(-1, ({n}, -1)).flatten(1, 2)", ATOM),
+    "per_head": ("{x!}.unsqueeze(-1)", ATOM),
+    "zeros": ("{x!}.new_zeros(*{x!}.shape[:-1], {n})", ATOM),
 }
 """Functions of tensors by the names of their parameters; `{x!}` is x as the object of a method."""
 
@@ -60,17 +57,6 @@ _NUMBERS = {
     "log": "math.log({0})",
     "abs": "abs({0})",
 }
-
-
-@dataclass(frozen=True)
-class Code:
-    """A printed expression and how tightly it binds."""
-
-    text: str
-    binds: int = _ATOM
-
-    def bound(self, tightness: int) -> str:
-        return self.text if self.binds >= tightness else f"({self.text})"
 
 
 @dataclass
@@ -89,35 +75,27 @@ class LayerPrinter:
     def text(self, expr: Expr) -> str:
         return self.print(expr).text
 
-    def print(self, expr: Expr) -> Code:
+    def print(self, expr: Expr) -> Printed:
         if expr in self.known:
-            return Code(self.known[expr])
+            return Printed(self.known[expr])
         match expr:
             case Value(value):
-                return Code(literal(value), _UNARY if literal(value).startswith("-") else _ATOM)
+                return Printed(literal(value), SIGN if literal(value).startswith("-") else ATOM)
             case Name():
-                return Code(self.name(expr))
+                return Printed(self.name(expr))
             case Unary("not", value):
-                return Code(f"not {self.print(value).bound(_NOT)}", _NOT)
+                return opposite(self.print(value))
             case Unary(_, value):
-                return Code(f"-{self.print(value).bound(_UNARY)}", _UNARY)
-            case Binary("**", left, right):
-                return Code(f"{self.print(left).bound(_ATOM)} ** {self.print(right).bound(_UNARY)}", _POWER)
-            case Binary(op, left, right):
-                binds = _BINDS[op]
-                # The right side keeps its parentheses where leaving them out would regroup what rounds.
-                return Code(f"{self.print(left).bound(binds)} {op} {self.print(right).bound(binds + 1)}", binds)
-            case Compare(op, left, right):
-                return Code(f"{self.print(left).bound(_SUM)} {op} {self.print(right).bound(_SUM)}", _COMPARE)
+                return negative(self.print(value))
+            case Binary(op, left, right) | Compare(op, left, right):
+                return joined(op, self.print(left), self.print(right))
             case Logic(op, values):
-                binds = _OR if op == "or" else _AND
-                return Code(f" {op} ".join(self.print(value).bound(binds + 1) for value in values), binds)
+                return joined(op, *map(self.print, values))
             case IfElse(condition, then, otherwise):
-                parts = (self.print(part).bound(_OR) for part in (then, condition))
-                return Code("{} if {} else {}".format(*parts, self.print(otherwise).text), _CHOICE)
+                return choice(self.print(then), self.print(condition), self.print(otherwise))
             case Several(items):
                 parts_of = [self.text(item) for item in items]
-                return Code(f"({parts_of[0]},)" if len(parts_of) == 1 else f"({', '.join(parts_of)})")
+                return Printed(f"({parts_of[0]},)" if len(parts_of) == 1 else f"({', '.join(parts_of)})")
             case Call():
                 return self._call(expr)
 
@@ -125,7 +103,7 @@ class LayerPrinter:
         """`condition`, as a person writes it after `and`."""
         if isinstance(condition, Unary) and condition.op == "not":
             return self.negated(condition.value)
-        return self.print(condition).bound(_NOT)
+        return self.print(condition).within(NOT)
 
     def negated(self, condition: Expr) -> str:
         """`not condition`, as a person writes it."""
@@ -133,59 +111,59 @@ class LayerPrinter:
             case Unary("not", value):
                 return self.text(value)
             case Compare(op, left, right):
-                return f"{self.print(left).bound(_SUM)} {_NEGATED[op]} {self.print(right).bound(_SUM)}"
+                return joined(_NEGATED[op], self.print(left), self.print(right)).text
             case _:
-                return f"not {self.print(condition).bound(_NOT)}"
+                return opposite(self.print(condition)).text
 
     def bound(self, call: Call, parameters: tuple[Parameter, ...]) -> dict[str, Expr]:
         """The arguments of a call by the names of what they are for; those left out are left out here."""
         by_place = zip((parameter.name for parameter in parameters), call.args, strict=False)
         return {**dict(by_place), **dict(call.keywords)}
 
-    def _call(self, call: Call) -> Code:
+    def _call(self, call: Call) -> Printed:
         if call.kind in ("module", "recurrence"):
             if self.call is None:
                 raise InternalError(f"{call.name} is called where there are numbers alone")
-            return Code(self.call(call))
+            return Printed(self.call(call))
         if call.kind != "function":
             raise InternalError(f"{call.name} is a {call.kind}, and no function")
         if not has_tensor(call) and call.name not in ("zeros", "ones_like"):
             return self._number(call)
         given = self.bound(call, FUNCTIONS[call.name].given)
         if call.name in _METHODS:
-            return Code(f"{self.print(given['x']).bound(_ATOM)}.{call.name}()")
+            return Printed(f"{self.print(given['x']).atom}.{call.name}()")
         if call.name in _FUNCTIONAL:
-            return Code(f"F.{call.name}({self.text(given['x'])})")
+            return Printed(f"F.{call.name}({self.text(given['x'])})")
         if call.name == "clamp":
             limits = [
                 f"{key}={self.text(given[word])}" for key, word in (("min", "low"), ("max", "high")) if word in given
             ]
-            return Code(f"{self.print(given['x']).bound(_ATOM)}.clamp({', '.join(limits)})")
+            return Printed(f"{self.print(given['x']).atom}.clamp({', '.join(limits)})")
         if call.name == "split":
             sizes = given["sizes"]
             parts = ", ".join(map(self.text, sizes.items)) if isinstance(sizes, Several) else self.text(sizes)
-            return Code(f"{self.print(given['x']).bound(_ATOM)}.split([{parts}], dim=-1)")
+            return Printed(f"{self.print(given['x']).atom}.split([{parts}], dim=-1)")
         if call.name not in _WRITTEN:
             raise InternalError(f"the PyTorch printer of layers has no {call.name}")
-        written, binds = _WRITTEN[call.name]
+        written, binding = _WRITTEN[call.name]
         for name, value in given.items():
             code = self.print(value)
-            written = written.replace(f"{{{name}!}}", code.bound(_ATOM)).replace(f"{{{name}}}", code.text)
-        return Code(written, binds)
+            written = written.replace(f"{{{name}!}}", code.atom).replace(f"{{{name}}}", code.text)
+        return Printed(written, binding)
 
-    def _number(self, call: Call) -> Code:
+    def _number(self, call: Call) -> Printed:
         texts = [self.text(arg) for arg in call.args]
         match call.name:
             case "integer" if self.plain:
                 return self.print(call.args[0])
             case "integer":
-                return Code(f'integer({texts[0]}, "{texts[0]}")')
+                return Printed(f'integer({texts[0]}, "{texts[0]}")')
             case "max" | "min":
-                return Code(f"{call.name}({', '.join(texts)})")
+                return Printed(f"{call.name}({', '.join(texts)})")
             case "item":
-                return Code(f"{self.print(call.args[0]).bound(_ATOM)}[{texts[1]}]")
+                return Printed(f"{self.print(call.args[0]).atom}[{texts[1]}]")
             case name if name in _NUMBERS:
-                return Code(_NUMBERS[name].format(*texts))
+                return Printed(_NUMBERS[name].format(*texts))
             case name:
                 raise InternalError(f"the PyTorch printer of layers has no {name} of numbers")
 
@@ -273,37 +251,28 @@ class _Start:
         self.printer = printer
         self.parameter = parameter
 
-    def print(self, value: Expr) -> Code:
+    def print(self, value: Expr) -> Printed:
         match value:
             case Name("index", "constant"):
-                return Code(f"positions({self.parameter})")
+                return Printed(f"positions({self.parameter})")
             case Binary(op, left, right):
-                binds = _BINDS[op]
-                first, second = self.print(left), self.print(right)
-                if op == "**":
-                    return Code(f"{first.bound(_ATOM)} ** {second.bound(_UNARY)}", _POWER)
-                return Code(f"{first.bound(binds)} {op} {second.bound(binds + 1)}", binds)
+                return joined(op, self.print(left), self.print(right))
             case Unary("-", inner):
-                return Code(f"-{self.print(inner).bound(_UNARY)}", _UNARY)
+                return negative(self.print(inner))
             case IfElse(condition, then, otherwise):
-                parts = (
-                    self.print(then).bound(_OR),
-                    self.printer.print(condition).bound(_OR),
-                    self.print(otherwise).text,
-                )
-                return Code("{} if {} else {}".format(*parts), _CHOICE)
+                return choice(self.print(then), self.printer.print(condition), self.print(otherwise))
             case Call(name, "init", args) if name in ("uniform", "log_uniform", "normal"):
                 limits = ", ".join(self.printer.text(arg) for arg in args)
-                return Code(f"{name}({self.parameter}, {limits})")
+                return Printed(f"{name}({self.parameter}, {limits})")
             case Call("full", "init", (filled,)):
-                return Code(f"torch.full_like({self.parameter}, {self.printer.text(filled)})")
+                return Printed(f"torch.full_like({self.parameter}, {self.printer.text(filled)})")
             case Call("maximum" | "minimum" as name, "init", (x, limit)) if _drawn(x):
                 bound = "min" if name == "maximum" else "max"
-                return Code(f"{self.print(x).bound(_ATOM)}.clamp({bound}={self.print(limit).text})")
+                return Printed(f"{self.print(x).atom}.clamp({bound}={self.print(limit).text})")
             case Call("inverse_softplus", "init", (x,)):
-                return Code(f"inverse_softplus({self.print(x).text})")
+                return Printed(f"inverse_softplus({self.print(x).text})")
             case Call("log" | "exp" | "sqrt" | "abs" as name, _, (x,)) if _drawn(x):
-                return Code(f"{self.print(x).bound(_ATOM)}.{name}()")
+                return Printed(f"{self.print(x).atom}.{name}()")
             case Call("log" | "exp" | "sqrt" | "abs" as name, "init", args):
                 return self.printer.print(Call(name, "function", args))
             case _:

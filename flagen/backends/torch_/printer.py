@@ -6,12 +6,15 @@ order. Broadcasting aligns the named dims; leading axes align by themselves from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
 from flagen.diagnostics import InternalError
+from flagen.functions import FUNCTIONS, Function
+from flagen.printing import ATOM, PRODUCT, SIGN, Printed, joined, negative
+from flagen.spec.formulas import definition_of
 from flagen.spec.model import (
     Binary,
     Call,
@@ -34,38 +37,6 @@ micro-step."""
 
 _LEVELS: tuple[Level, ...] = ("number", "constant", "token", "step")
 
-# How tightly a printed expression binds, after Python's grammar.
-_SUM, _PRODUCT, _UNARY, _POWER, _ATOM = range(5)
-_BINDS = {"+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT, "**": _POWER}
-
-_TENSOR_FUNCTIONS = {
-    name: f"torch.{name}" for name in "exp log log1p expm1 sqrt rsqrt abs sign sigmoid tanh relu logaddexp".split()
-} | {name: f"functional.{name}" for name in ("logsigmoid", "softplus", "silu")}
-
-_SIGMOID = "math.exp(min({0}, 0.0) - math.log1p(math.exp(-abs({0}))))"
-
-_NUMBER_FUNCTIONS: Mapping[str, str] = {
-    "exp": "math.exp({0})",
-    "log": "math.log({0})",
-    "log1p": "math.log1p({0})",
-    "expm1": "math.expm1({0})",
-    "sqrt": "math.sqrt({0})",
-    "rsqrt": "(1 / math.sqrt({0}))",
-    "abs": "abs({0})",
-    "sign": "math.copysign({x} != 0, {0})",
-    "sigmoid": _SIGMOID,
-    "logsigmoid": "(min({0}, 0.0) - math.log1p(math.exp(-abs({0}))))",
-    "softplus": "(max({0}, 0.0) + math.log1p(math.exp(-abs({0}))))",
-    "tanh": "math.tanh({0})",
-    "silu": f"({{x}} * {_SIGMOID})",
-    "relu": "max({0}, 0.0)",
-    "minimum": "min({0}, {1})",
-    "maximum": "max({0}, {1})",
-    "logaddexp": "(max({0}, {1}) + math.log1p(math.exp(-abs({x} - {y}))))",
-}
-"""Functions of Python's own numbers, each an atom; `{x}` and `{y}` are the arguments as operands. None overflows where
-its value does not."""
-
 
 @dataclass(frozen=True)
 class Code:
@@ -78,12 +49,17 @@ class Code:
     text: str
     dims: Dims = ()
     level: Level = "token"
-    binds: int = _ATOM
+    binds: int = ATOM
     rows: bool = False
 
-    def bound(self, tightness: int) -> str:
-        """The text, in parentheses where it binds less tightly than `tightness`."""
-        return self.text if self.binds >= tightness else f"({self.text})"
+    @property
+    def printed(self) -> Printed:
+        return Printed(self.text, self.binds)
+
+    @property
+    def atom(self) -> str:
+        """The text where an index or a method is written behind it."""
+        return self.printed.atom
 
 
 Look = Callable[[Expr], Code]
@@ -109,8 +85,7 @@ class Printer:
                 return self.look(expr)
             case Negate(value):
                 code = self.print(value)
-                code = self.print(value)
-                return Code(f"-{code.bound(_UNARY)}", code.dims, code.level, _UNARY)
+                return _code(negative(code.printed), code.dims, code.level)
             case Binary(op, left, right):
                 return self._binary(op, self.print(left), self.print(right), expr.dims)
             case Contract(left, right):
@@ -119,6 +94,8 @@ class Printer:
                 return self.print(value)  # dims are named: only their order on the page changes
             case Outer(left, right):
                 return self._binary("*", self.print(left), self.print(right), expr.dims)
+            case Call() if (definition := definition_of(expr)) is not None:
+                return self.print(definition)
             case Call(function, args):
                 return self._call(function, tuple(self.print(arg) for arg in args), expr.dims)
             case Reduce(function, value, dim):
@@ -132,7 +109,7 @@ class Printer:
         if code.level == "number" or (code.dims == dims and not step_axis):
             return code
         ordered = tuple(dim for dim in dims if dim in code.dims)
-        text = code.bound(_ATOM)
+        text = code.atom
         if ordered != code.dims:
             text = f"{text}.{_transposed(code.dims, ordered)}"
         index = [":" if dim in ordered else "None" for dim in dims]
@@ -153,25 +130,20 @@ class Printer:
     def _number(self, value: Fraction | float) -> Code:
         if isinstance(value, float):
             self.needs.add("math")
-            return Code("math.inf" if value > 0 else "-math.inf", (), "number", _ATOM if value > 0 else _UNARY)
-        return Code(*_literal(value)) if value >= 0 else Code(f"-{_literal(-value)[0]}", (), "number", _UNARY)
+            return Code("math.inf" if value > 0 else "-math.inf", (), "number", ATOM if value > 0 else SIGN)
+        return Code(*_literal(value)) if value >= 0 else Code(f"-{_literal(-value)[0]}", (), "number", SIGN)
 
     def _binary(self, op: str, left: Code, right: Code, dims: Dims) -> Code:
-        level = joined((left, right))
+        level = level_of((left, right))
         one, other = self.aligned(left, dims, level), self.aligned(right, dims, level)
-        if op == "**":
-            return Code(f"{one.bound(_ATOM)} ** {other.bound(_UNARY)}", dims, level, _POWER)
-        binds = _BINDS[op]
-        # `a - (b + c)` and `a / (b * c)` keep their parentheses.
-        tighter = 1 if op in ("-", "/") else 0
-        return Code(f"{one.bound(binds)} {op} {other.bound(binds + tighter)}", dims, level, binds)
+        return _code(joined(op, one.printed, other.printed, regrouped=True), dims, level)
 
     def _contract(self, left: Code, right: Code, expr: Contract) -> Code:
-        level = joined((left, right))
+        level = level_of((left, right))
         dims = tuple(dim for dim in (*left.dims, *right.dims) if dim != expr.dim)
         if left.dims == right.dims:
             product = self._binary("*", left, right, left.dims)
-            return Code(f"{product.bound(_ATOM)}.sum(-1)", (), level)
+            return Code(f"{product.atom}.sum(-1)", (), level)
         letters = letters_of((*left.dims, *right.dims))
         operands = (self.aligned(side, side.dims, level).text for side in (left, right))
         first, second, result = ("..." + "".join(letters[d] for d in axes) for axes in (left.dims, right.dims, dims))
@@ -179,32 +151,27 @@ class Printer:
         return Code(f'torch.einsum("{subscripts}", {", ".join(operands)})', dims, level)
 
     def _call(self, function: str, args: tuple[Code, ...], dims: Dims) -> Code:
-        if function == "clamp":
-            x, low, high = args
-            raised = self._call("maximum", (x, low), max(x.dims, low.dims, key=len))
-            return self._call("minimum", (raised, high), dims)
-        level = joined(args)
+        row = FUNCTIONS.get(function)
+        if row is None:
+            raise InternalError(f"the PyTorch printer has no {function}")
+        level = level_of(args)
         if level == "number":
             self.needs.add("math")
-            operands = dict(zip("xy", (arg.bound(_ATOM) for arg in args), strict=False))
-            return Code(_NUMBER_FUNCTIONS[function].format(*(arg.text for arg in args), **operands), (), level)
-        if function in ("minimum", "maximum"):
-            return self._extremum(function, args, dims, level)
-        written = _TENSOR_FUNCTIONS.get(function)
-        if written is None:
-            raise InternalError(f"the PyTorch printer has no {function}")
-        if written.startswith("functional"):
+            operands = dict(zip("xy", (arg.atom for arg in args), strict=False))
+            return Code(row.python.format(*(arg.text for arg in args), **operands), (), level)
+        if row.bound:
+            return self._extremum(row, args, dims, level)
+        if row.torch.startswith("functional"):
             self.needs.add("functional")
         texts = [self._as_tensor(arg, args, dims, level) for arg in args]
-        return Code(f"{written}({', '.join(texts)})", dims, level)
+        return Code(f"{row.torch}({', '.join(texts)})", dims, level)
 
-    def _extremum(self, function: str, args: tuple[Code, ...], dims: Dims, level: Level) -> Code:
+    def _extremum(self, row: Function, args: tuple[Code, ...], dims: Dims, level: Level) -> Code:
         numbers = [arg for arg in args if arg.level == "number"]
         if len(numbers) == 1:
             (tensor,) = (arg for arg in args if arg.level != "number")
-            bound = "max" if function == "minimum" else "min"
-            return Code(f"{tensor.bound(_ATOM)}.clamp({bound}={numbers[0].text})", tensor.dims, level)
-        return Code(f"torch.{function}({', '.join(self.aligned(arg, dims, level).text for arg in args)})", dims, level)
+            return Code(f"{tensor.atom}.clamp({row.bound}={numbers[0].text})", tensor.dims, level)
+        return Code(f"{row.torch}({', '.join(self.aligned(arg, dims, level).text for arg in args)})", dims, level)
 
     def _as_tensor(self, arg: Code, args: Iterable[Code], dims: Dims, level: Level) -> str:
         if arg.level != "number":
@@ -220,7 +187,7 @@ class Printer:
         where = axes[0] if len(axes) == 1 else f"({', '.join(axes)})"
         if function == "norm":
             return Code(f"torch.linalg.vector_norm({value.text}, dim={where})", kept, value.level)
-        return Code(f"{value.bound(_ATOM)}.{function}({where})", kept, value.level)
+        return Code(f"{value.atom}.{function}({where})", kept, value.level)
 
     def _row_map(self, function: str, value: Code) -> Code:
         if function == "softmax":
@@ -229,7 +196,11 @@ class Printer:
         return Code(f"l2norm({value.text})", value.dims, value.level)
 
 
-def joined(codes: Iterable[Code]) -> Level:
+def _code(printed: Printed, dims: Dims, level: Level) -> Code:
+    return Code(printed.text, dims, level, printed.binding)
+
+
+def level_of(codes: Iterable[Code]) -> Level:
     """What an expression over `codes` depends on: the most any of them does."""
     return max((code.level for code in codes), key=_LEVELS.index)
 
@@ -252,8 +223,8 @@ def _transposed(dims: Dims, ordered: Dims) -> str:
 
 def _literal(value: Fraction) -> tuple[str, Dims, Level, int]:
     if value.denominator == 1 and abs(value.numerator) < 10**16:
-        return (str(value.numerator), (), "number", _ATOM)
+        return (str(value.numerator), (), "number", ATOM)
     short = repr(float(value))
     if Fraction(short) == value:
-        return (short, (), "number", _ATOM)
-    return (f"{value.numerator} / {value.denominator}", (), "number", _PRODUCT)
+        return (short, (), "number", ATOM)
+    return (f"{value.numerator} / {value.denominator}", (), "number", PRODUCT)

@@ -129,14 +129,10 @@ class RowPrinter:
         dims = (dim,) if dim else ()
         aligned = self.printer.aligned(code, dims, "step" if repeated else None)
         if not dims:
-            aligned = Code(f"{_atom_of(aligned)}[..., None]", (), aligned.level)
+            aligned = Code(f"{aligned.atom}[..., None]", (), aligned.level)
         if code.level == level and (code.dims == dims or not dims):
             return aligned.text
-        return f"{_atom_of(aligned)}.expand({', '.join(shape)})"
-
-
-def _atom_of(code: Code) -> str:
-    return code.bound(4)
+        return f"{aligned.atom}.expand({', '.join(shape)})"
 
 
 def _atom(text: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from flagen.backends.printed import ATOM, POWER, PRODUCT, SIGN, SUM, Printed, product
+from flagen.backends.printed import ATOM, SIGN, SUM, Printed, product
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.device import FUNCTIONS
 from flagen.diagnostics import InternalError
+from flagen.functions import operation
 from flagen.plan.tiles import (
     Arithmetic,
     Constant,
@@ -27,11 +28,8 @@ from flagen.plan.tiles import (
     Value,
     is_static,
 )
+from flagen.printing import joined, negative
 from flagen.spec.model import Dims
-
-_IN_CORE = {name: f"tl.{name}" for name in ("exp", "exp2", "log", "sqrt", "rsqrt", "abs", "sigmoid")}
-_TAKE_NUMBERS = frozenset(("minimum", "maximum", "clamp", "logaddexp", "part_of"))
-"""Helpers that take a Python number beside a tensor."""
 
 
 class Printer:
@@ -67,15 +65,11 @@ class Printer:
             case StateTile(name, previous):
                 return Printed(f"{name}_prev" if previous else name)
             case Negative(value):
-                return Printed(f"-{self._spread(value, tile.dims, SIGN)}", SIGN)
+                return negative(self._operand(value, tile.dims))
             case Product(factors, dims):
                 return product(*(self._operand(factor, dims) for factor in factors))
-            case Arithmetic("**", left, right, dims):
-                return Printed(f"{self._spread(left, dims, ATOM)} ** {self._spread(right, dims, SIGN)}", POWER)
             case Arithmetic(op, left, right, dims):
-                level = PRODUCT if op == "/" else SUM
-                sides = self._spread(left, dims, level), self._spread(right, dims, level + 1)
-                return Printed(f" {op} ".join(sides), level)
+                return joined(op, self._operand(left, dims), self._operand(right, dims))
             case Function():
                 return self._function(tile)
             case Sum(value, dim):
@@ -96,16 +90,15 @@ class Printer:
         name, args = tile.name, tile.args
         if name == "square" and isinstance(args[0], Value | StateTile):
             return product(self.printed(args[0]), self.printed(args[0]))
-        if name in _IN_CORE:
-            return Printed(f"{_IN_CORE[name]}({self._tensor(args[0])})")
-        helper = next((helper for helper in (name, f"_{name}") if helper in FUNCTIONS["maps"]), None)
-        if helper is None:
+        known = operation(name)
+        written = "" if known is None else known.triton or name
+        if known is None or not (written.startswith("tl.") or written in FUNCTIONS["maps"]):
             raise InternalError(f"the Triton printer does not know the function {name}")
-        bare = name in _TAKE_NUMBERS and not all(map(is_static, args))
+        bare = known.takes_numbers and not all(map(is_static, args))
         printed = (
             self._tensor(arg) if is_static(arg) and not bare else self._spread(arg, tile.dims, SUM) for arg in args
         )
-        return Printed(f"{helper}({', '.join(printed)})")
+        return Printed(f"{written}({', '.join(printed)})")
 
     def _tensor(self, tile: Tile) -> str:
         """`tile` where a tensor is wanted: numbers and sizes alone are Python numbers to the compiler."""

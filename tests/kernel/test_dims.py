@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from flagen.backends.triton_.actions import ActionWriter
+
 from flagen.backends.triton_.axes import Axes
 from flagen.diagnostics import InternalError
 from flagen.plan.backward_actions import Add, Give, Gradient, Leave, Vector, Zero

@@ -1,0 +1,460 @@
+"""The elementwise functions of the language: one table, a row for each, that every stage reads.
+
+A row says what a function is (its value, its range, its slopes), and how it is written: in PyTorch, on a Python number,
+in Triton, in LaTeX. A stage that needs something of a function asks here, and knows none by its name, but for what
+follows from the algebra of `exp`, `log` and `logaddexp`: decays are exponentials, and a log-sum-exp is a scan.
+
+Formulas are expressions of the language over the names of the arguments; in a slope `y` is the value itself. They add,
+subtract, multiply, divide, square (`x ** 2`) and call. `flagen.spec.formulas` reads them.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from flagen.intervals import EVERYTHING, Interval, absolute, rising, rising_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What a kernel evaluates element by element.
+
+    arguments: their names.
+    value: of numbers, as precisely as floats allow, and of infinities as the code that is generated has it; an
+        ArithmeticError or a ValueError where there is none.
+    interval: the smallest range that is known, from those of the arguments.
+    slopes: formulas of the derivatives, one for each argument, as PyTorch has them at kinks, too; none where there is a
+        definition.
+    finite: whether it is, wherever all its arguments are.
+    triton: the function of `tl` that it is, or that of `flagen/runtime/shared/device/maps.py`; the latter goes by the
+        operation's own name, unless this is another.
+    takes_numbers: whether the Triton function takes a Python number beside a tensor.
+    """
+
+    name: str
+    arguments: tuple[str, ...] = ("x",)
+    value: Callable[..., float]
+    interval: Callable[..., Interval] = lambda *_: EVERYTHING
+    slopes: tuple[str, ...] = ()
+    finite: bool = False
+    triton: str = ""
+    takes_numbers: bool = True
+
+    def at(self, *args: float) -> float | None:
+        """The value at `args`; None where there is none."""
+        try:
+            return self.value(*args)
+        except (ArithmeticError, ValueError):
+            return None
+
+    @cached_property
+    def finite_at_minus_infinity(self) -> bool:
+        """Whether it makes something finite of a -inf, such as that of a log decay."""
+        whole = self.interval(*(EVERYTHING for _ in self.arguments))
+        if math.isfinite(whole.low) and math.isfinite(whole.high):
+            return True
+        value = self.at(-math.inf) if len(self.arguments) == 1 else None
+        return value is not None and math.isfinite(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function(Operation):
+    """A function of the language.
+
+    summary: what the page of the language says of it.
+    definition: what it is in terms of others, where PyTorch, the derivative and the proof take it as that.
+    rational: whether its value is rational wherever its arguments are: the proof then evaluates it, and leaves others
+        to an oracle.
+    log: a formula of its logarithm that is more accurate than `log` of it, or defined by an argument's.
+    order: 1 where it is never less than any of its arguments, -1 where it is never more.
+    neutral: an argument that leaves the other one as it is.
+    torch: the function of tensors.
+    bound: the keyword of `Tensor.clamp` that takes an argument which is a number.
+    python: the function of Python's numbers, an atom; `{0}` and `{1}` are the arguments, `{x}` and `{y}` the same as
+        operands. It must not overflow where its value does not.
+    latex: around `%s`, the arguments; the function's name where this is empty.
+    """
+
+    summary: str
+    definition: str = ""
+    rational: bool = False
+    log: str = ""
+    order: int = 0
+    neutral: float | None = None
+    torch: str = ""
+    bound: str = ""
+    python: str = ""
+    latex: str = ""
+
+    @property
+    def signature(self) -> str:
+        return f"{self.name}({', '.join(self.arguments)})"
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+
+
+_LEAST = 5e-324
+"""The smallest positive number."""
+
+
+def _exp(x: float) -> float:
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
+def _exp_interval(x: Interval) -> Interval:
+    # Of a finite argument neither zero nor infinite, though floats underflow and overflow.
+    low = _exp(x.low) if math.isinf(x.low) else min(_exp(x.low), sys.float_info.max)
+    return Interval(low, _exp(x.high) or (0.0 if math.isinf(x.high) else _LEAST))
+
+
+def _log(x: float) -> float:
+    return -math.inf if x == 0 else math.log(x)
+
+
+def _log1p(x: float) -> float:
+    return -math.inf if x == -1 else math.log1p(x)
+
+
+def _expm1(x: float) -> float:
+    try:
+        return math.expm1(x)
+    except OverflowError:
+        return math.inf
+
+
+def _rsqrt_interval(x: Interval) -> Interval:
+    if x.high <= 0:
+        return EVERYTHING
+    low = max(x.low, 0.0)
+    return Interval(1 / math.sqrt(x.high), 1 / math.sqrt(low) if low > 0 else math.inf)
+
+
+def _sign(x: float) -> float:
+    return float((x > 0) - (x < 0))
+
+
+def _sigmoid(x: float) -> float:
+    if x >= 0:
+        return 1 / (1 + math.exp(-x))
+    if math.isinf(x):
+        return 0.0
+    power = math.exp(x) or _LEAST
+    return power / (1 + power)
+
+
+def _softplus(x: float) -> float:
+    return x if x == math.inf else max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _logsigmoid(x: float) -> float:
+    return 0.0 - _softplus(0.0 - x)
+
+
+def _silu(x: float) -> float:
+    return x * _sigmoid(x)
+
+
+_SILU_LEAST_AT = -1.2784645427610738
+_SILU_LEAST = -0.2784645427610738
+
+
+def _silu_interval(x: Interval) -> Interval:
+    # Falls from 0 to its one minimum, rises from there on.
+    ends = [0.0 if end == -math.inf else _silu(end) for end in (x.low, x.high)]
+    return Interval(_SILU_LEAST if x.low <= _SILU_LEAST_AT <= x.high else min(ends), max(ends))
+
+
+def _relu(x: float) -> float:
+    return max(x, 0.0)
+
+
+def _minimum_interval(a: Interval, b: Interval) -> Interval:
+    return Interval(min(a.low, b.low), min(a.high, b.high))
+
+
+def _maximum_interval(a: Interval, b: Interval) -> Interval:
+    return Interval(max(a.low, b.low), max(a.high, b.high))
+
+
+def _logaddexp(a: float, b: float) -> float:
+    return max(a, b) if math.isinf(a) or math.isinf(b) else max(a, b) + math.log1p(math.exp(-abs(a - b)))
+
+
+# ---------------------------------------------------------------------------------------------------------- the table
+
+_SIGMOID = "math.exp(min({0}, 0.0) - math.log1p(math.exp(-abs({0}))))"
+
+
+def _by_name(rows: Iterable[Function]) -> dict[str, Function]:
+    return {row.name: row for row in rows}
+
+
+FUNCTIONS: dict[str, Function] = _by_name(
+    (
+        Function(
+            name="exp",
+            summary="e to the power of `x`",
+            value=_exp,
+            interval=_exp_interval,
+            slopes=("y",),
+            log="x",
+            torch="torch.exp",
+            python="math.exp({0})",
+            triton="tl.exp",
+            latex="e^{%s}",
+        ),
+        Function(
+            name="log",
+            summary="the natural logarithm",
+            value=_log,
+            interval=rising_from(0.0, _log),
+            slopes=("1 / x",),
+            torch="torch.log",
+            python="math.log({0})",
+            triton="tl.log",
+            latex=r"\log\left(%s\right)",
+        ),
+        Function(
+            name="log1p",
+            summary="`log(1 + x)`, accurate near 0",
+            value=_log1p,
+            interval=rising_from(-1.0, _log1p),
+            slopes=("1 / (1 + x)",),
+            torch="torch.log1p",
+            python="math.log1p({0})",
+        ),
+        Function(
+            name="expm1",
+            summary="`exp(x) - 1`, accurate near 0",
+            value=_expm1,
+            interval=rising(_expm1),
+            slopes=("y + 1",),
+            torch="torch.expm1",
+            python="math.expm1({0})",
+        ),
+        Function(
+            name="sqrt",
+            summary="the square root",
+            value=math.sqrt,
+            interval=rising_from(0.0, math.sqrt),
+            slopes=("0.5 / y",),
+            log="0.5 * log(x)",
+            torch="torch.sqrt",
+            python="math.sqrt({0})",
+            triton="tl.sqrt",
+            latex=r"\sqrt{%s}",
+        ),
+        Function(
+            name="rsqrt",
+            summary="`1 / sqrt(x)`",
+            value=lambda x: 1 / math.sqrt(x),
+            interval=_rsqrt_interval,
+            slopes=("-(0.5 * y * y ** 2)",),
+            log="-0.5 * log(x)",
+            torch="torch.rsqrt",
+            python="(1 / math.sqrt({0}))",
+            triton="tl.rsqrt",
+        ),
+        Function(
+            name="abs",
+            summary="the magnitude",
+            value=abs,
+            interval=absolute,
+            slopes=("sign(x)",),
+            finite=True,
+            rational=True,
+            order=1,
+            torch="torch.abs",
+            python="abs({0})",
+            triton="tl.abs",
+            latex=r"\lvert %s \rvert",
+        ),
+        Function(
+            name="sign",
+            summary="1, 0 or -1",
+            value=_sign,
+            interval=rising(_sign),
+            slopes=("0",),
+            finite=True,
+            rational=True,
+            torch="torch.sign",
+            python="math.copysign({x} != 0, {0})",
+        ),
+        Function(
+            name="sigmoid",
+            summary="`1 / (1 + exp(-x))`",
+            value=_sigmoid,
+            interval=rising(_sigmoid),
+            slopes=("y * (1 - y)",),
+            finite=True,
+            log="logsigmoid(x)",
+            torch="torch.sigmoid",
+            python=_SIGMOID,
+            triton="tl.sigmoid",
+        ),
+        Function(
+            name="logsigmoid",
+            summary="`log(sigmoid(x))`",
+            value=_logsigmoid,
+            interval=rising(_logsigmoid),
+            slopes=("sigmoid(-x)",),
+            finite=True,
+            torch="functional.logsigmoid",
+            python="(min({0}, 0.0) - math.log1p(math.exp(-abs({0}))))",
+        ),
+        Function(
+            name="softplus",
+            summary="`log(1 + exp(x))`",
+            value=_softplus,
+            interval=rising(_softplus),
+            slopes=("sigmoid(x)",),
+            finite=True,
+            order=1,
+            torch="functional.softplus",
+            python="(max({0}, 0.0) + math.log1p(math.exp(-abs({0}))))",
+        ),
+        Function(
+            name="tanh",
+            summary="the hyperbolic tangent",
+            value=math.tanh,
+            interval=rising(math.tanh),
+            slopes=("1 - y ** 2",),
+            finite=True,
+            torch="torch.tanh",
+            python="math.tanh({0})",
+            latex=r"\tanh\left(%s\right)",
+        ),
+        Function(
+            name="silu",
+            summary="`x * sigmoid(x)`",
+            value=_silu,
+            interval=_silu_interval,
+            slopes=("sigmoid(x) * (1 + x * (1 - sigmoid(x)))",),
+            finite=True,
+            torch="functional.silu",
+            python=f"({{x}} * {_SIGMOID})",
+        ),
+        Function(
+            name="relu",
+            summary="`maximum(x, 0)`",
+            value=_relu,
+            interval=rising(_relu),
+            slopes=("relu(sign(x))",),
+            finite=True,
+            rational=True,
+            order=1,
+            torch="torch.relu",
+            python="max({0}, 0.0)",
+        ),
+        Function(
+            name="minimum",
+            arguments=("a", "b"),
+            summary="the smaller",
+            value=min,
+            interval=_minimum_interval,
+            slopes=("0.5 * (1 + sign(b - a))", "0.5 * (1 - sign(b - a))"),
+            finite=True,
+            rational=True,
+            order=-1,
+            neutral=math.inf,
+            torch="torch.minimum",
+            bound="max",
+            python="min({0}, {1})",
+        ),
+        Function(
+            name="maximum",
+            arguments=("a", "b"),
+            summary="the larger",
+            value=max,
+            interval=_maximum_interval,
+            slopes=("0.5 * (1 + sign(a - b))", "0.5 * (1 - sign(a - b))"),
+            finite=True,
+            rational=True,
+            order=1,
+            neutral=-math.inf,
+            torch="torch.maximum",
+            bound="min",
+            python="max({0}, {1})",
+        ),
+        Function(
+            name="clamp",
+            arguments=("x", "lo", "hi"),
+            summary="`minimum(maximum(x, lo), hi)`",
+            definition="minimum(maximum(x, lo), hi)",
+            value=lambda x, lo, hi: min(max(x, lo), hi),
+            interval=lambda x, lo, hi: _minimum_interval(_maximum_interval(x, lo), hi),
+            finite=True,
+        ),
+        Function(
+            name="logaddexp",
+            arguments=("a", "b"),
+            summary="`log(exp(a) + exp(b))`",
+            value=_logaddexp,
+            interval=lambda a, b: Interval(_logaddexp(a.low, b.low), _logaddexp(a.high, b.high)),
+            slopes=("part_of(a, b)", "part_of(b, a)"),
+            finite=True,
+            order=1,
+            neutral=-math.inf,
+            torch="torch.logaddexp",
+            python="(max({0}, {1}) + math.log1p(math.exp(-abs({x} - {y}))))",
+        ),
+    )
+)
+"""The functions of the language, by their names."""
+
+OF_KERNELS: dict[str, Operation] = {
+    operation.name: operation
+    for operation in (
+        Operation(
+            name="exp2",
+            value=lambda x: 2.0**x,
+            slopes=(f"{math.log(2)} * y",),
+            triton="tl.exp2",
+        ),
+        Operation(name="square", value=lambda x: x * x, slopes=("2 * x",), finite=True, triton="_square"),
+        Operation(
+            name="power",
+            arguments=("x", "n"),
+            value=lambda x, n: x**n,
+            slopes=("power_slope(x, n)", "exponent_slope(x, n)"),
+            triton="_power",
+            takes_numbers=False,
+        ),
+        Operation(
+            name="power_slope",
+            arguments=("x", "n"),
+            value=lambda x, n: n * x ** (n - 1),
+            triton="_power_slope",
+            takes_numbers=False,
+        ),
+        Operation(
+            name="exponent_slope",
+            arguments=("x", "n"),
+            value=lambda x, n: x**n * math.log(x),
+            triton="_exponent_slope",
+            takes_numbers=False,
+        ),
+        Operation(
+            name="part_of",
+            arguments=("a", "b"),
+            value=lambda a, b: 0.0 if max(a, b) == -math.inf else 1 / (1 + math.exp(b - a)),
+            interval=lambda a, b: Interval(0.0, 1.0),
+            finite=True,
+            triton="_part_of",
+        ),
+    )
+}
+"""What kernels evaluate besides: what `**` becomes, and the slopes of that and of `logaddexp`."""
+
+
+def operation(name: str) -> Operation | None:
+    """The function of the language, or of kernels alone, that goes by `name`."""
+    return FUNCTIONS.get(name) or OF_KERNELS.get(name)
