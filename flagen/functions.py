@@ -29,6 +29,8 @@ class Operation:
     interval: the smallest range that is known, from those of the arguments.
     slopes: formulas of the derivatives, one for each argument, as PyTorch has them at kinks, too; none where there is a
         definition.
+    exact: a formula in terms of `exp`, `log` and `sqrt`, of which it is made where kernels are proved; without one the
+        proof knows its slopes alone.
     finite: whether it is, wherever all its arguments are.
     triton: the function of `tl` that it is, or that of `flagen/runtime/shared/device/maps.py`; the latter goes by the
         operation's own name, unless this is another.
@@ -40,6 +42,7 @@ class Operation:
     value: Callable[..., float]
     interval: Callable[..., Interval] = lambda *_: EVERYTHING
     slopes: tuple[str, ...] = ()
+    exact: str = ""
     finite: bool = False
     triton: str = ""
     takes_numbers: bool = True
@@ -228,6 +231,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             value=_log1p,
             interval=rising_from(-1.0, _log1p),
             slopes=("1 / (1 + x)",),
+            exact="log(1 + x)",
             torch="torch.log1p",
             python="math.log1p({0})",
         ),
@@ -237,6 +241,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             value=_expm1,
             interval=rising(_expm1),
             slopes=("y + 1",),
+            exact="exp(x) - 1",
             torch="torch.expm1",
             python="math.expm1({0})",
         ),
@@ -258,6 +263,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             value=lambda x: 1 / math.sqrt(x),
             interval=_rsqrt_interval,
             slopes=("-(0.5 * y * y ** 2)",),
+            exact="1 / sqrt(x)",
             log="-0.5 * log(x)",
             torch="torch.rsqrt",
             python="(1 / math.sqrt({0}))",
@@ -294,6 +300,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             value=_sigmoid,
             interval=rising(_sigmoid),
             slopes=("y * (1 - y)",),
+            exact="1 / (1 + exp(-x))",
             finite=True,
             log="logsigmoid(x)",
             torch="torch.sigmoid",
@@ -306,6 +313,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             value=_logsigmoid,
             interval=rising(_logsigmoid),
             slopes=("sigmoid(-x)",),
+            exact="-log(1 + exp(-x))",
             finite=True,
             torch="functional.logsigmoid",
             python="(min({0}, 0.0) - math.log1p(math.exp(-abs({0}))))",
@@ -316,6 +324,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             value=_softplus,
             interval=rising(_softplus),
             slopes=("sigmoid(x)",),
+            exact="log(1 + exp(x))",
             finite=True,
             order=1,
             torch="functional.softplus",
@@ -327,6 +336,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             value=math.tanh,
             interval=rising(math.tanh),
             slopes=("1 - y ** 2",),
+            exact="(exp(2 * x) - 1) / (exp(2 * x) + 1)",
             finite=True,
             torch="torch.tanh",
             python="math.tanh({0})",
@@ -338,6 +348,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             value=_silu,
             interval=_silu_interval,
             slopes=("sigmoid(x) * (1 + x * (1 - sigmoid(x)))",),
+            exact="x / (1 + exp(-x))",
             finite=True,
             torch="functional.silu",
             python=f"({{x}} * {_SIGMOID})",
@@ -400,6 +411,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             value=_logaddexp,
             interval=lambda a, b: Interval(_logaddexp(a.low, b.low), _logaddexp(a.high, b.high)),
             slopes=("part_of(a, b)", "part_of(b, a)"),
+            exact="b + log(1 + exp(a - b))",
             finite=True,
             order=1,
             neutral=-math.inf,
@@ -417,9 +429,17 @@ OF_KERNELS: dict[str, Operation] = {
             name="exp2",
             value=lambda x: 2.0**x,
             slopes=(f"{math.log(2)} * y",),
+            exact="power(2, x)",
             triton="tl.exp2",
         ),
-        Operation(name="square", value=lambda x: x * x, slopes=("2 * x",), finite=True, triton="_square"),
+        Operation(
+            name="square",
+            value=lambda x: x * x,
+            slopes=("2 * x",),
+            exact="x ** 2",
+            finite=True,
+            triton="_square",
+        ),
         Operation(
             name="power",
             arguments=("x", "n"),
@@ -432,6 +452,7 @@ OF_KERNELS: dict[str, Operation] = {
             name="power_slope",
             arguments=("x", "n"),
             value=lambda x, n: n * x ** (n - 1),
+            exact="n * power(x, n) / x",
             triton="_power_slope",
             takes_numbers=False,
         ),
@@ -439,6 +460,7 @@ OF_KERNELS: dict[str, Operation] = {
             name="exponent_slope",
             arguments=("x", "n"),
             value=lambda x, n: x**n * math.log(x),
+            exact="power(x, n) * log(x)",
             triton="_exponent_slope",
             takes_numbers=False,
         ),
@@ -446,6 +468,7 @@ OF_KERNELS: dict[str, Operation] = {
             name="part_of",
             arguments=("a", "b"),
             value=lambda a, b: 0.0 if max(a, b) == -math.inf else 1 / (1 + math.exp(b - a)),
+            exact="1 / (1 + exp(b - a))",
             interval=lambda a, b: Interval(0.0, 1.0),
             finite=True,
             triton="_part_of",

@@ -39,7 +39,7 @@ LAYERS: dict[str, set[str]] = {
     "algebra": {"sympy", "gmpy2", *SPEC_MODEL},
     "plan": {"flagen.algebra", *SPEC_MODEL},
     # Kernels as data: lowered from a plan, executed exactly against the recurrence.
-    "kernel": {"gmpy2", "flagen.plan", "flagen.algebra", *SPEC_MODEL},
+    "kernel": {"gmpy2", "flagen.functions", "flagen.spec.formulas", "flagen.plan", "flagen.algebra", *SPEC_MODEL},
     # A plan holds the derived equations; printing them takes their types, and no derivation.
     "backends": {
         "flagen.plan",

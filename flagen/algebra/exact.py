@@ -189,7 +189,7 @@ def evaluate(expr: Expr, scope: Scope) -> Tensor:
             return evaluate(definition, scope)
         case Call(function, args):
             tensors = tuple(evaluate(arg, scope) for arg in args)
-            return _map(lambda values: _call(function, values, scope.oracle), tensors, expr.dims, scope)
+            return _map(lambda values: call(function, values, scope.oracle), tensors, expr.dims, scope)
         case Reduce(function, value, dim):
             return _reduce(function, evaluate(value, scope), dim, scope)
         case RowMap(function, value):
@@ -243,7 +243,7 @@ def _power(base: Dual, exponent: Dual, oracle: Oracle) -> Dual:
     return result if exponent.value >= 0 else ONE / result
 
 
-def _call(function: str, args: tuple[Dual, ...], oracle: Oracle) -> Dual:
+def call(function: str, args: tuple[Dual, ...], oracle: Oracle) -> Dual:
     row = FUNCTIONS.get(function)
     if row is None or not row.rational:
         return oracle(function, args)
@@ -251,12 +251,12 @@ def _call(function: str, args: tuple[Dual, ...], oracle: Oracle) -> Dual:
     names = {name: Dual(arg.value) for name, arg in zip(row.arguments, args, strict=True)} | {"y": Dual(value)}
     tangents: Tangents = ()
     for arg, slope in zip(args, row.slopes, strict=True):
-        if arg.tangents and (factor := _at(formula(slope), names, oracle).value):
+        if arg.tangents and (factor := at_point(formula(slope), names, oracle).value):
             tangents = _combine(tangents, 1, arg.tangents, factor)
     return Dual(value, tangents)
 
 
-def _at(pattern: Expr, names: Mapping[str, Dual], oracle: Oracle) -> Dual:
+def at_point(pattern: Expr, names: Mapping[str, Dual], oracle: Oracle) -> Dual:
     """A formula of the table of functions at a point."""
     scope = Scope({name: scalar(value) for name, value in names.items()}, {}, {}, oracle)
     return evaluate(pattern, scope).data[()]

@@ -1,8 +1,9 @@
 """The functions of the language in exact arithmetic, with their true derivatives.
 
 A kernel spells a derivative out, and rewrites functions where that is cheaper; the proof of kernels cannot take every
-function for one nobody knows. So all are made of three: an exponential, a logarithm and a square root of rational
-numbers. Their values at a point are made up; what holds between them is what holds between the true ones:
+function for one nobody knows. So those that the table of functions says it of are made of three: an exponential, a
+logarithm and a square root of rational numbers. Their values at a point are made up; what holds between them is what
+holds between the true ones:
 
     exp(-x) = 1 / exp(x)    exp(log x) = x    (exp x)' = exp x    (log x)' = 1 / x    (sqrt x)' = 1 / (2 sqrt x)
 """
@@ -10,14 +11,14 @@ numbers. Their values at a point are made up; what holds between them is what ho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 from gmpy2 import mpq
 
-from flagen.algebra.exact import ONE, Dual, Oracle, Tangents, decimal
+from flagen.algebra.exact import ONE, ZERO, Dual, Oracle, Tangents, at_point, call, decimal
+from flagen.functions import FUNCTIONS, operation
+from flagen.spec.formulas import formula
 
-HALF, TWO = Dual(mpq(1, 2)), Dual(mpq(2))
 _INFINITE = mpq(10**6 * 7 + 1, 7)
 """Stands for infinity where a spec names it: far beyond what values at a point can be."""
 
@@ -35,7 +36,36 @@ class Elementary(Oracle):
     """Values and derivatives of functions at the points at which it is asked, the same every time."""
 
     def __call__(self, function: str, args: tuple[Dual, ...]) -> Dual:
-        return _FUNCTIONS[function](self, *args)
+        match function:
+            case "exp":
+                return self.exp(*args)
+            case "log":
+                return self.log(*args)
+            case "sqrt":
+                return self.sqrt(*args)
+            case "power":
+                return self.power(*args)
+            case "infinite":
+                return Dual(_INFINITE if args[0].value > 0 else -_INFINITE)
+        row = operation(function)
+        assert row is not None
+        names = dict(zip(row.arguments, args, strict=True))
+        definition = row.exact or (FUNCTIONS[function].definition if function in FUNCTIONS else "")
+        if definition:
+            return at_point(formula(definition), names, self)
+        if function in FUNCTIONS and FUNCTIONS[function].rational:
+            return call(function, args, self)
+        return self._unknown(function, row.slopes, names)
+
+    def _unknown(self, function: str, slopes: tuple[str, ...], names: dict[str, Dual]) -> Dual:
+        """Of what nothing is known but its slopes."""
+        value = self._ask((function, *(arg.value for arg in names.values())))
+        result = Dual(value)
+        there = {**{name: Dual(arg.value) for name, arg in names.items()}, "y": result}
+        for arg, slope in zip(names.values(), slopes, strict=True):
+            if arg.tangents:
+                result = result + Dual(ZERO.value, _scaled(arg, at_point(formula(slope), there, self).value))
+        return result
 
     def exp(self, x: Dual) -> Dual:
         value = self._exponential(x.value)
@@ -56,15 +86,15 @@ class Elementary(Oracle):
 
     def power(self, base: Dual, exponent: Dual) -> Dual:
         """A whole number of factors as such: that is what `algebra.exact` does with one."""
-        match exponent.value if not exponent.tangents else None:
-            case mpq() as whole if whole.denominator == 1 and abs(whole) <= 16:
-                result = ONE
-                for _ in range(abs(int(whole))):
-                    result = result * base
-                return result if whole >= 0 else ONE / result
-            case mpq() as half if abs(half) == mpq(1, 2):
-                root = self.sqrt(base)
-                return root if half > 0 else ONE / root
+        fixed = exponent.value if not exponent.tangents else None
+        if fixed is not None and fixed.denominator == 1 and abs(fixed) <= 16:
+            result = ONE
+            for _ in range(abs(int(fixed))):
+                result = result * base
+            return result if fixed >= 0 else ONE / result
+        if fixed is not None and abs(fixed) == mpq(1, 2):
+            root = self.sqrt(base)
+            return root if fixed > 0 else ONE / root
         return self.exp(exponent * self.log(base))
 
     def _exponential(self, x: mpq) -> mpq:
@@ -88,46 +118,3 @@ class Elementary(Oracle):
 
 def _scaled(x: Dual, slope: mpq) -> Tangents:
     return tuple(slope * tangent for tangent in x.tangents)
-
-
-def _sigmoid(f: Elementary, x: Dual) -> Dual:
-    return ONE / (ONE + f.exp(-x))
-
-
-def _softplus(f: Elementary, x: Dual) -> Dual:
-    return f.log(ONE + f.exp(x))
-
-
-def _tanh(f: Elementary, x: Dual) -> Dual:
-    whole = f.exp(TWO * x)
-    return (whole - ONE) / (whole + ONE)
-
-
-_FUNCTIONS: Mapping[str, Callable[..., Dual]] = {
-    "infinite": lambda f, x: Dual(_INFINITE if x.value > 0 else -_INFINITE),
-    "exp": Elementary.exp,
-    "exp2": lambda f, x: f.power(TWO, x),
-    "expm1": lambda f, x: f.exp(x) - ONE,
-    "log": Elementary.log,
-    "log1p": lambda f, x: f.log(ONE + x),
-    "sqrt": Elementary.sqrt,
-    "rsqrt": lambda f, x: ONE / f.sqrt(x),
-    "square": lambda f, x: x * x,
-    "power": Elementary.power,
-    "power_slope": lambda f, x, y: y * f.power(x, y) / x,
-    "exponent_slope": lambda f, x, y: f.power(x, y) * f.log(x),
-    "abs": lambda f, x: -x if x.value < 0 else x,
-    "sign": lambda f, x: Dual(mpq((x.value > 0) - (x.value < 0))),
-    "relu": lambda f, x: x if x.value > 0 else Dual(mpq(0)),
-    "minimum": lambda f, *args: min(args, key=lambda arg: arg.value),
-    "maximum": lambda f, *args: max(args, key=lambda arg: arg.value),
-    "clamp": lambda f, x, low, high: min(max(x, low, key=lambda arg: arg.value), high, key=lambda arg: arg.value),
-    "sigmoid": _sigmoid,
-    "logsigmoid": lambda f, x: -f.log(ONE + f.exp(-x)),
-    "softplus": _softplus,
-    "tanh": _tanh,
-    "silu": lambda f, x: x * _sigmoid(f, x),
-    "logaddexp": lambda f, x, y: y + _softplus(f, x - y),
-    "part_of": lambda f, x, y: _sigmoid(f, x - y),
-}
-"""Every function of the language, of tiles, and of the slopes of `**` and `logaddexp`."""

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from gmpy2 import mpq
 
 from flagen.algebra.exact import Dual
+from flagen.functions import operation
 from flagen.kernel.elementary import Elementary
 
 
@@ -99,58 +100,27 @@ def product(factors: Sequence[Element]) -> Element:
 
 
 def apply(functions: Elementary, name: str, args: Sequence[Element]) -> Element:
-    """A function of the language."""
+    """A function of the language, or of kernels."""
     if any(isinstance(x, Poison) for x in args):
         return POISON
     if any(isinstance(x, Infinity) for x in args):
-        return _at_infinity(functions, name, args)
+        return _in_floating_point(name, args)
     try:
         return functions(name, tuple(map(Dual, args))).value
     except ZeroDivisionError:
-        return MINUS_INFINITY if name in ("log", "log1p") else INFINITY if name == "rsqrt" else POISON
+        return _in_floating_point(name, args)
 
 
-def _at_infinity(functions: Elementary, name: str, args: Sequence[Element]) -> Element:
-    match name, args:
-        case (("maximum" | "minimum" | "clamp"), _):
-            return _ordered(name, args)
-        case "logaddexp", (x, y):
-            return _ordered("maximum", args) if INFINITY in args else y if isinstance(x, Infinity) else x
-        case (("relu" | "abs" | "sqrt" | "square" | "log" | "log1p" | "softplus" | "silu"), (Infinity(sign=1),)):
-            return INFINITY
-        case "abs" | "square", _:
-            return INFINITY
-        case "power", (x, y) if isinstance(x, Infinity) or isinstance(y, Infinity):
-            return POISON
-    limits = _LIMITS.get(name)
-    if limits is None or not isinstance(args[0], Infinity):
+def _in_floating_point(name: str, args: Sequence[Element]) -> Element:
+    """A function where an argument, or its value, is infinite. A finite value is one of the arguments, or whole."""
+    row = operation(name)
+    assert row is not None
+    floats = [x.sign * math.inf if isinstance(x, Infinity) else float(x) for x in args]
+    value = row.at(*floats)
+    if value is None:
         return POISON
-    return limits[args[0].sign > 0]
+    same = next((x for x, rounded in zip(args, floats, strict=True) if rounded == value), None)
+    return _kind(value) if same is None else same
 
-
-def _ordered(name: str, args: Sequence[Element]) -> Element:
-    """The largest of some numbers, the smallest, or one between two others."""
-
-    def key(x: Element) -> tuple[int, mpq]:
-        return (x.sign, ZERO) if isinstance(x, Infinity) else (0, x)
-
-    if name == "clamp":
-        return min(max(args[:2], key=key), args[2], key=key)
-    return max(args, key=key) if name == "maximum" else min(args, key=key)
-
-
-_LIMITS: Mapping[str, tuple[Element, Element]] = {
-    "exp": (ZERO, INFINITY),
-    "exp2": (ZERO, INFINITY),
-    "expm1": (-ONE, INFINITY),
-    "sigmoid": (ZERO, ONE),
-    "logsigmoid": (MINUS_INFINITY, ZERO),
-    "softplus": (ZERO, INFINITY),
-    "tanh": (-ONE, ONE),
-    "sign": (-ONE, ONE),
-    "relu": (ZERO, INFINITY),
-    "rsqrt": (POISON, ZERO),
-}
-"""What functions are at minus infinity, and at infinity."""
 
 ARITHMETIC: Mapping[str, Callable[[Element, Element], Element]] = {"+": add, "-": subtract, "/": divide}

@@ -51,26 +51,9 @@ class Memory:
     numbers: Mapping[str, mpq]
     functions: Elementary
 
-    def extents(self, array: Array, block_of: str | None) -> tuple[int, ...]:
-        """How many coordinates there are in each space of an array."""
-        sizes = self.sizes
-        (steps,) = sizes.steps.values() or (1,)
-        every: dict[Space, int] = {
-            "sequence": len(sizes.lengths),
-            "segment": sum(sizes.segments),
-            "token": sizes.borders[-1],
-            "micro_step": steps,
-            "head": sizes.HV,
-            "key_head": sizes.H,
-            "block": sizes.blocks_of(block_of),
-            "place": sizes.segment,
-            "loop": array.loops,
-        }
-        return tuple(every[space] for space in array.spaces)
-
     def allocate(self, array: Array, block_of: str | None) -> Data:
         """Room for an array that nobody has written."""
-        rows = math.prod(self.extents(array, block_of))
+        rows = math.prod(self.sizes.extents(array, block_of))
         room: Data = [POISON] * (rows * math.prod(self.sizes.dims[dim] for dim in array.dims))
         self.arrays[array.name] = room
         return room
@@ -255,7 +238,7 @@ class Launch:
         """The element of each lane; None where it lies beyond an end."""
         array, dims = access.array, self.registers.sorted(access.array.dims)
         row = 0
-        for index, extent in zip(access.at, self.memory.extents(array, self.kernel.block_of), strict=True):
+        for index, extent in zip(access.at, self.sizes.extents(array, self.kernel.block_of), strict=True):
             at = self._coordinate(index)
             if not 0 <= at < extent:
                 raise Illegal(f"{array.name}: {index.space} {at} of {extent}")

@@ -25,7 +25,7 @@ from flagen.kernel.elements import (
     negative,
     product,
 )
-from flagen.kernel.ir import Space
+from flagen.kernel.ir import Array, Space
 from flagen.plan.rows import L2NORM_EPSILON
 from flagen.plan.tiles import (
     Arithmetic,
@@ -78,6 +78,22 @@ class Sizes:
 
     def blocks_of(self, dim: str | None) -> int:
         return 1 if dim is None else -(-self.dims[dim] // self.blocks[dim])
+
+    def extents(self, array: Array, block_of: str | None) -> tuple[int, ...]:
+        """How many coordinates there are in each space of an array of programs that have a block of a dim."""
+        (steps,) = self.steps.values() or (1,)
+        every: dict[Space, int] = {
+            "sequence": len(self.lengths),
+            "segment": sum(self.segments),
+            "token": self.borders[-1],
+            "micro_step": steps,
+            "head": self.HV,
+            "key_head": self.H,
+            "block": self.blocks_of(block_of),
+            "place": self.segment,
+            "loop": array.loops,
+        }
+        return tuple(every[space] for space in array.spaces)
 
     def named(self, name: str) -> int:
         """A size by the name that expressions have for it."""

@@ -1,0 +1,165 @@
+"""A call of an operator on random rational numbers, and what the recurrence makes of them, derivatives included."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from gmpy2 import mpq
+
+from flagen.algebra.exact import ZERO, Dual, Tensor, scalar
+from flagen.algebra.recurrence import Setting as Recurrence
+from flagen.algebra.recurrence import Token
+from flagen.kernel.elementary import Elementary, number
+from flagen.kernel.elements import Element, Poison
+from flagen.kernel.ir import Array, Space
+from flagen.kernel.recurrent import array_of
+from flagen.kernel.registers import Data, Sizes
+from flagen.kernel.settings import Setting
+from flagen.plan.schedule import OUTPUT
+from flagen.spec.model import Dims, Input, Param, Spec, State
+
+At = Mapping[Space, int]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the recurrence makes of a call: the output of each token and head, and each state after each sequence and
+    head."""
+
+    outputs: Mapping[tuple[int, int], Tensor]
+    finals: Mapping[tuple[str, int, int], Tensor]
+
+
+class Call:
+    """The arguments of a call, and the direction along which each of them is differentiated.
+
+    Elements go by what they belong to and where they stand, whatever array a kernel takes them from.
+    """
+
+    def __init__(self, spec: Spec, setting: Setting, sizes: Sizes, random_numbers: random.Random) -> None:
+        self.spec, self.setting, self.sizes = spec, setting, sizes
+        self.functions = Elementary(random_numbers)
+        params = [param for param in spec.params if not param.is_tensor]
+        self.numbers = {param.name: self._random(param) for param in params}
+        tensors = [param for param in spec.params if param.is_tensor]
+        self.declared: dict[str, Input | Param | State] = {decl.name: decl for decl in (*spec.inputs, *tensors)}
+        self.declared |= {state.name: state for state in spec.states}
+        self.directions = tuple(self.declared)
+        self._values: dict[tuple[object, ...], tuple[mpq, mpq]] = {}
+
+    def element(self, name: str, at: At, index: tuple[int, ...]) -> tuple[mpq, mpq]:
+        """An element of an argument, and that of its direction; `index` is over the dims of its declaration."""
+        decl = self.declared[name]
+        key = (name, *(at[space] for space in rows_of(decl)), *index)
+        if key not in self._values:
+            self._values[key] = (self._random(decl), self.functions.rational())
+        return self._values[key]
+
+    def _random(self, decl: Input | Param | State) -> mpq:
+        if isinstance(decl, State):
+            return self.functions.rational()
+        return self.functions.rational(decl.range.low, decl.range.high)
+
+    def points(self, dims: Dims) -> Iterator[tuple[int, ...]]:
+        return itertools.product(*(range(self.sizes.dims[dim]) for dim in dims))
+
+    # ------------------------------------------------------------------------------------------------------ recurrence
+
+    def results(self, *, differentiate: bool) -> Results:
+        """Run the recurrence; with tangents along all directions, if it is differentiated."""
+        outputs: dict[tuple[int, int], Tensor] = {}
+        finals: dict[tuple[str, int, int], Tensor] = {}
+        for sequence, start in enumerate(self.sizes.borders[:-1]):
+            for head in range(self.sizes.HV):
+                at: dict[Space, int] = {"sequence": sequence, "head": head}
+                at["key_head"] = head // (self.sizes.HV // self.sizes.H)
+                setting = self._of_head(at, differentiate)
+                states = {state.name: self._before(state, at, differentiate) for state in self.spec.states}
+                for token in range(start, start + self.sizes.lengths[sequence]):
+                    given = self._token(setting, {**at, "token": token}, differentiate)
+                    outputs[token, head], states = setting.step(given, states)
+                for name, state in states.items():
+                    finals[name, sequence, head] = state
+        return Results(outputs, finals)
+
+    def _of_head(self, at: At, differentiate: bool) -> Recurrence:
+        constants = {"H": self.sizes.H, "HV": self.sizes.HV, "head": at["head"], **self.sizes.steps}
+        names = {name: scalar(Dual(mpq(value))) for name, value in constants.items()}
+        names |= {name: scalar(Dual(value)) for name, value in self.numbers.items()}
+        for param in self.spec.params:
+            if param.is_tensor:
+                names[param.name] = self._tensor(param, at, differentiate)
+        return Recurrence(self.spec, self.sizes.dims, names, self.functions)
+
+    def _token(self, setting: Recurrence, at: At, differentiate: bool) -> Token:
+        whole = {i.name: self._tensor(i, at, differentiate) for i in self.spec.inputs if i.per == "token"}
+        steps = [
+            {
+                i.name: self._tensor(i, {**at, "micro_step": step}, differentiate)
+                for i in self.spec.inputs
+                if i.per == "step"
+            }
+            for step in range(next(iter(self.sizes.steps.values()), 0))
+        ]
+        return setting.token(whole, steps)
+
+    def _before(self, state: State, at: At, differentiate: bool) -> Tensor:
+        """A state before the first token."""
+        if self.setting.initial:
+            return self._tensor(state, at, differentiate)
+        start = Dual(number(state.init))
+        return Tensor(state.dims, dict.fromkeys(self.points(state.dims), start))
+
+    def _tensor(self, decl: Input | Param | State, at: At, differentiate: bool) -> Tensor:
+        place, count = self.directions.index(decl.name), len(self.directions)
+
+        def element(index: tuple[int, ...]) -> Dual:
+            value, direction = self.element(decl.name, at, index)
+            if not differentiate:
+                return Dual(value)
+            return Dual(value, tuple(direction if p == place else ZERO.value for p in range(count)))
+
+        return Tensor(decl.dims, {index: element(index) for index in self.points(decl.dims)})
+
+    # ---------------------------------------------------------------------------------------------------------- arrays
+
+    def rows(self, array: Array, block_of: str | None) -> Iterator[dict[Space, int]]:
+        """Where each row of an array stands, as they lie in memory."""
+        for point in itertools.product(*map(range, self.sizes.extents(array, block_of))):
+            at = dict(zip(array.spaces, point, strict=True))
+            if "head" in at:
+                at.setdefault("key_head", at["head"] // (self.sizes.HV // self.sizes.H))
+            yield at
+
+    def argument(self, array: Array) -> Data:
+        """The elements of an array that a call is given."""
+        rows = self.rows(array, None)
+        return [self.element(array.of, at, index)[0] for at in rows for index in self.points(array.dims)]
+
+    def row_of(self, array: Array, data: Data, number: int) -> dict[tuple[int, ...], Element]:
+        """The elements of a row."""
+        size = math.prod(self.sizes.dims[dim] for dim in array.dims)
+        return dict(zip(self.points(array.dims), data[number * size : (number + 1) * size], strict=True))
+
+    def along(self, array: Array, data: Data, block_of: str | None) -> Element:
+        """The gradient of an argument, in shares, times the direction of that argument."""
+        found: Element = mpq(0)
+        for place, at in enumerate(self.rows(array, block_of)):
+            for index, x in self.row_of(array, data, place).items():
+                if isinstance(x, Poison):
+                    return x
+                found += x * self.element(array.of, at, index)[1]
+        return found
+
+
+def rows_of(decl: Input | Param | State) -> tuple[Space, ...]:
+    """The spaces of a declaration's rows."""
+    return ("sequence", "head") if isinstance(decl, State) else array_of(decl).spaces
+
+
+def is_output(array: Array) -> bool:
+    return array.of == OUTPUT

@@ -1,0 +1,60 @@
+"""The launches on which kernels are proved: of a few elements each, and each there for some things.
+
+What they are was chosen by mistakes made in kernels (tests/kernel), not by thought: sizes that all differ, blocks that
+pad and blocks that end within a dim, packed sequences with an empty one and one that ends within a segment, value heads
+in groups, micro-steps, with and without all that a call may leave out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flagen.kernel.registers import Sizes
+from flagen.spec.model import Spec
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Lengths of sequences, packed or as a batch; heads; micro-steps; whether there are states before the first token,
+    whether those after the last one are wanted, and whether gradients of all arguments are, or of every other one.
+
+    whole: sizes of the dims that a program has all of, in turn.
+    cut: the size of the dim that blocks are cut from, and of a block.
+    segment: tokens of a segment.
+    """
+
+    lengths: tuple[int, ...]
+    packed: bool
+    H: int
+    HV: int
+    steps: int
+    initial: bool
+    final: bool
+    everything: bool
+    whole: tuple[int, ...]
+    cut: tuple[int, int]
+    segment: int = 2
+
+    def sizes(self, spec: Spec, block_of: str | None) -> Sizes:
+        """The sizes of a launch of programs that have a block of a dim."""
+        dims, blocks = {}, {}
+        for place, dim in enumerate(dim for dim in spec.dims if dim != block_of):
+            dims[dim] = self.whole[place % len(self.whole)]
+            blocks[dim] = 1 << (dims[dim] - 1).bit_length()
+        if block_of is not None:
+            dims[block_of], blocks[block_of] = self.cut
+        steps = {} if spec.steps is None else {spec.steps.symbol: self.steps}
+        key_heads = self.H if spec.has_value_heads else self.HV
+        return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment)
+
+    def __str__(self) -> str:
+        kind = "packed" if self.packed else "batch"
+        states = f"{'with' if self.initial else 'without'} initial state, {'with' if self.final else 'without'} final"
+        return f"{kind} of lengths {', '.join(map(str, self.lengths))}, {self.H} and {self.HV} heads, {states}"
+
+
+SETTINGS = (
+    Setting((2, 0, 3), True, H=2, HV=4, steps=2, initial=True, final=True, everything=True, whole=(3, 2), cut=(3, 2)),
+    Setting((3, 3), False, H=1, HV=2, steps=3, initial=False, final=True, everything=False, whole=(2, 3), cut=(1, 1)),
+    Setting((5,), False, H=1, HV=1, steps=1, initial=True, final=False, everything=True, whole=(2, 1), cut=(3, 4)),
+)
