@@ -1,4 +1,4 @@
-"""What a reader of a function's docstring has to know about the values that it is given."""
+"""What a reader of a function's docstring has to know about the values that it is given, and what it gives for them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from flagen.backends.signature import range_note
+from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.differences import differs_in_chunks, differs_in_segments
+from flagen.plan.fused_backward import SEGMENT
 from flagen.plan.model import Plan
 from flagen.plan.reliance import Reliance, mixes_tokens, reliances_of_chunk, reliances_of_kernels
 
@@ -20,7 +23,26 @@ def naive_chunk_notes(plan: Plan) -> str:
 def chunk_notes(plan: Plan) -> str:
     """The notes of `chunk`, as lines of its docstring."""
     relied = (*reliances_of_chunk(plan), *reliances_of_kernels(plan))
-    return _joined((*_products(plan), *_ranges(plan, relied)))
+    lost = _lost("a chunk", "1e-5", f"naive_chunk_{plan.spec.name}") if differs_in_chunks(plan) else ()
+    return _joined((*_products(plan), *_ranges(plan, relied), *lost))
+
+
+def fused_notes(plan: Plan) -> str:
+    """The notes of `fused_recurrent`, as lines of its docstring."""
+    within, instead = f"{SEGMENT} tokens", f"naive_recurrent_{plan.spec.name}"
+    if isinstance(plan.chunk_backward, ChunkBackwardPlan):
+        instead = f"chunk_{plan.spec.name}"
+    return _joined(_lost(within, "1e-4", instead) if differs_in_segments(plan) else ())
+
+
+def _lost(within: str, of_rate: str, instead: str) -> Iterator[str]:
+    """What a running difference loses within so many tokens."""
+    yield (
+        f"Gradients of log decays are differences of larger sums within {within}, in float32: off by some 1e-6 of the "
+        f"largest, also where a strong decay leaves next to nothing. A rate that multiplies large steps (log decays "
+        f"beyond -10 a token), here or before the call, adds this up: its gradient is off by some {of_rate} of itself. "
+        f"That of `{instead}` is not."
+    )
 
 
 def _products(plan: Plan) -> Iterator[str]:

@@ -45,8 +45,8 @@ class Call:
         self.functions = Elementary(random_numbers)
         params = [param for param in spec.params if not param.is_tensor]
         self.numbers = {param.name: self._random(param) for param in params}
-        tensors = [param for param in spec.params if param.is_tensor]
-        self.declared: dict[str, Input | Param | State] = {decl.name: decl for decl in (*spec.inputs, *tensors)}
+        self.declared: dict[str, Input | Param | State] = {decl.name: decl for decl in spec.inputs}
+        self.declared |= {param.name: param for param in spec.params if param.is_tensor}
         self.declared |= {state.name: state for state in spec.states}
         self.directions = tuple(self.declared)
         self._values: dict[tuple[object, ...], tuple[mpq, mpq]] = {}

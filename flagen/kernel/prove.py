@@ -10,10 +10,10 @@ from gmpy2 import mpq
 
 from flagen.algebra.exact import Dual, Tensor
 from flagen.diagnostics import InternalError
-from flagen.kernel.call import Call, Results, is_output
+from flagen.kernel.call import At, Call, Results, is_output
 from flagen.kernel.elements import Element, Poison
 from flagen.kernel.evaluate import Launch, Memory
-from flagen.kernel.ir import Array, Program
+from flagen.kernel.ir import Array, Program, Space
 from flagen.kernel.registers import Data, Illegal
 from flagen.kernel.settings import SETTINGS, Setting
 from flagen.spec.model import Spec
@@ -48,6 +48,8 @@ class _Differs(Exception):
     """A kernel does not give what the recurrence gives."""
 
 
+Place = tuple[tuple[Space, int], ...]
+"""Where a row stands."""
 _Comparison = Callable[[Call, Program], None]
 
 
@@ -91,11 +93,11 @@ def _prove_results(call: Call, program: Program) -> None:
 
 def _totals(
     call: Call, array: Array, data: Data, block_of: str | None
-) -> Mapping[tuple[tuple[str, int], ...], dict[tuple[int, ...], Element]]:
+) -> Mapping[Place, dict[tuple[int, ...], Element]]:
     """The rows of a result; shares of blocks added up."""
-    found: dict[tuple[tuple[str, int], ...], dict[tuple[int, ...], Element]] = {}
+    found: dict[Place, dict[tuple[int, ...], Element]] = {}
     for place, at in enumerate(call.rows(array, block_of)):
-        key = tuple((space, coordinate) for space, coordinate in at.items() if space != "block")
+        key: Place = tuple((space, coordinate) for space, coordinate in at.items() if space != "block")
         row = call.row_of(array, data, place)
         if key not in found:
             found[key] = row
@@ -106,7 +108,7 @@ def _totals(
     return found
 
 
-def _result(results: Results, array: Array, at: Mapping[str, int]) -> Tensor:
+def _result(results: Results, array: Array, at: At) -> Tensor:
     if is_output(array):
         return results.outputs[at["token"], at["head"]]
     return results.finals[array.of, at["sequence"], at["head"]]

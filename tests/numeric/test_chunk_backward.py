@@ -187,8 +187,9 @@ def test_correlated_keys_written_at_full_strength(name):
 @pytest.mark.parametrize("name", ["gated_delta_rule", "comba", "kda", "oja"])
 def test_decays_of_keys_alike(name, dtype, bound):
     """Rows that read have most in common with rows that write: what they have of one another cancels where both sides
-    get it of the same rounded numbers, and is else as large as what is left. The middle one of some problems: a few are
-    harder, and one in ten loses six times as much."""
+    get it of the same rounded numbers, and is else as large as what is left. The middle one of some problems: one in
+    twenty loses twice as much, and one of 120 six times. In bf16 flash-linear-attention loses a quarter more of
+    the same problems of the gated delta rule, and half as much again of the hardest (decision 086)."""
     ratios = []
     for seed in range(7):
         problem = make(name, Shape(T=66, K=16, V=16), seed=seed)
@@ -200,29 +201,6 @@ def test_decays_of_keys_alike(name, dtype, bound):
         problem = problem.with_tensors(**tensors).to(dtype).with_tensors(**single)
         ratios.append(rms_ratio(expected_gradients(problem)["g"], gradients(problem)["g"]))
     failure = beyond("d g", statistics.median(ratios), bound)
-    assert not failure, failure
-
-
-RATE = 8
-"""How much more of the gradient of a rate of decay the chunk kernels may lose in float32 than the recurrence does."""
-
-
-@pytest.mark.parametrize("name", ["mamba2", "simple_gla", "gated_delta_rule", "gated_delta_product", "comba"])
-def test_what_a_rate_of_decay_gets(name):
-    """A log decay is often a rate times a step, in the spec or before the call: the gradient of the rate is a sum over
-    tokens of gradients, times log decays that may be large where these are next to nothing. What is the same in all of
-    them by mistake adds up."""
-    problem = make(name, Shape(T=66, K=16, V=16, H=4), seed=1).to(torch.float32)
-    step = "dt" if name == "mamba2" else "g"
-    strong = 30 * torch.rand(problem.tensors[step].shape, generator=torch.Generator().manual_seed(1))
-    problem = problem.with_tensors(**{step: strong if name == "mamba2" else -strong})
-
-    def of_rate(found: dict[str, Tensor]) -> Tensor:
-        return found["A"].double() if "A" in found else (found["g"].double() * -strong.double()).sum(dim=(0, 1))
-
-    expected = of_rate(expected_gradients(problem))
-    lost = rms_ratio(expected, of_rate(expected_gradients(problem, dtype=torch.float32)))
-    failure = beyond("d rate", rms_ratio(expected, of_rate(gradients(problem))), RATE * lost)
     assert not failure, failure
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 
-from flagen.backends.notes import chunk_notes
+from flagen.backends.notes import chunk_notes, fused_notes
 from flagen.backends.protocol import Rendering
 from flagen.backends.range_check import RANGES, range_check
 from flagen.backends.stages import inside, package_of
@@ -76,7 +76,8 @@ def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     program, back = programs.fused_recurrent, programs.fused_recurrent_backward
     assert program is not None
     assert back is not None
-    launcher = {**launcher_context(plan.fused, program, backward.keeps), RANGES: range_check(plan.spec)}
+    about = {"notes": fused_notes(plan), RANGES: range_check(plan.spec)}
+    launcher = {**launcher_context(plan.fused, program, backward.keeps), **about}
     forward = (
         Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused, program)),
         Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher),

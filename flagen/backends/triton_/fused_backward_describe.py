@@ -94,6 +94,7 @@ _DECAYS = {
     ),
     "gradients": (
         " The gradient of g is what all later rows that read have in common with their gradients, less what those that"
-        " write have, dS standing just before the next decay: nothing in it cancels."
+        " write have, dS standing just before the next decay: what rows between two decays have of one another is in"
+        " neither."
     ),
 }

@@ -1,0 +1,32 @@
+"""Where the gradient of a log decay is a running difference: what rows that read have in common with their gradients,
+less what rows that write have.
+
+Rows that both come after a decay are in both sums and cancel, but for their rounding, which is then the same for every
+decay before. Other gradients of log decays are sums of what has the decay between it, and nothing in these cancels.
+"""
+
+from __future__ import annotations
+
+from flagen.plan.fused_backward import FusedBackwardPlan
+from flagen.plan.key_backward import KeyBackwardPlan
+from flagen.plan.model import Plan
+from flagen.plan.right_backward import RightBackwardPlan
+from flagen.plan.staged import StagedPlan
+
+
+def differs_in_segments(plan: Plan) -> bool:
+    """Whether the backward of the recurrent kernel has a running difference."""
+    backward = plan.fused_backward
+    return isinstance(backward, FusedBackwardPlan) and any(vector.per == "segment" for vector in backward.vectors)
+
+
+def differs_in_chunks(plan: Plan) -> bool:
+    """Whether the backward of the chunk kernels has one, of any stage where there are several."""
+    match plan.chunk_backward:
+        case KeyBackwardPlan() as backward:
+            return backward.decays
+        case RightBackwardPlan(turned=turned):
+            return turned.decays
+        case StagedPlan(stages=stages):
+            return any(differs_in_chunks(stage.plan) for stage in stages)
+    return False
