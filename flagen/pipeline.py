@@ -8,10 +8,12 @@
     prove   Spec, Derivation    Proof, or no build               flagen.algebra
     plan    Spec, Derivation    Plan                             flagen.plan
     lower   Plan                Programs: kernels as data        flagen.kernel
+    check   Spec, Programs      what is proved of the kernels,   flagen.kernel
+                                or no build
     emit    Plan, Programs      the package's files, as text     flagen.backends, flagen.emit
     write   the files           what changed on disk             flagen.emit
 
-`compile_spec` is the first six and touches nothing; `flagen.builds` runs it for many specs, and writes.
+`compile_spec` is all but the last and touches nothing; `flagen.builds` runs it for many specs, and writes.
 
 Each stage imports its layer when it runs: a command that derives nothing never loads SymPy.
 """
@@ -73,10 +75,12 @@ def compile_spec(path: Path, shown: str) -> Package:
         plan = make_plan(spec, derivation)
     with clock.stage("lower"):
         programs = lower(plan)
+    with clock.stage("check"):
+        checked = prove_kernels(spec, programs)
     with clock.stage("emit"):
         files = emit(spec, plan, programs, shown)
     proved = proof.lines if derivation.no_chunk_form is None else ()
-    return Package(spec.name, files, proved, spec.source, remarks + remarks_on(plan), clock.seconds)
+    return Package(spec.name, files, (*proved, *checked), spec.source, remarks + remarks_on(plan), clock.seconds)
 
 
 def load(path: Path) -> tuple[Spec, tuple[Diagnostic, ...]]:
@@ -114,6 +118,13 @@ def lower(plan: Plan) -> Programs:
     from flagen import kernel
 
     return kernel.lower(plan)
+
+
+def prove_kernels(spec: Spec, programs: Programs) -> tuple[str, ...]:
+    """What was proved of the kernels, a line each; raises InternalError where one does not do what the spec says."""
+    from flagen.kernel import prove as proof
+
+    return proof.prove(spec, programs)
 
 
 def emit(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str, str]:
@@ -247,7 +258,8 @@ class Stages:
             case self.LAYER:
                 return self.layer().dump()
             case "proof":
-                return "\n".join(prove(self.spec, self.derivation).lines)
+                proved = prove(self.spec, self.derivation).lines
+                return "\n".join((*proved, *prove_kernels(self.spec, lower(self.plan))))
             case "plan":
                 return self.plan.dump()
             case _ if self.derivation.staged is not None:

@@ -15,14 +15,16 @@ from flagen.spec.model import Spec
 
 @dataclass(frozen=True)
 class Setting:
-    """Lengths of sequences, packed or as a batch; heads; micro-steps; whether there are states before the first token,
-    whether those after the last one are wanted, and whether gradients of all arguments are, or of every other one.
+    """What it is called; lengths of sequences, packed or as a batch; heads; micro-steps; whether there are states
+    before the first token, whether those after the last one are wanted, and whether gradients of all arguments are, or
+    of every other one.
 
     whole: sizes of the dims that a program has all of, in turn.
     cut: the size of the dim that blocks are cut from, and of a block.
     segment: tokens of a segment.
     """
 
+    title: str
     lengths: tuple[int, ...]
     packed: bool
     H: int
@@ -48,13 +50,47 @@ class Setting:
         return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment)
 
     def __str__(self) -> str:
-        kind = "packed" if self.packed else "batch"
-        states = f"{'with' if self.initial else 'without'} initial state, {'with' if self.final else 'without'} final"
-        return f"{kind} of lengths {', '.join(map(str, self.lengths))}, {self.H} and {self.HV} heads, {states}"
+        return f"{self.title}: lengths {', '.join(map(str, self.lengths))}"
 
 
 SETTINGS = (
-    Setting((2, 0, 3), True, H=2, HV=4, steps=2, initial=True, final=True, everything=True, whole=(3, 2), cut=(3, 2)),
-    Setting((3, 3), False, H=1, HV=2, steps=3, initial=False, final=True, everything=False, whole=(2, 3), cut=(1, 1)),
-    Setting((5,), False, H=1, HV=1, steps=1, initial=True, final=False, everything=True, whole=(2, 1), cut=(3, 4)),
+    Setting(
+        "packed with an empty sequence",
+        (2, 0, 3),
+        packed=True,
+        H=2,
+        HV=4,
+        steps=2,
+        initial=True,
+        final=True,
+        everything=True,
+        whole=(3, 2),
+        cut=(3, 2),
+    ),
+    Setting(
+        "a batch from no state",
+        (3, 3),
+        packed=False,
+        H=1,
+        HV=2,
+        steps=3,
+        initial=False,
+        final=True,
+        everything=False,
+        whole=(2, 3),
+        cut=(1, 1),
+    ),
+    Setting(
+        "one sequence to no state",
+        (5,),
+        packed=False,
+        H=1,
+        HV=1,
+        steps=1,
+        initial=True,
+        final=False,
+        everything=True,
+        whole=(2, 1),
+        cut=(3, 4),
+    ),
 )
