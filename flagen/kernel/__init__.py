@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from flagen.kernel.check import check
 from flagen.kernel.ir import Program
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
@@ -26,4 +27,8 @@ def lower(plan: Plan) -> Programs:
         return Programs(None, None)  # Whatever has the one has the other.
     backward = plan.fused_backward
     back = reverse_backward(backward) if isinstance(backward, ReversePlan) else segment_backward(backward)
-    return Programs(fused_recurrent(plan.fused), back)
+    return Programs(_checked(fused_recurrent(plan.fused)), _checked(back))
+
+
+def _checked(program: Program) -> Program:
+    return replace(program, kernels=tuple(map(check, program.kernels)))
