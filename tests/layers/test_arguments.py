@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from flagen.spec import check_file
 from generated import layers
 from generated.shared.functional import activate
 from generated.shared.layer import Layer
 from tests.layers.cases import LAYERS
+from tests.specs import LAYERS as SPECS
 
 SMALL = {case.class_name: case.configs[0].arguments for case in LAYERS.values()}
 NAMES = sorted(set(layers.__all__) & SMALL.keys())
-SIZES = ("hidden_size", "num_heads", "num_v_heads", "num_kv_heads", "head_dim", "num_slots", "conv_size", "state_size")
+FACTORS = ("expand_k", "expand_v", "expand_ratio", "expand")
+"""What sizes are multiplied by; a fraction will do where the product is an integer."""
 ACTIVATIONS = ("gate_fn", "feature_map", "hidden_act", "output_gate_activation", "qk_activation")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Operators run without kernels")
@@ -43,16 +47,35 @@ def argument(names: tuple[str, ...], *without: tuple[str, str]) -> list[tuple[st
     return [(layer, name) for layer, name in found if name in names and (layer, name) not in without]
 
 
-@pytest.mark.parametrize(("layer", "name"), argument(SIZES, ("Mamba2", "num_heads")))
+def sizes() -> Iterator[tuple[str, str]]:
+    """Every layer with each of its arguments that is an integer and has an effect, but factors and its place."""
+    for path in SPECS.values():
+        section = check_file(path)[0].layer
+        assert section is not None
+        annotations = inspect.get_annotations(layer_class(section.class_name).__init__)
+        for config in section.config:
+            counts = annotations[config.name] in ("int", "int | None") and not config.ignored
+            if counts and config.name not in (*FACTORS, "layer_idx"):
+                yield section.class_name, config.name
+
+
+@pytest.mark.parametrize(("layer", "name"), list(sizes()))
 @pytest.mark.parametrize("size", [0, -2, 2.5, "4", True])
 def test_what_is_no_size_is_named(layer: str, name: str, size: Any) -> None:
+    """Not zero either, which stands for no default."""
     varied = {"use_short_conv": True} if name == "conv_size" else {}
-    shown = "kernel_size" if name == "conv_size" else name
-    with pytest.raises(ValueError, match=rf"{shown}: expected a positive integer, got {size!r}"):
+    with pytest.raises(ValueError, match=rf"^{name}: expected a positive integer, got {size!r}$"):
         made(layer, **{**varied, name: size})
 
 
-@pytest.mark.parametrize(("layer", "name"), argument(("expand_k", "expand_v", "expand_ratio", "expand")))
+@pytest.mark.parametrize("layer", NAMES)
+@pytest.mark.parametrize("place", [-1, True, 2.5, "4"])
+def test_what_is_no_place_in_a_cache_is_named(layer: str, place: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^layer_idx: expected the layer's place in a cache, from 0, got {place!r}$"):
+        made(layer, layer_idx=place)
+
+
+@pytest.mark.parametrize(("layer", "name"), argument(FACTORS))
 @pytest.mark.parametrize("factor", [0, -1])
 def test_what_makes_no_size_is_named(layer: str, name: str, factor: int) -> None:
     with pytest.raises(ValueError, match=rf"{name}.*: expected a positive integer|{name}: expected a positive"):
