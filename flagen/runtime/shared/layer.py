@@ -165,7 +165,7 @@ class Layer(nn.Module):
 
 
 def _is_place(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 0
+    return not isinstance(number, bool) and isinstance(number, Integral) and int(number) >= 0
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
