@@ -111,10 +111,32 @@ def test_hidden_states_that_do_not_fit_are_named(layer: str) -> None:
     for shape in ((2, 3, size + 1), (2, 3, 1, size), (3, size)):
         with pytest.raises(ValueError, match=r"hidden_states: expected \[B, T, "):
             one(torch.zeros(shape))
-    with pytest.raises(ValueError, match=r"hidden_states: expected torch.float32 as .*, got torch.bfloat16"):
-        one(torch.zeros(2, 3, size, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("layer", NAMES)
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_hidden_states_of_another_dtype_are_named(layer: str, weights: torch.dtype) -> None:
+    one = made(layer, layer_idx=0).to(weights)
+    for dtype in {torch.float32, torch.bfloat16, torch.float64} - {weights}:
+        with pytest.raises(ValueError, match=rf"hidden_states: expected {weights} as .*, got {dtype}"):
+            one(torch.zeros(2, 3, SMALL[layer]["hidden_size"], dtype=dtype))
+
+
+@pytest.mark.parametrize("layer", NAMES)
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_takes_any(layer: str, weights: torch.dtype, dtype: torch.dtype) -> None:
+    """Forward and backward, and near what it is without in float32."""
+    torch.manual_seed(0)
+    one = made(layer, layer_idx=0).to(weights)
+    x = torch.randn(2, 9, SMALL[layer]["hidden_size"]).to(dtype).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert one(torch.zeros(2, 3, size, dtype=torch.bfloat16))[0].shape == (2, 3, size)
+        output = one(x)[0]
+    output.float().square().sum().backward()
+    assert x.grad is not None and x.grad.dtype == dtype and x.grad.isfinite().all()
+    assert all(p.grad is not None and p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in one.parameters())
+    expected = one.float()(x.detach().float())[0]
+    assert (output - expected).norm() <= 0.05 * expected.norm()
 
 
 def test_what_another_layer_hands_on_is_asked_for() -> None:
