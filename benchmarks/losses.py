@@ -126,11 +126,12 @@ def main() -> None:
 
 
 def _title(rows: int, width: int, columns: int) -> str:
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     return f"""# What losses add to memory
 
-{rows} rows of {columns:,} columns in bf16, hidden states of {width} channels; forward and backward, gradients included, but
-where they take the logits' place. Measured: the rise of a process's resident memory, which has what the C library's
-allocator keeps of freed chunks. Counted: bytes of tensors. PyTorch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads; written by
+{rows} rows of {columns:,} columns in bf16, hidden states of {width} channels; forward and backward, gradients included,
+but where they take the logits' place. Measured: the rise of a process's resident memory, which has what the C library's
+allocator keeps of freed chunks. Counted: bytes of tensors. PyTorch {torch.__version__}, {machine}; written by
 `python -m benchmarks.losses --save`."""
 
 
