@@ -34,7 +34,7 @@ _FUNCTIONAL = ("silu", "softplus", "logsigmoid")
 _WRITTEN: Mapping[str, tuple[str, int]] = {
     "elu_p1": ("F.elu({x}) + 1", _SUM),
     "logaddexp": ("torch.logaddexp({a}, {b})", _ATOM),
-    "lerp": ("torch.lerp({start}, {end}, {weight})", _ATOM),
+    "lerp": ("lerp({start}, {end}, {weight})", _ATOM),
     "act": ("activate({x}, {name})", _ATOM),
     "ones_like": ("torch.ones_like({x})", _ATOM),
     "masked": ("packing.masked({x})", _ATOM),
