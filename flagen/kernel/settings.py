@@ -77,7 +77,7 @@ SETTINGS = (
         initial=False,
         final=True,
         everything=False,
-        whole=(2, 3),
+        whole=(2, 1),
         cut=(1, 1),
     ),
     Setting(
@@ -90,7 +90,7 @@ SETTINGS = (
         initial=True,
         final=False,
         everything=True,
-        whole=(2, 1),
+        whole=(2, 3),
         cut=(3, 4),
     ),
 )
