@@ -32,7 +32,18 @@ from flagen.kernel.ir import (
     accesses_in,
     statements_in,
 )
-from flagen.plan.tiles import Arithmetic, Constant, Function, Masked, Negative, Once, Product, StateTile, Value, tiles_in
+from flagen.plan.tiles import (
+    Arithmetic,
+    Constant,
+    Function,
+    Masked,
+    Negative,
+    Once,
+    Product,
+    StateTile,
+    Value,
+    tiles_in,
+)
 
 KINDS = ("decays", "masks", "offsets", "bounds", "operands", "accumulations", "stores", "residuals")
 
@@ -178,4 +189,3 @@ def _decays(tile: Any) -> bool:
     return any(isinstance(part, Function) and part.name in ("exp", "exp2") for part in tiles_in(tile)) or (
         isinstance(tile, Value) and tile.kind == "derived"
     )
-
