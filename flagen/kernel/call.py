@@ -20,7 +20,7 @@ from flagen.kernel.recurrent import array_of
 from flagen.kernel.registers import Data, Sizes
 from flagen.kernel.settings import Setting
 from flagen.plan.schedule import OUTPUT
-from flagen.spec.model import Dims, Input, Param, Spec, State
+from flagen.spec.model import Binary, Dims, Expr, Input, Number, Param, Repeat, Spec, State, walk
 
 At = Mapping[Space, int]
 
@@ -40,9 +40,16 @@ class Call:
     Elements go by what they belong to and where they stand, whatever array a kernel takes them from.
     """
 
-    def __init__(self, spec: Spec, setting: Setting, sizes: Sizes, random_numbers: random.Random) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        setting: Setting,
+        sizes: Sizes,
+        random_numbers: random.Random,
+        functions: type[Elementary] = Elementary,
+    ) -> None:
         self.spec, self.setting, self.sizes = spec, setting, sizes
-        self.functions = Elementary(random_numbers)
+        self.functions = functions(random_numbers, bases=_bases(spec))
         params = [param for param in spec.params if not param.is_tensor]
         self.numbers = {param.name: self._random(param) for param in params}
         self.declared: dict[str, Input | Param | State] = {decl.name: decl for decl in spec.inputs}
@@ -154,6 +161,21 @@ class Call:
                     return x
                 found += x * self.element(array.of, at, index)[1]
         return found
+
+
+def _bases(spec: Spec) -> tuple[mpq, ...]:
+    """The positive constants of which a spec has powers, but for 2: exponentials of its logarithm are not taken."""
+    powers = (expr.left for expr in expressions(spec) if isinstance(expr, Binary) and expr.op == "**")
+    values = (base.value for base in powers if isinstance(base, Number))
+    return tuple(dict.fromkeys(number(value) for value in values if value > 0 and value not in (1, 2)))
+
+
+def expressions(spec: Spec) -> Iterator[Expr]:
+    """Every expression of a spec, and every part of one."""
+    bodies = [statement.body if isinstance(statement, Repeat) else (statement,) for statement in spec.update]
+    assigns = [assign for body in bodies for assign in body]
+    values = [*(derived.value for derived in spec.derived), *(a.value for a in (*assigns, *spec.output))]
+    return itertools.chain.from_iterable(map(walk, values))
 
 
 def rows_of(decl: Input | Param | State) -> tuple[Space, ...]:
