@@ -26,7 +26,7 @@ _BITS, _SAME = 320, 200
 @contextmanager
 def precision() -> Iterator[None]:
     """Numbers of as many digits meanwhile."""
-    with gmpy2.local_context(precision=_BITS):
+    with gmpy2.context(gmpy2.get_context(), precision=_BITS):
         yield
 
 

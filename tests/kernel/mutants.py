@@ -28,6 +28,7 @@ from flagen.kernel.ir import (
     Loop,
     Note,
     Row,
+    Statement,
     Store,
     accesses_in,
     statements_in,
@@ -50,26 +51,32 @@ KINDS = ("decays", "masks", "offsets", "bounds", "operands", "accumulations", "s
 
 @dataclass(frozen=True)
 class Mutant:
-    """A kernel with one mistake: of which kind, what it said, and what it says instead."""
+    """A kernel with one mistake: of which kind, what it said, what it says instead, and the statements around it, the
+    outermost first."""
 
     kernel: Kernel
     kind: str
-    was: str
-    now: str
+    was: Any
+    now: Any
+    around: tuple[Any, ...]
 
     def __str__(self) -> str:
-        return f"{self.kernel.name or 'forward'} [{self.kind}] {self.was} -> {self.now}"
+        return f"{self.kernel.name or 'forward'} [{self.kind}] {short(self.was)} -> {short(self.now)}"
+
+    def changes(self, field: str) -> bool:
+        """Whether a field of what it said is all that has changed."""
+        return type(self.was) is type(self.now) and self.now == replace(self.was, **{field: getattr(self.now, field)})
 
 
 def mutants(kernel: Kernel) -> Iterator[Mutant]:
     """Every mutant of a kernel, always in the same order."""
-    for kind, was, now, body in _Changes(kernel).of(kernel.body):
+    for kind, was, now, body, around in _Changes(kernel).of(kernel.body):
         mutant = replace(kernel, body=body)
         try:
             check(mutant)
         except InternalError:
             continue
-        yield Mutant(mutant, kind, short(was), short(now))
+        yield Mutant(mutant, kind, was, now, around)
 
 
 def short(node: object) -> str:
@@ -77,8 +84,8 @@ def short(node: object) -> str:
     return text if len(text) <= 160 else f"{text[:100]} ... {text[-50:]}"
 
 
-Change = tuple[str, object, object, Any]
-"""Of which kind, what was there, what is there instead, and all of it with that."""
+Change = tuple[str, Any, Any, Any, tuple[Any, ...]]
+"""Of which kind, what was there, what is there instead, all of it with that, and the statements around it."""
 
 
 class _Changes:
@@ -90,7 +97,7 @@ class _Changes:
         """Names that have had a value where the walk stands."""
         lets = [s for s in statements_in(kernel.body) if isinstance(s, Let)]
         once = [let for let in lets if sum(other.target == let.target for other in lets) == 1]
-        self.aliases = {let.target: let.value.name for let in once if isinstance(let.value, Value)}
+        self.aliases = {let.target: let.value.name for let in once if isinstance(let.value, Value | StateTile)}
         for statement in statements_in(kernel.body):
             match statement:
                 case Let(target, value):
@@ -108,16 +115,18 @@ class _Changes:
 
     def of(self, node: Any) -> Iterator[Change]:
         """Every change inside of `node`."""
+        around = (node,) if isinstance(node, Statement) else ()
         for kind, instead in self._here(node):
-            yield kind, node, instead, instead
+            yield kind, node, instead, instead, around
         if isinstance(node, tuple):
             for place, item in enumerate(node):
-                for kind, was, now, whole in self.of(item):
-                    yield kind, was, now, (*node[:place], *([] if whole is None else [whole]), *node[place + 1 :])
+                for kind, was, now, whole, inner in self.of(item):
+                    kept = () if whole is None else (whole,)
+                    yield kind, was, now, (*node[:place], *kept, *node[place + 1 :]), inner
         elif is_dataclass(node) and not isinstance(node, Array | Index):
             for field in fields(node):
-                for kind, was, now, whole in self.of(getattr(node, field.name)):
-                    yield kind, was, now, replace(node, **{field.name: whole})
+                for kind, was, now, whole, inner in self.of(getattr(node, field.name)):
+                    yield kind, was, now, replace(node, **{field.name: whole}), (*around, *inner)
 
     def _here(self, node: Any) -> Iterator[tuple[str, Any]]:
         """What may stand in the place of `node`; None for nothing."""
