@@ -20,7 +20,7 @@ from flagen.kernel.recurrent import array_of
 from flagen.kernel.registers import Data, Sizes
 from flagen.kernel.settings import Setting
 from flagen.plan.schedule import OUTPUT
-from flagen.spec.model import Binary, Dims, Expr, Input, Number, Param, Repeat, Spec, State, walk
+from flagen.spec.model import Binary, Dims, Expr, Input, Interval, Number, Param, Repeat, Spec, State, walk
 
 At = Mapping[Space, int]
 
@@ -51,7 +51,7 @@ class Call:
         self.spec, self.setting, self.sizes = spec, setting, sizes
         self.functions = functions(random_numbers, bases=_bases(spec))
         params = [param for param in spec.params if not param.is_tensor]
-        self.numbers = {param.name: self._random(param) for param in params}
+        self.numbers = {param.name: self._number(param.range) for param in params}
         self.declared: dict[str, Input | Param | State] = {decl.name: decl for decl in spec.inputs}
         self.declared |= {param.name: param for param in spec.params if param.is_tensor}
         self.declared |= {state.name: state for state in spec.states}
@@ -70,6 +70,17 @@ class Call:
         if isinstance(decl, State):
             return self.functions.rational()
         return self.functions.rational(decl.range.low, decl.range.high)
+
+    def _number(self, within: Interval) -> mpq:
+        """A number that no element of a tensor is, nor any sum of a few: a clamp has two derivatives at its bounds."""
+        part = mpq(self.functions.random.randint(1, 40), 41)
+        low = number(within.low) if math.isfinite(within.low) else None
+        high = number(within.high) if math.isfinite(within.high) else None
+        if low is not None and high is not None:
+            return low + (high - low) * part
+        if low is not None or high is not None:
+            return low + 3 * part if low is not None else high - 3 * part
+        return 3 * part * self.functions.random.choice((-1, 1))
 
     def points(self, dims: Dims) -> Iterator[tuple[int, ...]]:
         return itertools.product(*(range(self.sizes.dims[dim]) for dim in dims))

@@ -49,6 +49,7 @@ class _Check:
                 self._fits(value, target.array.dims, target.array.name)
             case Loop(_, inner):
                 self.body(inner)
+                self.body(inner)  # A turn takes what the one before has left.
             case If(_, then, otherwise):
                 self.body((*then, *otherwise))
 
