@@ -5,6 +5,7 @@ Nothing is written for a spec that fails at any stage of `flagen.pipeline`, and 
 
 from __future__ import annotations
 
+import gc
 import os
 import traceback
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
@@ -209,7 +210,7 @@ def _compile_all(jobs: Sequence[Job]) -> Generator[Package | Refused | Broken, N
         return
     # Workers start from nothing: forking a process that shows progress from a thread is asking for a deadlock.
     others = set(active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=gc.disable)
     try:
         with _interrupts_ignored():  # An interrupt is for this process to answer: workers inherit that they ignore it.
             compiled = pool.map(_try_compile, jobs)

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import cache, cached_property, reduce
 
 from gmpy2 import mpq
 
@@ -67,11 +67,11 @@ class Sizes:
     steps: Mapping[str, int]
     segment: int
 
-    @property
+    @cached_property
     def borders(self) -> tuple[int, ...]:
         return (0, *itertools.accumulate(self.lengths))
 
-    @property
+    @cached_property
     def segments(self) -> tuple[int, ...]:
         """How many segments each sequence has."""
         return tuple(-(-length // self.segment) for length in self.lengths)
@@ -81,19 +81,22 @@ class Sizes:
 
     def extents(self, array: Array, block_of: str | None) -> tuple[int, ...]:
         """How many coordinates there are in each space of an array of programs that have a block of a dim."""
+        own = {"block": self.blocks_of(block_of), "loop": array.loops}
+        return tuple([own[space] if space in own else self._extents[space] for space in array.spaces])
+
+    @cached_property
+    def _extents(self) -> dict[str, int]:
+        """Those that are the same for all arrays."""
         (steps,) = self.steps.values() or (1,)
-        every: dict[Space, int] = {
+        return {
             "sequence": len(self.lengths),
             "segment": sum(self.segments),
             "token": self.borders[-1],
             "micro_step": steps,
             "head": self.HV,
             "key_head": self.H,
-            "block": self.blocks_of(block_of),
             "place": self.segment,
-            "loop": array.loops,
         }
-        return tuple(every[space] for space in array.spaces)
 
     def named(self, name: str) -> int:
         """A size by the name that expressions have for it."""
