@@ -9,10 +9,8 @@ import gc
 import os
 import traceback
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
 from threading import current_thread, main_thread
@@ -208,6 +206,9 @@ def _compile_all(jobs: Sequence[Job]) -> Generator[Package | Refused | Broken, N
     if len(jobs) < _WORTH_A_POOL or workers < 2:
         yield from map(_try_compile, jobs)
         return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import active_children, get_context
+
     # Workers start from nothing: forking a process that shows progress from a thread is asking for a deadlock.
     others = set(active_children())
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=gc.disable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 
 from gmpy2 import mpq
 
@@ -98,24 +99,27 @@ def _equation(equation: Equation, timeline: Timeline, values: Mapping[str, Value
     result = {index: mpq(0) for index in _indices(equation.target.index, timeline)}
     for term in equation.terms:
         letters = tuple(sorted(term.letters | set(equation.target.index)))
-        target = _places(equation.target.index, letters)
-        factors = [(values[factor.tensor], _places(factor.index, letters)) for factor in term.factors]
+        target = _part(equation.target.index, letters)
+        factors = [(values[factor.tensor], _part(factor.index, letters)) for factor in term.factors]
         visible = _visible(term, letters, timeline)
         for index in _indices(letters, timeline):
             if not visible(index):
                 continue
             product = mpq(term.sign)
-            for tensor, places in factors:
-                product *= tensor[tuple([index[place] for place in places])]
+            for tensor, own in factors:
+                product *= tensor[own(index)]
             if product and term.exponents:
                 product *= _decay(term.exponents, dict(zip(letters, index, strict=True)), timeline)
-            result[tuple([index[place] for place in target])] += product
+            result[target(index)] += product
     return result
 
 
-def _places(index: Letters, letters: Letters) -> list[int]:
-    """Where the letters of a tensor's index stand among those of a term."""
-    return [letters.index(letter) for letter in index]
+def _part(index: Letters, letters: Letters) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+    """From the values of a term's letters to a tensor's index."""
+    places = [letters.index(letter) for letter in index]
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple([values[place] for place in places])
 
 
 def _visible(term: Term, letters: Letters, timeline: Timeline) -> Callable[[tuple[int, ...]], bool]:

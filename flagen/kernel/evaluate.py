@@ -281,9 +281,10 @@ class Launch:
     def _coordinate(self, index: Index) -> int:
         if index.number is not None:
             return index.number
-        if index.space not in self.at:
+        at = self.registers.at.get(index.space)
+        if at is None:
             raise Illegal(f"no {index.space} here")
-        return self.at[index.space]
+        return at
 
 
 def _is_own(array: Array) -> bool:
