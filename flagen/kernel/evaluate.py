@@ -38,8 +38,10 @@ from flagen.kernel.ir import (
     Space,
     Statement,
     Store,
+    statements_in,
 )
 from flagen.kernel.registers import Data, Illegal, Lanes, Registers, Sizes
+from flagen.spec.model import Dims
 
 
 @dataclass
@@ -76,6 +78,8 @@ class Launch:
         self.kernel, self.memory, self.sizes = kernel, memory, memory.sizes
         self.registers = Registers(kernel.order, kernel.block_of, memory.sizes, memory.functions, memory.numbers)
         self.uses: dict[str, _Use] = {}
+        self.stored = {s.target.array.name for s in statements_in(kernel.body) if isinstance(s, Store)}
+        self._lanes: dict[tuple[Dims, Dims, int], list[int | None]] = {}
         self.barriers = 0
         self.program = 0
 
@@ -192,20 +196,27 @@ class Launch:
         source, dims = load.source, self.registers.sorted(load.source.array.dims)
         if source.array.name not in self.memory.arrays:
             raise Illegal(f"{source.array.name} is not given")
-        elements, fill, use = self.memory.arrays[source.array.name], number(load.fill), self._use(source.array)
-        data: Data = []
-        for flat in self._elements(source):
-            if flat is not None:
-                if use.writer.get(flat, self.program) != self.program:
-                    raise Illegal(f"{source.array.name}: read while another program writes it")
-                if use.written.get(flat, -1) == self.barriers:
-                    raise Illegal(f"{source.array.name}: read without a barrier behind the write")
-                use.readers.setdefault(flat, set()).add(self.program)
-                use.read[flat] = self.barriers
-            data.append(fill if flat is None else elements[flat])
+        elements, fill = self.memory.arrays[source.array.name], number(load.fill)
+        at = self._elements(source)
+        if source.array.name in self.stored:
+            self._read(source.array, at)
+        data: Data = [fill if flat is None else elements[flat] for flat in at]
         if load.once and self.at["block"] != 0:
             data = [mpq(0) for _ in data]
         return Lanes(dims, data)
+
+    def _read(self, array: Array, at: Iterable[int | None]) -> None:
+        """Remember who reads elements of an array that this kernel writes."""
+        use = self._use(array)
+        for flat in at:
+            if flat is None:
+                continue
+            if use.writer.get(flat, self.program) != self.program:
+                raise Illegal(f"{array.name}: read while another program writes it")
+            if use.written.get(flat, -1) == self.barriers:
+                raise Illegal(f"{array.name}: read without a barrier behind the write")
+            use.readers.setdefault(flat, set()).add(self.program)
+            use.read[flat] = self.barriers
 
     def _store(self, target: Access, value: Lanes) -> None:
         name, dims = target.array.name, self.registers.sorted(target.array.dims)
@@ -234,19 +245,28 @@ class Launch:
     def _use(self, array: Array) -> _Use:
         return self.uses.setdefault(array.name, _Use())
 
-    def _elements(self, access: Access) -> Iterator[int | None]:
+    def _elements(self, access: Access) -> list[int | None]:
         """The element of each lane; None where it lies beyond an end."""
-        array, dims = access.array, self.registers.sorted(access.array.dims)
+        array = access.array
         row = 0
         for index, extent in zip(access.at, self.sizes.extents(array, self.kernel.block_of), strict=True):
             at = self._coordinate(index)
             if not 0 <= at < extent:
                 raise Illegal(f"{array.name}: {index.space} {at} of {extent}")
             row = row * extent + at
+        key = array.dims, access.within, self.at["block"]
+        if key not in self._lanes:
+            self._lanes[key] = list(self._lanes_of_row(access))
+        start = row * math.prod(self.sizes.dims[dim] for dim in array.dims)
+        return [None if lane is None else start + lane for lane in self._lanes[key]]
+
+    def _lanes_of_row(self, access: Access) -> Iterator[int | None]:
+        """The element of its row that each lane has."""
+        array, dims = access.array, self.registers.sorted(access.array.dims)
         sizes = [self.sizes.dims[dim] for dim in array.dims]
         first = [self.registers.first(dim) for dim in array.dims]
         for point in self.registers.points(dims):
-            flat: int | None = row
+            flat: int | None = 0
             for dim, size, start in zip(array.dims, sizes, first, strict=True):
                 at = start + point[dims.index(dim)]
                 if at >= size:
@@ -261,9 +281,10 @@ class Launch:
     def _coordinate(self, index: Index) -> int:
         if index.number is not None:
             return index.number
-        if index.space not in self.at:
+        at = self.registers.at.get(index.space)
+        if at is None:
             raise Illegal(f"no {index.space} here")
-        return self.at[index.space]
+        return at
 
 
 def _is_own(array: Array) -> bool:
