@@ -192,7 +192,7 @@ def frames(kind: str, name: str, problems: Iterable[Problem]) -> int:
 
 @some_operators
 def test_lengths_are_dynamic(kind, name):
-    problems = [problem_of(name, Shape(T=T, B=2, groups=2)) for T in (5, 9, 17, 33, 64, 100)]
+    problems = [problem_of(name, Shape(T=T, B=2, groups=2)) for T in (5, 9, 17, 66)]
     assert frames(kind, name, problems) == 2
 
 
@@ -241,7 +241,7 @@ def test_the_naive_forms_are_traced(kind):
 
 @pytest.mark.parametrize("kind", ["naive_recurrent", "naive_chunk"])
 def test_packed_sequences_break_the_graph_of_a_naive_form(kind):
-    problem = problem_of("gla", PACKED)
+    problem = problem_of("gla", Shape(lengths=(2, 0, 3), groups=2))
     with pytest.raises(Unsupported, match=r"cu_seqlens: torch\.compile cannot trace reading it"):
         problem.call(compiled(form(kind, "gla")))
     broken = torch.compile(form(kind, "gla"), backend="eager")

@@ -113,8 +113,8 @@ def split_of(name: str) -> str | None:
 
 
 SHAPES = (
-    Shape(tokens=6, batch=2, H=1, HV=2, first=20, second=12, steps=3),
-    Shape(lengths=(0, 5, 1, 0), tokens=6, H=2, HV=4, first=12, second=20, steps=1, initial=False),
+    Shape(tokens=4, batch=2, H=1, HV=2, first=20, second=12, steps=3),
+    Shape(lengths=(0, 3, 1, 0), tokens=4, H=2, HV=4, first=12, second=20, steps=1, initial=False),
     Shape(tokens=3, H=1, HV=1, first=16, second=33, steps=2),
 )
 
