@@ -49,6 +49,7 @@ def patches() -> list[Patch]:
         Patch(core.block_type, "__init__", _block(stock(core.block_type, "__init__"))),
         Patch(core.tensor, "__init__", _tensor(stock(core.tensor, "__init__"))),
         Patch(core.dtype, "__eq__", _identical_or(stock(core.dtype, "__eq__"))),
+        Patch(interpreter, "_validate_np_data_size", _fits(stock(interpreter, "_validate_np_data_size"))),
         Patch(interpreter, "_get_np_dtype", _numpy_type(stock(interpreter, "_get_np_dtype"))),
     ]
 
@@ -277,6 +278,18 @@ def _tensor(stock_init: Callable[..., None]) -> Callable[..., None]:
 
 def _identical_or(stock_eq: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     return lambda self, other: self is other or stock_eq(self, other)
+
+
+_BYTES = {"int1": 1, "int32": 4, "int64": 8, "bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
+
+
+def _fits(stock_check: Callable[..., bool]) -> Callable[..., bool]:
+    def fits(np_array: Any, tl_dtype: Any) -> bool:
+        if type(tl_dtype) is tl.dtype and np_array.itemsize <= _BYTES.get(tl_dtype.name, 0):
+            return True
+        return stock_check(np_array, tl_dtype)
+
+    return fits
 
 
 def _numpy_type(stock_type: Callable[[Any], Any]) -> Callable[[Any], Any]:

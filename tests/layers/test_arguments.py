@@ -44,12 +44,16 @@ def argument(names: tuple[str, ...], *without: tuple[str, str]) -> list[tuple[st
 
 
 @pytest.mark.parametrize(("layer", "name"), argument(SIZES, ("Mamba2", "num_heads")))
-@pytest.mark.parametrize("size", [0, -2, 2.5, "4", True])
-def test_what_is_no_size_is_named(layer: str, name: str, size: Any) -> None:
+def test_what_is_no_size_is_named(layer: str, name: str) -> None:
     varied = {"use_short_conv": True} if name == "conv_size" else {}
     shown = "kernel_size" if name == "conv_size" else name
-    with pytest.raises(ValueError, match=rf"{shown}: expected a positive integer, got {size!r}"):
-        made(layer, **{**varied, name: size})
+    for size in (0, -2, 2.5, "4", True):
+        try:
+            made(layer, **{**varied, name: size})
+            said = "nothing"
+        except ValueError as error:
+            said = str(error)
+        assert f"{shown}: expected a positive integer, got {size!r}" in said
 
 
 @pytest.mark.parametrize(("layer", "name"), argument(("expand_k", "expand_v", "expand_ratio", "expand")))

@@ -24,7 +24,7 @@ from tests.numeric.problems import (
     state_names,
 )
 from tests.numeric.test_calls import same
-from tests.tiers import each_form, exhaustive
+from tests.tiers import each_form, exhaustive, represents, tiered
 
 SHAPE = Shape(T=20, B=2, H=2, groups=2)
 PACKED = Shape(lengths=(3, 0, 17), H=2, groups=2)
@@ -65,7 +65,7 @@ def test_results_and_gradients(kind, name, shape):
     check(form(kind, name), problem_of(name, shape))
 
 
-@every_operator
+@tiered(("kind", "name"), OPERATORS, lambda kind, name: represents(name) and kind == "chunk")
 def test_what_is_left_out(kind, name):
     """No state in or out, defaults for what has one, and no gradient."""
     problem = problem_of(name, replace(SHAPE, n=spec_of(name).steps.default if spec_of(name).steps else 1))
