@@ -129,7 +129,7 @@ def test_autocast_does_not_reach_into_an_operator(kind, name):
 # ---------------------------------------------------------------------------------------------------------- gradients
 
 
-@some_operators
+@tiered(("kind", "name"), [CHUNK, RECURRENT, SEVERAL_STATES], lambda *case: case != RECURRENT)
 def test_gradients_of_a_subset(kind, name):
     problem = problem_of(name, Shape(T=5, groups=2))
     for leaf in problem.leaves:
