@@ -57,7 +57,19 @@ def _fix_examples() -> None:
 
     settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
     settings.register_profile("explore", deadline=None)
-    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+    profile = os.environ.get("HYPOTHESIS_PROFILE", "fixed")
+    settings.load_profile(profile)
+    if profile == "fixed":
+        _draw_from_no_module()
+
+
+def _draw_from_no_module() -> None:
+    """Hypothesis would read every module of ours that happens to be imported for constants to draw: that takes seconds,
+    and examples would depend on which tests a process has."""
+    from hypothesis.internal.conjecture import providers
+
+    if hasattr(providers, "_get_local_constants") and hasattr(providers, "_local_constants"):
+        providers._get_local_constants = lambda: providers._local_constants
 
 
 def _only_gpu_tests(config: pytest.Config) -> bool:

@@ -151,6 +151,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
+@pytest.mark.xdist_group("distribution")
 def test_the_distribution_holds_generated_and_nothing_else(installed: Path) -> None:
     folder, out = installed / "flagen_ops", ROOT / "generated"
     shipped = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix not in ("", ".pyc")}
@@ -162,6 +163,7 @@ def test_the_distribution_holds_generated_and_nothing_else(installed: Path) -> N
     assert [line for line in lines if line.startswith("Requires-Dist")][1].endswith("extra == 'triton'")
 
 
+@pytest.mark.xdist_group("distribution")
 def test_the_distribution_runs(installed: Path) -> None:
     program = """
 from flagen_ops.kda import KDA

@@ -21,7 +21,10 @@ from tests.tiers import exhaustive
 
 SMALL = "--layers 2 --width 32 --context 24 --batch 4".split()
 
-pytestmark = pytest.mark.filterwarnings("ignore:Operators run without kernels")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Operators run without kernels"),
+    pytest.mark.xdist_group("a model"),  # It is trained once for all.
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

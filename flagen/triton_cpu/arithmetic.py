@@ -17,10 +17,13 @@ import numpy as np
 from flagen.triton_cpu.border import Patch, interpreter, ir, stock, tl
 from flagen.triton_cpu.rounding import from_bfloat16, to_bfloat16
 
+_PATTERNS = np.dtype(np.uint16)
+"""What numpy is told that bfloat16 is, which it does not know."""
+
 
 def is_bfloat16(handle: Any) -> bool:
     """Whether a handle holds bfloat16 bit patterns. (Pointers to bfloat16 and comparisons' results do not.)"""
-    return bool(handle.dtype.scalar == tl.bfloat16 and handle.data.dtype == np.uint16)
+    return bool(handle.data.dtype == _PATTERNS and handle.dtype.scalar == tl.bfloat16)
 
 
 def widened(handle: Any) -> Any:
@@ -85,8 +88,8 @@ def _elementwise(stock_op: Callable[..., Any]) -> Callable[..., Any]:
     """`binary_op` and `unary_op` on bfloat16."""
 
     def elementwise(self: Any, *arguments: Any) -> Any:
-        *operands, op = arguments
-        if any(is_bfloat16(operand) for operand in operands):
+        if is_bfloat16(arguments[0]) or is_bfloat16(arguments[-2]):
+            *operands, op = arguments
             return narrowed(op(*map(widened, operands)))
         return stock_op(self, *arguments)
 

@@ -12,7 +12,10 @@ from flagen.functions import FUNCTIONS
 from flagen.spec import model, parse_spec
 from tests.backends.triton_odd import ODD, Package, build, error, make_call
 
-pytestmark = pytest.mark.usefixtures("interpreter", "poisoned_memory")
+pytestmark = [
+    pytest.mark.usefixtures("interpreter", "poisoned_memory"),
+    pytest.mark.xdist_group("odd kernels"),  # They are built once for all.
+]
 
 NAMES = list(ODD)
 

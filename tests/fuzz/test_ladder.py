@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from flagen.spec import load_spec
+from flagen.spec.model import Spec
 from tests.algebra.cases import SPECS
 from tests.fuzz.ladder import check
 from tests.fuzz.packages import SHARED, build, imported
 
-SPEC = load_spec(SPECS / "gated_delta_product.yaml")
-FILES = {**SHARED, **build(SPEC, kernels=False)}
+ONE = "gated_delta_product"
 
 # Each says the same in the file as printed, but for one thing.
 MISTAKES = [
@@ -37,8 +39,7 @@ MISTAKES = [
 ]
 
 
-SEVERAL = load_spec(SPECS / "abc_attn.yaml")
-FILES_OF_SEVERAL = {**SHARED, **build(SEVERAL, kernels=False)}
+SEVERAL = "abc_attn"
 
 # The same of several states, one of which starts at -inf.
 MISTAKES_OF_SEVERAL = [
@@ -51,20 +52,26 @@ MISTAKES_OF_SEVERAL = [
 ]
 
 
-def test_as_built():
-    with imported(FILES) as package:
-        check(SPEC, package)
-    with imported(FILES_OF_SEVERAL) as package:
-        check(SEVERAL, package)
+@cache
+def built(name: str) -> tuple[Spec, dict[str, str]]:
+    spec = load_spec(SPECS / f"{name}.yaml")
+    return spec, {**SHARED, **build(spec, kernels=False)}
+
+
+@pytest.mark.parametrize("name", [ONE, SEVERAL])
+def test_as_built(name):
+    spec, files = built(name)
+    with imported(files) as package:
+        check(spec, package)
 
 
 @pytest.mark.parametrize(
-    ("spec", "files", "path", "right", "wrong"),
-    [(SPEC, FILES, *mistake) for mistake in MISTAKES]
-    + [(SEVERAL, FILES_OF_SEVERAL, *mistake) for mistake in MISTAKES_OF_SEVERAL],
+    ("name", "path", "right", "wrong"),
+    [(ONE, *mistake) for mistake in MISTAKES] + [(SEVERAL, *mistake) for mistake in MISTAKES_OF_SEVERAL],
     ids=[f"{path}: {wrong}" for path, _, wrong in (*MISTAKES, *MISTAKES_OF_SEVERAL)],
 )
-def test_one_mistake(spec, files, path, right, wrong):
+def test_one_mistake(name, path, right, wrong):
+    spec, files = built(name)
     assert right in files[path], "the file no longer says this: make the mistake elsewhere"
     with (
         imported({**files, path: files[path].replace(right, wrong)}) as package,

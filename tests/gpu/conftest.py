@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = _reason()
     if reason is None:
         return
-    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    here = f"{Path(__file__).parent}{os.sep}"
+    ours = [item for item in items if str(item.path).startswith(here)]
     counts = Counter(map(_kind, ours))
     kept = {_kind(item): item for item in reversed(ours)}
     for kind, item in kept.items():

@@ -106,6 +106,14 @@ def test_meter_prints_gradients_forward_and_backward(capsys: pytest.CaptureFixtu
     assert note.startswith("counted in the interpreter of Triton 3; ")
 
 
+def test_a_package_without_kernels(flagen: Flagen, project: Workspace) -> None:
+    project.spec("cube").write_text(THREE_DIMS)
+    assert flagen("build", "cube").code == OK
+    for command in ("inspect", "meter"):
+        done = flagen(command, "cube")
+        assert (done.code, done.err) == (FAILED, "flagen: cube has no Triton kernel\n"), command
+
+
 @pytest.mark.parametrize("command", ["inspect", "meter"])
 class TestErrors:
     def test_an_unknown_variant(self, flagen: Flagen, project: Workspace, command: str) -> None:
@@ -121,12 +129,6 @@ class TestErrors:
         done = flagen(command, "gla")
         assert (done.code, done.out) == (FAILED, "")
         assert done.err == "flagen: there is no package generated/gla; run `flagen build gla`\n"
-
-    def test_a_package_without_kernels(self, flagen: Flagen, project: Workspace, command: str) -> None:
-        project.spec("cube").write_text(THREE_DIMS)
-        assert flagen("build", "cube").code == OK
-        done = flagen(command, "cube")
-        assert (done.code, done.err) == (FAILED, "flagen: cube has no Triton kernel\n")
 
     @pytest.mark.parametrize("missing", ["torch", "triton"])
     def test_a_missing_extra(

@@ -27,14 +27,76 @@ from flagen.inspection import (
 )
 from flagen.project import UsageError
 from tests.inspection.conftest import edited
-from tests.tiers import exhaustive
 
 SIZE = Size(64, 64)
+pytestmark = pytest.mark.xdist_group("packages")
+"""They share what takes long to make."""
+
+START = "@triton.jit\ndef rows_kernel(k, scratch, n, BLOCK: tl.constexpr):\n"
+REACHING = f"SHIFT = tl.constexpr(0)\n\n\n{START}    n += SHIFT\n"
+CALLING = f"from ..shared.device.counts import shifted\n\n\n{START}    n = shifted(n)\n"
+COUNTS = "import triton\n\n\n@triton.jit\ndef inner(n):\n    return n + 0\n\n\n"
+COUNTS += "@triton.jit\ndef shifted(n):\n    return inner(n)\n"
+
+RECORDED = {
+    "other words": ('"""Kernels."""', '"""The kernels,\n\nin other words."""\n# And a comment.', True),
+    "another mask": ("mask=r < n, other=0.0", "mask=r < n - 1, other=0.0", False),
+    "other warps of a configuration": ("num_warps=2", "num_warps=8", False),
+    # Beside the kernels: what it tells them counts, not how.
+    "the same warps, told otherwise": ("return 1\n", "one = 1\n    return one\n", True),
+    "other warps": ("return 1\n", "return 2\n", False),
+}
+"""Changes of the kernels' file, and whether launches have the same keys."""
+
+METERED = {
+    "other warps": ("kernels.py", "return 1\n", "return 2\n", True),
+    "another mask": ("kernels.py", "mask=r < n, other=0.0", "mask=r < n - 1, other=0.0", False),
+    "another block": ("launcher.py", "block = 128 if", "block = 32 if", False),
+    "one more": ("launcher.py", "return o + 0", "return o + 1", False),
+}
+"""The same of what is metered, which no warps change."""
+
+KERNELS = ("rows_kernel", "product_kernel")
 
 
 @pytest.fixture(scope="module")
-def launches(toy: Package) -> list[Launched]:
-    return record([toy], ["sm_80", "sm_90"], [SIZE])
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("edited")
+
+
+@pytest.fixture(scope="module")
+def beside(toy: Package, directory: Path) -> list[Package]:
+    """Two packages that differ in what their kernels call beside them."""
+    packages = []
+    for root, text in (("called", COUNTS), ("called otherwise", COUNTS.replace("n + 0", "n + 1"))):
+        packages.append(edited(toy, directory / root / "toy", "kernels.py", START, CALLING))
+        device = directory / root / "shared" / "device"
+        device.mkdir(parents=True)
+        (device / "counts.py").write_text(text)
+    return packages
+
+
+@pytest.fixture(scope="module")
+def recorded(toy: Package, beside: list[Package], directory: Path) -> dict[str, list[Launched]]:
+    """The launches of the toy and of what it becomes, which are as many; found all at once, for it takes a process."""
+    packages = {"toy": toy}
+    for what, (old, new, _) in RECORDED.items():
+        packages[what] = edited(toy, directory / what / "toy", "kernels.py", old, new)
+    reaching = edited(toy, directory / "reaching" / "toy", "kernels.py", START, REACHING)
+    packages["reaching"] = reaching
+    packages["reaching another"] = edited(
+        reaching, directory / "reaching another" / "toy", "kernels.py", "constexpr(0)", "constexpr(1)"
+    )
+    packages |= zip(("called", "called otherwise"), beside, strict=True)
+    rows = record(list(packages.values()), ["sm_80", "sm_90"], [SIZE])
+    each = len(rows) // len(packages)
+    assert len(rows) == each * len(packages)
+    return {what: rows[number * each : (number + 1) * each] for number, what in enumerate(packages)}
+
+
+@pytest.fixture(scope="module")
+def launches(recorded: dict[str, list[Launched]]) -> list[Launched]:
+    return recorded["toy"]
 
 
 @pytest.fixture(scope="module")
@@ -76,71 +138,40 @@ def test_what_kernels_compile_to(kernels: list[Compiled]) -> None:
     assert all(0 < row.registers <= 255 for row in kernels)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "same"),
-    [
-        ('"""Kernels."""', '"""The kernels,\n\nin other words."""\n# And a comment.', True),
-        ("mask=r < n, other=0.0", "mask=r < n - 1, other=0.0", False),
-        pytest.param("num_warps=2", "num_warps=8", False, marks=exhaustive),
-        # Beside the kernels: what it tells them counts, not how.
-        pytest.param("return 1\n", "one = 1\n    return one\n", True, marks=exhaustive),
-        ("return 1\n", "return 2\n", False),
-    ],
-)
-def test_keys_follow_the_code_and_not_its_wording(
-    toy: Package, launches: list[Launched], tmp_path: Path, old: str, new: str, same: bool
-) -> None:
-    changed = edited(toy, tmp_path / "toy", "kernels.py", old, new)
-    after = record([changed], ["sm_80", "sm_90"], [SIZE])
-    assert ({row.key for row in after} == {row.key for row in launches}) is same
+@pytest.mark.parametrize("what", RECORDED)
+def test_keys_follow_the_code_and_not_its_wording(recorded: dict[str, list[Launched]], what: str) -> None:
+    *_, same = RECORDED[what]
+    assert ({row.key for row in recorded[what]} == {row.key for row in recorded["toy"]}) is same
+
+
+@pytest.mark.parametrize(("one", "other"), [("reaching", "reaching another"), ("called", "called otherwise")])
+def test_keys_follow_what_a_kernel_reaches(recorded: dict[str, list[Launched]], one: str, other: str) -> None:
+    """In its file, and beside its package."""
+    keys = [
+        {kernel: {row.key for row in recorded[what] if row.kernel == kernel} for kernel in KERNELS}
+        for what in (one, other)
+    ]
+    assert not keys[0]["rows_kernel"] & keys[1]["rows_kernel"]
+    assert keys[0]["product_kernel"] == keys[1]["product_kernel"] != set()
+
+
+def test_keys_of_packages_follow_what_a_kernel_calls_beside_them(beside: list[Package]) -> None:
+    assert package_key(beside[0]) != package_key(beside[1])
 
 
 @pytest.fixture(scope="module")
-def keys_of_toy(toy: Package) -> object:
-    return metered_keys([toy])
+def metered(toy: Package, directory: Path) -> dict[str, str]:
+    """The keys of the toy and of what it becomes, of which each has a name of its own here."""
+    packages = [toy]
+    for what, (file, old, new, _) in METERED.items():
+        packages.append(replace(edited(toy, directory / f"metered {what}" / "toy", file, old, new), name=what))
+    return metered_keys(packages)
 
 
-def test_keys_follow_what_a_kernel_reaches(toy: Package, tmp_path: Path) -> None:
-    start = "@triton.jit\ndef rows_kernel(k, scratch, n, BLOCK: tl.constexpr):\n"
-    reaching = f"SHIFT = tl.constexpr(0)\n\n\n{start}    n += SHIFT\n"
-    first = edited(toy, tmp_path / "first" / "toy", "kernels.py", start, reaching)
-    second = edited(first, tmp_path / "second" / "toy", "kernels.py", "constexpr(0)", "constexpr(1)")
-    keys = [{row.kernel: row.key for row in record([package], ["sm_80"], [SIZE])} for package in (first, second)]
-    assert keys[0]["rows_kernel"] != keys[1]["rows_kernel"]
-    assert keys[0]["product_kernel"] == keys[1]["product_kernel"]
-
-
-def test_keys_follow_what_a_kernel_calls_beside_its_package(toy: Package, tmp_path: Path) -> None:
-    start = "@triton.jit\ndef rows_kernel(k, scratch, n, BLOCK: tl.constexpr):\n"
-    calling = f"from ..shared.device.counts import shifted\n\n\n{start}    n = shifted(n)\n"
-    counts = "import triton\n\n\n@triton.jit\ndef inner(n):\n    return n + 0\n\n\n"
-    counts += "@triton.jit\ndef shifted(n):\n    return inner(n)\n"
-    packages = []
-    for root, text in (("first", counts), ("second", counts.replace("n + 0", "n + 1"))):
-        packages.append(edited(toy, tmp_path / root / "toy", "kernels.py", start, calling))
-        device = tmp_path / root / "shared" / "device"
-        device.mkdir(parents=True)
-        (device / "counts.py").write_text(text)
-    keys = [{row.kernel: row.key for row in record([package], ["sm_80"], [SIZE])} for package in packages]
-    assert keys[0]["rows_kernel"] != keys[1]["rows_kernel"]
-    assert keys[0]["product_kernel"] == keys[1]["product_kernel"]
-    assert package_key(packages[0]) != package_key(packages[1])
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "same"),
-    [
-        ("kernels.py", "return 1\n", "return 2\n", True),
-        pytest.param("kernels.py", "mask=r < n, other=0.0", "mask=r < n - 1, other=0.0", False, marks=exhaustive),
-        pytest.param("launcher.py", "block = 128 if", "block = 32 if", False, marks=exhaustive),
-        ("launcher.py", "return o + 0", "return o + 1", False),
-    ],
-)
-def test_what_is_metered_has_a_key_without_warps(
-    toy: Package, keys_of_toy: object, tmp_path: Path, file: str, old: str, new: str, same: bool
-) -> None:
-    changed = edited(toy, tmp_path / "toy", file, old, new)
-    assert (metered_keys([changed]) == keys_of_toy) is same
+@pytest.mark.parametrize("what", METERED)
+def test_what_is_metered_has_a_key_without_warps(metered: dict[str, str], what: str) -> None:
+    *_, same = METERED[what]
+    assert (metered[what] == metered["toy"]) is same
 
 
 def test_a_call_is_metered_kernel_by_kernel(toy: Package) -> None:

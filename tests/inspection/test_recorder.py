@@ -15,6 +15,9 @@ from tests.inspection import record_launches
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.xdist_group("recorder")
+"""They share what takes long to make."""
+
 
 @pytest.fixture(scope="module")
 def recorded() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from flagen.kernel.ir import (
     Store,
     statements_in,
 )
-from flagen.plan.tiles import Arithmetic, Masked, Product, StateTile, Tile, Value, tiles_in
+from flagen.plan.tiles import Arithmetic, Masked, Negative, Product, StateTile, Tile, Value, tiles_in
 from tests.kernel.mutants import Mutant
 
 
@@ -27,8 +27,8 @@ def harmless(kernel: Kernel, mutant: Mutant) -> str | None:
     match mutant.was:
         case Loop("token") if mutant.changes("but_last") and not _stores(mutant.was.body):
             return "nobody asks for what the last segment leaves"
-        case Loop("micro_step") if mutant.changes("reverse") and _starts_afresh(mutant.was.body):
-            return "an order of micro-steps that take nothing from one another"
+        case Loop() if mutant.changes("reverse") and _starts_afresh(mutant.was.body):
+            return "an order of turns that take nothing from one another"
         case Load(target) if mutant.changes("once") and not _leaves_the_first_block(kernel, target):
             return "what the first block alone stores, and no other asks for"
         case Masked(value, dim, fill) if fill == 0 and _is_zero_beyond(kernel, value, dim):
@@ -58,51 +58,67 @@ def _read_by(statement: Statement) -> set[str]:
 def _starts_afresh(body: Iterable[Statement]) -> bool:
     """Whether a turn reads nothing that another has made; what it only adds to, no turn reads."""
     statements = list(statements_in(body))
-    own = {_target(statement) for statement in statements}
-    sums = {statement.target for statement in statements if isinstance(statement, Add)}
+    sums = {_summed(statement) for statement in statements} - {None}
+    own = {_target(statement) for statement in statements} - sums
     made: set[str | None] = set()
     for statement in statements:
-        read = _read_by(statement)
-        if (read & own) - made or read & (sums - made):
+        read = _read_by(statement) - {_summed(statement)}
+        if read & sums or (read & own) - made:
             return False
         made.add(_target(statement))
     return True
 
 
+def _summed(statement: Statement) -> str | None:
+    """What the statement adds to."""
+    match statement:
+        case Add(target):
+            return target
+        case Let(target, Arithmetic("+", Value(name) | StateTile(name), rest)) if name == target:
+            others = {tile.name for tile in tiles_in(rest) if isinstance(tile, Value | StateTile)}
+            return None if target in others else target
+    return None
+
+
 def _leaves_the_first_block(kernel: Kernel, name: str) -> bool:
-    """Whether anything but the name itself, and what the first block stores, is made of what it holds."""
-    inside = {
-        id(s) for c in statements_in(kernel.body) if isinstance(c, If) and FirstBlock() in c.conditions for s in c.then
-    }
-    return any(
-        name in _read_by(statement) and _target(statement) != name and id(statement) not in inside
-        for statement in statements_in(kernel.body)
-    )
+    """Whether something that other blocks store is made of what it holds."""
+    conditional = [s for s in statements_in(kernel.body) if isinstance(s, If) and FirstBlock() in s.conditions]
+    inside = {id(statement) for s in conditional for statement in s.then}
+    reached, grown = set[str | None](), {name}
+    while grown - reached:
+        reached |= grown
+        readers = [s for s in statements_in(kernel.body) if _read_by(s) & reached and id(s) not in inside]
+        if any(isinstance(statement, Store) for statement in readers):
+            return True
+        grown = {_target(s) or _summed(s) for s in readers}
+    return False
 
 
 def _is_zero_beyond(kernel: Kernel, value: Tile, dim: str) -> bool:
-    """Whether it is a product with something that was loaded, and is zero beyond the end of `dim`."""
-    zero = {s.target for s in statements_in(kernel.body) if isinstance(s, Load) and s.fill == 0}
-
-    def factors(tile: Tile) -> Iterator[Tile]:
-        match tile:
-            case Product(parts):
-                for part in parts:
-                    yield from factors(part)
-            case Arithmetic("/", left):
-                yield from factors(left)
-            case _:
-                yield tile
-
-    return any(isinstance(f, Value | StateTile) and f.name in zero and dim in f.dims for f in factors(value))
+    """Whether it is certain to be zero beyond the end of `dim`."""
+    match value:
+        case Masked(_, over, 0.0) if over == dim:
+            return True
+        case Masked(inner) | Negative(inner) | Arithmetic("/", inner):
+            return _is_zero_beyond(kernel, inner, dim)
+        case Product(factors):
+            return any(_is_zero_beyond(kernel, factor, dim) for factor in factors)
+        case Value(name) | StateTile(name) if dim in value.dims:
+            made = [s for s in statements_in(kernel.body) if _target(s) == name]
+            return bool(made) and all(
+                _is_zero_beyond(kernel, s.value, dim) if isinstance(s, Let) else isinstance(s, Load) and s.fill == 0
+                for s in made
+                if not (isinstance(s, Let) and name in _read_by(s))
+            )
+    return False
 
 
 def _still_the_same(kernel: Kernel, names: set[str], mutant: Mutant) -> bool:
-    """Whether two names are made one before a loop and at the end of each turn, and neither changes before this."""
+    """Whether the last change of two names, be it in the turn before, has made them one."""
     loop = next((s for s in mutant.around if isinstance(s, Loop)), None)
     if loop is None:
         return False
-    ones = [s for s in statements_in(kernel.body) if isinstance(s, Let) and {s.target} | _read_by(s) == names]
-    changes = [place for place, s in enumerate(loop.body) if _target(s) in names]
-    here = next(place for place, s in enumerate(loop.body) if s is mutant.around[1])
-    return bool(changes) and len(ones) >= 2 and loop.body[changes[-1]] in ones and here <= changes[0]
+    place = next(place for place, s in enumerate(loop.body) if s is mutant.around[1])
+    before = [s for s in (*loop.body[place:], *loop.body[:place]) if _target(s) in names]
+    made_one = [s for s in statements_in(kernel.body) if isinstance(s, Let) and {s.target} | _read_by(s) == names]
+    return bool(before) and before[-1] in made_one and isinstance(before[-1].value, Value | StateTile)

@@ -22,7 +22,7 @@ MANY_CHUNKS = Shape(T=200, K=16, V=12)
 WIDE_KEY = Shape(T=15, K=128, V=20, H=2)
 WIDEST_KEY = Shape(T=5, K=256, V=12, n=3)
 WIDEST_VALUE = Shape(T=5, K=12, V=256, n=3)
-PACKED = Shape(lengths=(0, 1, 19, 0, 7, 0), H=2, groups=2, n=3)
+PACKED = Shape(lengths=(0, 1, 0, 19, 0), H=2, groups=2, n=3)
 PACKED_32 = Shape(lengths=(70, 1, 64), K=16, V=20, n=1, offsets=torch.int32)
 PACKED_EMPTY = Shape(lengths=(0, 0), groups=2)
 

@@ -36,7 +36,7 @@ from tests.numeric.problems import (
 )
 from tests.numeric.test_chunk_kernel import FRONT_ENDS, front_end_arguments
 from tests.numeric.test_extremes import at_20, at_high, at_low, extreme, levels, mixed
-from tests.tiers import exhaustive, ladder, variants
+from tests.tiers import exhaustive, ladder, represents, tiered, variants
 
 
 def backward(name: str) -> Callable[..., tuple[Tensor | None, ...]]:
@@ -183,8 +183,15 @@ def test_correlated_keys_written_at_full_strength(name):
     check(problem.with_tensors(k=keys.double(), beta=beta, **gentle).to(torch.float32), FLOAT32)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 6e-3), (torch.float16, 8e-4)], ids=str)
-@pytest.mark.parametrize("name", ["gated_delta_rule", "comba", "kda", "oja"])
+@tiered(
+    ("name", "dtype", "bound"),
+    [
+        (name, *case)
+        for name in ("gated_delta_rule", "comba", "kda", "oja")
+        for case in ((torch.bfloat16, 6e-3), (torch.float16, 8e-4))
+    ],
+    lambda name, dtype, _: represents(name) or dtype == torch.bfloat16,
+)
 def test_decays_of_keys_alike(name, dtype, bound):
     """Rows that read have most in common with rows that write: what they have of one another cancels where both sides
     get it of the same rounded numbers, and is else as large as what is left. The middle one of some problems: one in

@@ -33,7 +33,7 @@ def modules(name: str):
 
 
 def problem(name: str) -> Problem:
-    return make(name, Shape(T=20, K=16, V=16)).to(torch.float32)
+    return make(name, Shape(T=8, K=16, V=16)).to(torch.float32)
 
 
 def tune(name: str, bench):

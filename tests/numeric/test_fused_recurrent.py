@@ -19,7 +19,8 @@ def check(problem: Problem, bound: float, **bounds: float) -> None:
     assert_close(expected, evaluate(form("fused_recurrent", problem.name), problem, wrt=wrt), bound, **bounds)
 
 
-@ladder(NAMES, shapes.SHAPES, few=shapes.FEW)
+# `flagen build` proves of every variant that they are the recurrence; here is how they round, print and are launched.
+@ladder(NAMES, shapes.SHAPES, few=(shapes.PACKED,))
 def test_float32(name, shape):
     check(make(name, shape).to(torch.float32), 1e-5)
 

@@ -42,7 +42,7 @@ KERNELS = [name for name in NAMES if (Path(package(name).__path__[0]) / "fused_r
 SHAPES = (
     Shape(T=4, K=16, V=20, H=2, groups=2, n=3),
     Shape(T=2, K=60, V=12, B=2, n=1),
-    Shape(lengths=(0, 1, 5, 0), groups=2, n=2),
+    Shape(lengths=(0, 1, 4, 0), groups=2, n=2),
 )
 
 
@@ -65,7 +65,8 @@ def test_every_variant_has_kernels():
     assert KERNELS == NAMES
 
 
-@ladder(KERNELS, SHAPES, few=(SHAPES[0], SHAPES[2]))
+# `flagen build` proves of every variant that they are the gradients; here is how they round, print and are launched.
+@ladder(KERNELS, SHAPES, few=(SHAPES[2],))
 def test_float32(name, shape):
     check(make(name, shape).to(torch.float32), FLOAT32)
 

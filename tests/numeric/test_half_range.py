@@ -29,7 +29,7 @@ SMALLEST, LARGEST = 2.0**-14, 65504.0
 
 def beyond_float16(name: str) -> Problem:
     """A problem in float16 that starts from states of some 2^18, and reads them with as little as they need."""
-    problem = make(name, Shape(T=20, K=16, V=16, B=2, groups=2))
+    problem = make(name, Shape(T=20, K=16, V=16, groups=2))
     states = LINEAR.get(name, {"initial_state"})
     factors = {READ.get(name, "q"): 2.0 ** (-16 if name in SOFTMAX else -8), WRITTEN.get(name, "v"): 2.0**8}
     problem = problem.map(lambda key, x: x * factors.get(key, 1.0)).to(torch.float16)

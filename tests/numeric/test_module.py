@@ -35,6 +35,8 @@ from tests.numeric.references import REFERENCES
 from tests.tiers import exhaustive, variants
 
 SHAPE = Shape(T=12, B=2, groups=2)
+SMALL = Shape(T=6)
+"""For what differentiates, of a single head."""
 PARAMETRIC = [name for name in NAMES if any(param.is_tensor for param in spec_of(name).params)]
 
 # One of each: a state, a state and micro-steps, several states, one of which starts at -inf, and params.
@@ -191,7 +193,7 @@ def test_a_carried_state_of_another_batch_is_named(name):
 @every_variant
 def test_refuses_to_carry_where_gradients_are_recorded(name):
     """A first state is what goes with gradients; the carried one is then left alone."""
-    problem = problem_of(name)
+    problem = problem_of(name, SMALL)
     module = build(problem, carry_state=True)
     with torch.no_grad():
         module(*inputs(problem, 0, 5))
@@ -220,7 +222,7 @@ def test_checkpoints_have_the_same_gradients(name, reentrant):
     """A call under activation checkpointing, which runs it twice, has the gradients that it has without."""
 
     def gradients(run):
-        problem = problem_of(name)
+        problem = problem_of(name, SMALL)
         module, leaves = build(problem), [x.requires_grad_() for x in inputs(problem)]
         for _ in range(2):  # The second step meets whatever the first has left.
             run(lambda *given: module(*given)[0], *leaves).square().sum().backward()
@@ -272,7 +274,7 @@ def test_state_follows_the_module(name):
 
 @some_variants
 def test_inference_mode_leaves_a_state_to_train_from(name):
-    problem = problem_of(name)
+    problem = problem_of(name, SMALL)
     module = build(problem, carry_state=True)
     with torch.inference_mode():
         module(*inputs(problem, 0, 5))

@@ -15,6 +15,7 @@ from flagen.plan.differences import differs_in_chunks, differs_in_segments
 from flagen.spec import parse_spec
 from tests.margins import beyond
 from tests.numeric.problems import NAMES, Problem, Shape, evaluate, form, forms, make, rms_ratio, spec_of
+from tests.plans import plan_of
 from tests.tiers import represents, tiered
 
 RATE = 8
@@ -78,8 +79,7 @@ def test_a_rate_loses_what_its_docstring_says(kind, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_docstrings_say_what_is_planned(name):
-    spec = spec_of(name)
-    plan = make_plan(spec, derive(spec))
+    plan = plan_of(name)
     for kind, differs in (("fused_recurrent", differs_in_segments), ("chunk", differs_in_chunks)):
         if (kind, name) in forms(kind):
             assert (SAYS in " ".join(form(kind, name).__doc__.split())) == differs(plan)

@@ -12,8 +12,9 @@ from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.rows import values_in
 from flagen.plan.schedule import Keep, Load, Set
 from flagen.plan.tiles import tiles_in
-from flagen.spec import load_spec, parse_spec
+from flagen.spec import parse_spec
 from flagen.spec.model import Spec
+from tests import plans
 from tests.backends.triton_odd import ODD
 from tests.specs import OPERATORS
 
@@ -38,9 +39,8 @@ def planned(text: str) -> ReversePlan:
     return plan
 
 
-SPECS_BY_NAME = {name: load_spec(path) for name, path in OPERATORS.items()}
-SPECS_BY_NAME |= {name: parse_spec(text) for name, text in ODD.items()}
-PLANS = {name: plan for name, spec in SPECS_BY_NAME.items() if (plan := plan_of(spec)) is not None}
+SPECS_BY_NAME = {name: plans.spec_of(name) for name in (*OPERATORS, *ODD)}
+PLANS = {name: plan for name in SPECS_BY_NAME if isinstance(plan := plans.plan_of(name).fused_backward, ReversePlan)}
 
 
 def test_there_are_plans_to_look_at():

@@ -41,17 +41,17 @@ def test_an_invalid_spec_is_told_all_that_is_wrong_and_nothing_else(path: Path) 
     diagnostics = reported(path)
     assert [(found.code, found.span.line, found.span.column) for found in diagnostics] == expected(path)
     assert {found.span.file for found in diagnostics} == {str(path)}
+    for found in diagnostics:
+        underlines_what_is_there(found, path)
 
 
-@pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
-def test_a_diagnostic_underlines_what_is_there(path: Path) -> None:
+def underlines_what_is_there(found: Diagnostic, path: Path) -> None:
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").splitlines()
-    for found in reported(path):
-        line = lines[found.span.line - 1] if found.span.line <= len(lines) else ""
-        end = found.span.column - 1 + found.span.length
-        assert found.span.column <= len(line) + 1 and end <= max(len(line), found.span.column)
-        assert found.message and not found.message.endswith(".")
-        assert all(char.isprintable() for char in found.message + found.hint)
+    line = lines[found.span.line - 1] if found.span.line <= len(lines) else ""
+    end = found.span.column - 1 + found.span.length
+    assert found.span.column <= len(line) + 1 and end <= max(len(line), found.span.column)
+    assert found.message and not found.message.endswith(".")
+    assert all(char.isprintable() for char in found.message + found.hint)
 
 
 def test_every_code_is_shown_by_a_spec_named_after_it() -> None:

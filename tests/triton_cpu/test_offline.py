@@ -16,6 +16,9 @@ from flagen.triton_cpu import InterpreterOnError
 from flagen.triton_cpu.offline import inspect_kernel
 from tests.triton_cpu import compile_offline
 
+pytestmark = pytest.mark.xdist_group("compiled offline")
+"""They share what takes long to make."""
+
 
 @pytest.fixture(scope="module")
 def reports() -> dict[str, dict[str, Any]]:

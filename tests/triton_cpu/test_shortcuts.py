@@ -42,6 +42,15 @@ def every_kind_kernel(x, y, n, offset, scale, BLOCK: tl.constexpr):
     before, to = tl.associative_scan((tl.zeros_like(product), product), 0, join)
     low_before, low_to = tl.associative_scan((low, low), 1, join, reverse=True)
     product += before + to + tl.associative_scan(tile, 1, larger) + (low_before * low_to).to(tl.float32)
+    # Rows with columns, numbers with tensors of every kind, on either side; one type with another; no block at all.
+    row, column = tl.load(x + r)[None, :], tl.load(x + (16 + r))[:, None]
+    product += (row - column) * (column + 2 * row) / (3 + row * row) + (1 - row / 3) + r[:, None] * row
+    product += ((r[:, None] // 3) % 5 - (7 - r[None, :]) % (1 + r[:, None])).to(tl.float32) + r / 4
+    product += (low / 3).to(tl.float32) + (low * row).to(tl.float32) + (low - 1)
+    product += ((low.to(tl.float16) + 0.1) * low.to(tl.float16)).to(tl.float32) + tl.minimum(row, column)
+    product = tl.where((row > column) & (r[:, None] != 3) | (row == 0), tl.maximum(product, 0.25), -product)
+    product = tl.where(n > 12, product, row) + tl.where(row > 0.0, 1.0, -0.0) + tl.where(column < 0, row, column)
+    product += offset * scale + (offset - 5) // 2 + (offset.to(tl.int64) << 3) % 11
     tl.store(y + r[:, None] * BLOCK + r[None, :], tl.where(r[:, None] >= r[None, :], product, -1.0))
 
 
