@@ -163,6 +163,57 @@ class Once:
     dims: Dims
 
 
+# What kernels of whole chunks do besides, along an axis on which tokens lie.
+
+
+@dataclass(frozen=True)
+class Spread:
+    """`value`, the same along the dims that it lacks."""
+
+    value: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Scan:
+    """X after each row along `axis`, from `first` before the first of them:
+
+        affine       X = factor * X + term
+        logaddexp    X = logaddexp(X + factor, term)
+
+    In reverse from the last row to the first. The operation is associative, and rows are not taken one by one.
+    """
+
+    combine: Literal["affine", "logaddexp"]
+    factor: Tile
+    term: Tile
+    first: Tile
+    axis: str
+    reverse: bool
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """The row of `value` before each along `axis`, and `first` for the first; in reverse that behind each."""
+
+    value: Tile
+    first: Tile
+    axis: str
+    reverse: bool
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The last row of `value` along `axis`; in reverse the first."""
+
+    value: Tile
+    axis: str
+    reverse: bool
+    dims: Dims
+
+
 Tile = (
     Constant
     | Size
@@ -178,6 +229,10 @@ Tile = (
     | Normalize
     | Masked
     | Once
+    | Spread
+    | Scan
+    | Shifted
+    | Edge
 )
 
 
@@ -186,8 +241,14 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
     match tile:
         case Constant() | Size() | Head() | Value() | StateTile():
             return ()
-        case Negative(value) | Sum(value) | Normalize(_, value) | Masked(value) | Once(value):
+        case Negative(value) | Sum(value) | Normalize(_, value) | Masked(value) | Once(value) | Spread(value):
             return (value,)
+        case Edge(value):
+            return (value,)
+        case Scan(_, factor, term, first):
+            return (factor, term, first)
+        case Shifted(value, first):
+            return (value, first)
         case Product(factors):
             return factors
         case Function(_, args):
@@ -219,6 +280,14 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return Masked(change(value), dim, fill, dims)
         case Once(value, dims):
             return Once(change(value), dims)
+        case Spread(value, dims):
+            return Spread(change(value), dims)
+        case Scan(combine, factor, term, first, axis, reverse, dims):
+            return Scan(combine, change(factor), change(term), change(first), axis, reverse, dims)
+        case Shifted(value, first, axis, reverse, dims):
+            return Shifted(change(value), change(first), axis, reverse, dims)
+        case Edge(value, axis, reverse, dims):
+            return Edge(change(value), axis, reverse, dims)
 
 
 def with_dims(tile: Tile, dims: Dims) -> Tile:
