@@ -19,7 +19,6 @@ from flagen.kernel.ir import Array, Space
 from flagen.kernel.recurrent import array_of
 from flagen.kernel.registers import Data, Sizes
 from flagen.kernel.settings import Setting
-from flagen.plan.schedule import OUTPUT
 from flagen.spec.model import Dims, Input, Param, Spec, State
 
 At = Mapping[Space, int]
@@ -27,10 +26,10 @@ At = Mapping[Space, int]
 
 @dataclass(frozen=True)
 class Results:
-    """What the recurrence makes of a call: the output of each token and head, and each state after each sequence and
-    head."""
+    """What the recurrence makes of a call: all that the spec names, for each token and head, and each state after each
+    sequence and head."""
 
-    outputs: Mapping[tuple[int, int], Tensor]
+    named: Mapping[tuple[int, int], Mapping[str, Tensor]]
     finals: Mapping[tuple[str, int, int], Tensor]
 
 
@@ -44,7 +43,7 @@ class Call:
         self.spec, self.setting, self.sizes = spec, setting, sizes
         self.functions = Elementary(random_numbers)
         params = [param for param in spec.params if not param.is_tensor]
-        self.numbers = {param.name: self._random(param) for param in params}
+        self.numbers = {param.name: self._number(param) for param in params}
         self.declared: dict[str, Input | Param | State] = {decl.name: decl for decl in spec.inputs}
         self.declared |= {param.name: param for param in spec.params if param.is_tensor}
         self.declared |= {state.name: state for state in spec.states}
@@ -59,6 +58,13 @@ class Call:
             self._values[key] = (self._random(decl), self.functions.rational())
         return self._values[key]
 
+    def _number(self, param: Param) -> mpq:
+        """A number that no element is: where a `clamp` meets its bounds, its derivative is one of two."""
+        x = y = self._random(param)
+        while y == x:
+            y = self._random(param)
+        return x + (y - x) / 1009
+
     def _random(self, decl: Input | Param | State) -> mpq:
         if isinstance(decl, State):
             return self.functions.rational()
@@ -71,7 +77,7 @@ class Call:
 
     def results(self, *, differentiate: bool) -> Results:
         """Run the recurrence; with tangents along all directions, if it is differentiated."""
-        outputs: dict[tuple[int, int], Tensor] = {}
+        named: dict[tuple[int, int], Mapping[str, Tensor]] = {}
         finals: dict[tuple[str, int, int], Tensor] = {}
         for sequence, start in enumerate(self.sizes.borders[:-1]):
             for head in range(self.sizes.HV):
@@ -81,10 +87,10 @@ class Call:
                 states = {state.name: self._before(state, at, differentiate) for state in self.spec.states}
                 for token in range(start, start + self.sizes.lengths[sequence]):
                     given = self._token(setting, {**at, "token": token}, differentiate)
-                    outputs[token, head], states = setting.step(given, states)
+                    named[token, head], states = setting.run(given, states)
                 for name, state in states.items():
                     finals[name, sequence, head] = state
-        return Results(outputs, finals)
+        return Results(named, finals)
 
     def _of_head(self, at: At, differentiate: bool) -> Recurrence:
         constants = {"H": self.sizes.H, "HV": self.sizes.HV, "head": at["head"], **self.sizes.steps}
@@ -145,6 +151,9 @@ class Call:
         size = math.prod(self.sizes.dims[dim] for dim in array.dims)
         return dict(zip(self.points(array.dims), data[number * size : (number + 1) * size], strict=True))
 
+    def of_state(self, array: Array) -> bool:
+        return any(state.name == array.of for state in self.spec.states)
+
     def along(self, array: Array, data: Data, block_of: str | None) -> Element:
         """The gradient of an argument, in shares, times the direction of that argument."""
         found: Element = mpq(0)
@@ -159,7 +168,3 @@ class Call:
 def rows_of(decl: Input | Param | State) -> tuple[Space, ...]:
     """The spaces of a declaration's rows."""
     return ("sequence", "head") if isinstance(decl, State) else array_of(decl).spaces
-
-
-def is_output(array: Array) -> bool:
-    return array.of == OUTPUT

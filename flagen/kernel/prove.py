@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gmpy2 import mpq
 
 from flagen.algebra.exact import Dual, Tensor
 from flagen.diagnostics import InternalError
-from flagen.kernel.call import At, Call, Results, is_output
+from flagen.kernel.call import At, Call, Results
 from flagen.kernel.elements import Element, Poison
 from flagen.kernel.evaluate import Launch, Memory
 from flagen.kernel.ir import Array, Program, Space
 from flagen.kernel.registers import Data, Illegal
-from flagen.kernel.settings import SETTINGS, Setting
+from flagen.kernel.settings import CHUNKS, SETTINGS, Setting
 from flagen.spec.model import Spec
 
 if TYPE_CHECKING:
@@ -25,23 +25,50 @@ _ATTEMPTS = 5
 
 
 def prove(spec: Spec, programs: Programs, *, seed: int = 0) -> tuple[str, ...]:
-    """Prove that the recurrent kernels give what the recurrence does, and its exact derivatives; a line for each.
+    """Prove that kernels give what the recurrence does, and its exact derivatives; a line for each.
 
     Raises:
         InternalError: they do not, with the setting and the array that differs.
     """
-    forward, backward = programs.fused_recurrent, programs.fused_recurrent_backward
-    if forward is None or backward is None:
-        return ()
+    lines: list[str] = []
+    if programs.fused_recurrent is not None and programs.fused_recurrent_backward is not None:
+        lines += _prove_fused_recurrent(spec, programs.fused_recurrent, programs.fused_recurrent_backward, seed)
+    for each in (programs, *programs.stages):
+        if each.chunk is not None and each.chunk_backward is not None:
+            lines += _prove_chunk(each.spec, each.chunk, each.chunk_backward, seed)
+    return tuple(lines)
+
+
+def _prove_fused_recurrent(spec: Spec, forward: Program, backward: Program, seed: int) -> Iterator[str]:
     for setting in SETTINGS:
         _at_a_point(spec, forward, setting, seed, _prove_results)
         _at_a_point(spec, backward, setting, seed, _prove_gradients)
-    launches = f"every program of {len(SETTINGS)} launches: {', '.join(setting.title for setting in SETTINGS)}"
+    launches = _launches(SETTINGS)
     names = ", ".join(kernel.name for kernel in backward.kernels)
-    return (
-        f"kernel of fused_recurrent = recurrence: {launches}",
-        f"kernels of its backward ({names}) = exact derivatives of the recurrence: the same launches",
-    )
+    yield f"kernel of fused_recurrent = recurrence: {launches}"
+    yield f"kernels of its backward ({names}) = exact derivatives of the recurrence: the same launches"
+
+
+def _prove_chunk(spec: Spec, forward: Program, backward: Program, seed: int) -> Iterator[str]:
+    """The backward gets what the forward leaves for it."""
+
+    def prove_gradients(call: Call, program: Program) -> None:
+        memory = _memory(call, forward)
+        _run(forward, memory)
+        residuals = {
+            x.of: memory.arrays[x.name] for kernel in forward.kernels for x in kernel.arrays if x.life == "residual"
+        }
+        _prove_gradients(call, program, residuals)
+
+    for setting in CHUNKS:
+        _at_a_point(spec, forward, setting, seed, _prove_results)
+        _at_a_point(spec, backward, setting, seed, prove_gradients)
+    yield f"kernel of {forward.name} = recurrence: {_launches(CHUNKS)}"
+    yield f"kernel of {backward.name} = exact derivatives of the recurrence: the same launches"
+
+
+def _launches(settings: Sequence[Setting]) -> str:
+    return f"every program of {len(settings)} launches: {', '.join(setting.title for setting in settings)}"
 
 
 class _Differs(Exception):
@@ -109,17 +136,18 @@ def _totals(
 
 
 def _result(results: Results, array: Array, at: At) -> Tensor:
-    if is_output(array):
-        return results.outputs[at["token"], at["head"]]
+    if "token" in at:
+        return results.named[at["token"], at["head"]][array.of]
     return results.finals[array.of, at["sequence"], at["head"]]
 
 
 # ------------------------------------------------------------------------------------------------------------ backward
 
 
-def _prove_gradients(call: Call, program: Program) -> None:
-    """Along a random direction of each argument, the derivative of <cotangents, results>."""
-    memory = _memory(call, program)
+def _prove_gradients(call: Call, program: Program, residuals: Mapping[str, Data] | None = None) -> None:
+    """Along a random direction of each argument, the derivative of <cotangents, results>; `residuals`: what the forward
+    has left, by what it is of."""
+    memory = _memory(call, program, residuals)
     _run(program, memory)
     expected = _derivatives(call, program, memory)
     gradients = {array.of: array for kernel in program.kernels for array in kernel.arrays if array.life == "gradient"}
@@ -159,14 +187,15 @@ def _run(program: Program, memory: Memory) -> None:
             raise Illegal(f"{kernel.name or 'the kernel'}: {wrong}") from None
 
 
-def _memory(call: Call, program: Program) -> Memory:
-    """Arguments and cotangents, and room for what kernels write; some of what a call may leave out is not there."""
+def _memory(call: Call, program: Program, residuals: Mapping[str, Data] | None = None) -> Memory:
+    """Arguments, cotangents and residuals, and room for what kernels write; some of what a call may leave out is not
+    there."""
     setting = call.setting
     memory = Memory(call.sizes, {}, call.numbers, call.functions)
     arrays = {array.name: (array, kernel.block_of) for kernel in program.kernels for array in kernel.arrays}
     left_out = {decl.name for decl in call.spec.inputs[1::2]} if not setting.everything else set()
     for array, block_of in arrays.values():
-        of_state = array.of in {state.name for state in call.spec.states}
+        of_state = call.of_state(array)
         match array.life:
             case "begin":
                 if array.spaces == ("border",) and setting.packed:
@@ -186,4 +215,9 @@ def _memory(call: Call, program: Program) -> Memory:
                     memory.allocate(array, block_of)
             case "scratch":
                 memory.allocate(array, block_of)
+            case "residual":
+                if residuals is None:
+                    memory.allocate(array, block_of)
+                else:
+                    memory.arrays[array.name] = residuals[array.of]
     return memory
