@@ -14,7 +14,7 @@ from flagen.algebra.exact import ZERO, Dual, Tensor, scalar
 from flagen.algebra.recurrence import Setting as Recurrence
 from flagen.algebra.recurrence import Token
 from flagen.kernel.elementary import Elementary, number
-from flagen.kernel.elements import Element, Poison
+from flagen.kernel.elements import Element, add, multiply
 from flagen.kernel.ir import Array, Space
 from flagen.kernel.recurrent import array_of
 from flagen.kernel.registers import Data, Sizes
@@ -159,9 +159,7 @@ class Call:
         found: Element = mpq(0)
         for place, at in enumerate(self.rows(array, block_of)):
             for index, x in self.row_of(array, data, place).items():
-                if isinstance(x, Poison):
-                    return x
-                found += x * self.element(array.of, at, index)[1]
+                found = add(found, multiply(x, self.element(array.of, at, index)[1]))
         return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gmpy2 import mpq
@@ -11,7 +12,7 @@ from gmpy2 import mpq
 from flagen.algebra.exact import Dual, Tensor
 from flagen.diagnostics import InternalError
 from flagen.kernel.call import At, Call, Results
-from flagen.kernel.elements import Element, Poison
+from flagen.kernel.elements import Element, Poison, add
 from flagen.kernel.evaluate import Launch, Memory
 from flagen.kernel.ir import Array, Program, Space
 from flagen.kernel.registers import Data, Illegal
@@ -50,21 +51,20 @@ def _prove_fused_recurrent(spec: Spec, forward: Program, backward: Program, seed
 
 
 def _prove_chunk(spec: Spec, forward: Program, backward: Program, seed: int) -> Iterator[str]:
-    """The backward gets what the forward leaves for it."""
-
-    def prove_gradients(call: Call, program: Program) -> None:
-        memory = _memory(call, forward)
-        _run(forward, memory)
-        residuals = {
-            x.of: memory.arrays[x.name] for kernel in forward.kernels for x in kernel.arrays if x.life == "residual"
-        }
-        _prove_gradients(call, program, residuals)
-
     for setting in CHUNKS:
-        _at_a_point(spec, forward, setting, seed, _prove_results)
-        _at_a_point(spec, backward, setting, seed, prove_gradients)
+        _at_a_point(spec, forward, setting, seed, partial(_prove_both, backward=backward))
     yield f"kernel of {forward.name} = recurrence: {_launches(CHUNKS)}"
     yield f"kernel of {backward.name} = exact derivatives of the recurrence: the same launches"
+
+
+def _prove_both(call: Call, forward: Program, backward: Program) -> None:
+    """The backward gets what the forward leaves for it, which a call without gradients does not ask for."""
+    results = call.results(differentiate=True)
+    if not call.setting.everything:
+        _prove_results(call, forward, results)
+    memory = _prove_results(call, forward, results, keeps=True)
+    left = (array for kernel in forward.kernels for array in kernel.arrays if array.life == "residual")
+    _prove_gradients(call, backward, results, {array.of: memory.arrays[array.name] for array in left})
 
 
 def _launches(settings: Sequence[Setting]) -> str:
@@ -77,7 +77,7 @@ class _Differs(Exception):
 
 Place = tuple[tuple[Space, int], ...]
 """Where a row stands."""
-_Comparison = Callable[[Call, Program], None]
+_Comparison = Callable[[Call, Program], object]
 
 
 def _at_a_point(spec: Spec, program: Program, setting: Setting, seed: int, compare: _Comparison) -> None:
@@ -101,10 +101,11 @@ def _at_a_point(spec: Spec, program: Program, setting: Setting, seed: int, compa
 # ------------------------------------------------------------------------------------------------------------- forward
 
 
-def _prove_results(call: Call, program: Program) -> None:
-    expected = call.results(differentiate=False)
+def _prove_results(call: Call, program: Program, results: Results | None = None, *, keeps: bool = False) -> Memory:
+    """Run a forward, which `keeps` what a backward takes, or does not; `results`: those of the recurrence."""
+    expected = results or call.results(differentiate=False)
     (kernel,) = program.kernels
-    memory = _memory(call, program)
+    memory = _memory(call, program, keeps=keeps)
     _run(program, memory)
     for array in kernel.arrays:
         if array.life != "result" or array.name not in memory.arrays:
@@ -116,6 +117,7 @@ def _prove_results(call: Call, program: Program) -> None:
                     raise _Differs(f"{array.name} is not all written, or no number")
                 if x != wanted.at(array.dims, index).value:
                     raise _Differs(f"{array.name} is not the recurrence's")
+    return memory
 
 
 def _totals(
@@ -130,8 +132,7 @@ def _totals(
             found[key] = row
             continue
         for index, x in row.items():
-            old = found[key][index]
-            found[key][index] = x if isinstance(x, Poison) else old if isinstance(old, Poison) else old + x
+            found[key][index] = add(found[key][index], x)
     return found
 
 
@@ -144,12 +145,14 @@ def _result(results: Results, array: Array, at: At) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------ backward
 
 
-def _prove_gradients(call: Call, program: Program, residuals: Mapping[str, Data] | None = None) -> None:
+def _prove_gradients(
+    call: Call, program: Program, results: Results | None = None, residuals: Mapping[str, Data] | None = None
+) -> None:
     """Along a random direction of each argument, the derivative of <cotangents, results>; `residuals`: what the forward
     has left, by what it is of."""
     memory = _memory(call, program, residuals)
     _run(program, memory)
-    expected = _derivatives(call, program, memory)
+    expected = _derivatives(call, program, memory, results or call.results(differentiate=True))
     gradients = {array.of: array for kernel in program.kernels for array in kernel.arrays if array.life == "gradient"}
     for name, array in gradients.items():
         if array.name not in memory.arrays:
@@ -161,9 +164,8 @@ def _prove_gradients(call: Call, program: Program, residuals: Mapping[str, Data]
             raise _Differs(f"the gradient of {name} is not the recurrence's derivative")
 
 
-def _derivatives(call: Call, program: Program, memory: Memory) -> list[mpq]:
+def _derivatives(call: Call, program: Program, memory: Memory, results: Results) -> list[mpq]:
     """The derivatives of the results along the direction of each argument, times their cotangents."""
-    results = call.results(differentiate=True)
     total = Dual(mpq(0))
     cotangents = {array for kernel in program.kernels for array in kernel.arrays if array.life == "cotangent"}
     for array in sorted(cotangents, key=lambda array: array.name):
@@ -187,13 +189,15 @@ def _run(program: Program, memory: Memory) -> None:
             raise Illegal(f"{kernel.name or 'the kernel'}: {wrong}") from None
 
 
-def _memory(call: Call, program: Program, residuals: Mapping[str, Data] | None = None) -> Memory:
+def _memory(
+    call: Call, program: Program, residuals: Mapping[str, Data] | None = None, *, keeps: bool = False
+) -> Memory:
     """Arguments, cotangents and residuals, and room for what kernels write; some of what a call may leave out is not
-    there."""
+    there, but for what a forward `keeps` for a backward."""
     setting = call.setting
     memory = Memory(call.sizes, {}, call.numbers, call.functions)
     arrays = {array.name: (array, kernel.block_of) for kernel in program.kernels for array in kernel.arrays}
-    left_out = {decl.name for decl in call.spec.inputs[1::2]} if not setting.everything else set()
+    asked = set(call.directions if setting.everything else call.directions[setting.asked_from :: 2])
     for array, block_of in arrays.values():
         of_state = call.of_state(array)
         match array.life:
@@ -208,7 +212,7 @@ def _memory(call: Call, program: Program, residuals: Mapping[str, Data] | None =
                     room = memory.allocate(array, block_of)
                     room[:] = [call.functions.rational() for _ in room]
             case "gradient":
-                if setting.initial if of_state else array.of not in left_out:
+                if setting.initial if of_state else array.of in asked:
                     memory.allocate(array, block_of)
             case "result":
                 if not of_state or setting.final:
@@ -216,8 +220,8 @@ def _memory(call: Call, program: Program, residuals: Mapping[str, Data] | None =
             case "scratch":
                 memory.allocate(array, block_of)
             case "residual":
-                if residuals is None:
-                    memory.allocate(array, block_of)
-                else:
+                if residuals is not None:
                     memory.arrays[array.name] = residuals[array.of]
+                elif keeps:
+                    memory.allocate(array, block_of)
     return memory

@@ -24,6 +24,7 @@ class Setting:
     cut: the size of the dim that blocks are cut from, and of a block.
     segment: tokens of a segment.
     chunk: tokens of a chunk.
+    asked_from: the argument from which on every other gradient is asked for.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Setting:
     cut: tuple[int, int]
     segment: int = 2
     chunk: int = 2
+    asked_from: int = 0
 
     def sizes(self, spec: Spec, block_of: str | None) -> Sizes:
         """The sizes of a launch of programs that have a block of a dim."""
@@ -101,7 +103,7 @@ SETTINGS = (
 CHUNKS = (
     Setting(
         "packed, several chunks and an empty sequence",
-        (7, 0, 2),
+        (5, 0, 2),
         packed=True,
         H=2,
         HV=4,
@@ -109,13 +111,13 @@ CHUNKS = (
         initial=True,
         final=True,
         everything=True,
-        whole=(2, 5),
-        cut=(3, 2),
-        chunk=3,
+        whole=(3, 2),
+        cut=(5, 4),
+        chunk=2,
     ),
     Setting(
         "a batch of full chunks from no state",
-        (4, 4),
+        (6, 6),
         packed=False,
         H=1,
         HV=2,
@@ -123,9 +125,9 @@ CHUNKS = (
         initial=False,
         final=True,
         everything=False,
-        whole=(3, 2),
+        whole=(2, 5),
         cut=(1, 1),
-        chunk=2,
+        chunk=3,
     ),
     Setting(
         "one sequence to no state",
@@ -136,10 +138,11 @@ CHUNKS = (
         steps=1,
         initial=True,
         final=False,
-        everything=True,
+        everything=False,
         whole=(2, 1),
         cut=(3, 4),
         chunk=4,
+        asked_from=1,
     ),
 )
 """For kernels that take all tokens of a chunk at once."""
