@@ -44,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
             os.environ[EVERYTHING] = "1"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    from tests.kernel.table import write_table  # What it needs of flagen, a machine that runs the GPU tests has, too.
+
+    write_table(terminalreporter)
+
+
 def _fix_examples() -> None:
     """The same random examples everywhere, so that a change fails for what it changed; HYPOTHESIS_PROFILE=explore looks
     for new ones."""

@@ -34,7 +34,9 @@ from flagen.spec.model import (
     RowMap,
     StateRead,
     Transpose,
+    walk,
 )
+from flagen.spec.ranges import interval_of
 
 Tangents = tuple[mpq, ...]
 
@@ -163,6 +165,8 @@ def evaluate(expr: Expr, scope: Scope) -> Tensor:
     match expr:
         case Number(value) if isinstance(value, Fraction):
             return scalar(Dual(mpq(value.numerator, value.denominator)))
+        case Number(float() as value) if math.isfinite(value):
+            return scalar(Dual(decimal(value)))
         case Number(value):
             return scalar(scope.oracle("infinite", (Dual(mpq(1 if value > 0 else -1)),)))
         case Name(name, "size") if name in scope.sizes:
@@ -185,6 +189,9 @@ def evaluate(expr: Expr, scope: Scope) -> Tensor:
             one, other = evaluate(left, scope), evaluate(right, scope)
             split = len(one.dims)
             return scope.build(expr.dims, lambda index: one.data[index[:split]] * other.data[index[split:]])
+        case Call() if all(isinstance(part, Number | Negate | Binary | Call) for part in walk(expr)):
+            # The number that everybody makes of it, be it rounded.
+            return evaluate(Number(interval_of(expr, {}).high), scope)
         case Call() if (definition := definition_of(expr)) is not None:
             return evaluate(definition, scope)
         case Call(function, args):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from flagen.kernel.check import check
 from flagen.kernel.ir import Program
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
@@ -45,7 +46,7 @@ def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
         return None, None  # Whatever has the one has the other.
     backward = plan.fused_backward
     back = reverse_backward(backward) if isinstance(backward, ReversePlan) else segment_backward(backward)
-    return fused_recurrent(plan.fused), back
+    return _checked(fused_recurrent(plan.fused)), _checked(back)
 
 
 def _by_chunks(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
@@ -53,4 +54,8 @@ def _by_chunks(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
     if not isinstance(kernel, ScanKernelPlan):
         return None, None
     assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
-    return scan_forward(kernel, backward), scan_backward(backward)
+    return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
+
+
+def _checked(program: Program) -> Program:
+    return replace(program, kernels=tuple(map(check, program.kernels)))

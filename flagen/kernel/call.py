@@ -19,7 +19,7 @@ from flagen.kernel.ir import Array, Space
 from flagen.kernel.recurrent import array_of
 from flagen.kernel.registers import Data, Sizes
 from flagen.kernel.settings import Setting
-from flagen.spec.model import Dims, Input, Param, Spec, State
+from flagen.spec.model import Binary, Dims, Expr, Input, Interval, Number, Param, Repeat, Spec, State, walk
 
 At = Mapping[Space, int]
 
@@ -39,11 +39,18 @@ class Call:
     Elements go by what they belong to and where they stand, whatever array a kernel takes them from.
     """
 
-    def __init__(self, spec: Spec, setting: Setting, sizes: Sizes, random_numbers: random.Random) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        setting: Setting,
+        sizes: Sizes,
+        random_numbers: random.Random,
+        functions: type[Elementary] = Elementary,
+    ) -> None:
         self.spec, self.setting, self.sizes = spec, setting, sizes
-        self.functions = Elementary(random_numbers)
+        self.functions = functions(random_numbers, bases=_bases(spec))
         params = [param for param in spec.params if not param.is_tensor]
-        self.numbers = {param.name: self._number(param) for param in params}
+        self.numbers = {param.name: self._number(param.range) for param in params}
         self.declared: dict[str, Input | Param | State] = {decl.name: decl for decl in spec.inputs}
         self.declared |= {param.name: param for param in spec.params if param.is_tensor}
         self.declared |= {state.name: state for state in spec.states}
@@ -58,17 +65,21 @@ class Call:
             self._values[key] = (self._random(decl), self.functions.rational())
         return self._values[key]
 
-    def _number(self, param: Param) -> mpq:
-        """A number that no element is: where a `clamp` meets its bounds, its derivative is one of two."""
-        x = y = self._random(param)
-        while y == x:
-            y = self._random(param)
-        return x + (y - x) / 1009
-
     def _random(self, decl: Input | Param | State) -> mpq:
         if isinstance(decl, State):
             return self.functions.rational()
         return self.functions.rational(decl.range.low, decl.range.high)
+
+    def _number(self, within: Interval) -> mpq:
+        """A number that no element of a tensor is, nor any sum of a few: a clamp has two derivatives at its bounds."""
+        part = mpq(self.functions.random.randint(1, 40), 41)
+        low = number(within.low) if math.isfinite(within.low) else None
+        high = number(within.high) if math.isfinite(within.high) else None
+        if low is not None and high is not None:
+            return low + (high - low) * part
+        if low is not None or high is not None:
+            return low + 3 * part if low is not None else high - 3 * part
+        return 3 * part * self.functions.random.choice((-1, 1))
 
     def points(self, dims: Dims) -> Iterator[tuple[int, ...]]:
         return itertools.product(*(range(self.sizes.dims[dim]) for dim in dims))
@@ -161,6 +172,21 @@ class Call:
             for index, x in self.row_of(array, data, place).items():
                 found = add(found, multiply(x, self.element(array.of, at, index)[1]))
         return found
+
+
+def _bases(spec: Spec) -> tuple[mpq, ...]:
+    """The positive constants of which a spec has powers, but for 2: exponentials of its logarithm are not taken."""
+    powers = (expr.left for expr in expressions(spec) if isinstance(expr, Binary) and expr.op == "**")
+    values = (base.value for base in powers if isinstance(base, Number))
+    return tuple(dict.fromkeys(number(value) for value in values if value > 0 and value not in (1, 2)))
+
+
+def expressions(spec: Spec) -> Iterator[Expr]:
+    """Every expression of a spec, and every part of one."""
+    bodies = [statement.body if isinstance(statement, Repeat) else (statement,) for statement in spec.update]
+    assigns = [assign for body in bodies for assign in body]
+    values = [*(derived.value for derived in spec.derived), *(a.value for a in (*assigns, *spec.output))]
+    return itertools.chain.from_iterable(map(walk, values))
 
 
 def rows_of(decl: Input | Param | State) -> tuple[Space, ...]:

@@ -11,6 +11,7 @@ holds between the true ones:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 
 from gmpy2 import mpq
@@ -32,8 +33,23 @@ def number(value: Fraction | float) -> mpq:
     return decimal(value)
 
 
+_LARGEST_POWER, _LARGEST_DENOMINATOR = 64, 10**5
+_HALVINGS, _DOUBLINGS = 2, 3
+"""How often an argument of an exponential is halved, or doubled, so that its value is still a root, or a square."""
+
+
+@dataclass
 class Elementary(Oracle):
-    """Values and derivatives of functions at the points at which it is asked, the same every time."""
+    """Values and derivatives of functions at the points at which it is asked, the same every time.
+
+    bases: the constants of which a spec has powers: kernels take exponentials of their logarithms.
+    """
+
+    bases: tuple[mpq, ...] = ()
+
+    def same(self, x: mpq, y: mpq) -> bool:
+        """Whether two results are one."""
+        return bool(x == y)
 
     def __call__(self, function: str, args: tuple[Dual, ...]) -> Dual:
         match function:
@@ -64,12 +80,12 @@ class Elementary(Oracle):
         there = {**{name: Dual(arg.value) for name, arg in names.items()}, "y": result}
         for arg, slope in zip(names.values(), slopes, strict=True):
             if arg.tangents:
-                result = result + Dual(ZERO.value, _scaled(arg, at_point(formula(slope), there, self).value))
+                result = result + Dual(ZERO.value, scaled(arg, at_point(formula(slope), there, self).value))
         return result
 
     def exp(self, x: Dual) -> Dual:
         value = self._exponential(x.value)
-        return Dual(value, _scaled(x, value))
+        return Dual(value, scaled(x, value))
 
     def log(self, x: Dual) -> Dual:
         if x.value == 0:
@@ -77,44 +93,94 @@ class Elementary(Oracle):
         question = ("log", x.value)
         if question not in self.known:
             # What a planner folds into a kernel is a float: the logarithm of a constant is that float.
-            self._remember(number(math.log(x.value)) if x.value > 0 else self._new("exp"), x.value)
-        return Dual(self.known[question], _scaled(x, 1 / x.value))
+            self._remember(number(math.log(x.value)) if x.value > 0 else self._new(), x.value)
+        return Dual(self.known[question], scaled(x, 1 / x.value))
 
     def sqrt(self, x: Dual) -> Dual:
-        value = self._ask(("sqrt", x.value))
-        return Dual(value, _scaled(x, 1 / (2 * value)))
+        value = self._root(x.value, mpq(1, 2))
+        return Dual(value, scaled(x, 1 / (2 * value)))
 
     def power(self, base: Dual, exponent: Dual) -> Dual:
-        """A whole number of factors as such: that is what `algebra.exact` does with one."""
-        fixed = exponent.value if not exponent.tangents else None
-        if fixed is not None and fixed.denominator == 1 and abs(fixed) <= 16:
-            result = ONE
-            for _ in range(abs(int(fixed))):
-                result = result * base
-            return result if fixed >= 0 else ONE / result
-        if fixed is not None and abs(fixed) == mpq(1, 2):
+        """Whole powers as such, times a root that nobody knows: so the slope is `n * power(x, n - 1)`."""
+        b, n = base.value, exponent.value
+        if abs(n) == mpq(1, 2) and not exponent.tangents:
             root = self.sqrt(base)
-            return root if fixed > 0 else ONE / root
-        return self.exp(exponent * self.log(base))
+            return root if n > 0 else ONE / root
+        value = self._power(b, n)
+        result = Dual(value, scaled(base, n * self._power(b, n - 1))) if base.tangents else Dual(value)
+        if exponent.tangents:
+            result = result + Dual(ZERO.value, scaled(exponent, value * self.log(Dual(b)).value))
+        return result
+
+    def _power(self, base: mpq, n: mpq) -> mpq:
+        if base == 0:
+            if n > 0:
+                return ZERO.value
+            raise ZeroDivisionError("a power of zero")
+        whole = n.numerator // n.denominator
+        if abs(whole) > _LARGEST_POWER:
+            raise ZeroDivisionError("a number with too many digits")
+        return base**whole * self._root(base, n - whole)
+
+    def _root(self, base: mpq, fraction: mpq) -> mpq:
+        """`base` to the power of a fraction; what it is times that of the rest is `base`."""
+        if fraction == 0:
+            return ONE.value
+        if fraction > mpq(1, 2):
+            return base / self._root(base, 1 - fraction)
+        logarithm = self.known.get(("log", base), ZERO.value)
+        if fraction == mpq(1, 2) and ("root of exp", _odd(logarithm)[0]) in self.known:
+            return self._exponential(logarithm / 2)
+        return self._ask(("root", base, fraction))
 
     def _exponential(self, x: mpq) -> mpq:
         if x == 0:
-            return mpq(1)
+            return ONE.value
         if ("exp", x) not in self.known:
-            self._remember(x, self._new("log"))
+            powers = ((base, x / self.log(Dual(base)).value) for base in self.bases)
+            found = next((self._power(b, n) for b, n in powers if n.denominator <= _LARGEST_DENOMINATOR), None)
+            self._remember(x, self._of_root(x) if found is None else found)
         return self.known["exp", x]
+
+    def _of_root(self, x: mpq) -> mpq:
+        """An exponential of which those of `x / 2` and `2 * x` are the root and the square: `sqrt(exp(x))` is one."""
+        if x < 0:
+            return 1 / self._exponential(-x)
+        odd, twos = _odd(x)
+        if not -_HALVINGS <= twos <= _DOUBLINGS:
+            odd, twos = x, 0
+        root = self.known.get(("root of exp", odd))
+        if root is None:
+            root = self.known["root of exp", odd] = self._new_root()
+        return root ** (1 << (twos + _HALVINGS))
 
     def _remember(self, logarithm: mpq, value: mpq) -> None:
         for sign, power in ((1, value), (-1, 1 / value)):
             self.known["exp", sign * logarithm], self.known["log", power] = power, sign * logarithm
 
-    def _new(self, function: str) -> mpq:
-        """A positive number at which nobody has asked for the function, nor at its inverse or negative."""
+    def _new(self) -> mpq:
+        """A positive number of which nobody has asked for the exponential, nor for that of its negative."""
         while True:
             x = mpq(self.random.randint(1, 9972), 9973)
-            if all((function, other) not in self.known for other in (x, 1 / x, -x)):
+            if all(("exp", other) not in self.known for other in (x, -x)):
+                return x
+
+    def _new_root(self) -> mpq:
+        """A positive number with whose powers nobody has anything to do."""
+        while True:
+            x = mpq(self.random.randint(1, 996), 997)
+            powers = (x ** (1 << n) for n in range(_HALVINGS + 1))
+            if all(("log", other) not in self.known for power in powers for other in (power, 1 / power)):
                 return x
 
 
-def _scaled(x: Dual, slope: mpq) -> Tangents:
+def scaled(x: Dual, slope: mpq) -> Tangents:
     return tuple(slope * tangent for tangent in x.tangents)
+
+
+def _odd(x: mpq) -> tuple[mpq, int]:
+    """`x` without its factors of two, and how many there are; fewer than none where it is divided by them."""
+    numerator, denominator = int(abs(x.numerator)), int(x.denominator)
+    up = (numerator & -numerator).bit_length() - 1 if numerator else 0
+    down = (denominator & -denominator).bit_length() - 1
+    return mpq(numerator >> up, denominator >> down), up - down

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from gmpy2 import mpq
+from gmpy2 import is_finite, mpq
 
 from flagen.algebra.exact import Dual
 from flagen.functions import operation
@@ -106,9 +106,10 @@ def apply(functions: Elementary, name: str, args: Sequence[Element]) -> Element:
     if any(isinstance(x, Infinity) for x in args):
         return _in_floating_point(name, args)
     try:
-        return functions(name, tuple(map(Dual, args))).value
+        value = functions(name, tuple(map(Dual, args))).value
     except ZeroDivisionError:
         return _in_floating_point(name, args)
+    return value if is_finite(value) else _kind(float(value))
 
 
 def _in_floating_point(name: str, args: Sequence[Element]) -> Element:

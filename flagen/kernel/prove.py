@@ -12,9 +12,11 @@ from gmpy2 import mpq
 from flagen.algebra.exact import Dual, Tensor
 from flagen.diagnostics import InternalError
 from flagen.kernel.call import At, Call, Results
+from flagen.kernel.elementary import Elementary
 from flagen.kernel.elements import Element, Poison, add
 from flagen.kernel.evaluate import Launch, Memory
 from flagen.kernel.ir import Array, Program, Space
+from flagen.kernel.precise import Precise, precision
 from flagen.kernel.registers import Data, Illegal
 from flagen.kernel.settings import CHUNKS, SETTINGS, Setting
 from flagen.spec.model import Spec
@@ -36,25 +38,48 @@ def prove(spec: Spec, programs: Programs, *, seed: int = 0) -> tuple[str, ...]:
         lines += _prove_fused_recurrent(spec, programs.fused_recurrent, programs.fused_recurrent_backward, seed)
     for each in (programs, *programs.stages):
         if each.chunk is not None and each.chunk_backward is not None:
-            lines += _prove_chunk(each.spec, each.chunk, each.chunk_backward, seed)
+            prove_chunk(each.spec, each.chunk, each.chunk_backward, seed=seed)
+            lines += _lines_of_chunk(each.chunk, each.chunk_backward)
     return tuple(lines)
 
 
 def _prove_fused_recurrent(spec: Spec, forward: Program, backward: Program, seed: int) -> Iterator[str]:
-    for setting in SETTINGS:
-        _at_a_point(spec, forward, setting, seed, _prove_results)
-        _at_a_point(spec, backward, setting, seed, _prove_gradients)
+    prove_program(spec, forward, seed=seed)
+    prove_program(spec, backward, seed=seed)
     launches = _launches(SETTINGS)
     names = ", ".join(kernel.name for kernel in backward.kernels)
     yield f"kernel of fused_recurrent = recurrence: {launches}"
     yield f"kernels of its backward ({names}) = exact derivatives of the recurrence: the same launches"
 
 
-def _prove_chunk(spec: Spec, forward: Program, backward: Program, seed: int) -> Iterator[str]:
-    for setting in CHUNKS:
-        _at_a_point(spec, forward, setting, seed, partial(_prove_both, backward=backward))
+def _lines_of_chunk(forward: Program, backward: Program) -> Iterator[str]:
     yield f"kernel of {forward.name} = recurrence: {_launches(CHUNKS)}"
     yield f"kernel of {backward.name} = exact derivatives of the recurrence: the same launches"
+
+
+def _launches(settings: Sequence[Setting]) -> str:
+    return f"every program of {len(settings)} launches: {', '.join(setting.title for setting in settings)}"
+
+
+def prove_program(spec: Spec, program: Program, *, seed: int = 0) -> None:
+    """Prove the kernels of one operator: results, or gradients.
+
+    Raises:
+        InternalError: they are not the recurrence's.
+    """
+    results = any(array.life == "result" for kernel in program.kernels for array in kernel.arrays)
+    for setting in SETTINGS:
+        _at_a_point(spec, program, setting, seed, _prove_results if results else _prove_gradients)
+
+
+def prove_chunk(spec: Spec, forward: Program, backward: Program, *, seed: int = 0) -> None:
+    """Prove the kernels of an operator that goes chunk by chunk: results and gradients.
+
+    Raises:
+        InternalError: they are not the recurrence's.
+    """
+    for setting in CHUNKS:
+        _at_a_point(spec, forward, setting, seed, partial(_prove_both, backward=backward))
 
 
 def _prove_both(call: Call, forward: Program, backward: Program) -> None:
@@ -67,10 +92,6 @@ def _prove_both(call: Call, forward: Program, backward: Program) -> None:
     _prove_gradients(call, backward, results, {array.of: memory.arrays[array.name] for array in left})
 
 
-def _launches(settings: Sequence[Setting]) -> str:
-    return f"every program of {len(settings)} launches: {', '.join(setting.title for setting in settings)}"
-
-
 class _Differs(Exception):
     """A kernel does not give what the recurrence gives."""
 
@@ -81,12 +102,21 @@ _Comparison = Callable[[Call, Program], object]
 
 
 def _at_a_point(spec: Spec, program: Program, setting: Setting, seed: int, compare: _Comparison) -> None:
-    """Compare at a random point where nothing is divided by zero, if there is one."""
+    """Compare at a random point where nothing is divided by zero, if there is one: exactly; and where that differs,
+    with the true functions of the language in place of those of which nothing but the slopes is known."""
     block_of = program.kernels[0].block_of
     for attempt in range(_ATTEMPTS):
-        numbers = random.Random(f"{spec.name} {setting} {seed + attempt}")
+        point = f"{spec.name} {setting} {seed + attempt}"
+
+        def call(functions: type[Elementary], point: str = point) -> Call:
+            return Call(spec, setting, setting.sizes(spec, block_of), random.Random(point), functions)
+
         try:
-            compare(Call(spec, setting, setting.sizes(spec, block_of), numbers), program)
+            try:
+                compare(call(Elementary), program)
+            except _Differs:
+                with precision():
+                    compare(call(Precise), program)
         except ZeroDivisionError:
             continue
         except (_Differs, Illegal) as difference:
@@ -115,7 +145,7 @@ def _prove_results(call: Call, program: Program, results: Results | None = None,
             for index, x in row.items():
                 if isinstance(x, Poison):
                     raise _Differs(f"{array.name} is not all written, or no number")
-                if x != wanted.at(array.dims, index).value:
+                if not call.functions.same(x, wanted.at(array.dims, index).value):
                     raise _Differs(f"{array.name} is not the recurrence's")
     return memory
 
@@ -160,7 +190,7 @@ def _prove_gradients(
         found = call.along(array, memory.arrays[array.name], program.kernels[-1].block_of)
         if isinstance(found, Poison):
             raise _Differs(f"the gradient of {name} is not all written, or no number")
-        if found != expected[call.directions.index(name)]:
+        if not call.functions.same(found, expected[call.directions.index(name)]):
             raise _Differs(f"the gradient of {name} is not the recurrence's derivative")
 
 

@@ -81,8 +81,8 @@ SETTINGS = (
         steps=3,
         initial=False,
         final=True,
-        everything=False,
-        whole=(2, 3),
+        everything=True,
+        whole=(1, 3),
         cut=(1, 1),
     ),
     Setting(
@@ -94,8 +94,8 @@ SETTINGS = (
         steps=1,
         initial=True,
         final=False,
-        everything=True,
-        whole=(2, 1),
+        everything=False,
+        whole=(2, 3),
         cut=(3, 4),
     ),
 )

@@ -4,7 +4,9 @@ rows."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+from flagen.algebra.adjoint import adjoint
 from flagen.algebra.chunk import ChunkForm, split_solve
 from flagen.algebra.equations import Equation, OffsetGradient, Solve, Statement, System
 from flagen.algebra.normal_form import NormalForm, Position
@@ -69,6 +71,11 @@ class ChunkPlan:
     @property
     def normal_form(self) -> NormalForm:
         return self.form.normal_form
+
+    @cached_property
+    def adjoint(self) -> System:
+        """The equations of the gradients."""
+        return adjoint(self.form).system
 
     def reader(self, tensor: str) -> Reader:
         return next(reader for reader in self.readers if reader.tensor == tensor)

@@ -234,7 +234,7 @@ class WayBack:
         term, own = front.rules.mask(term), front.scopes[name]
         if name not in self.sums:
             self.sums[name] = found = _Sum(front.fresh(f"d_{name}"), term.dims, self.loop, [term])
-            if own == scope and own != "call":
+            if own == scope and own != "call" and not self._may_widen(name, term):
                 return [Set(found.called, term)]
             found.dims = self._dims_of(name)
             self.zeros[own].append(Zero(found.called, found.dims))
@@ -248,6 +248,11 @@ class WayBack:
         whole = front.transpose.plus(Value(found.called, "local", found.dims), term)
         found.dims = whole.dims
         return [Set(found.called, whole)]
+
+    def _may_widen(self, name: str, term: Tile) -> bool:
+        """Whether a loop over micro-steps may add what has more dims than `term`: it cannot do so turn by turn."""
+        front = self.front
+        return front.scopes[name] == "token" and front.spec.steps is not None and term.dims != self._dims_of(name)
 
     def _dims_of(self, name: str) -> Dims:
         declared: tuple[Input | Param, ...] = (*self.front.spec.inputs, *self.front.spec.params)

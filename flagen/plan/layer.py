@@ -127,7 +127,7 @@ def plan_layer(layer: Layer, plan: Plan, others: Mapping[str, Plan]) -> LayerPla
         forward.steps(),
         keeping,
         frozenset(name for name, kept in keeps.items() if kept == "position"),
-        needs_of(layer),
+        needs_of(layer, {operator.name: operator.spec.params for operator in operators}),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flagen.spec.layer.model import (
@@ -20,6 +20,7 @@ from flagen.spec.layer.model import (
     children,
     walk,
 )
+from flagen.spec.model import Param
 
 
 @dataclass(frozen=True)
@@ -27,29 +28,35 @@ class Needs:
     """What a layer's constructor and its `forward` need.
 
     Attributes:
-        sizes: configs that count something which is always there, so that they are integers from 1 on.
+        sizes: configs that count something, so that they are integers from 1 on: what is always there, what something
+            else would stand for if they were 0, and what is divided by.
+        conditional: those that count something which is there under a condition, and the condition.
         unset: those of them that may be None.
         activations: configs that name an activation.
         inputs: inputs that may be left out, each with the condition under which it may not.
     """
 
     sizes: tuple[str, ...]
+    conditional: tuple[tuple[str, Expr], ...]
     unset: frozenset[str]
     activations: tuple[str, ...]
     inputs: tuple[tuple[str, Expr], ...]
 
 
-def needs_of(layer: Layer) -> Needs:
-    """What `layer` needs."""
-    factors = set(_factors_of_shapes(layer))
-    sizes = tuple(config.name for config in layer.config if config.name in factors and _counts(config))
+def needs_of(layer: Layer, params: Mapping[str, Iterable[Param]]) -> Needs:
+    """What `layer` needs, around recurrences that have these `params`."""
     nodes = [node for expr in _expressions(layer) for node in walk(expr)]
+    counts = [config.name for config in layer.config if _counts(config) and not config.ignored]
+    counted = {*_factors_of_shapes(layer), *_replaced(nodes), *_divisors(nodes, params)}
+    sizes = tuple(name for name in counts if name in counted)
+    sometimes = dict(_factors_under_conditions(layer))
+    conditional = tuple((name, sometimes[name]) for name in counts if name in sometimes and name not in counted)
     by_default = {config.name for config in layer.config if config.default is None}
     unset = frozenset(name for name in sizes if name in by_default or name in _asked_for(nodes))
     dims = {dim.name: dim.value for dim in layer.dims}
     named = {name for node in nodes for name in _names_of_activation(node, dims)}
     activations = tuple(config.name for config in layer.config if config.name in named and not config.one_of)
-    return Needs(sizes, unset, activations, tuple(_needed_inputs(layer)))
+    return Needs(sizes, conditional, unset, activations, tuple(_needed_inputs(layer)))
 
 
 # ------------------------------------------------------------------------------------------------------------- configs
@@ -65,10 +72,25 @@ def _factors_of_shapes(layer: Layer) -> Iterator[str]:
     """Configs that are factors of a shape, or of a part of it, of what there is whatever the config."""
     dims = {dim.name: dim.value for dim in layer.dims}
     shapes = [size for param in layer.params if param.condition is None for size in param.shape]
-    made = [module.value for module in layer.modules if isinstance(module.value, Call)]
-    shapes += [arg for call in made for arg in (*call.args, *(value for _, value in call.keywords))]
+    shapes += [arg for module in layer.modules for arg in _given(module.value)]
     for shape in shapes:
         yield from _factors(shape, dims)
+
+
+def _factors_under_conditions(layer: Layer) -> Iterator[tuple[str, Expr]]:
+    """Configs that are factors of what there is under a condition on configs, and the condition."""
+    dims = {dim.name: dim.value for dim in layer.dims}
+    for module in layer.modules:
+        if not isinstance(module.value, IfElse) or module.value.otherwise != Value(None):
+            continue
+        if all(node.kind == "config" for node in walk(module.value.condition) if isinstance(node, Name)):
+            for arg in _given(module.value.then):
+                yield from ((name, module.value.condition) for name in _factors(arg, dims))
+
+
+def _given(expr: Expr) -> tuple[Expr, ...]:
+    """What a constructor is given."""
+    return (*expr.args, *(value for _, value in expr.keywords)) if isinstance(expr, Call) else ()
 
 
 def _factors(expr: Expr, dims: dict[str, Expr]) -> Iterator[str]:
@@ -85,11 +107,26 @@ def _factors(expr: Expr, dims: dict[str, Expr]) -> Iterator[str]:
             yield from (*_factors(then, dims), *_factors(otherwise, dims))
 
 
+def _replaced(nodes: list[Expr]) -> set[str]:
+    """Configs that have another one in their place where they are nothing."""
+    values = [value for node in nodes if isinstance(node, Logic) and node.op == "or" for value in node.values[:-1]]
+    return {value.name for value in values if isinstance(value, Name) and value.kind == "config"}
+
+
+def _divisors(nodes: list[Expr], params: Mapping[str, Iterable[Param]]) -> Iterator[str]:
+    """Configs that something is divided by; in the recurrence that is a number which it declares as above 0."""
+    for node in nodes:
+        if isinstance(node, Binary) and node.op in ("/", "//", "%") and isinstance(node.right, Name):
+            yield node.right.name
+        if isinstance(node, Call) and node.kind == "recurrence":
+            positive = {param.name for param in params[node.name] if param.range.low > 0}
+            yield from (value.name for name, value in node.keywords if name in positive and isinstance(value, Name))
+
+
 def _asked_for(nodes: list[Expr]) -> set[str]:
     """Configs of which a layer asks whether they are None, or that have another one in their place."""
     asked = [node.left for node in nodes if isinstance(node, Compare) and node.op in ("is", "is not")]
-    asked += [value for node in nodes if isinstance(node, Logic) and node.op == "or" for value in node.values[:-1]]
-    return {node.name for node in asked if isinstance(node, Name)}
+    return _replaced(nodes) | {node.name for node in asked if isinstance(node, Name)}
 
 
 def _names_of_activation(node: Expr, dims: dict[str, Expr]) -> Iterator[str]:
@@ -112,7 +149,9 @@ def _chosen(expr: Expr, dims: dict[str, Expr]) -> Iterator[str]:
 def _expressions(layer: Layer) -> Iterator[Expr]:
     yield from (dim.value for dim in (*layer.dims, *layer.attributes))
     yield from (require.condition for require in layer.require)
+    yield from (param.init for param in layer.params)
     yield from (module.value for module in layer.modules)
+    yield from (init.value for init in layer.init)
     yield from (statement.value for statement in layer.forward)
 
 

@@ -39,7 +39,11 @@ def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef
     if template == "kernels":
         context = kernel_context(plan, fused_recurrent(plan))
     else:
-        context = {**launcher_context(plan, fused_recurrent(plan), "nothing"), RANGES: range_check(plan.spec)}
+        context = {
+            **launcher_context(plan, fused_recurrent(plan), "nothing"),
+            "notes": (),
+            RANGES: range_check(plan.spec),
+        }
     tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", context, shared=".."))
     mention = ("fused_recurrent_", "launch_config") if template == "kernels" else ""
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from flagen.backends.triton_.actions import ActionWriter
 
-from flagen.backends.triton_.axes import Axes
+from flagen.backends.triton_.kernel_printer import KernelPrinter
 from flagen.diagnostics import InternalError
+from flagen.kernel.backward import Lowering
+from flagen.kernel.check import check
+from flagen.kernel.ir import Kernel, Loop
 from flagen.plan.backward_actions import Add, Give, Gradient, Leave, Vector, Zero
 from flagen.plan.schedule import Set
 from flagen.plan.tiles import Value
@@ -26,8 +28,15 @@ WHOLE = ("K", "V")
 
 
 def lines(*actions):
-    output = Vector("do", ("V",), "token", shared=False)
-    return list(ActionWriter(SPEC, Axes(WHOLE), output, "row", blocked=False).lines(actions))
+    """What a kernel does that has these actions for each token, as source lines."""
+    lowering = Lowering(SPEC, WHOLE, Vector("do", ("V",), "token", shared=False), ("sequence", "head"), blocked=False)
+    body = (Loop("token", tuple(lowering.statements(actions))),)
+    kernel = Kernel("", "sequence", None, WHOLE, (), (), ("T",), ("HV", *WHOLE), frozenset(), body)
+    printed = list(KernelPrinter(check(kernel)).lines())
+    return [
+        line.strip()
+        for line in printed[printed.index("for token in tl.range(first_token, end_token, num_stages=1):") :]
+    ][1:]
 
 
 @pytest.mark.parametrize(

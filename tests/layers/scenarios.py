@@ -108,7 +108,7 @@ class _Runs:
         return _tensor("x", (batch, tokens, self.hidden)).to(self.dtype)
 
     def given(self, batch: int, tokens: int) -> dict[str, Tensor]:
-        return {name: _given(name, *of, batch, tokens).to(self.dtype) for name, of in self.config.given.items()}
+        return {name: given_to(name, *of, batch, tokens).to(self.dtype) for name, of in self.config.given.items()}
 
     def once(self, mask: Tensor | None = None, cu_seqlens: Sequence[int] | None = None) -> Arrays:
         batch = BATCH if cu_seqlens is None else 1
@@ -209,7 +209,7 @@ def _packed(cu_seqlens: Sequence[int] | None) -> dict[str, Tensor]:
     return {} if cu_seqlens is None else {"cu_seqlens": torch.tensor(cu_seqlens)}
 
 
-def _given(name: str, kind: str, size: int, batch: int, tokens: int) -> Tensor:
+def given_to(name: str, kind: str, size: int, batch: int, tokens: int) -> Tensor:
     if kind == "tokens":
         return _tensor(name, (batch, tokens, size))
     if kind == "fractions":

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from flagen.spec import check_file
 from generated import layers
 from generated.shared.functional import activate
 from generated.shared.layer import Layer
 from tests.layers.cases import LAYERS
+from tests.specs import LAYERS as SPECS
 
 SMALL = {case.class_name: case.configs[0].arguments for case in LAYERS.values()}
 NAMES = sorted(set(layers.__all__) & SMALL.keys())
-SIZES = ("hidden_size", "num_heads", "num_v_heads", "num_kv_heads", "head_dim", "num_slots", "conv_size", "state_size")
+FACTORS = ("expand_k", "expand_v", "expand_ratio", "expand")
+"""What sizes are multiplied by; a fraction will do where the product is an integer."""
 ACTIVATIONS = ("gate_fn", "feature_map", "hidden_act", "output_gate_activation", "qk_activation")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Operators run without kernels")
@@ -43,16 +47,35 @@ def argument(names: tuple[str, ...], *without: tuple[str, str]) -> list[tuple[st
     return [(layer, name) for layer, name in found if name in names and (layer, name) not in without]
 
 
-@pytest.mark.parametrize(("layer", "name"), argument(SIZES, ("Mamba2", "num_heads")))
+def sizes() -> Iterator[tuple[str, str]]:
+    """Every layer with each of its arguments that is an integer and has an effect, but factors and its place."""
+    for path in SPECS.values():
+        section = check_file(path)[0].layer
+        assert section is not None
+        annotations = inspect.get_annotations(layer_class(section.class_name).__init__)
+        for config in section.config:
+            counts = annotations[config.name] in ("int", "int | None") and not config.ignored
+            if counts and config.name not in (*FACTORS, "layer_idx"):
+                yield section.class_name, config.name
+
+
+@pytest.mark.parametrize(("layer", "name"), list(sizes()))
 @pytest.mark.parametrize("size", [0, -2, 2.5, "4", True])
 def test_what_is_no_size_is_named(layer: str, name: str, size: Any) -> None:
+    """Not zero either, which stands for no default."""
     varied = {"use_short_conv": True} if name == "conv_size" else {}
-    shown = "kernel_size" if name == "conv_size" else name
-    with pytest.raises(ValueError, match=rf"{shown}: expected a positive integer, got {size!r}"):
+    with pytest.raises(ValueError, match=rf"^{name}: expected a positive integer, got {size!r}$"):
         made(layer, **{**varied, name: size})
 
 
-@pytest.mark.parametrize(("layer", "name"), argument(("expand_k", "expand_v", "expand_ratio", "expand")))
+@pytest.mark.parametrize("layer", NAMES)
+@pytest.mark.parametrize("place", [-1, True, 2.5, "4"])
+def test_what_is_no_place_in_a_cache_is_named(layer: str, place: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^layer_idx: expected the layer's place in a cache, from 0, got {place!r}$"):
+        made(layer, layer_idx=place)
+
+
+@pytest.mark.parametrize(("layer", "name"), argument(FACTORS))
 @pytest.mark.parametrize("factor", [0, -1])
 def test_what_makes_no_size_is_named(layer: str, name: str, factor: int) -> None:
     with pytest.raises(ValueError, match=rf"{name}.*: expected a positive integer|{name}: expected a positive"):
@@ -88,10 +111,32 @@ def test_hidden_states_that_do_not_fit_are_named(layer: str) -> None:
     for shape in ((2, 3, size + 1), (2, 3, 1, size), (3, size)):
         with pytest.raises(ValueError, match=r"hidden_states: expected \[B, T, "):
             one(torch.zeros(shape))
-    with pytest.raises(ValueError, match=r"hidden_states: expected torch.float32 as .*, got torch.bfloat16"):
-        one(torch.zeros(2, 3, size, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("layer", NAMES)
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_hidden_states_of_another_dtype_are_named(layer: str, weights: torch.dtype) -> None:
+    one = made(layer, layer_idx=0).to(weights)
+    for dtype in {torch.float32, torch.bfloat16, torch.float64} - {weights}:
+        with pytest.raises(ValueError, match=rf"hidden_states: expected {weights} as .*, got {dtype}"):
+            one(torch.zeros(2, 3, SMALL[layer]["hidden_size"], dtype=dtype))
+
+
+@pytest.mark.parametrize("layer", NAMES)
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_takes_any(layer: str, weights: torch.dtype, dtype: torch.dtype) -> None:
+    """Forward and backward, and near what it is without in float32."""
+    torch.manual_seed(0)
+    one = made(layer, layer_idx=0).to(weights)
+    x = torch.randn(2, 9, SMALL[layer]["hidden_size"]).to(dtype).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert one(torch.zeros(2, 3, size, dtype=torch.bfloat16))[0].shape == (2, 3, size)
+        output = one(x)[0]
+    output.float().square().sum().backward()
+    assert x.grad is not None and x.grad.dtype == dtype and x.grad.isfinite().all()
+    assert all(p.grad is not None and p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in one.parameters())
+    expected = one.float()(x.detach().float())[0]
+    assert (output - expected).norm() <= 0.05 * expected.norm()
 
 
 def test_what_another_layer_hands_on_is_asked_for() -> None:

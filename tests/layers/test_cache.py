@@ -54,6 +54,12 @@ class LinearLayer:
     def reset(self) -> None:
         self.has_previous_state = dict.fromkeys(self.has_previous_state, False)
 
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        for held in (self.conv_states, self.recurrent_states):
+            for place in range(self.number_of_states):
+                state = held[place]
+                held[place] = None if state is None else state[beam_idx]
+
 
 class OfTransformers:
     """A cache that lists its layers and has no item of an index."""
@@ -151,6 +157,25 @@ def test_lengths_go_with_their_sequences_and_are_forgotten_with_them() -> None:
     theirs.layers[0].reset()
     write_states(theirs, 0, 1, recurrent_state=S)
     assert read_lengths(theirs, 0) is None
+
+
+@pytest.mark.parametrize("kind", ["ours", "transformers", "transformers, empty"])
+@pytest.mark.parametrize("conv_state", [None, C, (C, C + 1, C + 2)], ids=["none", "one", "three"])
+def test_lengths_go_where_beams_go(kind: str, conv_state: Any) -> None:
+    cache = KINDS[kind]()
+    for step in range(2):
+        write_states(cache, 0, 1, recurrent_state=S.clone(), conv_state=conv_state)
+        write_lengths(cache, 0, torch.tensor([2, 3]) + step)
+    cache.layers[0].reorder_cache(torch.tensor([1, 0]))
+    assert read_lengths(cache, 0).tolist() == [4, 3]  # type: ignore[union-attr]
+    found = read_states(cache, 0)
+    assert torch.equal(found["recurrent_state"], S[[1, 0]])
+    assert conv_state is None or all(map(torch.equal, as_tuple(found["conv_state"]), as_tuple(conv_state, [1, 0])))
+
+
+def as_tuple(state: Any, order: list[int] | None = None) -> tuple[Tensor, ...]:
+    several = (state,) if isinstance(state, Tensor) else state
+    return tuple(x if order is None else x[order] for x in several)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -79,7 +79,7 @@ def _imports(text: str) -> list[tuple[str, list[str]]]:
     """What code imports from the files that all packages share, file by file."""
     files = {
         **MODULES,
-        "shared.functional": ("activate", "check_activation", "l2norm"),
+        "shared.functional": ("activate", "check_activation", "l2norm", "lerp"),
         "shared.initialize": (
             *("check_sizes", "check_sizes_or_none", "integer", "inverse_softplus", "log_uniform"),
             *("no_weight_decay", "normal", "positions", "uniform"),

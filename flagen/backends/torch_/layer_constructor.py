@@ -67,6 +67,9 @@ class Constructor:
         unset = [f"{name}={name}" for name in needs.sizes if name in needs.unset]
         if unset:
             yield f"check_sizes_or_none({', '.join(unset)})"
+        for name, condition in needs.conditional:
+            yield f"if {self.printer.text(condition)}:"
+            yield f"    check_sizes({name}={name})"
         for config in self.layer.config:
             if config.name in needs.activations:
                 optional = config.default is None

@@ -31,7 +31,7 @@ _FUNCTIONAL = ("silu", "softplus", "logsigmoid")
 _WRITTEN: Mapping[str, tuple[str, int]] = {
     "elu_p1": ("F.elu({x}) + 1", SUM),
     "logaddexp": ("torch.logaddexp({a}, {b})", ATOM),
-    "lerp": ("torch.lerp({start}, {end}, {weight})", ATOM),
+    "lerp": ("lerp({start}, {end}, {weight})", ATOM),
     "act": ("activate({x}, {name})", ATOM),
     "ones_like": ("torch.ones_like({x})", ATOM),
     "masked": ("packing.masked({x})", ATOM),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from flagen.backends.printed import Printed, common_factor
-from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayRows, Walk, scratch, tiles
-from flagen.backends.triton_.rows import DOT, ROLES, RowWriter, pointers, scalars, steps_symbol
+from flagen.backends.triton_.chunk_kernel import FACTORS, ScalarDecayRows, ScalarPlacement, Walk, scratch, tiles
+from flagen.backends.triton_.rows import ROLES, RowWriter, pointers, scalars, steps_symbol
+from flagen.backends.triton_.walk_equations import WalkPrinter
+from flagen.kernel import walks
 from flagen.plan.backward_levels import OUTPUT_GRADIENT, READ_GRADIENT
 from flagen.plan.chunk_backward import STATES_EVERY, ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
@@ -159,9 +160,10 @@ class Reverse(Walk):
 
     def _before(self) -> list[str]:
         """The gradient of the state before a chunk, from that of the state after it."""
-        plan, over_tokens, over_rows = self.plan, (self.value, TOKEN), (self.value, self.row)
-        decaying = plan.row_decay is not None
-        end = Printed("to_end") if decaying else None
+        plan, over_tokens = self.plan, (self.value, TOKEN)
+        given = {"dS1": "S_operand", "dO0": f"{READ_GRADIENT}.to(dtype)", "dR": "R_gradient.to(dtype)"}
+        placement = ScalarPlacement(self, "S_gradient", given, {"dO0": READ_GRADIENT, "dR": "R_gradient"})
+        equations = WalkPrinter(placement, {"dU": "U_gradient", "dR": "R_gradient", "dS0": "S_gradient"})
         offset, mask = self.tile("token * HV + value_head", TOKEN, (self.value,))
         lines = [
             f"{OUTPUT_GRADIENT} = tl.load(do_ptr + {offset}, mask={mask}, other=0.0).to(tl.float32)",
@@ -170,25 +172,16 @@ class Reverse(Walk):
         ]
         if scale := self.scale("q"):
             lines.append(f"{READ_GRADIENT} = {self.rows_by(READ_GRADIENT, scale, TOKEN, over_tokens).text}")
-        if plan.delta is not None:
+        if (found := walks.solved_back(plan.chunk.adjoint)) is not None:
             # The scores have the scale of w in them, which the state's part lacks.
-            factor = common_factor(self.scale("w"), end)
-            written = f"tl.dot(S_operand, tl.trans({self.operand('w')}), {DOT})"
+            of_updates, solution = found
             lines += [
                 *self.load_scratch("inverse"),
-                f"U_gradient = {self.rows_by(written, factor, self.row, over_rows).text}",
-                f"U_gradient = tl.dot({READ_GRADIENT}.to(dtype), scores, U_gradient, {DOT})",
-                f"R_gradient = tl.dot(U_gradient.to(dtype), inverse, U_gradient, {DOT})",
+                *equations.sum(of_updates),
+                equations.inverted(solution),
                 store_rows(self, "R_gradient"),
             ]
-        kept = "whole * S_gradient" if decaying else "S_gradient"
-        of_read = f"({self.rows_by(READ_GRADIENT, self.start_of('q'), TOKEN, over_tokens).text}).to(dtype)"
-        lines.append(f"S_gradient = tl.dot({of_read}, {self.operand('q')}, {kept}, {DOT})")
-        if plan.delta is not None:
-            factor = common_factor(self.scale("y"), self.start_of("y"))
-            erased = f"({self.rows_by('R_gradient', factor, self.row, over_rows).text}).to(dtype)"
-            lines.append(f"S_gradient = tl.dot({erased}, {self.operand('y')}, S_gradient, {DOT})")
-        return lines
+        return [*lines, *equations.sum(walks.state_before(self.plan.chunk.adjoint))]
 
     def _column_gradient(self) -> list[str]:
         """The block's share of the gradient of what is read of the vector state that rides along, and of the state's

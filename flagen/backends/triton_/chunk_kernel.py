@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from flagen.backends.printed import Printed, common_factor, product, total
+from flagen.backends.printed import Printed, common_factor, product
 from flagen.backends.triton_.chunk_describe import output_docs, prepare_docs, states_docs, walk_docs
 from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.rows import (
@@ -20,6 +21,9 @@ from flagen.backends.triton_.rows import (
     steps_symbol,
 )
 from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
+from flagen.backends.triton_.walk_equations import WalkPrinter
+from flagen.kernel import walks
+from flagen.kernel.walks import Decay
 from flagen.plan.chunk_backward import STATES_EVERY
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import ROW, TOKEN
@@ -320,65 +324,92 @@ class Walk(ScalarDecayRows, WalkKernel[ChunkKernelPlan]):
             lines.append(f"scores *= {scale.of_columns().text}")
         return lines
 
+    @property
+    def equations(self) -> WalkPrinter:
+        """The printer of the equations of this walk."""
+        called = {"R": "R", "U": "U", "O0": "read", "S1": self.state}
+        return WalkPrinter(ScalarPlacement(self, self.state, {"S0": "S_operand", "U": "U_operand"}, {"U": "U"}), called)
+
     def solved(self) -> list[str]:
         """R = z + N v + e^Γ S y, and U = (I - L)^{-1} R."""
-        plan, over = self.plan, (self.value, self.row)
-        if plan.delta is None:
-            return []
-        terms = []
-        if plan.delta.z is not None:
-            terms.append(self._sum_term(plan.delta.z))
-        if plan.write_key is not None:
-            terms.append(Printed(f"tl.dot({self.operand('v')}, tl.trans(erased_writes), {DOT})"))
-        erased = f"tl.dot(S_operand, tl.trans({self.operand('y')}), {DOT})"
-        terms.append(self.rows_by(erased, common_factor(self.scale("y"), self.start_of("y")), self.row, over))
-        return [
-            f"R = {total(*terms).text}",
-            f"U = tl.dot(R.to(dtype), tl.trans(inverse), R, {DOT})",
-            "U_operand = U.to(dtype)",
-        ]
+        found = walks.solved(self.plan.chunk.form.system)
+        return [] if found is None else [*self.equations.solved(found), "U_operand = U.to(dtype)"]
 
     def read(self) -> list[str]:
-        over = (self.value, TOKEN)
         lines = []
         if self.plan.erases_before:  # Not at once: the erasures have another, and registers are scarce.
             lines.append(f"from_start = tl.load(from_start_ptr + chunk_row * CHUNK + {self.axes.index(self.row)})")
-        read = f"tl.dot(S_operand, tl.trans({self.operand('q')}), {DOT})"
-        lines.append(f"read = {self.rows_by(read, self.start_of('q'), TOKEN, over).text}")
-        if self.plan.delta is not None:
-            lines.append(f"read = tl.dot(U_operand, tl.trans(scores), read, {DOT})")
-        if self.plan.write_key is not None:
-            scores = "scores.to(dtype)" if self.plan.delta is None else "write_scores"
-            lines.append(f"read = tl.dot({self.operand('v')}, tl.trans({scores}), read, {DOT})")
+        lines += self.equations.sum(walks.read(self.plan.chunk.form.system))
         scale = self.scale("q")
         if scale:
-            lines.append(f"read = {self.rows_by('read', scale, TOKEN, over).text}")
+            lines.append(f"read = {self.rows_by('read', scale, TOKEN, (self.value, TOKEN)).text}")
             if self.plan.rider is not None:
                 lines.append(f"column *= {scale.text}")
         return lines
 
     def next_state(self) -> list[str]:
-        plan, over = self.plan, (self.value, self.row)
-        S = self.state
-        to_end = None if plan.row_decay is None else Printed("to_end")
-        kept = S if plan.row_decay is None else f"whole * {S}"
         lines = []
-        if plan.delta is not None and to_end:
+        if self.plan.delta is not None and self.plan.row_decay is not None:
             # Not before they are needed: registers are scarce until here.
             lines += [
                 f"to_end = tl.load(to_end_ptr + chunk_row * CHUNK + {self.axes.index(self.row)})",
                 "whole = tl.load(from_start_ptr + chunk_row * CHUNK + CHUNK - 1)",
             ]
-        if plan.delta is not None:
-            scale = common_factor(self.scale("w"), to_end)
-            written = f"({self.rows_by('U', scale, self.row, over).text}).to(dtype)" if scale else "U_operand"
-            lines.append(f"{S} = tl.dot({written}, {self.operand('w')}, {kept}, {DOT})")
-            kept = S
-        if plan.write_key is not None:
-            scale, v = common_factor(self.scale("v"), to_end), self.operand("v")
-            written = f"({self.rows_by(v, scale, self.row, over).text}).to(dtype)" if scale else v
-            lines.append(f"{S} = tl.dot({written}, {self.operand('k')}, {kept}, {DOT})")
-        return lines
+        return [*lines, *self.equations.sum(walks.next_state(self.plan.chunk.form.system))]
+
+
+@dataclass(frozen=True)
+class ScalarPlacement:
+    """Rows stay as they are; their numbers, decays among them, multiply what comes out of a read, and what goes into a
+    write.
+
+    given: what tiles over the values are called as operands; `unrounded` before that, where they were found here.
+    """
+
+    kernel: ScalarDecayRows
+    state: str
+    given: Mapping[str, str]
+    unrounded: Mapping[str, str]
+
+    @property
+    def plan(self) -> ChunkKernelPlan:
+        return self.kernel.plan
+
+    def tile(self, tensor: str) -> Printed:
+        assert tensor == "z"
+        assert self.plan.delta is not None
+        assert self.plan.delta.z is not None
+        return self.kernel.sum_term(self.plan.delta.z)
+
+    def values(self, tensor: str) -> str:
+        return self.given.get(tensor) or self.kernel.operand(tensor)
+
+    def wide(self, tensor: str) -> str:
+        return self.unrounded.get(tensor) or self.kernel.operand(tensor)
+
+    def rows(self, tensor: str) -> str:
+        write_scores = "scores.to(dtype)" if self.plan.delta is None else "write_scores"
+        matrices = {"N": "erased_writes", "A0": "scores", "B0": write_scores}
+        return matrices.get(tensor) or self.kernel.operand(_role(tensor))
+
+    def factor(self, tensor: str, decay: Decay) -> Printed | None:
+        role = _role(tensor)
+        # What tokens read is scaled when all of it is there; a write's number is that of its value.
+        scale = None if role == "q" else self.kernel.scale("v" if role == "k" else role)
+        decays = {"from start": self.kernel.start_of(role), "to end": Printed("to_end"), "none": None}
+        return common_factor(scale, decays[decay])
+
+    def spread(self, text: str, factor: Printed | None, tensor: str) -> Printed:
+        axis = self.kernel.axis_of(_role(tensor))
+        return self.kernel.rows_by(text, factor, axis, (self.plan.value, axis))
+
+    def whole(self, decay: Decay) -> str:
+        return f"whole * {self.state}" if decay == "whole" else self.state
+
+
+def _role(tensor: str) -> str:
+    """The role of the rows that equations call so."""
+    return "q" if tensor == "q0" else tensor
 
 
 class Prepare(ScalarDecayRows, PrintedKernel[ChunkKernelPlan]):

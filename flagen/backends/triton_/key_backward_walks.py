@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flagen.backends.triton_.key_kernel import Pass, Prepare, Walk
+from flagen.backends.triton_.key_kernel import KeyPlacement, Pass, Prepare, Walk
 from flagen.backends.triton_.key_rows import Array, KeyRows, arrays
 from flagen.backends.triton_.lines import live, names_in
-from flagen.backends.triton_.rows import DOT, PrintedKernel, pointers, scalars
+from flagen.backends.triton_.rows import PrintedKernel, pointers, scalars
 from flagen.backends.triton_.walk import Form
+from flagen.backends.triton_.walk_equations import WalkPrinter
+from flagen.kernel import walks
 from flagen.plan.backward_levels import OUTPUT_GRADIENT, R_GRADIENT, READ_GRADIENT
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
@@ -171,29 +173,30 @@ class Reverse(KeyRows, PrintedKernel[KeyKernelPlan]):
             f"tl.store(state_gradients_ptr + {state}, S_operand, mask={within} & {self.axes.mask(self.key)}[None, :])",
             f"read_operand = {READ_GRADIENT}.to(dtype)",
             *self._solved(),
-            *self._before(),
+            *self.equations.sum(walks.state_before(self.plan.chunk.adjoint)),
         ]
         return live(lines, {"S_gradient"})
 
+    @property
+    def equations(self) -> WalkPrinter:
+        """The printer of the equations of this walk."""
+        given = {"dS1": "S_operand", "dO0": "read_operand", "dR": R_GRADIENT}
+        called = {"dU": "U_gradient", "dR": R_GRADIENT, "dS0": "S_gradient"}
+        return WalkPrinter(KeyPlacement(self, "S_gradient", given), called)
+
     def _solved(self) -> list[str]:
         """dR = (I - L)^-T (A^T dread + w dS)."""
-        if self.plan.delta is None:
+        found = walks.solved_back(self.plan.chunk.adjoint)
+        if found is None:
             return []
         place = f"chunk_row * ({self.value} * CHUNK) + {self.axes.index(self.value)}[:, None] * CHUNK"
         within = f"{self.axes.mask(self.value)}[:, None]"
+        of_updates, solution = found
         return [
-            f"U_gradient = tl.dot(S_operand, tl.trans(w_to_end), {DOT})",
-            f"U_gradient = tl.dot(read_operand, scores, U_gradient, {DOT})",
-            f"{R_GRADIENT} = tl.dot(U_gradient.to(dtype), inverse, U_gradient, {DOT}).to(dtype)",
+            *self.equations.sum(of_updates),
+            f"{self.equations.inverted(solution)}.to(dtype)",
             f"tl.store({R_GRADIENT}_ptr + {place} + {self.row_index}[None, :], {R_GRADIENT}, mask={within})",
         ]
-
-    def _before(self) -> list[str]:
-        kept = "S_gradient" if self.plan.log_decay is None else "S_gradient * whole[None, :]"
-        lines = [f"S_gradient = tl.dot(read_operand, q_from_start, {kept}, {DOT})"]
-        if self.plan.delta is not None:
-            lines.append(f"S_gradient = tl.dot({R_GRADIENT}, y_from_start, S_gradient, {DOT})")
-        return lines
 
     def _raw(self, load: RowLoad) -> bool:
         return False

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from flagen.backends.printed import Printed, common_factor, product, total
+from flagen.backends.printed import Printed, common_factor, product
 from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.key_describe import output_docs, prepare_docs, states_docs, walk_docs
 from flagen.backends.triton_.key_output import RightOutput
 from flagen.backends.triton_.key_rows import LOG2_E, Array, KeyRows, Score, arrays, decay_tiles, indented, scores_of
 from flagen.backends.triton_.lines import live, names_in
-from flagen.backends.triton_.rows import DOT, PrintedKernel, heads, key_heads, other_sizes, pointers, scalars
+from flagen.backends.triton_.rows import DOT, PrintedKernel, RowWriter, heads, key_heads, other_sizes, pointers, scalars
 from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
+from flagen.backends.triton_.walk_equations import WalkPrinter
+from flagen.diagnostics import InternalError
+from flagen.kernel import walks
+from flagen.kernel.walks import Decay
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import RowLoad
 from flagen.plan.rows import TOKEN
@@ -94,45 +98,70 @@ class Walk(WalkKernel[KeyKernelPlan]):
     def _load_array(self, array: Array) -> str:
         return array.loaded(self.axes.index(TOKEN), self.axes.index(self.key), self.axes.mask(self.key))
 
+    @property
+    def equations(self) -> WalkPrinter:
+        """The printer of the equations of this walk."""
+        called = {"R": "R", "U": "U", "O0": "read", "S1": self.state}
+        return WalkPrinter(KeyPlacement(self, self.state, {"S0": "S_operand", "U": "U_operand"}), called)
+
     def solved(self) -> list[str]:
         """U = (I - L)^{-1} (z + N v + S y); folded, what is read of S for it alone."""
-        plan = self.plan
-        if plan.delta is None:
+        found = walks.solved(self.plan.chunk.form.system)
+        if found is None:
             return []
-        erased = f"tl.dot(S_operand, tl.trans(y_from_start), {DOT})"
-        if plan.folded:
-            return [f"U_operand = {erased}.to(dtype)"]
-        terms = []
-        if plan.delta.z is not None:
-            terms.append(self._sum_term(plan.delta.z))
-        if plan.write_key is not None:
-            terms.append(Printed(f"tl.dot({self.operand('v')}, tl.trans(erased_writes), {DOT})"))
-        return [
-            f"R = {total(*terms, Printed(erased)).text}",
-            f"U = tl.dot(R.to(dtype), tl.trans(inverse), R, {DOT})",
-            "U_operand = U.to(dtype)",
-        ]
+        if self.plan.folded:
+            return [f"U_operand = tl.dot(S_operand, tl.trans(y_from_start), {DOT}).to(dtype)"]
+        return [*self.equations.solved(found), "U_operand = U.to(dtype)"]
 
     def read(self) -> list[str]:
-        plan = self.plan
-        lines = [f"read = tl.dot(S_operand, tl.trans(q_from_start), {DOT})"]
-        if plan.delta is not None and not plan.folded:
-            lines.append(f"read = tl.dot(U_operand, tl.trans(scores), read, {DOT})")
-        if plan.write_key is not None:
-            scores = "write_scores" if plan.delta is not None and not plan.folded else "scores"
-            lines.append(f"read = tl.dot({self.operand('v')}, tl.trans({scores}), read, {DOT})")
-        return lines
+        read = walks.read(self.plan.chunk.form.system)
+        return self.equations.sum(read.without("A0") if self.plan.folded else read)
 
     def next_state(self) -> list[str]:
-        S = self.state
-        kept = S if self.plan.log_decay is None else f"{S} * whole[None, :]"
-        lines = []
-        if self.plan.delta is not None:
-            lines.append(f"{S} = tl.dot(U_operand, w_to_end, {kept}, {DOT})")
-            kept = S
-        if self.plan.write_key is not None:
-            lines.append(f"{S} = tl.dot({self.operand('v')}, k_to_end, {kept}, {DOT})")
-        return lines
+        return self.equations.sum(walks.next_state(self.plan.chunk.form.system))
+
+
+@dataclass(frozen=True)
+class KeyPlacement:
+    """Rows come decayed from the preparation, to the chunk's start or its end.
+
+    given: what tiles over the values are called as operands.
+    """
+
+    kernel: RowWriter[KeyKernelPlan]
+    state: str
+    given: Mapping[str, str]
+
+    @property
+    def plan(self) -> KeyKernelPlan:
+        return self.kernel.plan
+
+    def tile(self, tensor: str) -> Printed:
+        assert tensor == "z"
+        assert self.plan.delta is not None
+        assert self.plan.delta.z is not None
+        return self.kernel.sum_term(self.plan.delta.z)
+
+    def values(self, tensor: str) -> str:
+        return self.given.get(tensor) or self.kernel.operand(tensor)
+
+    def wide(self, tensor: str) -> str:
+        raise InternalError(f"rows that multiply {tensor} have their decays")
+
+    def rows(self, tensor: str) -> str:
+        apart = self.plan.delta is not None and not self.plan.folded
+        matrices = {"N": "erased_writes", "A0": "scores", "B0": "write_scores" if apart else "scores"}
+        prepared = {"y": "y_from_start", "q0": "q_from_start", "w": "w_to_end", "k": "k_to_end"}
+        return matrices.get(tensor) or prepared[tensor]
+
+    def factor(self, tensor: str, decay: Decay) -> Printed | None:
+        return None
+
+    def spread(self, text: str, factor: Printed | None, tensor: str) -> Printed:
+        return Printed(text)
+
+    def whole(self, decay: Decay) -> str:
+        return f"{self.state} * whole[None, :]" if decay == "whole" else self.state
 
 
 @dataclass(frozen=True)

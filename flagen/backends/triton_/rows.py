@@ -223,6 +223,13 @@ class RowWriter(Generic[P]):
         sizes = tuple_of(shape) if value.dims != over else "()"
         return text if sizes == "()" else f"tl.broadcast_to({text}, {sizes})"
 
+    def sum_term(self, tile: Tile) -> Printed:
+        """`tile` as a term of a tile over values and rows."""
+        printed, over = self.printers[self.row].printed(tile), (self.plan.value, self.row)
+        if tile.dims in ((), over):
+            return printed
+        return Printed(self.axes.spread(printed.atom, tile.dims, over))
+
     def rows_by(self, text: str, factor: Printed | None, axis: str, over: Dims) -> Printed:
         """`text`, a name or a call that is a tile over `over`, times `factor`, numbers of rows along `axis`."""
         if factor is None:

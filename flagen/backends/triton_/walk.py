@@ -12,14 +12,12 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from flagen.backends.printed import Printed
 from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.lines import live, names_in
 from flagen.backends.triton_.printer import literal
 from flagen.backends.triton_.rows import P, PrintedKernel, RowPlan, RowWriter, pointers, scalars
 from flagen.plan.free_names import final_of, initial_of
 from flagen.plan.rows import TOKEN
-from flagen.plan.tiles import Tile
 from flagen.spec.model import State
 
 PACKING = ("cu_seqlens", "chunk_sequence", "first_chunk")
@@ -308,10 +306,3 @@ class WalkKernel(PrintedKernel[P]):
             f"o = {self.print(self.plan.output, TOKEN)}",
             f"tl.store(o_ptr + {offset}, o.to(o_ptr.dtype.element_ty), mask={mask})",
         ]
-
-    def _sum_term(self, tile: Tile) -> Printed:
-        """`tile` as a term of a tile over values and rows."""
-        printed, over = self.printers[self.row].printed(tile), (self.value, self.row)
-        if tile.dims in ((), over):
-            return printed
-        return Printed(self.axes.spread(printed.atom, tile.dims, over))

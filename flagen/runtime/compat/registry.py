@@ -33,8 +33,15 @@ PACKAGES = {
 
 PLACES = {
     "fla.layers": f"{AROUND}.layers",
+    "fla.layers.utils": f"{HERE}.layer_utilities",
     "fla.models": f"{AROUND}.models",
+    "fla.models.cache_utils": f"{HERE}.model_utilities",
+    "fla.models.utils": f"{HERE}.model_utilities",
     "fla.modules": f"{AROUND}.modules",
+    "fla.modules.causal_conv1d": f"{AROUND}.modules.convolution",
+    "fla.modules.conv": f"{AROUND}.modules.convolution",
+    "fla.modules.long_conv": f"{AROUND}.modules.convolution",
+    "fla.modules.norm": f"{AROUND}.modules",
     "fla": f"{HERE}.fla",
     "mamba_ssm": f"{HERE}.mamba_ssm",
     "causal_conv1d": f"{HERE}.causal_conv1d",
@@ -47,9 +54,22 @@ FILES = frozenset(
 )
 """Files that the others spread over what is one module here: `fla.ops.kda.chunk` is `fla.ops.kda`."""
 
+LAYERS = frozenset(
+    "abc comba delta_net gated_deltanet gated_deltaproduct gdn2 gla gsa hgrn hgrn2 kda lightnet linear_attn mamba "
+    "mamba2 multiscale_retention precond_gated_deltanet precond_kda rwkv6 rwkv7 simple_gla".split()
+)
+"""The same of layers: `fla.layers.gla` is `fla.layers`."""
 
-IN_ONE_MODULE = {"fla.ops.": 3, "causal_conv1d.": 1}
-"""How many names lead to such a module."""
+IN_ONE_MODULE = {"fla.ops.": (3, FILES), "causal_conv1d.": (1, FILES), "fla.layers.": (2, LAYERS)}
+"""How many names lead to such a module, and which files it stands for."""
+
+INSTEAD = {
+    "fla.utils": "it is for code that launches fla's own kernels; call operators as a whole, from fla.ops, or torch",
+    "fla.ops.utils": "it is a part of fla's own kernels; call operators as a whole, from fla.ops, or torch",
+    "fla.layers.utils": "layers here find tokens by themselves: hand them attention_mask or cu_seqlens",
+    "fla.models.utils": "models here generate by themselves; others do with transformers' GenerationMixin",
+}
+"""Modules of utilities, of which some have no meaning here: what to do instead."""
 
 
 class Registration:
@@ -130,6 +150,8 @@ class Finder(MetaPathFinder):
         place = _place(name)
         found = None if place is None else _find(place)
         if found is None:
+            if message := _refusal(*name.rpartition(".")[::2]):
+                raise ImportError(message, name=name)
             return None
         spec = ModuleSpec(name, Alias(found.name), origin=found.origin, is_package=True)
         spec.has_location = found.origin is not None
@@ -177,8 +199,9 @@ class Distribution(metadata.Distribution):
 def _place(name: str) -> str | None:
     """The module that stands for the one of this name."""
     parts = name.split(".")
-    whole = next((depth for top, depth in IN_ONE_MODULE.items() if name.startswith(top)), len(parts))
-    while len(parts) > whole and parts[-1] in FILES:
+    known = (of for top, of in IN_ONE_MODULE.items() if name.startswith(top))
+    whole, files = next(known, (len(parts), FILES))
+    while len(parts) > whole and parts[-1] in files:
         parts.pop()
     for length in range(len(parts), 0, -1):
         place = PLACES.get(".".join(parts[:length]))
@@ -201,11 +224,20 @@ def _attributes(name: str, original: ModuleType) -> Callable[[str], Any]:
         if not wanted.startswith("__"):
             if hasattr(original, wanted):
                 return getattr(original, wanted)
+            if message := _refusal(name, wanted):
+                raise AttributeError(message)
             if find_spec(f"{name}.{wanted}") is not None:
                 return import_module(f"{name}.{wanted}")
         raise AttributeError(f"module {name!r}, which stands in for a package, has no attribute {wanted!r}")
 
     return attribute
+
+
+def _refusal(module: str, wanted: str) -> str | None:
+    """What to say of a name that a module of utilities has not, nor a module below it."""
+    if module not in INSTEAD or _find(f"{_place(module)}.{wanted}") is not None:
+        return None
+    return f"{module} has no {wanted} here: {INSTEAD[module]}"
 
 
 def _is_ours(module: ModuleType | None) -> bool:

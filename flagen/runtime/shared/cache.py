@@ -19,6 +19,8 @@ from .inference import usable
 STATES = ("recurrent_state", "attn_state", "conv_state", "ffn_state")
 LENGTHS = "lengths"
 """What a cache has besides where sequences had different numbers of tokens, and positions matter: [N], how many."""
+LENGTHS_AT = "lengths_at"
+"""Where a layer of transformers' caches has them: among its recurrent states, which go where sequences go."""
 
 
 class LayerStates:
@@ -132,6 +134,11 @@ class Cache:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (layer.states for layer in self.layers)
 
+    @property
+    def is_linear(self) -> list[bool]:
+        """What transformers asks of a cache before it goes on from one: no layer here is one that counts no tokens."""
+        return [False for _ in self.layers]
+
     def update(
         self,
         *,
@@ -208,7 +215,9 @@ def write_lengths(cache: Any, layer_idx: int, lengths: Tensor) -> None:
     elif isinstance(layer := cache.layers[layer_idx], LayerStates):
         layer.states[LENGTHS] = lengths
     else:
-        setattr(layer, LENGTHS, lengths)
+        place = getattr(layer, LENGTHS_AT, layer.number_of_states)
+        setattr(layer, LENGTHS_AT, place)
+        _leave_recurrent(layer, place, lengths)
 
 
 def _held(cache: Any, layer_idx: int) -> Mapping[str, Any]:
@@ -223,10 +232,13 @@ def _held(cache: Any, layer_idx: int) -> Mapping[str, Any]:
         return layer.states
     if not any(getattr(layer, "has_previous_state", {}).values()):
         return {}
+    recurrent = dict(layer.recurrent_states)
+    place = getattr(layer, LENGTHS_AT, None)
+    lengths = recurrent.pop(place, None)
     return {
-        "recurrent_state": _one_or_several(layer.recurrent_states, layer.has_previous_state),
+        "recurrent_state": _one_or_several(recurrent, layer.has_previous_state),
         "conv_state": _one_or_several(layer.conv_states, layer.has_previous_state),
-        LENGTHS: getattr(layer, LENGTHS, None),
+        LENGTHS: lengths if layer.has_previous_state.get(place, False) else None,
     }
 
 
@@ -247,14 +259,11 @@ def write_states(cache: Any, layer_idx: int, offset: int, **states: Any) -> None
         return
     if not any(layer.has_previous_state.values()):
         layer.seen_tokens = 0
-        setattr(layer, LENGTHS, None)
     layer.seen_tokens += offset
     for held in (layer.conv_states, layer.recurrent_states):
         held.update({state_idx: usable(state) for state_idx, state in held.items()})  # They are written to in place.
     for state_idx, state in enumerate(_several(states.get("recurrent_state"))):
-        _make_room(layer, state_idx)
-        layer.update_recurrent_state(state, state_idx=state_idx)
-        layer.has_previous_state[state_idx] = True
+        _leave_recurrent(layer, state_idx, state)
     for state_idx, state in enumerate(_several(states.get("conv_state"))):
         _make_room(layer, state_idx)
         layer.update_conv_state(state, state_idx=state_idx)
@@ -296,6 +305,12 @@ def _layer_of_transformers(cache: Any, layer_idx: int) -> Any:
             base.register(LayerStates)
     cache.layers[layer_idx] = LayerStates()
     return cache.layers[layer_idx]
+
+
+def _leave_recurrent(layer: Any, state_idx: int, state: Tensor) -> None:
+    _make_room(layer, state_idx)
+    layer.update_recurrent_state(state, state_idx=state_idx)
+    layer.has_previous_state[state_idx] = True
 
 
 def _make_room(layer: Any, state_idx: int) -> None:

@@ -57,3 +57,9 @@ def l2norm(x: Tensor, eps: float = 1e-6, output_dtype: torch.dtype | None = None
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     normed = wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)
     return normed.to(x.dtype if output_dtype is None else output_dtype)
+
+
+def lerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    """start + weight * (end - start), rounded once, in the widest of their dtypes: a parameter may stay in float32."""
+    dtype = torch.promote_types(torch.promote_types(start.dtype, end.dtype), weight.dtype)
+    return torch.lerp(start.to(dtype), end.to(dtype), weight.to(dtype))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any, ClassVar, TypeGuard
 
 import torch
@@ -50,8 +51,8 @@ class Layer(nn.Module):
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(map(repr, MODES))}, got {mode!r}")
-        if layer_idx is not None and layer_idx < 0:
-            raise ValueError(f"layer_idx: expected the layer's place in a cache, from 0, got {layer_idx}")
+        if layer_idx is not None and not _is_place(layer_idx):
+            raise ValueError(f"layer_idx: expected the layer's place in a cache, from 0, got {layer_idx!r}")
         self.mode = mode
         self.layer_idx = layer_idx
 
@@ -161,6 +162,10 @@ class Layer(nn.Module):
 
     def _wants_gradient(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
+
+
+def _is_place(number: object) -> bool:
+    return not isinstance(number, bool) and isinstance(number, Integral) and int(number) >= 0
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:

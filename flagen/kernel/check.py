@@ -1,0 +1,88 @@
+"""What has to hold of every kernel before anybody prints or runs it: tiles fit where they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flagen.diagnostics import InternalError
+from flagen.kernel.ir import Add, Choose, Fill, If, Kernel, Let, Load, Loop, Statement, Store
+from flagen.plan.tiles import Edge, Scan, Shifted, StateTile, Sum, Tile, Value, operands
+from flagen.spec.model import Dims
+
+
+def check(kernel: Kernel) -> Kernel:
+    """`kernel`, whose tiles have the dims that those who use them take them to have.
+
+    Raises:
+        InternalError: one has others: its axes would meet the wrong ones.
+    """
+    _Check(kernel.order).body(kernel.body)
+    return kernel
+
+
+class _Check:
+    def __init__(self, order: Dims) -> None:
+        self.order = order
+        self.dims: dict[str, Dims] = {}
+        """The dims of the tiles that have a name so far."""
+
+    def body(self, body: Iterable[Statement]) -> None:
+        for statement in body:
+            self._statement(statement)
+
+    def _statement(self, statement: Statement) -> None:
+        match statement:
+            case Load(target, source):
+                self.dims[target] = self._sorted(source.dims)
+            case Fill(target, dims):
+                self.dims[target] = self._sorted(dims)
+            case Let(target, value):
+                self._tile(value)
+                self.dims[target] = value.dims
+            case Add(target, value, dims):
+                self._is_over(target, dims)
+                self._fits(value, dims, target)
+            case Choose(_, target, value):
+                self._is_over(target, value.dims)
+                self._tile(value)
+            case Store(target, value):
+                self._fits(value, target.dims, target.array.name)
+            case Loop(_, inner):
+                self.body(inner)
+                self.body(inner)  # A turn takes what the one before has left.
+            case If(_, then, otherwise):
+                self.body((*then, *otherwise))
+
+    def _sorted(self, dims: Dims) -> Dims:
+        return tuple(dim for dim in self.order if dim in dims)
+
+    def _is_over(self, name: str, dims: Dims) -> None:
+        if self.dims.get(name, self._sorted(dims)) != self._sorted(dims):
+            raise InternalError(f"`{name}` is over {self.dims[name]}, and is used as if it were over {dims}")
+
+    def _fits(self, value: Tile, dims: Dims, target: str) -> None:
+        self._tile(value)
+        if not set(value.dims) <= set(dims):
+            raise InternalError(f"a tile over {value.dims} is added to or stored in `{target}`, which is over {dims}")
+
+    def _has_rows(self, values: Iterable[Tile], first: Tile, axis: str, dims: Dims) -> None:
+        """Rows along the first axis, and one like them."""
+        if any(value.dims != dims for value in values) or dims != (axis, *first.dims):
+            raise InternalError(f"rows along {axis} of {dims} of tiles that are over others, or not over all of them")
+
+    def _tile(self, tile: Tile) -> None:
+        match tile:
+            case Value(name, _, dims) | StateTile(name, False, dims):
+                self._is_over(name, dims)
+            case StateTile(name, True, dims):
+                self._is_over(f"{name}_prev", dims)
+            case Sum(value, dim) if dim not in value.dims:
+                raise InternalError(f"a sum over {dim} of a tile over {value.dims}")
+            case Scan(_, factor, term, first, axis, _, dims):
+                self._has_rows((factor, term), first, axis, dims)
+            case Shifted(value, first, axis, _, dims):
+                self._has_rows((value,), first, axis, dims)
+            case Edge(value, axis, _, dims) if value.dims != (axis, *dims):
+                raise InternalError(f"a row along {axis} of a tile over {value.dims}, as if it were over {dims}")
+        for operand in operands(tile):
+            self._tile(operand)

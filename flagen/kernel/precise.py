@@ -1,0 +1,66 @@
+"""The functions of the language in floating point of ninety digits.
+
+In exact arithmetic a function's values are made up, and not all that holds between functions can be made to hold
+between those: a kernel may use what the made-up ones do not have. Where the two differ, this decides: here everything
+holds that does, but for the last digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import gmpy2
+from gmpy2 import mpq
+
+from flagen.algebra.exact import Dual
+from flagen.kernel.elementary import Elementary, number, scaled
+from flagen.kernel.elements import Element
+
+_BITS, _SAME = 320, 200
+"""Of numbers, and how many of those of a result have to be right: what is left is for sums that cancel."""
+
+
+@contextmanager
+def precision() -> Iterator[None]:
+    """Numbers of as many digits meanwhile."""
+    with gmpy2.context(gmpy2.get_context(), precision=_BITS):
+        yield
+
+
+@dataclass
+class Precise(Elementary):
+    """True values and derivatives; the logarithm of a constant is the float that a planner folds into a kernel."""
+
+    def same(self, x: Element, y: Element) -> bool:
+        return bool(abs(x - y) <= mpq(1, 1 << _SAME) * max(1, abs(x), abs(y)))
+
+    def exp(self, x: Dual) -> Dual:
+        value = gmpy2.exp(gmpy2.mpfr(x.value))
+        return Dual(value, scaled(x, value))
+
+    def log(self, x: Dual) -> Dual:
+        if x.value <= 0:
+            raise ZeroDivisionError("the logarithm of what is not positive")
+        constant = x.value in (2, *self.bases)
+        value = number(math.log(x.value)) if constant else gmpy2.log(gmpy2.mpfr(x.value))
+        return Dual(value, scaled(x, 1 / x.value))
+
+    def sqrt(self, x: Dual) -> Dual:
+        if x.value <= 0:
+            raise ZeroDivisionError("the root of what is not positive")
+        value = gmpy2.sqrt(gmpy2.mpfr(x.value))
+        return Dual(value, scaled(x, 1 / (2 * value)))
+
+    def _power(self, base: Element, n: Element) -> Element:
+        if n == int(n):
+            return super()._power(base, mpq(n))
+        if base == 0:
+            return mpq(0)
+        if base in self.bases:
+            return gmpy2.exp(gmpy2.mpfr(n * number(math.log(base))))
+        if base < 0:
+            raise ZeroDivisionError("a root of what is negative")
+        return gmpy2.mpfr(base) ** gmpy2.mpfr(n)

@@ -1,0 +1,200 @@
+"""Mistakes that could be in a kernel, one at a time, made in its data.
+
+Of eight kinds: decays, masks, offsets, bounds, operands, accumulations, stores, residuals. A mutant is a kernel that
+could have been written: its tiles still fit, so that only what it computes, or where it reads and writes, tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from flagen.diagnostics import InternalError
+from flagen.kernel.check import check
+from flagen.kernel.ir import (
+    Access,
+    Add,
+    Array,
+    Barrier,
+    Choose,
+    Fill,
+    If,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Loop,
+    Note,
+    Row,
+    Statement,
+    Store,
+    accesses_in,
+    statements_in,
+)
+from flagen.plan.tiles import (
+    Arithmetic,
+    Constant,
+    Function,
+    Masked,
+    Negative,
+    Once,
+    Product,
+    StateTile,
+    Value,
+    tiles_in,
+)
+
+KINDS = ("decays", "masks", "offsets", "bounds", "operands", "accumulations", "stores", "residuals")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A kernel with one mistake: of which kind, what it said, what it says instead, and the statements around it, the
+    outermost first."""
+
+    kernel: Kernel
+    kind: str
+    was: Any
+    now: Any
+    around: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kernel.name or 'forward'} [{self.kind}] {short(self.was)} -> {short(self.now)}"
+
+    def changes(self, field: str) -> bool:
+        """Whether a field of what it said is all that has changed."""
+        return type(self.was) is type(self.now) and self.now == replace(self.was, **{field: getattr(self.now, field)})
+
+
+def mutants(kernel: Kernel) -> Iterator[Mutant]:
+    """Every mutant of a kernel, always in the same order."""
+    for kind, was, now, body, around in _Changes(kernel).of(kernel.body):
+        mutant = replace(kernel, body=body)
+        try:
+            check(mutant)
+        except InternalError:
+            continue
+        yield Mutant(mutant, kind, was, now, around)
+
+
+def short(node: object) -> str:
+    text = " ".join(repr(node).split())
+    return text if len(text) <= 160 else f"{text[:100]} ... {text[-50:]}"
+
+
+Change = tuple[str, Any, Any, Any, tuple[Any, ...]]
+"""Of which kind, what was there, what is there instead, all of it with that, and the statements around it."""
+
+
+class _Changes:
+    def __init__(self, kernel: Kernel) -> None:
+        self.arrays = tuple(dict.fromkeys(access.array for access in accesses_in(kernel.body)))
+        self.has_segments = any(isinstance(s, Loop) and s.over == "segment" for s in statements_in(kernel.body))
+        self.named: dict[tuple[str, ...], list[str]] = {}
+        self.made: set[str] = set()
+        """Names that have had a value where the walk stands."""
+        lets = [s for s in statements_in(kernel.body) if isinstance(s, Let)]
+        once = [let for let in lets if sum(other.target == let.target for other in lets) == 1]
+        self.aliases = {let.target: let.value.name for let in once if isinstance(let.value, Value | StateTile)}
+        for statement in statements_in(kernel.body):
+            match statement:
+                case Let(target, value):
+                    self._name(target, value.dims)
+                case Load(target, source):
+                    self._name(target, tuple(d for d in kernel.order if d in source.array.dims))
+
+    def _of(self, name: str) -> str:
+        """What a name is another name for."""
+        return self._of(self.aliases[name]) if name in self.aliases else name
+
+    def _name(self, name: str, dims: tuple[str, ...]) -> None:
+        if name not in self.named.setdefault(dims, []):
+            self.named[dims].append(name)
+
+    def of(self, node: Any) -> Iterator[Change]:
+        """Every change inside of `node`."""
+        around = (node,) if isinstance(node, Statement) else ()
+        for kind, instead in self._here(node):
+            yield kind, node, instead, instead, around
+        if isinstance(node, tuple):
+            for place, item in enumerate(node):
+                for kind, was, now, whole, inner in self.of(item):
+                    kept = () if whole is None else (whole,)
+                    yield kind, was, now, (*node[:place], *kept, *node[place + 1 :]), inner
+        elif is_dataclass(node) and not isinstance(node, Array | Index):
+            for field in fields(node):
+                for kind, was, now, whole, inner in self.of(getattr(node, field.name)):
+                    yield kind, was, now, replace(node, **{field.name: whole}), (*around, *inner)
+
+    def _here(self, node: Any) -> Iterator[tuple[str, Any]]:
+        """What may stand in the place of `node`; None for nothing."""
+        match node:
+            case Product(factors, dims):
+                for factor in factors:
+                    rest = tuple(other for other in factors if other is not factor)
+                    yield "decays" if _decays(factor) else "operands", Product((*rest, Constant(Fraction(1))), dims)
+            case Arithmetic(("+" | "-") as op, left, right, dims):
+                yield "operands", Arithmetic("-" if op == "+" else "+", left, right, dims)
+                for term in (left, right):
+                    yield "accumulations", Product((term, Constant(Fraction(1))), dims)
+            case Negative(value, dims):
+                yield "operands", Product((value, Constant(Fraction(1))), dims)
+            case Function("exp" | "exp2", (argument,), dims):
+                yield "decays", Function("exp", (Negative(argument, dims),), dims)
+            case Masked(value, _, _, dims):
+                yield "masks", Product((value, Constant(Fraction(1))), dims)
+            case Once(value, dims):
+                yield "masks", Product((value, Constant(Fraction(1))), dims)
+            case Value(name, _, dims):
+                others = [other for other in self.named.get(dims, []) if self._of(other) != self._of(name)]
+                yield from (("operands", replace(node, name=other)) for other in others[:2])
+            case Access(array, at, within):
+                yield from (("masks", replace(node, within=tuple(d for d in within if d != dim))) for dim in within)
+                yield from self._elsewhere(node, array, at)
+            case Load():
+                yield "bounds", replace(node, once=not node.once)
+            case Store():
+                yield "stores", None
+            case Let(target) if target in self.made:
+                yield "accumulations", None
+            case Let(target):
+                self.made.add(target)
+            case Add(target, value):
+                yield "accumulations", None
+                yield "accumulations", Let(target, Product((value, Constant(Fraction(1))), node.dims))
+            case Fill(_, _, number):
+                yield "operands", replace(node, number=1.0 if number is None else number + 1)
+            case Choose(_, target, value):
+                yield "bounds", None
+                yield "bounds", Let(target, value)
+            case Loop(over):
+                yield "bounds", replace(node, reverse=not node.reverse)
+                if over == "token" and self.has_segments:
+                    yield "bounds", replace(node, but_last=not node.but_last)
+            case If(conditions, then, otherwise):
+                yield "bounds", replace(node, then=otherwise, otherwise=then)
+                for condition in conditions if len(conditions) > 1 else ():
+                    yield "bounds", replace(node, conditions=tuple(c for c in conditions if c is not condition))
+            case Barrier():
+                yield "bounds", None
+            case Note() | Row() | StateTile():
+                pass
+
+    def _elsewhere(self, node: Access, array: Array, at: Sequence[Index]) -> Iterator[tuple[str, Any]]:
+        """Another array, or another row of this one."""
+        for place, index in enumerate(at):
+            elsewhere = Index(index.space, 0 if index.number is None else index.number + 1)
+            yield "offsets", replace(node, at=(*at[:place], elsewhere, *at[place + 1 :]))
+        alike = [a for a in self.arrays if a != array and (a.spaces, a.dims) == (array.spaces, array.dims)]
+        for other in alike[:2]:
+            kind = "residuals" if "scratch" in (array.life, other.life) else "operands"
+            yield kind, replace(node, array=other)
+
+
+def _decays(tile: Any) -> bool:
+    """Whether a factor is a decay: an exponential, or what goes by a decay's name."""
+    return any(isinstance(part, Function) and part.name in ("exp", "exp2") for part in tiles_in(tile)) or (
+        isinstance(tile, Value) and tile.kind == "derived"
+    )
