@@ -102,8 +102,8 @@ SETTINGS = (
 
 CHUNKS = (
     Setting(
-        "packed, several chunks and an empty sequence",
-        (5, 0, 2),
+        "packed with an empty sequence and a ragged chunk",
+        (3, 0, 2),
         packed=True,
         H=2,
         HV=4,
@@ -130,8 +130,8 @@ CHUNKS = (
         chunk=3,
     ),
     Setting(
-        "one sequence to no state",
-        (6,),
+        "one sequence of several chunks to no state",
+        (9,),
         packed=False,
         H=1,
         HV=1,
