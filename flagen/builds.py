@@ -5,13 +5,12 @@ Nothing is written for a spec that fails at any stage of `flagen.pipeline`, and 
 
 from __future__ import annotations
 
+import gc
 import os
 import traceback
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
 from threading import current_thread, main_thread
@@ -207,9 +206,12 @@ def _compile_all(jobs: Sequence[Job]) -> Generator[Package | Refused | Broken, N
     if len(jobs) < _WORTH_A_POOL or workers < 2:
         yield from map(_try_compile, jobs)
         return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import active_children, get_context
+
     # Workers start from nothing: forking a process that shows progress from a thread is asking for a deadlock.
     others = set(active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=gc.disable)
     try:
         with _interrupts_ignored():  # An interrupt is for this process to answer: workers inherit that they ignore it.
             compiled = pool.map(_try_compile, jobs)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flagen.algebra import proof, scan_proof
+from flagen.algebra import proof
 from flagen.algebra.adjoint import Adjoint, adjoint
 from flagen.algebra.chunk import ChunkForm, chunk_form
-from flagen.algebra.find_scan import OutsideScan, scan_form
-from flagen.algebra.flow import OutsideStages
 from flagen.algebra.monomials import OutsideNormalForm
 from flagen.algebra.normal_form import NormalForm
 from flagen.algebra.orient import normal_form
 from flagen.algebra.proof import Proof
-from flagen.algebra.riding import prove_riding, riding_form
 from flagen.algebra.scan import ScanForm
 from flagen.algebra.staged import Stage, StagedForm
-from flagen.algebra.staged_proof import prove_stages
-from flagen.algebra.stages import staged_form
 from flagen.diagnostics import Span
 from flagen.spec.model import Spec
 
@@ -61,6 +56,9 @@ class Derivation:
     """The normal form of all states, where there are two stages and the vector state of one rides on the other's."""
 
 
+# Most specs have the normal form: what finds and proves other ones is imported for those that do not.
+
+
 def derive(spec: Spec) -> Derivation:
     """Normal form, chunk form and adjoint of `spec`, or its scan form, or its stages."""
     try:
@@ -73,6 +71,8 @@ def derive(spec: Spec) -> Derivation:
 
 def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
     """The scan form of a spec outside the normal form, for the reason `outside`; else its stages."""
+    from flagen.algebra.find_scan import OutsideScan, scan_form
+
     try:
         form = scan_form(spec)
     except OutsideScan as reason:
@@ -87,6 +87,10 @@ def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
 
 
 def _staged(spec: Spec) -> Derivation:
+    from flagen.algebra.flow import OutsideStages
+    from flagen.algebra.riding import riding_form
+    from flagen.algebra.stages import staged_form
+
     try:
         form = staged_form(spec)
     except OutsideStages as outside:
@@ -99,12 +103,17 @@ def _staged(spec: Spec) -> Derivation:
 def _of_stage(stage: Stage) -> Derivation:
     if not stage.is_scan:
         return derive(stage.spec)
+    from flagen.algebra.find_scan import scan_form
+
     return Derivation(stage.spec, None, None, None, None, scan_form(stage.spec, stage.outputs))
 
 
 def prove(spec: Spec, derivation: Derivation) -> Proof:
     """Prove what was derived; raises InternalError where it is not the recurrence."""
     if derivation.staged is not None:
+        from flagen.algebra.riding import prove_riding
+        from flagen.algebra.staged_proof import prove_stages
+
         lines = [
             f"stage of {part.spec.states[0].name}: {line}"
             for part in derivation.stages
@@ -113,6 +122,8 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
         riding = () if derivation.riding is None else prove_riding(derivation.riding)
         return Proof((*prove_stages(derivation.staged), *riding, *lines))
     if derivation.scan is not None:
+        from flagen.algebra import scan_proof
+
         return scan_proof.prove(derivation.scan)
     if derivation.chunk_form is None or derivation.adjoint is None:
         assert derivation.no_chunk_form is not None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 
 from gmpy2 import mpq
 
@@ -98,32 +99,37 @@ def _equation(equation: Equation, timeline: Timeline, values: Mapping[str, Value
     result = {index: mpq(0) for index in _indices(equation.target.index, timeline)}
     for term in equation.terms:
         letters = tuple(sorted(term.letters | set(equation.target.index)))
+        target = _part(equation.target.index, letters)
+        factors = [(values[factor.tensor], _part(factor.index, letters)) for factor in term.factors]
+        visible = _visible(term, letters, timeline)
         for index in _indices(letters, timeline):
-            at = dict(zip(letters, index, strict=True))
-            if _visible(term, at, timeline):
-                result[tuple(at[letter] for letter in equation.target.index)] += _value(term, at, timeline, values)
+            if not visible(index):
+                continue
+            product = mpq(term.sign)
+            for tensor, own in factors:
+                product *= tensor[own(index)]
+            if product and term.exponents:
+                product *= _decay(term.exponents, dict(zip(letters, index, strict=True)), timeline)
+            result[target(index)] += product
     return result
 
 
-def _visible(term: Term, at: Mapping[str, int], timeline: Timeline) -> bool:
+def _part(index: Letters, letters: Letters) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+    """From the values of a term's letters to a tensor's index."""
+    places = [letters.index(letter) for letter in index]
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple([values[place] for place in places])
+
+
+def _visible(term: Term, letters: Letters, timeline: Timeline) -> Callable[[tuple[int, ...]], bool]:
+    """Whether the mask of a term lets it through where its letters have these values."""
     mask = term.mask
-    return (
-        mask is None
-        or timeline.writes[_columns(mask.column)][at[mask.column]] < timeline.seen[mask.reader][at[mask.row]]
-    )
-
-
-def _columns(letter: str) -> str:
-    return FAMILY[letter]
-
-
-def _value(term: Term, at: Mapping[str, int], timeline: Timeline, values: Mapping[str, Values]) -> mpq:
-    product = mpq(term.sign)
-    for factor in term.factors:
-        product *= values[factor.tensor][tuple([at[letter] for letter in factor.index])]
-        if not product:
-            return product
-    return product * _decay(term.exponents, at, timeline) if term.exponents else product
+    if mask is None:
+        return lambda index: True
+    column, row = letters.index(mask.column), letters.index(mask.row)
+    writes, seen = timeline.writes[FAMILY[mask.column]], timeline.seen[mask.reader]
+    return lambda index: writes[index[column]] < seen[index[row]]
 
 
 def _decay(exponents: tuple[Exponent, ...], at: Mapping[str, int], timeline: Timeline) -> mpq:

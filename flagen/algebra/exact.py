@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 
 from gmpy2 import mpq
 
@@ -102,6 +103,7 @@ _NUMERATORS = (1, 2, 3, 4, 6, 8, 9, 12)
 _DENOMINATORS = (5, 7)
 
 
+@cache
 def decimal(value: float) -> mpq:
     """The short fraction that a spec's author wrote as `value`, not the long one that the float is."""
     return mpq(Fraction(repr(value)))

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, meta, nodes
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError, nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.idtracking import VAR_LOAD_RESOLVE
 
 from flagen.diagnostics import InternalError
+from flagen.emit.template_cache import TemplateCache, cache_directory
 
 
 @cache
@@ -21,14 +25,18 @@ def environment(templates: Path) -> Environment:
 
     One for all specs that a process builds: a template is compiled once, and again when its file has changed.
     """
-    return Environment(
+    directory = cache_directory()
+    env = Environment(
         loader=FileSystemLoader(templates),
         undefined=StrictUndefined,
         autoescape=False,  # The output is Python and Markdown, not HTML.
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        bytecode_cache=None if directory is None else TemplateCache(directory),
     )
+    env.code_generator_class = _Generator
+    return env
 
 
 def render(env: Environment, template: str, context: Mapping[str, object], **known: object) -> str:
@@ -56,17 +64,35 @@ def _check_names(env: Environment, template: str, context: Mapping[str, object],
 
 def _names_used(env: Environment, template: str) -> frozenset[str]:
     """The names that `template`, or what it includes, expects of its context."""
-    assert env.loader is not None
-    own, included = _names_in(env, template, env.loader.get_source(env, template)[0])
+    own, included = _names_in(env.get_template(template))
     return own.union(*(_names_used(env, name) for name in included))
 
 
-@cache
-def _names_in(env: Environment, template: str, source: str) -> tuple[frozenset[str], tuple[str, ...]]:
-    """The names that the text of a template alone expects, and the templates that it hands its context to."""
-    tree = env.parse(source, template)
-    names = meta.find_undeclared_variables(tree) - env.globals.keys()
-    return frozenset(names), tuple(_sharing_context(tree))
+def _names_in(template: Template) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The names that a template alone expects, and the templates that it hands its context to."""
+    compiled = template.root_render_func.__globals__
+    return frozenset(compiled[_USED]), compiled[_INCLUDED]
+
+
+_USED, _INCLUDED = "names_used", "templates_included"
+
+
+class _Generator(CodeGenerator):
+    """Compiles a template to code that knows what it uses."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.used: set[str] = set()
+
+    def enter_frame(self, frame: Frame) -> None:
+        super().enter_frame(frame)
+        looked_up = {name for action, name in frame.symbols.loads.values() if action == VAR_LOAD_RESOLVE}
+        self.used |= looked_up - self.environment.globals.keys()
+
+    def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:  # The name is Jinja2's.
+        super().visit_Template(node, frame)
+        self.writeline(f"{_USED} = {sorted(self.used)!r}")
+        self.writeline(f"{_INCLUDED} = {tuple(_sharing_context(node))!r}")
 
 
 def _sharing_context(tree: nodes.Template) -> Iterator[str]:

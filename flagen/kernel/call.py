@@ -55,14 +55,14 @@ class Call:
         self.declared |= {param.name: param for param in spec.params if param.is_tensor}
         self.declared |= {state.name: state for state in spec.states}
         self.directions = tuple(self.declared)
+        self._rows = {name: rows_of(decl) for name, decl in self.declared.items()}
         self._values: dict[tuple[object, ...], tuple[mpq, mpq]] = {}
 
     def element(self, name: str, at: At, index: tuple[int, ...]) -> tuple[mpq, mpq]:
         """An element of an argument, and that of its direction; `index` is over the dims of its declaration."""
-        decl = self.declared[name]
-        key = (name, *(at[space] for space in rows_of(decl)), *index)
+        key = (name, *[at[space] for space in self._rows[name]], *index)
         if key not in self._values:
-            self._values[key] = (self._random(decl), self.functions.rational())
+            self._values[key] = (self._random(self.declared[name]), self.functions.rational())
         return self._values[key]
 
     def _random(self, decl: Input | Param | State) -> mpq:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flagen.diagnostics import InternalError
-from flagen.kernel.ir import Add, Choose, Fill, If, Kernel, Let, Load, Loop, Statement, Store
+from flagen.kernel.ir import Access, Add, Choose, Fill, If, Kernel, Let, Load, Loop, Statement, Store
 from flagen.plan.tiles import Edge, Scan, Shifted, StateTile, Sum, Tile, Value, operands
 from flagen.spec.model import Dims
 
@@ -33,7 +33,7 @@ class _Check:
     def _statement(self, statement: Statement) -> None:
         match statement:
             case Load(target, source):
-                self.dims[target] = self._sorted(source.dims)
+                self.dims[target] = self._of(source)
             case Fill(target, dims):
                 self.dims[target] = self._sorted(dims)
             case Let(target, value):
@@ -46,12 +46,18 @@ class _Check:
                 self._is_over(target, value.dims)
                 self._tile(value)
             case Store(target, value):
-                self._fits(value, target.dims, target.array.name)
+                self._fits(value, self._of(target), target.array.name)
             case Loop(_, inner):
                 self.body(inner)
                 self.body(inner)  # A turn takes what the one before has left.
             case If(_, then, otherwise):
                 self.body((*then, *otherwise))
+
+    def _of(self, access: Access) -> Dims:
+        dims = self._sorted(access.dims)
+        if dims[: len(access.rows)] != access.rows:
+            raise InternalError(f"rows of `{access.array.name}` lie along {access.rows}, which are not the first axes")
+        return dims
 
     def _sorted(self, dims: Dims) -> Dims:
         return tuple(dim for dim in self.order if dim in dims)

@@ -92,9 +92,16 @@ class Elementary(Oracle):
             raise ZeroDivisionError("the logarithm of zero")
         question = ("log", x.value)
         if question not in self.known:
-            # What a planner folds into a kernel is a float: the logarithm of a constant is that float.
-            self._remember(number(math.log(x.value)) if x.value > 0 else self._new(), x.value)
+            self._remember(self._logarithm(x.value), x.value)
         return Dual(self.known[question], scaled(x, 1 / x.value))
+
+    def _logarithm(self, x: mpq) -> mpq:
+        """What a planner folds into a kernel is a float: the logarithm of a constant is that float. Where numbers that
+        differ have one float, it is that of the first."""
+        if x == 1:
+            return ZERO.value
+        rounded = number(math.log(x)) if x > 0 else ZERO.value
+        return self._new() if rounded == 0 or ("exp", rounded) in self.known else rounded
 
     def sqrt(self, x: Dual) -> Dual:
         value = self._root(x.value, mpq(1, 2))

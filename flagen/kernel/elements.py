@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any, TypeAlias
 
 from gmpy2 import is_finite, mpq
@@ -60,32 +61,44 @@ def _kind(x: float) -> Element:
     return mpq(int(x))
 
 
+# Rationals know neither infinities nor poison, which are rare.
+
+
 def add(x: Element, y: Element) -> Element:
-    if isinstance(x, Poison | Infinity) or isinstance(y, Poison | Infinity):
+    try:
+        return x + y
+    except TypeError:
         return _kind(_as_float(x) + _as_float(y))
-    return x + y
 
 
 def negative(x: Element) -> Element:
-    return _kind(-_as_float(x)) if isinstance(x, Poison | Infinity) else -x
+    try:
+        return -x
+    except TypeError:
+        return _kind(-_as_float(x))
 
 
 def subtract(x: Element, y: Element) -> Element:
-    if isinstance(x, Poison | Infinity) or isinstance(y, Poison | Infinity):
+    try:
+        return x - y
+    except TypeError:
         return _kind(_as_float(x) - _as_float(y))
-    return x - y
 
 
 def multiply(x: Element, y: Element) -> Element:
-    if isinstance(x, Poison | Infinity) or isinstance(y, Poison | Infinity):
+    try:
+        return x * y
+    except TypeError:
         return _kind(_as_float(x) * _as_float(y))
-    return x * y
 
 
 def divide(x: Element, y: Element) -> Element:
-    if isinstance(x, Poison | Infinity) or isinstance(y, Poison | Infinity):
+    try:
+        return x / y
+    except ZeroDivisionError:
+        return _over_zero(x)
+    except TypeError:
         return _kind(_as_float(x) / _as_float(y)) if _as_float(y) else _over_zero(x)
-    return x / y if y else _over_zero(x)
 
 
 def _over_zero(x: Element) -> Element:
@@ -93,10 +106,7 @@ def _over_zero(x: Element) -> Element:
 
 
 def product(factors: Sequence[Element]) -> Element:
-    result: Element = ONE
-    for factor in factors:
-        result = multiply(result, factor)
-    return result
+    return reduce(multiply, factors, ONE)
 
 
 def apply(functions: Elementary, name: str, args: Sequence[Element]) -> Element:

@@ -38,9 +38,11 @@ from flagen.kernel.ir import (
     Space,
     Statement,
     Store,
+    statements_in,
 )
 from flagen.kernel.registers import Data, Illegal, Lanes, Registers, Sizes
 from flagen.plan.rows import TOKEN
+from flagen.spec.model import Dims
 
 
 @dataclass
@@ -77,6 +79,8 @@ class Launch:
         self.kernel, self.memory, self.sizes = kernel, memory, memory.sizes
         self.registers = Registers(kernel.order, kernel.block_of, memory.sizes, memory.functions, memory.numbers)
         self.uses: dict[str, _Use] = {}
+        self.stored = {s.target.array.name for s in statements_in(kernel.body) if isinstance(s, Store)}
+        self._lanes: dict[tuple[Dims, Dims, int], list[int | None]] = {}
         self.barriers = 0
         self.program = 0
 
@@ -204,20 +208,27 @@ class Launch:
         source, dims = load.source, self.registers.sorted(load.source.dims)
         if source.array.name not in self.memory.arrays:
             raise Illegal(f"{source.array.name} is not given")
-        elements, fill, use = self.memory.arrays[source.array.name], number(load.fill), self._use(source.array)
-        data: Data = []
-        for flat in self._elements(source):
-            if flat is not None:
-                if use.writer.get(flat, self.program) != self.program:
-                    raise Illegal(f"{source.array.name}: read while another program writes it")
-                if use.written.get(flat, -1) == self.barriers:
-                    raise Illegal(f"{source.array.name}: read without a barrier behind the write")
-                use.readers.setdefault(flat, set()).add(self.program)
-                use.read[flat] = self.barriers
-            data.append(fill if flat is None else elements[flat])
+        elements, fill = self.memory.arrays[source.array.name], number(load.fill)
+        at = self._elements(source)
+        if source.array.name in self.stored:
+            self._read(source.array, at)
+        data: Data = [fill if flat is None else elements[flat] for flat in at]
         if load.once and self.at["block"] != 0:
             data = [mpq(0) for _ in data]
         return Lanes(dims, data)
+
+    def _read(self, array: Array, at: Iterable[int | None]) -> None:
+        """Remember who reads elements of an array that this kernel writes."""
+        use = self._use(array)
+        for flat in at:
+            if flat is None:
+                continue
+            if use.writer.get(flat, self.program) != self.program:
+                raise Illegal(f"{array.name}: read while another program writes it")
+            if use.written.get(flat, -1) == self.barriers:
+                raise Illegal(f"{array.name}: read without a barrier behind the write")
+            use.readers.setdefault(flat, set()).add(self.program)
+            use.read[flat] = self.barriers
 
     def _store(self, target: Access, value: Lanes) -> None:
         name, dims = target.array.name, self.registers.sorted(target.dims)
@@ -246,23 +257,34 @@ class Launch:
     def _use(self, array: Array) -> _Use:
         return self.uses.setdefault(array.name, _Use())
 
-    def _elements(self, access: Access) -> Iterator[int | None]:
+    def _elements(self, access: Access) -> list[int | None]:
         """The element of each lane; None where it lies beyond an end."""
-        array, dims = access.array, self.registers.sorted(access.dims)
-        rows = {lanes: self._row(access, lanes) for lanes in self.registers.points(access.rows)}
-        along = [dims.index(axis) for axis in access.rows]
+        array = access.array
+        key = array.dims, access.within, self.at["block"]
+        if key not in self._lanes:
+            self._lanes[key] = list(self._lanes_of_row(access))
+        lanes, size = self._lanes[key], math.prod(self.sizes.dims[dim] for dim in array.dims)
+        found: list[int | None] = []
+        for place in self.registers.points(access.rows):
+            row = self._row(access, place)
+            found += [None if row is None or lane is None else row * size + lane for lane in lanes]
+        return found
+
+    def _lanes_of_row(self, access: Access) -> Iterator[int | None]:
+        """The element of its row that each lane has."""
+        array, dims = access.array, self.registers.sorted(access.array.dims)
         sizes = [self.sizes.dims[dim] for dim in array.dims]
         first = [self.registers.first(dim) for dim in array.dims]
         for point in self.registers.points(dims):
-            flat = rows[tuple(point[axis] for axis in along)]
+            flat: int | None = 0
             for dim, size, start in zip(array.dims, sizes, first, strict=True):
                 at = start + point[dims.index(dim)]
                 if at >= size:
                     if dim not in access.within:
                         raise Illegal(f"{array.name}: {dim} {at} of {size}")
                     flat = None
-                if flat is None:
                     break
+                assert flat is not None
                 flat = flat * size + at
             yield flat
 
@@ -282,9 +304,10 @@ class Launch:
     def _coordinate(self, index: Index) -> int:
         if index.number is not None:
             return index.number
-        if index.space not in self.at:
+        at = self.registers.at.get(index.space)
+        if at is None:
             raise Illegal(f"no {index.space} here")
-        return self.at[index.space]
+        return at
 
 
 def _is_own(array: Array) -> bool:

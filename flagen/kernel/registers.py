@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import cache, cached_property, reduce
 
 from gmpy2 import mpq
 
@@ -71,11 +71,11 @@ class Sizes:
     steps: Mapping[str, int]
     segment: int
 
-    @property
+    @cached_property
     def borders(self) -> tuple[int, ...]:
         return (0, *itertools.accumulate(self.lengths))
 
-    @property
+    @cached_property
     def segments(self) -> tuple[int, ...]:
         """How many segments each sequence has."""
         return tuple(-(-length // self.segment) for length in self.lengths)
@@ -85,8 +85,14 @@ class Sizes:
 
     def extents(self, array: Array, block_of: str | None) -> tuple[int, ...]:
         """How many coordinates there are in each space of an array of programs that have a block of a dim."""
+        own = {"block": self.blocks_of(block_of), "loop": array.loops}
+        return tuple([own[space] if space in own else self._extents[space] for space in array.spaces])
+
+    @cached_property
+    def _extents(self) -> dict[str, int]:
+        """Those that are the same for all arrays."""
         (steps,) = self.steps.values() or (1,)
-        every: dict[Space, int] = {
+        return {
             "sequence": len(self.lengths),
             "segment": sum(self.segments),
             "chunk": self.borders[-1] // self.blocks.get(TOKEN, 1) + len(self.lengths),
@@ -94,11 +100,8 @@ class Sizes:
             "micro_step": steps,
             "head": self.HV,
             "key_head": self.H,
-            "block": self.blocks_of(block_of),
             "place": self.segment,
-            "loop": array.loops,
         }
-        return tuple(every[space] for space in array.spaces)
 
     def chunk_at(self, sequence: int, start: int) -> int:
         """Which chunk it is that starts at a token of a sequence: each sequence has room for one that is not full."""
@@ -169,7 +172,7 @@ class Registers:
 
     def places(self, dims: Dims, over: Dims) -> tuple[int, ...]:
         """For each lane over `over`, that of a tile over `dims`."""
-        return _spread(tuple((dim, self.sizes.blocks[dim]) for dim in over), dims)
+        return _spread(tuple([(dim, self.sizes.blocks[dim]) for dim in over]), dims)
 
     def named(self, name: str) -> Lanes:
         if name not in self.values:
@@ -177,32 +180,35 @@ class Registers:
         return self.values[name]
 
     def map(self, f: Callable[..., Element], dims: Dims, operands: Sequence[Lanes]) -> Lanes:
-        if any(set(operand.dims) - set(dims) for operand in operands):
-            raise Illegal(f"tiles over {[operand.dims for operand in operands]} make one over {dims}")
-        columns = [
-            operand.data if operand.dims == dims else [operand.data[place] for place in self.places(operand.dims, dims)]
-            for operand in operands
-        ]
-        return Lanes(dims, [f(*lane) for lane in zip(*columns, strict=True)])
+        columns = []
+        for operand in operands:
+            if operand.dims == dims:
+                columns.append(operand.data)
+            elif set(operand.dims) <= set(dims):
+                columns.append([operand.data[place] for place in self.places(operand.dims, dims)])
+            else:
+                raise Illegal(f"tiles over {[operand.dims for operand in operands]} make one over {dims}")
+        return Lanes(dims, list(map(f, *columns)))
 
     def value(self, tile: Tile) -> Lanes:
         match tile:
-            case Constant(value):
-                return Lanes((), [number(value)])
-            case Size(name):
-                return Lanes((), [mpq(self.sizes.named(name))])
-            case Head():
-                return Lanes((), [mpq(self.at["head"])])
             case Value(name):
                 if name in self.numbers:
                     return Lanes((), [self.numbers[name]])
                 return self._is_over(tile, self.named(name))
             case StateTile(name, previous):
                 return self._is_over(tile, self.named(f"{name}_prev" if previous else name))
+            case Constant(value):
+                return Lanes((), [number(value)])
+            case Size(name):
+                return Lanes((), [mpq(self.sizes.named(name))])
+            case Head():
+                return Lanes((), [mpq(self.at["head"])])
             case Negative(value, dims):
                 return self.map(negative, dims, (self.value(value),))
             case Product(factors, dims):
-                return self.map(_multiplied, dims, [self.value(factor) for factor in factors])
+                multiplied = multiply if len(factors) == 2 else _multiplied
+                return self.map(multiplied, dims, [self.value(factor) for factor in factors])
             case Arithmetic("**", left, right, dims):
                 return self._function("power", dims, (left, right))
             case Arithmetic(op, left, right, dims):
@@ -213,7 +219,7 @@ class Registers:
                 return self._sum(self.value(value), dim)
             case MatMul(left, right, dim, dims):
                 over = self.sorted((*dims, dim))
-                return self._sum(self.map(_multiplied, over, (self.value(left), self.value(right))), dim)
+                return self._sum(self.map(multiply, over, (self.value(left), self.value(right))), dim)
             case Normalize(function, value):
                 return self._normalized(function, self.value(value))
             case Masked(value, dim, fill, dims):

@@ -12,7 +12,6 @@ from flagen.plan.chunk_families import plan_chunk_kernel, plan_rider
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
-from flagen.plan.layer import plan_layer
 from flagen.plan.model import Plan, Unavailable
 from flagen.plan.scan import ScanPlan, plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
@@ -24,7 +23,11 @@ __all__ = ["ExpandedPlan", "Plan", "ScanPlan", "StagedPlan", "Unavailable", "mak
 
 def with_layer(plan: Plan, others: Mapping[str, Plan]) -> Plan:
     """`plan` with that of the spec's layer, if it has one; `others` are the plans of what the layer uses beside."""
-    return plan if plan.spec.layer is None else replace(plan, layer=plan_layer(plan.spec.layer, plan, others))
+    if plan.spec.layer is None:
+        return plan
+    from flagen.plan.layer import plan_layer
+
+    return replace(plan, layer=plan_layer(plan.spec.layer, plan, others))
 
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:

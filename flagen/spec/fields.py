@@ -6,11 +6,14 @@ import math
 import re
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from flagen.spec.layer.model import Constant
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
 from flagen.spec.names import did_you_mean, listed, nearest, quoted
 from flagen.spec.report import Report
+
+if TYPE_CHECKING:
+    from flagen.spec.layer.model import Constant
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")

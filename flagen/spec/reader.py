@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from flagen.spec.bounds import warn_growing
 from flagen.spec.checks import (
@@ -14,10 +15,6 @@ from flagen.spec.checks import (
     check_updated,
 )
 from flagen.spec.fields import Field, Fields
-from flagen.spec.layer.checks import check_layer
-from flagen.spec.layer.model import Layer, Use
-from flagen.spec.layer.reader import LayerReader
-from flagen.spec.layer.scope import OPERATOR
 from flagen.spec.loader import Mapping, Node, Scalar
 from flagen.spec.model import ChunkHints, Spec
 from flagen.spec.names import Symbols, camel_case
@@ -25,6 +22,9 @@ from flagen.spec.report import Abandon, Report
 from flagen.spec.scope import Scope
 from flagen.spec.sections import Sections
 from flagen.spec.statements import Statements
+
+if TYPE_CHECKING:
+    from flagen.spec.layer.model import Layer, Use
 
 _TEXTS = ("title", "paper", "description")
 _REQUIRED = ("flagen", "name", "inputs", "update", "output")
@@ -110,6 +110,11 @@ class _Reader:
         return replace(spec, layer=self._layer(given["layer"].value, spec)) if "layer" in given else spec
 
     def _layer(self, node: Node, spec: Spec) -> Layer | None:
+        # Most specs have none, and need nothing of what reads one.
+        from flagen.spec.layer.checks import check_layer
+        from flagen.spec.layer.reader import LayerReader
+        from flagen.spec.layer.scope import OPERATOR
+
         operator = None if self.report.failed() else spec
         reader = LayerReader(spec.name, self.fields, self.report)
         layer = reader.layer(node)

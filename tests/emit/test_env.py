@@ -9,11 +9,13 @@ from jinja2 import Environment
 
 from flagen.diagnostics import InternalError
 from flagen.emit.env import environment, render
+from flagen.emit.template_cache import LOCATION
 
 
 @pytest.fixture
-def templates(tmp_path: Path) -> Path:
-    """A directory of small templates."""
+def templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of small templates, of which nothing is kept."""
+    monkeypatch.setenv(LOCATION, "")
     texts = {
         "greeting.j2": "Hello {{ name }}\n",
         "loop.j2": "{% for row in rows %}\n{{ loop.index }} {{ row }}\n{% endfor %}\n{{ range(2) | list }}\n",

@@ -8,11 +8,8 @@ from flagen.backends.protocol import Rendering
 from flagen.backends.stages import inside, package_of
 from flagen.backends.torch_.arguments import arguments_file
 from flagen.backends.torch_.chunk import chunk_file
-from flagen.backends.torch_.layer import layer_file
 from flagen.backends.torch_.module import module_file, package_file, stage_package_file
 from flagen.backends.torch_.naive import naive_file
-from flagen.backends.torch_.scan import scan_renderings
-from flagen.backends.torch_.staged import staged_file
 from flagen.kernel import Programs
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.model import Plan, Unavailable
@@ -26,8 +23,18 @@ class TorchBackend:
     name = "torch"
 
     def renderings(self, plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
-        module = module_file(plan) if plan.layer is None else layer_file(plan.layer, plan.spec)
-        return (arguments_file(plan), naive_file(plan), *_chunk(plan), module, package_file(plan))
+        return (arguments_file(plan), naive_file(plan), *_chunk(plan), _module(plan), package_file(plan))
+
+
+# What prints a form that few specs have is imported for them.
+
+
+def _module(plan: Plan) -> Rendering:
+    if plan.layer is None:
+        return module_file(plan)
+    from flagen.backends.torch_.layer import layer_file
+
+    return layer_file(plan.layer, plan.spec)
 
 
 def _chunk(plan: Plan) -> tuple[Rendering, ...]:
@@ -36,8 +43,12 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
         case Unavailable():
             return ()
         case ScanPlan():
+            from flagen.backends.torch_.scan import scan_renderings
+
             return scan_renderings(plan.chunk)
         case StagedPlan(_, stages):
+            from flagen.backends.torch_.staged import staged_file
+
             packages = (inside(package_of(stage, plan.spec.name), _stage(stage.plan)) for stage in stages)
             return (staged_file(plan, plan.chunk), *chain.from_iterable(packages))
         case ChunkPlan():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from flagen.backends.notes import chunk_notes, fused_notes
 from flagen.backends.protocol import Rendering
@@ -17,18 +18,12 @@ from flagen.backends.triton_.chunk_launcher import (
     chunk_launcher_context,
     chunk_tuning_context,
 )
-from flagen.backends.triton_.expansion import expanded_launcher_context
 from flagen.backends.triton_.fused_backward import backward_kernels_context, reverse_kernels_context
 from flagen.backends.triton_.fused_backward_launcher import fused_backward_launcher_context
 from flagen.backends.triton_.handed_on import backward_of
 from flagen.backends.triton_.kernel import kernel_context
-from flagen.backends.triton_.key_backward import Contexts, key_backward_contexts
 from flagen.backends.triton_.key_kernel import key_kernel_context, key_prepare_context
 from flagen.backends.triton_.launcher import launcher_context
-from flagen.backends.triton_.reverse_launcher import reverse_launcher_context
-from flagen.backends.triton_.right_backward import right_backward_contexts
-from flagen.backends.triton_.scan import scan_kernel_renderings
-from flagen.backends.triton_.staged import staged_launcher_context
 from flagen.kernel import Programs
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
@@ -39,6 +34,12 @@ from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.staged import StagedPlan
+
+if TYPE_CHECKING:
+    from flagen.backends.triton_.key_backward import Contexts
+
+
+# What prints a form that few specs have is imported for them.
 
 
 class TritonBackend:
@@ -62,6 +63,8 @@ def _about_chunk(plan: Plan) -> Mapping[str, object]:
 
 
 def _staged(plan: Plan, staged: StagedPlan, programs: Programs) -> tuple[Rendering, ...]:
+    from flagen.backends.triton_.staged import staged_launcher_context
+
     whole = Rendering(
         "chunk_fused.py", "triton/staged.py.j2", {**staged_launcher_context(staged), **_about_chunk(plan)}
     )
@@ -87,6 +90,8 @@ def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     )
     module, kernels = "fused_recurrent_backward", "fused_recurrent_backward_kernels"
     if isinstance(backward, ReversePlan):
+        from flagen.backends.triton_.reverse_launcher import reverse_launcher_context
+
         return (
             *forward,
             Rendering(f"{kernels}.py", "triton/reverse_kernels.py.j2", reverse_kernels_context(backward, back)),
@@ -105,6 +110,8 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         return ()
     planned = plan.chunk_backward
     if isinstance(kernels, ScanKernelPlan):
+        from flagen.backends.triton_.scan import scan_kernel_renderings
+
         assert isinstance(planned, ScanBackwardPlan), "scans have no kernels without a backward"
         assert programs.chunk is not None
         assert programs.chunk_backward is not None
@@ -113,6 +120,8 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = None if isinstance(planned, Unavailable) else backward_of(planned)
     keeps = backward is not None and backward.walk_keeps
     if isinstance(kernels, ExpandedPlan):
+        from flagen.backends.triton_.expansion import expanded_launcher_context
+
         context, kernels = expanded_launcher_context(kernels), kernels.kernels
     else:
         context = chunk_launcher_context(kernels, backward)
@@ -145,8 +154,12 @@ def _chunk_backward(plan: Plan) -> tuple[Rendering, ...]:
     if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan):
         return ()
     if isinstance(backward, KeyBackwardPlan):
+        from flagen.backends.triton_.key_backward import key_backward_contexts
+
         return _rendered(key_backward_contexts(backward))
     if isinstance(backward, RightBackwardPlan):
+        from flagen.backends.triton_.right_backward import right_backward_contexts
+
         return _rendered(right_backward_contexts(backward))
     kernels = (
         Rendering(f"{module}.py", f"triton/{module}.py.j2", context)

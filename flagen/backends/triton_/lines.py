@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 _ASSIGNMENT = re.compile(r"\s*(?P<targets>\w+(?:, \w+)*) (?P<sum>\+?)= (?P<value>.*)")
 
@@ -29,4 +30,9 @@ def live(lines: Sequence[str], wanted: Iterable[str] = ()) -> list[str]:
 def names_in(*lines: str) -> set[str]:
     """The names that stand in `lines`, but for those of keywords and attributes: `mask=` is no use of a `mask`, nor
     `tl.float32` of a `float32`."""
-    return {name for line in lines for name in re.findall(r"(?<![\w.])[^\W\d]\w*\b(?!=)", line)}
+    return set().union(*map(_names_in, lines))
+
+
+@cache
+def _names_in(line: str) -> frozenset[str]:
+    return frozenset(re.findall(r"(?<![\w.])[^\W\d]\w*\b(?!=)", line))

@@ -1,0 +1,352 @@
+"""Kernels at all sizes, by z3: no access leaves its array, and no two programs of a launch meet in one element.
+
+Exact execution proves what a kernel computes at sizes of a few elements; this proves where it reads and writes at any:
+symbolic numbers and lengths of sequences, heads and groups of heads, dims, blocks, micro-steps, tokens of a segment.
+
+A program stands somewhere in the grid, in one turn of each loop around an access, and looks at one lane of each dim:
+integers with facts about them. Where a sequence, a segment or a block begins is such an integer, too, and not a
+product: what there is to know is their order, which keeps arithmetic linear. `LEMMAS` are the facts that come from
+products, proved from the formulas that are printed. Of what a launcher hands on, two things are taken for granted: that
+`cu_seqlens` does not decrease and ends with the number of tokens, which a call checks, and that `first_segment` counts
+the segments of the sequences before. So is that a program finds its coordinates from its number.
+
+An address is what a row's number comes to, times the elements of a row, and the lanes: in 64 bits where the row counts
+sequences, segments or tokens first, as those are; in 32 bits otherwise, and the lanes always. `fits` says which, and
+the last of the lemmas that it fits where an array without tokens has less than 2^31 elements, and dims are up to 2^15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import z3
+
+from flagen.kernel.ir import (
+    Access,
+    Condition,
+    FirstBlock,
+    Given,
+    If,
+    Kernel,
+    LastToken,
+    Load,
+    Loop,
+    Space,
+    Statement,
+    Store,
+)
+
+Number = z3.ArithRef
+Fact = z3.BoolRef
+Renaming = Callable[[z3.ExprRef], z3.ExprRef]
+
+_TIMEOUT_MS = 10_000
+WIDE: frozenset[Space] = frozenset({"sequence", "segment", "token"})
+"""What is counted in 64 bits: there may be 2^31 of it, or of it times the elements of a row."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The tokens of a sequence or a segment, `number` being which."""
+
+    number: Number
+    start: Number
+    end: Number
+
+    def before(self, other: Stretch) -> Fact:
+        return z3.Implies(self.number < other.number, self.end <= other.start)
+
+    def same(self, other: Stretch) -> Fact:
+        both = z3.And(self.start == other.start, self.end == other.end)
+        return z3.Implies(self.number == other.number, both)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a program stands: its coordinates, its segment if it is in one, and what holds there."""
+
+    at: Mapping[Space, Number]
+    facts: tuple[Fact, ...]
+    segment: Stretch | None = None
+
+    def where(self, *facts: Fact) -> Place:
+        return replace(self, facts=(*self.facts, *facts))
+
+
+@dataclass(frozen=True)
+class Touch:
+    """An access where it happens: its coordinates, one lane of each of its dims, what holds of both, and what of lanes
+    that are not masked."""
+
+    access: Access
+    stores: bool
+    place: Place
+    at: tuple[Number, ...]
+    lanes: tuple[Number, ...]
+    facts: tuple[Fact, ...]
+    unmasked: tuple[Fact, ...]
+
+
+@dataclass
+class Bounds:
+    """What can be proved of a kernel, and what cannot."""
+
+    kernel: Kernel
+    arrays: Collection[str] | None = None
+    """The arrays that are asked about; all of them by default."""
+    proved: int = 0
+    refused: list[str] = field(default_factory=list)
+    touches: list[Touch] = field(default_factory=list)
+    _own: list[Number] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.size = {
+            name: z3.Int(name) for name in ("SEQUENCES", "SEGMENTS", "TOKENS", "SEGMENT", "H", "HV", "STEPS", "BLOCKS")
+        }
+        self.dim = {dim: z3.Int(dim) for dim in self.kernel.order}
+        self.lanes_of = {dim: z3.Int(f"BLOCK_{dim}") for dim in self.kernel.order}
+        program = self._program()
+        self._walk(self.kernel.body, program)
+        for touch in self.touches:
+            self._within(touch)
+        for number, touch in enumerate(self.touches):
+            for other in self.touches[number:]:
+                if (touch.stores or other.stores) and touch.access.array.name == other.access.array.name:
+                    self._apart(touch, other)
+
+    # --------------------------------------------------------------------------------------------------------- program
+
+    def own(self, name: str) -> Number:
+        """A number that one program, or one turn of a loop, has for itself."""
+        self._own.append(z3.Int(f"{name}.{len(self._own)}"))
+        return self._own[-1]
+
+    def _program(self) -> Place:
+        size, kernel = self.size, self.kernel
+        number, start, end = self.own("sequence"), self.own("start"), self.own("end")
+        self.first, self.count = self.own("first_segment"), self.own("segments")
+        self.sequence = Stretch(number, start, end)
+        head, key_head = self.own("head"), self.own("key_head")
+        self.block, self.base = self.own("block"), self.own("block_start")
+        facts = [
+            *(x >= 1 for x in (*self.dim.values(), *self.lanes_of.values())),
+            *(size[name] >= 1 for name in ("SEGMENT", "H", "STEPS", "BLOCKS")),
+            *(self.lanes_of[dim] >= self.dim[dim] for dim in self.dim if dim != kernel.block_of),
+            *_from(number, size["SEQUENCES"]),
+            start >= 0,
+            start <= end,
+            end <= size["TOKENS"],
+            self.first >= 0,
+            self.count >= 0,
+            self.first + self.count <= size["SEGMENTS"],
+            *_from(head, size["HV"]),
+            *_from(key_head, size["H"]),
+            *_from(self.block, size["BLOCKS"]),
+            self.base >= 0,
+        ]
+        if kernel.block_of is None:
+            facts += [size["BLOCKS"] == 1, self.base == 0]
+        at: dict[Space, Number] = {"sequence": number, "head": head, "key_head": key_head, "block": self.block}
+        place = Place(at, tuple(facts))
+        return self._in_segment(place) if kernel.run == "segment" else place
+
+    def _in_segment(self, place: Place) -> Place:
+        number, start, end = self.own("segment"), self.own("segment_start"), self.own("segment_end")
+        facts = (
+            number >= self.first,
+            number < self.first + self.count,
+            self.sequence.start <= start,
+            start < end,
+            end <= start + self.size["SEGMENT"],
+            end <= self.sequence.end,
+        )
+        inside = replace(place, at={**place.at, "segment": number}, segment=Stretch(number, start, end))
+        return inside.where(*facts)
+
+    # ------------------------------------------------------------------------------------------------------ statements
+
+    def _walk(self, body: Iterable[Statement], place: Place) -> None:
+        for statement in body:
+            match statement:
+                case Load(_, source):
+                    self._touch(source, place, stores=False)
+                case Store(target):
+                    self._touch(target, place, stores=True)
+                case Loop(_, inner):
+                    self._walk(inner, self._turn(statement, place))
+                case If(conditions, then, otherwise):
+                    holds = z3.And(*(self._condition(condition, place) for condition in conditions))
+                    self._walk(then, place.where(holds))
+                    self._walk(otherwise, place.where(z3.Not(holds)))
+
+    def _turn(self, loop: Loop, place: Place) -> Place:
+        """In one turn of a loop."""
+        if loop.over == "segment":
+            return self._in_segment(place)
+        turn = self.own(loop.over)
+        inside = replace(place, at={**place.at, loop.over: turn})
+        if loop.over == "micro_step":
+            return inside.where(*_from(turn, self.size["STEPS"]))
+        if place.segment is None:
+            return inside.where(self.sequence.start <= turn, turn < self.sequence.end)
+        inside = replace(inside, at={**inside.at, "place": turn - place.segment.start})
+        if loop.but_last:
+            inside = inside.where(place.segment.number < self.first + self.count - 1)
+        return inside.where(place.segment.start <= turn, turn < place.segment.end)
+
+    def _condition(self, condition: Condition, place: Place) -> Fact:
+        match condition:
+            case Given(array, given):
+                return z3.Bool(f"given {array.name}") == given
+            case FirstBlock():
+                return self.block == 0
+            case LastToken():
+                assert place.segment is not None
+                return place.at["token"] == place.segment.end - 1
+
+    def _touch(self, access: Access, place: Place, *, stores: bool) -> None:
+        if self.arrays is not None and access.array.name not in self.arrays:
+            return
+        if any(index.number is None and index.space not in place.at for index in access.at):
+            self.refused.append(f"{access.array.name}: a coordinate that there is none of here")
+            return
+        at = tuple(z3.IntVal(i.number) if i.number is not None else place.at[i.space] for i in access.at)
+        facts, lanes = list(place.facts), []
+        for dim in access.array.dims:
+            lane = self.own(f"lane of {dim}")
+            facts += _from(lane, self.lanes_of[dim])
+            lanes.append(self.base + lane if dim == self.kernel.block_of else lane)
+        unmasked = tuple(
+            lane < self.dim[dim] for dim, lane in zip(access.array.dims, lanes, strict=True) if dim in access.within
+        )
+        self.touches.append(Touch(access, stores, place, at, tuple(lanes), tuple(facts), unmasked))
+
+    # ---------------------------------------------------------------------------------------------------------- claims
+
+    def _within(self, touch: Touch) -> None:
+        """Every coordinate is one of its space, every lane one of its dim."""
+        array = touch.access.array
+        spaces = self._extents(touch.access)
+        extents = [*(spaces[space] for space in array.spaces), *(self.dim[dim] for dim in array.dims)]
+        places = zip((*touch.at, *touch.lanes), extents, strict=True)
+        inside = [fact for x, extent in places for fact in _from(x, extent)]
+        self._claim(f"{array.name} is left", (*touch.facts, *touch.unmasked), z3.And(*inside))
+        if not fits(touch.access):
+            self.refused.append(f"{array.name}: its rows are counted in 32 bits")
+
+    def _extents(self, access: Access) -> Mapping[Space, Number]:
+        return {
+            "sequence": self.size["SEQUENCES"],
+            "segment": self.size["SEGMENTS"],
+            "token": self.size["TOKENS"],
+            "micro_step": self.size["STEPS"],
+            "head": self.size["HV"],
+            "key_head": self.size["H"],
+            "block": self.size["BLOCKS"],
+            "place": self.size["SEGMENT"],
+            "loop": z3.IntVal(access.array.loops),
+        }
+
+    def _apart(self, touch: Touch, other: Touch) -> None:
+        """No other program touches the element that one does, where one of the two stores."""
+        there = [(x, z3.Int(f"{x}'")) for x in self._own]
+
+        def of_other(x: z3.ExprRef) -> z3.ExprRef:
+            return z3.substitute(x, *there)
+
+        facts = [*touch.facts, *touch.unmasked, *map(of_other, (*other.facts, *other.unmasked))]
+        facts += self._order(touch.place, other.place, of_other)
+        same = [x == of_other(y) for x, y in zip((*touch.at, *touch.lanes), (*other.at, *other.lanes), strict=True)]
+        grid = [self.sequence.number, touch.place.at["head"], self.block]
+        if self.kernel.run == "segment":
+            grid.append(touch.place.at["segment"])
+        another = z3.Or(*(x != of_other(x) for x in grid))
+        self._claim(f"{touch.access.array.name} is met by two programs", (*facts, another), z3.Not(z3.And(*same)))
+
+    def _order(self, place: Place, other: Place, of_other: Renaming) -> Iterator[Fact]:
+        """How sequences, segments and blocks of two programs follow one another."""
+        here, there = self.sequence, _stretch(self.sequence, of_other)
+        yield from (here.before(there), there.before(here), here.same(there))
+        # The segments of a sequence, too, come after those of the ones before.
+        segments = Stretch(here.number, self.first, self.first + self.count)
+        theirs = _stretch(segments, of_other)
+        yield from (segments.before(theirs), theirs.before(segments), segments.same(theirs))
+        block = Stretch(self.block, self.base, self.base + self.lanes_of.get(self.kernel.block_of or "", z3.IntVal(1)))
+        others = _stretch(block, of_other)
+        yield from (block.before(others), others.before(block), block.same(others))
+        if place.segment is not None and other.segment is not None:
+            one, two = place.segment, _stretch(other.segment, of_other)
+            yield from (one.before(two), two.before(one), one.same(two))
+
+    def _claim(self, refused: str, facts: Sequence[Fact], claim: Fact) -> None:
+        match verdict(facts, claim):
+            case "follows":
+                self.proved += 1
+            case "does not follow":
+                self.refused.append(refused)
+            case other:
+                self.refused.append(f"{refused}: {other}")
+
+
+def fits(access: Access) -> bool:
+    """Whether what may be long is counted first, in 64 bits, or there is none of it."""
+    spaces = access.array.spaces
+    return spaces[:1] == () or spaces[0] in WIDE or WIDE.isdisjoint(spaces)
+
+
+def _from(x: Number, extent: Number) -> tuple[Fact, Fact]:
+    """x is one of 0 to `extent`."""
+    return x >= 0, x < extent
+
+
+def _stretch(stretch: Stretch, renamed: Renaming) -> Stretch:
+    return Stretch(renamed(stretch.number), renamed(stretch.start), renamed(stretch.end))
+
+
+# -------------------------------------------------------------------------------------------------------------- lemmas
+
+
+def _lemmas() -> Iterator[tuple[str, list[Fact], Fact]]:
+    a, b, size, count, x = z3.Ints("a b size count x")
+    blocks = [a >= 0, a < b, b < count, size >= 1]
+    # Blocks of a dim, sequences of a batch, segments of one sequence and those of a batch: one after the other.
+    yield "the b-th stretch begins where the a-th has ended", blocks, a * size + size <= b * size
+    yield "the last stretch ends with the whole", blocks, b * size + size <= count * size
+    length, start = z3.Ints("length start")
+    segments = [length >= 0, size >= 1, count * size >= length, (count - 1) * size < length, *_from(a, count)]
+    first, end = start + a * size, start + length
+    last = z3.If(first + size < end, first + size, end)
+    inside = z3.And(start <= first, first < last, last <= end, last <= first + size)
+    yield "a segment has a token, and none beyond its sequence", segments, inside
+    group, heads, head = z3.Ints("group heads head")
+    key_head = [group >= 1, heads >= 1, *_from(head, group * heads), x * group <= head, head < x * group + group]
+    yield "the key head of a value head", key_head, z3.And(*_from(x, heads))
+    rows, row, elements, element = z3.Ints("rows row elements element")
+    short = [*_from(row, rows), *_from(element, elements), rows * elements < 2**31]
+    yield "an element of a short array", short, z3.And(*_from(row * elements + element, z3.IntVal(2**31)))
+    limit, lane, stride = z3.Ints("limit lane stride")
+    lanes = [limit >= 1, limit <= 2**15, *_from(x, limit), *_from(lane, z3.IntVal(2**15)), stride >= 1, stride <= 2**15]
+    yield "a lane, masked or not", lanes, z3.And(*_from((x + lane) * stride + (x + lane), z3.IntVal(2**31)))
+
+
+LEMMAS = {title: (facts, claim) for title, facts, claim in _lemmas()}
+
+
+Verdict = Literal["follows", "does not follow", "nothing can be there", "not known"]
+
+
+def verdict(facts: Sequence[Fact], claim: Fact) -> Verdict:
+    """Whether a claim follows from facts, which have to be possible: from what cannot be, everything does."""
+    solver = z3.Solver()
+    solver.set("timeout", _TIMEOUT_MS)
+    solver.add(*facts)
+    possible = solver.check()
+    solver.add(z3.Not(claim))
+    answer = solver.check()
+    if z3.unknown in (possible, answer):
+        return "not known"
+    if possible == z3.unsat:
+        return "nothing can be there"
+    return "follows" if answer == z3.unsat else "does not follow"
