@@ -8,26 +8,53 @@ from flagen.kernel.check import check
 from flagen.kernel.ir import Program
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
+from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
-from flagen.plan import Plan, Unavailable
+from flagen.plan import Plan, StagedPlan, Unavailable
 from flagen.plan.reverse_mode import ReversePlan
+from flagen.plan.scan_backward import ScanBackwardPlan
+from flagen.plan.scan_kernel import ScanKernelPlan
+from flagen.spec.model import Spec
 
 
 @dataclass(frozen=True)
 class Programs:
-    """The programs of a package's operators; None where a spec does not get one."""
+    """The programs of the operators of a spec; None where it does not get one, or one that is not data yet.
 
+    stages: by chunks alone, those of each stage, where a spec runs in stages.
+    """
+
+    spec: Spec
     fused_recurrent: Program | None
     fused_recurrent_backward: Program | None
+    chunk: Program | None
+    chunk_backward: Program | None
+    stages: tuple[Programs, ...] = ()
 
 
 def lower(plan: Plan) -> Programs:
     """The programs of `plan`."""
+    stages = plan.chunk_kernel.stages if isinstance(plan.chunk_kernel, StagedPlan) else ()
+    by_stage = tuple(Programs(stage.spec, None, None, *_by_chunks(stage.plan)) for stage in stages)
+    fused, fused_backward = _fused_recurrent(plan)
+    chunk, chunk_backward = _by_chunks(plan)
+    return Programs(plan.spec, fused, fused_backward, chunk, chunk_backward, by_stage)
+
+
+def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
     if isinstance(plan.fused, Unavailable) or isinstance(plan.fused_backward, Unavailable):
-        return Programs(None, None)  # Whatever has the one has the other.
+        return None, None  # Whatever has the one has the other.
     backward = plan.fused_backward
     back = reverse_backward(backward) if isinstance(backward, ReversePlan) else segment_backward(backward)
-    return Programs(_checked(fused_recurrent(plan.fused)), _checked(back))
+    return _checked(fused_recurrent(plan.fused)), _checked(back)
+
+
+def _by_chunks(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
+    kernel, backward = plan.chunk_kernel, plan.chunk_backward
+    if not isinstance(kernel, ScanKernelPlan):
+        return None, None
+    assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
+    return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
 
 
 def _checked(program: Program) -> Program:

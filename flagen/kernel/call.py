@@ -14,12 +14,11 @@ from flagen.algebra.exact import ZERO, Dual, Tensor, scalar
 from flagen.algebra.recurrence import Setting as Recurrence
 from flagen.algebra.recurrence import Token
 from flagen.kernel.elementary import Elementary, number
-from flagen.kernel.elements import Element, Poison
+from flagen.kernel.elements import Element, add, multiply
 from flagen.kernel.ir import Array, Space
 from flagen.kernel.recurrent import array_of
 from flagen.kernel.registers import Data, Sizes
 from flagen.kernel.settings import Setting
-from flagen.plan.schedule import OUTPUT
 from flagen.spec.model import Binary, Dims, Expr, Input, Interval, Number, Param, Repeat, Spec, State, walk
 
 At = Mapping[Space, int]
@@ -27,10 +26,10 @@ At = Mapping[Space, int]
 
 @dataclass(frozen=True)
 class Results:
-    """What the recurrence makes of a call: the output of each token and head, and each state after each sequence and
-    head."""
+    """What the recurrence makes of a call: all that the spec names, for each token and head, and each state after each
+    sequence and head."""
 
-    outputs: Mapping[tuple[int, int], Tensor]
+    named: Mapping[tuple[int, int], Mapping[str, Tensor]]
     finals: Mapping[tuple[str, int, int], Tensor]
 
 
@@ -89,7 +88,7 @@ class Call:
 
     def results(self, *, differentiate: bool) -> Results:
         """Run the recurrence; with tangents along all directions, if it is differentiated."""
-        outputs: dict[tuple[int, int], Tensor] = {}
+        named: dict[tuple[int, int], Mapping[str, Tensor]] = {}
         finals: dict[tuple[str, int, int], Tensor] = {}
         for sequence, start in enumerate(self.sizes.borders[:-1]):
             for head in range(self.sizes.HV):
@@ -99,10 +98,10 @@ class Call:
                 states = {state.name: self._before(state, at, differentiate) for state in self.spec.states}
                 for token in range(start, start + self.sizes.lengths[sequence]):
                     given = self._token(setting, {**at, "token": token}, differentiate)
-                    outputs[token, head], states = setting.step(given, states)
+                    named[token, head], states = setting.run(given, states)
                 for name, state in states.items():
                     finals[name, sequence, head] = state
-        return Results(outputs, finals)
+        return Results(named, finals)
 
     def _of_head(self, at: At, differentiate: bool) -> Recurrence:
         constants = {"H": self.sizes.H, "HV": self.sizes.HV, "head": at["head"], **self.sizes.steps}
@@ -163,14 +162,15 @@ class Call:
         size = math.prod(self.sizes.dims[dim] for dim in array.dims)
         return dict(zip(self.points(array.dims), data[number * size : (number + 1) * size], strict=True))
 
+    def of_state(self, array: Array) -> bool:
+        return any(state.name == array.of for state in self.spec.states)
+
     def along(self, array: Array, data: Data, block_of: str | None) -> Element:
         """The gradient of an argument, in shares, times the direction of that argument."""
         found: Element = mpq(0)
         for place, at in enumerate(self.rows(array, block_of)):
             for index, x in self.row_of(array, data, place).items():
-                if isinstance(x, Poison):
-                    return x
-                found += x * self.element(array.of, at, index)[1]
+                found = add(found, multiply(x, self.element(array.of, at, index)[1]))
         return found
 
 
@@ -192,7 +192,3 @@ def expressions(spec: Spec) -> Iterator[Expr]:
 def rows_of(decl: Input | Param | State) -> tuple[Space, ...]:
     """The spaces of a declaration's rows."""
     return ("sequence", "head") if isinstance(decl, State) else array_of(decl).spaces
-
-
-def is_output(array: Array) -> bool:
-    return array.of == OUTPUT

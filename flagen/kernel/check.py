@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flagen.diagnostics import InternalError
-from flagen.kernel.ir import Add, Choose, Fill, If, Kernel, Let, Load, Loop, Statement, Store
-from flagen.plan.tiles import StateTile, Sum, Tile, Value, operands
+from flagen.kernel.ir import Access, Add, Choose, Fill, If, Kernel, Let, Load, Loop, Statement, Store
+from flagen.plan.tiles import Edge, Scan, Shifted, StateTile, Sum, Tile, Value, operands
 from flagen.spec.model import Dims
 
 
@@ -33,7 +33,7 @@ class _Check:
     def _statement(self, statement: Statement) -> None:
         match statement:
             case Load(target, source):
-                self.dims[target] = self._sorted(source.array.dims)
+                self.dims[target] = self._of(source)
             case Fill(target, dims):
                 self.dims[target] = self._sorted(dims)
             case Let(target, value):
@@ -46,12 +46,18 @@ class _Check:
                 self._is_over(target, value.dims)
                 self._tile(value)
             case Store(target, value):
-                self._fits(value, target.array.dims, target.array.name)
+                self._fits(value, self._of(target), target.array.name)
             case Loop(_, inner):
                 self.body(inner)
                 self.body(inner)  # A turn takes what the one before has left.
             case If(_, then, otherwise):
                 self.body((*then, *otherwise))
+
+    def _of(self, access: Access) -> Dims:
+        dims = self._sorted(access.dims)
+        if dims[: len(access.rows)] != access.rows:
+            raise InternalError(f"rows of `{access.array.name}` lie along {access.rows}, which are not the first axes")
+        return dims
 
     def _sorted(self, dims: Dims) -> Dims:
         return tuple(dim for dim in self.order if dim in dims)
@@ -65,6 +71,11 @@ class _Check:
         if not set(value.dims) <= set(dims):
             raise InternalError(f"a tile over {value.dims} is added to or stored in `{target}`, which is over {dims}")
 
+    def _has_rows(self, values: Iterable[Tile], first: Tile, axis: str, dims: Dims) -> None:
+        """Rows along the first axis, and one like them."""
+        if any(value.dims != dims for value in values) or dims != (axis, *first.dims):
+            raise InternalError(f"rows along {axis} of {dims} of tiles that are over others, or not over all of them")
+
     def _tile(self, tile: Tile) -> None:
         match tile:
             case Value(name, _, dims) | StateTile(name, False, dims):
@@ -73,5 +84,11 @@ class _Check:
                 self._is_over(f"{name}_prev", dims)
             case Sum(value, dim) if dim not in value.dims:
                 raise InternalError(f"a sum over {dim} of a tile over {value.dims}")
+            case Scan(_, factor, term, first, axis, _, dims):
+                self._has_rows((factor, term), first, axis, dims)
+            case Shifted(value, first, axis, _, dims):
+                self._has_rows((value,), first, axis, dims)
+            case Edge(value, axis, _, dims) if value.dims != (axis, *dims):
+                raise InternalError(f"a row along {axis} of a tile over {value.dims}, as if it were over {dims}")
         for operand in operands(tile):
             self._tile(operand)

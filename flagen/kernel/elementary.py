@@ -92,9 +92,16 @@ class Elementary(Oracle):
             raise ZeroDivisionError("the logarithm of zero")
         question = ("log", x.value)
         if question not in self.known:
-            # What a planner folds into a kernel is a float: the logarithm of a constant is that float.
-            self._remember(number(math.log(x.value)) if x.value > 0 else self._new(), x.value)
+            self._remember(self._logarithm(x.value), x.value)
         return Dual(self.known[question], scaled(x, 1 / x.value))
+
+    def _logarithm(self, x: mpq) -> mpq:
+        """What a planner folds into a kernel is a float: the logarithm of a constant is that float. Where numbers that
+        differ have one float, it is that of the first."""
+        if x == 1:
+            return ZERO.value
+        rounded = number(math.log(x)) if x > 0 else ZERO.value
+        return self._new() if rounded == 0 or ("exp", rounded) in self.known else rounded
 
     def sqrt(self, x: Dual) -> Dual:
         value = self._root(x.value, mpq(1, 2))
@@ -158,17 +165,22 @@ class Elementary(Oracle):
         for sign, power in ((1, value), (-1, 1 / value)):
             self.known["exp", sign * logarithm], self.known["log", power] = power, sign * logarithm
 
+    def _drawn(self, prime: int) -> mpq:
+        """A number below 1; with a larger denominator, where many of the small ones have been taken."""
+        denominator = prime if len(self.known) < prime else 1_000_003
+        return mpq(self.random.randint(1, denominator - 1), denominator)
+
     def _new(self) -> mpq:
         """A positive number of which nobody has asked for the exponential, nor for that of its negative."""
         while True:
-            x = mpq(self.random.randint(1, 9972), 9973)
+            x = self._drawn(9973)
             if all(("exp", other) not in self.known for other in (x, -x)):
                 return x
 
     def _new_root(self) -> mpq:
         """A positive number with whose powers nobody has anything to do."""
         while True:
-            x = mpq(self.random.randint(1, 996), 997)
+            x = self._drawn(997)
             powers = (x ** (1 << n) for n in range(_HALVINGS + 1))
             if all(("log", other) not in self.known for power in powers for other in (power, 1 / power)):
                 return x

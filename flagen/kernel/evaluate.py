@@ -41,6 +41,7 @@ from flagen.kernel.ir import (
     statements_in,
 )
 from flagen.kernel.registers import Data, Illegal, Lanes, Registers, Sizes
+from flagen.plan.rows import TOKEN
 from flagen.spec.model import Dims
 
 
@@ -123,10 +124,21 @@ class Launch:
         start += (self.at["segment"] - self._segments().start) * self.sizes.segment
         return range(start, min(start + self.sizes.segment, end))
 
+    def _chunks(self, reverse: bool) -> Iterator[int]:
+        """Each chunk of the sequence, whose tokens are then those along the axis of tokens."""
+        span, length = self._span(), self.sizes.blocks[TOKEN]
+        starts = span[::length]
+        for start in reversed(starts) if reverse else starts:
+            self.registers.chunk = range(start, min(start + length, span.stop))
+            yield self.sizes.chunk_at(self.at["sequence"], start)
+        self.registers.chunk = None
+
     def _turns(self, loop: Loop) -> Iterable[int]:
         match loop.over:
             case "segment":
                 turns = self._segments()
+            case "chunk":
+                return self._chunks(loop.reverse)
             case "token":
                 left_out = loop.but_last and self.at["segment"] == self._segments()[-1]
                 turns = range(0) if left_out else self._span()
@@ -193,7 +205,7 @@ class Launch:
     # ---------------------------------------------------------------------------------------------------------- memory
 
     def _load(self, load: Load) -> Lanes:
-        source, dims = load.source, self.registers.sorted(load.source.array.dims)
+        source, dims = load.source, self.registers.sorted(load.source.dims)
         if source.array.name not in self.memory.arrays:
             raise Illegal(f"{source.array.name} is not given")
         elements, fill = self.memory.arrays[source.array.name], number(load.fill)
@@ -219,7 +231,7 @@ class Launch:
             use.read[flat] = self.barriers
 
     def _store(self, target: Access, value: Lanes) -> None:
-        name, dims = target.array.name, self.registers.sorted(target.array.dims)
+        name, dims = target.array.name, self.registers.sorted(target.dims)
         if name not in self.memory.arrays:
             raise Illegal(f"{name} is not given")
         if not set(value.dims) <= set(dims):
@@ -248,17 +260,15 @@ class Launch:
     def _elements(self, access: Access) -> list[int | None]:
         """The element of each lane; None where it lies beyond an end."""
         array = access.array
-        row = 0
-        for index, extent in zip(access.at, self.sizes.extents(array, self.kernel.block_of), strict=True):
-            at = self._coordinate(index)
-            if not 0 <= at < extent:
-                raise Illegal(f"{array.name}: {index.space} {at} of {extent}")
-            row = row * extent + at
         key = array.dims, access.within, self.at["block"]
         if key not in self._lanes:
             self._lanes[key] = list(self._lanes_of_row(access))
-        start = row * math.prod(self.sizes.dims[dim] for dim in array.dims)
-        return [None if lane is None else start + lane for lane in self._lanes[key]]
+        lanes, size = self._lanes[key], math.prod(self.sizes.dims[dim] for dim in array.dims)
+        found: list[int | None] = []
+        for place in self.registers.points(access.rows):
+            row = self._row(access, place)
+            found += [None if row is None or lane is None else row * size + lane for lane in lanes]
+        return found
 
     def _lanes_of_row(self, access: Access) -> Iterator[int | None]:
         """The element of its row that each lane has."""
@@ -277,6 +287,19 @@ class Launch:
                 assert flat is not None
                 flat = flat * size + at
             yield flat
+
+    def _row(self, access: Access, lanes: tuple[int, ...]) -> int | None:
+        """The number of a row: where the program stands, and these lanes of the axes along which there are rows."""
+        places = {axis: self.registers.first(axis) + lane for axis, lane in zip(access.rows, lanes, strict=True)}
+        if any(axis in access.within and place >= self.registers.end(axis) for axis, place in places.items()):
+            return None
+        row = 0
+        for index, extent in zip(access.at, self.sizes.extents(access.array, self.kernel.block_of), strict=True):
+            at = self._coordinate(index) if index.axis is None else places[index.axis]
+            if not 0 <= at < extent:
+                raise Illegal(f"{access.array.name}: {index.space} {at} of {extent}")
+            row = row * extent + at
+        return row
 
     def _coordinate(self, index: Index) -> int:
         if index.number is not None:

@@ -18,12 +18,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Tile, tiles_in
 from flagen.spec.model import Dims
 
-Space = Literal["sequence", "segment", "token", "micro_step", "head", "key_head", "block", "place", "loop", "border"]
-"""What rows of an array are counted by. A token is one of all sequences together; `place` is that of a token in its
-segment, `loop` a loop over micro-steps of a token, `border` one of the ends of packed sequences."""
+Space = Literal[
+    "sequence", "segment", "chunk", "token", "micro_step", "head", "key_head", "block", "place", "loop", "border"
+]
+"""What rows of an array are counted by. A token, segment or chunk is one of all sequences together; `place` is that of
+a token in its segment, `loop` a loop over micro-steps of a token, `border` one of the ends of packed sequences."""
 
 Run = Literal["sequence", "segment"]
 """What a program walks: a whole sequence, or a segment of one."""
@@ -32,10 +35,11 @@ Run = Literal["sequence", "segment"]
 # --------------------------------------------------------------------------------------------------------------- arrays
 
 
-Life = Literal["argument", "begin", "scratch", "result", "cotangent", "gradient"]
+Life = Literal["argument", "begin", "scratch", "residual", "result", "cotangent", "gradient"]
 """Where the elements of an array come from, and who asks for them: a caller gives an `argument`, and the gradient of a
 result, its `cotangent`, and is given a `result`, or the `gradient` of an argument; `begin` says where sequences and
-segments begin; `scratch` is what kernels have between them."""
+segments begin; `scratch` is what kernels of a program have between them, a `residual` what the forward leaves for the
+backward."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +64,42 @@ class Array:
 
 @dataclass(frozen=True)
 class Index:
-    """A coordinate of a row: where the program stands in a space, or a number."""
+    """A coordinate of a row: where the program stands in a space, a number, or the place of each lane along an axis."""
 
     space: Space
     number: int | None = None
+    axis: str | None = None
 
 
 @dataclass(frozen=True)
 class Access:
-    """A tile of an array: a row, all lanes of its dims, none beyond the ends of those in `within`."""
+    """A tile of an array: a row, or those along an axis, all lanes of its dims, none beyond the ends of `within`."""
 
     array: Array
     at: tuple[Index, ...]
     within: Dims
+
+    @property
+    def rows(self) -> Dims:
+        """The axes along which its rows lie."""
+        return tuple(index.axis for index in self.at if index.axis is not None)
+
+    @property
+    def dims(self) -> Dims:
+        """What the tile lies over."""
+        return (*self.rows, *self.array.dims)
 
 
 def access(array: Array, *, loop: int = 0) -> Access:
     """The row of `array` where the program stands."""
     at = tuple(Index(space, loop if space == "loop" else None) for space in array.spaces)
     return Access(array, at, array.dims)
+
+
+def access_rows(array: Array) -> Access:
+    """The rows of `array` of every token of the chunk."""
+    at = tuple(Index(space, axis=TOKEN if space == "token" else None) for space in array.spaces)
+    return Access(array, at, (TOKEN, *array.dims))
 
 
 # ----------------------------------------------------------------------------------------------------------- statements
@@ -141,15 +162,15 @@ class Store:
 
 @dataclass(frozen=True)
 class Loop:
-    """Run the body for each segment of the sequence, each token of the segment (or of the sequence, outside of one), or
-    each micro-step of the token; in reverse the last one first.
+    """Run the body for each segment or chunk of the sequence, each token of the segment (or of the sequence, outside of
+    one), or each micro-step of the token; in reverse the last one first. The tokens of a chunk lie along an axis.
 
     stages: how many turns are under way at once, one waiting for what the other loads.
     but_last: not for the tokens of a sequence's last segment.
     note: a comment.
     """
 
-    over: Literal["segment", "token", "micro_step"]
+    over: Literal["segment", "chunk", "token", "micro_step"]
     body: tuple[Statement, ...]
     reverse: bool = False
     stages: int = 1
@@ -225,7 +246,7 @@ class Kernel:
     name: which of its program's kernels it is; empty for the only one.
     run: a whole sequence, or one segment of one.
     block_of: the dim of which a program has a block, and not all.
-    order: the order of a tile's axes.
+    order: the order of a tile's axes; where it takes whole chunks, first that of their tokens.
     arrays, numbers, lengths, sizes: the parameters, in order; a kernel is compiled again for other `sizes`, and not for
         other `lengths`.
     names: every name that the spec declares or the plan made up.
@@ -241,6 +262,11 @@ class Kernel:
     sizes: tuple[str, ...]
     names: frozenset[str]
     body: tuple[Statement, ...]
+
+    @property
+    def dims(self) -> Dims:
+        """The axes that are dims of the spec."""
+        return tuple(axis for axis in self.order if axis != TOKEN)
 
 
 @dataclass(frozen=True)

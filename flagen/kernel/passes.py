@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from flagen.kernel.ir import Kernel, Loop, Statement, accesses_in, statements_in, values_of
-from flagen.plan.tiles import Head, Masked, Size, Value
+from flagen.kernel.ir import (
+    Add,
+    Fill,
+    Kernel,
+    Let,
+    Load,
+    Loop,
+    Statement,
+    accesses_in,
+    statements_in,
+    values_of,
+)
+from flagen.plan.tiles import Edge, Head, Masked, Scan, Shifted, Size, Value
 from flagen.spec.model import Spec
 
 
@@ -23,6 +34,38 @@ def dims_with_ends(kernel: Kernel) -> frozenset[str]:
     """The dims whose ends a kernel has to know: it loads, stores or masks a tile over them."""
     found = {dim for access in accesses_in(kernel.body) for dim in (*access.array.dims, *access.within)}
     return frozenset(found | {tile.dim for tile in values_of(kernel.body) if isinstance(tile, Masked)})
+
+
+def edges_named(kernel: Kernel) -> tuple[bool, bool]:
+    """Whether it asks which token of a chunk is the first, and which is the last."""
+    ends = set()
+    for tile in values_of(kernel.body):
+        match tile:
+            case Scan(reverse=reverse) | Shifted(reverse=reverse):
+                ends.add("last" if reverse else "first")
+            case Edge(reverse=reverse):
+                ends.add("first" if reverse else "last")
+    return "first" in ends, "last" in ends
+
+
+def live(body: Sequence[Statement], wanted: Iterable[str]) -> tuple[Statement, ...]:
+    """A body without tiles that neither `wanted` nor a later statement reads: what it stores and hands on is the same.
+
+    `wanted`: what is read behind the body, and in a loop at its start.
+    """
+    used = set(wanted)
+    kept: list[Statement] = []
+    for statement in reversed(body):
+        match statement:
+            case Let(target) | Load(target) | Fill(target) if target not in used:
+                continue
+            case Add(target) if target not in used:
+                continue
+            case Let(target) | Load(target) | Fill(target):
+                used.discard(target)
+        used |= {tile.name for tile in values_of((statement,)) if isinstance(tile, Value)}
+        kept.append(statement)
+    return tuple(reversed(kept))
 
 
 def reads_steps(body: Iterable[Statement]) -> bool:

@@ -37,6 +37,13 @@ class Precise(Elementary):
     def same(self, x: Element, y: Element) -> bool:
         return bool(abs(x - y) <= mpq(1, 1 << _SAME) * max(1, abs(x), abs(y)))
 
+    def rational(self, low: float = -math.inf, high: float = math.inf) -> mpq:
+        """No two are the same: the maximum of equal numbers has two derivatives."""
+        one = other = super().rational(low, high)
+        while other == one:
+            other = super().rational(low, high)
+        return one + (other - one) * mpq(self.random.randint(1, 10**6), 10**6 + 3)
+
     def exp(self, x: Dual) -> Dual:
         value = gmpy2.exp(gmpy2.mpfr(x.value))
         return Dual(value, scaled(x, value))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gmpy2 import mpq
 
 from flagen.algebra.exact import Dual, Tensor
 from flagen.diagnostics import InternalError
-from flagen.kernel.call import At, Call, Results, is_output
+from flagen.kernel.call import At, Call, Results
 from flagen.kernel.elementary import Elementary
-from flagen.kernel.elements import Element, Poison
+from flagen.kernel.elements import Element, Poison, add
 from flagen.kernel.evaluate import Launch, Memory
 from flagen.kernel.ir import Array, Program, Space
 from flagen.kernel.precise import Precise, precision
 from flagen.kernel.registers import Data, Illegal
-from flagen.kernel.settings import SETTINGS, Setting
+from flagen.kernel.settings import CHUNKS, SETTINGS, Setting
 from flagen.spec.model import Spec
 
 if TYPE_CHECKING:
@@ -27,22 +28,37 @@ _ATTEMPTS = 5
 
 
 def prove(spec: Spec, programs: Programs, *, seed: int = 0) -> tuple[str, ...]:
-    """Prove that the recurrent kernels give what the recurrence does, and its exact derivatives; a line for each.
+    """Prove that kernels give what the recurrence does, and its exact derivatives; a line for each.
 
     Raises:
         InternalError: they do not, with the setting and the array that differs.
     """
-    forward, backward = programs.fused_recurrent, programs.fused_recurrent_backward
-    if forward is None or backward is None:
-        return ()
+    lines: list[str] = []
+    if programs.fused_recurrent is not None and programs.fused_recurrent_backward is not None:
+        lines += _prove_fused_recurrent(spec, programs.fused_recurrent, programs.fused_recurrent_backward, seed)
+    for each in (programs, *programs.stages):
+        if each.chunk is not None and each.chunk_backward is not None:
+            prove_chunk(each.spec, each.chunk, each.chunk_backward, seed=seed)
+            lines += _lines_of_chunk(each.chunk, each.chunk_backward)
+    return tuple(lines)
+
+
+def _prove_fused_recurrent(spec: Spec, forward: Program, backward: Program, seed: int) -> Iterator[str]:
     prove_program(spec, forward, seed=seed)
     prove_program(spec, backward, seed=seed)
-    launches = f"every program of {len(SETTINGS)} launches: {', '.join(setting.title for setting in SETTINGS)}"
+    launches = _launches(SETTINGS)
     names = ", ".join(kernel.name for kernel in backward.kernels)
-    return (
-        f"kernel of fused_recurrent = recurrence: {launches}",
-        f"kernels of its backward ({names}) = exact derivatives of the recurrence: the same launches",
-    )
+    yield f"kernel of fused_recurrent = recurrence: {launches}"
+    yield f"kernels of its backward ({names}) = exact derivatives of the recurrence: the same launches"
+
+
+def _lines_of_chunk(forward: Program, backward: Program) -> Iterator[str]:
+    yield f"kernel of {forward.name} = recurrence: {_launches(CHUNKS)}"
+    yield f"kernel of {backward.name} = exact derivatives of the recurrence: the same launches"
+
+
+def _launches(settings: Sequence[Setting]) -> str:
+    return f"every program of {len(settings)} launches: {', '.join(setting.title for setting in settings)}"
 
 
 def prove_program(spec: Spec, program: Program, *, seed: int = 0) -> None:
@@ -56,13 +72,33 @@ def prove_program(spec: Spec, program: Program, *, seed: int = 0) -> None:
         _at_a_point(spec, program, setting, seed, _prove_results if results else _prove_gradients)
 
 
+def prove_chunk(spec: Spec, forward: Program, backward: Program, *, seed: int = 0) -> None:
+    """Prove the kernels of an operator that goes chunk by chunk: results and gradients.
+
+    Raises:
+        InternalError: they are not the recurrence's.
+    """
+    for setting in CHUNKS:
+        _at_a_point(spec, forward, setting, seed, partial(_prove_both, backward=backward))
+
+
+def _prove_both(call: Call, forward: Program, backward: Program) -> None:
+    """The backward gets what the forward leaves for it, which a call without gradients does not ask for."""
+    results = call.results(differentiate=True)
+    if not call.setting.everything:
+        _prove_results(call, forward, results)
+    memory = _prove_results(call, forward, results, keeps=True)
+    left = (array for kernel in forward.kernels for array in kernel.arrays if array.life == "residual")
+    _prove_gradients(call, backward, results, {array.of: memory.arrays[array.name] for array in left})
+
+
 class _Differs(Exception):
     """A kernel does not give what the recurrence gives."""
 
 
 Place = tuple[tuple[Space, int], ...]
 """Where a row stands."""
-_Comparison = Callable[[Call, Program], None]
+_Comparison = Callable[[Call, Program], object]
 
 
 def _at_a_point(spec: Spec, program: Program, setting: Setting, seed: int, compare: _Comparison) -> None:
@@ -95,10 +131,11 @@ def _at_a_point(spec: Spec, program: Program, setting: Setting, seed: int, compa
 # ------------------------------------------------------------------------------------------------------------- forward
 
 
-def _prove_results(call: Call, program: Program) -> None:
-    expected = call.results(differentiate=False)
+def _prove_results(call: Call, program: Program, results: Results | None = None, *, keeps: bool = False) -> Memory:
+    """Run a forward, which `keeps` what a backward takes, or does not; `results`: those of the recurrence."""
+    expected = results or call.results(differentiate=False)
     (kernel,) = program.kernels
-    memory = _memory(call, program)
+    memory = _memory(call, program, keeps=keeps)
     _run(program, memory)
     for array in kernel.arrays:
         if array.life != "result" or array.name not in memory.arrays:
@@ -110,6 +147,7 @@ def _prove_results(call: Call, program: Program) -> None:
                     raise _Differs(f"{array.name} is not all written, or no number")
                 if not call.functions.same(x, wanted.at(array.dims, index).value):
                     raise _Differs(f"{array.name} is not the recurrence's")
+    return memory
 
 
 def _totals(
@@ -124,25 +162,27 @@ def _totals(
             found[key] = row
             continue
         for index, x in row.items():
-            old = found[key][index]
-            found[key][index] = x if isinstance(x, Poison) else old if isinstance(old, Poison) else old + x
+            found[key][index] = add(found[key][index], x)
     return found
 
 
 def _result(results: Results, array: Array, at: At) -> Tensor:
-    if is_output(array):
-        return results.outputs[at["token"], at["head"]]
+    if "token" in at:
+        return results.named[at["token"], at["head"]][array.of]
     return results.finals[array.of, at["sequence"], at["head"]]
 
 
 # ------------------------------------------------------------------------------------------------------------ backward
 
 
-def _prove_gradients(call: Call, program: Program) -> None:
-    """Along a random direction of each argument, the derivative of <cotangents, results>."""
-    memory = _memory(call, program)
+def _prove_gradients(
+    call: Call, program: Program, results: Results | None = None, residuals: Mapping[str, Data] | None = None
+) -> None:
+    """Along a random direction of each argument, the derivative of <cotangents, results>; `residuals`: what the forward
+    has left, by what it is of."""
+    memory = _memory(call, program, residuals)
     _run(program, memory)
-    expected = _derivatives(call, program, memory)
+    expected = _derivatives(call, program, memory, results or call.results(differentiate=True))
     gradients = {array.of: array for kernel in program.kernels for array in kernel.arrays if array.life == "gradient"}
     for name, array in gradients.items():
         if array.name not in memory.arrays:
@@ -154,9 +194,8 @@ def _prove_gradients(call: Call, program: Program) -> None:
             raise _Differs(f"the gradient of {name} is not the recurrence's derivative")
 
 
-def _derivatives(call: Call, program: Program, memory: Memory) -> list[mpq]:
+def _derivatives(call: Call, program: Program, memory: Memory, results: Results) -> list[mpq]:
     """The derivatives of the results along the direction of each argument, times their cotangents."""
-    results = call.results(differentiate=True)
     total = Dual(mpq(0))
     cotangents = {array for kernel in program.kernels for array in kernel.arrays if array.life == "cotangent"}
     for array in sorted(cotangents, key=lambda array: array.name):
@@ -180,14 +219,17 @@ def _run(program: Program, memory: Memory) -> None:
             raise Illegal(f"{kernel.name or 'the kernel'}: {wrong}") from None
 
 
-def _memory(call: Call, program: Program) -> Memory:
-    """Arguments and cotangents, and room for what kernels write; some of what a call may leave out is not there."""
+def _memory(
+    call: Call, program: Program, residuals: Mapping[str, Data] | None = None, *, keeps: bool = False
+) -> Memory:
+    """Arguments, cotangents and residuals, and room for what kernels write; some of what a call may leave out is not
+    there, but for what a forward `keeps` for a backward."""
     setting = call.setting
     memory = Memory(call.sizes, {}, call.numbers, call.functions)
     arrays = {array.name: (array, kernel.block_of) for kernel in program.kernels for array in kernel.arrays}
-    left_out = {decl.name for decl in call.spec.inputs[1::2]} if not setting.everything else set()
+    asked = set(call.directions if setting.everything else call.directions[setting.asked_from :: 2])
     for array, block_of in arrays.values():
-        of_state = array.of in {state.name for state in call.spec.states}
+        of_state = call.of_state(array)
         match array.life:
             case "begin":
                 if array.spaces == ("border",) and setting.packed:
@@ -200,11 +242,16 @@ def _memory(call: Call, program: Program) -> Memory:
                     room = memory.allocate(array, block_of)
                     room[:] = [call.functions.rational() for _ in room]
             case "gradient":
-                if setting.initial if of_state else array.of not in left_out:
+                if setting.initial if of_state else array.of in asked:
                     memory.allocate(array, block_of)
             case "result":
                 if not of_state or setting.final:
                     memory.allocate(array, block_of)
             case "scratch":
                 memory.allocate(array, block_of)
+            case "residual":
+                if residuals is not None:
+                    memory.arrays[array.name] = residuals[array.of]
+                elif keeps:
+                    memory.allocate(array, block_of)
     return memory

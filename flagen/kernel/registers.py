@@ -26,10 +26,11 @@ from flagen.kernel.elements import (
     product,
 )
 from flagen.kernel.ir import Array, Space
-from flagen.plan.rows import L2NORM_EPSILON
+from flagen.plan.rows import L2NORM_EPSILON, TOKEN
 from flagen.plan.tiles import (
     Arithmetic,
     Constant,
+    Edge,
     Function,
     Head,
     Masked,
@@ -38,7 +39,10 @@ from flagen.plan.tiles import (
     Normalize,
     Once,
     Product,
+    Scan,
+    Shifted,
     Size,
+    Spread,
     StateTile,
     Sum,
     Tile,
@@ -56,8 +60,8 @@ Data = list[Element]
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of a launch: lengths of sequences, heads, dims and the blocks that hold them, micro-steps, and the
-    tokens of a segment."""
+    """The sizes of a launch: lengths of sequences, heads, dims, micro-steps, the tokens of a segment, and the lanes of
+    tiles, by dim; by `TOKEN` those of a chunk."""
 
     lengths: tuple[int, ...]
     H: int
@@ -91,12 +95,18 @@ class Sizes:
         return {
             "sequence": len(self.lengths),
             "segment": sum(self.segments),
+            "chunk": self.borders[-1] // self.blocks.get(TOKEN, 1) + len(self.lengths),
             "token": self.borders[-1],
             "micro_step": steps,
             "head": self.HV,
             "key_head": self.H,
             "place": self.segment,
         }
+
+    def chunk_at(self, sequence: int, start: int) -> int:
+        """Which chunk it is that starts at a token of a sequence: each sequence has room for one that is not full."""
+        chunk, first = self.blocks[TOKEN], self.borders[sequence]
+        return first // chunk + sequence + (start - first) // chunk
 
     def named(self, name: str) -> int:
         """A size by the name that expressions have for it."""
@@ -119,6 +129,7 @@ class Registers:
     block_of: the dim of which it has a block.
     numbers: params that are numbers, by name.
     at: where the program stands.
+    chunk: the tokens that lie along the axis of tokens.
     """
 
     order: Dims
@@ -127,12 +138,25 @@ class Registers:
     functions: Elementary
     numbers: Mapping[str, Element]
     at: dict[Space, int] = field(default_factory=dict)
+    chunk: range | None = None
     values: dict[str, Lanes] = field(default_factory=dict)
     _known: dict[tuple[str, tuple[Element, ...]], Element] = field(default_factory=dict)
 
     def first(self, dim: str) -> int:
-        """The index of a program's first lane along a dim."""
+        """The index of a program's first lane along a dim, or the chunk's first token."""
+        if dim == TOKEN:
+            return self.tokens.start
         return self.at["block"] * self.sizes.blocks[dim] if dim == self.block_of else 0
+
+    def end(self, dim: str) -> int:
+        """That behind the last one which is no padding."""
+        return self.tokens.stop if dim == TOKEN else self.sizes.dims[dim]
+
+    @property
+    def tokens(self) -> range:
+        if self.chunk is None:
+            raise Illegal("no chunk here")
+        return self.chunk
 
     def sorted(self, dims: Dims) -> Dims:
         return tuple(dim for dim in self.order if dim in dims)
@@ -142,7 +166,7 @@ class Registers:
 
     def inside(self, dims: Dims, ends: Dims) -> Iterator[bool]:
         """For each lane over `dims`, whether it lies within `ends`."""
-        limits = [(dims.index(dim), self.sizes.dims[dim] - self.first(dim)) for dim in ends]
+        limits = [(dims.index(dim), self.end(dim) - self.first(dim)) for dim in ends]
         for point in self.points(dims):
             yield all(point[place] < limit for place, limit in limits)
 
@@ -206,7 +230,46 @@ class Registers:
             case Once(value):
                 found = self.value(value)
                 return found if self.at["block"] == 0 else Lanes(found.dims, [mpq(0) for _ in found.data])
+            case Spread(value, dims):
+                return self.map(_same, dims, (self.value(value),))
+            case Scan():
+                return self._scan(tile)
+            case Shifted(value, first, axis, reverse, dims):
+                rows = self._rows(self._over(value, dims), axis)
+                start = [self._over(first, dims[1:]).data]
+                shifted = [*rows[1:], *start] if reverse else [*start, *rows[:-1]]
+                return Lanes(dims, [x for row in shifted for x in row])
+            case Edge(value, axis, reverse, dims):
+                return Lanes(dims, self._rows(self._over(value, (axis, *dims)), axis)[0 if reverse else -1])
         raise InternalError(f"no exact value of {tile!r}")
+
+    def _scan(self, scan: Scan) -> Lanes:
+        """Row after row: the operation is associative."""
+        factor, term = (self._rows(self._over(tile, scan.dims), scan.axis) for tile in (scan.factor, scan.term))
+        row, rows = self._over(scan.first, scan.dims[1:]).data, []
+        for place in reversed(range(len(term))) if scan.reverse else range(len(term)):
+            row = [self._joined(scan.combine, *parts) for parts in zip(row, factor[place], term[place], strict=True)]
+            rows.append(row)
+        return Lanes(scan.dims, [x for row in (reversed(rows) if scan.reverse else rows) for x in row])
+
+    def _joined(self, combine: str, x: Element, factor: Element, term: Element) -> Element:
+        if combine == "affine":
+            return add(multiply(factor, x), term)
+        return self._applied(combine, (add(x, factor), term))
+
+    def _rows(self, lanes: Lanes, axis: str) -> list[Data]:
+        """The rows along the first axis of a tile."""
+        if lanes.dims[:1] != (axis,):
+            raise Illegal(f"rows along {axis} of a tile over {lanes.dims}")
+        width = len(lanes.data) // self.sizes.blocks[axis]
+        return [lanes.data[at : at + width] for at in range(0, len(lanes.data), width)]
+
+    def _over(self, tile: Tile, dims: Dims) -> Lanes:
+        """A tile that lies over all of `dims`."""
+        found = self.value(tile)
+        if found.dims != dims:
+            raise Illegal(f"{tile} is over {found.dims}, where it has to be over {dims}")
+        return found
 
     def _is_over(self, tile: Tile, found: Lanes) -> Lanes:
         if found.dims != tile.dims:
@@ -225,27 +288,34 @@ class Registers:
         return Lanes(kept, sums)
 
     def _function(self, name: str, dims: Dims, args: Sequence[Tile]) -> Lanes:
-        functions, known = self.functions, self._known
-
         def value(*args: Element) -> Element:
-            if (name, args) not in known:
-                known[name, args] = apply(functions, name, args)
-            return known[name, args]
+            return self._applied(name, args)
 
         return self.map(value, dims, [self.value(arg) for arg in args])
 
-    def _normalized(self, function: str, row: Lanes) -> Lanes:
-        """A row map over the only dim; what lies outside of a `softmax` has no part in it."""
+    def _applied(self, name: str, args: tuple[Element, ...]) -> Element:
+        if (name, args) not in self._known:
+            self._known[name, args] = apply(self.functions, name, args)
+        return self._known[name, args]
+
+    def _normalized(self, function: str, lanes: Lanes) -> Lanes:
+        """A row map along the last dim."""
+        width = self.sizes.blocks[lanes.dims[-1]]
+        rows = [lanes.data[at : at + width] for at in range(0, len(lanes.data), width)]
+        return Lanes(lanes.dims, [x for row in rows for x in self._normalized_row(function, row)])
+
+    def _normalized_row(self, function: str, row: Data) -> Data:
+        """What lies outside of a `softmax` has no part in it."""
         functions = self.functions
-        if any(isinstance(x, Poison) for x in row.data):
-            return Lanes(row.dims, [POISON for _ in row.data])
+        if any(isinstance(x, Poison) for x in row):
+            return [POISON for _ in row]
         if function == "softmax":
-            weights = [apply(functions, "exp", (x,)) for x in row.data]
+            weights = [apply(functions, "exp", (x,)) for x in row]
             whole = reduce(add, weights)
-            return Lanes(row.dims, [divide(weight, whole) for weight in weights])
-        squares = reduce(add, [multiply(x, x) for x in row.data], number(L2NORM_EPSILON))
+            return [divide(weight, whole) for weight in weights]
+        squares = reduce(add, [multiply(x, x) for x in row], number(L2NORM_EPSILON))
         factor = apply(functions, "rsqrt", (squares,))
-        return Lanes(row.dims, [multiply(x, factor) for x in row.data])
+        return [multiply(x, factor) for x in row]
 
 
 @cache

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flagen.kernel.registers import Sizes
+from flagen.plan.rows import TOKEN
 from flagen.spec.model import Spec
 
 
@@ -22,6 +23,8 @@ class Setting:
     whole: sizes of the dims that a program has all of, in turn.
     cut: the size of the dim that blocks are cut from, and of a block.
     segment: tokens of a segment.
+    chunk: tokens of a chunk.
+    asked_from: the argument from which on every other gradient is asked for.
     """
 
     title: str
@@ -36,10 +39,12 @@ class Setting:
     whole: tuple[int, ...]
     cut: tuple[int, int]
     segment: int = 2
+    chunk: int = 2
+    asked_from: int = 0
 
     def sizes(self, spec: Spec, block_of: str | None) -> Sizes:
         """The sizes of a launch of programs that have a block of a dim."""
-        dims, blocks = {}, {}
+        dims, blocks = {}, {TOKEN: self.chunk}
         for place, dim in enumerate(dim for dim in spec.dims if dim != block_of):
             dims[dim] = self.whole[place % len(self.whole)]
             blocks[dim] = 1 << (dims[dim] - 1).bit_length()
@@ -94,3 +99,50 @@ SETTINGS = (
         cut=(3, 4),
     ),
 )
+
+CHUNKS = (
+    Setting(
+        "packed with an empty sequence and a ragged chunk",
+        (3, 0, 2),
+        packed=True,
+        H=2,
+        HV=4,
+        steps=1,
+        initial=True,
+        final=True,
+        everything=True,
+        whole=(3, 2),
+        cut=(5, 4),
+        chunk=2,
+    ),
+    Setting(
+        "a batch of full chunks from no state",
+        (6, 6),
+        packed=False,
+        H=1,
+        HV=2,
+        steps=1,
+        initial=False,
+        final=True,
+        everything=False,
+        whole=(2, 5),
+        cut=(1, 1),
+        chunk=3,
+    ),
+    Setting(
+        "one sequence of several chunks to no state",
+        (9,),
+        packed=False,
+        H=1,
+        HV=1,
+        steps=1,
+        initial=True,
+        final=False,
+        everything=False,
+        whole=(2, 1),
+        cut=(3, 4),
+        chunk=4,
+        asked_from=1,
+    ),
+)
+"""For kernels that take all tokens of a chunk at once."""

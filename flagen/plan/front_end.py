@@ -23,12 +23,13 @@ from flagen.plan.backward_actions import (
     Zero,
 )
 from flagen.plan.gradients import Transposition
+from flagen.plan.lowering import Lowering
 from flagen.plan.padding import PaddingRules
 from flagen.plan.row_planner import NoKernel
 from flagen.plan.rows import cleared, finite, values_in
 from flagen.plan.schedule import Load, Set, declared_names, fresh
 from flagen.plan.split import crossed_dims
-from flagen.plan.tiles import Head, Lowering, Once, Tile, Value, tiles_in
+from flagen.plan.tiles import Head, Once, Tile, Value, tiles_in
 from flagen.spec.model import Dims, Expr, Input, Param
 
 

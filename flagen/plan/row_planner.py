@@ -10,11 +10,12 @@ from typing import NoReturn
 
 from flagen.algebra.normal_form import DeltaRow, NormalForm
 from flagen.diagnostics import NOWHERE, Span
+from flagen.plan.lowering import Lowering, TooManyDims
 from flagen.plan.padding import PaddingRules
 from flagen.plan.rows import ROW, TOKEN, Operand, RowAxis, TooWide, cleared, finite, values_in
 from flagen.plan.schedule import Load, Set
 from flagen.plan.split import crossed_dims
-from flagen.plan.tiles import Head, Lowering, Negative, Product, Size, Tile, TooManyDims, Value, tiles_in
+from flagen.plan.tiles import Head, Negative, Product, Size, Tile, Value, tiles_in
 from flagen.spec.model import Binary, Derived, Expr, Input, Interval, Name, Negate, Param, Spec, walk
 from flagen.spec.ranges import interval_of
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from flagen.algebra.scan import Kind, Scan
+from flagen.plan.lowering import Lowering
 from flagen.plan.padding import PaddingRules
 from flagen.plan.row_planner import NoKernel
 from flagen.plan.scan import Result, ScanPlan
@@ -22,7 +23,6 @@ from flagen.plan.tiles import (
     MAX_DIMS,
     Constant,
     Head,
-    Lowering,
     Masked,
     MatMul,
     Normalize,

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from flagen.diagnostics import Span
+from flagen.plan.lowering import Lowering
 from flagen.plan.tiles import (
     Constant,
     Head,
-    Lowering,
     Negative,
     Product,
     Size,

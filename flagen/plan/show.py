@@ -7,6 +7,7 @@ from fractions import Fraction
 from flagen.plan.tiles import (
     Arithmetic,
     Constant,
+    Edge,
     Function,
     Head,
     Masked,
@@ -15,7 +16,10 @@ from flagen.plan.tiles import (
     Normalize,
     Once,
     Product,
+    Scan,
+    Shifted,
     Size,
+    Spread,
     StateTile,
     Sum,
     Tile,
@@ -58,3 +62,11 @@ def _shown(tile: Tile) -> Printed:
             return Printed(f"where_{dim}({show(value)}, else {fill:g})")
         case Once(value):
             return Printed(f"once({show(value)})")
+        case Spread(value):
+            return _shown(value)
+        case Scan(combine, factor, term, first):
+            return Printed(f"{combine} scan({show(factor)}, {show(term)}, from {show(first)})")
+        case Shifted(value, first):
+            return Printed(f"shifted({show(value)}, from {show(first)})")
+        case Edge(value, reverse=reverse):
+            return Printed(f"{'first' if reverse else 'last'}({show(value)})")

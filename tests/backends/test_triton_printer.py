@@ -16,6 +16,7 @@ from flagen.functions import FUNCTIONS as LANGUAGE
 from flagen.plan.tiles import (
     Arithmetic,
     Constant,
+    Edge,
     Function,
     Head,
     Masked,
@@ -24,7 +25,10 @@ from flagen.plan.tiles import (
     Normalize,
     Once,
     Product,
+    Scan,
+    Shifted,
     Size,
+    Spread,
     StateTile,
     Sum,
     Tile,
@@ -37,6 +41,8 @@ R = Value("R", "local", ("V", "P"))
 k = Value("k", "input", ("K",))
 v = Value("v", "input", ("V",))
 c = Value("c", "param", ())
+rows = Value("x", "local", ("token", "K"))
+first = Value("x_first", "local", ("K",))
 TWO, HALF = Constant(Fraction(2)), Constant(Fraction(1, 2))
 
 EXPECTED: list[tuple[Tile, str]] = [
@@ -84,12 +90,30 @@ EXPECTED: list[tuple[Tile, str]] = [
     (Masked(k, "K", 0.0, ("K",)), "tl.where(K_mask, k, 0.0)"),
     (Masked(S, "V", -math.inf, KV), 'tl.where(V_mask[None, :], S, float("-inf"))'),
     (Once(v, ("V",)), "tl.where(block == 0, v, 0.0)"),
+    (Spread(k, KV), "tl.broadcast_to(k[:, None], (BLOCK_K, BLOCK_V))"),
+    (Spread(TWO, rows.dims), "tl.full((CHUNK, BLOCK_K), 2.0, tl.float32)"),
+    (
+        Scan("affine", rows, Spread(k, rows.dims), first, "token", False, rows.dims),
+        "_affine_scan(x, tl.broadcast_to(k[None, :], (CHUNK, BLOCK_K)), x_first[None, :], is_first[:, None])",
+    ),
+    (
+        Scan("affine", rows, rows, first, "token", True, rows.dims),
+        "_back_scan(x, x, x_first[None, :], is_last[:, None])",
+    ),
+    (
+        Scan("logaddexp", rows, rows, first, "token", False, rows.dims),
+        "_logaddexp_scan(x, x, x_first[None, :], is_first[:, None])",
+    ),
+    (Shifted(rows, first, "token", False, rows.dims), "_row_before(x, x_first[None, :], is_first[:, None])"),
+    (Shifted(rows, first, "token", True, rows.dims), "_row_after(x, x_first[None, :], is_last[:, None])"),
+    (Edge(rows, "token", False, ("K",)), "_only_row(x, is_last[:, None])"),
+    (Edge(rows, "token", True, ("K",)), "_only_row(x, is_first[:, None])"),
 ]
 
 
 @pytest.mark.parametrize(("tile", "text"), EXPECTED, ids=[text for _, text in EXPECTED])
 def test_a_tile_is_printed(tile: Tile, text: str) -> None:
-    assert Printer(Axes(("K", "V", "P")))(tile) == text
+    assert Printer(Axes(("token", "K", "V", "P")))(tile) == text
 
 
 def test_every_kind_of_tile_is_among_them() -> None:

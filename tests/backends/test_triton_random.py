@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.device import OF_A_TOKEN
 from flagen.backends.triton_.printer import Printer
+from flagen.plan.lowering import Lowering
 from flagen.plan.padding import PaddingRules
-from flagen.plan.tiles import Lowering, Value
+from flagen.plan.tiles import Value
 from flagen.spec import parse_spec
 from flagen.spec.model import Dims, Expr, Number
 from tests.spec import trees

@@ -29,6 +29,8 @@ def harmless(kernel: Kernel, mutant: Mutant) -> str | None:
             return "nobody asks for what the last segment leaves"
         case Loop() if mutant.changes("reverse") and _starts_afresh(mutant.was.body):
             return "an order of turns that take nothing from one another"
+        case Load() if mutant.changes("once") and kernel.block_of is None:
+            return "what comes in once where there is one block"
         case Load(target) if mutant.changes("once") and not _leaves_the_first_block(kernel, target):
             return "what the first block alone stores, and no other asks for"
         case Masked(value, dim, fill) if fill == 0 and _is_zero_beyond(kernel, value, dim):

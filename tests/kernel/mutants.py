@@ -36,11 +36,15 @@ from flagen.kernel.ir import (
 from flagen.plan.tiles import (
     Arithmetic,
     Constant,
+    Edge,
     Function,
     Masked,
     Negative,
     Once,
     Product,
+    Scan,
+    Shifted,
+    Spread,
     StateTile,
     Value,
     tiles_in,
@@ -103,7 +107,7 @@ class _Changes:
                 case Let(target, value):
                     self._name(target, value.dims)
                 case Load(target, source):
-                    self._name(target, tuple(d for d in kernel.order if d in source.array.dims))
+                    self._name(target, tuple(d for d in kernel.order if d in source.dims))
 
     def _of(self, name: str) -> str:
         """What a name is another name for."""
@@ -147,6 +151,18 @@ class _Changes:
                 yield "masks", Product((value, Constant(Fraction(1))), dims)
             case Once(value, dims):
                 yield "masks", Product((value, Constant(Fraction(1))), dims)
+            case Scan(combine, factor, term, first, _, reverse, dims):
+                yield "operands", replace(node, combine="affine" if combine == "logaddexp" else "logaddexp")
+                yield "operands", replace(node, factor=term, term=factor)
+                yield "decays", replace(node, factor=Spread(Constant(Fraction(1)), dims))
+                yield "accumulations", replace(node, first=Spread(Constant(Fraction(0)), first.dims))
+                yield "bounds", replace(node, reverse=not reverse)
+            case Shifted(value, first, _, reverse, _):
+                yield "offsets", value
+                yield "offsets", replace(node, reverse=not reverse)
+                yield "operands", replace(node, first=Spread(Constant(Fraction(0)), first.dims))
+            case Edge(_, _, reverse):
+                yield "offsets", replace(node, reverse=not reverse)
             case Value(name, _, dims):
                 others = [other for other in self.named.get(dims, []) if self._of(other) != self._of(name)]
                 yield from (("operands", replace(node, name=other)) for other in others[:2])

@@ -17,6 +17,7 @@ from flagen.backends.torch_.scan import scan_renderings
 from flagen.backends.triton_.scan import scan_kernel_renderings
 from flagen.emit.env import environment, render
 from flagen.emit.format import format_python
+from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.plan.model import Unavailable
 from flagen.plan.scan import plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
@@ -54,7 +55,8 @@ def part() -> ModuleType:
     assert not isinstance(kernel, Unavailable) and not isinstance(backward, Unavailable)
     whole = pipeline.make_plan(spec, pipeline.derive(spec))
     env = environment(bundled("templates"))
-    renderings = (arguments_file(whole), *scan_renderings(plan), *scan_kernel_renderings(kernel, backward))
+    kernels = scan_kernel_renderings(kernel, backward, scan_forward(kernel, backward), scan_backward(backward))
+    renderings = (arguments_file(whole), *scan_renderings(plan), *kernels)
     files = {f"part/{each.path}": render(env, each.template, each.context, shared="...") for each in renderings}
     with imported(format_python(files) | {"__init__.py": "", "part/__init__.py": ""}) as package:
         yield package

@@ -14,12 +14,12 @@ from torch.nn import functional
 from flagen.diagnostics import InternalError
 from flagen.functions import FUNCTIONS as LANGUAGE
 from flagen.plan.gradients import Transposition
+from flagen.plan.lowering import Lowering
 from flagen.plan.tiles import (
     Arithmetic,
     Constant,
     Function,
     Head,
-    Lowering,
     Masked,
     MatMul,
     Negative,

@@ -49,12 +49,12 @@ class TritonBackend:
 
     def renderings(self, plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both."""
-        staged = _staged(plan, plan.chunk_kernel) if isinstance(plan.chunk_kernel, StagedPlan) else ()
-        return (*_fused_recurrent(plan, programs), *_by_chunks(plan), *staged)
+        staged = _staged(plan, plan.chunk_kernel, programs) if isinstance(plan.chunk_kernel, StagedPlan) else ()
+        return (*_fused_recurrent(plan, programs), *_by_chunks(plan, programs), *staged)
 
 
-def _by_chunks(plan: Plan) -> tuple[Rendering, ...]:
-    return (*_chunk(plan), *_chunk_backward(plan))
+def _by_chunks(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
+    return (*_chunk(plan, programs), *_chunk_backward(plan))
 
 
 def _about_chunk(plan: Plan) -> Mapping[str, object]:
@@ -62,13 +62,16 @@ def _about_chunk(plan: Plan) -> Mapping[str, object]:
     return {"notes": chunk_notes(plan), RANGES: range_check(plan.spec)}
 
 
-def _staged(plan: Plan, staged: StagedPlan) -> tuple[Rendering, ...]:
+def _staged(plan: Plan, staged: StagedPlan, programs: Programs) -> tuple[Rendering, ...]:
     from flagen.backends.triton_.staged import staged_launcher_context
 
     whole = Rendering(
         "chunk_fused.py", "triton/staged.py.j2", {**staged_launcher_context(staged), **_about_chunk(plan)}
     )
-    packages = (inside(package_of(stage, plan.spec.name), _by_chunks(stage.plan)) for stage in staged.stages)
+    packages = (
+        inside(package_of(stage, plan.spec.name), _by_chunks(stage.plan, of_stage))
+        for stage, of_stage in zip(staged.stages, programs.stages, strict=True)
+    )
     return (whole, *chain.from_iterable(packages))
 
 
@@ -101,7 +104,7 @@ def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     )
 
 
-def _chunk(plan: Plan) -> tuple[Rendering, ...]:
+def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     kernels = plan.chunk_kernel
     if isinstance(kernels, Unavailable | StagedPlan):
         return ()
@@ -110,7 +113,9 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
         from flagen.backends.triton_.scan import scan_kernel_renderings
 
         assert isinstance(planned, ScanBackwardPlan), "scans have no kernels without a backward"
-        return scan_kernel_renderings(kernels, planned)
+        assert programs.chunk is not None
+        assert programs.chunk_backward is not None
+        return scan_kernel_renderings(kernels, planned, programs.chunk, programs.chunk_backward)
     assert not isinstance(planned, ScanBackwardPlan | StagedPlan)
     backward = None if isinstance(planned, Unavailable) else backward_of(planned)
     keeps = backward is not None and backward.walk_keeps

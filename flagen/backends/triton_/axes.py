@@ -6,8 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from flagen.backends.printed import Printed, expression, product, product_of, total_of
+from flagen.backends.text import tuple_of
 from flagen.diagnostics import InternalError
 from flagen.plan.free_names import free_name
+from flagen.plan.rows import TOKEN
 from flagen.spec.model import Dims
 
 
@@ -26,6 +28,14 @@ class Axes:
         """Which of them lie within the dim."""
         return free_name(f"{dim}_mask", self._taken)
 
+    def lanes(self, dim: str) -> str:
+        """How many lanes a tile has along `dim`."""
+        return "CHUNK" if dim == TOKEN else f"BLOCK_{dim}"
+
+    def shape(self, dims: Dims) -> str:
+        """The shape of a tile."""
+        return tuple_of(map(self.lanes, self.sorted(dims)))
+
     def sorted(self, dims: Dims) -> Dims:
         """`dims` in the order that a tile over them has."""
         return tuple(dim for dim in self.order if dim in dims)
@@ -38,20 +48,22 @@ class Axes:
             return f"{text}[{', '.join(':' if dim in dims else 'None' for dim in over)}]"
         raise InternalError(f"a tile over {dims} cannot be spread over {over}")
 
-    def address(self, row: str, dims: Dims) -> str:
-        """The offsets of a tile in memory whose rows are contiguous over `dims`, in this order; `row` counts rows.
+    def address(self, row: str, dims: Dims, rows: Dims = ()) -> str:
+        """The offsets of a tile in memory whose rows are contiguous over `dims`, in this order; `row` counts rows, of
+        which the tile has those along the axes `rows`.
 
         The tile's axes are in the kernel's order, whatever the order in memory.
         """
         if not dims:
             return row
-        over = self.sorted(dims)
+        over = self.sorted((*rows, *dims))
+        counted = Printed(self.spread(f"({row})", rows, over)) if rows else expression(row)
         offsets = []
         for place, dim in enumerate(dims):
             index = self.spread(self.index(dim), (dim,), over)
             offsets.append(product_of(index, *dims[place + 1 :]))
-        rows = [product(expression(row), product(*map(Printed, dims))).text] if row else []
-        return total_of(*rows, *offsets)
+        start = [product(counted, product(*map(Printed, dims))).text] if row else []
+        return total_of(*start, *offsets)
 
     def within(self, dims: Dims) -> str:
         """The mask of a tile over `dims`; empty for a scalar, which has no lane to mask."""

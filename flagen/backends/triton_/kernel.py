@@ -17,11 +17,13 @@ from flagen.spec.model import Spec
 
 @dataclass(frozen=True)
 class Docs:
-    """What a kernel's docstring says: what a program does, equations, and some paragraphs."""
+    """What a kernel's docstring says: what a program does, equations, and some paragraphs; before the equations what
+    leads to them."""
 
     title: str
     equations: Sequence[str]
     texts: Sequence[str]
+    lead: str = ""
 
 
 def function_context(title: str, kernel: Kernel, docs: Docs) -> Mapping[str, object]:

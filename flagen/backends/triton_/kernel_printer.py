@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from flagen.backends.text import tuple_of
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.printer import Printer, literal
 from flagen.diagnostics import InternalError
@@ -31,12 +30,16 @@ from flagen.kernel.ir import (
     Statement,
     Store,
 )
-from flagen.kernel.passes import dims_with_ends, evaluates_head, has_key_heads, reads_steps
+from flagen.kernel.passes import dims_with_ends, edges_named, evaluates_head, has_key_heads, reads_steps
+from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Tile, Value
 
 INDENT = "    "
 
-_COORDINATES: dict[Space, str] = {"head": "value_head"}
+_COORDINATES: dict[Space, str] = {
+    "head": "value_head",
+    "chunk": "(first_token // CHUNK + sequence + (start - first_token) // CHUNK)",
+}
 """What a coordinate is called, where that is not what its space is."""
 
 
@@ -55,7 +58,7 @@ class KernelPrinter:
     def parameters(self) -> list[str]:
         """Pointers, numbers, then what is known when the kernel is compiled."""
         kernel = self.kernel
-        constants = (*kernel.sizes, *(f"BLOCK_{dim}" for dim in kernel.order))
+        constants = (*kernel.sizes, *map(self.axes.lanes, kernel.dims))
         pointers = (_pointer(array) for array in kernel.arrays)
         return [*pointers, *kernel.numbers, *kernel.lengths, *(f"{name}: tl.constexpr" for name in constants)]
 
@@ -115,11 +118,18 @@ class KernelPrinter:
 
     def _axes(self) -> Iterator[str]:
         used = dims_with_ends(self.kernel)
-        for dim in self.kernel.order:
+        for dim in self.kernel.dims:
             if dim in used:
                 start = f"block * BLOCK_{dim} + " if dim == self.kernel.block_of else ""
                 yield f"{self.axes.index(dim)} = {start}tl.arange(0, BLOCK_{dim})"
                 yield f"{self.axes.mask(dim)} = {self.axes.index(dim)} < {dim}"
+        if TOKEN in self.kernel.order:
+            yield "rows = tl.arange(0, CHUNK)"
+            first, last = edges_named(self.kernel)
+            if first:
+                yield "is_first = rows == 0"
+            if last:
+                yield "is_last = rows == CHUNK - 1"
 
     # ------------------------------------------------------------------------------------------------------ statements
 
@@ -178,7 +188,7 @@ class KernelPrinter:
                 return "token == end_token - 1"
 
     def _filled(self, fill: Fill) -> str:
-        shape = tuple_of(f"BLOCK_{dim}" for dim in self.axes.sorted(fill.dims))
+        shape = self.axes.shape(fill.dims)
         if fill.number is None:
             return f"tl.zeros({shape}, tl.float32)" if fill.dims else "tl.full((), 0.0, tl.float32)"
         filled = f"tl.full({shape}, {literal(fill.number).text}, tl.float32)"
@@ -191,6 +201,8 @@ class KernelPrinter:
             yield from self._steps(loop)
         elif loop.over == "segment":
             yield from self._segments(loop)
+        elif loop.over == "chunk":
+            yield from self._chunks(loop)
         else:
             yield from self._tokens(loop)
 
@@ -224,6 +236,17 @@ class KernelPrinter:
         yield from self._inside(loop.body)
         del self.rows[("segment", "head")]
 
+    def _chunks(self, loop: Loop) -> Iterator[str]:
+        if loop.reverse:
+            yield "tiles = tl.cdiv(end_token - first_token, CHUNK)"
+            yield "for tile in tl.range(tiles):"
+            yield f"{INDENT}start = first_token + (tiles - 1 - tile) * CHUNK"
+        else:
+            yield "for start in tl.range(first_token, end_token, CHUNK):"
+        yield f"{INDENT}token = start + rows"
+        yield f"{INDENT}{self.axes.mask(TOKEN)} = token < end_token"
+        yield from self._inside(loop.body)
+
     def _tokens(self, loop: Loop) -> Iterator[str]:
         segments = next((outer for outer in self.loops if outer.over == "segment"), None)
         start, end = ("first_token", "end_token") if segments is None else ("segment_start", "segment_end")
@@ -247,12 +270,13 @@ class KernelPrinter:
     def _loaded(self, load: Load) -> str:
         source = load.source
         mask = self._mask(source, f", other={literal(load.fill).text}")
-        cast = ".to(tl.float32)" if source.array.own_dtype else ""
+        # What comes from outside of the program has whatever dtype it was given.
+        cast = "" if source.array.life == "scratch" else ".to(tl.float32)"
         loaded = f"tl.load({_pointer(source.array)} + {self._address(source)}{mask}){cast}"
         return f"tl.where(block == 0, {loaded}, 0.0)" if load.once else loaded
 
     def _stored(self, target: Access, value: Tile) -> str:
-        pointer, dims = _pointer(target.array), self.axes.sorted(target.array.dims)
+        pointer, dims = _pointer(target.array), self.axes.sorted(target.dims)
         if isinstance(value, Value):
             stored = self.axes.spread(value.name, value.dims, dims)
         else:
@@ -264,7 +288,7 @@ class KernelPrinter:
         return f", mask={self.axes.within(access.within)}{other}" if access.within else ""
 
     def _address(self, access: Access) -> str:
-        return self.axes.address(self._row(access), access.array.dims)
+        return self.axes.address(self._row(access), access.array.dims, access.rows)
 
     def _row(self, access: Access) -> str:
         """The number of the row: that of a row with a name, as far as there is one, and of the place in it."""
@@ -305,7 +329,7 @@ class KernelPrinter:
 
     def _named_row(self, name: str, spaces: tuple[Space, ...]) -> Iterator[str]:
         run, _ = spaces
-        yield f"{name} = {run} * HV + value_head"
+        yield f"{name} = {_COORDINATES.get(run, run)} * HV + value_head"
         self.rows[spaces] = name
 
 

@@ -13,6 +13,7 @@ from flagen.functions import operation
 from flagen.plan.tiles import (
     Arithmetic,
     Constant,
+    Edge,
     Function,
     Head,
     Masked,
@@ -21,7 +22,10 @@ from flagen.plan.tiles import (
     Normalize,
     Once,
     Product,
+    Scan,
+    Shifted,
     Size,
+    Spread,
     StateTile,
     Sum,
     Tile,
@@ -30,6 +34,13 @@ from flagen.plan.tiles import (
 )
 from flagen.printing import joined, negative
 from flagen.spec.model import Dims
+
+SCANS = {
+    ("affine", False): "_affine_scan",
+    ("affine", True): "_back_scan",
+    ("logaddexp", False): "_logaddexp_scan",
+}
+"""The functions of kernels that scan."""
 
 
 class Printer:
@@ -84,6 +95,16 @@ class Printer:
                 return Printed(f"tl.where({mask}, {self._spread(value, dims, SUM)}, {literal(fill).text})")
             case Once(value):
                 return Printed(f"tl.where(block == 0, {self(value)}, 0.0)")
+            case Spread(value, dims):
+                return self._full(value, dims)
+            case Scan(combine, factor, term, first, axis, reverse, dims):
+                parts = ", ".join(self._spread(part, dims, SUM) for part in (factor, term, first))
+                return Printed(f"{SCANS[combine, reverse]}({parts}, {self._end(axis, dims, last=reverse)})")
+            case Shifted(value, first, axis, reverse, dims):
+                known, edge = "_row_after" if reverse else "_row_before", self._end(axis, dims, last=reverse)
+                return Printed(f"{known}({self(value)}, {self._spread(first, dims, SUM)}, {edge})")
+            case Edge(value, axis, reverse):
+                return Printed(f"_only_row({self(value)}, {self._end(axis, value.dims, last=not reverse)})")
         raise InternalError(f"the Triton printer does not know {type(tile).__name__}: {tile!r}")
 
     def _function(self, tile: Function) -> Printed:
@@ -99,6 +120,17 @@ class Printer:
             self._tensor(arg) if is_static(arg) and not bare else self._spread(arg, tile.dims, SUM) for arg in args
         )
         return Printed(f"{written}({', '.join(printed)})")
+
+    def _full(self, tile: Tile, dims: Dims) -> Printed:
+        """`tile` over all of `dims`, where the shape counts and not only what it broadcasts to."""
+        text, shape = self._spread(tile, dims, SUM), self.axes.shape(dims)
+        if not tile.dims:
+            return Printed(f"tl.full({shape}, {text}, tl.float32)")
+        return Printed(f"tl.broadcast_to({text}, {shape})")
+
+    def _end(self, axis: str, dims: Dims, *, last: bool) -> str:
+        """Which token of a chunk is the last one, or the first."""
+        return self.axes.spread("is_last" if last else "is_first", (axis,), dims)
 
     def _tensor(self, tile: Tile) -> str:
         """`tile` where a tensor is wanted: numbers and sizes alone are Python numbers to the compiler."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,15 +10,16 @@ from flagen.backends.printed import product_of
 from flagen.backends.range_check import RANGES, range_check
 from flagen.backends.signature import Parameter, parameters, result_doc, result_like
 from flagen.backends.torch_.common import check_call, common_context
+from flagen.backends.triton_.chunk_launcher import PACKED
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launcher import default_values
 from flagen.backends.triton_.operator import Operator, result_of
-from flagen.backends.triton_.scan_kernel import compile_time_sizes
+from flagen.kernel.ir import Array, Kernel, Life, Program
 from flagen.plan.free_names import free_name
 from flagen.plan.scan import Result, ScanPlan
-from flagen.plan.scan_backward import Give, ScanBackwardPlan
+from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import SIZES, ScanKernelPlan
-from flagen.spec.model import Input, Param, Spec, State
+from flagen.spec.model import Spec
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,26 @@ def _returned(spec: Spec, result: Result) -> str:
     return result_of(result.dims, "args.dtype" if wide else f"{result_like(spec, result.dims)}.dtype")
 
 
-def scan_operator(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> ScanOperator:
-    """What torch knows `chunk_<name>` as."""
+def scan_operator(plan: ScanKernelPlan, back: Program) -> ScanOperator:
+    """What torch knows `chunk_<name>` as; `back`: its backward, which says what it keeps."""
     spec = plan.spec
-    taken = plan.taken | backward.taken
+    kept = tuple(array.name for array in _arrays(back, "residual"))
     return ScanOperator(
         spec,
         "chunk",
         f"naive_chunk_{spec.name}",
         chunk_size=_size(plan),
-        kept=tuple(kept_name(state, taken) for state in backward.kept),
-        backward=f"chunk_backward_{spec.name}",
-        keywords=(f"kept_states=({', '.join(kept_name(s, taken) for s in backward.kept)},)",) if backward.kept else (),
+        kept=kept,
+        backward=back.name,
+        keywords=(f"kept_states=({', '.join(kept)},)",) if kept else (),
         plan=plan.plan,
     )
 
 
-def kept_name(state: State, taken: frozenset[str]) -> str:
-    return free_name(f"{state.name}_kept", taken)
+def _arrays(program: Program, life: Life) -> tuple[Array, ...]:
+    """The arrays of a program's kernel that come about in a way."""
+    (kernel,) = program.kernels
+    return tuple(array for array in kernel.arrays if array.life == life)
 
 
 def _size(plan: ScanKernelPlan) -> Parameter:
@@ -75,10 +78,12 @@ def _size(plan: ScanKernelPlan) -> Parameter:
     return Parameter("chunk_size", "int", str(plan.size), True, doc)
 
 
-def scan_launcher_context(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> Mapping[str, object]:
+def scan_launcher_context(
+    plan: ScanKernelPlan, backward: ScanBackwardPlan, program: Program, back: Program
+) -> Mapping[str, object]:
     """Every value `triton/scan_fused.py.j2` uses."""
     spec = plan.spec
-    operator = scan_operator(plan, backward)
+    operator = scan_operator(plan, back)
     inherited = operator.context()
     common = common_context(spec, _size(plan))
     names = ("name", "title", "paper", "equations", "signature", "argument_docs", "state_doc", "state_annotation")
@@ -86,7 +91,9 @@ def scan_launcher_context(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> M
         *("operator", "form", "backward", "initials", "declarations", "arguments", "given", "passed"),
         *("schema", "returned", "kept", "handed_on", "check"),
     )
-    kept = [(kept_name(state, plan.taken | backward.taken), _axes("HV", *state.dims)) for state in backward.kept]
+    initials = dict(zip((state.name for state in spec.states), operator.initials, strict=True))
+    (kernel,) = program.kernels
+    pointers = _pointers(kernel, {"argument": lambda array: _if_given(initials[array.of])})
     return {
         **{name: common[name] for name in names},
         **{name: inherited[name] for name in values},
@@ -94,13 +101,12 @@ def scan_launcher_context(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> M
         "keep": operator.keep,
         "results": [_result(plan.plan, result) for result in plan.plan.results],
         "sizes": SIZES,
-        "sizes_of_kept": kept,
+        "sizes_of_kept": [_axes("HV", *array.dims) for array in _arrays(back, "residual")],
         "tensors": tensor_names(spec),
         "defaults": list(default_values(spec)),
-        "config_arguments": _axes(*plan.order[1:]),
-        "split": plan.split,
-        "scalars": [param.name for param in spec.params if not param.is_tensor],
-        "compile_time": [f"args.{size}" for size in compile_time_sizes(plan)],
+        "config_arguments": _axes(*kernel.dims),
+        "split": kernel.block_of,
+        "launch": [*pointers, "*outputs", *_numbers(kernel, "CHUNK=chunk_size")],
     }
 
 
@@ -119,18 +125,48 @@ def _axes(*names: str) -> str:
     return ", ".join(f"args.{name}" for name in names)
 
 
-def scan_backward_launcher_context(plan: ScanBackwardPlan) -> Mapping[str, object]:
+# ------------------------------------------------------------------------------------------------------------ launches
+
+
+def _pointers(kernel: Kernel, named: Mapping[Life, Callable[[Array], str]]) -> list[str]:
+    """What a launch passes for the arrays of a kernel: tensors of the call, and what `named` says of others."""
+    passed = []
+    for array in kernel.arrays:
+        if array.life == "begin":
+            passed.append(PACKED)
+        elif array.life == "argument" and not array.optional:
+            passed.append(f"{array.name}.contiguous()")
+        elif array.life in named:
+            passed.append(named[array.life](array))
+    return passed
+
+
+def _numbers(kernel: Kernel, chunk_size: str) -> list[str]:
+    """What a launch passes behind the arrays, but for blocks."""
+    sizes = (chunk_size if size == "CHUNK" else f"args.{size}" for size in kernel.sizes)
+    return [*(f"float({number})" for number in kernel.numbers), "args.tokens", *sizes]
+
+
+def _if_given(name: str) -> str:
+    return f"None if {name} is None else {name}.contiguous()"
+
+
+# ------------------------------------------------------------------------------------------------------------ backward
+
+
+def scan_backward_launcher_context(plan: ScanBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/scan_backward.py.j2` uses."""
     forward, spec = plan.forward, plan.spec
-    operator = scan_operator(forward, plan)
+    operator = scan_operator(forward, program)
     common = common_context(spec, _size(forward))
     given = [p for p in (*parameters(spec), _size(forward)) if p.name != "output_final_state"]
     results = {result.name: result for result in forward.plan.results}
-    cotangents = dict(zip((*results, *operator.finals), operator.cotangents, strict=True))
-    finals = dict(zip((state.name for state in spec.states), operator.finals, strict=True))
-    initials = dict(zip((state.name for state in spec.states), operator.initials, strict=True))
-    backs = [back.state for back in plan.backs]
-    totals = {give.source.name: give for give in plan.gives}
+    states = [state.name for state in spec.states]
+    cotangents = dict(zip((*results, *states), operator.cotangents, strict=True))
+    initials = dict(zip(states, operator.initials, strict=True))
+    (kernel,) = program.kernels
+    gradients = {array.of: array for array in _arrays(program, "gradient")}
+    tensors = [*tensor_names(spec), *states]
     return {
         **{name: common[name] for name in ("name", "title", "paper", "equations")},
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
@@ -143,81 +179,45 @@ def scan_backward_launcher_context(plan: ScanBackwardPlan) -> Mapping[str, objec
         "results": [
             {**_result(forward.plan, result), "gradient": cotangents[name]} for name, result in results.items()
         ],
-        "final_gradients": [cotangents[finals[state.name]] for state in spec.states],
-        "config_arguments": _axes(*forward.order[1:]),
-        "split": forward.split,
-        "kept": [kept_name(state, plan.taken) for state in plan.kept],
-        "inputs": [_room(plan, give) for give in plan.gives if isinstance(give.source, Input)],
-        "params": [_param_room(plan, give) for give in plan.gives if isinstance(give.source, Param)],
-        "states": [_state_room(plan, state, initials[state.name]) for state in backs],
-        "totals": {
-            name: _total(totals[name])
-            if name in totals
-            else f'torch.zeros_like({name}) if "{name}" in wanted else None'
-            for name in tensor_names(spec)
-        },
-        "state_totals": [_state_total(plan, state, initials[state.name]) for state in spec.states],
-        "launch": _launch(plan, cotangents, finals),
-        "programs": product_of("args.runs", "args.HV", *(["blocks"] if forward.split else [])),
+        "final_gradients": [cotangents[state] for state in states],
+        "config_arguments": _axes(*kernel.dims),
+        "split": kernel.block_of,
+        "kept": operator.kept,
+        "inputs": [(x.name, x.of, _heads(x)) for x in gradients.values() if "token" in x.spaces],
+        "sums": [(x.name, initials.get(x.of, x.of), _room(x)) for x in gradients.values() if "token" not in x.spaces],
+        "totals": [_total(spec, name, initials, gradients.get(name)) for name in tensors],
+        "launch": [
+            *_pointers(
+                kernel,
+                {
+                    "cotangent": lambda x: _if_given(cotangents[x.of]) if x.optional else cotangents[x.of],
+                    "residual": lambda x: x.name,
+                    "gradient": lambda x: x.name,
+                },
+            ),
+            *_numbers(kernel, "chunk_size"),
+        ],
+        "programs": product_of("args.runs", "args.HV", *(["blocks"] if kernel.block_of else [])),
     }
 
 
-def _gradient_of_start(plan: ScanBackwardPlan, state: State) -> str:
-    return free_name(f"d{state.name}_initial", plan.taken)
+def _heads(array: Array) -> str:
+    """How many shares of the gradient of an input there are beside a token's."""
+    return ", ".join(("args.HV", *(["blocks"] if "block" in array.spaces else [])))
 
 
-def _room(plan: ScanBackwardPlan, give: Give) -> tuple[str, str, str]:
-    """An input's gradient: what it is called, the input, and how many shares of it there are beside a token's."""
-    blocks = ["blocks"] if plan.is_shared(give.source.dims) else []
-    return give.total, give.source.name, ", ".join(("args.HV", *blocks))
+def _room(array: Array) -> str:
+    """The shape of a gradient that is added up over sequences, heads and blocks."""
+    return ", ".join(("args.runs", "args.HV", "blocks" if "block" in array.spaces else "1", *map(_axes, array.dims)))
 
 
-def _param_room(plan: ScanBackwardPlan, give: Give) -> tuple[str, str, str]:
-    blocks = "blocks" if plan.is_shared(give.source.dims) else "1"
-    sizes = [f"args.{dim}" for dim in give.source.dims]
-    return give.total, give.source.name, ", ".join(("args.runs", "args.HV", blocks, *sizes))
-
-
-def _state_room(plan: ScanBackwardPlan, state: State, initial: str) -> tuple[str, str, str]:
-    blocks = "blocks" if plan.is_shared(state.dims) else "1"
-    sizes = [f"args.{dim}" for dim in state.dims]
-    return _gradient_of_start(plan, state), initial, ", ".join(("args.runs", "args.HV", blocks, *sizes))
-
-
-def _total(give: Give) -> str:
-    """The gradient of an argument, from its shares."""
-    source, called = give.source, give.total
-    if isinstance(source, Input):
-        return f"launches.total({called}, {source.name})"
-    dims = "(0, 2)" if source.per_head else "(0, 1, 2)"
-    return f"None if {called} is None else {called}.sum({dims}).to({source.name}.dtype)"
-
-
-def _zeros(name: str) -> str:
-    """The gradient of an argument that nothing depends on."""
-    return f'torch.zeros_like({name}) if "{name}" in wanted else None'
-
-
-def _state_total(plan: ScanBackwardPlan, state: State, initial: str) -> str:
-    called = _gradient_of_start(plan, state)
-    return f"None if {called} is None else {called}.sum(2).to({initial}.dtype)"
-
-
-def _launch(plan: ScanBackwardPlan, cotangents: Mapping[str, str], finals: Mapping[str, str]) -> list[str]:
-    """The kernel's arguments but its blocks, in the order of `BackwardWriter.parameters`."""
-    spec, forward = plan.spec, plan.forward
-    states = [back.state for back in plan.backs]
-    final_gradients = [cotangents[finals[state.name]] for state in states]
-    return [
-        *(f"{name}.contiguous()" for name in tensor_names(spec)),
-        "None if cu_seqlens is None else cu_seqlens.contiguous()",
-        *(cotangents[result.name] for result in forward.plan.results),
-        *(f"None if {name} is None else {name}.contiguous()" for name in final_gradients),
-        *(kept_name(state, plan.taken) for state in plan.kept),
-        *(give.total for give in plan.gives),
-        *(_gradient_of_start(plan, state) for state in states),
-        *(f"float({param.name})" for param in spec.params if not param.is_tensor),
-        "args.tokens",
-        *(f"args.{size}" for size in compile_time_sizes(forward)),
-        "chunk_size",
-    ]
+def _total(spec: Spec, name: str, initials: Mapping[str, str], array: Array | None) -> str:
+    """The gradient of an argument, from its shares; or of one that nothing depends on."""
+    argument = initials.get(name, name)
+    if array is None:
+        return f'torch.zeros_like({argument}) if "{argument}" in wanted else None'
+    if "token" in array.spaces:
+        return f"launches.total({array.name}, {argument})"
+    per_head = {param.name for param in spec.params if param.per_head}
+    dims = "2" if name in initials else "(0, 2)" if name in per_head else "(0, 1, 2)"
+    return f"None if {array.name} is None else {array.name}.sum({dims}).to({argument}.dtype)"

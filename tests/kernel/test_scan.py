@@ -1,0 +1,292 @@
+"""Kernels of elementwise scans: what they are as data, and that mistakes in them are refused."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from typing import Any
+
+import pytest
+from gmpy2 import mpq
+
+from flagen import pipeline
+from flagen.diagnostics import InternalError
+from flagen.kernel import Programs
+from flagen.kernel.check import check
+from flagen.kernel.elementary import Elementary
+from flagen.kernel.ir import Access, Add, Array, FirstBlock, Given, If, Index, Let, Load, Loop, Program, Store
+from flagen.kernel.passes import live
+from flagen.kernel.prove import prove_chunk
+from flagen.kernel.registers import Illegal, Lanes, Registers, Sizes
+from flagen.plan.rows import TOKEN
+from flagen.plan.tiles import Constant, Edge, Masked, Scan, Shifted, Spread, Sum, Value
+from flagen.spec import load_spec, parse_spec
+from tests.kernel.equivalent import harmless
+from tests.kernel.mutants import mutants
+from tests.specs import SPECS
+from tests.tiers import exhaustive
+
+SHARED = """
+flagen: 1
+name: count
+state: {n: [], z: [K]}
+inputs: {x: [K], a: {dims: [], range: [-.inf, 0]}}
+update: [n = exp(a) * n + 1, z = exp(a) * z + n * x]
+output: o = z
+"""
+"""A state that all blocks have."""
+
+CASES = ("hgrn", "rwkv4", "mamba", "lightnet", "precond_gated_deltanet", "count")
+
+
+@cache
+def of(name: str) -> Programs:
+    """The programs of a spec that goes chunk by chunk, or of its stage that is a scan."""
+    spec = parse_spec(SHARED, "count.yaml") if name == "count" else load_spec(SPECS / f"{name}.yaml")
+    programs = pipeline.lower(pipeline.make_plan(spec, pipeline.derive(spec)))
+    return next(each for each in (programs, *programs.stages) if each.chunk is not None)
+
+
+def prove(name: str, *, chunk: Program | None = None, chunk_backward: Program | None = None) -> None:
+    programs = of(name)
+    forward, backward = chunk or programs.chunk, chunk_backward or programs.chunk_backward
+    assert forward is not None and backward is not None
+    prove_chunk(programs.spec, forward, backward)
+
+
+# ---------------------------------------------------------------------------------------------------------- as they are
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_they_are_proved(name):
+    prove(name)
+
+
+def test_what_the_forward_keeps_the_backward_takes():
+    programs = of("rwkv4")
+    forward, backward = (
+        [array.name for array in program.kernels[0].arrays if array.life == "residual"]
+        for program in (programs.chunk, programs.chunk_backward)
+    )
+    assert forward == backward == ["z_kept", "p_kept"]
+
+
+def test_nothing_that_is_made_goes_unused():
+    """But for what another chunk takes, or a launch."""
+    for name in CASES:
+        for program in (of(name).chunk, of(name).chunk_backward):
+            (kernel,) = program.kernels
+            body = next(s.body for s in kernel.body if isinstance(s, Loop))
+            handed_on = [tile.target for tile in body if isinstance(tile, Let) and isinstance(tile.value, Edge)]
+            totals = [statement.target for statement in body if isinstance(statement, Add)]
+            assert live(body, [*handed_on, *totals]) == body
+
+
+def test_what_nobody_reads_is_left_out():
+    x, y = Value("x", "local", ()), Value("y", "local", ())
+    body = (Let("a", x), Let("b", y), Add("c", y, ()), Let("a", y), Add("d", Value("a", "local", ()), ()))
+    assert live(body, ["d"]) == (Let("a", y), Add("d", Value("a", "local", ()), ()))
+    assert live(body, []) == ()
+
+
+# ------------------------------------------------------------------------------------------------------------- mistakes
+
+
+def changed(node: Any, change: Callable[[Any], Any]) -> Any:
+    """`node` with every part changed; parts that become None are gone."""
+    if isinstance(node, tuple):
+        parts = [changed(part, change) for part in node]
+        return tuple(part for part, was in zip(parts, node, strict=True) if part is not None or was is None)
+    if is_dataclass(node) and not isinstance(node, Index):
+        node = replace(node, **{f.name: changed(getattr(node, f.name), change) for f in fields(node)})
+    return change(node)
+
+
+def refused(name: str, which: str, change: Callable[[Any], Any]) -> str:
+    """What the proof says of a kernel with a mistake."""
+    program = getattr(of(name), which)
+    (kernel,) = program.kernels
+    body = changed(kernel.body, change)
+    assert body != kernel.body, "no such mistake can be made"
+    with pytest.raises(InternalError) as error:
+        prove(name, **{which: replace(program, kernels=(replace(kernel, body=body),))})
+    return str(error.value)
+
+
+def on(kind: type, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda node: change(node) if isinstance(node, kind) else node
+
+
+def no_carry(node):
+    """The next chunk starts where this one did."""
+    return None if isinstance(node, Let) and isinstance(node.value, Edge) else node
+
+
+def everywhere(node):
+    """Tokens of the next sequence are taken along."""
+    return replace(node, within=tuple(axis for axis in node.within if axis != TOKEN))
+
+
+def first_row(node):
+    return replace(node, at=tuple(Index("chunk", 0) if index.space == "chunk" else index for index in node.at))
+
+
+def unmasked(fill):
+    """Padding of the last chunk is what it happens to be."""
+    return on(Masked, lambda node: node.value if (node.dim, node.fill) == (TOKEN, fill) else node)
+
+
+def from_nothing(node):
+    return replace(node, first=Spread(Constant(0.0), node.first.dims))
+
+
+STORED_BEYOND = on(Store, lambda node: replace(node, target=everywhere(node.target)) if node.target.rows else node)
+LOADED_BEYOND = on(Load, lambda node: replace(node, source=everywhere(node.source)) if node.source.rows else node)
+
+BOTH = {
+    "nothing is handed on": no_carry,
+    "the other end is handed on": on(Edge, lambda node: replace(node, reverse=not node.reverse)),
+    "each chunk starts from nothing": on(Scan, from_nothing),
+    "scans go the other way": on(Scan, lambda node: replace(node, reverse=not node.reverse)),
+    "factors and terms are swapped": on(Scan, lambda node: replace(node, factor=node.term, term=node.factor)),
+    "rows are shifted the other way": on(Shifted, lambda node: replace(node, reverse=not node.reverse)),
+    "rows are not shifted": on(Shifted, lambda node: node.value),
+    "nothing comes before the first row": on(Shifted, from_nothing),
+    "padding is no neutral element": unmasked(1.0),
+    "tokens beyond the sequence are stored": STORED_BEYOND,
+    "tokens beyond the sequence are loaded": LOADED_BEYOND,
+    "chunks come in the other order": on(Loop, lambda node: replace(node, reverse=not node.reverse)),
+    "all chunks have one row": on(Access, first_row),
+}
+FORWARD = {
+    **BOTH,
+    "padding writes to the state": unmasked(float("-inf")),
+    "the state after a chunk is kept": lambda node: kept_last(node) if isinstance(node, Loop) else node,
+    "keeping is not asked for": on(If, lambda node: node.then[0] if keeps(node) else node),
+}
+BACKWARD = {
+    **BOTH,
+    "padding is summed": unmasked(0.0),
+    "sums are those of one chunk": on(Add, lambda node: Let(node.target, Spread(node.value, node.dims))),
+    "sums are not made": on(Add, lambda _: None),
+    "the gradient of the last state is forgotten": on(If, lambda node: node.then[0] if node.otherwise else node),
+    "a gradient is stored that is not asked for": on(If, lambda node: node if node.otherwise else node.then[0]),
+}
+
+
+def keeps(node):
+    return any(isinstance(condition, Given) and condition.array.life == "residual" for condition in node.conditions)
+
+
+def kept_last(loop):
+    keeping = tuple(node for node in loop.body if isinstance(node, If) and keeps(node))
+    return replace(loop, body=(*(node for node in loop.body if node not in keeping), *keeping))
+
+
+@pytest.mark.parametrize("mistake", FORWARD)
+def test_a_mistake_in_the_forward_is_refused(mistake):
+    assert "chunk_rwkv4" in refused("rwkv4", "chunk", FORWARD[mistake])
+
+
+@pytest.mark.parametrize("mistake", BACKWARD)
+def test_a_mistake_in_the_backward_is_refused(mistake):
+    assert "chunk_rwkv4" in refused("rwkv4", "chunk_backward", BACKWARD[mistake])
+
+
+def test_what_all_blocks_have_is_stored_by_one_and_counted_once():
+    def alone(node):
+        return replace(node, conditions=tuple(c for c in node.conditions if not isinstance(c, FirstBlock)))
+
+    assert "two programs" in refused("count", "chunk", on(If, alone))
+    told = refused("count", "chunk_backward", on(Load, lambda node: replace(node, once=False)))
+    assert "the gradient of n is not the recurrence's derivative" in told
+
+
+@pytest.mark.parametrize("step", [pytest.param(1, marks=exhaustive, id="all"), pytest.param(61, id="some")])
+@pytest.mark.parametrize("name", CASES)
+def test_mistakes_are_refused(name, step):
+    """All but one kind: in exact arithmetic a mask that keeps infinities of padding out may be as good as none."""
+    survivors = []
+    for which in ("chunk", "chunk_backward"):
+        program = getattr(of(name), which)
+        for number, mutant in enumerate(mutants(program.kernels[0])):
+            if number % step or isinstance(mutant.was, Masked) or harmless(program.kernels[0], mutant):
+                continue
+            try:
+                prove(name, **{which: replace(program, kernels=(mutant.kernel,))})
+            except InternalError:
+                continue
+            survivors.append(str(mutant))
+    assert survivors == []
+
+
+# ------------------------------------------------------------------------------------------------------------ execution
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (4, 4), (0, 5, 0, 3), (7, 2, 9, 4), (3, 0, 0, 2)])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4])
+def test_no_two_chunks_have_one_row(lengths, chunk):
+    sizes = Sizes(lengths, 1, 1, {}, {TOKEN: chunk}, {}, 1)
+    starts = [(n, at) for n, first in enumerate(sizes.borders[:-1]) for at in range(first, first + lengths[n], chunk)]
+    rows = [sizes.chunk_at(sequence, start) for sequence, start in starts]
+    array = Array("kept", ("chunk",))
+    assert len(set(rows)) == len(rows) and max(rows) < sizes.extents(array, None)[0]
+
+
+def registers(chunk: range | None) -> Registers:
+    """Two tokens of three lanes, and two indices of K."""
+    sizes = Sizes((2,), 1, 1, {"K": 2}, {TOKEN: 3, "K": 2}, {}, 1)
+    return Registers((TOKEN, "K"), None, sizes, Elementary(random.Random(0)), {}, at={"block": 0}, chunk=chunk)
+
+
+X, START = Value("x", "local", (TOKEN, "K")), Value("start", "local", ("K",))
+
+
+def evaluated(tile):
+    held = registers(range(4, 6))
+    held.values = {
+        "x": Lanes(X.dims, [mpq(n) for n in (1, 2, 3, 4, 5, 6)]),
+        "start": Lanes(START.dims, [mpq(10), mpq(20)]),
+    }
+    return held.value(tile).data
+
+
+@pytest.mark.parametrize(
+    ("tile", "expected"),
+    [
+        (Shifted(X, START, TOKEN, False, X.dims), [10, 20, 1, 2, 3, 4]),
+        (Shifted(X, START, TOKEN, True, X.dims), [3, 4, 5, 6, 10, 20]),
+        (Edge(X, TOKEN, False, START.dims), [5, 6]),
+        (Edge(X, TOKEN, True, START.dims), [1, 2]),
+        (Spread(START, X.dims), [10, 20, 10, 20, 10, 20]),
+        (Masked(X, TOKEN, 0.0, X.dims), [1, 2, 3, 4, 0, 0]),
+        (Sum(X, TOKEN, ("K",)), [9, 12]),
+        (Scan("affine", X, X, START, TOKEN, False, X.dims), [11, 42, 36, 172, 185, 1038]),
+        (Scan("affine", X, X, START, TOKEN, True, X.dims), [169, 1018, 168, 508, 55, 126]),
+    ],
+)
+def test_what_is_done_with_rows(tile, expected):
+    assert evaluated(tile) == expected
+
+
+def test_rows_are_those_of_a_chunk():
+    with pytest.raises(Illegal, match="no chunk here"):
+        registers(None).first(TOKEN)
+    with pytest.raises(Illegal, match="rows along K"):
+        evaluated(Scan("affine", X, X, Value("start", "local", ("K",)), "K", False, X.dims))
+    with pytest.raises(Illegal, match="has to be over"):
+        evaluated(Scan("affine", START, X, START, TOKEN, False, X.dims))
+
+
+def test_tiles_of_rows_are_checked_where_kernels_are_made():
+    kernel = of("hgrn").chunk.kernels[0]
+    for wrong in (
+        Scan("affine", START, X, START, TOKEN, False, X.dims),
+        Scan("affine", X, X, X, TOKEN, False, X.dims),
+        Shifted(X, START, "K", False, X.dims),
+        Edge(X, "K", False, START.dims),
+    ):
+        with pytest.raises(InternalError, match="along"):
+            check(replace(kernel, order=X.dims, body=(Let("y", wrong),)))
