@@ -17,7 +17,10 @@ from pathlib import PurePosixPath
 
 from flagen.diagnostics import InternalError
 
-PUBLIC = frozenset(("naive.py", "chunk.py", "fused_recurrent.py", "chunk_fused.py", "module.py"))
+PUBLIC = frozenset(
+    f"{name}.py"
+    for name in "naive chunk chunk_fused chunk_backward fused_recurrent fused_recurrent_backward module".split()
+)
 """The files whose functions and methods take the arguments of a spec from a user."""
 
 Names = Mapping[str, str]
@@ -42,8 +45,11 @@ def as_written(path: str, text: str, names: Names, dims: Collection[str], symbol
 
 
 def in_words(text: str, names: Names) -> str:
-    """`text` with each of `names`, where it is a whole word, as it was written."""
-    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text) if names else text
+    """`text` with each of `names`, where it is a whole word, as it was written; so with states before a token."""
+    if not names:
+        return text
+    words = {**names, **{f"{new}_prev": f"{old}_prev" for new, old in names.items()}}
+    return re.sub(r"\w+", lambda word: words.get(word[0], word[0]), text)
 
 
 class _File:
@@ -52,7 +58,6 @@ class _File:
     def __init__(self, path: str, text: str, names: Names, dims: Collection[str]) -> None:
         self.text = text
         self.names = names
-        self.swapped = {**names, **{old: new for new, old in names.items()}}
         name = PurePosixPath(path).name
         self.public = name in PUBLIC
         self.in_tables = {new: old for new, old in names.items() if new not in dims or name == "module.py"}
@@ -66,29 +71,31 @@ class _File:
 
     def changed(self) -> str:
         for statement in self.tree.body:
-            self._walk(statement, swaps=False)
+            self._walk(statement, {})
         data = self.text.encode()
         for start, end, new in sorted(self.edits, reverse=True):
             data = data[:start] + new.encode() + data[end:]
         return self._with_aliases(data.decode())
 
-    def _walk(self, node: ast.AST, *, swaps: bool) -> None:
+    def _walk(self, node: ast.AST, code: Names) -> None:
+        """Edit what is below `node`, where `code` says what identifiers become."""
         if isinstance(node, ast.FunctionDef):
-            kernel = any("jit" in ast.unparse(decorator) for decorator in node.decorator_list)
-            takes = self.public and not kernel and (not node.name.startswith("_") or node.name == "__init__")
-            swaps = swaps or (takes and bool(_names_in(node) & self.names.keys()))
-            if swaps:
-                self._free_what_is_global(node)
+            code = code or self._swapped(node)
             for child in ast.iter_child_nodes(node):
                 if child not in node.decorator_list:
-                    self._walk(child, swaps=swaps)
+                    self._walk(child, code)
             return
-        code = self.swapped if swaps else {}
         match node:
             case ast.Name(id=name):
                 self._edit(node, 0, name, code.get(name, name))
             case ast.arg(arg=name):
                 self._edit(node, 0, name, code.get(name, name))
+            case ast.alias(name=name, asname=None) if name in code:
+                self._edit(node, 0, name, f"{name} as {code[name]}")
+            case ast.ExceptHandler(name=str(name)) if name in code:
+                start = self._start(node.body[0])
+                place = self.text.encode().rindex(f" as {name}:".encode(), 0, start)
+                self.edits.append((place, place + len(name) + 5, f" as {code[name]}:"))
             case ast.Attribute(value=ast.Name(id="self"), attr=name):
                 self._edit(node, self._length(node) - len(name), name, self.names.get(name, name))
             case ast.Call(func=function):
@@ -106,7 +113,7 @@ class _File:
                 names = self.names if node in self.docstrings else self.in_tables
                 self._edit(node, 0, source, in_words(source, names))
         for child in ast.iter_child_nodes(node):
-            self._walk(child, swaps=swaps)
+            self._walk(child, code)
 
     def _start(self, node: ast.AST) -> int:
         return self.lines[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined, no-any-return]
@@ -119,35 +126,48 @@ class _File:
             start = self._start(node) + offset
             self.edits.append((start, start + len(old.encode()), new))
 
-    def _free_what_is_global(self, function: ast.FunctionDef) -> None:
-        """Remember what of the module's or of Python's `function` uses under a name that is an argument of it now."""
-        bound = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        bound |= {n.arg for n in ast.walk(function) if isinstance(n, ast.arg)}
-        for new, old in self.names.items():
-            if old in _names_in(function) - bound:
-                self.aliases[old] = new
+    def _swapped(self, function: ast.FunctionDef) -> Names:
+        """What identifiers become in a public function; nothing does in others. What it uses of the module's or of
+        Python's under a name that is the spec's gets another."""
+        kernel = any("jit" in ast.unparse(decorator) for decorator in function.decorator_list)
+        private = function.name.startswith("_") and function.name != "__init__"
+        if kernel or private or not self.public:
+            return {}
+        used, arguments = _names_in(function), {n.arg for n in ast.walk(function.args) if isinstance(n, ast.arg)}
+        names = {new: old for new, old in self.names.items() if new in used and old not in arguments}
+        nodes = list(ast.walk(function))
+        bound = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        bound |= {n.name for n in nodes if isinstance(n, ast.alias | ast.ExceptHandler) and n.name}
+        self.aliases |= {old: new for new, old in names.items() if old in used - bound}
+        return names | {old: new for new, old in names.items()}
 
     def _with_aliases(self, text: str) -> str:
-        """`text` with a second name for what is imported, and for what Python has."""
+        """`text` with a second name for what it imports, for what is Python's, and at its end for what it defines."""
         if not self.aliases:
             return text
-        last = max(n.end_lineno or n.lineno for n in self.tree.body if isinstance(n, ast.Import | ast.ImportFrom))
+        imports = [n for n in self.tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+        imported = {name: line for node in imports for name, line in self._import(node)}
+        places = {n.id for n in ast.walk(self.tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        last = max(node.end_lineno or node.lineno for node in imports)
         lines = text.split("\n")
-        lines[last:last] = [self._import(name, alias) for name, alias in self.aliases.items()]
+        for name, alias in self.aliases.items():
+            if name in imported:
+                lines.insert(last, imported[name])
+            elif name in places:
+                lines.append(f"{alias} = {name}\n")
+            elif hasattr(builtins, name):
+                lines.insert(last, f"from builtins import {name} as {alias}")
+            else:
+                raise InternalError(f"a public function uses `{name}`, which is nothing in its file")
         return "\n".join(lines)
 
-    def _import(self, name: str, alias: str) -> str:
-        for node in self.tree.body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                given = next((given for given in node.names if (given.asname or given.name) == name), None)
-                if given is None:
-                    continue
-                if isinstance(node, ast.Import):
-                    return f"import {given.name} as {alias}"
-                return f"from {'.' * node.level}{node.module or ''} import {given.name} as {alias}"
-        if not hasattr(builtins, name):
-            raise InternalError(f"a public function uses `{name}`, which is not imported")
-        return f"from builtins import {name} as {alias}"
+    def _import(self, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+        """Each name that is imported, and how it is under its second name."""
+        source = f"from {'.' * node.level}{node.module or ''} " if isinstance(node, ast.ImportFrom) else ""
+        for given in node.names:
+            name = given.asname or given.name
+            if name in self.aliases:
+                yield name, f"{source}import {given.name} as {self.aliases[name]}"
 
 
 def _names_in(function: ast.FunctionDef) -> set[str]:

@@ -36,6 +36,9 @@ _TORCH = _words("""
 """)
 """Of the PyTorch forms, of modules and of the table of arguments."""
 
+_ARGUMENTS = _words("chunk_size cu_seqlens initial_state output_final_state save_states")
+"""Arguments of public functions: no input is called so, but a local may be."""
+
 _TRITON = _words("""
     block blocks by_sequence call_key CHUNK chunk chunk_sequence chunks chunks_of config dot_precision empty_arrays
     end_token first_chunk first_segment first_token given gradients_config handed_on import_error inside is_first
@@ -46,7 +49,7 @@ _TRITON = _words("""
 """)
 """Of launchers, and of kernels that go token by token."""
 
-WORDS = (_PYTHON | _TORCH | _TRITON | LOCALS | SETTINGS) - {"o", "head", "H", "HV"}
+WORDS = (_PYTHON | _TORCH | _ARGUMENTS | _TRITON | LOCALS | SETTINGS) - {"o", "head", "H", "HV"}
 """What generated code calls its own."""
 
 _LIKE_WORDS = re.compile(
