@@ -27,7 +27,7 @@ LOCALS = frozenset(
     y_erasing y_from_start y_gradient y_reading y_row y_scale_gradient y_scaled
     """.split()
 )
-"""What the templates call things; a name of the spec that is among them gets an underscore, but no dim."""
+"""What the templates call things; names that algebra makes up get an underscore, those of a spec have one (`own_names`)."""
 
 OPERANDS = ("_decayed", "_writing")
 """What ends the names of operands, which are those of the spec before."""
