@@ -27,7 +27,7 @@ LOCALS = frozenset(
     y_erasing y_from_start y_gradient y_reading y_row y_scale_gradient y_scaled
     """.split()
 )
-"""What the templates call things; names that algebra makes up get an underscore, those of a spec have one (`own_names`)."""
+"""What the templates call things; what algebra makes up gets an underscore, as names of a spec have (`own_names`)."""
 
 OPERANDS = ("_decayed", "_writing")
 """What ends the names of operands, which are those of the spec before."""

@@ -53,9 +53,10 @@ WORDS = (_PYTHON | _TORCH | _ARGUMENTS | _TRITON | LOCALS | SETTINGS) - {"o", "h
 """What generated code calls its own."""
 
 _LIKE_WORDS = re.compile(
-    r"\w*(_ptr|_gradient|_decayed|_writing)|(BLOCK|naive_recurrent|naive_chunk|fused_recurrent|chunk|tune_chunk)_\w+"
+    r"\w*_(decayed|gradient|operand|ptr|reading|slope|sums|writing)"
+    r"|(BLOCK|chunk|fused_recurrent|naive_chunk|naive_recurrent|tune_chunk)_\w+"
 )
-"""Names made of others that stand in the same functions: pointers, gradients, blocks, and functions of packages."""
+"""Names made of others in the same functions: pointers, gradients, operands, blocks; and functions of packages."""
 
 
 def is_word(name: str) -> bool:

@@ -109,7 +109,7 @@ def test_further_names_may_be_any(name: str, kind: str, part: int) -> None:
     words = allowed(own_words(name), of_kind[kind])
     assert {"token", "torch", "args"} <= set(words)
     names = words[part::4]
-    assert len(names) > 40
+    assert len(names) > 20
     assert not met(functions(name, spare(len(names)), kind), functions(name, names, kind), names)
 
 
@@ -147,7 +147,7 @@ def named(spec: Spec, words: Iterable[str]) -> tuple[dict[str, str], list[str]]:
 
 @tiered(
     ("name", "part"),
-    [(name, part) for name in (*FAMILIES, "oja", "linear_attn_normalized", "rwkv4") for part in range(6)],
+    [(name, part) for name in (*FAMILIES, "oja", "rwkv4") for part in range(6)],
     lambda name, part: (name, part) in (("hgrn", 0), ("gated_delta_product", 1), ("kda", 2), ("oja", 3)),
 )
 def test_everything_may_have_any_name(name: str, part: int) -> None:
@@ -180,7 +180,7 @@ NAMES = {
     "simple_gla": "S:state K:tile V:walk q:row k:start v:tokens g:dtype alpha:chunk scale:args",
     "gated_delta_product": "S:block K:R V:L q:keep k:torch v:args g:row beta:tokens n:token num_householder:rows "
     "alpha:device b:segment scale:launches",
-    "kda": "S:U K:tl V:row q:q_ptr k:k_gradient v:start g:log_decay beta:scores alpha:decay scale:max",
+    "kda": "S:U K:tl V:row q:q_ptr k:k_gradient v:NoneType g:log_decay beta:scores alpha:decay scale:max",
     "oja": "S:rows K:BLOCK_K V:tokens q:operators k:Tensor v:wanted g:saved beta:CALL alpha:state scale:len",
     "hgrn": "h:token D:batch x:row g:tokens alpha:args",
     "rwkv4": "D:offsets k:start v:sequences w:block u:row v:tile p:dtype z:chunk m:final",
