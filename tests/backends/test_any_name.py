@@ -204,3 +204,22 @@ def test_all_forms_are_the_recurrence_whatever_it_is_called(name: str) -> None:
         assert ladder.check(spec, package, shapes=ladder.SHAPES[:3]) == 3
         told = kernels.check(spec, package, shapes=kernels.SHAPES[:1])
     assert told >= {"o", *(f"d {decl.name}" for decl in spec.inputs)}
+
+
+def test_a_layer_calls_its_operator_by_the_names_that_the_spec_has() -> None:
+    """Its own names are apart from those of the recurrence, and stay."""
+    text = text_of("gated_deltanet")
+    head, recurrence, layer = re.split("(?=\nstate:|\nlayer:)", text)
+    names = {"A_log": "row", "strength": "tokens", "q": "args", "k": "torch"}
+    layer = layer.replace("A_log=A_log", "row=A_log").replace("strength=2", "tokens=2")
+    expected = build(parse_spec(text))["layer.py"]
+    assert " A_log=self.A_log," in expected and " strength=2 if" in expected
+    expected = expected.replace(" A_log=self.A_log,", " row=self.A_log,").replace(" strength=2 if", " tokens=2 if")
+    spec = parse_spec(head + called(recurrence, names) + layer)
+    assert set(for_generated_code(spec).written.values()) == set(names.values())
+    got = build(spec)["layer.py"]
+    assert without_banner(got) == without_banner(expected)
+
+
+def without_banner(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.startswith("# "))
