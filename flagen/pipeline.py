@@ -64,6 +64,8 @@ def compile_spec(path: Path, shown: str) -> Package:
         SpecError: the spec is wrong.
         InternalError: a derivation failed its proof, or flagen is wrong in another way.
     """
+    from flagen.emit.written import in_words
+
     clock = Clock()
     with clock.stage("load"):
         spec, remarks = load(path)
@@ -79,8 +81,9 @@ def compile_spec(path: Path, shown: str) -> Package:
         checked = prove_kernels(spec, programs)
     with clock.stage("emit"):
         files = emit(spec, plan, programs, shown)
-    proved = proof.lines if derivation.no_chunk_form is None else ()
-    return Package(spec.name, files, (*proved, *checked), spec.source, remarks + remarks_on(plan), clock.seconds)
+    proved = (*(proof.lines if derivation.no_chunk_form is None else ()), *checked)
+    proved = tuple(in_words(line, plan.spec.written) for line in proved)
+    return Package(spec.name, files, proved, spec.source, remarks + remarks_on(plan), clock.seconds)
 
 
 def load(path: Path) -> tuple[Spec, tuple[Diagnostic, ...]]:
@@ -93,15 +96,17 @@ def load(path: Path) -> tuple[Spec, tuple[Diagnostic, ...]]:
 def derive(spec: Spec) -> Derivation:
     """The normal form, chunk form and adjoint of the recurrence, or why it has none."""
     from flagen import algebra
+    from flagen.plan.own_names import for_generated_code
 
-    return algebra.derive(spec)
+    return algebra.derive(for_generated_code(spec))
 
 
 def prove(spec: Spec, derivation: Derivation) -> Proof:
     """What holds in exact arithmetic; raises InternalError where something does not."""
     from flagen import algebra
+    from flagen.plan.own_names import for_generated_code
 
-    return algebra.prove(spec, derivation)
+    return algebra.prove(for_generated_code(spec), derivation)
 
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:
@@ -109,8 +114,15 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     from flagen import plan
 
     uses = () if spec.layer is None else spec.layer.uses
-    others = {use.name: plan.make_plan(use.spec, derive(use.spec)) for use in uses if use.spec is not None}
-    return plan.with_layer(plan.make_plan(spec, derivation), others)
+    others = {use.name: _plan(use.spec, derive(use.spec)) for use in uses if use.spec is not None}
+    return plan.with_layer(_plan(spec, derivation), others)
+
+
+def _plan(spec: Spec, derivation: Derivation) -> Plan:
+    from flagen.plan import make_plan
+    from flagen.plan.own_names import for_generated_code
+
+    return make_plan(for_generated_code(spec), derivation)
 
 
 def lower(plan: Plan) -> Programs:
@@ -123,8 +135,9 @@ def lower(plan: Plan) -> Programs:
 def prove_kernels(spec: Spec, programs: Programs) -> tuple[str, ...]:
     """What was proved of the kernels, a line each; raises InternalError where one does not do what the spec says."""
     from flagen.kernel import prove as proof
+    from flagen.plan.own_names import for_generated_code
 
-    return proof.prove(spec, programs)
+    return proof.prove(for_generated_code(spec), programs)
 
 
 def emit(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str, str]:
@@ -138,8 +151,10 @@ def emit(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str, st
 def rendered(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str, str]:
     """The same as it comes out of the templates."""
     from flagen.backends import BACKENDS
+    from flagen.backends.markdown_ import symbols
     from flagen.emit.banner import Origin, add_banner
     from flagen.emit.env import environment, render
+    from flagen.emit.written import as_written
 
     env = environment(bundled("templates"))
     origin = Origin(__version__, shown, spec.sha256)
@@ -149,12 +164,15 @@ def rendered(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str
             raise InternalError(f"two backends write {rendering.path}")
         shared = "." * (rendering.path.count("/") + 2)  # What all packages share is beside this one.
         text = render(env, rendering.template, rendering.context, shared=shared)
+        if plan.spec.written:
+            text = as_written(rendering.path, text, plan.spec.written, plan.spec.dims, symbols(plan.spec.written))
         files[rendering.path] = add_banner(rendering.path, text, origin)
     return files
 
 
 def remarks_on(plan: Plan) -> tuple[Diagnostic, ...]:
     """Which forms the spec does not get, which gradients run in PyTorch, or at what price kernels come, and why."""
+    from flagen.emit.written import in_words
     from flagen.plan import Unavailable
 
     remarks = _remarks_on_chunks(plan)
@@ -162,7 +180,7 @@ def remarks_on(plan: Plan) -> tuple[Diagnostic, ...]:
         remarks += (_remark("no-kernel", plan, plan.fused, "no fused_recurrent kernel"),)
     elif isinstance(plan.fused_backward, Unavailable):
         remarks += (_remark("no-backward-kernel", plan, plan.fused_backward, "no fused_recurrent backward kernels"),)
-    return remarks
+    return tuple(replace(remark, message=in_words(remark.message, plan.spec.written)) for remark in remarks)
 
 
 def _remarks_on_chunks(plan: Plan) -> tuple[Diagnostic, ...]:
@@ -250,6 +268,12 @@ class Stages:
 
     def dump(self, stage: str) -> str:
         """The result of `stage` as text to read."""
+        from flagen.emit.written import in_words
+        from flagen.plan.own_names import for_generated_code
+
+        return in_words(self._dump(stage), for_generated_code(self.spec).written)
+
+    def _dump(self, stage: str) -> str:
         match stage:
             case "spec":
                 from flagen.describe import describe

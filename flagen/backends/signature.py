@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from flagen.backends.text import one_line, wrapped
+from flagen.plan.free_names import free_name
 from flagen.plan.neutral import log_weights
 from flagen.spec.model import Dims, Input, Interval, Param, Spec
 from flagen.spec.printer import to_source
@@ -22,7 +23,8 @@ _CU_SEQLENS = "[{2} + 1] token offsets of packed sequences, int32 or int64; need
 def leading_axes(spec: Spec) -> tuple[str, str, str]:
     """What batch, tokens and sequences are called in shapes: B, T and N, where no dim has that name."""
     named = (("B", "batch"), ("T", "tokens"), ("N", "sequences"))
-    batch, tokens, runs = (short if short not in spec.dims else long for short, long in named)
+    taken = {*spec.dims, *(spec.written.get(dim, dim) for dim in spec.dims)}
+    batch, tokens, runs = (short if short not in taken else free_name(long, taken) for short, long in named)
     return batch, tokens, runs
 
 

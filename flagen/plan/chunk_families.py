@@ -17,7 +17,6 @@ from flagen.plan.backward_families import plan_chunk_backward
 from flagen.plan.chunk import ChunkPlan, plan_chunk
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan, expand
-from flagen.plan.kernel_names import is_taken_from_dims
 from flagen.plan.key_kernel import KeyKernelPlan, plan_key_decay
 from flagen.plan.model import Unavailable
 from flagen.plan.row_planner import NoKernel
@@ -85,8 +84,6 @@ def _check(nf: NormalForm) -> None:
         raise NoKernel("there are more states than the matrix and a vector that rides on it", state.span)
     if others := sorted(set(spec.dims) - {nf.key, nf.value}):
         raise NoKernel(f"`{others[0]}` is no dim of the state `{state.name}`", state.span)
-    for dim in filter(is_taken_from_dims, spec.dims):
-        raise NoKernel(f"a dim is called `{dim}`, as something else is in the kernels: call it otherwise", state.span)
     if not all(math.isfinite(state.init) for state in spec.states):
         raise NoKernel("the state starts at an infinity", state.span)
     if not (nf.has_delta or nf.has_write):

@@ -1,6 +1,6 @@
 """Names that generated code makes up beside the spec's own, so that the two never meet.
 
-Fixed ones (`token`, `block`, ...) are reserved by the language; those made from a spec's names give way here.
+To fixed ones (`token`, `block`, ...) a spec's give way (`own_names`); those made from a spec's names give way here.
 """
 
 from __future__ import annotations

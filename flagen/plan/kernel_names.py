@@ -27,12 +27,12 @@ LOCALS = frozenset(
     y_erasing y_from_start y_gradient y_reading y_row y_scale_gradient y_scaled
     """.split()
 )
-"""What the templates call things; a name of the spec that is among them gets an underscore, but no dim."""
+"""What the templates call things; what algebra makes up gets an underscore, as names of a spec have (`own_names`)."""
 
 OPERANDS = ("_decayed", "_writing")
 """What ends the names of operands, which are those of the spec before."""
 
-_SETTINGS = frozenset(
+SETTINGS = frozenset(
     "Any TILES call capability heads hopper keys leaf_levels levels modern output prepare single widest".split()
 )
 """What is called so where tiles and warps are chosen, by the sizes of dims."""
@@ -41,8 +41,3 @@ _SETTINGS = frozenset(
 def is_taken(name: str) -> bool:
     """Whether the kernels over the rows of a chunk call something else `name`."""
     return name in LOCALS or name.endswith(OPERANDS)
-
-
-def is_taken_from_dims(name: str) -> bool:
-    """Whether a dim of this name would meet another name: what kernels call the sizes of dims is part of many names."""
-    return is_taken(name) or name in _SETTINGS

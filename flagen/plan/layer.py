@@ -35,6 +35,7 @@ from flagen.spec.layer.model import (
 )
 from flagen.spec.layer.vocabulary import CONSTRUCTORS
 from flagen.spec.model import Spec
+from flagen.spec.renaming import as_written
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def plan_layer(layer: Layer, plan: Plan, others: Mapping[str, Plan]) -> LayerPla
     by_call = sorted(keeps, key=lambda name: order.get(name, len(order)))
     keeping: dict[str, Kept] = {name: kept for name in by_call if (kept := keeps[name]) in ("inputs", "token")}
     operators = (
-        Operator("recurrence", plan.spec, False, _forms(plan)),
-        *(Operator(use.name, others[use.name].spec, True, _forms(others[use.name])) for use in layer.uses),
+        Operator("recurrence", as_written(plan.spec), False, _forms(plan)),
+        *(Operator(use.name, as_written(others[use.name].spec), True, _forms(others[use.name])) for use in layer.uses),
     )
     called = {call.name for statement in layer.forward for call in walk(statement.value) if isinstance(call, Call)}
     forward = _Forward(layer, {operator.name: operator.spec for operator in operators}, keeping)

@@ -7,7 +7,7 @@ level.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -308,6 +308,8 @@ class Spec:
     """The module around the operator, where the spec has one."""
     wide_outputs: frozenset[str] = frozenset()
     """The outputs that have the dtype of the states: only stages have such, for others to go on with."""
+    written: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What its author calls what has another name here (`flagen.spec.renaming`)."""
 
     @property
     def dims(self) -> Dims:

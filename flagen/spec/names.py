@@ -33,26 +33,17 @@ PYTHON_BUILTINS = _words("""
     print property quit range repr reversed round set setattr slice sorted staticmethod str super tuple type vars zip
 """)
 
-_GENERATED = _words("""
-    annotations args arguments axes batch by_step by_token chunk chunk_size CALL cu_seqlens dataclass device
-    dtype einsum final final_state finals flagen functional fused_recurrent initial_state j kernels layouts math module
-    naive name nn offsets output_final_state outputs promote run runs scans self sequences shapes_only sizes t T Tensor
-    tensor tensors tl tokens torch triton
-""")
+ARGUMENTS = _words("chunk_size cu_seqlens initial_state output_final_state save_states self")
+"""Arguments that generated functions and modules have beside those of a spec."""
 
-_KERNELS = _words("""
-    CHUNK SEGMENT block blocks call_key chunk_sequence chunks chunks_of config dot_precision empty_arrays end_token
-    first_chunk first_segment first_token given gradients_config handed_on import_error inside is_first is_last
-    kept_arrays kept_row kept_states key_head launch_config launches micro_step num_warps operators os output_blocks
-    output_tiles pairwise prepare_tiles products_of program reduce row rows save_states segment segment_end
-    segment_row segment_sequence segment_start segments segments_before segments_done sequence shares start
-    state_row tile tiles token tokens_done value_head walk walk_tiles wanted
-""")
+OF_GRADIENTS = _words("column kept_states prepared saved wanted")
+"""What the functions that give the gradients take by name, as they take params."""
 
-_CLASSES = _words("""
-    Arguments Callable Collection Ellipsis Exception ImportError Iterator Module NoneType NotImplementedError Parameter
-    RuntimeError Sequence TypeError ValueError
+_OF_CLASSES = PYTHON_BUILTINS | _words("""
+    CALL Ellipsis Exception ImportError Module NoneType NotImplementedError Parameter Recurrence RuntimeError Tensor
+    TypeError ValueError annotations math nn torch
 """)
+"""What stands beside the class of a module, or in it."""
 
 MODULE_ATTRIBUTES = _words("""
     T_destination add_module apply bfloat16 buffers call_super_init carry_state children compile cpu cuda device double
@@ -62,11 +53,11 @@ MODULE_ATTRIBUTES = _words("""
     type xpu zero_grad
 """)
 
+_TAKEN: tuple[SymbolKind, ...] = ("input", "param", "step argument")
+"""What generated functions take as arguments."""
+
 _MODULE_OWNS: tuple[SymbolKind, ...] = ("dim", "param", "step argument")
 """What a generated module has as attributes: its params, the sizes that they need, and the step count."""
-
-RESERVED = PYTHON_BUILTINS | _GENERATED | _KERNELS | _CLASSES
-"""Identifiers that generated code gives a meaning of its own, Python's builtins among them."""
 
 PACKAGE_MODULES = _words("""
     arguments naive chunk chunk_backward chunk_backward_across chunk_backward_gradients chunk_backward_kernels
@@ -157,7 +148,7 @@ def class_name_problem(class_name: str, name: str) -> str | None:
         return "a class name is a letter, then at most 63 letters, digits and `_`"
     if keyword.iskeyword(class_name):
         return f"`{class_name}` is a keyword of Python"
-    if class_name in RESERVED:
+    if class_name in _OF_CLASSES:
         return f"`{class_name}` is a name the generated code uses"
     if class_name in [f"{function}_{name}" for function in _FUNCTION_PREFIXES]:
         return f"`{class_name}` is a function of the generated package"
@@ -176,6 +167,8 @@ def identifier_problem(name: str, kind: SymbolKind) -> tuple[str, str, str] | No
         hint = "a letter, then at most 63 letters, digits and `_`, all of ASCII"
         return "E301", f"{quoted(name)} is not a name", f"{hint}: `{near}`" if near and _NAME.match(near) else hint
     reason = _reserved_because(name)
+    if reason is None and kind in _TAKEN and name in (ARGUMENTS if kind == "input" else ARGUMENTS | OF_GRADIENTS):
+        reason = "generated functions have an argument of this name"
     if reason is None and kind in _MODULE_OWNS and (name in MODULE_ATTRIBUTES or name.startswith("register_")):
         reason = "the generated module has an attribute of this name"
     if reason is None:
@@ -197,12 +190,6 @@ def _reserved_because(name: str) -> str | None:
         return "a name ending in `_prev` is the value of a state before the token"
     if keyword.iskeyword(name):
         return "it is a keyword of Python"
-    if name in RESERVED:
-        return "the generated code uses it"
-    if name.endswith("_ptr") or name.startswith("BLOCK_"):
-        return "generated kernels use such names"
-    if name.startswith(tuple(f"{prefix}_" for prefix in _FUNCTION_PREFIXES)):
-        return "generated functions have such names"
     return None
 
 

@@ -1,4 +1,4 @@
-"""No name of a spec meets one of the generated code: such names are reserved, give way, or live in other functions."""
+"""No name of a spec meets one of the generated code: that is a word, gives way, or lives in other functions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 
 from flagen.algebra import derive
+from flagen.plan.own_names import is_word
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Repeat, Spec
 from flagen.spec.names import identifier_problem
@@ -95,21 +96,22 @@ def between_stages(spec: Spec) -> Iterator[str]:
 def test_every_identifier_is_the_specs_own_or_cannot_be(example):
     spec = SPECS_OF[example]
     known = names_of(spec) | made_up(spec)
-    free: dict[str, set[str]] = {}
+    met: dict[str, set[str]] = {}
     for path, tree in trees(example).items():
         # The module keeps params, sizes and the step count; to the functions, everything is a name.
         kinds = ("param", "dim", "step argument") if path == "module.py" else ("input", "param", "local", "dim")
         for name in set(shared(path, tree)) - known:
-            if not name.startswith("_") and any(identifier_problem(name, kind) is None for kind in kinds):
-                free.setdefault(path, set()).add(name)
-    assert not free, "generated code uses these, and a spec may declare them"
+            free = not is_word(name) and any(identifier_problem(name, kind) is None for kind in kinds)
+            if free and not name.startswith("_"):
+                met.setdefault(path, set()).add(name)
+    assert not met, "generated code uses these, and a spec may declare them"
 
 
 @pytest.mark.parametrize("example", SPECS_OF)
-def test_builtins_in_generated_code_cannot_be_declared(example):
+def test_builtins_in_generated_code_are_words_of_it(example):
     names = {n.id for tree in trees(example).values() for n in ast.walk(tree) if isinstance(n, ast.Name)}
     used = {name for name in names if hasattr(builtins, name)} - names_of(SPECS_OF[example])
-    assert all(identifier_problem(name, "input") for name in used)
+    assert all(is_word(name) for name in used)
 
 
 HARD = """
@@ -157,11 +159,42 @@ def test_names_that_the_code_uses_elsewhere():
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *(("tokens", "input"), ("outputs", "local"), ("runs", "dim"), ("final", "param"), ("j", "input")),
-        *(("state", "param"), ("half", "dim"), ("train", "step argument"), ("Iterator", "input"), ("offsets", "dim")),
+        *(
+            ("cu_seqlens", "input"),
+            ("chunk_size", "param"),
+            ("self", "input"),
+            ("wanted", "param"),
+            ("saved", "step argument"),
+        ),
+        *(("state", "param"), ("half", "dim"), ("train", "step argument"), ("lambda", "local"), ("exp", "input")),
+        *(("head", "local"), ("HV", "dim"), ("o", "derived"), ("S_prev", "local")),
     ],
 )
 def test_reserved(name, kind):
     problem = identifier_problem(name, kind)
     assert problem is not None
     assert problem[0] == "E302"
+
+
+@pytest.mark.parametrize("kind", ["input", "param", "dim", "state", "local", "derived", "step count", "step argument"])
+def test_free(kind):
+    for name in (
+        "tokens",
+        "row",
+        "block",
+        "token",
+        "args",
+        "torch",
+        "tl",
+        "len",
+        "q_ptr",
+        "BLOCK_K",
+        "chunk_x",
+        "operators",
+    ):
+        assert identifier_problem(name, kind) is None
+
+
+def test_arguments_are_none_of_what_is_no_argument():
+    assert identifier_problem("chunk_size", "local") is None
+    assert identifier_problem("wanted", "input") is None

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 
 from flagen.backends.markdown_.derivation import derivation_file
+from flagen.backends.markdown_.printer import symbol
 from flagen.backends.protocol import Rendering
 from flagen.backends.stages import inside, package_of
 from flagen.kernel import Programs
 from flagen.plan.model import Plan
 from flagen.plan.staged import StagedPlan
+
+
+def symbols(written: Mapping[str, str]) -> dict[str, str]:
+    """The names of a spec in formulas, by those that it is printed with."""
+    return {symbol(new): symbol(old) for new, old in written.items()}
 
 
 class MarkdownBackend:

@@ -32,6 +32,7 @@ def arguments_file(plan: Plan) -> Rendering:
             ],
             "steps": spec.steps.argument if spec.steps else None,
             "declared_ranges": _ranges(spec),
+            "written": {dim: spec.written[dim] for dim in spec.dims if dim in spec.written},
         },
     )
 

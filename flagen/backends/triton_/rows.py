@@ -12,6 +12,7 @@ from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.printer import Printer
 from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.free_names import free_name
 from flagen.plan.kernel_names import is_taken
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
@@ -95,7 +96,8 @@ class RowWriter(Generic[P]):
     def __init__(self, plan: P, *parts: Part) -> None:
         self.plan: P = plan
         self.parts = parts
-        self.axes = Axes(plan.order, frozenset(map(kernel_name, declared_names(plan.spec))))
+        self.names = frozenset(map(kernel_name, declared_names(plan.spec)))
+        self.axes = Axes(plan.order, self.names)
         self.row = plan.row_axis
         self.grouped = self.row == ROW
         self.printers = {axis: RowPrinter(self.axes, self._names(axis)) for axis in ("", TOKEN, ROW)}
@@ -125,7 +127,9 @@ class RowWriter(Generic[P]):
         plan: RowPlan = self.plan
         declared: tuple[Input | Derived, ...] = (*plan.spec.inputs, *plan.spec.derived)
         per_step = {decl.name for decl in declared if decl.per == "step"}
-        return kernel_name(f"{called}_row") if axis == ROW and self.grouped and name not in per_step else called
+        if axis != ROW or not self.grouped or name in per_step:
+            return called
+        return free_name(kernel_name(f"{called}_row"), self.names)
 
     def _names(self, axis: str) -> dict[str, str]:
         """What expressions call the values of a kernel: float32, whatever the dtype they were loaded in."""

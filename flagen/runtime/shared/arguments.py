@@ -95,6 +95,7 @@ class Call(Generic[Sizes]):
         optional: the params that may be None.
         steps: what the number of micro-steps a token is called, where there are such.
         ranges: the values that inputs and params are declared to have.
+        written: what messages call axes that are sizes under another name.
     """
 
     sizes: type[Sizes]
@@ -104,6 +105,7 @@ class Call(Generic[Sizes]):
     optional: frozenset[str] = frozenset()
     steps: str = ""
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    written: Mapping[str, str] = field(default_factory=dict)
 
     def check(
         self,
@@ -125,11 +127,11 @@ class Call(Generic[Sizes]):
         named = dict(zip((*self.inputs, *self.params), tensors, strict=True))
         sizes: dict[str, int] = {}
         for name, axes in self.inputs.items():
-            _fit(sizes, name, named[name], axes, steps)
+            self._fit(sizes, name, named[name], axes, steps)
         self._fit_heads(sizes)
         for name, axes in self.params.items():
             if named[name] is not None or name not in self.optional:
-                _fit(sizes, name, named[name], axes)
+                self._fit(sizes, name, named[name], axes)
         given = {name: tensor for name, tensor in named.items() if tensor is not None}
         first = next(iter(self.inputs))
         device = given[first].device
@@ -184,6 +186,36 @@ class Call(Generic[Sizes]):
                 at = f" at {place}" if place else ""
                 raise ValueError(f"{name}: expected values in [{low:g}, {high:g}], got {x[tuple(place)].item():g}{at}")
 
+    def layout(self, axes: Axes) -> str:
+        """Axes as messages show them."""
+        return ", ".join(self.written.get(axis, axis) for axis in axes)
+
+    def _fit(self, sizes: dict[str, int], name: str, tensor: object, axes: Axes, steps: int = 1) -> Tensor:
+        """Check `tensor` against the sizes known so far, learn the others from it, and return it.
+
+        `steps` counts the rows of a token, where the axes say that there are several.
+        """
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name}: expected a tensor [{self.layout(axes)}], got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name}: expected a floating dtype, got {tensor.dtype}")
+        shape = tuple(tensor.shape)
+        if len(shape) != len(axes):
+            raise ValueError(f"{name}: expected shape [{self.layout(axes)}], got {shape}")
+        for axis, size in zip(axes, shape, strict=True):
+            counted, _, per_token = axis.partition(" * ")
+            if per_token:
+                if size % steps:
+                    raise ValueError(f"{name}: expected a multiple of {steps} rows ({axis}), got shape {shape}")
+                size //= steps
+            known = sizes.setdefault(counted, size)
+            if size != known:
+                differs = f"{self.layout((counted,))} = {known}"
+                raise ValueError(f"{name}: expected shape [{self.layout(axes)}] with {differs}, got {shape}")
+            if axis in ("H", "HV") and size == 0:
+                raise ValueError(f"{name}: expected at least one head ({axis}), got shape {shape}")
+        return tensor
+
     def _fit_heads(self, sizes: dict[str, int]) -> None:
         """Learn H and HV, where inputs have only one of them; else the first must divide the other."""
         if "H" not in sizes or "HV" not in sizes:
@@ -204,7 +236,7 @@ class Call(Generic[Sizes]):
             names = ", ".join(self.states)
             raise ValueError(f"initial_state: expected a tuple of {len(self.states)} tensors ({names})")
         for (name, tensor), state in zip(given.items(), self.states.values(), strict=True):
-            _check_device(name, _fit(sizes, name, tensor, state.axes), device, first)
+            _check_device(name, self._fit(sizes, name, tensor, state.axes), device, first)
 
     def _check_packing(self, cu_seqlens: Tensor, batch: int, device: torch.device, first: str) -> None:
         """Check what can be told of `cu_seqlens` without reading it."""
@@ -234,29 +266,3 @@ class Call(Generic[Sizes]):
 def _check_device(name: str, tensor: Tensor, device: torch.device, first: str) -> None:
     if tensor.device != device:
         raise ValueError(f"{name}: expected device {device} as {first}, got {tensor.device}")
-
-
-def _fit(sizes: dict[str, int], name: str, tensor: object, axes: Axes, steps: int = 1) -> Tensor:
-    """Check `tensor` against the sizes known so far, learn the others from it, and return it.
-
-    `steps` counts the rows of a token, where the axes say that there are several.
-    """
-    if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name}: expected a tensor [{', '.join(axes)}], got {type(tensor).__name__}")
-    if not tensor.is_floating_point():
-        raise ValueError(f"{name}: expected a floating dtype, got {tensor.dtype}")
-    shape = tuple(tensor.shape)
-    if len(shape) != len(axes):
-        raise ValueError(f"{name}: expected shape [{', '.join(axes)}], got {shape}")
-    for axis, size in zip(axes, shape, strict=True):
-        counted, _, per_token = axis.partition(" * ")
-        if per_token:
-            if size % steps:
-                raise ValueError(f"{name}: expected a multiple of {steps} rows ({axis}), got shape {shape}")
-            size //= steps
-        known = sizes.setdefault(counted, size)
-        if size != known:
-            raise ValueError(f"{name}: expected shape [{', '.join(axes)}] with {counted} = {known}, got {shape}")
-        if axis in ("H", "HV") and size == 0:
-            raise ValueError(f"{name}: expected at least one head ({axis}), got shape {shape}")
-    return tensor

@@ -113,9 +113,10 @@ class Recurrence(nn.Module, Generic[Carried]):
                 shape = (args.runs, *(getattr(args, axis) for axis in layout.axes[1:]))
                 if tuple(part.shape) != shape or part.device != args.device:
                     which = "carried state" if len(self._call.states) == 1 else f"carried state ({name})"
+                    expected = f"shape [{self._call.layout(layout.axes)}] = {shape} on {args.device} as the inputs"
                     raise ValueError(
-                        f"{which}: expected shape [{', '.join(layout.axes)}] = {shape} on {args.device} as the inputs, "
-                        f"got {tuple(part.shape)} on {part.device}; reset_state() forgets it and starts new sequences"
+                        f"{which}: expected {expected}, got {tuple(part.shape)} on {part.device}; "
+                        "reset_state() forgets it and starts new sequences"
                     )
         return state
 

@@ -240,7 +240,8 @@ def _register(
     known = getattr(torch.ops, namespace)
     names = (name if number == 1 else f"{name}_{number}" for number in count(1))
     free = next(candidate for candidate in names if not hasattr(known, candidate))
-    arguments = ", ".join(f"{kind} {argument}" for argument, kind in given.items())
+    types = ("Ellipsis", "NoneType")  # To torch's parser, and so no names.
+    arguments = ", ".join(f"{kind} {name}{'_' if name in types else ''}" for name, kind in given.items())
     schema = f"({arguments}) -> ({', '.join(['Tensor'] * returned)})"
     return torch.library.custom_op(f"{namespace}::{free}", function, mutates_args=(), schema=schema)
 

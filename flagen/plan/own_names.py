@@ -1,0 +1,80 @@
+"""The words of generated code: what it calls its own, and what a spec's names are there that meet one of them.
+
+No name is reserved in the language for the sake of generated code. A spec that calls something `row` is planned,
+proved and printed as one that calls it `row_`; `flagen.emit.written` gives it back its name wherever a user meets it.
+Names that are made of a spec's own (`S_initial`, `d_q`) and arguments that few functions have (`keep`) are no words of
+the table: they give way themselves (`flagen.plan.free_names`).
+"""
+
+from __future__ import annotations
+
+import re
+
+from flagen.plan.free_names import free_name
+from flagen.plan.kernel_names import LOCALS, SETTINGS
+from flagen.plan.schedule import declared_names
+from flagen.spec.model import Spec
+from flagen.spec.renaming import renamed
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_PYTHON = _words("""
+    abs all Any any bool Callable Collection dict enumerate Exception float ImportError int isinstance Iterator len
+    list map max min next NotImplementedError property range reversed round RuntimeError Sequence set slice sorted str
+    sum super tuple type TypeError ValueError zip
+""")
+"""Of Python itself and its library."""
+
+_TORCH = _words("""
+    annotations args Arguments arguments axes batch by_step by_token CALL Call dataclass device dtype einsum Ellipsis
+    final final_state finals functional fused_recurrent j layouts math Module module naive name nn NoneType offsets
+    operators outputs Parameter promote Recurrence run runs scans self sequences shapes_only sizes State t Tensor
+    tensor tensors tokens torch
+""")
+"""Of the PyTorch forms, of modules and of the table of arguments."""
+
+_ARGUMENTS = _words("chunk_size cu_seqlens initial_state output_final_state save_states")
+"""Arguments of public functions: no input is called so, but a local may be."""
+
+_TRITON = _words("""
+    block blocks by_sequence call_key CHUNK chunk chunk_sequence chunks chunks_of config dot_precision empty_arrays
+    end_token first_chunk first_segment first_token given gradients_config handed_on import_error inside is_first
+    is_last kept_arrays kept_row kept_states kernels key_head launch_config launches micro_step num_warps os
+    output_blocks output_tiles pairwise prepare_tiles products_of program reduce row rows SEGMENT segment segment_end
+    segment_row segment_sequence segment_start segments segments_before segments_done sequence shares start state_row
+    T tile tiles tl token tokens_done triton value_head walk walk_tiles wanted
+""")
+"""Of launchers, and of kernels that go token by token."""
+
+WORDS = (_PYTHON | _TORCH | _ARGUMENTS | _TRITON | LOCALS | SETTINGS) - {"o", "head", "H", "HV"}
+"""What generated code calls its own."""
+
+_LIKE_WORDS = re.compile(
+    r"\w*_(decayed|gradient|operand|ptr|reading|slope|sums|writing)"
+    r"|(BLOCK|chunk|fused_recurrent|naive_chunk|naive_recurrent|tune_chunk)_\w+"
+)
+"""Names made of others in the same functions: pointers, gradients, operands, blocks; and functions of packages."""
+
+
+def is_word(name: str) -> bool:
+    """Whether generated code has this name for itself."""
+    return name in WORDS or _LIKE_WORDS.fullmatch(name) is not None
+
+
+def for_generated_code(spec: Spec) -> Spec:
+    """`spec` with an underscore behind each name that generated code has for itself, or the spec as it is."""
+    declared = dict.fromkeys(declared_names(spec))
+    met = [name for name in declared if name != "o" and is_word(name)]
+    if not met:
+        return spec
+    # A new name is nowhere in the text: whoever finds it in what is printed knows what it was.
+    taken = {*declared, *spec.written, *re.findall(r"\w+", spec.source.text)}
+    names: dict[str, str] = {}
+    for name in met:
+        wanted = f"{name}_"
+        names[name] = free_name(f"x_{wanted}" if is_word(wanted) else wanted, taken)
+        taken.add(names[name])
+    return renamed(spec, names)
