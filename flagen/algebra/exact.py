@@ -243,8 +243,8 @@ def _binary(op: str, left: Dual, right: Dual, oracle: Oracle) -> Dual:
 
 
 def _power(base: Dual, exponent: Dual, oracle: Oracle) -> Dual:
-    whole = exponent.value.denominator == 1 and abs(exponent.value) <= 16 and not exponent.tangents
-    if not whole:
+    n = exponent.value
+    if exponent.tangents or not abs(n) <= 16 or n != int(n):
         return oracle("power", (base, exponent))
     result = ONE
     for _ in range(abs(int(exponent.value))):

@@ -57,6 +57,7 @@ class Call:
         self.directions = tuple(self.declared)
         self._rows = {name: rows_of(decl) for name, decl in self.declared.items()}
         self._values: dict[tuple[object, ...], tuple[mpq, mpq]] = {}
+        self._weights: dict[tuple[object, ...], mpq] = {}
 
     def element(self, name: str, at: At, index: tuple[int, ...]) -> tuple[mpq, mpq]:
         """An element of an argument, and that of its direction; `index` is over the dims of its declaration."""
@@ -64,6 +65,13 @@ class Call:
         if key not in self._values:
             self._values[key] = (self._random(self.declared[name]), self.functions.rational())
         return self._values[key]
+
+    def weight(self, of: str, at: At, index: tuple[int, ...]) -> mpq:
+        """An element of the gradient that comes in for a result: the output, or a state after its sequence."""
+        key = ("gradient of", of, at["token"] if "token" in at else at["sequence"], at["head"], *index)
+        if key not in self._weights:
+            self._weights[key] = self.functions.rational()
+        return self._weights[key]
 
     def _random(self, decl: Input | Param | State) -> mpq:
         if isinstance(decl, State):

@@ -125,8 +125,8 @@ class Elementary(Oracle):
                 return ZERO.value
             raise ZeroDivisionError("a power of zero")
         whole = n.numerator // n.denominator
-        if abs(whole) > _LARGEST_POWER:
-            raise ZeroDivisionError("a number with too many digits")
+        if abs(whole) > _LARGEST_POWER:  # It would have too many digits.
+            return self._ask(("power", base, n))
         return base**whole * self._root(base, n - whole)
 
     def _root(self, base: mpq, fraction: mpq) -> mpq:

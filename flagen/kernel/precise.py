@@ -45,7 +45,7 @@ class Precise(Elementary):
         return one + (other - one) * mpq(self.random.randint(1, 10**6), 10**6 + 3)
 
     def exp(self, x: Dual) -> Dual:
-        value = gmpy2.exp(gmpy2.mpfr(x.value))
+        value = self._exponential(x.value)
         return Dual(value, scaled(x, value))
 
     def log(self, x: Dual) -> Dual:
@@ -61,13 +61,23 @@ class Precise(Elementary):
         value = gmpy2.sqrt(gmpy2.mpfr(x.value))
         return Dual(value, scaled(x, 1 / (2 * value)))
 
+    def _exponential(self, x: Element) -> Element:
+        """A whole power of a constant as such, though its logarithm is rounded: nobody else rounds that."""
+        for base in self.bases:
+            n = x / number(math.log(base))
+            if n and abs(n) < 2**30 and abs(n - round(n)) <= mpq(1, 1 << _SAME):
+                return gmpy2.mpfr(base) ** round(n)
+        return gmpy2.exp(gmpy2.mpfr(x))
+
     def _power(self, base: Element, n: Element) -> Element:
-        if n == int(n):
-            return super()._power(base, mpq(n))
         if base == 0:
-            return mpq(0)
+            if n > 0:
+                return mpq(0)
+            raise ZeroDivisionError("a power of zero")
+        if n == int(n):
+            return gmpy2.mpfr(base) ** int(n)
         if base in self.bases:
-            return gmpy2.exp(gmpy2.mpfr(n * number(math.log(base))))
+            return self._exponential(n * number(math.log(base)))
         if base < 0:
             raise ZeroDivisionError("a root of what is negative")
         return gmpy2.mpfr(base) ** gmpy2.mpfr(n)

@@ -19,6 +19,7 @@ from flagen.kernel.ir import Array, Program, Space
 from flagen.kernel.precise import Precise, precision
 from flagen.kernel.registers import Data, Illegal
 from flagen.kernel.settings import CHUNKS, SETTINGS, Setting
+from flagen.plan.schedule import OUTPUT
 from flagen.spec.model import Spec
 
 if TYPE_CHECKING:
@@ -38,58 +39,70 @@ def prove(spec: Spec, programs: Programs, *, seed: int = 0) -> tuple[str, ...]:
         lines += _prove_fused_recurrent(spec, programs.fused_recurrent, programs.fused_recurrent_backward, seed)
     for each in (programs, *programs.stages):
         if each.chunk is not None and each.chunk_backward is not None:
-            prove_chunk(each.spec, each.chunk, each.chunk_backward, seed=seed)
-            lines += _lines_of_chunk(each.chunk, each.chunk_backward)
+            compared = prove_chunk(each.spec, each.chunk, each.chunk_backward, seed=seed)
+            of_forward = f"kernel of {each.chunk.name} = recurrence"
+            of_backward = f"kernel of {each.chunk_backward.name} = exact derivatives of the recurrence"
+            lines += [_told(of_forward, compared), _told(of_backward, compared, compared)]
     return tuple(lines)
 
 
 def _prove_fused_recurrent(spec: Spec, forward: Program, backward: Program, seed: int) -> Iterator[str]:
-    prove_program(spec, forward, seed=seed)
-    prove_program(spec, backward, seed=seed)
-    launches = _launches(SETTINGS)
     names = ", ".join(kernel.name for kernel in backward.kernels)
-    yield f"kernel of fused_recurrent = recurrence: {launches}"
-    yield f"kernels of its backward ({names}) = exact derivatives of the recurrence: the same launches"
+    compared = prove_program(spec, forward, seed=seed)
+    yield _told("kernel of fused_recurrent = recurrence", compared)
+    with_gradients = prove_program(spec, backward, seed=seed)
+    of_backward = f"kernels of its backward ({names}) = exact derivatives of the recurrence"
+    yield _told(of_backward, with_gradients, compared)
 
 
-def _lines_of_chunk(forward: Program, backward: Program) -> Iterator[str]:
-    yield f"kernel of {forward.name} = recurrence: {_launches(CHUNKS)}"
-    yield f"kernel of {backward.name} = exact derivatives of the recurrence: the same launches"
+def _told(what: str, compared: Sequence[Setting], before: Sequence[Setting] = ()) -> str:
+    """What was compared, and at which settings, if these are not those of the line before."""
+    if not compared:
+        return f"not compared, for it divides by zero wherever it was tried: {what}"
+    if compared == before:
+        return f"{what}: the same launches"
+    return f"{what}: every program of {len(compared)} launches: {', '.join(setting.title for setting in compared)}"
 
 
-def _launches(settings: Sequence[Setting]) -> str:
-    return f"every program of {len(settings)} launches: {', '.join(setting.title for setting in settings)}"
-
-
-def prove_program(spec: Spec, program: Program, *, seed: int = 0) -> None:
-    """Prove the kernels of one operator: results, or gradients.
+def prove_program(spec: Spec, program: Program, *, seed: int = 0) -> tuple[Setting, ...]:
+    """Prove the kernels of one operator: results, or gradients. At which settings, for there may be some where the spec
+    divides by zero whatever its inputs are: by a read of a zero state, say.
 
     Raises:
         InternalError: they are not the recurrence's.
     """
     results = any(array.life == "result" for kernel in program.kernels for array in kernel.arrays)
-    for setting in SETTINGS:
-        _at_a_point(spec, program, setting, seed, _prove_results if results else _prove_gradients)
+    compare = partial(_prove_results, named=(OUTPUT,)) if results else partial(_prove_gradients, named=(OUTPUT,))
+    return tuple(setting for setting in SETTINGS if _at_a_point(spec, program, setting, seed, compare))
 
 
-def prove_chunk(spec: Spec, forward: Program, backward: Program, *, seed: int = 0) -> None:
+def prove_chunk(spec: Spec, forward: Program, backward: Program, *, seed: int = 0) -> tuple[Setting, ...]:
     """Prove the kernels of an operator that goes chunk by chunk: results and gradients.
 
     Raises:
         InternalError: they are not the recurrence's.
     """
-    for setting in CHUNKS:
-        _at_a_point(spec, forward, setting, seed, partial(_prove_both, backward=backward))
+    states = {state.name for state in spec.states}
+    results = (array.of for kernel in forward.kernels for array in kernel.arrays if array.life == "result")
+    named = tuple(dict.fromkeys((*_outputs(spec), *(of for of in results if of not in states))))
+    compare = partial(_prove_both, backward=backward, named=named)
+    return tuple(setting for setting in CHUNKS if _at_a_point(spec, forward, setting, seed, compare))
 
 
-def _prove_both(call: Call, forward: Program, backward: Program) -> None:
+def _outputs(spec: Spec) -> tuple[str, ...]:
+    """What there has to be of each token: the output, or what a stage makes for others."""
+    targets = tuple(assign.target for assign in spec.output)
+    return (OUTPUT,) if OUTPUT in targets else targets
+
+
+def _prove_both(call: Call, forward: Program, backward: Program, named: Sequence[str]) -> None:
     """The backward gets what the forward leaves for it, which a call without gradients does not ask for."""
     results = call.results(differentiate=True)
     if not call.setting.everything:
-        _prove_results(call, forward, results)
-    memory = _prove_results(call, forward, results, keeps=True)
+        _prove_results(call, forward, named, results)
+    memory = _prove_results(call, forward, named, results, keeps=True)
     left = (array for kernel in forward.kernels for array in kernel.arrays if array.life == "residual")
-    _prove_gradients(call, backward, results, {array.of: memory.arrays[array.name] for array in left})
+    _prove_gradients(call, backward, named, results, {array.of: memory.arrays[array.name] for array in left})
 
 
 class _Differs(Exception):
@@ -101,45 +114,49 @@ Place = tuple[tuple[Space, int], ...]
 _Comparison = Callable[[Call, Program], object]
 
 
-def _at_a_point(spec: Spec, program: Program, setting: Setting, seed: int, compare: _Comparison) -> None:
-    """Compare at a random point where nothing is divided by zero, if there is one: exactly; and where that differs,
-    with the true functions of the language in place of those of which nothing but the slopes is known."""
+def _at_a_point(spec: Spec, program: Program, setting: Setting, seed: int, compare: _Comparison) -> bool:
+    """Compare at a random point where nothing is divided by zero, be it at larger sizes; false where there is none.
+    Exactly; and where that differs, with the true functions of the language in place of made-up ones."""
     block_of = program.kernels[0].block_of
-    for attempt in range(_ATTEMPTS):
-        point = f"{spec.name} {setting} {seed + attempt}"
+    for sizes in (setting, setting.widened()):
+        for attempt in range(_ATTEMPTS):
+            point = f"{spec.name} {sizes} {seed + attempt}"
 
-        def call(functions: type[Elementary], point: str = point) -> Call:
-            return Call(spec, setting, setting.sizes(spec, block_of), random.Random(point), functions)
+            def call(functions: type[Elementary], sizes: Setting = sizes, point: str = point) -> Call:
+                return Call(spec, sizes, sizes.sizes(spec, block_of), random.Random(point), functions)
 
-        try:
             try:
-                compare(call(Elementary), program)
-            except _Differs:
-                with precision():
-                    compare(call(Precise), program)
-        except ZeroDivisionError:
-            continue
-        except (_Differs, Illegal) as difference:
-            where = f"{setting}, seed {seed + attempt}"
-            raise InternalError(f"{program.name}: {difference} ({where}); nothing was written") from None
-        return
-    # The spec divides by zero whatever its inputs are: by a read of a zero state, say.
-    if setting.initial:
-        raise InternalError(f"{spec.name}: no random point without a zero denominator found ({setting})")
+                try:
+                    compare(call(Elementary), program)
+                except _Differs:
+                    with precision():
+                        compare(call(Precise), program)
+            except ZeroDivisionError:
+                continue
+            except (_Differs, Illegal) as difference:
+                where = f"{sizes}, seed {seed + attempt}"
+                raise InternalError(f"{program.name}: {difference} ({where}); nothing was written") from None
+            return True
+    return False
 
 
 # ------------------------------------------------------------------------------------------------------------- forward
 
 
-def _prove_results(call: Call, program: Program, results: Results | None = None, *, keeps: bool = False) -> Memory:
-    """Run a forward, which `keeps` what a backward takes, or does not; `results`: those of the recurrence."""
+def _prove_results(
+    call: Call, program: Program, named: Sequence[str], results: Results | None = None, *, keeps: bool = False
+) -> Memory:
+    """Run a forward, which `keeps` what a backward takes, or does not. There have to be results that are `named`, and
+    the states after each sequence, whatever the program says that it has; `results`: those of the recurrence."""
     expected = results or call.results(differentiate=False)
     (kernel,) = program.kernels
     memory = _memory(call, program, keeps=keeps)
     _run(program, memory)
-    for array in kernel.arrays:
-        if array.life != "result" or array.name not in memory.arrays:
-            continue
+    arrays = {array.of: array for array in kernel.arrays if array.life == "result"}
+    for name in (*named, *_finals(call)):
+        if name not in arrays:
+            raise _Differs(f"{name} is nowhere put out")
+        array = arrays[name]
         for at, row in _totals(call, array, memory.arrays[array.name], kernel.block_of).items():
             wanted = _result(expected, array, dict(at))
             for index, x in row.items():
@@ -148,6 +165,11 @@ def _prove_results(call: Call, program: Program, results: Results | None = None,
                 if not call.functions.same(x, wanted.at(array.dims, index).value):
                     raise _Differs(f"{array.name} is not the recurrence's")
     return memory
+
+
+def _finals(call: Call) -> tuple[str, ...]:
+    """The states whose last values a call asks for."""
+    return tuple(state.name for state in call.spec.states) if call.setting.final else ()
 
 
 def _totals(
@@ -176,36 +198,54 @@ def _result(results: Results, array: Array, at: At) -> Tensor:
 
 
 def _prove_gradients(
-    call: Call, program: Program, results: Results | None = None, residuals: Mapping[str, Data] | None = None
+    call: Call,
+    program: Program,
+    named: Sequence[str],
+    results: Results | None = None,
+    residuals: Mapping[str, Data] | None = None,
 ) -> None:
-    """Along a random direction of each argument, the derivative of <cotangents, results>; `residuals`: what the forward
-    has left, by what it is of."""
+    """Along a random direction of each argument, the derivative of <cotangents, results>: of those that are `named` and
+    of the last states, whatever the program says that it takes and gives. `residuals`: what the forward has left, by
+    what it is of."""
     memory = _memory(call, program, residuals)
     _run(program, memory)
-    expected = _derivatives(call, program, memory, results or call.results(differentiate=True))
+    expected = _derivatives(call, named, results or call.results(differentiate=True))
     gradients = {array.of: array for kernel in program.kernels for array in kernel.arrays if array.life == "gradient"}
-    for name, array in gradients.items():
-        if array.name not in memory.arrays:
+    for name, wanted in zip(call.directions, expected, strict=True):
+        if not _is_asked_for(call, name):
             continue
+        if name not in gradients:
+            if wanted != 0:
+                raise _Differs(f"the gradient of {name} is nowhere put out")
+            continue
+        array = gradients[name]
         found = call.along(array, memory.arrays[array.name], program.kernels[-1].block_of)
         if isinstance(found, Poison):
             raise _Differs(f"the gradient of {name} is not all written, or no number")
-        if not call.functions.same(found, expected[call.directions.index(name)]):
+        if not call.functions.same(found, wanted):
             raise _Differs(f"the gradient of {name} is not the recurrence's derivative")
 
 
-def _derivatives(call: Call, program: Program, memory: Memory, results: Results) -> list[mpq]:
+def _derivatives(call: Call, named: Sequence[str], results: Results) -> list[mpq]:
     """The derivatives of the results along the direction of each argument, times their cotangents."""
     total = Dual(mpq(0))
-    cotangents = {array for kernel in program.kernels for array in kernel.arrays if array.life == "cotangent"}
-    for array in sorted(cotangents, key=lambda array: array.name):
-        if array.name not in memory.arrays:
-            continue
-        for place, at in enumerate(call.rows(array, None)):
-            result = _result(results, array, at)
-            for index, weight in call.row_of(array, memory.arrays[array.name], place).items():
-                total = total + Dual(weight) * result.at(array.dims, index)
+    for (token, head), tensors in results.named.items():
+        for name in named:
+            for index, x in tensors[name].data.items():
+                total = total + Dual(call.weight(name, {"token": token, "head": head}, index)) * x
+    for (name, sequence, head), tensor in results.finals.items():
+        if name in _finals(call):
+            for index, x in tensor.data.items():
+                total = total + Dual(call.weight(name, {"sequence": sequence, "head": head}, index)) * x
     return list(total.tangents) or [mpq(0)] * len(call.directions)
+
+
+def _is_asked_for(call: Call, name: str) -> bool:
+    """Whether a call asks for the gradient of an argument: of a state only where it is given one."""
+    setting = call.setting
+    if name in {state.name for state in call.spec.states}:
+        return setting.initial
+    return setting.everything or name in call.directions[setting.asked_from :: 2]
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
@@ -227,7 +267,6 @@ def _memory(
     setting = call.setting
     memory = Memory(call.sizes, {}, call.numbers, call.functions)
     arrays = {array.name: (array, kernel.block_of) for kernel in program.kernels for array in kernel.arrays}
-    asked = set(call.directions if setting.everything else call.directions[setting.asked_from :: 2])
     for array, block_of in arrays.values():
         of_state = call.of_state(array)
         match array.life:
@@ -239,10 +278,12 @@ def _memory(
                     memory.arrays[array.name] = call.argument(array)
             case "cotangent":
                 if not of_state or setting.final:
-                    room = memory.allocate(array, block_of)
-                    room[:] = [call.functions.rational() for _ in room]
+                    rows = call.rows(array, block_of)
+                    memory.arrays[array.name] = [
+                        call.weight(array.of, at, index) for at in rows for index in call.points(array.dims)
+                    ]
             case "gradient":
-                if setting.initial if of_state else array.of in asked:
+                if _is_asked_for(call, array.of):
                     memory.allocate(array, block_of)
             case "result":
                 if not of_state or setting.final:

@@ -7,7 +7,7 @@ in groups, micro-steps, with and without all that a call may leave out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flagen.kernel.registers import Sizes
 from flagen.plan.rows import TOKEN
@@ -54,6 +54,11 @@ class Setting:
         key_heads = self.H if spec.has_value_heads else self.HV
         return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment)
 
+    def widened(self) -> Setting:
+        """The same with all sizes larger, for a spec that divides by a size less one."""
+        whole, (size, block) = tuple(size + 1 for size in self.whole), self.cut
+        return replace(self, HV=2 * self.HV, steps=self.steps + 1, whole=whole, cut=(size + 1, block))
+
     def __str__(self) -> str:
         return f"{self.title}: lengths {', '.join(map(str, self.lengths))}"
 
@@ -97,6 +102,20 @@ SETTINGS = (
         everything=False,
         whole=(2, 3),
         cut=(3, 4),
+        asked_from=1,
+    ),
+    Setting(
+        "two tokens for every other gradient",
+        (2,),
+        packed=False,
+        H=1,
+        HV=1,
+        steps=1,
+        initial=False,
+        final=False,
+        everything=False,
+        whole=(1, 2),
+        cut=(2, 2),
     ),
 )
 

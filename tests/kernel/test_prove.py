@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
 import pytest
 
 from flagen import pipeline
+from flagen.diagnostics import InternalError
 from flagen.kernel import Programs
-from flagen.kernel.prove import prove
-from flagen.spec import parse_spec
+from flagen.kernel.ir import Array, Fill, Given, If, Kernel, Load, Loop, Statement, Store
+from flagen.kernel.prove import prove, prove_program
+from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Spec
+from tests.specs import OPERATORS
 
 HEAD = "flagen: 1\nname: odd\n"
 
@@ -62,6 +68,31 @@ update:
   - z = z + k
 output: o = (S_prev.T @ q) / (z_prev @ q)
 """,
+    "powers of a constant, with functions and states in the exponent": """
+state: {h: []}
+inputs: {x: [], w: []}
+update: h = 0.5 * h + 0.9 ** exp(x) + 10 ** sigmoid(x) + 0.9 ** (h * x) + 2 ** exp(w)
+output: o = h * 0.9 ** tanh(x)
+""",
+    "high powers": """
+state: {h: []}
+inputs: {x: {dims: [], range: [0, 1]}, w: []}
+params: {p: {dims: [], range: [100, 200], default: 128}}
+update: h = 0.99 ** 128 * h + x ** 65 + 0.999 ** 100 * x + 0.9 ** (50 * w) + abs(w) ** p
+output: o = h
+""",
+    "slopes of all heads": """
+state: {S: [K, V]}
+inputs: {q: [K], k: [K], v: [V]}
+update: S = exp(-head / (HV - 1)) * S + outer(k, v)
+output: o = (S.T @ q) * (1 - 2 ** (-5 - head * 7 / (HV - 1)))
+""",
+    "a division by what is zero more often than not": """
+state: {S: [K, V]}
+inputs: {q: [K], k: [K], v: [V]}
+update: S = S + outer(k, v)
+output: o = (S.T @ q) / relu(sum(S))
+""",
 }
 
 
@@ -74,3 +105,83 @@ def programs_of(text: str) -> tuple[Spec, Programs]:
 def test_odd_specs_are_proved(name: str) -> None:
     spec, programs = programs_of(ODD[name])
     assert len(prove(spec, programs)) >= 2
+
+
+FORGOTTEN = (
+    ("delta_rule", "cotangent", "o"),
+    ("delta_rule", "cotangent", "S"),
+    ("delta_rule", "gradient", "S"),
+    ("delta_rule", "gradient", "beta"),
+    ("hgrn", "cotangent", "o"),
+    ("hgrn", "gradient", "g"),
+    ("mamba", "gradient", "A"),
+)
+
+
+@pytest.mark.parametrize(("name", "life", "of"), FORGOTTEN)
+def test_a_backward_that_does_not_know_of_something_is_refused(name: str, life: str, of: str) -> None:
+    """What there is to be taken and given is asked of the spec, and not of the kernels."""
+    spec = load_spec(OPERATORS[name])
+    program = pipeline.lower(pipeline.make_plan(spec, pipeline.derive(spec))).fused_recurrent_backward
+    assert program is not None
+    known = {(array.life, array.of) for kernel in program.kernels for array in kernel.arrays}
+    assert (life, of) in known
+    kernels = tuple(without(kernel, life, of) for kernel in program.kernels)
+    with pytest.raises(InternalError, match="gradient"):
+        prove_program(spec, replace(program, kernels=kernels))
+
+
+def without(kernel: Kernel, life: str, of: str) -> Kernel:
+    """A kernel that never heard of an array: what it would load is zero."""
+
+    def gone(array: Array) -> bool:
+        return (array.life, array.of) == (life, of)
+
+    def statements(body: Iterable[Statement]) -> Iterator[Statement]:
+        for statement in body:
+            match statement:
+                case Load(target, source) if gone(source.array):
+                    yield Fill(target, source.array.dims)
+                case Store(target) if gone(target.array):
+                    pass
+                case Loop(_, inner):
+                    yield replace(statement, body=tuple(statements(inner)))
+                case If(conditions, then, otherwise):
+                    known = [c for c in conditions if isinstance(c, Given) and gone(c.array)]
+                    if known:
+                        yield from statements(otherwise if known[0].given else then)
+                    else:
+                        yield replace(statement, then=tuple(statements(then)), otherwise=tuple(statements(otherwise)))
+                case _:
+                    yield statement
+
+    arrays = tuple(array for array in kernel.arrays if not gone(array))
+    return replace(kernel, arrays=arrays, body=tuple(statements(kernel.body)))
+
+
+@pytest.mark.parametrize("name", ["mamba", "delta_rule"])
+def test_a_gradient_is_stored_only_where_it_is_asked_for(name: str) -> None:
+    """That of each argument, be it an input or a param."""
+    spec = load_spec(OPERATORS[name])
+    program = pipeline.lower(pipeline.make_plan(spec, pipeline.derive(spec))).fused_recurrent_backward
+    assert program is not None
+    *others, last = program.kernels
+    gradients = [array for array in last.arrays if array.life == "gradient"]
+    assert len(gradients) > 2
+    for array in gradients:
+        if array.of in {state.name for state in spec.states}:
+            continue
+        unguarded = replace(last, body=tuple(without_guard(last.body, array)))
+        with pytest.raises(InternalError, match="is not given"):
+            prove_program(spec, replace(program, kernels=(*others, unguarded)))
+
+
+def without_guard(body: Iterable[Statement], array: Array) -> Iterator[Statement]:
+    for statement in body:
+        match statement:
+            case If((Given(found),), then) if found == array:
+                yield from then
+            case Loop(_, inner):
+                yield replace(statement, body=tuple(without_guard(inner, array)))
+            case _:
+                yield statement
