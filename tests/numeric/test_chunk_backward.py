@@ -329,14 +329,14 @@ inputs:
   do: {dims: [], heads: HV}
   saved: {dims: [], heads: HV, range: [0, 1]}
 params:
-  prepared: {default: 0.5}
+  R_gradient: {default: 0.5}
   kept: {dims: [V]}
 let: {member: l2norm(inverse)}
 decay: {alpha: exp(-exp(do))}
 update:
   - S = alpha * S
   - S = S + saved * outer(member, states - S.T @ member)
-output: o = prepared * (S.T @ scores) + kept * states
+output: o = R_gradient * (S.T @ scores) + kept * states
 """
 """Everything is called what the kernels and their launcher would call something of their own."""
 

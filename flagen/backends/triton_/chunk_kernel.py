@@ -375,11 +375,10 @@ class ScalarPlacement:
     def plan(self) -> ChunkKernelPlan:
         return self.kernel.plan
 
-    def tile(self, tensor: str) -> Printed:
+    def tile(self, tensor: str) -> Printed | None:
         assert tensor == "z"
-        assert self.plan.delta is not None
-        assert self.plan.delta.z is not None
-        return self.kernel.sum_term(self.plan.delta.z)
+        delta = self.plan.delta
+        return None if delta is None or delta.z is None else self.kernel.sum_term(delta.z)
 
     def values(self, tensor: str) -> str:
         return self.given.get(tensor) or self.kernel.operand(tensor)

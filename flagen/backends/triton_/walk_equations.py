@@ -15,8 +15,8 @@ from flagen.kernel.walks import Decay, Inverted, Product, Solved, Sum, Tile
 class Placement(Protocol):
     """Where a family's kernels have what the equations name."""
 
-    def tile(self, tensor: str) -> Printed:
-        """A tile over the values and rows, as a term of a sum."""
+    def tile(self, tensor: str) -> Printed | None:
+        """A tile over the values and rows, as a term of a sum; None where it is zero."""
         ...
 
     def values(self, tensor: str) -> str:
@@ -70,10 +70,10 @@ class WalkPrinter:
 
     def flat(self, step: Sum) -> str:
         """A sum in one line."""
-        terms = [
+        found = (
             self.placement.tile(term.tensor) if isinstance(term, Tile) else self.product(term) for term in step.terms
-        ]
-        return f"{self.called[step.target]} = {total(*terms).text}"
+        )
+        return f"{self.called[step.target]} = {total(*(term for term in found if term is not None)).text}"
 
     def inverted(self, step: Inverted) -> str:
         inverse = "inverse" if step.transposed else "tl.trans(inverse)"
