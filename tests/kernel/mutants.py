@@ -75,6 +75,8 @@ class Mutant:
 def mutants(kernel: Kernel) -> Iterator[Mutant]:
     """Every mutant of a kernel, always in the same order."""
     for kind, was, now, body, around in _Changes(kernel).of(kernel.body):
+        if was == now:  # Beyond all numbers one more is no other.
+            continue
         mutant = replace(kernel, body=body)
         try:
             check(mutant)
@@ -101,7 +103,8 @@ class _Changes:
         """Names that have had a value where the walk stands."""
         lets = [s for s in statements_in(kernel.body) if isinstance(s, Let)]
         once = [let for let in lets if sum(other.target == let.target for other in lets) == 1]
-        self.aliases = {let.target: let.value.name for let in once if isinstance(let.value, Value | StateTile)}
+        bare = {let.target: let.value.value if isinstance(let.value, Spread) else let.value for let in once}
+        self.aliases = {name: tile.name for name, tile in bare.items() if isinstance(tile, Value | StateTile)}
         for statement in statements_in(kernel.body):
             match statement:
                 case Let(target, value):
