@@ -27,7 +27,7 @@ SPEC_MODEL = {
 }
 SPEC_MODEL |= {"flagen.spec.printer.to_source", "flagen.spec.ranges.interval_of"}
 # The same under other names.
-SPEC_MODEL |= {f"flagen.spec.renaming.{name}" for name in ("renamed", "as_written")}
+SPEC_MODEL |= {f"flagen.spec.renaming.{name}" for name in ("renamed", "expression_renamed", "as_written")}
 # A layer as data, and the one table of what its words are.
 SPEC_MODEL |= {f"flagen.spec.layer.{name}" for name in ("model", "vocabulary", "words")}
 # How operators bind, and what elementwise functions are, which all stages read; and that as expressions.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -264,6 +264,13 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return Shifted(change(value), change(first), axis, reverse, dims)
         case Edge(value, axis, reverse, dims):
             return Edge(change(value), axis, reverse, dims)
+
+
+def values_renamed(tile: Tile, names: Mapping[str, str]) -> Tile:
+    """`tile` with each of `names` called what they say."""
+    if isinstance(tile, Value):
+        return replace(tile, name=names.get(tile.name, tile.name))
+    return rebuild(tile, lambda operand: values_renamed(operand, names))
 
 
 def with_dims(tile: Tile, dims: Dims) -> Tile:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from flagen.spec.model import Spec
+from flagen.spec.model import Expr, Spec
 
 _DECLARING = frozenset(("name", "target", "dim", "symbol", "argument"))
 """Fields of a spec's tree that hold a name of the spec."""
@@ -22,6 +22,12 @@ def renamed(spec: Spec, names: Mapping[str, str]) -> Spec:
     others = {field.name: getattr(spec, field.name) for field in fields(Spec) if field.name not in _KEPT}
     changed = {key: _renamed(value, names, key) for key, value in others.items()}
     return replace(spec, **changed, written={new: old for old, new in names.items()})
+
+
+def expression_renamed(expr: Expr, names: Mapping[str, str]) -> Expr:
+    """`expr` with each of `names` called what they say."""
+    changed: Expr = _renamed(expr, names, "value")
+    return changed
 
 
 def as_written(spec: Spec) -> Spec:

@@ -86,7 +86,9 @@ def module_file(plan: Plan) -> Rendering:
             "title": one_line(spec.title or spec.name),
             "description": one_line(spec.description),
             "inputs": [(i.name, input_doc(spec, i)) for i in spec.inputs],
-            "sizes": list(sizes),
+            "sizes": [
+                {"name": size, "doc": "value heads" if size == "HV" else f"size of dim {size}"} for size in sizes
+            ],
             "params": [
                 {
                     "name": p.name,
@@ -97,24 +99,47 @@ def module_file(plan: Plan) -> Rendering:
                 for p in tensors
             ],
             "settings": [
-                {"name": name, "annotation": annotation, "required": required, "doc": documented[name].doc}
+                {
+                    "name": name,
+                    "declaration": f"{name}: {annotation}{'' if required else ' = None'}",
+                    "doc": documented[name].doc,
+                }
                 for name, annotation, required in settings
             ],
-            "steps": spec.steps,
+            "steps": _steps(spec),
             "carry_state": free_name("carry_state", {i.name for i in spec.inputs}),
             "keywords": tuple_of(map(repr, keywords)) if keywords else "",
             "arguments": tuple_of(map(repr, (*sizes, *keywords, "carry_state"))),
-            "like": spec.inputs[0].name,
-            "first_per_step": spec.inputs[0].per == "step",
             "state_annotation": state_annotation(spec),
             "state_shapes": state_shapes(spec),
             "first_state": first_state(spec),
             "output_doc": output_doc(spec),
+            "form": _form(plan),
             "has_chunk": not isinstance(plan.chunk, Unavailable),
             "has_chunk_kernel": not isinstance(plan.chunk_kernel, Unavailable),
             "has_fused": not isinstance(plan.fused, Unavailable),
         },
     )
+
+
+def _steps(spec: Spec) -> dict[str, str] | None:
+    """The step count as an argument of the constructor."""
+    if spec.steps is None:
+        return None
+    argument, default = spec.steps.argument, spec.steps.default
+    return {"argument": argument, "declaration": f"{argument}: int{'' if default is None else f' = {default}'}"}
+
+
+def _form(plan: Plan) -> str:
+    """The operator that a call runs: that by chunks, where there is one and the call is long."""
+    spec = plan.spec
+    by_token = f"{'naive_recurrent' if isinstance(plan.fused, Unavailable) else 'fused_recurrent'}_{spec.name}"
+    if isinstance(plan.chunk, Unavailable):
+        return by_token
+    by_chunks = f"{'naive_chunk' if isinstance(plan.chunk_kernel, Unavailable) else 'chunk'}_{spec.name}"
+    first = spec.inputs[0]
+    rows = f", self.{spec.steps.argument}" if first.per == "step" and spec.steps is not None else ""
+    return f"{by_chunks} if self._is_long({first.name}{rows}) else {by_token}"
 
 
 def _step_argument(spec: Spec) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from flagen.algebra.normal_form import Column
@@ -15,6 +14,7 @@ from flagen.plan.row_planner import Part, RowLoad
 from flagen.plan.rows import ROW
 from flagen.spec.model import Expr, Spec
 from flagen.spec.printer import to_source
+from flagen.spec.renaming import expression_renamed
 
 WALK = "Walk the chunks of one sequence of one value head with the state in registers."
 STATES = "Walk the chunks of one sequence of one value head and leave behind the state before each of them."
@@ -173,8 +173,8 @@ def erased_from(plan: ChunkKernelPlan) -> str:
 
 def _output(plan: ChunkKernelPlan) -> str:
     """The output expression, in which `read` is S^T q."""
-    output = re.sub(rf"\b{plan.read}\b", "read", to_source(plan.chunk.normal_form.output))
-    return output if plan.rider is None else re.sub(rf"\b{plan.rider.read}\b", "column", output)
+    names = {plan.read: "read"} if plan.rider is None else {plan.read: "read", plan.rider.read: "column"}
+    return to_source(expression_renamed(plan.chunk.normal_form.output, names))
 
 
 def _score(reader: str, writer: str, plan: ChunkKernelPlan) -> str:

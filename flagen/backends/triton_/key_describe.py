@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 
 from flagen.backends.triton_.chunk_describe import OUTPUT, STATES, WALK, derived_from, indented, owned
@@ -10,6 +9,7 @@ from flagen.backends.triton_.describe import count
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad
 from flagen.plan.show import show
+from flagen.plan.tiles import values_renamed
 from flagen.spec.model import Expr
 from flagen.spec.printer import to_source
 
@@ -119,7 +119,7 @@ def _next_state(plan: KeyKernelPlan) -> str:
 
 
 def _output(plan: KeyKernelPlan) -> str:
-    return re.sub(rf"\b{plan.read}\b", "read", show(plan.output))
+    return show(values_renamed(plan.output, {plan.read: "read"}))
 
 
 def _left(plan: KeyKernelPlan) -> str:
