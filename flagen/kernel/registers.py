@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, reduce
@@ -14,6 +15,7 @@ from flagen.diagnostics import InternalError
 from flagen.kernel.elementary import Elementary, number
 from flagen.kernel.elements import (
     ARITHMETIC,
+    COMPARISONS,
     MINUS_INFINITY,
     POISON,
     Element,
@@ -26,20 +28,31 @@ from flagen.kernel.elements import (
     product,
 )
 from flagen.kernel.ir import Array, Space
-from flagen.plan.rows import L2NORM_EPSILON, TOKEN
+from flagen.plan.rows import L2NORM_EPSILON, ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import (
+    LOG2_E,
+    Along,
     Arithmetic,
+    Both,
+    Call,
+    Compare,
     Constant,
+    Coordinate,
+    Cumulative,
+    Dot,
     Edge,
     Function,
     Head,
+    Lane,
     Masked,
     MatMul,
     Negative,
     Normalize,
     Once,
     Product,
+    Rounded,
     Scan,
+    Select,
     Shifted,
     Size,
     Spread,
@@ -47,6 +60,8 @@ from flagen.plan.tiles import (
     Sum,
     Tile,
     Value,
+    Whole,
+    Widened,
 )
 from flagen.spec.model import Dims
 
@@ -61,7 +76,11 @@ Data = list[Element]
 @dataclass(frozen=True)
 class Sizes:
     """The sizes of a launch: lengths of sequences, heads, dims, micro-steps, the tokens of a segment, and the lanes of
-    tiles, by dim; by `TOKEN` those of a chunk."""
+    tiles, by dim; by `TOKEN` those of a chunk.
+
+    cut: the lanes along a dim of which a program has a block at a time.
+    words: other sizes that kernels are compiled for.
+    """
 
     lengths: tuple[int, ...]
     H: int
@@ -70,6 +89,24 @@ class Sizes:
     blocks: Mapping[str, int]
     steps: Mapping[str, int]
     segment: int
+    cut: Mapping[str, int] = field(default_factory=dict)
+    words: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, dim: str) -> int:
+        """The size of a dim in memory: of the rows of a chunk, as many as a tile has lanes."""
+        return self.dims[dim] if dim in self.dims else self.blocks[dim]
+
+    @cached_property
+    def chunk(self) -> int:
+        """How many tokens a chunk has."""
+        if ROW not in self.blocks:
+            return self.blocks[TOKEN]
+        return self.blocks[ROW] // next(iter(self.steps.values()))
+
+    @cached_property
+    def first_chunks(self) -> tuple[int, ...]:
+        """How many chunks there are before each sequence, and in all."""
+        return (0, *itertools.accumulate(-(-length // self.chunk) for length in self.lengths))
 
     @cached_property
     def borders(self) -> tuple[int, ...]:
@@ -96,7 +133,10 @@ class Sizes:
             "sequence": len(self.lengths),
             "segment": sum(self.segments),
             "chunk": self.borders[-1] // self.blocks.get(TOKEN, 1) + len(self.lengths),
+            "counted_chunk": self.first_chunks[-1] if TOKEN in self.blocks else 0,
+            "slot": (self.first_chunks[-1] + len(self.lengths)) // 2 if TOKEN in self.blocks else 0,
             "token": self.borders[-1],
+            "row": self.borders[-1] * steps,
             "micro_step": steps,
             "head": self.HV,
             "key_head": self.H,
@@ -110,7 +150,12 @@ class Sizes:
 
     def named(self, name: str) -> int:
         """A size by the name that expressions have for it."""
-        return {"H": self.H, "HV": self.HV, **self.dims, **self.steps}[name]
+        sizes = {"H": self.H, "HV": self.HV, **self.dims, **self.steps, **self.words}
+        if name == "CHUNK":
+            return self.blocks[WRITTEN]
+        if name not in sizes:
+            raise Illegal(f"no size {name} here")
+        return sizes[name]
 
 
 @dataclass(frozen=True)
@@ -128,6 +173,7 @@ class Registers:
     order: that of a tile's axes.
     block_of: the dim of which it has a block.
     numbers: params that are numbers, by name.
+    device: what functions of `shared/device` make of tiles, by name.
     at: where the program stands.
     chunk: the tokens that lie along the axis of tokens.
     """
@@ -137,20 +183,37 @@ class Registers:
     sizes: Sizes
     functions: Elementary
     numbers: Mapping[str, Element]
+    device: Mapping[str, Callable[[Registers, tuple[Tile, ...]], tuple[Lanes, ...]]] = field(default_factory=dict)
     at: dict[Space, int] = field(default_factory=dict)
     chunk: range | None = None
     values: dict[str, Lanes] = field(default_factory=dict)
+    turns: dict[str, int] = field(default_factory=dict)
+    """Of which block of a dim a loop has its turn."""
     _known: dict[tuple[str, tuple[Element, ...]], Element] = field(default_factory=dict)
 
     def first(self, dim: str) -> int:
         """The index of a program's first lane along a dim, or the chunk's first token."""
-        if dim == TOKEN:
-            return self.tokens.start
-        return self.at["block"] * self.sizes.blocks[dim] if dim == self.block_of else 0
+        match dim:
+            case "token":
+                return self.tokens.start
+            case "row":
+                return self.tokens.start * self.steps
+        block = self.at["block"] if dim == self.block_of else self.turns.get(dim, 0)
+        return block * self.sizes.blocks[dim]
 
     def end(self, dim: str) -> int:
         """That behind the last one which is no padding."""
-        return self.tokens.stop if dim == TOKEN else self.sizes.dims[dim]
+        match dim:
+            case "token":
+                return self.tokens.stop
+            case "row":
+                return self.tokens.stop * self.steps
+        return self.sizes.of(dim)
+
+    @property
+    def steps(self) -> int:
+        """The micro-steps of a token."""
+        return next(iter(self.sizes.steps.values()), 1)
 
     @property
     def tokens(self) -> range:
@@ -199,7 +262,7 @@ class Registers:
             case StateTile(name, previous):
                 return self._is_over(tile, self.named(f"{name}_prev" if previous else name))
             case Constant(value):
-                return Lanes((), [number(value)])
+                return Lanes((), [self.log2_e if value == LOG2_E else number(value)])
             case Size(name):
                 return Lanes((), [mpq(self.sizes.named(name))])
             case Head():
@@ -241,7 +304,81 @@ class Registers:
                 return Lanes(dims, [x for row in shifted for x in row])
             case Edge(value, axis, reverse, dims):
                 return Lanes(dims, self._rows(self._over(value, (axis, *dims)), axis)[0 if reverse else -1])
+            case Whole(value):
+                return Lanes((), [mpq(value)])
+            case Coordinate(of):
+                return Lanes((), [mpq(self._coordinate(of))])
+            case Lane(axis):
+                return Lanes((axis,), list(map(mpq, self._places(axis))))
+            case Compare(op, left, right, dims):
+                return self.map(COMPARISONS[op], dims, (self.value(left), self.value(right)))
+            case Both(left, right, dims):
+                return self.map(_both, dims, (self.value(left), self.value(right)))
+            case Select(where, value, other, dims):
+                return self.map(_chosen, dims, (self.value(where), self.value(value), self.value(other)))
+            case Dot():
+                return self._dot(tile)
+            case Rounded(value) | Widened(value):
+                return self.value(value)
+            case Along(value, dims):
+                found = self.value(value)
+                if [self.sizes.blocks[d] for d in found.dims] != [self.sizes.blocks[d] for d in dims]:
+                    raise Illegal(f"a tile over {found.dims} is read as one over {dims}")
+                return Lanes(dims, found.data)
+            case Cumulative(value, axis, reverse, dims):
+                return self._cumulative(self._over(value, dims), axis, reverse)
+            case Call():
+                (found,) = self.called(tile)
+                return self._is_over(tile, found)
         raise InternalError(f"no exact value of {tile!r}")
+
+    def _places(self, axis: str) -> range:
+        """The place of each lane: of a row in its chunk, of an index in its dim."""
+        first = self.first(axis) if axis in self.sizes.dims else 0
+        return range(first, first + self.sizes.blocks[axis])
+
+    def _coordinate(self, of: str) -> int:
+        if of == "block":
+            return self.at["block"]
+        first, end = self.sizes.first_chunks[self.at["sequence"] :][:2]
+        return self.at["counted_chunk"] - first if of == "chunk of sequence" else end - first
+
+    def called(self, call: Call) -> tuple[Lanes, ...]:
+        """What a function of `shared/device` returns."""
+        if call.function not in self.device:
+            raise InternalError(f"nobody knows what {call.function} makes of numbers")
+        return self.device[call.function](self, call.args)
+
+    @cached_property
+    def log2_e(self) -> Element:
+        """The factor between `exp` and `exp2`."""
+        return divide(mpq(1), apply(self.functions, "log", (mpq(2),)))
+
+    def _dot(self, dot: Dot) -> Lanes:
+        left, right = self.value(dot.left), self.value(dot.right)
+        rows, columns = self.lines(left, dot.dim), self.lines(right, dot.dim)
+        ((row,), (column,)) = ([d for d in lanes.dims if d != dot.dim] for lanes in (left, right))
+        if dot.dims != (row, column):
+            raise Illegal(f"a product over {(row, column)} is taken for one over {dot.dims}")
+        data = [_inner(x, y) for x in rows for y in columns]
+        return (
+            Lanes(dot.dims, data)
+            if dot.onto is None
+            else self.map(add, dot.dims, (self.value(dot.onto), Lanes(dot.dims, data)))
+        )
+
+    def lines(self, lanes: Lanes, along: str) -> list[Data]:
+        """The lines of a matrix along one of its axes, in the order of the other."""
+        if len(lanes.dims) != 2 or along not in lanes.dims:
+            raise Illegal(f"no matrix with {along}: a tile over {lanes.dims}")
+        width = self.sizes.blocks[lanes.dims[1]]
+        rows = [lanes.data[at : at + width] for at in range(0, len(lanes.data), width)]
+        return rows if lanes.dims[1] == along else [list(column) for column in zip(*rows, strict=True)]
+
+    def _cumulative(self, lanes: Lanes, axis: str, reverse: bool) -> Lanes:
+        rows = self._rows(lanes, axis)
+        sums = list(itertools.accumulate(reversed(rows) if reverse else rows, lambda x, y: list(map(add, x, y))))
+        return Lanes(lanes.dims, [x for row in (reversed(sums) if reverse else sums) for x in row])
 
     def _scan(self, scan: Scan) -> Lanes:
         """Row after row: the operation is associative."""
@@ -330,6 +467,21 @@ def _spread(over: tuple[tuple[str, int], ...], dims: Dims) -> tuple[int, ...]:
 
 def _same(x: Element) -> Element:
     return x
+
+
+def _both(x: Element, y: Element) -> Element:
+    return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x and y
+
+
+def _chosen(where: Element, value: Element, other: Element) -> Element:
+    return POISON if isinstance(where, Poison) else value if where else other
+
+
+def _inner(x: Data, y: Data) -> Element:
+    try:
+        return sum(map(operator.mul, x, y), mpq(0))
+    except TypeError:
+        return reduce(add, map(multiply, x, y), mpq(0))
 
 
 def _multiplied(*factors: Element) -> Element:

@@ -32,6 +32,9 @@ from flagen.spec.model import Dims
 TOKEN, ROW = "token", "row"
 """Axes of a chunk: its tokens, and its rows where a token has several."""
 
+WRITTEN, MEMBER = "written row", "member of a group"
+"""Axes beside them: the rows of a chunk as the columns of scores, and the value heads of a key head."""
+
 
 L2NORM_EPSILON = Fraction(1, 10**6)
 """What `l2norm` adds to the sum of squares."""
