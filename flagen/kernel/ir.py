@@ -98,6 +98,7 @@ class Access:
     ends: where dims of `within` end, where that is not their own end.
     where: beside that, which lanes there are.
     in_memory_order: its address and mask are those of a tile whose axes are in the order of memory.
+    by_strides: its address is that of the chunk's first row, and short offsets from there.
     """
 
     array: Array
@@ -107,6 +108,7 @@ class Access:
     ends: tuple[tuple[str, Tile], ...] = ()
     where: Tile | None = None
     in_memory_order: bool = False
+    by_strides: bool = False
 
     @property
     def rows(self) -> Dims:

@@ -33,6 +33,7 @@ from flagen.plan.tiles import (
     LOG2_E,
     Along,
     Arithmetic,
+    AtLeast,
     Both,
     Call,
     Compare,
@@ -320,6 +321,8 @@ class Registers:
                 return self._dot(tile)
             case Rounded(value) | Widened(value):
                 return self.value(value)
+            case AtLeast(value, least, dims):
+                return self._function("maximum", dims, (value, Constant(least)))
             case Along(value, dims):
                 found = self.value(value)
                 if [self.sizes.blocks[d] for d in found.dims] != [self.sizes.blocks[d] for d in dims]:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from flagen.plan.tiles import (
     Along,
     Arithmetic,
+    AtLeast,
     Both,
     Call,
     Compare,
@@ -84,6 +85,8 @@ def _shown(tile: Tile) -> Printed:
             return Printed(f"{'first' if reverse else 'last'}({show(value)})")
         case Along(value) | Rounded(value) | Widened(value):
             return _shown(value)
+        case AtLeast(value, least):
+            return Printed(f"maximum({show(value)}, {least:g})")
         case Cumulative(value):
             return Printed(f"sums({show(value)})")
         case Whole(value):

@@ -221,11 +221,14 @@ class Lane:
     dims: Dims
 
 
+Comparison = Literal["==", "<", "<=", ">", ">="]
+
+
 @dataclass(frozen=True)
 class Compare:
     """Where this holds between two tiles."""
 
-    op: Literal["==", "<", "<=", ">", ">="]
+    op: Comparison
     left: Tile
     right: Tile
     dims: Dims
@@ -275,6 +278,15 @@ class Widened:
     """`value`, which has been loaded, or rounded, as an operand of products, in float32."""
 
     value: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """`value`, or a number where that is less; what no number is stays that."""
+
+    value: Tile
+    least: float
     dims: Dims
 
 
@@ -334,6 +346,7 @@ Tile = (
     | Dot
     | Rounded
     | Widened
+    | AtLeast
     | Along
     | Cumulative
     | Call
@@ -347,7 +360,7 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
             return ()
         case Negative(value) | Sum(value) | Normalize(_, value) | Masked(value) | Once(value) | Spread(value):
             return (value,)
-        case Edge(value) | Rounded(value) | Widened(value) | Along(value) | Cumulative(value):
+        case Edge(value) | Rounded(value) | Widened(value) | AtLeast(value) | Along(value) | Cumulative(value):
             return (value,)
         case Select(where, value, other):
             return (where, value, other)
@@ -408,6 +421,8 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return Rounded(change(value), dims)
         case Widened(value, dims):
             return Widened(change(value), dims)
+        case AtLeast(value, least, dims):
+            return AtLeast(change(value), least, dims)
         case Along(value, dims):
             return Along(change(value), dims)
         case Cumulative(value, axis, reverse, dims):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from flagen.backends.printed import SUM, Printed, expression, product, total_of
 from flagen.backends.triton_.axes import Axes
@@ -192,6 +193,8 @@ class ChunkPrinter(KernelPrinter):
 
     def _address(self, access: Access) -> str:
         array, over = access.array, self._over(access)
+        if access.by_strides:
+            return self._strided(access, over)
         start = next(
             (s for (spaces, dims), s in self.starts.items() if (spaces, dims) == (array.spaces, array.dims)), ""
         )
@@ -205,6 +208,18 @@ class ChunkPrinter(KernelPrinter):
             return row
         size = product(*(Printed(self.axes.size(dim)) for dim in array.dims))
         return total_of(*([product(counted, size).text] if row else []), *self._offsets(access, over))
+
+    def _strided(self, access: Access, over: Dims) -> str:
+        """The row of the chunk's first token, and how far from it each lane is."""
+        array = access.array
+        if access.rows != (TOKEN,) or array.spaces[0] != "token":
+            raise InternalError(f"no strides of {array.name}")
+        sizes = [Printed(self.axes.size(dim)) for dim in array.dims]
+        first = expression(self._row(replace(access, at=(Index("token"), *access.at[1:]))))
+        start = product(first, product(*sizes)) if sizes else first
+        lanes = Printed(self.axes.spread(self.axes.index(TOKEN), (TOKEN,), over))
+        stride = product(*(Printed(self._extent(index, access)) for index in access.at[1:]), *sizes)
+        return total_of(start.text, product(lanes, stride).text, *self._offsets(access, over))
 
     def _offsets(self, access: Access, over: Dims) -> Iterator[str]:
         """What is added up for each dim of an array."""
@@ -249,6 +264,8 @@ class ChunkPrinter(KernelPrinter):
     def _coordinate(self, index: Index) -> str:
         if index.space == "token" and index.axis == ROW:
             return f"row // {self.kernel.steps}"
+        if index.space == "token" and index.axis is None:
+            return "start"
         return "chunk" if index.space == "counted_chunk" else super()._coordinate(index)
 
 

@@ -13,6 +13,7 @@ from flagen.functions import operation
 from flagen.plan.tiles import (
     Along,
     Arithmetic,
+    AtLeast,
     Both,
     Call,
     Compare,
@@ -140,6 +141,9 @@ class Printer:
                 return Printed(f"{self.printed(value).atom}.to(dtype)")
             case Widened(value):
                 return Printed(f"{self.printed(value).atom}.to(tl.float32)")
+            case AtLeast(value, least):
+                more = f"{literal(least).text}, propagate_nan=tl.PropagateNan.ALL"
+                return Printed(f"tl.maximum({self(value)}, {more})")
             case Along(value):
                 return self.printed(value)
             case Cumulative(value, axis, reverse, dims):
