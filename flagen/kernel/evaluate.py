@@ -59,6 +59,8 @@ class Memory:
     arrays: dict[str, Data]
     numbers: Mapping[str, mpq]
     functions: Elementary
+    asked: frozenset[str] = frozenset()
+    """The arguments whose gradients are asked for."""
 
     def allocate(self, array: Array, block_of: str | None) -> Data:
         """Room for an array that nobody has written."""
@@ -190,6 +192,8 @@ class Launch:
         self.at.pop("head", None)
 
     def _turns(self, loop: Loop) -> Iterable[int]:
+        if loop.wanted and not self.memory.asked - {*dict(self.kernel.choices)[loop.wanted]}:
+            return ()
         match loop.over:
             case "segment":
                 turns = self._segments()

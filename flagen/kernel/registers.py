@@ -118,7 +118,7 @@ class Sizes:
         return tuple(-(-length // self.segment) for length in self.lengths)
 
     def blocks_of(self, dim: str | None) -> int:
-        return 1 if dim is None else -(-self.dims[dim] // self.blocks[dim])
+        return 1 if dim is None else -(-self.dims[dim] // self.cut.get(dim, self.blocks[dim]))
 
     def extents(self, array: Array, block_of: str | None) -> tuple[int, ...]:
         """How many coordinates there are in each space of an array of programs that have a block of a dim."""
