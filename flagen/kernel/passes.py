@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flagen.kernel.ir import (
     Add,
     Apply,
     Bind,
+    Choose,
     Fill,
     Given,
     If,
@@ -16,6 +17,7 @@ from flagen.kernel.ir import (
     Let,
     Load,
     Loop,
+    Note,
     Operands,
     Scale,
     Statement,
@@ -90,10 +92,27 @@ def live(body: Sequence[Statement], wanted: Iterable[str]) -> tuple[Statement, .
 
     `wanted`: what is read behind the body, and in a loop at its start.
     """
+    return _live(body, frozenset(wanted))[0]
+
+
+def _live(body: Sequence[Statement], wanted: frozenset[str]) -> tuple[tuple[Statement, ...], frozenset[str]]:
+    """What of a body is live, and what that reads of what was there before."""
     used = set(wanted)
     kept: list[Statement] = []
     for statement in reversed(body):
         match statement:
+            case Loop():
+                turns, read = _live_turns(statement, frozenset(used))
+                if _does_anything(turns.body):
+                    kept.append(turns)
+                    used |= read
+                continue
+            case If(_, then, otherwise):
+                (then, read), (otherwise, other) = (_live(part, frozenset(used)) for part in (then, otherwise))
+                if _does_anything((*then, *otherwise)):
+                    kept.append(replace(statement, then=then, otherwise=otherwise))
+                    used = {*read, *other}
+                continue
             case Let(target) | Load(target) | Fill(target) | Add(target) | Scale(target) if target not in used:
                 continue
             case Bind(targets) if not used & {*targets}:
@@ -106,10 +125,23 @@ def live(body: Sequence[Statement], wanted: Iterable[str]) -> tuple[Statement, .
                 used |= {*routine.carried}
                 kept.append(statement)
                 continue
-        used |= {s.target for s in statements_in((statement,)) if isinstance(s, Add | Scale)}
+        used |= {statement.target} if isinstance(statement, Add | Scale | Choose) else set()
         used |= {tile.name for tile in values_of((statement,)) if isinstance(tile, Value)}
         kept.append(statement)
-    return tuple(reversed(kept))
+    return tuple(reversed(kept)), frozenset(used)
+
+
+def _live_turns(loop: Loop, wanted: frozenset[str]) -> tuple[Loop, frozenset[str]]:
+    """A loop whose turns leave what is read behind it, and what the next turn reads of the one before."""
+    body, read = _live(loop.body, wanted)
+    while not read <= wanted:
+        wanted |= read
+        body, read = _live(loop.body, wanted)
+    return replace(loop, body=body), wanted
+
+
+def _does_anything(body: Iterable[Statement]) -> bool:
+    return not all(isinstance(statement, Note) for statement in body)
 
 
 def reads_steps(body: Iterable[Statement]) -> bool:

@@ -10,10 +10,10 @@ from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.kernel_printer import INDENT, KernelPrinter
 from flagen.backends.triton_.printer import Printer
 from flagen.diagnostics import InternalError
-from flagen.kernel.ir import Access, Index, Kernel, Loop, Space, accesses_in, statements_in
+from flagen.kernel.ir import Access, Index, Kernel, Loop, Space, accesses_in, statements_in, values_of
 from flagen.kernel.passes import Named, axes_named, evaluates_head, has_key_heads
-from flagen.plan.rows import ROW, TOKEN, WRITTEN
-from flagen.plan.tiles import Lane, Tile
+from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
+from flagen.plan.tiles import Head, Lane, Tile
 from flagen.spec.model import Dims
 
 _CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
@@ -115,9 +115,11 @@ class ChunkPrinter(KernelPrinter):
             yield f"{self.axes.index(TOKEN)} = tl.arange(0, {self.axes.lanes(TOKEN)})"
         if ROW in named.indices:
             yield f"{self.axes.index(ROW)} = tl.arange(0, CHUNK)"
+        if MEMBER in named.indices:
+            yield f"{self.axes.index(MEMBER)} = tl.arange(0, MEMBERS)"
         if self.kernel.run == "chunk":
             yield from self._places()
-        if evaluates_head(self.kernel):
+        if evaluates_head(self.kernel) and not self.kernel.of_key_heads:
             yield "head = value_head.to(tl.float32)"
 
     @property
@@ -154,27 +156,40 @@ class ChunkPrinter(KernelPrinter):
 
     def _loop(self, loop: Loop) -> Iterator[str]:
         match loop.over:
+            case "chunk" if loop.counted:
+                yield from self._counted_chunks(loop)
             case "chunk":
                 yield from self._chunks(loop)
             case "block":
                 yield from self._blocks(loop)
             case "level":
-                first = f"{loop.first}, " if loop.first else ""
-                yield f"for level in {self._range(loop, f'{first}LEVELS')}:"
+                yield f"for level in {self._range(loop, loop.first, 'LEVELS')}:"
                 yield from self._inside(loop.body)
             case "member":
-                yield f"for member in {self._range(loop, 'HV // H')}:"
-                yield f"{INDENT}value_head = key_head * (HV // H) + member"
-                yield from self._inside(loop.body)
+                yield f"for member in {self._range(loop, '', 'HV // H')}:"
+                yield from self._member(loop)
             case _:
                 raise InternalError(f"a kernel over chunks has no loop over {loop.over}")
 
-    def _range(self, loop: Loop, ends: str) -> str:
-        return f"range({ends})" if loop.keeps else f"tl.range({ends}, disable_licm=True)"
+    def _range(self, loop: Loop, first: str, *others: str) -> str:
+        if loop.keeps:
+            return f"range({', '.join((*((first,) if first else ()), *others))})"
+        return f"tl.range({', '.join((first or '0', *others))}, disable_licm=True)"
+
+    def _member(self, loop: Loop) -> Iterator[str]:
+        """A value head of the key head."""
+        yield f"{INDENT}value_head = key_head * (HV // H) + member"
+        if any(access.array.spaces == _CHUNK_ROW for access in accesses_in(loop.body)):
+            yield f"{INDENT}chunk_row = chunk * HV + value_head"
+            self.rows[_CHUNK_ROW] = "chunk_row"
+        if any(isinstance(tile, Head) for tile in values_of(loop.body)):
+            yield f"{INDENT}head = value_head.to(tl.float32)"
+        yield from self._inside(loop.body)
+        self.rows.pop(_CHUNK_ROW, None)
 
     def _blocks(self, loop: Loop) -> Iterator[str]:
-        start = "key_start"
-        yield f"for {start} in {self._range(loop, f'0, {loop.dim}, BLOCK_{loop.dim}')}:"
+        start = "key_start" if loop.dim == self.kernel.order[-1] else "block_start"
+        yield f"for {start} in {self._range(loop, '0', loop.dim, f'BLOCK_{loop.dim}')}:"
         yield from (INDENT + line for line in self._lanes_of(loop.dim, f"{start} + "))
         yield from self._inside(loop.body)
 
@@ -187,6 +202,21 @@ class ChunkPrinter(KernelPrinter):
             self.rows[_CHUNK_ROW] = "chunk_row"
         if self._counts_chunks:
             yield f"{INDENT}chunk += 1"
+        yield from self._inside(loop.body)
+
+    def _counted_chunks(self, loop: Loop) -> Iterator[str]:
+        """Chunks by their numbers in the sequence, `within`."""
+        chunks = "tl.cdiv(end_token - first_token, TOKENS)"
+        if loop.reverse:
+            yield f"chunks = {chunks}"
+            yield "for step in range(chunks):"
+            yield f"{INDENT}within = chunks - 1 - step"
+        else:
+            yield f"for within in range({chunks}):"
+        yield f"{INDENT}start = first_token + within * TOKENS"
+        yield from (INDENT + line for line in self._places())
+        yield f"{INDENT}chunk_row = (chunk + within) * HV + value_head"
+        self.rows[_CHUNK_ROW] = "chunk_row"
         yield from self._inside(loop.body)
 
     # ---------------------------------------------------------------------------------------------------------- memory
