@@ -368,7 +368,10 @@ class Launch:
         for place in self.registers.points(access.rows):
             row = self._row(access, place)
             found += [None if row is None or lane is None else row * size + lane for lane in lanes]
-        return found
+        rows_first, over = (*access.rows, *self.registers.sorted(array.dims)), self.registers.sorted(access.dims)
+        if rows_first == over:
+            return found
+        return [found[place] for place in self.registers.places(rows_first, over)]
 
     def _lanes_of_row(self, access: Access) -> Iterator[int | None]:
         """The element of its row that each lane has."""
