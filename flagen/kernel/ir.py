@@ -17,7 +17,7 @@ up the wrong way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
@@ -337,6 +337,8 @@ class Routine:
 
     carried: the tiles that it is given, and returns.
     docs: what it says of itself.
+    place: what it is told of where it stands, beside its chunk; it finds the rest by itself.
+    lanes: the dims of which it is told which lanes it has; it has all of the others.
     """
 
     name: str
@@ -346,6 +348,8 @@ class Routine:
     sizes: tuple[str, ...]
     docs: str
     body: tuple[Statement, ...]
+    place: tuple[Space, ...] = ()
+    lanes: Dims = ()
 
 
 @dataclass(frozen=True)
@@ -413,6 +417,29 @@ def statements_in(body: Iterable[Statement]) -> Iterator[Statement]:
                 yield from statements_in((*then, *otherwise))
             case Apply(routine):
                 yield from statements_in(routine.body)
+
+
+def without_routines(body: Iterable[Statement]) -> tuple[Statement, ...]:
+    """A body without what it leaves to routines."""
+    return tuple(_without_routines(body))
+
+
+def _without_routines(body: Iterable[Statement]) -> Iterator[Statement]:
+    for statement in body:
+        match statement:
+            case Loop(_, inner):
+                yield replace(statement, body=without_routines(inner))
+            case If(_, then, otherwise):
+                yield replace(statement, then=without_routines(then), otherwise=without_routines(otherwise))
+            case Apply():
+                pass
+            case _:
+                yield statement
+
+
+def routines_in(body: Iterable[Statement]) -> tuple[Routine, ...]:
+    """The routines that it applies."""
+    return tuple(dict.fromkeys(s.routine for s in statements_in(body) if isinstance(s, Apply)))
 
 
 def accesses_in(body: Iterable[Statement]) -> Iterator[Access]:

@@ -21,12 +21,13 @@ from flagen.kernel.ir import (
     Operands,
     Scale,
     Statement,
+    Store,
     accesses_in,
     statements_in,
     values_of,
 )
 from flagen.plan.rows import ROW, TOKEN
-from flagen.plan.tiles import Edge, Head, Lane, Masked, Scan, Shifted, Size, Value
+from flagen.plan.tiles import Edge, Head, Lane, Masked, Rounded, Scan, Shifted, Size, Value
 from flagen.spec.model import Spec
 
 
@@ -92,56 +93,60 @@ def live(body: Sequence[Statement], wanted: Iterable[str]) -> tuple[Statement, .
 
     `wanted`: what is read behind the body, and in a loop at its start.
     """
-    return _live(body, frozenset(wanted))[0]
+    kept, _ = _live(body, frozenset(wanted))
+    return kept
 
 
 def _live(body: Sequence[Statement], wanted: frozenset[str]) -> tuple[tuple[Statement, ...], frozenset[str]]:
-    """What of a body is live, and what that reads of what was there before."""
-    used = set(wanted)
-    kept: list[Statement] = []
+    """What is needed of a body, and what that reads of what was there before it."""
+    kept, used = list[Statement](), wanted
     for statement in reversed(body):
-        match statement:
-            case Loop():
-                turns, read = _live_turns(statement, frozenset(used))
-                if _does_anything(turns.body):
-                    kept.append(turns)
-                    used |= read
-                continue
-            case If(_, then, otherwise):
-                (then, read), (otherwise, other) = (_live(part, frozenset(used)) for part in (then, otherwise))
-                if _does_anything((*then, *otherwise)):
-                    kept.append(replace(statement, then=then, otherwise=otherwise))
-                    used = {*read, *other}
-                continue
-            case Let(target) | Load(target) | Fill(target) | Add(target) | Scale(target) if target not in used:
-                continue
-            case Bind(targets) if not used & {*targets}:
-                continue
-            case Let(target) | Load(target) | Fill(target):
-                used.discard(target)
-            case Bind(targets):
-                used -= {*targets}
-            case Apply(routine):
-                used |= {*routine.carried}
-                kept.append(statement)
-                continue
-        used |= {statement.target} if isinstance(statement, Add | Scale | Choose) else set()
-        used |= {tile.name for tile in values_of((statement,)) if isinstance(tile, Value)}
-        kept.append(statement)
-    return tuple(reversed(kept)), frozenset(used)
+        found, used = _needed(statement, used)
+        kept += () if found is None else (found,)
+    return tuple(reversed(kept)), used
 
 
-def _live_turns(loop: Loop, wanted: frozenset[str]) -> tuple[Loop, frozenset[str]]:
-    """A loop whose turns leave what is read behind it, and what the next turn reads of the one before."""
-    body, read = _live(loop.body, wanted)
-    while not read <= wanted:
-        wanted |= read
-        body, read = _live(loop.body, wanted)
-    return replace(loop, body=body), wanted
+def _needed(statement: Statement, used: frozenset[str]) -> tuple[Statement | None, frozenset[str]]:
+    """What is needed of a statement behind which `used` is read, and what is read before it."""
+    match statement:
+        case Let(target) | Load(target) | Fill(target):
+            return (statement, used - {target} | _read(statement)) if target in used else (None, used)
+        case Add(target) | Scale(target) | Choose(_, target):
+            return (statement, used | _read(statement)) if target in used else (None, used)
+        case Bind(targets):
+            return (statement, used - {*targets} | _read(statement)) if used & {*targets} else (None, used)
+        case Apply(routine):
+            needed = bool(used & {*routine.carried}) or _stores(routine.body)
+            return (statement, used | {*routine.carried}) if needed else (None, used)
+        case If(conditions, then, otherwise):
+            kept_then, by_then = _live(then, used)
+            kept_otherwise, by_otherwise = _live(otherwise, used)
+            if kept_then:
+                return If(conditions, kept_then, kept_otherwise), by_then | by_otherwise
+            return (statement, used | by_otherwise | _read(statement)) if kept_otherwise else (None, used)
+        case Loop(_, inner):
+            return _needed_of_loop(statement, inner, used)
+    return statement, used | _read(statement)
 
 
-def _does_anything(body: Iterable[Statement]) -> bool:
-    return not all(isinstance(statement, Note) for statement in body)
+def _needed_of_loop(
+    loop: Loop, inner: Sequence[Statement], used: frozenset[str]
+) -> tuple[Statement | None, frozenset[str]]:
+    """What a turn leaves is read behind the loop, or in the next turn."""
+    kept, before = _live(inner, used)
+    while not before <= used:
+        used |= before
+        kept, before = _live(inner, used)
+    return (replace(loop, body=kept) if any(not isinstance(s, Note) for s in kept) else None), used
+
+
+def _read(statement: Statement) -> frozenset[str]:
+    """The tiles that a statement reads."""
+    return frozenset(tile.name for tile in values_of((statement,)) if isinstance(tile, Value))
+
+
+def _stores(body: Iterable[Statement]) -> bool:
+    return any(isinstance(statement, Store) for statement in statements_in(body))
 
 
 def reads_steps(body: Iterable[Statement]) -> bool:
@@ -163,6 +168,11 @@ def sizes_read(body: Iterable[Statement], spec: Spec) -> tuple[str, ...]:
     steps = () if spec.steps is None else (spec.steps.symbol,)
     heads = "H" in named or any("key_head" in found.array.spaces for found in accesses_in(statements))
     return (*(steps if loops or named & {*steps} else ()), *(("H",) if heads else ()), "HV")
+
+
+def rounds(body: Iterable[Statement]) -> bool:
+    """Whether it rounds operands of products."""
+    return any(isinstance(tile, Rounded) for tile in values_of(body))
 
 
 def arrays_named(body: Iterable[Statement]) -> frozenset[str]:

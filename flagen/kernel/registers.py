@@ -42,6 +42,7 @@ from flagen.plan.tiles import (
     Cumulative,
     Dot,
     Edge,
+    Either,
     Function,
     Head,
     Lane,
@@ -315,6 +316,8 @@ class Registers:
                 return self.map(COMPARISONS[op], dims, (self.value(left), self.value(right)))
             case Both(left, right, dims):
                 return self.map(_both, dims, (self.value(left), self.value(right)))
+            case Either(left, right, dims):
+                return self.map(_either, dims, (self.value(left), self.value(right)))
             case Select(where, value, other, dims):
                 return self.map(_chosen, dims, (self.value(where), self.value(value), self.value(other)))
             case Dot():
@@ -469,6 +472,10 @@ def _same(x: Element) -> Element:
 
 def _both(x: Element, y: Element) -> Element:
     return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x and y
+
+
+def _either(x: Element, y: Element) -> Element:
+    return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x or y
 
 
 def _chosen(where: Element, value: Element, other: Element) -> Element:

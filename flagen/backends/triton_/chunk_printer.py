@@ -10,13 +10,38 @@ from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.kernel_printer import INDENT, KernelPrinter
 from flagen.backends.triton_.printer import Printer
 from flagen.diagnostics import InternalError
-from flagen.kernel.ir import Access, Index, Kernel, Loop, Space, accesses_in, statements_in, values_of
+from flagen.kernel.ir import (
+    Access,
+    Apply,
+    Index,
+    Kernel,
+    Loop,
+    Operands,
+    Routine,
+    Space,
+    Statement,
+    accesses_in,
+    routines_in,
+    statements_in,
+    values_of,
+    without_routines,
+)
 from flagen.kernel.passes import Named, axes_named, evaluates_head, has_key_heads
 from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import Head, Lane, Tile
 from flagen.spec.model import Dims
 
 _CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
+_FIRST_SLOT = "(chunk + sequence) // 2"
+"""Two chunks have one slot, and no two sequences."""
+
+_COORDINATES: dict[Space, str] = {"counted_chunk": "chunk", "slot": "state"}
+_PLACES: dict[Space, tuple[str, ...]] = {
+    "head": ("value_head",),
+    "counted_chunk": ("chunk_row",),
+    "block": ("block", "blocks"),
+}
+"""What a routine is told of a coordinate, where that is not its name."""
 
 
 class ChunkPrinter(KernelPrinter):
@@ -24,8 +49,11 @@ class ChunkPrinter(KernelPrinter):
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel)
-        self.print = _ChunkExpressions(self.axes, walks=kernel.run == "sequence")
-        self.named = axes_named(kernel.body)
+        counted = any(loop.counted for loop in _loops(kernel))
+        self.print = _ChunkExpressions(self.axes, walks=kernel.run == "sequence" and not counted)
+        self.own = replace(kernel, body=without_routines(kernel.body))
+        """The kernel without what it leaves to routines."""
+        self.named = axes_named(self.own.body)
 
     def parameters(self) -> list[str]:
         kernel = self.kernel
@@ -48,15 +76,14 @@ class ChunkPrinter(KernelPrinter):
         yield f"blocks = tl.cdiv({kernel.block_of}, BLOCK_{kernel.block_of})"
         yield "block = program % blocks"
         yield "value_head = program // blocks % HV"
-        if has_key_heads(kernel):
+        if has_key_heads(self.own):
             yield "key_head = value_head // (HV // H)"
         yield "sequence = (program // (blocks * HV)).to(tl.int64)"
 
     @property
     def _counts_chunks(self) -> bool:
         """Whether it has to know which chunk is which."""
-        spaces = {space for access in accesses_in(self.kernel.body) for space in access.array.spaces}
-        return self.kernel.run == "chunk" or bool(spaces & {"counted_chunk", "slot"})
+        return self.kernel.run == "chunk" or bool(_spaces(self.kernel) & {"counted_chunk", "slot"})
 
     def _chunk_of_program(self) -> Iterator[str]:
         kernel = self.kernel
@@ -106,7 +133,7 @@ class ChunkPrinter(KernelPrinter):
         yield f"{INDENT}end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)"
 
     def _axes(self) -> Iterator[str]:
-        for dim in self.kernel.dims:
+        for dim in sorted(self.kernel.dims, key=self._has_block):
             if dim in self._own_dims:
                 start = f"block * BLOCK_{dim} + " if dim == self.kernel.block_of else ""
                 yield from self._lanes_of(dim, start)
@@ -121,6 +148,10 @@ class ChunkPrinter(KernelPrinter):
             yield from self._places()
         if evaluates_head(self.kernel) and not self.kernel.of_key_heads:
             yield "head = value_head.to(tl.float32)"
+
+    def _has_block(self, dim: str) -> bool:
+        """Whether a program has a block of it, and not all."""
+        return dim == self.kernel.block_of
 
     @property
     def _own_dims(self) -> frozenset[str]:
@@ -153,6 +184,15 @@ class ChunkPrinter(KernelPrinter):
             yield f"{self.axes.mask(ROW)} = row < {end} * {steps}"
 
     # ----------------------------------------------------------------------------------------------------------- loops
+
+    def _statement(self, statement: Statement) -> Iterator[str]:
+        match statement:
+            case Apply(routine):
+                yield f"{', '.join(routine.carried)} = {routine.name}({', '.join(arguments(routine, self.axes))})"
+            case Operands(array) if routines_in(self.kernel.body):
+                yield f"dtype: tl.constexpr = {array.name}_ptr.dtype.element_ty"
+            case _:
+                yield from super()._statement(statement)
 
     def _loop(self, loop: Loop) -> Iterator[str]:
         match loop.over:
@@ -206,6 +246,9 @@ class ChunkPrinter(KernelPrinter):
 
     def _counted_chunks(self, loop: Loop) -> Iterator[str]:
         """Chunks by their numbers in the sequence, `within`."""
+        spaces = _spaces(self.kernel)
+        if "slot" in spaces:
+            yield f"first_state = {_FIRST_SLOT}"
         chunks = "tl.cdiv(end_token - first_token, TOKENS)"
         if loop.reverse:
             yield f"chunks = {chunks}"
@@ -215,8 +258,11 @@ class ChunkPrinter(KernelPrinter):
             yield f"for within in range({chunks}):"
         yield f"{INDENT}start = first_token + within * TOKENS"
         yield from (INDENT + line for line in self._places())
-        yield f"{INDENT}chunk_row = (chunk + within) * HV + value_head"
-        self.rows[_CHUNK_ROW] = "chunk_row"
+        if "counted_chunk" in spaces:
+            yield f"{INDENT}chunk_row = (chunk + within) * HV + value_head"
+            self.rows[_CHUNK_ROW] = "chunk_row"
+        if "slot" in spaces:
+            yield f"{INDENT}state = first_state + within // 2"
         yield from self._inside(loop.body)
 
     # ---------------------------------------------------------------------------------------------------------- memory
@@ -296,7 +342,7 @@ class ChunkPrinter(KernelPrinter):
             return f"row // {self.kernel.steps}"
         if index.space == "token" and index.axis is None:
             return "start"
-        return "chunk" if index.space == "counted_chunk" else super()._coordinate(index)
+        return _COORDINATES.get(index.space) or super()._coordinate(index)
 
 
 class _ChunkExpressions(Printer):
@@ -310,6 +356,55 @@ class _ChunkExpressions(Printer):
         if of == "chunk of sequence" and self.walks:
             return Printed("(start - first_token) // TOKENS", SUM + 1)
         return super().coordinate(of)
+
+
+class RoutinePrinter(ChunkPrinter):
+    """Prints a routine that `kernel` applies."""
+
+    def __init__(self, kernel: Kernel, routine: Routine) -> None:
+        super().__init__(replace(kernel, run="chunk", block_of=None, body=routine.body))
+        self.routine = routine
+        self.rows[_CHUNK_ROW] = "chunk_row"
+
+    def parameters(self) -> list[str]:
+        constants = (f"{name}: tl.constexpr" for name in self.routine.sizes)
+        return [*arguments(self.routine, self.axes)[: -len(self.routine.sizes)], *constants]
+
+    def lines(self) -> Iterator[str]:
+        """The body."""
+        if has_key_heads(self.kernel) and "key_head" not in self.routine.place:
+            yield "key_head = value_head // (HV // H)"
+        if self.kernel.steps:
+            yield f"TOKENS: tl.constexpr = CHUNK // {self.kernel.steps}"
+        yield from self._axes()
+        yield from self._body(self.kernel.body)
+
+    def _has_block(self, dim: str) -> bool:
+        return dim in self.routine.lanes
+
+    def _lanes_of(self, dim: str, start: str) -> Iterator[str]:
+        given = dim in self.routine.lanes
+        return (line for place, line in enumerate(super()._lanes_of(dim, start)) if place > 0 or not given)
+
+
+def arguments(routine: Routine, axes: Axes) -> list[str]:
+    """What a routine is called with."""
+    place = (name for space in routine.place for name in _PLACES.get(space, (space,)))
+    return [
+        *routine.carried,
+        *(f"{array.name}_ptr" for array in routine.arrays),
+        *routine.numbers,
+        "start",
+        "end_token",
+        *place,
+        *map(axes.index, routine.lanes),
+        *routine.sizes,
+    ]
+
+
+def _spaces(kernel: Kernel) -> frozenset[Space]:
+    """The spaces that its accesses name."""
+    return frozenset(space for access in accesses_in(kernel.body) for space in access.array.spaces)
 
 
 def _loops(kernel: Kernel) -> Iterator[Loop]:
