@@ -118,7 +118,7 @@ class ChunkPrinter(KernelPrinter):
         yield f"{INDENT}end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)"
 
     def _axes(self) -> Iterator[str]:
-        for dim in self.kernel.dims:
+        for dim in sorted(self.kernel.dims, key=self._has_block):
             if dim in self._own_dims:
                 start = f"block * BLOCK_{dim} + " if dim == self.kernel.block_of else ""
                 yield from self._lanes_of(dim, start)
@@ -131,6 +131,10 @@ class ChunkPrinter(KernelPrinter):
             yield from self._places()
         if evaluates_head(self.kernel):
             yield "head = value_head.to(tl.float32)"
+
+    def _has_block(self, dim: str) -> bool:
+        """Whether a program has a block of it, and not all."""
+        return dim == self.kernel.block_of
 
     @property
     def _own_dims(self) -> frozenset[str]:
