@@ -175,22 +175,23 @@ class ChunkPrinter(KernelPrinter):
             case "block":
                 yield from self._blocks(loop)
             case "level":
-                first = f"{loop.first}, " if loop.first else ""
-                yield f"for level in {self._range(loop, f'{first}LEVELS')}:"
+                yield f"for level in {self._range(loop, loop.first, 'LEVELS')}:"
                 yield from self._inside(loop.body)
             case "member":
-                yield f"for member in {self._range(loop, 'HV // H')}:"
+                yield f"for member in {self._range(loop, '', 'HV // H')}:"
                 yield f"{INDENT}value_head = key_head * (HV // H) + member"
                 yield from self._inside(loop.body)
             case _:
                 raise InternalError(f"a kernel over chunks has no loop over {loop.over}")
 
-    def _range(self, loop: Loop, ends: str) -> str:
-        return f"range({ends})" if loop.keeps else f"tl.range({ends}, disable_licm=True)"
+    def _range(self, loop: Loop, first: str, *others: str) -> str:
+        if loop.keeps:
+            return f"range({', '.join((*((first,) if first else ()), *others))})"
+        return f"tl.range({', '.join((first or '0', *others))}, disable_licm=True)"
 
     def _blocks(self, loop: Loop) -> Iterator[str]:
-        start = "key_start"
-        yield f"for {start} in {self._range(loop, f'0, {loop.dim}, BLOCK_{loop.dim}')}:"
+        start = "key_start" if loop.dim == self.kernel.order[-1] else "block_start"
+        yield f"for {start} in {self._range(loop, '0', loop.dim, f'BLOCK_{loop.dim}')}:"
         yield from (INDENT + line for line in self._lanes_of(loop.dim, f"{start} + "))
         yield from self._inside(loop.body)
 
