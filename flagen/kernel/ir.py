@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
+from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import Tile, tiles_in
 from flagen.spec.model import Dims
 
@@ -385,7 +385,7 @@ class Kernel:
     @property
     def dims(self) -> Dims:
         """The axes that are dims of the spec."""
-        return tuple(axis for axis in self.order if axis not in (TOKEN, ROW, WRITTEN, MEMBER))
+        return tuple(axis for axis in self.order if axis not in (TOKEN, ROW, BETWEEN, WRITTEN, MEMBER))
 
 
 @dataclass(frozen=True)

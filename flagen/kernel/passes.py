@@ -19,6 +19,7 @@ from flagen.kernel.ir import (
     Loop,
     Note,
     Operands,
+    Run,
     Scale,
     Statement,
     Store,
@@ -39,6 +40,12 @@ def has_key_heads(kernel: Kernel) -> bool:
 def evaluates_head(kernel: Kernel) -> bool:
     """Whether an expression names the value head."""
     return any(isinstance(tile, Head) for tile in values_of(kernel.body))
+
+
+def counts_chunks(run: Run, body: Iterable[Statement]) -> bool:
+    """Whether a kernel has to know which chunk of all is which."""
+    spaces = {space for access in accesses_in(body) for space in access.array.spaces}
+    return run == "chunk" or bool(spaces & {"counted_chunk", "slot"})
 
 
 def dims_with_ends(kernel: Kernel) -> frozenset[str]:
