@@ -234,6 +234,7 @@ class Loop:
     stages: how many turns are under way at once, one waiting for what the other loads.
     but_last: not for the tokens of a sequence's last segment.
     counted: chunks have numbers in their sequence, from which their tokens follow, and not the other way round.
+    whole: a block of `dim` is all of it, since something sums over it: there is one turn.
     keeps: what does not change is held in registers, and not computed again in each turn.
     wanted: a choice that a launch makes, without which the loop has no turns.
     note: a comment.
@@ -247,6 +248,7 @@ class Loop:
     counted: bool = False
     dim: str = ""
     first: str = ""
+    whole: bool = False
     keeps: bool = True
     wanted: str = ""
     note: str = ""

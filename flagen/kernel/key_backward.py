@@ -167,11 +167,8 @@ class Scale(Prepare):
         yield from (Note(), *self.of_block(self.ends()))
 
 
-class TurnedWalk(Walk):
-    """Walks with the state and stores it, and U, and what is read from the left, if that is wanted."""
-
-    def __init__(self, plan: KeyKernelPlan) -> None:
-        super().__init__(plan, Form.FUSED, keeps=True)
+class Turned(Walk):
+    """Reads from the left, if that is wanted, and, walking with the state, stores it and U."""
 
     def leave(self, name: str) -> Iterator[Statement]:
         """There are always states and U to leave."""
@@ -190,8 +187,8 @@ def own_kernels(plan: KeyBackwardPlan) -> tuple[Kernel, ...]:
     forward = plan.forward
     prepare, states = Prepare(forward).kernel(), Walk(forward, Form.STATES).kernel()
     if plan.puts_out:
-        output = Walk(forward, Form.OUTPUT).kernel()
-        walk = replace(TurnedWalk(forward).kernel(), name="turned_walk")
+        walk = replace(Turned(forward, Form.FUSED, keeps=True).kernel(), name="turned_walk")
+        output = Turned(forward, Form.OUTPUT).kernel()
         return replace(prepare, name="turned_prepare"), walk, replace(output, name="turned_output")
     if plan.prepares:
         prepare, states = replace(prepare, name="unfolded"), replace(states, name="kept_states")

@@ -154,7 +154,7 @@ class KeyGradients(Pairs):
         return Loop("member", body, keeps=False)
 
     def _for_blocks(self, dim: str, *body: Statement) -> Statement:
-        return Loop("block", body, dim=dim, keeps=False)
+        return Loop("block", body, dim=dim, whole=dim == self.key and self.backward.whole_keys, keeps=False)
 
     def _zero(self, gradient: Gradient) -> Statement:
         self.started.add(gradient.called)
