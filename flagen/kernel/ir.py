@@ -17,7 +17,7 @@ up the wrong way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -232,6 +232,7 @@ class Loop:
 
     stages: how many turns are under way at once, one waiting for what the other loads.
     but_last: not for the tokens of a sequence's last segment.
+    counted: chunks have numbers in their sequence, from which their tokens follow, and not the other way round.
     keeps: what does not change is held in registers, and not computed again in each turn.
     wanted: a choice that a launch makes, without which the loop has no turns.
     note: a comment.
@@ -242,6 +243,7 @@ class Loop:
     reverse: bool = False
     stages: int = 1
     but_last: bool = False
+    counted: bool = False
     dim: str = ""
     first: str = ""
     keeps: bool = True
@@ -334,6 +336,8 @@ class Routine:
 
     carried: the tiles that it is given, and returns.
     docs: what it says of itself.
+    place: what it is told of where it stands, beside its chunk; it finds the rest by itself.
+    lanes: the dims of which it is told which lanes it has; it has all of the others.
     """
 
     name: str
@@ -343,6 +347,8 @@ class Routine:
     sizes: tuple[str, ...]
     docs: str
     body: tuple[Statement, ...]
+    place: tuple[Space, ...] = ()
+    lanes: Dims = ()
 
 
 @dataclass(frozen=True)
@@ -410,6 +416,29 @@ def statements_in(body: Iterable[Statement]) -> Iterator[Statement]:
                 yield from statements_in((*then, *otherwise))
             case Apply(routine):
                 yield from statements_in(routine.body)
+
+
+def without_routines(body: Iterable[Statement]) -> tuple[Statement, ...]:
+    """A body without what it leaves to routines."""
+    return tuple(_without_routines(body))
+
+
+def _without_routines(body: Iterable[Statement]) -> Iterator[Statement]:
+    for statement in body:
+        match statement:
+            case Loop(_, inner):
+                yield replace(statement, body=without_routines(inner))
+            case If(_, then, otherwise):
+                yield replace(statement, then=without_routines(then), otherwise=without_routines(otherwise))
+            case Apply():
+                pass
+            case _:
+                yield statement
+
+
+def routines_in(body: Iterable[Statement]) -> tuple[Routine, ...]:
+    """The routines that it applies."""
+    return tuple(dict.fromkeys(s.routine for s in statements_in(body) if isinstance(s, Apply)))
 
 
 def accesses_in(body: Iterable[Statement]) -> Iterator[Access]:

@@ -42,6 +42,7 @@ from flagen.plan.tiles import (
     Cumulative,
     Dot,
     Edge,
+    Either,
     Function,
     Head,
     Lane,
@@ -302,6 +303,8 @@ class Registers:
                 return self._mapped(None, COMPARISONS[op], dims, (left, right))
             case Both(left, right, dims):
                 return self._mapped(None, _both, dims, (left, right))
+            case Either(left, right, dims):
+                return self._mapped(None, _either, dims, (left, right))
             case Select(where, value, other, dims):
                 return self._mapped(None, _chosen, dims, (where, value, other))
             case Spread(value, dims):
@@ -539,6 +542,10 @@ def _same(x: Element) -> Element:
 
 def _both(x: Element, y: Element) -> Element:
     return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x and y
+
+
+def _either(x: Element, y: Element) -> Element:
+    return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x or y
 
 
 def _chosen(where: Element, value: Element, other: Element) -> Element:

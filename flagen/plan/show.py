@@ -16,6 +16,7 @@ from flagen.plan.tiles import (
     Cumulative,
     Dot,
     Edge,
+    Either,
     Function,
     Head,
     Lane,
@@ -99,6 +100,8 @@ def _shown(tile: Tile) -> Printed:
             return joined(op, _shown(left), _shown(right))
         case Both(left, right):
             return joined("and", _shown(left), _shown(right))
+        case Either(left, right):
+            return joined("or", _shown(left), _shown(right))
         case Select(where, value, other):
             return Printed(f"where({show(where)}, {show(value)}, {show(other)})")
         case Dot(left, right, _, onto):

@@ -244,6 +244,15 @@ class Both:
 
 
 @dataclass(frozen=True)
+class Either:
+    """Where one of two tiles holds, or both do."""
+
+    left: Tile
+    right: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
 class Select:
     """`value` where `where` holds, and `other` elsewhere."""
 
@@ -342,6 +351,7 @@ Tile = (
     | Lane
     | Compare
     | Both
+    | Either
     | Select
     | Dot
     | Rounded
@@ -374,7 +384,9 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
             return factors
         case Function(_, args) | Call(_, args):
             return args
-        case Arithmetic(_, left, right) | Compare(_, left, right) | MatMul(left, right) | Both(left, right):
+        case Arithmetic(_, left, right) | Compare(_, left, right) | MatMul(left, right):
+            return (left, right)
+        case Both(left, right) | Either(left, right):
             return (left, right)
 
 
@@ -413,6 +425,8 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return Compare(op, change(left), change(right), dims)
         case Both(left, right, dims):
             return Both(change(left), change(right), dims)
+        case Either(left, right, dims):
+            return Either(change(left), change(right), dims)
         case Select(where, value, other, dims):
             return Select(change(where), change(value), change(other), dims)
         case Dot(left, right, dim, onto, dims):

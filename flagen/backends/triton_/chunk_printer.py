@@ -10,13 +10,38 @@ from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.kernel_printer import INDENT, KernelPrinter
 from flagen.backends.triton_.printer import Printer
 from flagen.diagnostics import InternalError
-from flagen.kernel.ir import Access, Index, Kernel, Loop, Operands, Space, accesses_in, statements_in, values_of
+from flagen.kernel.ir import (
+    Access,
+    Apply,
+    Index,
+    Kernel,
+    Loop,
+    Operands,
+    Routine,
+    Space,
+    Statement,
+    accesses_in,
+    routines_in,
+    statements_in,
+    values_of,
+    without_routines,
+)
 from flagen.kernel.passes import Named, axes_named, evaluates_head, has_key_heads
 from flagen.plan.rows import ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import Lane, Size, Tile
 from flagen.spec.model import Dims
 
 _CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
+_FIRST_SLOT = "(chunk + sequence) // 2"
+"""Two chunks have one slot, and no two sequences."""
+
+_COORDINATES: dict[Space, str] = {"counted_chunk": "chunk", "slot": "state"}
+_PLACES: dict[Space, tuple[str, ...]] = {
+    "head": ("value_head",),
+    "counted_chunk": ("chunk_row",),
+    "block": ("block", "blocks"),
+}
+"""What a routine is told of a coordinate, where that is not its name."""
 
 
 class ChunkPrinter(KernelPrinter):
@@ -24,8 +49,11 @@ class ChunkPrinter(KernelPrinter):
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel)
-        self.print = _ChunkExpressions(self.axes, walks=kernel.run == "sequence")
-        self.named = axes_named(kernel.body)
+        counted = any(loop.counted for loop in _loops(kernel))
+        self.print = _ChunkExpressions(self.axes, walks=kernel.run == "sequence" and not counted)
+        self.own = replace(kernel, body=without_routines(kernel.body))
+        """The kernel without what it leaves to routines."""
+        self.named = axes_named(self.own.body)
 
     def parameters(self) -> list[str]:
         kernel = self.kernel
@@ -60,15 +88,14 @@ class ChunkPrinter(KernelPrinter):
         yield f"blocks = tl.cdiv({kernel.block_of}, BLOCK_{kernel.block_of})"
         yield "block = program % blocks"
         yield "value_head = program // blocks % HV"
-        if has_key_heads(kernel):
+        if has_key_heads(self.own):
             yield "key_head = value_head // (HV // H)"
         yield "sequence = (program // (blocks * HV)).to(tl.int64)"
 
     @property
     def _counts_chunks(self) -> bool:
         """Whether it has to know which chunk is which."""
-        spaces = {space for access in accesses_in(self.kernel.body) for space in access.array.spaces}
-        return self.kernel.run == "chunk" or bool(spaces & {"counted_chunk", "slot"})
+        return self.kernel.run == "chunk" or bool(_spaces(self.kernel) & {"counted_chunk", "slot"})
 
     def _chunk_of_program(self) -> Iterator[str]:
         kernel = self.kernel
@@ -168,8 +195,19 @@ class ChunkPrinter(KernelPrinter):
 
     # ----------------------------------------------------------------------------------------------------------- loops
 
+    def _statement(self, statement: Statement) -> Iterator[str]:
+        match statement:
+            case Apply(routine):
+                yield f"{', '.join(routine.carried)} = {routine.name}({', '.join(arguments(routine, self.axes))})"
+            case Operands(array) if routines_in(self.kernel.body):
+                yield f"dtype: tl.constexpr = {array.name}_ptr.dtype.element_ty"
+            case _:
+                yield from super()._statement(statement)
+
     def _loop(self, loop: Loop) -> Iterator[str]:
         match loop.over:
+            case "chunk" if loop.counted:
+                yield from self._counted_chunks(loop)
             case "chunk":
                 yield from self._chunks(loop)
             case "block":
@@ -204,6 +242,26 @@ class ChunkPrinter(KernelPrinter):
             self.rows[_CHUNK_ROW] = "chunk_row"
         if self._counts_chunks:
             yield f"{INDENT}chunk += 1"
+        yield from self._inside(loop.body)
+
+    def _counted_chunks(self, loop: Loop) -> Iterator[str]:
+        """Chunks by their numbers in the sequence, `within`."""
+        spaces = _spaces(self.kernel)
+        if "slot" in spaces:
+            yield f"first_state = {_FIRST_SLOT}"
+        chunks = "tl.cdiv(end_token - first_token, TOKENS)"
+        if loop.reverse:
+            yield f"chunks = {chunks}"
+            yield "for step in range(chunks):"
+            yield f"{INDENT}within = chunks - 1 - step"
+        else:
+            yield f"for within in range({chunks}):"
+        yield f"{INDENT}start = first_token + within * TOKENS"
+        yield from (INDENT + line for line in self._places())
+        if "counted_chunk" in spaces:
+            yield f"{INDENT}chunk_row = (chunk + within) * HV + value_head"
+        if "slot" in spaces:
+            yield f"{INDENT}state = first_state + within // 2"
         yield from self._inside(loop.body)
 
     # ---------------------------------------------------------------------------------------------------------- memory
@@ -283,7 +341,7 @@ class ChunkPrinter(KernelPrinter):
             return f"row // {self.kernel.steps}"
         if index.space == "token" and index.axis is None:
             return "start"
-        return "chunk" if index.space == "counted_chunk" else super()._coordinate(index)
+        return _COORDINATES.get(index.space) or super()._coordinate(index)
 
 
 class _ChunkExpressions(Printer):
@@ -297,6 +355,55 @@ class _ChunkExpressions(Printer):
         if of == "chunk of sequence" and self.walks:
             return Printed("(start - first_token) // TOKENS", SUM + 1)
         return super().coordinate(of)
+
+
+class RoutinePrinter(ChunkPrinter):
+    """Prints a routine that `kernel` applies."""
+
+    def __init__(self, kernel: Kernel, routine: Routine) -> None:
+        super().__init__(replace(kernel, run="chunk", block_of=None, body=routine.body))
+        self.routine = routine
+        self.rows[_CHUNK_ROW] = "chunk_row"
+
+    def parameters(self) -> list[str]:
+        constants = (f"{name}: tl.constexpr" for name in self.routine.sizes)
+        return [*arguments(self.routine, self.axes)[: -len(self.routine.sizes)], *constants]
+
+    def lines(self) -> Iterator[str]:
+        """The body."""
+        if has_key_heads(self.kernel) and "key_head" not in self.routine.place:
+            yield "key_head = value_head // (HV // H)"
+        if self.kernel.steps:
+            yield f"TOKENS: tl.constexpr = CHUNK // {self.kernel.steps}"
+        yield from self._axes()
+        yield from self._body(self.kernel.body)
+
+    def _has_block(self, dim: str) -> bool:
+        return dim in self.routine.lanes
+
+    def _lanes_of(self, dim: str, start: str) -> Iterator[str]:
+        given = dim in self.routine.lanes
+        return (line for place, line in enumerate(super()._lanes_of(dim, start)) if place > 0 or not given)
+
+
+def arguments(routine: Routine, axes: Axes) -> list[str]:
+    """What a routine is called with."""
+    place = (name for space in routine.place for name in _PLACES.get(space, (space,)))
+    return [
+        *routine.carried,
+        *(f"{array.name}_ptr" for array in routine.arrays),
+        *routine.numbers,
+        "start",
+        "end_token",
+        *place,
+        *map(axes.index, routine.lanes),
+        *routine.sizes,
+    ]
+
+
+def _spaces(kernel: Kernel) -> frozenset[Space]:
+    """The spaces that its accesses name."""
+    return frozenset(space for access in accesses_in(kernel.body) for space in access.array.spaces)
 
 
 def _loops(kernel: Kernel) -> Iterator[Loop]:

@@ -22,6 +22,7 @@ from flagen.plan.tiles import (
     Cumulative,
     Dot,
     Edge,
+    Either,
     Function,
     Head,
     Lane,
@@ -126,10 +127,10 @@ class Printer:
                 return self.coordinate(of)
             case Compare(op, left, right, dims):
                 return joined(op, self._operand(left, dims), self._operand(right, dims))
-            case Both(left, right, dims):
-                # Of tensors: `and` would ask for one truth.
-                both = (self._operand(side, dims).within(COMPARE + 1) for side in (left, right))
-                return Printed(" & ".join(both), COMPARE)
+            case Both(left, right, dims) | Either(left, right, dims):
+                # Of tensors: `and` and `or` would ask for one truth.
+                each = (self._operand(side, dims).within(COMPARE + 1) for side in (left, right))
+                return Printed((" & " if isinstance(tile, Both) else " | ").join(each), COMPARE)
             case Select(where, value, other, dims):
                 chosen = (self._spread(part, dims, CHOICE) for part in (where, value, other))
                 return Printed(f"tl.where({', '.join(chosen)})")
