@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
@@ -110,19 +111,19 @@ class Access:
     in_memory_order: bool = False
     by_strides: bool = False
 
-    @property
+    @cached_property
     def rows(self) -> Dims:
         """The axes along which its rows lie."""
         return tuple(index.axis for index in self.at if index.axis is not None)
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         """What the tile lies over."""
         placed = dict(self.places)
         over = (dim for d in self.array.dims for dim in (placed[d].dims if d in placed else (d,)))
         return tuple(dict.fromkeys((*self.rows, *over)))
 
-    @property
+    @cached_property
     def tiles(self) -> tuple[Tile, ...]:
         """The expressions in it."""
         named = (tile for _, tile in (*self.places, *self.ends))

@@ -10,8 +10,8 @@ from flagen.plan.key_kernel import KeyKernelPlan
 
 
 def key_chunk(plan: KeyKernelPlan, *, keeps: bool) -> Program:
-    """The kernels of `chunk_<name>`: what prepares the chunks, then one walk, if there is one, or a walk over states
-    and the outputs of all chunks. The fused walk `keeps` what a backward takes from it."""
+    """The kernels of `chunk_<name>`: what prepares the chunks; then one walk, if there is one, or a walk over states
+    and the outputs of all chunks. The one walk `keeps` what a backward takes from it."""
     prepare, states = Prepare(plan).kernel(), Walk(plan, Form.STATES).kernel()
     name, split = f"chunk_{plan.spec.name}", ("prepare", "states", "output")
     if plan.right:
