@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from flagen.kernel.check import check
 from flagen.kernel.chunk_backward import scalar_chunk_backward
 from flagen.kernel.ir import Program
+from flagen.kernel.key_chunk import key_chunk
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
 from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.plan import Plan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.expansion import ExpandedPlan
+from flagen.plan.key_backward import KeyBackwardPlan
+from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
@@ -53,6 +57,10 @@ def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
 
 def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
+    over_rows = kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel
+    if isinstance(over_rows, KeyKernelPlan):
+        keeps = isinstance(backward, KeyBackwardPlan) and not backward.prepares
+        return _checked(key_chunk(over_rows, keeps=keeps)), None
     if isinstance(backward, ChunkBackwardPlan):
         return None, _checked(scalar_chunk_backward(backward))
     if not isinstance(kernel, ScanKernelPlan):

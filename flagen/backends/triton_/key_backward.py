@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flagen.backends.triton_.backward_launcher import SHARED_CONTEXT, backward_signature, gradients_of_call, own_names
+from flagen.backends.triton_.chunk_describe import indented
 from flagen.backends.triton_.chunk_launcher import (
     Launch,
     Scratch,
@@ -16,6 +17,7 @@ from flagen.backends.triton_.chunk_launcher import (
     prepared_arrays,
 )
 from flagen.backends.triton_.device import OF_CHUNKS
+from flagen.backends.triton_.kernel import Docs
 from flagen.backends.triton_.key_backward_gradients import KeyGradients
 from flagen.backends.triton_.key_backward_walks import (
     OwnOutputs,
@@ -40,6 +42,7 @@ from flagen.backends.triton_.key_rows import scores_of
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.rows import RowKernel
 from flagen.backends.triton_.walk import documented, state_context
+from flagen.kernel.ir import Program
 from flagen.plan.backward_levels import R_GRADIENT
 from flagen.plan.free_names import final_of
 from flagen.plan.key_backward import KeyBackwardPlan
@@ -48,9 +51,9 @@ Contexts = Mapping[str, tuple[str, Mapping[str, object]]]
 """The template of each file and every value that it uses, by the file's module."""
 
 
-def key_backward_contexts(plan: KeyBackwardPlan) -> Contexts:
-    """The files of the backward."""
-    return {**kernel_contexts(plan), "chunk_backward": ("key_backward", _launcher_context(plan))}
+def key_backward_contexts(plan: KeyBackwardPlan, program: Program) -> Contexts:
+    """The files of the backward; `program`: the kernels of the call."""
+    return {**kernel_contexts(plan), "chunk_backward": ("key_backward", _launcher_context(plan, program))}
 
 
 def kernel_contexts(plan: KeyBackwardPlan) -> Contexts:
@@ -69,7 +72,7 @@ def _prepare_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     own, _ = kernels_of(plan)
     documented: list[tuple[Prepare, Mapping[str, object]]] = []
     if plan.own_walk:
-        documented.append((own, prepare_docs(plan.forward)))
+        documented.append((own, _for_macros(prepare_docs(plan.forward))))
     if not plan.puts_out:
         documented.append((Scale(plan.forward), scale_docs(plan.forward)))
     return {
@@ -89,9 +92,13 @@ def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     output = TurnedOutput(plan.forward) if plan.puts_out else None
     own: list[tuple[Walk, Mapping[str, object]]] = []
     if plan.puts_out:
-        own = [(states, turned_docs(plan.forward))]
+        own = [(states, _for_macros(turned_docs(plan.forward), walks=True))]
     elif plan.prepares:
-        own = [(OwnOutputs(plan.forward), walk_docs(plan.forward)), (states, states_docs(plan.forward))]
+        kept, again = walk_docs(plan.forward, keeps=False), states_docs(plan.forward)
+        own = [
+            (OwnOutputs(plan.forward), _for_macros(kept, walks=True)),
+            (states, _for_macros(again, walks=True)),
+        ]
     walks = [documented(walk, docs) for walk, docs in own]
     lines = [*reverse.lines(), *(line for walk, _ in own for line in walk.lines())]
     lines += output.lines() if output is not None else []
@@ -106,11 +113,24 @@ def _walks_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
         "folded": plan.prepares,
         "steps": None,
         "walks": walks,
-        "output": None if output is None else {**output.context(), "docs": output_docs(plan.forward)},
+        "output": None
+        if output is None
+        else {**output.context(), "docs": _for_macros(output_docs(plan.forward), walks=True)},
         "reverse": {**reverse.context(), "docs": reverse_docs(plan.forward)},
         "state_place": f"{value} * {plan.forward.key} + {key}"
         if transposed
         else f"{key} * {plan.forward.value} + {value}",
+    }
+
+
+def _for_macros(docs: Docs, *, walks: bool = False) -> Mapping[str, object]:
+    """What a docstring says as the macros of kernels that are no data yet have it."""
+    (text,) = docs.texts
+    source = [*indented(docs.source), "", docs.lead, ""] if docs.source else []
+    return {
+        "title": docs.title,
+        "equations": [*source, *(indented(docs.equations) if walks else docs.equations)],
+        "text": text,
     }
 
 
@@ -135,9 +155,9 @@ def _gradients_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
 # ------------------------------------------------------------------------------------------------------------ launches
 
 
-def _launcher_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
+def _launcher_context(plan: KeyBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/key_backward.py.j2` uses."""
-    forward, shared, own = plan.forward, chunk_launcher_context(plan.forward), own_names(plan)
+    forward, shared, own = plan.forward, chunk_launcher_context(plan.forward, program), own_names(plan)
     squares, scaled = prepared(plan)
     walked = walked_arrays(plan, own)
     scale = launch_of(plan, Scale(forward), "chunks * args.HV", own, "prepare_tiles")

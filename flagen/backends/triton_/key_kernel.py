@@ -6,16 +6,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from flagen.backends.printed import Printed, common_factor, product
+from flagen.backends.triton_.chunk_printer import ChunkPrinter
 from flagen.backends.triton_.device import OF_CHUNKS
+from flagen.backends.triton_.kernel import Docs, function_context
 from flagen.backends.triton_.key_describe import output_docs, prepare_docs, states_docs, walk_docs
-from flagen.backends.triton_.key_output import RightOutput
 from flagen.backends.triton_.key_rows import LOG2_E, Array, KeyRows, Score, arrays, decay_tiles, indented, scores_of
+from flagen.backends.triton_.launched import title_of
 from flagen.backends.triton_.lines import live, names_in
 from flagen.backends.triton_.rows import DOT, PrintedKernel, RowWriter, heads, key_heads, other_sizes, pointers, scalars
-from flagen.backends.triton_.walk import Form, WalkKernel, walks_context
+from flagen.backends.triton_.walk import WalkKernel
 from flagen.backends.triton_.walk_equations import WalkPrinter
 from flagen.diagnostics import InternalError
 from flagen.kernel import walks
+from flagen.kernel.ir import Program
 from flagen.kernel.walks import Decay
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import RowLoad
@@ -23,17 +26,20 @@ from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Value
 
 
-def key_kernel_context(plan: KeyKernelPlan, *, keeps: bool) -> Mapping[str, object]:
+def key_kernel_context(plan: KeyKernelPlan, program: Program, *, keeps: bool) -> Mapping[str, object]:
     """Every value `triton/key_kernels.py.j2` uses; the fused walk `keeps` what a backward takes from it."""
-    _, walk, states, output = kernels_of(plan, keeps=keeps)
-    walks = [(walk, walk_docs(plan))] if walk is not None else []
+    docs = {"states": states_docs(plan), "output": output_docs(plan)}
+    if not plan.right:
+        docs = {"": walk_docs(plan, keeps=keeps), **docs}
     return {
-        **walks_context(plan, [*walks, (states, states_docs(plan))], (output, output_docs(plan))),
+        "name": plan.spec.name,
+        "key": plan.key,
+        "value": plan.value,
+        "device": OF_CHUNKS,
+        "kernels": [_function(program, name, said) for name, said in docs.items()],
         "decays": plan.log_decay is not None,
         "leaf": plan.log_decay is not None and not plan.leaf.is_one,
         "leaf_levels": _leaf_levels(plan),
-        "transposed": plan.chunk.normal_form.transposed,
-        "steps": None,
         "whole_keys": plan.whole_keys,
         "right": plan.right,
         "reflects": plan.delta is not None and not plan.contracts,
@@ -42,25 +48,14 @@ def key_kernel_context(plan: KeyKernelPlan, *, keeps: bool) -> Mapping[str, obje
     }
 
 
-def key_prepare_context(plan: KeyKernelPlan) -> Mapping[str, object]:
+def key_prepare_context(plan: KeyKernelPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/key_prepare.py.j2` uses."""
-    prepare, *_ = kernels_of(plan)
-    return {
-        "name": plan.spec.name,
-        "key": plan.key,
-        "device": OF_CHUNKS,
-        "prepare": {**prepare.context(), "docs": prepare_docs(plan)},
-        "key_index": prepare.key_index,
-        "key_mask": prepare.axes.mask(plan.key),
-        "whole_keys": plan.whole_keys,
-    }
+    kernel = _function(program, "prepare", prepare_docs(plan))
+    return {"name": plan.spec.name, "device": OF_CHUNKS, "kernel": kernel}
 
 
-def kernels_of(plan: KeyKernelPlan, *, keeps: bool = False) -> tuple[Prepare, Walk | None, Walk, Walk | RightOutput]:
-    """What prepares the chunks; what then runs: the first kernel, if there is one, or the other two."""
-    if plan.right:
-        return Prepare(plan), None, Walk(plan, Form.STATES), RightOutput(plan)
-    return Prepare(plan), Walk(plan, Form.FUSED, keeps=keeps), Walk(plan, Form.STATES), Walk(plan, Form.OUTPUT)
+def _function(program: Program, name: str, docs: Docs) -> Mapping[str, object]:
+    return function_context(title_of(program, name), program.kernel(name), docs, ChunkPrinter)
 
 
 def _leaf_levels(plan: KeyKernelPlan) -> str:
