@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from flagen.kernel.check import check
 from flagen.kernel.chunk_backward import scalar_chunk_backward
 from flagen.kernel.ir import Program
-from flagen.kernel.key_backward import key_chunk_backward
+from flagen.kernel.key_backward import key_chunk_backward, with_keeping
+from flagen.kernel.key_chunk import key_chunk
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
 from flagen.kernel.right_backward import right_chunk_backward
@@ -15,7 +16,9 @@ from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.plan import Plan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
+from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
@@ -57,16 +60,25 @@ def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
 
 def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
+    over_rows = kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel
+    if isinstance(over_rows, KeyKernelPlan):
+        return _of_key_decays(over_rows, backward)
     if isinstance(backward, ChunkBackwardPlan):
         return None, _checked(scalar_chunk_backward(backward))
-    if isinstance(backward, KeyBackwardPlan):
-        return None, _checked(key_chunk_backward(backward))
-    if isinstance(backward, RightBackwardPlan):
-        return None, _checked(right_chunk_backward(backward))
     if not isinstance(kernel, ScanKernelPlan):
         return None, None
     assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
     return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
+
+
+def _of_key_decays(kernels: KeyKernelPlan, backward: object) -> tuple[Program, Program | None]:
+    match backward:
+        case KeyBackwardPlan():
+            forward = with_keeping(key_chunk(kernels, keeps=not backward.prepares), backward)
+            return _checked(forward), _checked(key_chunk_backward(backward))
+        case RightBackwardPlan():
+            return _checked(key_chunk(kernels, keeps=False)), _checked(right_chunk_backward(backward))
+    return _checked(key_chunk(kernels, keeps=False)), None
 
 
 def _checked(program: Program) -> Program:

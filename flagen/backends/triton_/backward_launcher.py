@@ -34,7 +34,7 @@ from flagen.plan.schedule import declared_names
 def backward_launcher_context(plan: ChunkBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/chunk_backward.py.j2` uses."""
     forward = plan.forward
-    shared = chunk_launcher_context(forward)
+    shared = chunk_launcher_context(forward, None)
     own = own_names(plan)
     walks = "args.runs * args.HV * blocks"
     reverse_tiles = own["reverse_tiles"] if tiles_reverse(plan) else "walk_tiles"

@@ -18,6 +18,7 @@ from flagen.spec.renaming import expression_renamed
 
 WALK = "Walk the chunks of one sequence of one value head with the state in registers."
 STATES = "Walk the chunks of one sequence of one value head and leave behind the state before each of them."
+FOR_ROWS = "is, for the rows of a chunk and the state S before it,"
 OUTPUT = "Put out what the tokens of all chunks read, from the state before each chunk."
 
 
@@ -27,7 +28,7 @@ def indented(lines: Iterable[str]) -> list[str]:
 
 def derived_from(spec: Spec) -> list[str]:
     """What a chunk's equations are made of."""
-    return [*indented(equations(spec)), "", "is, for the rows of a chunk and the state S before it,", ""]
+    return [*indented(equations(spec)), "", FOR_ROWS, ""]
 
 
 def walk_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
