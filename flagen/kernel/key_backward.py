@@ -178,8 +178,11 @@ class Turned(Walk):
 
     def put_out(self) -> Iterator[Statement]:
         for statement in super().put_out():
-            is_store = isinstance(statement, Store)
-            yield If((Given(statement.target.array),), (statement,)) if is_store else statement
+            match statement:
+                case Store(target):
+                    yield If((Given(target.array),), (statement,))
+                case _:
+                    yield statement
 
 
 def with_keeping(program: Program, plan: KeyBackwardPlan) -> Program:

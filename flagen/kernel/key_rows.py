@@ -212,6 +212,6 @@ class KeyRows(RowLowering[KeyKernelPlan]):
         """A chunk's part of what is prepared, or walked."""
         return replace(self.of_chunk(array.name, array.dims), array=array)
 
-    def prepared_load(self, array: Array) -> Statement:
+    def prepared_load(self, array: Array) -> Load:
         """What was prepared, as it is."""
         return Load(array.name, self.chunk_access(array), wide=False)
