@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from flagen.kernel.check import check
 from flagen.kernel.chunk_backward import scalar_chunk_backward
 from flagen.kernel.ir import Program
+from flagen.kernel.key_backward import key_chunk_backward
 from flagen.kernel.key_chunk import key_chunk
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
+from flagen.kernel.right_backward import right_chunk_backward
 from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.plan import Plan, StagedPlan, Unavailable
@@ -18,6 +20,7 @@ from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.reverse_mode import ReversePlan
+from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.spec.model import Spec
@@ -57,16 +60,32 @@ def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
 
 def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
-    over_rows = kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel
-    if isinstance(over_rows, KeyKernelPlan):
-        keeps = isinstance(backward, KeyBackwardPlan) and not backward.prepares
-        return _checked(key_chunk(over_rows, keeps=keeps)), None
-    if isinstance(backward, ChunkBackwardPlan):
-        return None, _checked(scalar_chunk_backward(backward))
-    if not isinstance(kernel, ScanKernelPlan):
-        return None, None
-    assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
-    return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
+    if isinstance(kernel, ScanKernelPlan):
+        assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
+        return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
+    forward, back = _over_rows(plan), _of_rows_back(plan)
+    return forward and _checked(forward), back and _checked(back)
+
+
+def _over_rows(plan: Plan) -> Program | None:
+    """The kernels over the rows of chunks, or over those of tokens, which are evaluated first."""
+    kernel, backward = plan.chunk_kernel, plan.chunk_backward
+    rows = kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel
+    if not isinstance(rows, KeyKernelPlan):
+        return None
+    return key_chunk(rows, keeps=isinstance(backward, KeyBackwardPlan) and not backward.prepares)
+
+
+def _of_rows_back(plan: Plan) -> Program | None:
+    """The kernels of the gradients of those."""
+    match plan.chunk_backward:
+        case ChunkBackwardPlan() as backward:
+            return scalar_chunk_backward(backward)
+        case KeyBackwardPlan() as backward:
+            return key_chunk_backward(backward)
+        case RightBackwardPlan() as backward:
+            return right_chunk_backward(backward)
+    return None
 
 
 def _checked(program: Program) -> Program:

@@ -16,7 +16,7 @@ from gmpy2 import mpq
 
 from flagen.kernel.device import DEVICE
 from flagen.kernel.elementary import Elementary, number
-from flagen.kernel.elements import POISON, Element, add, multiply
+from flagen.kernel.elements import POISON, Element, add, multiply, subtract
 from flagen.kernel.ir import (
     Access,
     Add,
@@ -228,11 +228,12 @@ class Launch:
                 self.registers.values[target] = self._load(statement)
             case Let(target, value):
                 self.registers.values[target] = self.registers.value(value)
-            case Add(target, value, dims):
+            case Add(target, value, dims, subtracts):
                 old, over = self.registers.named(target), self.registers.sorted(dims)
                 if old.dims != over:
                     raise Illegal(f"{target} is over {old.dims}, and is added to as if it were over {over}")
-                self.registers.values[target] = self.registers.map(add, over, (old, self.registers.value(value)))
+                added = subtract if subtracts else add
+                self.registers.values[target] = self.registers.map(added, over, (old, self.registers.value(value)))
             case Bind(targets, values):
                 found = [lanes for value in values for lanes in self._returned(value)]
                 self.registers.values |= dict(zip(targets, found, strict=True))
@@ -473,7 +474,7 @@ class Launch:
 
 def _tiled(sizes: Sizes, kernel: Kernel) -> Sizes:
     """The sizes of tiles of a kernel, which has some dims block by block, and others whole."""
-    turns = {s.dim for s in statements_in(kernel.body) if isinstance(s, Loop) and s.over == "block"}
+    turns = {s.dim for s in statements_in(kernel.body) if isinstance(s, Loop) and s.over == "block" and not s.whole}
     cut = {dim: block for dim, block in sizes.cut.items() if dim in turns or dim == kernel.block_of}
     return replace(sizes, blocks={**sizes.blocks, **cut}) if cut else sizes
 

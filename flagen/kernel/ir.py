@@ -178,11 +178,13 @@ class Bind:
 
 @dataclass(frozen=True)
 class Add:
-    """Add a tile to what has a name and lies over `dims`: the same along those that `value` lacks."""
+    """Add a tile to what has a name and lies over `dims`: the same along those that `value` lacks. It may be subtracted
+    instead."""
 
     target: str
     value: Tile
     dims: Dims
+    subtracts: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,7 @@ class Loop:
     stages: how many turns are under way at once, one waiting for what the other loads.
     but_last: not for the tokens of a sequence's last segment.
     counted: chunks have numbers in their sequence, from which their tokens follow, and not the other way round.
+    whole: a block of `dim` is all of it, since something sums over it: there is one turn.
     keeps: what does not change is held in registers, and not computed again in each turn.
     wanted: a choice that a launch makes, without which the loop has no turns.
     note: a comment.
@@ -246,6 +249,7 @@ class Loop:
     counted: bool = False
     dim: str = ""
     first: str = ""
+    whole: bool = False
     keeps: bool = True
     wanted: str = ""
     note: str = ""

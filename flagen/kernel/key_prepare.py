@@ -46,18 +46,18 @@ class Prepare(KeyRows):
         together = len(self.scores) <= 2
         readers = [tuple(self.readers)] if together else [("y",), ("q",)]
         for roles in readers:
-            yield from self._adding(roles, first=roles == readers[0])
+            yield from self.adding(roles, first=roles == readers[0])
         yield Note()
-        yield from self._of_block(self.ends())
+        yield from self.of_block(self.ends())
 
-    def _adding(self, readers: Collection[str], *, first: bool) -> Iterator[Statement]:
+    def adding(self, readers: Collection[str], *, first: bool) -> Iterator[Statement]:
         """Add up what `readers` see; the first pass also adds up what else is summed over the keys."""
         scores = [score for score in self.scores if score.reader in readers]
         sums = self.plan.prepare.sums if first else ()
         block: list[Statement] = [Add(x.target, self.tile(x.value, TOKEN), (TOKEN,)) for x in sums]
         block += self._products(scores) if scores else []
         after = [*(self._numbers() if first else []), *self._scaled(scores), *self._matrices(readers)]
-        pass_over_keys = self._of_block(block, [*(s.name for s in scores), *(x.target for x in sums)], first=first)
+        pass_over_keys = self.of_block(block, [*(s.name for s in scores), *(x.target for x in sums)], first=first)
         if not pass_over_keys and not after:
             return
         yield Note()
@@ -66,7 +66,7 @@ class Prepare(KeyRows):
         yield from pass_over_keys
         yield from [Note(), *after] if after else []
 
-    def _of_block(
+    def of_block(
         self, body: Iterable[Statement], totals: Iterable[str] = (), *, first: bool = False
     ) -> tuple[Statement, ...]:
         """`body`, after the rows of a block of keys that it needs. Of all keys at once, there are the rows still."""

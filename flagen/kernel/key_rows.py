@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from flagen.kernel.ir import Access, Array, Let, Life, Load, Statement
@@ -122,8 +122,12 @@ class KeyRows(RowLowering[KeyKernelPlan]):
         prepare = self.plan.prepare
         yield from self.fixed(prepare.key_once)
         yield from self.of_rows(prepare.key_rows)
+        yield from self.vectors(self.key_roles)
+
+    def vectors(self, roles: Iterable[str]) -> Iterator[Statement]:
+        """The vectors along the keys that are no plain inputs, and the log decay."""
         done: set[Tile] = set()
-        for role in self.key_roles:
+        for role in roles:
             tile = self.plan.vector(role)
             if tile is not None and not isinstance(tile, Value) and tile not in done:
                 done.add(tile)

@@ -125,13 +125,13 @@ class Walk(RowLowering[KeyKernelPlan]):
         yield from (*self.loads(self.plan.walk), *map(self._prepared, prepared(self.plan)), *self.operands("v"), Note())
         if self.form is Form.OUTPUT:
             yield from (self._load_left(name) for name in self.left)
-            yield from self._put()
+            yield from self.put_out()
             return
         yield Let("S_operand", rounded(local(self.state, self.over_state)))
-        yield from self._leave("states")
+        yield from self.leave("states")
         yield from self._solved()
-        yield from self._leave("U")
-        yield from self._put() if self.form is Form.FUSED else ()
+        yield from self.leave("U")
+        yield from self.put_out() if self.form is Form.FUSED else ()
         yield from self._equations.sum(walks.next_state(self.plan.chunk.form.system))
 
     # ---------------------------------------------------------------------------------------------------------- states
@@ -164,7 +164,7 @@ class Walk(RowLowering[KeyKernelPlan]):
         called = "S_operand" if name == "states" else "U_operand"
         return Load(called, self._of(self.left[name]), wide=False)
 
-    def _leave(self, name: str) -> Iterator[Statement]:
+    def leave(self, name: str) -> Iterator[Statement]:
         """Store the state before the chunk, or U: for the outputs, or, fused, for a backward that asks for it."""
         if name not in self.left:
             return
@@ -196,7 +196,7 @@ class Walk(RowLowering[KeyKernelPlan]):
         yield from self._equations.solved(found)
         yield Let("U_operand", rounded(local("U", self.over_updates)))
 
-    def _put(self) -> Iterator[Statement]:
+    def put_out(self) -> Iterator[Statement]:
         """What tokens read, and put out."""
         read = walks.read(self.plan.chunk.form.system)
         yield from self._equations.sum(read.without("A0") if self.plan.folded else read)

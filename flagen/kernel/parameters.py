@@ -23,6 +23,7 @@ def assembled(
     tiles: Sequence[str],
     order: Iterable[str],
     block_of: str | None = None,
+    of_key_heads: bool = False,
 ) -> Kernel:
     """A kernel with a body; `order`: that of its arrays behind the tensors of the call; `dims`, `tiles`: the sizes that
     it is compiled for, whether its expressions name them or not."""
@@ -35,9 +36,10 @@ def assembled(
         arrays=tuple(_arrays(spec, run, body, order)),
         numbers=_numbers(spec, body),
         lengths=("T",),
-        sizes=(*_heads(body), *dims, *_other_sizes(spec, body, dims), *tiles),
+        sizes=(*(("H", "HV") if of_key_heads else _heads(body)), *dims, *_other_sizes(spec, body, dims), *tiles),
         names=rows.names,
         body=tuple(body),
+        of_key_heads=of_key_heads,
         steps=rows.steps,
     )
 

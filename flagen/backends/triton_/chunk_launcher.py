@@ -97,9 +97,7 @@ def chunk_launcher_context(
 ) -> Mapping[str, object]:
     """Every value `triton/chunk_fused.py.j2` uses; `program`: the kernels, where they are data."""
     spec, kernels = plan.spec, kernels_of(plan, program, keeps=backward is not None and backward.walk_keeps)
-    steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
-    operands = _operands(plan)
-    products = products_of(plan, operands)
+    steps, products = _steps(plan), products_of(plan, _operands(plan))
     kept = backward.kept if backward else ()
     walked = kept if backward and backward.walk_keeps else ()
     prepares, fused, split = _prepared(plan, kernels), _fused(plan, kernels, walked), _split(plan, kernels, walked)
@@ -119,24 +117,17 @@ def chunk_launcher_context(
         rows_of_form=f'keywords["{steps}"]' if steps else "",
     )
     return {
+        **call_context(plan),
         **function,
         "steps": steps,
         "expansion": None,
         "launched": function["declarations"],
         "first": tensor_names(spec)[0],
-        "defaults": list(default_values(spec)),
         "last_states": [(final_of(spec, state), state_sizes(state)) for state in spec.states],
-        "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
-        "vectors": operands,
-        "products": products,
-        "others": [name for name in tensor_names(spec) if name not in operands],
         "keeping": backward.keeping if backward else (),
         "walked": [array.name for array in kept if array.walked],
         "kernels": [launch.kernel for launch in (*fused, *split)],
         "tiles": _unpacked(launch.tiles for launch in (*prepares, *fused, *split)),
-        "config_arguments": _config_arguments(plan, steps),
-        "config_lines": config_lines(plan),
-        "value": plan.value,
         "output_dim": _output_dim(plan),
         "prepared": prepares,
         "scratch": [array for array in prepared_arrays(plan) if array.name not in {each.name for each in kept}],
@@ -144,6 +135,28 @@ def chunk_launcher_context(
         "split": split,
         "left_behind": [array for array in left_behind(plan) if array.name not in {each.name for each in kept}],
     }
+
+
+def call_context(plan: RowPlan) -> Mapping[str, object]:
+    """What the functions of a call and of its gradients have in common."""
+    spec, operands = plan.spec, _operands(plan)
+    function = function_context(spec, plan.size, _steps(plan))
+    return {
+        **{name: function[name] for name in ("name", "title", "paper", "equations", "check")},
+        "defaults": list(default_values(spec)),
+        "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
+        "vectors": operands,
+        "products": products_of(plan, operands),
+        "others": [name for name in tensor_names(spec) if name not in operands],
+        "config_arguments": _config_arguments(plan, _steps(plan)),
+        "config_lines": list(_config_lines(plan)),
+        "value": plan.value,
+    }
+
+
+def _steps(plan: RowPlan) -> str | None:
+    """The argument that says how many rows a token has; None where it has one."""
+    return plan.spec.steps.argument if steps_symbol(plan) and plan.spec.steps else None
 
 
 def products_of(plan: RowPlan, operands: Sequence[str]) -> str:
@@ -246,7 +259,7 @@ def _config_arguments(plan: RowPlan, steps: str | None) -> list[str]:
     return [f"args.{plan.key}", f"args.{plan.value}", *([steps] if steps else []), "chunk_size", "dtype"]
 
 
-def config_lines(plan: RowPlan) -> list[str]:
+def _config_lines(plan: RowPlan) -> list[str]:
     """How many terms in bfloat16 a log decay takes to be exact enough for the products."""
     if not isinstance(plan, KeyKernelPlan) or plan.log_decay is None:
         return []

@@ -27,8 +27,8 @@ from flagen.kernel.ir import (
     without_routines,
 )
 from flagen.kernel.passes import Named, axes_named, evaluates_head, has_key_heads
-from flagen.plan.rows import ROW, TOKEN, WRITTEN
-from flagen.plan.tiles import Lane, Size, Tile
+from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
+from flagen.plan.tiles import Head, Lane, Size, Tile
 from flagen.spec.model import Dims
 
 _CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
@@ -154,9 +154,11 @@ class ChunkPrinter(KernelPrinter):
             yield f"{self.axes.index(TOKEN)} = tl.arange(0, {self.axes.lanes(TOKEN)})"
         if ROW in named.indices:
             yield f"{self.axes.index(ROW)} = tl.arange(0, CHUNK)"
+        if MEMBER in named.indices:
+            yield f"{self.axes.index(MEMBER)} = tl.arange(0, MEMBERS)"
         if self.kernel.run == "chunk":
             yield from self._places()
-        if evaluates_head(self.kernel):
+        if evaluates_head(self.kernel) and not self.kernel.of_key_heads:
             yield "head = value_head.to(tl.float32)"
 
     def _has_block(self, dim: str) -> bool:
@@ -217,8 +219,7 @@ class ChunkPrinter(KernelPrinter):
                 yield from self._inside(loop.body)
             case "member":
                 yield f"for member in {self._range(loop, '', 'HV // H')}:"
-                yield f"{INDENT}value_head = key_head * (HV // H) + member"
-                yield from self._inside(loop.body)
+                yield from self._member(loop)
             case _:
                 raise InternalError(f"a kernel over chunks has no loop over {loop.over}")
 
@@ -226,6 +227,17 @@ class ChunkPrinter(KernelPrinter):
         if loop.keeps:
             return f"range({', '.join((*((first,) if first else ()), *others))})"
         return f"tl.range({', '.join((first or '0', *others))}, disable_licm=True)"
+
+    def _member(self, loop: Loop) -> Iterator[str]:
+        """A value head of the key head."""
+        yield f"{INDENT}value_head = key_head * (HV // H) + member"
+        if any(access.array.spaces == _CHUNK_ROW for access in accesses_in(loop.body)):
+            yield f"{INDENT}chunk_row = chunk * HV + value_head"
+            self.rows[_CHUNK_ROW] = "chunk_row"
+        if any(isinstance(tile, Head) for tile in values_of(loop.body)):
+            yield f"{INDENT}head = value_head.to(tl.float32)"
+        yield from self._inside(loop.body)
+        self.rows.pop(_CHUNK_ROW, None)
 
     def _blocks(self, loop: Loop) -> Iterator[str]:
         start = "key_start" if loop.dim == self.kernel.order[-1] else "block_start"
@@ -260,6 +272,7 @@ class ChunkPrinter(KernelPrinter):
         yield from (INDENT + line for line in self._places())
         if "counted_chunk" in spaces:
             yield f"{INDENT}chunk_row = (chunk + within) * HV + value_head"
+            self.rows[_CHUNK_ROW] = "chunk_row"
         if "slot" in spaces:
             yield f"{INDENT}state = first_state + within // 2"
         yield from self._inside(loop.body)

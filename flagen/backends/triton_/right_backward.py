@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from flagen.backends.triton_.backward_launcher import SHARED_CONTEXT, backward_signature, gradients_of_call, own_names
-from flagen.backends.triton_.chunk_launcher import Launch, chunk_launcher_context, config_lines
+from flagen.backends.triton_.chunk_launcher import Launch, call_context
 from flagen.backends.triton_.key_backward import (
     Contexts,
     kernel_contexts,
@@ -24,18 +24,19 @@ from flagen.plan.schedule import declared_names
 
 
 def right_backward_contexts(plan: RightBackwardPlan, program: Program) -> Contexts:
-    """The files of the backward; `program`: the kernels of the call."""
-    return {**kernel_contexts(plan.turned), "chunk_backward": ("right_backward", _launcher_context(plan, program))}
+    """The files of the backward."""
+    kernels = kernel_contexts(plan.turned, program)
+    return {**kernels, "chunk_backward": ("right_backward", _launcher_context(plan, program))}
 
 
 def _launcher_context(plan: RightBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/right_backward.py.j2` uses."""
-    turned, shared = plan.turned, chunk_launcher_context(plan.forward, program)
+    turned, shared = plan.turned, call_context(plan.forward)
     own, of_call = own_names(turned), gradients_of_call(turned)
     called = [gradient.called for gradient in turned.stored]
     d_read = free_name(f"d_{plan.reads}", {*declared_names(turned.rows.spec), *called})
     output = launch_of(turned, TurnedOutput(turned.forward), "chunks * args.HV * blocks", own, "walk_tiles")
-    known = {**launches(turned, own), "output": output}
+    known = {**launches(turned, program, own), "output": output}
     partial = dict(of_call["partial"])
     kept = [array.name for array in walked_arrays(turned, own)]
     swapped = {
@@ -45,7 +46,7 @@ def _launcher_context(plan: RightBackwardPlan, program: Program) -> Mapping[str,
     }
     return {
         **{name: shared[name] for name in SHARED_CONTEXT},
-        "config_lines": config_lines(turned.forward),
+        "config_lines": call_context(turned.forward)["config_lines"],
         **backward_signature(plan.forward),
         **of_call,
         "named": {gradient.name: gradient.called for gradient in turned.stored} | {plan.reads: d_read},
