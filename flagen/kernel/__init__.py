@@ -31,6 +31,7 @@ class Programs:
     """The programs of the operators of a spec; None where it does not get one, or one that is not data yet.
 
     stages: by chunks alone, those of each stage, where a spec runs in stages.
+    rows: the spec whose tokens the chunk kernels take, where those are rows of tokens, which are evaluated first.
     """
 
     spec: Spec
@@ -39,6 +40,7 @@ class Programs:
     chunk: Program | None
     chunk_backward: Program | None
     stages: tuple[Programs, ...] = ()
+    rows: Spec | None = None
 
 
 def lower(plan: Plan) -> Programs:
@@ -47,7 +49,8 @@ def lower(plan: Plan) -> Programs:
     by_stage = tuple(Programs(stage.spec, None, None, *_by_chunks(stage.plan)) for stage in stages)
     fused, fused_backward = _fused_recurrent(plan)
     chunk, chunk_backward = _by_chunks(plan)
-    return Programs(plan.spec, fused, fused_backward, chunk, chunk_backward, by_stage)
+    rows = plan.chunk_kernel.kernels.spec if isinstance(plan.chunk_kernel, ExpandedPlan) else None
+    return Programs(plan.spec, fused, fused_backward, chunk, chunk_backward, by_stage, rows)
 
 
 def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
