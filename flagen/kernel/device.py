@@ -25,7 +25,7 @@ ZERO = mpq(0)
 def _split_log_decay(registers: Registers, args: Arguments) -> Returned:
     """In powers of two, in two parts, of which the second is there for rounding."""
     log = registers.value(args[0])
-    factor = registers.log2_e
+    factor = registers.functions.log2_e
     return Lanes(log.dims, [multiply(x, factor) for x in log.data]), Lanes(log.dims, [ZERO for _ in log.data])
 
 
@@ -73,7 +73,7 @@ def _from_middle(registers: Registers, args: Arguments) -> Returned:
         middle = row // size * size + size // 2
         for column in columns:
             between = _sum(column[middle + 1 : row + 1] if row > middle else column[row + 1 : middle + 1])
-            data.append(multiply(between, registers.log2_e if row > middle else -registers.log2_e))
+            data.append(multiply(between, registers.functions.log2_e if row > middle else -registers.functions.log2_e))
     return (Lanes(log.dims, data),)
 
 

@@ -59,6 +59,8 @@ class Memory:
     arrays: dict[str, Data]
     numbers: Mapping[str, mpq]
     functions: Elementary
+    asked: frozenset[str] = frozenset()
+    """The arguments whose gradients are asked for."""
 
     def allocate(self, array: Array, block_of: str | None) -> Data:
         """Room for an array that nobody has written."""
@@ -190,6 +192,8 @@ class Launch:
         self.at.pop("head", None)
 
     def _turns(self, loop: Loop) -> Iterable[int]:
+        if loop.wanted and not self.memory.asked - {*dict(self.kernel.choices)[loop.wanted]}:
+            return ()
         match loop.over:
             case "segment":
                 turns = self._segments()
@@ -364,7 +368,10 @@ class Launch:
         for place in self.registers.points(access.rows):
             row = self._row(access, place)
             found += [None if row is None or lane is None else row * size + lane for lane in lanes]
-        return found
+        rows_first, over = (*access.rows, *self.registers.sorted(array.dims)), self.registers.sorted(access.dims)
+        if rows_first == over:
+            return found
+        return [found[place] for place in self.registers.places(rows_first, over)]
 
     def _lanes_of_row(self, access: Access) -> Iterator[int | None]:
         """The element of its row that each lane has."""

@@ -352,6 +352,7 @@ class Kernel:
     order: the order of a tile's axes; where it takes whole chunks, first that of their tokens.
     of_key_heads: there is a program for each key head, which has all value heads of it.
     steps: what the number of micro-steps is called, where a chunk's rows are those of its tokens.
+    choices: those that a launch makes: each is made where a gradient is asked for of something but these.
     arrays, numbers, lengths, sizes: the parameters, in order; a kernel is compiled again for other `sizes`, and not for
         other `lengths`.
     names: every name that the spec declares or the plan made up.
@@ -369,6 +370,7 @@ class Kernel:
     body: tuple[Statement, ...]
     of_key_heads: bool = False
     steps: str = ""
+    choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def dims(self) -> Dims:

@@ -118,7 +118,7 @@ class Sizes:
         return tuple(-(-length // self.segment) for length in self.lengths)
 
     def blocks_of(self, dim: str | None) -> int:
-        return 1 if dim is None else -(-self.dims[dim] // self.blocks[dim])
+        return 1 if dim is None else -(-self.dims[dim] // self.cut.get(dim, self.blocks[dim]))
 
     def extents(self, array: Array, block_of: str | None) -> tuple[int, ...]:
         """How many coordinates there are in each space of an array of programs that have a block of a dim."""
@@ -262,7 +262,7 @@ class Registers:
             case StateTile(name, previous):
                 return self._is_over(tile, self.named(f"{name}_prev" if previous else name))
             case Constant(value):
-                return Lanes((), [self.log2_e if value == LOG2_E else number(value)])
+                return Lanes((), [self.functions.log2_e if value == LOG2_E else number(value)])
             case Size(name):
                 return Lanes((), [mpq(self.sizes.named(name))])
             case Head():
@@ -348,11 +348,6 @@ class Registers:
         if call.function not in self.device:
             raise InternalError(f"nobody knows what {call.function} makes of numbers")
         return self.device[call.function](self, call.args)
-
-    @cached_property
-    def log2_e(self) -> Element:
-        """The factor between `exp` and `exp2`."""
-        return divide(mpq(1), apply(self.functions, "log", (mpq(2),)))
 
     def _dot(self, dot: Dot) -> Lanes:
         left, right = self.value(dot.left), self.value(dot.right)
