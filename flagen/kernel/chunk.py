@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-from flagen.kernel.ir import Kernel, Let, Note, Statement, Store
-from flagen.kernel.rows import CHUNK, PRECISION, call, local
+from flagen.kernel.chunk_walk import Form, Walk
+from flagen.kernel.forward_rows import DECAYS, ForwardRows, scratch
+from flagen.kernel.ir import Kernel, Let, Note, Operands, Program, Statement
+from flagen.kernel.passes import rounds
+from flagen.kernel.rows import CHUNK, PACKING, PRECISION, call, local
 from flagen.kernel.scalar_rows import ScalarDecayRows, ScalarPlacement
 from flagen.plan.chunk_kernel import ChunkKernelPlan
-from flagen.plan.rows import TOKEN, WRITTEN
+from flagen.plan.rows import WRITTEN
 
-__all__ = ["Prepare", "ScalarDecayRows", "ScalarPlacement"]
+__all__ = ["Prepare", "ScalarDecayRows", "ScalarPlacement", "scalar_chunk"]
 
 
-class Prepare(ScalarDecayRows):
+def scalar_chunk(plan: ChunkKernelPlan, *, keeps: bool) -> Program:
+    """The kernels of `chunk_<name>`: one walks and puts out, or a walk leaves states to one that puts out all chunks at
+    once. What `keeps` leaves what a backward takes beside what is prepared, where it is given arrays for that."""
+    prepare = () if plan.prepare is None else (Prepare(plan).kernel(),)
+    fused, output = (Walk(plan, form, keeps=keeps).kernel() for form in (Form.FUSED, Form.OUTPUT))
+    states = Walk(plan, Form.STATES).kernel()
+    first = tuple(kernel.name for kernel in prepare)
+    return Program(
+        f"chunk_{plan.spec.name}",
+        (*prepare, fused, states, output),
+        ((*first, fused.name), (*first, states.name, output.name)),
+    )
+
+
+class Prepare(ForwardRows):
     """The kernel that prepares all chunks at once. It loads nothing before it is needed: registers are scarce."""
 
     def __init__(self, plan: ChunkKernelPlan) -> None:
@@ -22,63 +38,45 @@ class Prepare(ScalarDecayRows):
         super().__init__(plan, *plan.prepare)
 
     def kernel(self) -> Kernel:
-        first, second, third = self.parts
         plan = self.plan
-        decays = [*self.decays(), *self._ends()]
-        body: list[Statement] = [
-            *self.once(*self.parts),
-            *self.loads(first),
-            *([Note(), *decays, Note()] if decays else []),
-            *self.loads(second),
-            *self.operands("q", "w", "k"),
-            Note(),
-            *self._scores(),
-            Note(),
-            *self._erasures(third),
-        ]
-        return Kernel(
-            name="prepare",
-            run="chunk",
-            block_of=None,
-            order=self.order,
-            arrays=(),
-            numbers=(),
-            lengths=("T",),
-            sizes=("H", "HV", plan.key, "CHUNK", f"BLOCK_{plan.key}", "PRECISION"),
-            names=self.names,
-            body=tuple(body),
-            steps=self.steps,
+        order = (*(array.name for array in PACKING), *scratch(plan))
+        return self.assembled("prepare", "chunk", tuple(self._body()), (plan.key,), order)
+
+    def _body(self) -> Iterator[Statement]:
+        first, second, third = self.parts
+        decays = (Note(), *self.decays(), *self._ends(), Note()) if self.plan.row_decay is not None else ()
+        sections = (
+            (*self.once(*self.parts), *self.loads(first), *decays, *self.loads(second)),
+            tuple(self.operands("q", "w", "k")),
+            (Note(), *self._scores(), Note()),
+            (*self.loads(third), *self.operands("y"), *self._erasures()),
         )
+        rounding = next((section for section in sections if rounds(section)), None)
+        for section in sections:
+            if section is rounding:
+                yield Operands(self.prepared("inverse").array)
+            yield from section
 
     def _ends(self) -> Iterator[Statement]:
-        if self.plan.row_decay is None:
-            return
         yield from self.factors()
-        for name in ("from_start", "to_end"):
-            yield Store(self.of_chunk(name, (self.row,)), local(name, (self.row,)))
+        yield from map(self.store_prepared, DECAYS)
 
     def _scores(self) -> Iterator[Statement]:
         if self.plan.row_decay is not None:
             yield Let("decay", self.between("q"))
         yield from self.scores("scores", "q", "w", None, self.scale("w"))
-        yield self.stored("scores", TOKEN)
+        yield self.store_prepared("scores")
         if self.plan.write_key is not None:
             yield from self.scores("write_scores", "q", "k", None, self.scale("v"))
-            yield self.stored("write_scores", TOKEN)
+            yield self.store_prepared("write_scores")
 
-    def _erasures(self, part: object) -> Iterator[Statement]:
-        yield from self.loads(self.parts[2])
-        yield from self.operands("y")
+    def _erasures(self) -> Iterator[Statement]:
         if self.plan.row_decay is not None and (self.grouped or self.plan.erases_before):
             yield Let("decay", self.between("y"))
         if self.plan.write_key is not None:
             yield from self.scores("erased_writes", "y", "k", self.scale("y"), self.scale("v"))
-            yield self.stored("erased_writes", self.row)
+            yield self.store_prepared("erased_writes")
         yield from self.scores("L", "y", "w", self.scale("y"), self.scale("w"))
         square = (self.row, WRITTEN)
         yield Let("inverse", call("invert", local("L", square), CHUNK, PRECISION, dims=square))
-        yield self.stored("inverse", self.row)
-
-    def stored(self, name: str, axis: str) -> Statement:
-        target = self.of_chunk(name, (axis, WRITTEN))
-        return Store(replace(target, array=replace(target.array, own_dtype=True)), local(name, (axis, WRITTEN)))
+        yield self.store_prepared("inverse")

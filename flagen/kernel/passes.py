@@ -17,6 +17,7 @@ from flagen.kernel.ir import (
     Load,
     Loop,
     Operands,
+    Run,
     Scale,
     Statement,
     accesses_in,
@@ -24,7 +25,7 @@ from flagen.kernel.ir import (
     values_of,
 )
 from flagen.plan.rows import ROW, TOKEN
-from flagen.plan.tiles import Edge, Head, Lane, Masked, Scan, Shifted, Size, Value
+from flagen.plan.tiles import Edge, Head, Lane, Masked, Rounded, Scan, Shifted, Size, Value
 from flagen.spec.model import Spec
 
 
@@ -36,6 +37,12 @@ def has_key_heads(kernel: Kernel) -> bool:
 def evaluates_head(kernel: Kernel) -> bool:
     """Whether an expression names the value head."""
     return any(isinstance(tile, Head) for tile in values_of(kernel.body))
+
+
+def counts_chunks(run: Run, body: Iterable[Statement]) -> bool:
+    """Whether a kernel has to know which chunk of all is which."""
+    spaces = {space for access in accesses_in(body) for space in access.array.spaces}
+    return run == "chunk" or bool(spaces & {"counted_chunk", "slot"})
 
 
 def dims_with_ends(kernel: Kernel) -> frozenset[str]:
@@ -131,6 +138,11 @@ def sizes_read(body: Iterable[Statement], spec: Spec) -> tuple[str, ...]:
     steps = () if spec.steps is None else (spec.steps.symbol,)
     heads = "H" in named or any("key_head" in found.array.spaces for found in accesses_in(statements))
     return (*(steps if loops or named & {*steps} else ()), *(("H",) if heads else ()), "HV")
+
+
+def rounds(body: Iterable[Statement]) -> bool:
+    """Whether it rounds operands of products."""
+    return any(isinstance(tile, Rounded) for tile in values_of(body))
 
 
 def arrays_named(body: Iterable[Statement]) -> frozenset[str]:

@@ -91,7 +91,7 @@ class ScalarDecayRows(RowLowering[ChunkKernelPlan]):
             return self.compared(self.lane(self.row), ">", self.lane(WRITTEN))
         column = self.lane(WRITTEN)
         if self.grouped:
-            column = Arithmetic("//", column, Size(self.steps), (WRITTEN,))
+            column = Arithmetic("//", column, Size(self.steps), (TOKEN, WRITTEN))
         return self.compared(self.lane(TOKEN), ">=", column)
 
     def scores(

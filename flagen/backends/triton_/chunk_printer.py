@@ -9,7 +9,7 @@ from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.kernel_printer import INDENT, KernelPrinter
 from flagen.backends.triton_.printer import Printer
 from flagen.diagnostics import InternalError
-from flagen.kernel.ir import Access, Index, Kernel, Loop, Space, accesses_in, statements_in
+from flagen.kernel.ir import Access, Index, Kernel, Loop, Operands, Space, accesses_in, statements_in
 from flagen.kernel.passes import Named, axes_named, evaluates_head, has_key_heads
 from flagen.plan.rows import ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import Lane, Tile
@@ -25,6 +25,16 @@ class ChunkPrinter(KernelPrinter):
         super().__init__(kernel)
         self.print = _ChunkExpressions(self.axes, walks=kernel.run == "sequence")
         self.named = axes_named(kernel.body)
+
+    def lines(self) -> Iterator[str]:
+        """The body; what operands are rounded to first, where all of it rounds some."""
+        yield from self._program()
+        yield from self._span()
+        first, *rest = self.kernel.body
+        told, body = ((first,), rest) if isinstance(first, Operands) else ((), self.kernel.body)
+        yield from self._body(told)
+        yield from self._axes()
+        yield from self._body(body)
 
     def parameters(self) -> list[str]:
         kernel = self.kernel
@@ -105,7 +115,7 @@ class ChunkPrinter(KernelPrinter):
         yield f"{INDENT}end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)"
 
     def _axes(self) -> Iterator[str]:
-        for dim in self.kernel.dims:
+        for dim in sorted(self.kernel.dims, key=self._has_block):
             if dim in self._own_dims:
                 start = f"block * BLOCK_{dim} + " if dim == self.kernel.block_of else ""
                 yield from self._lanes_of(dim, start)
@@ -118,6 +128,10 @@ class ChunkPrinter(KernelPrinter):
             yield from self._places()
         if evaluates_head(self.kernel):
             yield "head = value_head.to(tl.float32)"
+
+    def _has_block(self, dim: str) -> bool:
+        """Whether a program has a block of it, and not all."""
+        return dim == self.kernel.block_of
 
     @property
     def _own_dims(self) -> frozenset[str]:
@@ -219,7 +233,8 @@ class ChunkPrinter(KernelPrinter):
     def _mask(self, access: Access, other: str = "") -> str:
         masks = [self._within(dim, access) for dim in access.within]
         if access.where is not None:
-            masks.append(self.print.over(access.where, self._over(access)))
+            where, over = access.where, self._over(access)
+            masks.append(self.print.over(where, over) if masks or where.dims != over else self.print(where))
         return f", mask={' & '.join(masks)}{other}" if masks else ""
 
     def _within(self, dim: str, access: Access) -> str:
@@ -249,6 +264,8 @@ class ChunkPrinter(KernelPrinter):
     def _coordinate(self, index: Index) -> str:
         if index.space == "token" and index.axis == ROW:
             return f"row // {self.kernel.steps}"
+        if index.space == "slot":
+            return "(chunk - 1 + sequence) // 2"  # The loop has counted its chunk.
         return "chunk" if index.space == "counted_chunk" else super()._coordinate(index)
 
 
