@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flagen.kernel.check import check
+from flagen.kernel.chunk_backward import scalar_chunk_backward
 from flagen.kernel.ir import Program
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
 from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.plan import Plan, StagedPlan, Unavailable
+from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
@@ -49,8 +51,10 @@ def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
     return _checked(fused_recurrent(plan.fused)), _checked(back)
 
 
-def _by_chunks(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
+def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
+    if isinstance(backward, ChunkBackwardPlan):
+        return None, _checked(scalar_chunk_backward(backward))
     if not isinstance(kernel, ScanKernelPlan):
         return None, None
     assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"

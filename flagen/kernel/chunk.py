@@ -9,11 +9,11 @@ from flagen.kernel.forward_rows import DECAYS, ForwardRows, scratch
 from flagen.kernel.ir import Kernel, Let, Note, Operands, Program, Statement
 from flagen.kernel.passes import rounds
 from flagen.kernel.rows import CHUNK, PACKING, PRECISION, call, local
-from flagen.kernel.scalar_rows import ScalarDecayRows, ScalarPlacement
+from flagen.kernel.scalar_rows import BEFORE, ScalarDecayRows, ScalarPlacement
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import WRITTEN
 
-__all__ = ["Prepare", "ScalarDecayRows", "ScalarPlacement", "scalar_chunk"]
+__all__ = ["BEFORE", "Prepare", "ScalarDecayRows", "ScalarPlacement", "scalar_chunk"]
 
 
 def scalar_chunk(plan: ChunkKernelPlan, *, keeps: bool) -> Program:

@@ -16,7 +16,7 @@ from gmpy2 import mpq
 
 from flagen.kernel.device import DEVICE
 from flagen.kernel.elementary import Elementary, number
-from flagen.kernel.elements import POISON, Element, add, multiply
+from flagen.kernel.elements import POISON, Element, add, multiply, subtract
 from flagen.kernel.ir import (
     Access,
     Add,
@@ -227,11 +227,12 @@ class Launch:
                 self.registers.values[target] = self._load(statement)
             case Let(target, value):
                 self.registers.values[target] = self.registers.value(value)
-            case Add(target, value, dims):
+            case Add(target, value, dims, subtracts):
                 old, over = self.registers.named(target), self.registers.sorted(dims)
                 if old.dims != over:
                     raise Illegal(f"{target} is over {old.dims}, and is added to as if it were over {over}")
-                self.registers.values[target] = self.registers.map(add, over, (old, self.registers.value(value)))
+                added = subtract if subtracts else add
+                self.registers.values[target] = self.registers.map(added, over, (old, self.registers.value(value)))
             case Bind(targets, values):
                 found = [lanes for value in values for lanes in self._returned(value)]
                 self.registers.values |= dict(zip(targets, found, strict=True))

@@ -17,7 +17,7 @@ up the wrong way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
@@ -98,6 +98,7 @@ class Access:
     ends: where dims of `within` end, where that is not their own end.
     where: beside that, which lanes there are.
     in_memory_order: its address and mask are those of a tile whose axes are in the order of memory.
+    by_strides: its address is that of the chunk's first row, and short offsets from there.
     """
 
     array: Array
@@ -107,6 +108,7 @@ class Access:
     ends: tuple[tuple[str, Tile], ...] = ()
     where: Tile | None = None
     in_memory_order: bool = False
+    by_strides: bool = False
 
     @property
     def rows(self) -> Dims:
@@ -175,11 +177,13 @@ class Bind:
 
 @dataclass(frozen=True)
 class Add:
-    """Add a tile to what has a name and lies over `dims`: the same along those that `value` lacks."""
+    """Add a tile to what has a name and lies over `dims`: the same along those that `value` lacks. It may be subtracted
+    instead."""
 
     target: str
     value: Tile
     dims: Dims
+    subtracts: bool = False
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,7 @@ class Loop:
 
     stages: how many turns are under way at once, one waiting for what the other loads.
     but_last: not for the tokens of a sequence's last segment.
+    counted: chunks have numbers in their sequence, from which their tokens follow, and not the other way round.
     keeps: what does not change is held in registers, and not computed again in each turn.
     wanted: a choice that a launch makes, without which the loop has no turns.
     note: a comment.
@@ -239,6 +244,7 @@ class Loop:
     reverse: bool = False
     stages: int = 1
     but_last: bool = False
+    counted: bool = False
     dim: str = ""
     first: str = ""
     keeps: bool = True
@@ -331,6 +337,8 @@ class Routine:
 
     carried: the tiles that it is given, and returns.
     docs: what it says of itself.
+    place: what it is told of where it stands, beside its chunk; it finds the rest by itself.
+    lanes: the dims of which it is told which lanes it has; it has all of the others.
     """
 
     name: str
@@ -340,6 +348,8 @@ class Routine:
     sizes: tuple[str, ...]
     docs: str
     body: tuple[Statement, ...]
+    place: tuple[Space, ...] = ()
+    lanes: Dims = ()
 
 
 @dataclass(frozen=True)
@@ -407,6 +417,29 @@ def statements_in(body: Iterable[Statement]) -> Iterator[Statement]:
                 yield from statements_in((*then, *otherwise))
             case Apply(routine):
                 yield from statements_in(routine.body)
+
+
+def without_routines(body: Iterable[Statement]) -> tuple[Statement, ...]:
+    """A body without what it leaves to routines."""
+    return tuple(_without_routines(body))
+
+
+def _without_routines(body: Iterable[Statement]) -> Iterator[Statement]:
+    for statement in body:
+        match statement:
+            case Loop(_, inner):
+                yield replace(statement, body=without_routines(inner))
+            case If(_, then, otherwise):
+                yield replace(statement, then=without_routines(then), otherwise=without_routines(otherwise))
+            case Apply():
+                pass
+            case _:
+                yield statement
+
+
+def routines_in(body: Iterable[Statement]) -> tuple[Routine, ...]:
+    """The routines that it applies."""
+    return tuple(dict.fromkeys(s.routine for s in statements_in(body) if isinstance(s, Apply)))
 
 
 def accesses_in(body: Iterable[Statement]) -> Iterator[Access]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flagen.kernel.ir import (
     Add,
     Apply,
     Bind,
+    Choose,
     Fill,
     Given,
     If,
@@ -16,10 +17,12 @@ from flagen.kernel.ir import (
     Let,
     Load,
     Loop,
+    Note,
     Operands,
     Run,
     Scale,
     Statement,
+    Store,
     accesses_in,
     statements_in,
     values_of,
@@ -97,26 +100,60 @@ def live(body: Sequence[Statement], wanted: Iterable[str]) -> tuple[Statement, .
 
     `wanted`: what is read behind the body, and in a loop at its start.
     """
-    used = set(wanted)
-    kept: list[Statement] = []
+    kept, _ = _live(body, frozenset(wanted))
+    return kept
+
+
+def _live(body: Sequence[Statement], wanted: frozenset[str]) -> tuple[tuple[Statement, ...], frozenset[str]]:
+    """What is needed of a body, and what that reads of what was there before it."""
+    kept, used = list[Statement](), wanted
     for statement in reversed(body):
-        match statement:
-            case Let(target) | Load(target) | Fill(target) | Add(target) | Scale(target) if target not in used:
-                continue
-            case Bind(targets) if not used & {*targets}:
-                continue
-            case Let(target) | Load(target) | Fill(target):
-                used.discard(target)
-            case Bind(targets):
-                used -= {*targets}
-            case Apply(routine):
-                used |= {*routine.carried}
-                kept.append(statement)
-                continue
-        used |= {s.target for s in statements_in((statement,)) if isinstance(s, Add | Scale)}
-        used |= {tile.name for tile in values_of((statement,)) if isinstance(tile, Value)}
-        kept.append(statement)
-    return tuple(reversed(kept))
+        found, used = _needed(statement, used)
+        kept += () if found is None else (found,)
+    return tuple(reversed(kept)), used
+
+
+def _needed(statement: Statement, used: frozenset[str]) -> tuple[Statement | None, frozenset[str]]:
+    """What is needed of a statement behind which `used` is read, and what is read before it."""
+    match statement:
+        case Let(target) | Load(target) | Fill(target):
+            return (statement, used - {target} | _read(statement)) if target in used else (None, used)
+        case Add(target) | Scale(target) | Choose(_, target):
+            return (statement, used | _read(statement)) if target in used else (None, used)
+        case Bind(targets):
+            return (statement, used - {*targets} | _read(statement)) if used & {*targets} else (None, used)
+        case Apply(routine):
+            needed = bool(used & {*routine.carried}) or _stores(routine.body)
+            return (statement, used | {*routine.carried}) if needed else (None, used)
+        case If(conditions, then, otherwise):
+            kept_then, by_then = _live(then, used)
+            kept_otherwise, by_otherwise = _live(otherwise, used)
+            if kept_then:
+                return If(conditions, kept_then, kept_otherwise), by_then | by_otherwise
+            return (statement, used | by_otherwise | _read(statement)) if kept_otherwise else (None, used)
+        case Loop(_, inner):
+            return _needed_of_loop(statement, inner, used)
+    return statement, used | _read(statement)
+
+
+def _needed_of_loop(
+    loop: Loop, inner: Sequence[Statement], used: frozenset[str]
+) -> tuple[Statement | None, frozenset[str]]:
+    """What a turn leaves is read behind the loop, or in the next turn."""
+    kept, before = _live(inner, used)
+    while not before <= used:
+        used |= before
+        kept, before = _live(inner, used)
+    return (replace(loop, body=kept) if any(not isinstance(s, Note) for s in kept) else None), used
+
+
+def _read(statement: Statement) -> frozenset[str]:
+    """The tiles that a statement reads."""
+    return frozenset(tile.name for tile in values_of((statement,)) if isinstance(tile, Value))
+
+
+def _stores(body: Iterable[Statement]) -> bool:
+    return any(isinstance(statement, Store) for statement in statements_in(body))
 
 
 def reads_steps(body: Iterable[Statement]) -> bool:

@@ -33,6 +33,7 @@ from flagen.plan.tiles import (
     LOG2_E,
     Along,
     Arithmetic,
+    AtLeast,
     Both,
     Call,
     Compare,
@@ -41,6 +42,7 @@ from flagen.plan.tiles import (
     Cumulative,
     Dot,
     Edge,
+    Either,
     Function,
     Head,
     Lane,
@@ -314,12 +316,16 @@ class Registers:
                 return self.map(COMPARISONS[op], dims, (self.value(left), self.value(right)))
             case Both(left, right, dims):
                 return self.map(_both, dims, (self.value(left), self.value(right)))
+            case Either(left, right, dims):
+                return self.map(_either, dims, (self.value(left), self.value(right)))
             case Select(where, value, other, dims):
                 return self.map(_chosen, dims, (self.value(where), self.value(value), self.value(other)))
             case Dot():
                 return self._dot(tile)
             case Rounded(value) | Widened(value):
                 return self.value(value)
+            case AtLeast(value, least, dims):
+                return self._function("maximum", dims, (value, Constant(least)))
             case Along(value, dims):
                 found = self.value(value)
                 if [self.sizes.blocks[d] for d in found.dims] != [self.sizes.blocks[d] for d in dims]:
@@ -466,6 +472,10 @@ def _same(x: Element) -> Element:
 
 def _both(x: Element, y: Element) -> Element:
     return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x and y
+
+
+def _either(x: Element, y: Element) -> Element:
+    return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x or y
 
 
 def _chosen(where: Element, value: Element, other: Element) -> Element:

@@ -16,11 +16,12 @@ from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
 from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
 from flagen.plan.schedule import Load as Loaded
-from flagen.plan.schedule import declared_names
+from flagen.plan.schedule import Set, declared_names
 from flagen.plan.tiles import (
     Along,
     Call,
     Compare,
+    Comparison,
     Constant,
     Dot,
     Lane,
@@ -144,7 +145,11 @@ class RowLowering(Generic[P]):
 
     def once(self, *parts: Part) -> Iterator[Statement]:
         """What of `parts` is the same for every chunk."""
-        for action in (action for part in parts for action in part.once):
+        yield from self.fixed(action for part in parts for action in part.once)
+
+    def fixed(self, actions: Iterable[Loaded | Set]) -> Iterator[Statement]:
+        """Params, and what is evaluated from them."""
+        for action in actions:
             if isinstance(action, Loaded):
                 assert isinstance(action.source, Param)
                 yield Load(self.name(action.source.name), access(self.array(action.source)))
@@ -154,7 +159,11 @@ class RowLowering(Generic[P]):
 
     def loads(self, part: Part) -> Iterator[Statement]:
         """The inputs of a chunk's rows, then what is evaluated from them for each."""
-        for action in part.rows:
+        yield from self.of_rows(part.rows)
+
+    def of_rows(self, actions: Iterable[RowLoad | RowSet]) -> Iterator[Statement]:
+        """Inputs, and what is evaluated from them, for each row."""
+        for action in actions:
             if isinstance(action, RowLoad):
                 source = self.rows_of(self.array(action.source), action.axis)
                 yield Load(self.name(action.source.name, action.axis), source, wide=not self.raw(action))
@@ -222,9 +231,8 @@ class RowLowering(Generic[P]):
     def lane(self, axis: str) -> Tile:
         return Lane(axis, (axis,))
 
-    def compared(self, left: Tile, op: str, right: Tile) -> Tile:
-        dims = self.sorted((*left.dims, *right.dims))
-        return Compare(op, left, right, dims)  # type: ignore[arg-type]
+    def compared(self, left: Tile, op: Comparison, right: Tile) -> Tile:
+        return Compare(op, left, right, self.sorted((*left.dims, *right.dims)))
 
 
 def call(function: str, *args: Tile, dims: Dims) -> Tile:

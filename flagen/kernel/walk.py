@@ -72,7 +72,7 @@ class WalkLowering:
             yield Let(name, value)
             before = local(name, value.dims)
 
-    def flat(self, step: Sum) -> Statement:
+    def flat(self, step: Sum) -> Let:
         """A sum in one line."""
         terms = [self.placement.tile(t.tensor) if isinstance(t, Term) else self.product(t) for t in step.terms]
         first, *rest = [term for term in terms if term is not None]
@@ -81,7 +81,7 @@ class WalkLowering:
             first = Arithmetic("+", first, term, dims)
         return Let(self.called[step.target], first)
 
-    def inverted(self, step: Inverted) -> Statement:
+    def inverted(self, step: Inverted) -> Let:
         """(I - L)^-1 times the right side, or its transpose: I, which the stored inverse lacks, is what it is added
         onto."""
         inverse = local("inverse", (self.row, WRITTEN))

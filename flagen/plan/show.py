@@ -7,6 +7,7 @@ from fractions import Fraction
 from flagen.plan.tiles import (
     Along,
     Arithmetic,
+    AtLeast,
     Both,
     Call,
     Compare,
@@ -15,6 +16,7 @@ from flagen.plan.tiles import (
     Cumulative,
     Dot,
     Edge,
+    Either,
     Function,
     Head,
     Lane,
@@ -84,6 +86,8 @@ def _shown(tile: Tile) -> Printed:
             return Printed(f"{'first' if reverse else 'last'}({show(value)})")
         case Along(value) | Rounded(value) | Widened(value):
             return _shown(value)
+        case AtLeast(value, least):
+            return Printed(f"maximum({show(value)}, {least:g})")
         case Cumulative(value):
             return Printed(f"sums({show(value)})")
         case Whole(value):
@@ -96,6 +100,8 @@ def _shown(tile: Tile) -> Printed:
             return joined(op, _shown(left), _shown(right))
         case Both(left, right):
             return joined("and", _shown(left), _shown(right))
+        case Either(left, right):
+            return joined("or", _shown(left), _shown(right))
         case Select(where, value, other):
             return Printed(f"where({show(where)}, {show(value)}, {show(other)})")
         case Dot(left, right, _, onto):

@@ -221,11 +221,14 @@ class Lane:
     dims: Dims
 
 
+Comparison = Literal["==", "<", "<=", ">", ">="]
+
+
 @dataclass(frozen=True)
 class Compare:
     """Where this holds between two tiles."""
 
-    op: Literal["==", "<", "<=", ">", ">="]
+    op: Comparison
     left: Tile
     right: Tile
     dims: Dims
@@ -234,6 +237,15 @@ class Compare:
 @dataclass(frozen=True)
 class Both:
     """Where both of two tiles hold."""
+
+    left: Tile
+    right: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Either:
+    """Where one of two tiles holds, or both do."""
 
     left: Tile
     right: Tile
@@ -275,6 +287,15 @@ class Widened:
     """`value`, which has been loaded, or rounded, as an operand of products, in float32."""
 
     value: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """`value`, or a number where that is less; what no number is stays that."""
+
+    value: Tile
+    least: float
     dims: Dims
 
 
@@ -330,10 +351,12 @@ Tile = (
     | Lane
     | Compare
     | Both
+    | Either
     | Select
     | Dot
     | Rounded
     | Widened
+    | AtLeast
     | Along
     | Cumulative
     | Call
@@ -347,7 +370,7 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
             return ()
         case Negative(value) | Sum(value) | Normalize(_, value) | Masked(value) | Once(value) | Spread(value):
             return (value,)
-        case Edge(value) | Rounded(value) | Widened(value) | Along(value) | Cumulative(value):
+        case Edge(value) | Rounded(value) | Widened(value) | AtLeast(value) | Along(value) | Cumulative(value):
             return (value,)
         case Select(where, value, other):
             return (where, value, other)
@@ -361,7 +384,9 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
             return factors
         case Function(_, args) | Call(_, args):
             return args
-        case Arithmetic(_, left, right) | Compare(_, left, right) | MatMul(left, right) | Both(left, right):
+        case Arithmetic(_, left, right) | Compare(_, left, right) | MatMul(left, right):
+            return (left, right)
+        case Both(left, right) | Either(left, right):
             return (left, right)
 
 
@@ -400,6 +425,8 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return Compare(op, change(left), change(right), dims)
         case Both(left, right, dims):
             return Both(change(left), change(right), dims)
+        case Either(left, right, dims):
+            return Either(change(left), change(right), dims)
         case Select(where, value, other, dims):
             return Select(change(where), change(value), change(other), dims)
         case Dot(left, right, dim, onto, dims):
@@ -408,6 +435,8 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return Rounded(change(value), dims)
         case Widened(value, dims):
             return Widened(change(value), dims)
+        case AtLeast(value, least, dims):
+            return AtLeast(change(value), least, dims)
         case Along(value, dims):
             return Along(change(value), dims)
         case Cumulative(value, axis, reverse, dims):

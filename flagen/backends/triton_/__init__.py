@@ -54,7 +54,7 @@ class TritonBackend:
 
 
 def _by_chunks(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
-    return (*_chunk(plan, programs), *_chunk_backward(plan))
+    return (*_chunk(plan, programs), *_chunk_backward(plan, programs))
 
 
 def _about_chunk(plan: Plan) -> Mapping[str, object]:
@@ -149,7 +149,7 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     )
 
 
-def _chunk_backward(plan: Plan) -> tuple[Rendering, ...]:
+def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
     if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan):
         return ()
@@ -161,13 +161,18 @@ def _chunk_backward(plan: Plan) -> tuple[Rendering, ...]:
         from flagen.backends.triton_.right_backward import right_backward_contexts
 
         return _rendered(right_backward_contexts(backward))
+    assert programs.chunk_backward is not None
     kernels = (
         Rendering(f"{module}.py", f"triton/{module}.py.j2", context)
-        for module, context in backward_kernel_contexts(backward).items()
+        for module, context in backward_kernel_contexts(backward, programs.chunk_backward).items()
     )
     return (
         *kernels,
-        Rendering("chunk_backward.py", "triton/chunk_backward.py.j2", backward_launcher_context(backward)),
+        Rendering(
+            "chunk_backward.py",
+            "triton/chunk_backward.py.j2",
+            backward_launcher_context(backward, programs.chunk_backward),
+        ),
     )
 
 

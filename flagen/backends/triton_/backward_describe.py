@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flagen.backends.triton_.chunk_describe import erased_from
+from flagen.backends.triton_.kernel import Docs
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import Rider
 from flagen.plan.show import show
 
 
-def states_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
+def states_docs(plan: ChunkBackwardPlan) -> Docs:
     """The docstring of the walk that stores the states."""
     rows = plan.rows
     end, to_end = _ends(plan)
@@ -31,10 +32,11 @@ def states_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         z = rows.rider.state.name
         equations.append(f"{z} = {end.replace('S', z)} + ({to_end}k)^T {_ones(rows.rider)}")
         text += f" Every program has all of {z}; the first block stores it, in float32."
-    return {"equations": equations, "text": text}
+    title = "Walk the chunks of one sequence of one value head and store the state before every second one, transposed."
+    return Docs(title, equations, (text,))
 
 
-def reverse_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
+def reverse_docs(plan: ChunkBackwardPlan) -> Docs:
     """The docstring of the walk that stores the gradients of the states."""
     rows = plan.rows
     end, to_end = _ends(plan)
@@ -56,7 +58,11 @@ def reverse_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
             f" dcolumn is the gradient of what is read of {z}: a sum over {rows.value}, in which the output takes the"
             f" place of what was read of S. Each block has a share of it and of d{z}, stored in float32."
         )
-    return {"equations": equations, "text": text}
+    title = (
+        "Walk the chunks of one sequence of one value head backward and store the gradient dS of the state after"
+        " every\n    second one, transposed."
+    )
+    return Docs(title, equations, (text,))
 
 
 def _ones(rider: Rider) -> str:

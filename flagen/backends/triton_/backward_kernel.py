@@ -8,54 +8,43 @@ from collections.abc import Mapping
 from flagen.backends.triton_.backward_describe import gradients_docs, reverse_docs, states_docs
 from flagen.backends.triton_.backward_gradients import Gradients
 from flagen.backends.triton_.backward_rows import Across, AcrossColumn
-from flagen.backends.triton_.backward_walks import Reverse, States
 from flagen.backends.triton_.chunk_kernel import ScalarDecayRows
+from flagen.backends.triton_.chunk_printer import ChunkPrinter
 from flagen.backends.triton_.device import OF_CHUNKS
-from flagen.backends.triton_.lines import names_in
-from flagen.backends.triton_.printer import literal
+from flagen.backends.triton_.kernel import function_context
+from flagen.backends.triton_.launched import routine_context, title_of
 from flagen.backends.triton_.rows import steps_symbol
+from flagen.kernel.ir import Program, routines_in
 from flagen.plan.chunk_backward import ChunkBackwardPlan
-from flagen.plan.free_names import initial_of
 from flagen.plan.kernel_names import kernel_name
 
 Sections = Mapping[str, list[str]]
 
 
-def backward_kernel_contexts(plan: ChunkBackwardPlan) -> Mapping[str, Mapping[str, object]]:
+def backward_kernel_contexts(plan: ChunkBackwardPlan, program: Program) -> Mapping[str, Mapping[str, object]]:
     """Every value that the template of each file uses, by the file's module."""
     return {
-        "chunk_backward_walks": _walks_context(plan),
+        "chunk_backward_walks": _walks_context(plan, program),
         "chunk_backward_across": _across_context(plan),
         "chunk_backward_gradients": _gradients_context(plan),
     }
 
 
-def _walks_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
-    states, reverse = States(plan), Reverse(plan)
-    walks: Mapping[str, States | Reverse] = {"states": states, "reverse": reverse}
-    kernels: dict[str, Sections] = {
-        name: {
-            "parameters": kernel.parameters(),
-            "step_parameters": kernel.step(declared=True),
-            "step_arguments": kernel.step(declared=False),
-            "carried": kernel.carried,
-            **kernel.rider_lines(),
-            **kernel.sections(),
-        }
-        for name, kernel in walks.items()
-    }
-    state = plan.rows.state
+def _walks_context(plan: ChunkBackwardPlan, program: Program) -> Mapping[str, object]:
+    kernels = {name: program.kernel(name) for name in ("kept_states", "reverse")}
+    docs = {"kept_states": states_docs(plan), "reverse": reverse_docs(plan)}
     return {
-        **_shared_context(plan, states),
-        "states": {"kernel": states.kernel, "docs": states_docs(plan), **kernels["states"]},
-        "reverse": {"kernel": reverse.kernel, "docs": reverse_docs(plan), **kernels["reverse"]},
-        "masks_tokens": _masks_tokens(kernels),
-        "key_heads": {name: "key_head" in names_in(*_lines(kernel.sections())) for name, kernel in walks.items()},
+        "name": plan.rows.spec.name,
+        "key": plan.rows.key,
+        "device": OF_CHUNKS,
         "tiles_reverse": tiles_reverse(plan),
-        "prepared": plan.rows.prepare is not None,
-        "every": plan.every,
-        "initial": f"{initial_of(plan.rows.spec, state)}_ptr",
-        "init": literal(state.init).text,
+        "routines": [
+            routine_context(kernel, routine) for kernel in kernels.values() for routine in routines_in(kernel.body)
+        ],
+        "kernels": [
+            function_context(title_of(program, name), kernel, docs[name], ChunkPrinter)
+            for name, kernel in kernels.items()
+        ],
     }
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from flagen.backends.signature import Parameter, parameters
 from flagen.backends.triton_.backward_gradients import Gradients
 from flagen.backends.triton_.backward_kernel import tiles_reverse
-from flagen.backends.triton_.backward_walks import Reverse, States, kept
 from flagen.backends.triton_.chunk_kernel import Walk
 from flagen.backends.triton_.chunk_launcher import (
     Launch,
@@ -18,9 +17,12 @@ from flagen.backends.triton_.chunk_launcher import (
     state_sizes,
 )
 from flagen.backends.triton_.kernel import tensor_names
+from flagen.backends.triton_.launched import Launchable, Launched
 from flagen.backends.triton_.operator import Operator
-from flagen.backends.triton_.rows import RowKernel, RowPlan, steps_symbol
+from flagen.backends.triton_.rows import RowPlan, steps_symbol
 from flagen.backends.triton_.walk import Form
+from flagen.kernel.backward_rows import kept
+from flagen.kernel.ir import Program
 from flagen.plan.backward_levels import BLOCK, KEYS, SHARED
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import Rider
@@ -29,7 +31,7 @@ from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.schedule import declared_names
 
 
-def backward_launcher_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
+def backward_launcher_context(plan: ChunkBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/chunk_backward.py.j2` uses."""
     forward = plan.forward
     shared = chunk_launcher_context(forward)
@@ -58,8 +60,10 @@ def backward_launcher_context(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         "rows_shape": f"args.batch, {_rows(plan)}, args.HV, args.{plan.rows.value}",
         "along_keys": [gradient.name for gradient in plan.stored if gradient.level == KEYS],
         "along_values": [gradient.name for gradient in plan.stored if gradient.level == BLOCK],
-        "states": _launch(plan, States(plan), walks, own),
-        "reverse": _launch(plan, Reverse(plan), f"args.runs * args.HV * {reverse_blocks}", own, reverse_tiles),
+        "states": _launch(plan, Launched(program, "kept_states"), walks, own),
+        "reverse": _launch(
+            plan, Launched(program, "reverse"), f"args.runs * args.HV * {reverse_blocks}", own, reverse_tiles
+        ),
         "tiles_reverse": tiles_reverse(plan),
         "handed_on": [array.name for array in prepared_arrays(forward) if array.inside in kept(forward)],
         "gradients": _gradients_launch(plan, own),
@@ -146,7 +150,7 @@ def own_names(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, str]:
 
 
 def _launch(
-    plan: ChunkBackwardPlan, kernel: RowKernel[Any], grid: str, own: Mapping[str, str], tiles: str = "walk_tiles"
+    plan: ChunkBackwardPlan, kernel: Launchable, grid: str, own: Mapping[str, str], tiles: str = "walk_tiles"
 ) -> Launch:
     rides = plan.forward.rider is not None
     final, column = own["d_matrix_final" if rides else "d_final_state"], own["d_column_final"]

@@ -13,6 +13,7 @@ from flagen.backends.triton_.chunk_kernel import scratch
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.key_kernel import kernels_of as key_kernels
 from flagen.backends.triton_.key_rows import arrays
+from flagen.backends.triton_.launched import Launchable
 from flagen.backends.triton_.launcher import default_values
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowKernel, RowPlan, is_input, steps_symbol
@@ -300,7 +301,7 @@ def _launch(
     return Launch(kernel.kernel, grid, launch_arguments(plan, kernel, {**(others or {}), **left}), tiles)
 
 
-def launch_arguments(plan: RowPlan, kernel: RowKernel[Any], arrays: Mapping[str, str]) -> list[str]:
+def launch_arguments(plan: RowPlan, kernel: Launchable, arrays: Mapping[str, str]) -> list[str]:
     """What `kernel` is handed for each parameter but the tiles; `arrays` are those that only its launcher knows."""
     spec = plan.spec
     known = {

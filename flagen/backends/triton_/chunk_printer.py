@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from flagen.backends.printed import SUM, Printed, expression, product, total_of
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.kernel_printer import INDENT, KernelPrinter
 from flagen.backends.triton_.printer import Printer
 from flagen.diagnostics import InternalError
-from flagen.kernel.ir import Access, Index, Kernel, Loop, Operands, Space, accesses_in, statements_in
-from flagen.kernel.passes import Named, axes_named, evaluates_head, has_key_heads
-from flagen.plan.rows import ROW, TOKEN, WRITTEN
-from flagen.plan.tiles import Lane, Tile
+from flagen.kernel.ir import (
+    Access,
+    Apply,
+    Index,
+    Kernel,
+    Loop,
+    Operands,
+    Routine,
+    Space,
+    Statement,
+    accesses_in,
+    routines_in,
+    statements_in,
+    values_of,
+    without_routines,
+)
+from flagen.kernel.passes import Named, axes_named, counts_chunks, evaluates_head, has_key_heads
+from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
+from flagen.plan.tiles import Head, Lane, Tile
 from flagen.spec.model import Dims
 
 _CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
+_FIRST_SLOT = "(chunk + sequence) // 2"
+"""Two chunks have one slot, and no two sequences."""
+
+_COORDINATES: dict[Space, str] = {"counted_chunk": "chunk", "slot": "state"}
+_PLACES: dict[Space, tuple[str, ...]] = {
+    "head": ("value_head",),
+    "counted_chunk": ("chunk_row",),
+    "block": ("block", "blocks"),
+}
+"""What a routine is told of a coordinate, where that is not its name."""
 
 
 class ChunkPrinter(KernelPrinter):
@@ -23,8 +49,11 @@ class ChunkPrinter(KernelPrinter):
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel)
-        self.print = _ChunkExpressions(self.axes, walks=kernel.run == "sequence")
-        self.named = axes_named(kernel.body)
+        counted = any(loop.counted for loop in _loops(kernel))
+        self.print = _ChunkExpressions(self.axes, walks=kernel.run == "sequence" and not counted)
+        self.own = replace(kernel, body=without_routines(kernel.body))
+        """The kernel without what it leaves to routines."""
+        self.named = axes_named(self.own.body)
 
     def lines(self) -> Iterator[str]:
         """The body; what operands are rounded to first, where all of it rounds some."""
@@ -57,15 +86,14 @@ class ChunkPrinter(KernelPrinter):
         yield f"blocks = tl.cdiv({kernel.block_of}, BLOCK_{kernel.block_of})"
         yield "block = program % blocks"
         yield "value_head = program // blocks % HV"
-        if has_key_heads(kernel):
+        if has_key_heads(self.own):
             yield "key_head = value_head // (HV // H)"
         yield "sequence = (program // (blocks * HV)).to(tl.int64)"
 
     @property
     def _counts_chunks(self) -> bool:
         """Whether it has to know which chunk is which."""
-        spaces = {space for access in accesses_in(self.kernel.body) for space in access.array.spaces}
-        return self.kernel.run == "chunk" or bool(spaces & {"counted_chunk", "slot"})
+        return counts_chunks(self.kernel.run, self.kernel.body)
 
     def _chunk_of_program(self) -> Iterator[str]:
         kernel = self.kernel
@@ -124,9 +152,11 @@ class ChunkPrinter(KernelPrinter):
             yield f"{self.axes.index(TOKEN)} = tl.arange(0, {self.axes.lanes(TOKEN)})"
         if ROW in named.indices:
             yield f"{self.axes.index(ROW)} = tl.arange(0, CHUNK)"
+        if MEMBER in named.indices:
+            yield f"{self.axes.index(MEMBER)} = tl.arange(0, MEMBERS)"
         if self.kernel.run == "chunk":
             yield from self._places()
-        if evaluates_head(self.kernel):
+        if evaluates_head(self.kernel) and not self.kernel.of_key_heads:
             yield "head = value_head.to(tl.float32)"
 
     def _has_block(self, dim: str) -> bool:
@@ -165,29 +195,51 @@ class ChunkPrinter(KernelPrinter):
 
     # ----------------------------------------------------------------------------------------------------------- loops
 
+    def _statement(self, statement: Statement) -> Iterator[str]:
+        match statement:
+            case Apply(routine):
+                yield f"{', '.join(routine.carried)} = {routine.name}({', '.join(arguments(routine, self.axes))})"
+            case Operands(array) if routines_in(self.kernel.body):
+                yield f"dtype: tl.constexpr = {array.name}_ptr.dtype.element_ty"
+            case _:
+                yield from super()._statement(statement)
+
     def _loop(self, loop: Loop) -> Iterator[str]:
         match loop.over:
+            case "chunk" if loop.counted:
+                yield from self._counted_chunks(loop)
             case "chunk":
                 yield from self._chunks(loop)
             case "block":
                 yield from self._blocks(loop)
             case "level":
-                first = f"{loop.first}, " if loop.first else ""
-                yield f"for level in {self._range(loop, f'{first}LEVELS')}:"
+                yield f"for level in {self._range(loop, loop.first, 'LEVELS')}:"
                 yield from self._inside(loop.body)
             case "member":
-                yield f"for member in {self._range(loop, 'HV // H')}:"
-                yield f"{INDENT}value_head = key_head * (HV // H) + member"
-                yield from self._inside(loop.body)
+                yield f"for member in {self._range(loop, '', 'HV // H')}:"
+                yield from self._member(loop)
             case _:
                 raise InternalError(f"a kernel over chunks has no loop over {loop.over}")
 
-    def _range(self, loop: Loop, ends: str) -> str:
-        return f"range({ends})" if loop.keeps else f"tl.range({ends}, disable_licm=True)"
+    def _range(self, loop: Loop, first: str, *others: str) -> str:
+        if loop.keeps:
+            return f"range({', '.join((*((first,) if first else ()), *others))})"
+        return f"tl.range({', '.join((first or '0', *others))}, disable_licm=True)"
+
+    def _member(self, loop: Loop) -> Iterator[str]:
+        """A value head of the key head."""
+        yield f"{INDENT}value_head = key_head * (HV // H) + member"
+        if any(access.array.spaces == _CHUNK_ROW for access in accesses_in(loop.body)):
+            yield f"{INDENT}chunk_row = chunk * HV + value_head"
+            self.rows[_CHUNK_ROW] = "chunk_row"
+        if any(isinstance(tile, Head) for tile in values_of(loop.body)):
+            yield f"{INDENT}head = value_head.to(tl.float32)"
+        yield from self._inside(loop.body)
+        self.rows.pop(_CHUNK_ROW, None)
 
     def _blocks(self, loop: Loop) -> Iterator[str]:
-        start = "key_start"
-        yield f"for {start} in {self._range(loop, f'0, {loop.dim}, BLOCK_{loop.dim}')}:"
+        start = "key_start" if loop.dim == self.kernel.order[-1] else "block_start"
+        yield f"for {start} in {self._range(loop, '0', loop.dim, f'BLOCK_{loop.dim}')}:"
         yield from (INDENT + line for line in self._lanes_of(loop.dim, f"{start} + "))
         yield from self._inside(loop.body)
 
@@ -202,10 +254,33 @@ class ChunkPrinter(KernelPrinter):
             yield f"{INDENT}chunk += 1"
         yield from self._inside(loop.body)
 
+    def _counted_chunks(self, loop: Loop) -> Iterator[str]:
+        """Chunks by their numbers in the sequence, `within`."""
+        spaces = _spaces(self.kernel)
+        if "slot" in spaces:
+            yield f"first_state = {_FIRST_SLOT}"
+        chunks = "tl.cdiv(end_token - first_token, TOKENS)"
+        if loop.reverse:
+            yield f"chunks = {chunks}"
+            yield "for step in range(chunks):"
+            yield f"{INDENT}within = chunks - 1 - step"
+        else:
+            yield f"for within in range({chunks}):"
+        yield f"{INDENT}start = first_token + within * TOKENS"
+        yield from (INDENT + line for line in self._places())
+        if "counted_chunk" in spaces:
+            yield f"{INDENT}chunk_row = (chunk + within) * HV + value_head"
+            self.rows[_CHUNK_ROW] = "chunk_row"
+        if "slot" in spaces:
+            yield f"{INDENT}state = first_state + within // 2"
+        yield from self._inside(loop.body)
+
     # ---------------------------------------------------------------------------------------------------------- memory
 
     def _address(self, access: Access) -> str:
         array, over = access.array, self._over(access)
+        if access.by_strides:
+            return self._strided(access, over)
         start = next(
             (s for (spaces, dims), s in self.starts.items() if (spaces, dims) == (array.spaces, array.dims)), ""
         )
@@ -219,6 +294,18 @@ class ChunkPrinter(KernelPrinter):
             return row
         size = product(*(Printed(self.axes.size(dim)) for dim in array.dims))
         return total_of(*([product(counted, size).text] if row else []), *self._offsets(access, over))
+
+    def _strided(self, access: Access, over: Dims) -> str:
+        """The row of the chunk's first token, and how far from it each lane is."""
+        array = access.array
+        if access.rows != (TOKEN,) or array.spaces[0] != "token":
+            raise InternalError(f"no strides of {array.name}")
+        sizes = [Printed(self.axes.size(dim)) for dim in array.dims]
+        first = expression(self._row(replace(access, at=(Index("token"), *access.at[1:]))))
+        start = product(first, product(*sizes)) if sizes else first
+        lanes = Printed(self.axes.spread(self.axes.index(TOKEN), (TOKEN,), over))
+        stride = product(*(Printed(self._extent(index, access)) for index in access.at[1:]), *sizes)
+        return total_of(start.text, product(lanes, stride).text, *self._offsets(access, over))
 
     def _offsets(self, access: Access, over: Dims) -> Iterator[str]:
         """What is added up for each dim of an array."""
@@ -264,9 +351,11 @@ class ChunkPrinter(KernelPrinter):
     def _coordinate(self, index: Index) -> str:
         if index.space == "token" and index.axis == ROW:
             return f"row // {self.kernel.steps}"
-        if index.space == "slot":
+        if index.space == "token" and index.axis is None:
+            return "start"
+        if index.space == "slot" and not any(loop.counted for loop in self.loops):
             return "(chunk - 1 + sequence) // 2"  # The loop has counted its chunk.
-        return "chunk" if index.space == "counted_chunk" else super()._coordinate(index)
+        return _COORDINATES.get(index.space) or super()._coordinate(index)
 
 
 class _ChunkExpressions(Printer):
@@ -280,6 +369,55 @@ class _ChunkExpressions(Printer):
         if of == "chunk of sequence" and self.walks:
             return Printed("(start - first_token) // TOKENS", SUM + 1)
         return super().coordinate(of)
+
+
+class RoutinePrinter(ChunkPrinter):
+    """Prints a routine that `kernel` applies."""
+
+    def __init__(self, kernel: Kernel, routine: Routine) -> None:
+        super().__init__(replace(kernel, run="chunk", block_of=None, body=routine.body))
+        self.routine = routine
+        self.rows[_CHUNK_ROW] = "chunk_row"
+
+    def parameters(self) -> list[str]:
+        constants = (f"{name}: tl.constexpr" for name in self.routine.sizes)
+        return [*arguments(self.routine, self.axes)[: -len(self.routine.sizes)], *constants]
+
+    def lines(self) -> Iterator[str]:
+        """The body."""
+        if has_key_heads(self.kernel) and "key_head" not in self.routine.place:
+            yield "key_head = value_head // (HV // H)"
+        if self.kernel.steps:
+            yield f"TOKENS: tl.constexpr = CHUNK // {self.kernel.steps}"
+        yield from self._axes()
+        yield from self._body(self.kernel.body)
+
+    def _has_block(self, dim: str) -> bool:
+        return dim in self.routine.lanes
+
+    def _lanes_of(self, dim: str, start: str) -> Iterator[str]:
+        given = dim in self.routine.lanes
+        return (line for place, line in enumerate(super()._lanes_of(dim, start)) if place > 0 or not given)
+
+
+def arguments(routine: Routine, axes: Axes) -> list[str]:
+    """What a routine is called with."""
+    place = (name for space in routine.place for name in _PLACES.get(space, (space,)))
+    return [
+        *routine.carried,
+        *(f"{array.name}_ptr" for array in routine.arrays),
+        *routine.numbers,
+        "start",
+        "end_token",
+        *place,
+        *map(axes.index, routine.lanes),
+        *routine.sizes,
+    ]
+
+
+def _spaces(kernel: Kernel) -> frozenset[Space]:
+    """The spaces that its accesses name."""
+    return frozenset(space for access in accesses_in(kernel.body) for space in access.array.spaces)
 
 
 def _loops(kernel: Kernel) -> Iterator[Loop]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from flagen.backends.text import tuple_of
 from flagen.backends.triton_.backward_launcher import own_names
-from flagen.backends.triton_.backward_walks import kept
 from flagen.backends.triton_.chunk_launcher import (
     Backward,
     Kept,
@@ -20,6 +19,7 @@ from flagen.backends.triton_.chunk_launcher import (
 from flagen.backends.triton_.key_backward_walks import OwnOutputs, OwnPrepare, matrices
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowPlan, steps_symbol
+from flagen.kernel.backward_rows import kept
 from flagen.plan.backward_levels import OUTPUT
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.free_names import free_name

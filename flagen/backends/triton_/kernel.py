@@ -26,9 +26,11 @@ class Docs:
     lead: str = ""
 
 
-def function_context(title: str, kernel: Kernel, docs: Docs) -> Mapping[str, object]:
+def function_context(
+    title: str, kernel: Kernel, docs: Docs, printed_by: type[KernelPrinter] = KernelPrinter
+) -> Mapping[str, object]:
     """What the macro of `triton/_kernel.py.j2` uses of a kernel."""
-    printer = KernelPrinter(kernel)
+    printer = printed_by(kernel)
     return {
         "title": title,
         "docs": docs,

@@ -155,8 +155,8 @@ class KernelPrinter:
                 yield f"{target} = {self.print.assigned(value)}"
             case Bind(targets, values):
                 yield f"{', '.join(targets)} = {', '.join(map(self.print, values))}"
-            case Add(target, value, dims):
-                yield f"{target} += {self.print.over(value, self.axes.sorted(dims))}"
+            case Add(target, value, dims, subtracts):
+                yield f"{target} {'-=' if subtracts else '+='} {self.print.over(value, self.axes.sorted(dims))}"
             case Scale(target, value, dims):
                 yield f"{target} *= {self.print.over(value, self.axes.sorted(dims))}"
             case Operands(array):

@@ -13,6 +13,7 @@ from flagen.functions import operation
 from flagen.plan.tiles import (
     Along,
     Arithmetic,
+    AtLeast,
     Both,
     Call,
     Compare,
@@ -21,6 +22,7 @@ from flagen.plan.tiles import (
     Cumulative,
     Dot,
     Edge,
+    Either,
     Function,
     Head,
     Lane,
@@ -125,10 +127,10 @@ class Printer:
                 return self.coordinate(of)
             case Compare(op, left, right, dims):
                 return joined(op, self._operand(left, dims), self._operand(right, dims))
-            case Both(left, right, dims):
-                # Of tensors: `and` would ask for one truth.
-                both = (self._operand(side, dims).within(COMPARE + 1) for side in (left, right))
-                return Printed(" & ".join(both), COMPARE)
+            case Both(left, right, dims) | Either(left, right, dims):
+                # Of tensors: `and` and `or` would ask for one truth.
+                each = (self._operand(side, dims).within(COMPARE + 1) for side in (left, right))
+                return Printed((" & " if isinstance(tile, Both) else " | ").join(each), COMPARE)
             case Select(where, value, other, dims):
                 chosen = (self._spread(part, dims, CHOICE) for part in (where, value, other))
                 return Printed(f"tl.where({', '.join(chosen)})")
@@ -140,6 +142,9 @@ class Printer:
                 return Printed(f"{self.printed(value).atom}.to(dtype)")
             case Widened(value):
                 return Printed(f"{self.printed(value).atom}.to(tl.float32)")
+            case AtLeast(value, least):
+                more = f"{literal(least).text}, propagate_nan=tl.PropagateNan.ALL"
+                return Printed(f"tl.maximum({self(value)}, {more})")
             case Along(value):
                 return self.printed(value)
             case Cumulative(value, axis, reverse, dims):

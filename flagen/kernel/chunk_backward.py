@@ -1,0 +1,397 @@
+"""Lowers the walks of the backward of chunk kernels whose decays are a scalar, or none: of the states, which are kept,
+and in reverse of their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from flagen.kernel import walks
+from flagen.kernel.backward_rows import BackwardRows, kept
+from flagen.kernel.chunk import BEFORE, ScalarPlacement
+from flagen.kernel.ir import (
+    Access,
+    Apply,
+    Array,
+    Fill,
+    Given,
+    If,
+    Index,
+    Kernel,
+    Let,
+    Life,
+    Load,
+    Loop,
+    Note,
+    Operands,
+    Program,
+    Routine,
+    Row,
+    Space,
+    Statement,
+    Store,
+    accesses_in,
+)
+from flagen.kernel.passes import live
+from flagen.kernel.recurrent import initial_array
+from flagen.kernel.rows import CU_SEQLENS, FIRST_CHUNK, local, rounded, times, whole
+from flagen.kernel.walk import WalkLowering
+from flagen.plan.backward_levels import OUTPUT, R_GRADIENT, READ_GRADIENT, ROLES
+from flagen.plan.chunk_backward import STATES_EVERY, ChunkBackwardPlan
+from flagen.plan.free_names import initial_of
+from flagen.plan.row_planner import Part
+from flagen.plan.rows import TOKEN, WRITTEN
+from flagen.plan.tiles import (
+    Arithmetic,
+    Both,
+    Compare,
+    Coordinate,
+    Either,
+    Lane,
+    Select,
+    Size,
+    Tile,
+)
+from flagen.spec.model import Dims, State
+
+STATE_GRADIENT, COLUMN_STATE_GRADIENT = "S_gradient", "column_state_gradient"
+
+
+def scalar_chunk_backward(plan: ChunkBackwardPlan) -> Program:
+    """The walks of `chunk_backward_<name>`."""
+    return Program(f"chunk_backward_{plan.forward.spec.name}", (KeptStates(plan).kernel(), Reverse(plan).kernel()))
+
+
+class BackwardWalk(BackwardRows):
+    """What both walks have in common: a program has a block of the values of one head of one sequence, transposed."""
+
+    def __init__(self, plan: ChunkBackwardPlan, part: Part) -> None:
+        super().__init__(plan, plan.forward, part)
+        self.over_state = (self.value, self.key)
+
+    def walk(self, name: str, body: Sequence[Statement], order: Iterable[str]) -> Kernel:
+        """The kernel; `order`: that of its arrays beside the tensors of the call."""
+        return Kernel(
+            name=name,
+            run="sequence",
+            block_of=self.value,
+            order=self.order,
+            arrays=self.arrays(body, order, CU_SEQLENS, FIRST_CHUNK),
+            numbers=self.numbers(body),
+            lengths=("T",),
+            sizes=self.sizes,
+            names=self.names,
+            body=tuple(body),
+            steps=self.steps,
+        )
+
+    def routine(
+        self, name: str, carried: tuple[str, ...], docs: str, body: Iterable[Statement], order: Iterable[str]
+    ) -> Routine:
+        """What a walk does with one chunk."""
+        needed = live(tuple(body), carried)
+        spaces = {space for access in accesses_in(needed) for space in access.array.spaces}
+        told: tuple[Space, ...] = ("counted_chunk", "block")
+        return Routine(
+            name=name,
+            carried=carried,
+            arrays=self.arrays(needed, order),
+            numbers=self.numbers(needed),
+            sizes=(*(size for size in self.sizes if size != f"BLOCK_{self.value}"), "dtype"),
+            docs=docs,
+            body=needed,
+            place=("head", *(space for space in told if space in spaces)),
+            lanes=(self.value,),
+        )
+
+    def prepared(self, *names: str) -> Iterator[Statement]:
+        """What was prepared of a chunk; nothing where nothing is."""
+        shapes = {"from_start": (self.row,), "to_end": (self.row,)}
+        for name in names:
+            if name in kept(self.plan):
+                yield Load(name, self.of_chunk(name, shapes.get(name, (self.row, WRITTEN)), "residual"), wide=False)
+
+    # ---------------------------------------------------------------------------------------------------------- states
+
+    def start(self, name: str, first: Array, dims: Dims, number: float | None, *, wide: bool = True) -> Statement:
+        """A state, or its gradient, where a walk starts."""
+        given = Load(name, self.at(first, dims), wide=wide)
+        return If((Given(first, False),), (Fill(name, dims, number),), (given,))
+
+    def at(
+        self, array: Array, within: Dims, *, end: tuple[str, Tile] | None = None, in_memory_order: bool = False
+    ) -> Access:
+        """A row where the program stands; nothing of it behind the `end` of a dim."""
+        ends = () if end is None else (end,)
+        return Access(array, tuple(map(Index, array.spaces)), within, ends=ends, in_memory_order=in_memory_order)
+
+    def of_slot(self, name: str, state: State, dims: Dims, *shares: Space) -> Array:
+        """What there is of a state, or its gradient, for every two chunks."""
+        life: Life = "residual" if name in SAVED else "scratch"
+        return Array(name, ("slot", "head", *shares), dims, life, state.name)
+
+
+OF_RUN: tuple[Space, ...] = ("sequence", "head")
+SAVED = ("states", "column_states", "U", "column")
+"""What a forward may leave beside what it has prepared."""
+
+
+def end_where(holds: Tile, dim: str) -> tuple[str, Tile]:
+    """An end of a dim of which there is all where a condition holds, and nothing where it does not."""
+    return dim, Select(holds, Size(dim), whole(0), ())
+
+
+def _equals(of: Tile, number: int) -> Tile:
+    return Compare("==", of, whole(number), ())
+
+
+_WITHIN = Coordinate("chunk of sequence")
+_PLACE_IN_SLOT = Arithmetic("%", _WITHIN, whole(STATES_EVERY), ())
+_IS_FIRST_OF_SLOT = _equals(_PLACE_IN_SLOT, 0)
+_IS_LAST_OF_SEQUENCE = Compare("==", _WITHIN, Arithmetic("-", Coordinate("chunks of sequence"), whole(1), ()), ())
+_IS_LAST_OF_SLOT = Either(_equals(_PLACE_IN_SLOT, STATES_EVERY - 1), _IS_LAST_OF_SEQUENCE, ())
+_IS_FIRST_BLOCK = _equals(Coordinate("block"), 0)
+
+
+class KeptStates(BackwardWalk):
+    """The kernel that walks the chunks forward and stores the states between them."""
+
+    def __init__(self, plan: ChunkBackwardPlan) -> None:
+        super().__init__(plan, plan.states)
+
+    def kernel(self) -> Kernel:
+        routine = self._after()
+        states = (self.plan.state,) if self.rider is None else self.plan.spec.states
+        first = [initial_of(self.plan.spec, state) for state in states]
+        body = (
+            Row("state_start", ("sequence", "head"), self.plan.state.dims),
+            Operands(self.of_slot("states", self.plan.state, self.over_state)),
+            *self._first(),
+            Note(),
+            Loop("chunk", (*self._kept(), Apply(routine)), counted=True),
+        )
+        order = (*first, "cu_seqlens", "first_chunk", *kept(self.plan), "states", "U", "column_states")
+        return self.walk("kept_states", body, order)
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """What goes from chunk to chunk."""
+        return (self.state,) if self.rider is None else (self.state, self.column_state)
+
+    def _first(self) -> Iterator[Statement]:
+        """The states that a run starts from."""
+        state = self.plan.state
+        first = initial_array(state, initial_of(self.plan.spec, state))
+        yield self.start(self.state, first, self.over_state, state.init)
+        if self.rider is not None:
+            column = self.rider.state
+            yield self.start(
+                self.column_state, initial_array(column, initial_of(self.plan.spec, column)), column.dims, column.init
+            )
+
+    def _kept(self) -> Iterator[Statement]:
+        """The states before every second chunk."""
+        _, rows = end_where(_IS_FIRST_OF_SLOT, self.value)
+        yield Let("rows_stored", rows)
+        states = self.of_slot("states", self.plan.state, self.over_state)
+        target = self.at(states, self.over_state, end=(self.value, local("rows_stored", ())))
+        yield Store(target, rounded(local(self.state, self.over_state)))
+        if self.rider is not None:
+            columns = self.of_slot("column_states", self.rider.state, (self.key,))
+            end = end_where(Both(_IS_FIRST_OF_SLOT, _IS_FIRST_BLOCK, ()), self.key)
+            yield Store(self.at(columns, (self.key,), end=end), local(self.column_state, (self.key,)))
+
+    def _after(self) -> Routine:
+        """The states after a chunk, from those before it."""
+        several = self.rider is not None
+        docs = (
+            f"The {'states' if several else 'state'} after the chunk at `start`, from the"
+            f" {'ones' if several else 'one'} before it; {'matrices' if several else 'both'} transposed."
+        )
+        order = (*kept(self.plan), "U")
+        return self.routine("state_after_chunk", self.carried, docs, self._body(), order)
+
+    def _body(self) -> Iterator[Statement]:
+        plan, erases = self.plan, self.plan.delta is not None
+        if erases:
+            yield Let("S_operand", rounded(local(self.state, self.over_state)))
+        yield from self.once(*self.parts)
+        yield from self.loads(self.parts[0])
+        yield from self.prepared("inverse", "erased_writes")
+        if erases:
+            yield from self._decays_from_start()
+        yield from self.operands(*(role for role in ROLES if role != "q"), "v")
+        if not erases:
+            yield from self.chunk_decays()
+        state = local(self.state, self.over_state)
+        updates = (self.value, self.row)
+        given = {"S0": local("S_operand", self.over_state), "U": local("U_operand", updates)}
+        placement = ScalarPlacement(self, state, given, {"U": local("U", updates)})
+        equations = WalkLowering(placement, {"R": "R", "U": "U", "S1": self.state}, self.value, self.row)
+        if (found := walks.solved(plan.chunk.form.system)) is not None:
+            yield from equations.solved(found)
+            yield Let("U_operand", rounded(local("U", updates)))
+            yield self.store_rows("U", "residual")
+            yield from self._decays_to_end()
+        yield from equations.sum(walks.next_state(plan.chunk.form.system))
+        yield from self.next_column_state()
+
+    def _decays_from_start(self) -> Iterator[Statement]:
+        """Those of a prepared chunk: to where erasures read, which may be before the decay of their own token."""
+        if not self.plan.erases_before:
+            yield from self.prepared("from_start")
+            return
+        source = self.of_chunk("from_start", (self.row,), "residual")
+        lane = Lane(self.row, (self.row,))
+        before = Arithmetic("-", lane, whole(1), (self.row,))
+        placed = Access(
+            source.array,
+            source.at,
+            (),
+            places=((self.row, before),),
+            where=Compare(">", lane, whole(0), (self.row,)),
+        )
+        yield Load(BEFORE, placed, fill=1.0, wide=False)
+
+    def _decays_to_end(self) -> Iterator[Statement]:
+        """Not before they are needed: registers are scarce until here."""
+        yield from self.prepared("to_end")
+        if self.plan.row_decay is not None:
+            source = self.of_chunk("from_start", (self.row,), "residual")
+            last = Arithmetic("-", Size("CHUNK"), whole(1), ())
+            yield Load("whole", Access(source.array, source.at, (), places=((self.row, last),)), wide=False)
+
+
+class Reverse(BackwardWalk):
+    """The kernel that walks the chunks backward with the gradient of the state."""
+
+    def __init__(self, plan: ChunkBackwardPlan) -> None:
+        super().__init__(plan, plan.reverse)
+
+    def kernel(self) -> Kernel:
+        routine = self._before()
+        gradients = self.of_slot("state_gradients", self.plan.state, self.over_state)
+        body = (
+            Row("state_start", ("sequence", "head"), self.plan.state.dims),
+            Operands(gradients),
+            *self._first(),
+            Note(),
+            Loop("chunk", (*self._left(gradients), Apply(routine)), reverse=True, counted=True),
+            Note(),
+            *self._last(),
+        )
+        order = "do final_gradient column_final_gradient cu_seqlens first_chunk o column inverse state_gradients"
+        order += " column_state_gradients column_gradients R_gradient initial_gradient column_initial_gradient"
+        return self.walk("reverse", body, order.split())
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """What goes from chunk to chunk."""
+        return (STATE_GRADIENT,) if self.rider is None else (STATE_GRADIENT, COLUMN_STATE_GRADIENT)
+
+    def _first(self) -> Iterator[Statement]:
+        """The gradients of the states that a run ends with; that of a vector is the first block's."""
+        state = self.plan.state
+        final = Array("final_gradient", OF_RUN, state.dims, "cotangent", state.name, optional=True)
+        yield self.start(STATE_GRADIENT, final, self.over_state, None)
+        if self.rider is not None:
+            column = self.rider.state
+            given = Array("column_final_gradient", OF_RUN, column.dims, "cotangent", column.name, optional=True)
+            source = self.at(given, (self.key,), end=end_where(_IS_FIRST_BLOCK, self.key))
+            yield If(
+                (Given(given, False),),
+                (Fill(COLUMN_STATE_GRADIENT, (self.key,)),),
+                (Load(COLUMN_STATE_GRADIENT, source, wide=False),),
+            )
+
+    def _left(self, gradients: Array) -> Iterator[Statement]:
+        """The gradients of the states after every second chunk, and the last one: each block has its share of that of a
+        vector."""
+        yield Let("is_last", _IS_LAST_OF_SLOT)
+        is_last = local("is_last", ())
+        target = self.at(gradients, self.over_state, end=end_where(is_last, self.value))
+        yield Store(target, rounded(local(STATE_GRADIENT, self.over_state)))
+        if self.rider is not None:
+            shares = self.of_slot("column_state_gradients", self.rider.state, (self.key,), "block")
+            target = self.at(shares, (self.key,), end=end_where(is_last, self.key))
+            yield Store(target, local(COLUMN_STATE_GRADIENT, (self.key,)))
+
+    def _last(self) -> Iterator[Statement]:
+        """The gradients of the states that a run starts from."""
+        state = self.plan.state
+        first = Array("initial_gradient", OF_RUN, state.dims, "gradient", state.name, own_dtype=True, optional=True)
+        target = self.at(first, state.dims, in_memory_order=True)
+        yield If((Given(first),), (Store(target, local(STATE_GRADIENT, self.over_state)),))
+        if self.rider is not None:
+            column = self.rider.state
+            shares = Array(
+                "column_initial_gradient", (*OF_RUN, "block"), column.dims, "gradient", column.name, optional=True
+            )
+            store = Store(self.at(shares, (self.key,)), local(COLUMN_STATE_GRADIENT, (self.key,)))
+            yield If((Given(shares),), (store,))
+
+    def _before(self) -> Routine:
+        """The gradients of the states before a chunk, from those after it."""
+        several = self.rider is not None
+        docs = (
+            f"The {'gradients of the states' if several else 'gradient of the state'} before the chunk at `start`, from"
+            f" {'those' if several else 'that of the one'} after it; {'matrices' if several else 'both'} transposed."
+        )
+        order = "do o column inverse column_gradients R_gradient".split()
+        return self.routine("gradient_before_chunk", self.carried, docs, self._body(), order)
+
+    def _body(self) -> Iterator[Statement]:
+        erases = self.plan.delta is not None
+        if erases:
+            yield Let("S_operand", rounded(local(STATE_GRADIENT, self.over_state)))
+        yield from self.once(*self.parts)
+        yield from self.loads(self.parts[0])
+        yield from self.operands("q", *(("w", "y") if erases else ()))
+        yield from self.chunk_decays()
+        if erases:
+            yield from self._scores()
+        yield from self._read_gradient()
+        yield from self._equations()
+
+    def _scores(self) -> Iterator[Statement]:
+        """What tokens read of the rows of a chunk: a product more, and a matrix less to hand on and to read."""
+        if self.plan.row_decay is not None:
+            yield Let("decay", self.between("q"))
+        # The scores have the scale of w in them, which the state's part lacks.
+        yield from self.scores("scores", "q", "w", None, self.scale("w"))
+        yield Let("scores", rounded(local("scores", (TOKEN, WRITTEN))))
+
+    def _read_gradient(self) -> Iterator[Statement]:
+        yield self.output_gradient()
+        yield from self._column_gradient()
+        yield Let(READ_GRADIENT, self.tile(self.backward.walk_read, TOKEN))
+        if (scale := self.scale("q")) is not None:
+            yield Let(READ_GRADIENT, times(local(READ_GRADIENT, (self.value, TOKEN)), scale))
+
+    def _equations(self) -> Iterator[Statement]:
+        """The gradient of the state before a chunk, from that of the state after it."""
+        read, right = local(READ_GRADIENT, (self.value, TOKEN)), local(R_GRADIENT, (self.value, self.row))
+        given = {"dS1": local("S_operand", self.over_state), "dO0": rounded(read), "dR": rounded(right)}
+        state = local(STATE_GRADIENT, self.over_state)
+        placement = ScalarPlacement(self, state, given, {"dO0": read, "dR": right})
+        called = {"dU": "U_gradient", "dR": R_GRADIENT, "dS0": STATE_GRADIENT}
+        equations = WalkLowering(placement, called, self.value, self.row)
+        adjoint = self.plan.chunk.adjoint
+        if (found := walks.solved_back(adjoint)) is not None:
+            of_updates, solution = found
+            yield from self.prepared("inverse")
+            yield from equations.sum(of_updates)
+            yield equations.inverted(solution)
+            yield self.store_rows(R_GRADIENT, "scratch")
+        yield from equations.sum(walks.state_before(adjoint))
+
+    def _column_gradient(self) -> Iterator[Statement]:
+        """The block's share of the gradient of what is read of the vector state that rides along, and of the state's
+        before the chunk."""
+        if self.backward.rider is None:
+            return
+        yield Load(OUTPUT, self.rows_of(self.rows_of_values(OUTPUT, "residual", TOKEN), TOKEN), wide=True)
+        yield self.column_of_tokens()
+        yield Let("column_gradient", self.tile(self.backward.rider.read, TOKEN))
+        shares = Array("column_gradients", ("token", "head", "block"))
+        yield Store(self.rows_of(shares, TOKEN), local("column_gradient", (TOKEN,)))
+        yield self.column_gradient_before()
