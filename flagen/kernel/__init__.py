@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flagen.kernel.check import check
+from flagen.kernel.chunk import scalar_chunk
 from flagen.kernel.chunk_backward import scalar_chunk_backward
 from flagen.kernel.ir import Program
 from flagen.kernel.recurrent import fused_recurrent
@@ -13,6 +14,8 @@ from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.plan import Plan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
@@ -53,12 +56,15 @@ def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
 
 def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
-    if isinstance(backward, ChunkBackwardPlan):
-        return None, _checked(scalar_chunk_backward(backward))
-    if not isinstance(kernel, ScanKernelPlan):
+    if isinstance(kernel, ScanKernelPlan):
+        assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
+        return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
+    rows = kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel
+    if not isinstance(rows, ChunkKernelPlan):
         return None, None
-    assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
-    return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
+    if not isinstance(backward, ChunkBackwardPlan):
+        return _checked(scalar_chunk(rows, keeps=False)), None
+    return _checked(scalar_chunk(rows, keeps=True)), _checked(scalar_chunk_backward(backward))
 
 
 def _checked(program: Program) -> Program:

@@ -122,12 +122,16 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     if isinstance(kernels, ExpandedPlan):
         from flagen.backends.triton_.expansion import expanded_launcher_context
 
-        context, kernels = expanded_launcher_context(kernels), kernels.kernels
+        context, kernels = expanded_launcher_context(kernels, programs.chunk), kernels.kernels
     else:
-        context = chunk_launcher_context(kernels, backward)
+        context = chunk_launcher_context(kernels, programs.chunk, backward)
     kept: tuple[Rendering, ...] = ()
     if backward is not None and backward.kept:
-        kept = (Rendering("chunk_kept.py", "triton/chunk_kept.py.j2", chunk_kept_context(kernels, backward)),)
+        kept = (
+            Rendering(
+                "chunk_kept.py", "triton/chunk_kept.py.j2", chunk_kept_context(kernels, programs.chunk, backward)
+            ),
+        )
     launchers = (
         Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", {**context, **_about_chunk(plan)}),
         Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels, backward)),
@@ -139,11 +143,13 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
             Rendering("chunk_kernels.py", "triton/key_kernels.py.j2", key_kernel_context(kernels, keeps=keeps)),
             *launchers,
         )
-    walks = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", chunk_kernel_context(kernels, keeps=keeps))
+    assert programs.chunk is not None
+    context = chunk_kernel_context(kernels, programs.chunk, keeps=keeps)
+    walks = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", context)
     if kernels.prepare is None:
         return walks, *launchers
     return (
-        Rendering("chunk_prepare.py", "triton/chunk_prepare.py.j2", chunk_prepare_context(kernels)),
+        Rendering("chunk_prepare.py", "triton/chunk_prepare.py.j2", chunk_prepare_context(kernels, programs.chunk)),
         walks,
         *launchers,
     )
@@ -161,6 +167,7 @@ def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         from flagen.backends.triton_.right_backward import right_backward_contexts
 
         return _rendered(right_backward_contexts(backward))
+    assert programs.chunk is not None
     assert programs.chunk_backward is not None
     kernels = (
         Rendering(f"{module}.py", f"triton/{module}.py.j2", context)
@@ -171,7 +178,7 @@ def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         Rendering(
             "chunk_backward.py",
             "triton/chunk_backward.py.j2",
-            backward_launcher_context(backward, programs.chunk_backward),
+            backward_launcher_context(backward, programs.chunk, programs.chunk_backward),
         ),
     )
 

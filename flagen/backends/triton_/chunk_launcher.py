@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from flagen.backends.signature import Parameter
 from flagen.backends.torch_.common import common_context
-from flagen.backends.triton_.chunk_kernel import kernels_of as scalar_kernels
-from flagen.backends.triton_.chunk_kernel import scratch
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.key_kernel import kernels_of as key_kernels
 from flagen.backends.triton_.key_rows import arrays
-from flagen.backends.triton_.launched import Launchable
+from flagen.backends.triton_.launched import Launchable, Launched
 from flagen.backends.triton_.launcher import default_values
 from flagen.backends.triton_.operator import Operator
-from flagen.backends.triton_.rows import RowKernel, RowPlan, is_input, steps_symbol
+from flagen.backends.triton_.rows import RowPlan, is_input, steps_symbol
+from flagen.kernel.forward_rows import scratch
+from flagen.kernel.ir import Program
 from flagen.plan.chunk_families import SIZES
 from flagen.plan.free_names import final_of, free_name, initial_of
 from flagen.plan.kernel_names import kernel_name
@@ -90,14 +90,21 @@ class Backward:
         return not self.keeping and any(array.walked for array in self.kept)
 
 
-def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> Mapping[str, object]:
-    """Every value `triton/chunk_fused.py.j2` uses."""
+def chunk_launcher_context(
+    plan: RowPlan, program: Program | None, backward: Backward | None = None
+) -> Mapping[str, object]:
+    """Every value `triton/chunk_fused.py.j2` uses; `program`: the kernels of a call, as far as they are data."""
     spec = plan.spec
     steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
     operands = _operands(plan)
     products = products_of(plan, operands)
     kept, keeps = (backward.kept, backward.walk_keeps) if backward else ((), False)
-    prepared, fused, split = _prepared(plan), _fused(plan, kept, keeps), _split(plan, kept, keeps)
+    kernels = kernels_of(plan, program, keeps=keeps)
+    prepared, fused, split = (
+        _prepared(plan, kernels),
+        _fused(plan, kernels, kept, keeps),
+        _split(plan, kernels, kept, keeps),
+    )
     launched = list(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split)))
     # The tiles of the walk.
     arguments = ", ".join(("args.device", "dot_precision", *_config_arguments(plan, steps)))
@@ -137,7 +144,9 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
         "scratch": [array for array in prepared_arrays(plan) if array.name not in {each.name for each in kept}],
         "fused": fused,
         "split": split,
-        "left_behind": [array for array in left_behind(plan) if array.name not in {each.name for each in kept}],
+        "left_behind": [
+            array for array in left_behind(plan, kernels) if array.name not in {each.name for each in kept}
+        ],
     }
 
 
@@ -158,9 +167,9 @@ def chunk_tuning_context(plan: RowPlan, backward: Backward | None) -> Mapping[st
     }
 
 
-def chunk_kept_context(plan: RowPlan, backward: Backward) -> Mapping[str, object]:
+def chunk_kept_context(plan: RowPlan, program: Program | None, backward: Backward) -> Mapping[str, object]:
     """Every value `triton/chunk_kept.py.j2` uses."""
-    shared = chunk_launcher_context(plan, backward)
+    shared = chunk_launcher_context(plan, program, backward)
     return {
         **{key: shared[key] for key in ("name", "steps", "keep", "kept", "walked")},
         "kept_arrays": backward.kept,
@@ -282,10 +291,10 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
 # ------------------------------------------------------------------------------------------------------------ launches
 
 
-def left_behind(plan: RowPlan) -> list[Scratch]:
+def left_behind(plan: RowPlan, kernels: Kernels) -> list[Scratch]:
     """What the walk of the split form leaves for the outputs."""
     states = array_like(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
-    names = {name for kernel in kernels_of(plan) if kernel is not None for name in kernel.parameters()}
+    names = {name for kernel in kernels if kernel is not None for name in kernel.parameters()}
     others = {
         "U": ([f"args.{plan.value}", 'walk_tiles["CHUNK"]'], "dtype"),
         "column_states": ([f"args.{plan.key}"], "torch.float32"),
@@ -294,10 +303,16 @@ def left_behind(plan: RowPlan) -> list[Scratch]:
 
 
 def _launch(
-    plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str, others: Mapping[str, str] | None = None
+    plan: RowPlan,
+    kernels: Kernels,
+    kernel: Launchable,
+    grid: str,
+    tiles: str,
+    others: Mapping[str, str] | None = None,
 ) -> Launch:
-    """The launch of `kernel`, whose parameters say what it is handed; of `others`, what it does not leave itself."""
-    left = {f"{array.inside}_ptr": array.name for array in left_behind(plan)}
+    """The launch of one of the `kernels`, whose parameters say what it is handed; of `others`, what it does not leave
+    itself."""
+    left = {f"{array.inside}_ptr": array.name for array in left_behind(plan, kernels)}
     return Launch(kernel.kernel, grid, launch_arguments(plan, kernel, {**(others or {}), **left}), tiles)
 
 
@@ -333,9 +348,9 @@ def _first_states(spec: Spec) -> Iterator[tuple[str, str]]:
         yield f"{initial_of(spec, state)}_ptr", f"None if {given} is None else {given}.contiguous()"
 
 
-def _prepared(plan: RowPlan) -> list[Launch]:
-    prepare = kernels_of(plan)[0]
-    return [] if prepare is None else [_launch(plan, prepare, "chunks * args.HV", "prepare_tiles")]
+def _prepared(plan: RowPlan, kernels: Kernels) -> list[Launch]:
+    prepare, *_ = kernels
+    return [] if prepare is None else [_launch(plan, kernels, prepare, "chunks * args.HV", "prepare_tiles")]
 
 
 def _output_dim(plan: RowPlan) -> str | None:
@@ -345,28 +360,34 @@ def _output_dim(plan: RowPlan) -> str | None:
     return plan.value if plan.prepare is None else None
 
 
-def _fused(plan: RowPlan, kept: Sequence[Kept], keeps: bool) -> list[Launch]:
+def _fused(plan: RowPlan, kernels: Kernels, kept: Sequence[Kept], keeps: bool) -> list[Launch]:
     """One walk that puts out what is read."""
     walked = {f"{array.inside}_ptr": array.name for array in kept if keeps and array.walked}
-    walk = kernels_of(plan, keeps=keeps)[1]
+    _, walk, *_ = kernels
     if walk is None:
         return []
     return [Launch(walk.kernel, "args.runs * args.HV * blocks", launch_arguments(plan, walk, walked), "walk_tiles")]
 
 
-def _split(plan: RowPlan, kept: Sequence[Kept], keeps: bool) -> list[Launch]:
+def _split(plan: RowPlan, kernels: Kernels, kept: Sequence[Kept], keeps: bool) -> list[Launch]:
     """A walk that leaves states, then the outputs of all chunks."""
-    _, _, states, output = kernels_of(plan, keeps=keeps)
+    *_, states, output = kernels
     walked = {f"{array.inside}_ptr": array.name for array in kept if keeps and array.walked}
     blocks, tiles = ("output_blocks", "output_tiles") if _output_dim(plan) else ("blocks", "walk_tiles")
     return [
-        _launch(plan, states, "args.runs * args.HV * blocks", "walk_tiles"),
-        _launch(plan, output, f"chunks * args.HV * {blocks}", tiles, walked),
+        _launch(plan, kernels, states, "args.runs * args.HV * blocks", "walk_tiles"),
+        _launch(plan, kernels, output, f"chunks * args.HV * {blocks}", tiles, walked),
     ]
 
 
-def kernels_of(
-    plan: RowPlan, *, keeps: bool = False
-) -> tuple[RowKernel[Any] | None, RowKernel[Any] | None, RowKernel[Any], RowKernel[Any]]:
-    """What prepares the chunks, if anything; the fused walk, if there is one; the two kernels of the split form."""
-    return key_kernels(plan, keeps=keeps) if isinstance(plan, KeyKernelPlan) else scalar_kernels(plan, keeps=keeps)
+Kernels = tuple[Launchable | None, Launchable | None, Launchable, Launchable]
+"""What prepares the chunks, if anything; the fused walk, if there is one; the two kernels of the split form."""
+
+
+def kernels_of(plan: RowPlan, program: Program | None, *, keeps: bool = False) -> Kernels:
+    """The kernels of a call, `program` as far as they are data."""
+    if isinstance(plan, KeyKernelPlan):
+        return key_kernels(plan, keeps=keeps)
+    assert program is not None
+    prepare, fused, states, output = (Launched(program, name) for name in ("prepare", "", "states", "output"))
+    return None if plan.prepare is None else prepare, fused, states, output

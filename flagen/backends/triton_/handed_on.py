@@ -12,6 +12,7 @@ from flagen.backends.triton_.chunk_launcher import (
     Backward,
     Kept,
     Launch,
+    kernels_of,
     launch_arguments,
     left_behind,
     prepared_arrays,
@@ -56,7 +57,9 @@ def _of_right_reads(plan: RightBackwardPlan) -> Backward:
     output."""
     rows = plan.forward
     shapes = dict(zip(("states", "U"), _by_chunks(rows), strict=True))
-    left = tuple(Kept(x.name, x.inside, shapes[x.inside], x.dtype, "STATES") for x in left_behind(rows))
+    left = tuple(
+        Kept(x.name, x.inside, shapes[x.inside], x.dtype, "STATES") for x in left_behind(rows, kernels_of(rows, None))
+    )
     return Backward(left, (CHUNK_SIZE, _passed(own_names(plan.turned)["saved"], left, rows)))
 
 

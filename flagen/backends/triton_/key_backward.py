@@ -137,7 +137,7 @@ def _gradients_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
 
 def _launcher_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
     """Every value `triton/key_backward.py.j2` uses."""
-    forward, shared, own = plan.forward, chunk_launcher_context(plan.forward), own_names(plan)
+    forward, shared, own = plan.forward, chunk_launcher_context(plan.forward, None), own_names(plan)
     squares, scaled = prepared(plan)
     walked = walked_arrays(plan, own)
     scale = launch_of(plan, Scale(forward), "chunks * args.HV", own, "prepare_tiles")

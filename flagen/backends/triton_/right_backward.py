@@ -29,7 +29,7 @@ def right_backward_contexts(plan: RightBackwardPlan) -> Contexts:
 
 def _launcher_context(plan: RightBackwardPlan) -> Mapping[str, object]:
     """Every value `triton/right_backward.py.j2` uses."""
-    turned, shared = plan.turned, chunk_launcher_context(plan.forward)
+    turned, shared = plan.turned, chunk_launcher_context(plan.forward, None)
     own, of_call = own_names(turned), gradients_of_call(turned)
     called = [gradient.called for gradient in turned.stored]
     d_read = free_name(f"d_{plan.reads}", {*declared_names(turned.rows.spec), *called})
@@ -44,7 +44,7 @@ def _launcher_context(plan: RightBackwardPlan) -> Mapping[str, object]:
     }
     return {
         **{name: shared[name] for name in SHARED_CONTEXT},
-        "config_lines": chunk_launcher_context(turned.forward)["config_lines"],
+        "config_lines": chunk_launcher_context(turned.forward, None)["config_lines"],
         **backward_signature(plan.forward),
         **of_call,
         "named": {gradient.name: gradient.called for gradient in turned.stored} | {plan.reads: d_read},
