@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flagen.kernel.check import check
+from flagen.kernel.chunk import scalar_chunk
 from flagen.kernel.chunk_backward import scalar_chunk_backward
 from flagen.kernel.ir import Program
 from flagen.kernel.key_backward import key_chunk_backward
@@ -16,6 +17,7 @@ from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.plan import Plan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
@@ -73,10 +75,12 @@ def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
 def _over_rows(plan: Plan) -> Program | None:
     """The kernels over the rows of chunks, or over those of tokens, which are evaluated first."""
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
-    rows = kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel
-    if not isinstance(rows, KeyKernelPlan):
-        return None
-    return key_chunk(rows, keeps=isinstance(backward, KeyBackwardPlan) and not backward.prepares)
+    match kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel:
+        case KeyKernelPlan() as rows:
+            return key_chunk(rows, keeps=isinstance(backward, KeyBackwardPlan) and not backward.prepares)
+        case ChunkKernelPlan() as rows:
+            return scalar_chunk(rows, keeps=isinstance(backward, ChunkBackwardPlan))
+    return None
 
 
 def _of_rows_back(plan: Plan) -> Program | None:

@@ -120,10 +120,10 @@ def _walks_context(plan: KeyBackwardPlan, program: Program) -> Mapping[str, obje
 def _for_macros(docs: Docs, *, walks: bool = False) -> Mapping[str, object]:
     """What a docstring says as the macros of kernels that are no data yet have it."""
     (text,) = docs.texts
-    source = [*indented(docs.source), "", docs.lead, ""] if docs.source else []
+    further = ["", docs.leads_on, "", *indented(docs.further)] if docs.further else []
     return {
         "title": docs.title,
-        "equations": [*source, *(indented(docs.equations) if walks else docs.equations)],
+        "equations": [*(indented(docs.equations) if walks else docs.equations), *further],
         "text": text,
     }
 
