@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from flagen.kernel.chunk_walk import Form, Walk
 from flagen.kernel.forward_rows import DECAYS, ForwardRows, scratch
 from flagen.kernel.ir import Kernel, Let, Note, Operands, Program, Statement
-from flagen.kernel.passes import rounds
+from flagen.kernel.passes import live, rounds
 from flagen.kernel.rows import CHUNK, PACKING, PRECISION, call, local
 from flagen.kernel.scalar_rows import BEFORE, ScalarDecayRows, ScalarPlacement
 from flagen.plan.chunk_kernel import ChunkKernelPlan
@@ -40,7 +40,7 @@ class Prepare(ForwardRows):
     def kernel(self) -> Kernel:
         plan = self.plan
         order = (*(array.name for array in PACKING), *scratch(plan))
-        return self.assembled("prepare", "chunk", tuple(self._body()), (plan.key,), order)
+        return self.assembled("prepare", "chunk", live(tuple(self._body()), ()), (plan.key,), order)
 
     def _body(self) -> Iterator[Statement]:
         first, second, third = self.parts

@@ -77,7 +77,7 @@ class Walk(ForwardRows):
         left = ("states", "U", "column_states", "column", OUTPUT, *last)
         order = (*first, *(array.name for array in PACKING), *scratch(self.plan), *left)
         run: Run = "chunk" if self.form is Form.OUTPUT else "sequence"
-        body = tuple(self._body())
+        body = live(tuple(self._body()), ())
         if rounds(body):
             body = (Operands(self._of_operands(body)), *body)
         return self.assembled(self.form.value, run, body, (self.key, self.value), order, self.value)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from flagen.kernel.ir import Access, Array, Kernel, Load, Run, Statement, Store, accesses_in, values_of
-from flagen.kernel.passes import counts_chunks, live
+from flagen.kernel.passes import counts_chunks
 from flagen.kernel.rows import CHUNK, CHUNK_SEQUENCE, CU_SEQLENS, PACKING, local, whole
 from flagen.kernel.scalar_rows import BEFORE, ScalarDecayRows
 from flagen.plan.chunk_kernel import ChunkKernelPlan
@@ -76,13 +76,12 @@ class ForwardRows(ScalarDecayRows):
         self,
         name: str,
         run: Run,
-        statements: Sequence[Statement],
+        body: Sequence[Statement],
         dims: Dims,
         order: Iterable[str],
         block_of: str | None = None,
     ) -> Kernel:
         """A kernel whose tiles have `dims`; `order`: that of its arrays behind the tensors of the call."""
-        body = live(statements, ())
         return Kernel(
             name=name,
             run=run,
@@ -93,7 +92,7 @@ class ForwardRows(ScalarDecayRows):
             lengths=("T",),
             sizes=self._sizes(body, dims),
             names=self.names,
-            body=body,
+            body=tuple(body),
             steps=self.steps,
         )
 
