@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flagen.kernel.check import check
+from flagen.kernel.chunk import scalar_chunk
 from flagen.kernel.chunk_backward import scalar_chunk_backward
 from flagen.kernel.ir import Program
 from flagen.kernel.key_backward import key_chunk_backward, with_keeping
@@ -16,6 +17,7 @@ from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.plan import Plan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
@@ -31,6 +33,7 @@ class Programs:
     """The programs of the operators of a spec; None where it does not get one, or one that is not data yet.
 
     stages: by chunks alone, those of each stage, where a spec runs in stages.
+    rows: the spec whose tokens the chunk kernels take, where those are rows of tokens, which are evaluated first.
     """
 
     spec: Spec
@@ -39,6 +42,7 @@ class Programs:
     chunk: Program | None
     chunk_backward: Program | None
     stages: tuple[Programs, ...] = ()
+    rows: Spec | None = None
 
 
 def lower(plan: Plan) -> Programs:
@@ -47,7 +51,8 @@ def lower(plan: Plan) -> Programs:
     by_stage = tuple(Programs(stage.spec, None, None, *_by_chunks(stage.plan)) for stage in stages)
     fused, fused_backward = _fused_recurrent(plan)
     chunk, chunk_backward = _by_chunks(plan)
-    return Programs(plan.spec, fused, fused_backward, chunk, chunk_backward, by_stage)
+    rows = plan.chunk_kernel.kernels.spec if isinstance(plan.chunk_kernel, ExpandedPlan) else None
+    return Programs(plan.spec, fused, fused_backward, chunk, chunk_backward, by_stage, rows)
 
 
 def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
@@ -60,25 +65,36 @@ def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
 
 def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
-    over_rows = kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel
-    if isinstance(over_rows, KeyKernelPlan):
-        return _of_key_decays(over_rows, backward)
-    if isinstance(backward, ChunkBackwardPlan):
-        return None, _checked(scalar_chunk_backward(backward))
-    if not isinstance(kernel, ScanKernelPlan):
-        return None, None
-    assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
-    return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
+    if isinstance(kernel, ScanKernelPlan):
+        assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
+        return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
+    forward, back = _over_rows(plan), _of_rows_back(plan)
+    return forward and _checked(forward), back and _checked(back)
 
 
-def _of_key_decays(kernels: KeyKernelPlan, backward: object) -> tuple[Program, Program | None]:
-    match backward:
-        case KeyBackwardPlan():
-            forward = with_keeping(key_chunk(kernels, keeps=not backward.prepares), backward)
-            return _checked(forward), _checked(key_chunk_backward(backward))
-        case RightBackwardPlan():
-            return _checked(key_chunk(kernels, keeps=False)), _checked(right_chunk_backward(backward))
-    return _checked(key_chunk(kernels, keeps=False)), None
+def _over_rows(plan: Plan) -> Program | None:
+    """The kernels over the rows of chunks, or over those of tokens, which are evaluated first."""
+    kernel, backward = plan.chunk_kernel, plan.chunk_backward
+    match kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel:
+        case KeyKernelPlan() as rows:
+            if not isinstance(backward, KeyBackwardPlan):
+                return key_chunk(rows, keeps=False)
+            return with_keeping(key_chunk(rows, keeps=not backward.prepares), backward)
+        case ChunkKernelPlan() as rows:
+            return scalar_chunk(rows, keeps=isinstance(backward, ChunkBackwardPlan))
+    return None
+
+
+def _of_rows_back(plan: Plan) -> Program | None:
+    """The kernels of the gradients of those."""
+    match plan.chunk_backward:
+        case ChunkBackwardPlan() as backward:
+            return scalar_chunk_backward(backward)
+        case KeyBackwardPlan() as backward:
+            return key_chunk_backward(backward)
+        case RightBackwardPlan() as backward:
+            return right_chunk_backward(backward)
+    return None
 
 
 def _checked(program: Program) -> Program:

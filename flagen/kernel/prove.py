@@ -42,8 +42,9 @@ def prove(spec: Spec, programs: Programs, *, seed: int = 0) -> tuple[str, ...]:
         if each.chunk is None:
             continue
         prove_both = prove_rows if each.chunk.ways else prove_chunk
-        compared = prove_both(each.spec, each.chunk, each.chunk_backward, seed=seed)
-        lines.append(_told(f"{_kernels_of(each.chunk)} = recurrence", compared))
+        compared = prove_both(each.rows or each.spec, each.chunk, each.chunk_backward, seed=seed)
+        of_rows = "" if each.rows is None else " of its rows"
+        lines.append(_told(f"{_kernels_of(each.chunk)} = recurrence{of_rows}", compared))
         if each.chunk_backward is not None:
             of_backward = f"{_kernels_of(each.chunk_backward)} = exact derivatives of the recurrence"
             lines.append(_told(of_backward, compared, compared))

@@ -117,6 +117,7 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         assert programs.chunk_backward is not None
         return scan_kernel_renderings(kernels, planned, programs.chunk, programs.chunk_backward)
     assert not isinstance(planned, ScanBackwardPlan | StagedPlan)
+    assert programs.chunk is not None
     backward = None if isinstance(planned, Unavailable) else backward_of(planned, programs.chunk)
     keeps = backward is not None and backward.walk_keeps
     if isinstance(kernels, ExpandedPlan):
@@ -135,18 +136,18 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         *kept,
     )
     if isinstance(kernels, KeyKernelPlan):
-        assert programs.chunk is not None
         walks_of_keys = key_kernel_context(kernels, programs.chunk, keeps=keeps)
         return (
             Rendering("chunk_prepare.py", "triton/key_prepare.py.j2", key_prepare_context(kernels, programs.chunk)),
             Rendering("chunk_kernels.py", "triton/key_kernels.py.j2", walks_of_keys),
             *launchers,
         )
-    walks = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", chunk_kernel_context(kernels, keeps=keeps))
+    of_walks = chunk_kernel_context(kernels, programs.chunk, keeps=keeps)
+    walks = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", of_walks)
     if kernels.prepare is None:
         return walks, *launchers
     return (
-        Rendering("chunk_prepare.py", "triton/chunk_prepare.py.j2", chunk_prepare_context(kernels)),
+        Rendering("chunk_prepare.py", "triton/chunk_prepare.py.j2", chunk_prepare_context(kernels, programs.chunk)),
         walks,
         *launchers,
     )
@@ -156,14 +157,13 @@ def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
     if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan):
         return ()
+    assert programs.chunk is not None
     assert programs.chunk_backward is not None
     if isinstance(backward, KeyBackwardPlan):
-        assert programs.chunk is not None
         from flagen.backends.triton_.key_backward import key_backward_contexts
 
         return _rendered(key_backward_contexts(backward, programs.chunk, programs.chunk_backward))
     if isinstance(backward, RightBackwardPlan):
-        assert programs.chunk is not None
         from flagen.backends.triton_.right_backward import right_backward_contexts
 
         return _rendered(right_backward_contexts(backward, programs.chunk, programs.chunk_backward))
@@ -176,7 +176,7 @@ def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         Rendering(
             "chunk_backward.py",
             "triton/chunk_backward.py.j2",
-            backward_launcher_context(backward, programs.chunk_backward),
+            backward_launcher_context(backward, programs.chunk, programs.chunk_backward),
         ),
     )
 

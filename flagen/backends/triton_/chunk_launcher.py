@@ -8,13 +8,12 @@ from typing import Literal
 
 from flagen.backends.signature import Parameter
 from flagen.backends.torch_.common import common_context
-from flagen.backends.triton_.chunk_kernel import kernels_of as scalar_kernels
-from flagen.backends.triton_.chunk_kernel import scratch
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launched import Launchable, Launched
 from flagen.backends.triton_.launcher import default_values
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowPlan, is_input, steps_symbol
+from flagen.kernel.forward_rows import scratch
 from flagen.kernel.ir import Array, Program
 from flagen.kernel.key_rows import prepared
 from flagen.kernel.key_walks import walked
@@ -92,14 +91,10 @@ class Backward:
         return not self.keeping and any(array.walked for array in self.kept)
 
 
-def chunk_launcher_context(
-    plan: RowPlan, program: Program | None, backward: Backward | None = None
-) -> Mapping[str, object]:
-    """Every value `triton/chunk_fused.py.j2` uses; `program`: the kernels, where they are data."""
-    spec, kernels = plan.spec, kernels_of(plan, program, keeps=backward is not None and backward.walk_keeps)
-    steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
-    operands = _operands(plan)
-    products = products_of(plan, operands)
+def chunk_launcher_context(plan: RowPlan, program: Program, backward: Backward | None = None) -> Mapping[str, object]:
+    """Every value `triton/chunk_fused.py.j2` uses; `program`: the kernels of a call."""
+    spec, kernels = plan.spec, kernels_of(plan, program)
+    steps, products = _steps(plan), products_of(plan, _operands(plan))
     kept = backward.kept if backward else ()
     walked = kept if backward and backward.walk_keeps else ()
     prepares, fused, split = _prepared(plan, kernels), _fused(plan, kernels, walked), _split(plan, kernels, walked)
@@ -119,31 +114,46 @@ def chunk_launcher_context(
         rows_of_form=f'keywords["{steps}"]' if steps else "",
     )
     return {
+        **call_context(plan),
         **function,
         "steps": steps,
         "expansion": None,
         "launched": function["declarations"],
         "first": tensor_names(spec)[0],
-        "defaults": list(default_values(spec)),
         "last_states": [(final_of(spec, state), state_sizes(state)) for state in spec.states],
-        "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
-        "vectors": operands,
-        "products": products,
-        "others": [name for name in tensor_names(spec) if name not in operands],
         "keeping": backward.keeping if backward else (),
         "walked": [array.name for array in kept if array.walked],
         "kernels": [launch.kernel for launch in (*fused, *split)],
         "tiles": _unpacked(launch.tiles for launch in (*prepares, *fused, *split)),
-        "config_arguments": _config_arguments(plan, steps),
-        "config_lines": config_lines(plan),
-        "value": plan.value,
         "output_dim": _output_dim(plan),
         "prepared": prepares,
         "scratch": [array for array in prepared_arrays(plan) if array.name not in {each.name for each in kept}],
         "fused": fused,
         "split": split,
-        "left_behind": [array for array in left_behind(plan) if array.name not in {each.name for each in kept}],
+        "left_behind": [x for x in left_behind(plan, kernels) if x.name not in {each.name for each in kept}],
     }
+
+
+def call_context(plan: RowPlan) -> Mapping[str, object]:
+    """What the functions of a call and of its gradients have in common."""
+    spec, operands = plan.spec, _operands(plan)
+    function = function_context(spec, plan.size, _steps(plan))
+    return {
+        **{name: function[name] for name in ("name", "title", "paper", "equations", "check")},
+        "defaults": list(default_values(spec)),
+        "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
+        "vectors": operands,
+        "products": products_of(plan, operands),
+        "others": [name for name in tensor_names(spec) if name not in operands],
+        "config_arguments": _config_arguments(plan, _steps(plan)),
+        "config_lines": list(_config_lines(plan)),
+        "value": plan.value,
+    }
+
+
+def _steps(plan: RowPlan) -> str | None:
+    """The argument that says how many rows a token has; None where it has one."""
+    return plan.spec.steps.argument if steps_symbol(plan) and plan.spec.steps else None
 
 
 def products_of(plan: RowPlan, operands: Sequence[str]) -> str:
@@ -163,7 +173,7 @@ def chunk_tuning_context(plan: RowPlan, backward: Backward | None) -> Mapping[st
     }
 
 
-def chunk_kept_context(plan: RowPlan, program: Program | None, backward: Backward) -> Mapping[str, object]:
+def chunk_kept_context(plan: RowPlan, program: Program, backward: Backward) -> Mapping[str, object]:
     """Every value `triton/chunk_kept.py.j2` uses."""
     shared = chunk_launcher_context(plan, program, backward)
     return {
@@ -246,7 +256,7 @@ def _config_arguments(plan: RowPlan, steps: str | None) -> list[str]:
     return [f"args.{plan.key}", f"args.{plan.value}", *([steps] if steps else []), "chunk_size", "dtype"]
 
 
-def config_lines(plan: RowPlan) -> list[str]:
+def _config_lines(plan: RowPlan) -> list[str]:
     """How many terms in bfloat16 a log decay takes to be exact enough for the products."""
     if not isinstance(plan, KeyKernelPlan) or plan.log_decay is None:
         return []
@@ -287,12 +297,17 @@ def _of_data(plan: RowPlan, array: Array, dtype: str) -> Scratch:
 # ------------------------------------------------------------------------------------------------------------ launches
 
 
-def left_behind(plan: RowPlan) -> list[Scratch]:
+def left_of_keys(plan: KeyKernelPlan) -> list[Scratch]:
+    """What it leaves where decays are of each key."""
+    return [_of_data(plan, array, "dtype") for array in walked(plan)]
+
+
+def left_behind(plan: RowPlan, kernels: Kernels) -> list[Scratch]:
     """What the walk of the split form leaves for the outputs."""
     if isinstance(plan, KeyKernelPlan):
-        return [_of_data(plan, array, "dtype") for array in walked(plan)]
+        return left_of_keys(plan)
     states = array_like(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
-    names = {name for kernel in scalar_kernels(plan) if kernel is not None for name in kernel.parameters()}
+    names = {name for kernel in kernels if kernel is not None for name in kernel.parameters()}
     others = {
         "U": ([f"args.{plan.value}", 'walk_tiles["CHUNK"]'], "dtype"),
         "column_states": ([f"args.{plan.key}"], "torch.float32"),
@@ -301,10 +316,16 @@ def left_behind(plan: RowPlan) -> list[Scratch]:
 
 
 def _launch(
-    plan: RowPlan, kernel: Launchable, grid: str, tiles: str, others: Mapping[str, str] | None = None
+    plan: RowPlan,
+    kernels: Kernels,
+    kernel: Launchable,
+    grid: str,
+    tiles: str,
+    others: Mapping[str, str] | None = None,
 ) -> Launch:
-    """The launch of `kernel`, whose parameters say what it is handed; of `others`, what it does not leave itself."""
-    left = {f"{array.inside}_ptr": array.name for array in left_behind(plan)}
+    """The launch of one of the `kernels`, whose parameters say what it is handed; of `others`, what it does not leave
+    itself."""
+    left = {f"{array.inside}_ptr": array.name for array in left_behind(plan, kernels)}
     return Launch(kernel.kernel, grid, launch_arguments(plan, kernel, {**(others or {}), **left}), tiles)
 
 
@@ -342,7 +363,7 @@ def _first_states(spec: Spec) -> Iterator[tuple[str, str]]:
 
 def _prepared(plan: RowPlan, kernels: Kernels) -> list[Launch]:
     prepare, *_ = kernels
-    return [] if prepare is None else [_launch(plan, prepare, "chunks * args.HV", "prepare_tiles")]
+    return [] if prepare is None else [_launch(plan, kernels, prepare, "chunks * args.HV", "prepare_tiles")]
 
 
 def _output_dim(plan: RowPlan) -> str | None:
@@ -366,8 +387,8 @@ def _split(plan: RowPlan, kernels: Kernels, kept: Sequence[Kept]) -> list[Launch
     *_, states, output = kernels
     blocks, tiles = ("output_blocks", "output_tiles") if _output_dim(plan) else ("blocks", "walk_tiles")
     return [
-        _launch(plan, states, "args.runs * args.HV * blocks", "walk_tiles"),
-        _launch(plan, output, f"chunks * args.HV * {blocks}", tiles, _walked(kept)),
+        _launch(plan, kernels, states, "args.runs * args.HV * blocks", "walk_tiles"),
+        _launch(plan, kernels, output, f"chunks * args.HV * {blocks}", tiles, _walked(kept)),
     ]
 
 
@@ -380,10 +401,8 @@ Kernels = tuple[Launchable | None, Launchable | None, Launchable, Launchable]
 """What prepares the chunks, if anything; the fused walk, if there is one; the two kernels of the split form."""
 
 
-def kernels_of(plan: RowPlan, program: Program | None, *, keeps: bool) -> Kernels:
-    """The kernels of a call; the fused walk `keeps` what a backward takes."""
-    if isinstance(plan, KeyKernelPlan):
-        assert program is not None
-        prepare, states, output = (Launched(program, name) for name in ("prepare", "states", "output"))
-        return prepare, None if plan.right else Launched(program, ""), states, output
-    return scalar_kernels(plan, keeps=keeps)
+def kernels_of(plan: RowPlan, program: Program) -> Kernels:
+    """The kernels of a call."""
+    prepare, fused, states, output = (Launched(program, name) for name in ("prepare", "", "states", "output"))
+    without_walk = isinstance(plan, KeyKernelPlan) and plan.right
+    return None if plan.prepare is None else prepare, None if without_walk else fused, states, output

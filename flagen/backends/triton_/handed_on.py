@@ -13,7 +13,7 @@ from flagen.backends.triton_.chunk_launcher import (
     Kept,
     Launch,
     launch_arguments,
-    left_behind,
+    left_of_keys,
     prepared_arrays,
 )
 from flagen.backends.triton_.launched import Launched
@@ -64,7 +64,7 @@ def _of_right_reads(plan: RightBackwardPlan) -> Backward:
     output."""
     rows = plan.forward
     shapes = dict(zip(("states", "U"), _by_chunks(rows), strict=True))
-    left = tuple(Kept(x.name, x.inside, shapes[x.inside], x.dtype, "STATES") for x in left_behind(rows))
+    left = tuple(Kept(x.name, x.inside, shapes[x.inside], x.dtype, "STATES") for x in left_of_keys(rows))
     return Backward(left, (CHUNK_SIZE, _passed(own_names(plan.turned)["saved"], left, rows)))
 
 

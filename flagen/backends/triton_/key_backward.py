@@ -10,7 +10,7 @@ from flagen.backends.triton_.chunk_launcher import (
     Launch,
     Scratch,
     array_like,
-    chunk_launcher_context,
+    call_context,
     launch_arguments,
     prepared_arrays,
 )
@@ -41,7 +41,7 @@ Contexts = Mapping[str, tuple[str, Mapping[str, object]]]
 
 def key_backward_contexts(plan: KeyBackwardPlan, forward: Program, program: Program) -> Contexts:
     """The files of the backward; `forward`: the kernels of the call."""
-    launcher = _launcher_context(plan, forward, program)
+    launcher = _launcher_context(plan, program)
     return {**kernel_contexts(plan, forward, program), "chunk_backward": ("key_backward", launcher)}
 
 
@@ -102,9 +102,9 @@ def _walk_kernels(plan: KeyBackwardPlan, forward: Program, program: Program) -> 
 # ------------------------------------------------------------------------------------------------------------ launches
 
 
-def _launcher_context(plan: KeyBackwardPlan, forward: Program, program: Program) -> Mapping[str, object]:
+def _launcher_context(plan: KeyBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/key_backward.py.j2` uses."""
-    shared, own = chunk_launcher_context(plan.forward, forward), own_names(plan)
+    shared, own = call_context(plan.forward), own_names(plan)
     squares, scaled = prepared(plan)
     walked = walked_arrays(plan, own)
     scale = launch_of(plan, Launched(program, "scale"), "chunks * args.HV", own, "prepare_tiles")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from flagen.backends.torch_.common import equations
-from flagen.backends.triton_.chunk_describe import FOR_ROWS, OUTPUT, STATES, WALK, owned
+from flagen.backends.triton_.chunk_describe import IS, OUTPUT, STATES, WALK, owned
 from flagen.backends.triton_.describe import count
 from flagen.backends.triton_.kernel import Docs
 from flagen.plan.key_kernel import KeyKernelPlan
@@ -63,14 +63,16 @@ def walk_docs(plan: KeyKernelPlan, *, keeps: bool) -> Docs:
     )
     if keeps:
         text += f" Given arrays for them, it stores {_left(plan)} for the gradient, too."
-    return Docs(WALK, lines, (text,), FOR_ROWS, equations(plan.spec))
+    return Docs(WALK, equations(plan.spec), (text,), leads_on=IS, further=lines)
 
 
 def states_docs(plan: KeyKernelPlan) -> Docs:
     """The docstring of the kernel that carries the state and leaves it behind for every chunk."""
     lines = [*_front_end(plan, ("z", "v")), *_solving(plan), _next_state(plan)]
     text = f"{owned(plan)} Before each chunk it writes {_left(plan)}, in the dtype of the products."
-    return Docs(STATES, lines, (text,), *((FOR_ROWS, equations(plan.spec)) if plan.right else ()))
+    if plan.right:
+        return Docs(STATES, equations(plan.spec), (text,), leads_on=IS, further=lines)
+    return Docs(STATES, lines, (text,))
 
 
 def turned_docs(plan: KeyKernelPlan) -> Docs:

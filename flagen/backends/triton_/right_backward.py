@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from flagen.backends.triton_.backward_launcher import SHARED_CONTEXT, backward_signature, gradients_of_call, own_names
-from flagen.backends.triton_.chunk_launcher import Launch, chunk_launcher_context, config_lines
+from flagen.backends.triton_.chunk_launcher import Launch, call_context
 from flagen.backends.triton_.key_backward import (
     Contexts,
     kernel_contexts,
@@ -26,12 +26,12 @@ from flagen.plan.schedule import declared_names
 def right_backward_contexts(plan: RightBackwardPlan, forward: Program, program: Program) -> Contexts:
     """The files of the backward; `forward`: the kernels of the call."""
     kernels = kernel_contexts(plan.turned, forward, program)
-    return {**kernels, "chunk_backward": ("right_backward", _launcher_context(plan, forward, program))}
+    return {**kernels, "chunk_backward": ("right_backward", _launcher_context(plan, program))}
 
 
-def _launcher_context(plan: RightBackwardPlan, forward: Program, program: Program) -> Mapping[str, object]:
+def _launcher_context(plan: RightBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/right_backward.py.j2` uses."""
-    turned, shared = plan.turned, chunk_launcher_context(plan.forward, forward)
+    turned, shared = plan.turned, call_context(plan.forward)
     own, of_call = own_names(turned), gradients_of_call(turned)
     called = [gradient.called for gradient in turned.stored]
     d_read = free_name(f"d_{plan.reads}", {*declared_names(turned.rows.spec), *called})
@@ -46,7 +46,7 @@ def _launcher_context(plan: RightBackwardPlan, forward: Program, program: Progra
     }
     return {
         **{name: shared[name] for name in SHARED_CONTEXT},
-        "config_lines": config_lines(turned.forward),
+        "config_lines": call_context(turned.forward)["config_lines"],
         **backward_signature(plan.forward),
         **of_call,
         "named": {gradient.name: gradient.called for gradient in turned.stored} | {plan.reads: d_read},
