@@ -8,7 +8,7 @@ from flagen.kernel.check import check
 from flagen.kernel.chunk import scalar_chunk
 from flagen.kernel.chunk_backward import scalar_chunk_backward
 from flagen.kernel.ir import Program
-from flagen.kernel.key_backward import key_chunk_backward
+from flagen.kernel.key_backward import key_chunk_backward, with_keeping
 from flagen.kernel.key_chunk import key_chunk
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
@@ -76,10 +76,12 @@ def _over_rows(plan: Plan) -> Program | None:
     """The kernels over the rows of chunks, or over those of tokens, which are evaluated first."""
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
     match kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel:
-        case KeyKernelPlan() as rows:
-            return key_chunk(rows, keeps=isinstance(backward, KeyBackwardPlan) and not backward.prepares)
         case ChunkKernelPlan() as rows:
             return scalar_chunk(rows, keeps=isinstance(backward, ChunkBackwardPlan))
+        case KeyKernelPlan() as rows:
+            if not isinstance(backward, KeyBackwardPlan):
+                return key_chunk(rows, keeps=False)
+            return with_keeping(key_chunk(rows, keeps=not backward.prepares), backward)
     return None
 
 

@@ -46,6 +46,8 @@ from flagen.plan.tiles import Value
 from flagen.spec.model import Dims
 
 STATE_GRADIENT = "S_gradient"
+KEEPING = ("unfolded", "keeping")
+"""The kernels of a call that keeps what is not folded, where the others fold."""
 
 
 class Reverse(BackwardRows):
@@ -180,6 +182,15 @@ class Turned(Walk):
             yield If((Given(statement.target.array),), (statement,)) if is_store else statement
 
 
+def with_keeping(program: Program, plan: KeyBackwardPlan) -> Program:
+    """The kernels of a call, and beside them those that keep what its backward takes, where the others fold."""
+    if not plan.prepares:
+        return program
+    kernels = (Prepare(plan.forward).kernel(), Walk(plan.forward, Form.FUSED, keeps=True).kernel())
+    keeping = (replace(kernel, name=name) for kernel, name in zip(kernels, KEEPING, strict=True))
+    return replace(program, kernels=(*program.kernels, *keeping), ways=(*program.ways, KEEPING))
+
+
 def own_kernels(plan: KeyBackwardPlan) -> tuple[Kernel, ...]:
     """What prepares the chunks and walks with the state: the forward kernels, where they do nothing else; where they
     fold, or read from the right, kernels of the backward's own; then what does a part of it, where the rest was kept.
@@ -191,7 +202,7 @@ def own_kernels(plan: KeyBackwardPlan) -> tuple[Kernel, ...]:
         output = Turned(forward, Form.OUTPUT).kernel()
         return replace(prepare, name="turned_prepare"), walk, replace(output, name="turned_output")
     if plan.prepares:
-        prepare, states = replace(prepare, name="unfolded"), replace(states, name="kept_states")
+        prepare, states = replace(prepare, name=KEEPING[0]), replace(states, name="kept_states")
     return prepare, states, Scale(forward).kernel()
 
 

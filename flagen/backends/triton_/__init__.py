@@ -118,7 +118,7 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         return scan_kernel_renderings(kernels, planned, programs.chunk, programs.chunk_backward)
     assert not isinstance(planned, ScanBackwardPlan | StagedPlan)
     assert programs.chunk is not None
-    backward = None if isinstance(planned, Unavailable) else backward_of(planned)
+    backward = None if isinstance(planned, Unavailable) else backward_of(planned, programs.chunk)
     keeps = backward is not None and backward.walk_keeps
     if isinstance(kernels, ExpandedPlan):
         from flagen.backends.triton_.expansion import expanded_launcher_context
@@ -157,16 +157,16 @@ def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
     if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan):
         return ()
+    assert programs.chunk is not None
     assert programs.chunk_backward is not None
     if isinstance(backward, KeyBackwardPlan):
         from flagen.backends.triton_.key_backward import key_backward_contexts
 
-        return _rendered(key_backward_contexts(backward, programs.chunk_backward))
+        return _rendered(key_backward_contexts(backward, programs.chunk, programs.chunk_backward))
     if isinstance(backward, RightBackwardPlan):
         from flagen.backends.triton_.right_backward import right_backward_contexts
 
-        return _rendered(right_backward_contexts(backward, programs.chunk_backward))
-    assert programs.chunk is not None
+        return _rendered(right_backward_contexts(backward, programs.chunk, programs.chunk_backward))
     kernels = (
         Rendering(f"{module}.py", f"triton/{module}.py.j2", context)
         for module, context in backward_kernel_contexts(backward, programs.chunk_backward).items()

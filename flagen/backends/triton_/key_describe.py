@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from flagen.backends.torch_.common import equations
@@ -44,13 +44,13 @@ def prepare_docs(plan: KeyKernelPlan) -> Docs:
     return Docs(PREPARE, equations, (text,))
 
 
-def scale_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+def scale_docs(plan: KeyKernelPlan) -> Docs:
     """The docstring of the kernel that scales the rows of all chunks, where their matrices are known."""
     read, erase = _offset(plan, after=plan.read_after), _offset(plan, after=plan.erase_after)
     equations = [*_front_end(plan, ("q", "w", "y", "k", "g")), *_rows(plan, read, erase)]
     equations += [f"{number.target} = {show(number.value)}" for number in plan.numbers]
     text = f"{_sums(plan)}A program owns one chunk of one head."
-    return {"title": SCALE, "equations": equations, "text": text}
+    return Docs(SCALE, equations, (text,))
 
 
 def walk_docs(plan: KeyKernelPlan, *, keeps: bool) -> Docs:
