@@ -76,12 +76,12 @@ def _over_rows(plan: Plan) -> Program | None:
     """The kernels over the rows of chunks, or over those of tokens, which are evaluated first."""
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
     match kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel:
+        case ChunkKernelPlan() as rows:
+            return scalar_chunk(rows, keeps=isinstance(backward, ChunkBackwardPlan))
         case KeyKernelPlan() as rows:
             if not isinstance(backward, KeyBackwardPlan):
                 return key_chunk(rows, keeps=False)
             return with_keeping(key_chunk(rows, keeps=not backward.prepares), backward)
-        case ChunkKernelPlan() as rows:
-            return scalar_chunk(rows, keeps=isinstance(backward, ChunkBackwardPlan))
     return None
 
 
