@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 from gmpy2 import mpq
 
@@ -308,6 +309,8 @@ class Launch:
         if source.array.name not in self.memory.arrays:
             raise Illegal(f"{source.array.name} is not given")
         elements, fill = self.memory.arrays[source.array.name], number(load.fill)
+        if load.shares:
+            return self._load_shares(source, elements, fill)
         at = self._elements(source)
         if source.array.name in self.stored:
             self._read(source.array, at)
@@ -315,6 +318,20 @@ class Launch:
         if load.once and self.at["block"] != 0:
             data = [mpq(0) for _ in data]
         return Lanes(dims, data)
+
+    def _load_shares(self, source: Access, elements: Data, fill: Element) -> Lanes:
+        """The sum of what each block of the kernel that stored it has left."""
+        bare = source.of_first_share
+        size = math.prod(map(self.sizes.of, bare.array.dims))
+        shares = len(elements) // (math.prod(self.sizes.extents(bare.array, None)) * size)
+        data: Data = []
+        for flat in self._elements(bare):
+            if flat is None:
+                data.append(fill)
+                continue
+            row, lane = divmod(flat, size)
+            data.append(reduce(add, (elements[(row * shares + share) * size + lane] for share in range(shares))))
+        return Lanes(self.registers.sorted(source.dims), data)
 
     def _read(self, array: Array, at: Iterable[int | None]) -> None:
         """Remember who reads elements of an array that this kernel writes."""
@@ -453,7 +470,8 @@ class Launch:
 
 def _tiled(sizes: Sizes, kernel: Kernel) -> Sizes:
     """The sizes of tiles of a kernel, which has some dims block by block, and others whole."""
-    turns = {s.dim for s in statements_in(kernel.body) if isinstance(s, Loop) and s.over == "block"}
+    loops = (s for s in statements_in(kernel.body) if isinstance(s, Loop) and s.over == "block")
+    turns = {loop.dim for loop in loops if not loop.whole}
     cut = {dim: block for dim, block in sizes.cut.items() if dim in turns or dim == kernel.block_of}
     return replace(sizes, blocks={**sizes.blocks, **cut}) if cut else sizes
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from flagen.backends.printed import SUM, Printed, expression, product, total_of
+from flagen.backends.printed import PRODUCT, SUM, Printed, expression, product, total_of
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.kernel_printer import INDENT, KernelPrinter
 from flagen.backends.triton_.printer import Printer
@@ -15,6 +15,7 @@ from flagen.kernel.ir import (
     Apply,
     Index,
     Kernel,
+    Load,
     Loop,
     Operands,
     Routine,
@@ -28,7 +29,7 @@ from flagen.kernel.ir import (
 )
 from flagen.kernel.passes import Named, axes_named, evaluates_head, has_key_heads
 from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
-from flagen.plan.tiles import Head, Lane, Tile
+from flagen.plan.tiles import Head, Lane, Sum, Tile
 from flagen.spec.model import Dims
 
 _CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
@@ -60,6 +61,16 @@ class ChunkPrinter(KernelPrinter):
         pointers = (f"{array.name}_ptr" for array in kernel.arrays)
         constants = (f"{name}: tl.constexpr" for name in kernel.sizes)
         return [*pointers, *kernel.numbers, *kernel.lengths, *constants]
+
+    def lines(self) -> Iterator[str]:
+        """The body, behind where the program stands; what operands are rounded to is said before there are tiles."""
+        body = self.kernel.body
+        rounds = 1 if isinstance(body[0], Operands) else 0
+        yield from self._program()
+        yield from self._span()
+        yield from self._body(body[:rounds])
+        yield from self._axes()
+        yield from self._body(body[rounds:])
 
     # --------------------------------------------------------------------------------------------------------- program
 
@@ -121,6 +132,9 @@ class ChunkPrinter(KernelPrinter):
             yield f"{INDENT}chunk = tl.load(first_chunk_ptr + sequence)"
 
     def _span_of_chunk(self) -> Iterator[str]:
+        if "slot" in _spaces(self.kernel):
+            yield from self._span_of_slot()
+            return
         yield "if cu_seqlens_ptr is None:"
         yield f"{INDENT}chunks = tl.cdiv(T, TOKENS)"
         yield f"{INDENT}start = chunk // chunks * T + chunk % chunks * TOKENS"
@@ -131,6 +145,24 @@ class ChunkPrinter(KernelPrinter):
         first = "tl.load(cu_seqlens_ptr + sequence).to(tl.int64) + (chunk - chunks_before) * TOKENS"
         yield f"{INDENT}start = {first}"
         yield f"{INDENT}end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)"
+
+    def _span_of_slot(self) -> Iterator[str]:
+        """The chunk, by its number in the sequence, and those that share a slot with it."""
+        yield "if cu_seqlens_ptr is None:"
+        yield f"{INDENT}chunks = tl.cdiv(T, TOKENS)"
+        yield f"{INDENT}sequence = chunk // chunks"
+        yield f"{INDENT}within = chunk % chunks"
+        yield f"{INDENT}start = sequence * T + within * TOKENS"
+        yield f"{INDENT}end_token = (sequence + 1) * T"
+        yield "else:"
+        yield f"{INDENT}sequence = tl.load(chunk_sequence_ptr + chunk)"
+        yield f"{INDENT}within = chunk - tl.load(first_chunk_ptr + sequence)"
+        yield f"{INDENT}start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64) + within * TOKENS"
+        yield f"{INDENT}end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)"
+        yield "state = (chunk - within + sequence) // 2 + within // 2"
+        yield "# The chunks that share a stored state with this one: the first, and the last one that there is."
+        yield "first = start - within % 2 * TOKENS"
+        yield "last = tl.minimum(first + TOKENS, start + (end_token - 1 - start) // TOKENS * TOKENS)"
 
     def _axes(self) -> Iterator[str]:
         for dim in sorted(self.kernel.dims, key=self._has_block):
@@ -188,7 +220,8 @@ class ChunkPrinter(KernelPrinter):
     def _statement(self, statement: Statement) -> Iterator[str]:
         match statement:
             case Apply(routine):
-                yield f"{', '.join(routine.carried)} = {routine.name}({', '.join(arguments(routine, self.axes))})"
+                given = arguments(routine, self.axes, self._start)
+                yield f"{', '.join(routine.carried)} = {routine.name}({', '.join(given)})"
             case Operands(array) if routines_in(self.kernel.body):
                 yield f"dtype: tl.constexpr = {array.name}_ptr.dtype.element_ty"
             case _:
@@ -208,10 +241,25 @@ class ChunkPrinter(KernelPrinter):
             case "member":
                 yield f"for member in {self._range(loop, '', 'HV // H')}:"
                 yield from self._member(loop)
+            case "earlier":
+                yield "for earlier in range(first, start, TOKENS):"
+                yield from self._inside(loop.body)
+            case "later":
+                yield "for back in range(0, last - start, TOKENS):"
+                yield f"{INDENT}later = last - back"
+                yield from self._inside(loop.body)
             case _:
                 raise InternalError(f"a kernel over chunks has no loop over {loop.over}")
 
+    @property
+    def _start(self) -> str:
+        """Where the chunk starts at which a loop stands."""
+        others = [loop.over for loop in self.loops if loop.over in ("earlier", "later")]
+        return others[-1] if others else "start"
+
     def _range(self, loop: Loop, first: str, *others: str) -> str:
+        if loop.wanted:
+            others = (f"{others[0]} if {loop.wanted} else 0", *others[1:])
         if loop.keeps:
             return f"range({', '.join((*((first,) if first else ()), *others))})"
         return f"tl.range({', '.join((first or '0', *others))}, disable_licm=True)"
@@ -271,6 +319,8 @@ class ChunkPrinter(KernelPrinter):
         array, over = access.array, self._over(access)
         if access.by_strides:
             return self._strided(access, over)
+        if access.rows and self.kernel.addresses == "from start":
+            return self._from_start(access, over)
         start = next(
             (s for (spaces, dims), s in self.starts.items() if (spaces, dims) == (array.spaces, array.dims)), ""
         )
@@ -284,6 +334,28 @@ class ChunkPrinter(KernelPrinter):
             return row
         size = product(*(Printed(self.axes.size(dim)) for dim in array.dims))
         return total_of(*([product(counted, size).text] if row else []), *self._offsets(access, over))
+
+    def _from_start(self, access: Access, over: Dims) -> str:
+        """The number of the chunk's first row, and in 32 bits how far from it each lane is."""
+        array, (axis,), steps = access.array, access.rows, self.kernel.steps
+        inner, counted = access.at[1:], array.spaces[0]
+        start = f"start * {steps}" if counted == "row" else "start"
+        index = self.axes.index(axis)
+        lane = f"{index} // {steps}" if axis == ROW and counted == "token" else index
+        extent = product(Printed(lane, PRODUCT), *(Printed(self._extent(each, access)) for each in inner)).text
+        row = f"({self._inner_row(start, inner, access)})"
+        if not array.dims:
+            return f"{row} + {extent}"
+        size = [Printed(self.axes.size(dim)) for dim in array.dims]
+        lanes = product(Printed(self.axes.spread(f"({extent})", (axis,), over)), *size)
+        return f"{product(Printed(row), *size).text} + ({total_of(lanes.text, *self._offsets(access, over))})"
+
+    def _inner_row(self, text: str, inner: Iterable[Index], access: Access) -> str:
+        """The number of a row, from that of what it is counted in."""
+        for index in inner:
+            outer = text if " + " not in text else f"({text})"
+            text = f"{outer} * {self._extent(index, access)} + {self._coordinate(index)}"
+        return text
 
     def _strided(self, access: Access, over: Dims) -> str:
         """The row of the chunk's first token, and how far from it each lane is."""
@@ -307,11 +379,28 @@ class ChunkPrinter(KernelPrinter):
                 index = Printed(self.axes.spread(index.atom, tile.dims, over))
             yield product(index, *(Printed(self.axes.size(d)) for d in dims[number + 1 :])).text
 
+    def _loaded(self, load: Load) -> str:
+        if not load.shares:
+            return super()._loaded(load)
+        access, dims = load.source.of_first_share, load.source.array.dims
+        mask = self._masks(access)
+        address = f"{load.source.array.name}_ptr + "
+        if not dims:
+            return f"sum_of_shares({address}({self._address(access)}) * shares, 1, shares, {mask})"
+        (dim,) = dims
+        row = f"({self._row(access)}) * shares * {self.axes.size(dim)}"
+        return f"sum_of_shares({address}{row} + {self.axes.index(dim)}, {self.axes.size(dim)}, shares, {mask})"
+
     def _mask(self, access: Access, other: str = "") -> str:
+        masks = self._masks(access)
+        return f", mask={masks}{other}" if masks else ""
+
+    def _masks(self, access: Access) -> str:
+        """Which lanes there are; empty for all of them."""
         masks = [self._within(dim, access) for dim in access.within]
         if access.where is not None:
             masks.append(self.print.over(access.where, self._over(access)))
-        return f", mask={' & '.join(masks)}{other}" if masks else ""
+        return " & ".join(masks)
 
     def _within(self, dim: str, access: Access) -> str:
         """Which lanes lie before the end of an axis."""
@@ -352,6 +441,12 @@ class _ChunkExpressions(Printer):
         super().__init__(axes)
         self.walks = walks
 
+    def _print(self, tile: Tile) -> Printed:
+        match tile:
+            case Sum(Sum(value, last), first) if value.dims == (first, last):
+                return Printed(f"tl.sum({self(value)})")  # Over both axes at once.
+        return super()._print(tile)
+
     def coordinate(self, of: str) -> Printed:
         if of == "chunk of sequence" and self.walks:
             return Printed("(start - first_token) // TOKENS", SUM + 1)
@@ -387,14 +482,14 @@ class RoutinePrinter(ChunkPrinter):
         return (line for place, line in enumerate(super()._lanes_of(dim, start)) if place > 0 or not given)
 
 
-def arguments(routine: Routine, axes: Axes) -> list[str]:
+def arguments(routine: Routine, axes: Axes, start: str = "start") -> list[str]:
     """What a routine is called with."""
     place = (name for space in routine.place for name in _PLACES.get(space, (space,)))
     return [
         *routine.carried,
         *(f"{array.name}_ptr" for array in routine.arrays),
         *routine.numbers,
-        "start",
+        start,
         "end_token",
         *place,
         *map(axes.index, routine.lanes),
