@@ -6,14 +6,18 @@ from dataclasses import dataclass, replace
 
 from flagen.kernel.check import check
 from flagen.kernel.ir import Program
+from flagen.kernel.key_backward import key_chunk_backward
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
+from flagen.kernel.right_backward import right_chunk_backward
 from flagen.kernel.scalar_backward import scalar_chunk_backward
 from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.plan import Plan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.reverse_mode import ReversePlan
+from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.spec.model import Spec
@@ -55,6 +59,10 @@ def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
     if isinstance(backward, ChunkBackwardPlan):
         return None, _checked(scalar_chunk_backward(backward))
+    if isinstance(backward, KeyBackwardPlan):
+        return None, _checked(key_chunk_backward(backward))
+    if isinstance(backward, RightBackwardPlan):
+        return None, _checked(right_chunk_backward(backward))
     if not isinstance(kernel, ScanKernelPlan):
         return None, None
     assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
-from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
+from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import Tile, tiles_in
 from flagen.spec.model import Dims
 
@@ -110,12 +111,12 @@ class Access:
     in_memory_order: bool = False
     by_strides: bool = False
 
-    @property
+    @cached_property
     def rows(self) -> Dims:
         """The axes along which its rows lie."""
         return tuple(index.axis for index in self.at if index.axis is not None)
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         """What the tile lies over."""
         placed = dict(self.places)
@@ -128,7 +129,7 @@ class Access:
         kept = tuple(index for index in self.at if index.space != "block")
         return replace(self, array=replace(self.array, spaces=tuple(index.space for index in kept)), at=kept)
 
-    @property
+    @cached_property
     def tiles(self) -> tuple[Tile, ...]:
         """The expressions in it."""
         named = (tile for _, tile in (*self.places, *self.ends))
@@ -242,7 +243,7 @@ class Loop:
     stages: how many turns are under way at once, one waiting for what the other loads.
     but_last: not for the tokens of a sequence's last segment.
     counted: chunks have numbers in their sequence, from which their tokens follow, and not the other way round.
-    whole: a block is all of its dim: something sums over it.
+    whole: a block of `dim` is all of it, since something sums over it: there is one turn.
     keeps: what does not change is held in registers, and not computed again in each turn.
     wanted: a choice that a launch makes, without which the loop has no turns.
     note: a comment.
@@ -255,8 +256,8 @@ class Loop:
     but_last: bool = False
     counted: bool = False
     dim: str = ""
-    whole: bool = False
     first: str = ""
+    whole: bool = False
     keeps: bool = True
     wanted: str = ""
     note: str = ""
@@ -398,7 +399,7 @@ class Kernel:
     @property
     def dims(self) -> Dims:
         """The axes that are dims of the spec."""
-        return tuple(axis for axis in self.order if axis not in (TOKEN, ROW, WRITTEN, MEMBER))
+        return tuple(axis for axis in self.order if axis not in (TOKEN, ROW, BETWEEN, WRITTEN, MEMBER))
 
 
 @dataclass(frozen=True)

@@ -153,15 +153,15 @@ def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
     if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan):
         return ()
+    assert programs.chunk_backward is not None
     if isinstance(backward, KeyBackwardPlan):
         from flagen.backends.triton_.key_backward import key_backward_contexts
 
-        return _rendered(key_backward_contexts(backward))
+        return _rendered(key_backward_contexts(backward, programs.chunk_backward))
     if isinstance(backward, RightBackwardPlan):
         from flagen.backends.triton_.right_backward import right_backward_contexts
 
-        return _rendered(right_backward_contexts(backward))
-    assert programs.chunk_backward is not None
+        return _rendered(right_backward_contexts(backward, programs.chunk_backward))
     kernels = (
         Rendering(f"{module}.py", f"triton/{module}.py.j2", context)
         for module, context in backward_kernel_contexts(backward, programs.chunk_backward).items()

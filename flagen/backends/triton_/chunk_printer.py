@@ -29,7 +29,7 @@ from flagen.kernel.ir import (
 )
 from flagen.kernel.passes import Named, axes_named, evaluates_head, has_key_heads
 from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
-from flagen.plan.tiles import Head, Lane, Sum, Tile
+from flagen.plan.tiles import Head, Lane, Size, Sum, Tile
 from flagen.spec.model import Dims
 
 _CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
@@ -80,6 +80,8 @@ class ChunkPrinter(KernelPrinter):
             yield f"TOKENS: tl.constexpr = CHUNK // {kernel.steps}"
         elif self._counts_chunks:
             yield "TOKENS: tl.constexpr = CHUNK"
+        if "LEAF" in {tile.name for tile in values_of(kernel.body) if isinstance(tile, Size)}:
+            yield "LEAF: tl.constexpr = 1 << LEAF_LEVELS"
         if kernel.run == "chunk":
             yield from self._chunk_of_program()
             return

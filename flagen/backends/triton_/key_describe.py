@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from flagen.backends.triton_.chunk_describe import OUTPUT, STATES, WALK, derived_from, indented, owned
 from flagen.backends.triton_.describe import count
+from flagen.backends.triton_.kernel import Docs
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad
 from flagen.plan.show import show
@@ -211,7 +212,14 @@ def _front_end(plan: KeyKernelPlan, wanted: Collection[str]) -> Iterator[str]:
             yield f"{name} = {to_source(expr)}"
 
 
-def reverse_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+REVERSE = (
+    "Walk the chunks of one sequence of one value head backward with the gradient dS of the state in registers, and\n"
+    "    leave behind that of the state after each of them."
+)
+GRADIENTS = "Evaluate the adjoint of one chunk, for the value heads of one key head."
+
+
+def reverse_docs(plan: KeyKernelPlan) -> Docs:
     """The docstring of the walk that stores the gradients of the states."""
     state = ["dS" if plan.log_decay is None else "whole dS", "q_from_start^T dread"]
     equations = []
@@ -225,10 +233,10 @@ def reverse_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
         f" {plan.value} of the state of one head of one sequence, transposed, as the walk over states does. For each"
         f" chunk it writes {left}, in the dtype of the products."
     )
-    return {"equations": equations, "text": text}
+    return Docs(REVERSE, equations, (text,))
 
 
-def gradients_docs(plan: KeyKernelPlan, *, decays: bool) -> Mapping[str, object]:
+def gradients_docs(plan: KeyKernelPlan, *, decays: bool) -> Docs:
     """The docstring of the kernel that has a program for every chunk."""
     read, erase = _offset(plan, after=plan.read_after), _offset(plan, after=plan.erase_after)
     decaying = plan.log_decay is not None
@@ -259,4 +267,4 @@ def gradients_docs(plan: KeyKernelPlan, *, decays: bool) -> Mapping[str, object]
     )
     if decays:
         equations.append("dg_t = sum over i >= t of (q dq + y dy - w dw - k dk)_i, in the chunk, + e^G_end S dS")
-    return {"equations": equations, "text": text}
+    return Docs(GRADIENTS, equations, (text,))

@@ -17,24 +17,26 @@ from flagen.backends.triton_.key_backward import (
     walked_arrays,
 )
 from flagen.backends.triton_.key_backward_walks import TurnedOutput
+from flagen.kernel.ir import Program
 from flagen.plan.free_names import free_name
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.schedule import declared_names
 
 
-def right_backward_contexts(plan: RightBackwardPlan) -> Contexts:
+def right_backward_contexts(plan: RightBackwardPlan, program: Program) -> Contexts:
     """The files of the backward."""
-    return {**kernel_contexts(plan.turned), "chunk_backward": ("right_backward", _launcher_context(plan))}
+    kernels = kernel_contexts(plan.turned, program)
+    return {**kernels, "chunk_backward": ("right_backward", _launcher_context(plan, program))}
 
 
-def _launcher_context(plan: RightBackwardPlan) -> Mapping[str, object]:
+def _launcher_context(plan: RightBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/right_backward.py.j2` uses."""
     turned, shared = plan.turned, chunk_launcher_context(plan.forward)
     own, of_call = own_names(turned), gradients_of_call(turned)
     called = [gradient.called for gradient in turned.stored]
     d_read = free_name(f"d_{plan.reads}", {*declared_names(turned.rows.spec), *called})
     output = launch_of(turned, TurnedOutput(turned.forward), "chunks * args.HV * blocks", own, "walk_tiles")
-    known = {**launches(turned, own), "output": output}
+    known = {**launches(turned, program, own), "output": output}
     partial = dict(of_call["partial"])
     kept = [array.name for array in walked_arrays(turned, own)]
     swapped = {
