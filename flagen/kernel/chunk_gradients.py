@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from flagen.kernel.across import STATE_GRADIENT, Across
-from flagen.kernel.column_gradients import PARTS, ColumnGradients, Scores
+from flagen.kernel.column_gradients import PARTS, Scores
+from flagen.kernel.gradient_sums import GradientSums
 from flagen.kernel.ir import (
     Access,
     Add,
     Apply,
     Array,
     Fill,
-    Given,
-    If,
     Index,
     Kernel,
     Let,
@@ -28,62 +27,45 @@ from flagen.kernel.ir import (
     Operands,
     Row,
     Scale,
-    Space,
     Statement,
-    Store,
 )
 from flagen.kernel.passes import live
-from flagen.kernel.rows import CHUNK, DTYPE, PACKING, PRECISION, ZERO, call, local, rounded, times
-from flagen.plan import backward_levels as actions
+from flagen.kernel.rows import DTYPE, PACKING, PRECISION, ZERO, call, local, rounded, times
 from flagen.plan.backward_levels import (
     BLOCK,
     COLUMN_SCALE_GRADIENT,
-    DECAY_GRADIENT,
     HEAD,
     KEYS,
     R_GRADIENT,
     ROLES,
     SHARED,
-    Action,
-    Gradient,
     Level,
     scale_gradient,
     vector_gradient,
 )
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.row_planner import Part
-from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
+from flagen.plan.rows import MEMBER, TOKEN, WRITTEN
 from flagen.plan.tiles import (
     Arithmetic,
-    Compare,
-    Cumulative,
     Dot,
-    Lane,
-    Masked,
     Select,
-    Size,
-    Spread,
     Sum,
     Tile,
     Whole,
-    tiles_in,
 )
-from flagen.spec.model import Input, Param
 
 CHOICES = ("MEMBERS", "WANTS_KEYS", "WANTS_VALUES")
 """What the kernel is compiled for beside sizes: value heads of a key head, and which gradients are asked for."""
 
 SCARCE = "Registers are scarce: what a loop could compute once for all is not worth holding."
-MEMBERS = Size("MEMBERS")
-MEMBER_HERE = local("member", ())
 
 
-class Gradients(ColumnGradients):
+class Gradients(GradientSums):
     """The kernel that has a program for every chunk."""
 
     def __init__(self, plan: ChunkBackwardPlan) -> None:
-        super().__init__(plan, plan.keys, plan.heads, plan.values, plan.keys_written)
-        self.started: set[str] = set()
+        super().__init__(plan)
         self.after, self.before = (Apply(Across(plan, after=after).routine()) for after in (True, False))
 
     def kernel(self) -> Kernel:
@@ -118,15 +100,15 @@ class Gradients(ColumnGradients):
 
     def _body(self) -> Iterator[Statement]:
         yield Operands(self._of_slot("states"))
-        yield from self._zeros(SHARED)
-        yield from self._sums_over_keys()
+        yield from self.zeros(SHARED)
+        yield from self.sums_over_keys()
         yield Note()
-        keys = (*self._of_key_block(), self._members(self._of_member()), *self._actions(KEYS))
+        keys = (*self._of_key_block(), self._members(self._of_member()), *self.actions(KEYS))
         yield Note(SCARCE)
         yield self._blocks(self.key, keys, wanted="WANTS_KEYS")
         yield Note()
         yield self._members(self._values_of_member(), wanted="WANTS_VALUES")
-        yield from self._actions(SHARED)
+        yield from self.actions(SHARED)
 
     def _members(self, body: Iterable[Statement], wanted: str = "") -> Statement:
         return Loop("member", tuple(body), keeps=False, wanted=wanted)
@@ -154,8 +136,8 @@ class Gradients(ColumnGradients):
         yield from self._state_factors()
         for matrix in self.matrices:
             yield from self._onto_rows(matrix, heads)
-        yield from self._dots()
-        yield from self._onto_vectors()
+        yield from self.dots()
+        yield from self.onto_vectors()
 
     def _values_of_member(self) -> Iterator[Statement]:
         values = self.parts[2]
@@ -169,12 +151,12 @@ class Gradients(ColumnGradients):
             yield from self._values_zeros()
             yield self._blocks(self.key, self._values_keys())
         yield from self._values_operands()
-        yield from self._zeros(HEAD)
-        if self._has_gradient("v"):
+        yield from self.zeros(HEAD)
+        if self.has_gradient("v"):
             yield Fill(scale_gradient("v"), (self.row,))
-        yield self._blocks(self.value, (*self._values_block(values), *self._actions(BLOCK)))
-        yield from self._taken()
-        yield from self._actions(HEAD)
+        yield self._blocks(self.value, (*self._values_block(values), *self.actions(BLOCK)))
+        yield from self.taken()
+        yield from self.actions(HEAD)
 
     # ---------------------------------------------------------------------------------------------------------- states
 
@@ -247,9 +229,9 @@ class Gradients(ColumnGradients):
             return
         kept = [self._sum(role) for role in self.roles if role in ("w", "k")]
         total = kept[0] if len(kept) == 1 else Arithmetic("+", kept[0], kept[1], kept[0].dims)
-        yield self._put("kept_sums", total)
+        yield self.put("kept_sums", total)
         whole = times(local("whole", ()), local("state_dot", ()))
-        yield Add("end_sums", Select(self._is_member(), whole, ZERO, (MEMBER,)), (MEMBER,))
+        yield Add("end_sums", Select(self.is_member(), whole, ZERO, (MEMBER,)), (MEMBER,))
         yield from self._sums_of_reads()
 
     def _sums_of_reads(self) -> Iterator[Statement]:
@@ -312,88 +294,6 @@ class Gradients(ColumnGradients):
         found = call("sum_of_pairs", pairs, last, self.token_of_rows(), token, PRECISION, DTYPE, dims=(TOKEN,))
         yield Add("pair_sum", found, (TOKEN,))
 
-    # ----------------------------------------------------------------------------------------------- sums over the keys
-
-    def _sums_over_keys(self) -> Iterator[Statement]:
-        """What blocks of the keys add up to, for each value head: gradients of sums of log decays and of scales."""
-        if self.backward.decays:
-            yield Fill("row_sums", (self.row, MEMBER))
-            if self.grouped:
-                yield Fill("read_sums", (TOKEN, MEMBER))
-            yield Fill("pair_sums", (TOKEN, MEMBER))
-            yield Fill("kept_sums", (self.row, MEMBER))
-            yield Fill("end_sums", (MEMBER,))
-        for role in self.roles:
-            if self._has_gradient(role):
-                yield Fill(f"{role}_dots", (self.axis_of(role), MEMBER))
-
-    def _dots(self) -> Iterator[Statement]:
-        """What rows have in common with their gradients: the gradients of what scales them, and of their decays."""
-        if self.backward.decays:
-            if self.plan.erases_before:
-                erased = call("onto_row_before", local("erased_sum", (self.row,)), CHUNK, dims=(self.row,))
-                yield Add("row_sum", erased, (self.row,))
-            yield self._put("row_sums", local("row_sum", (self.row,)))
-            if self.grouped:
-                yield self._put("read_sums", local("read_sum", (TOKEN,)))
-            yield self._put("pair_sums", local("pair_sum", (TOKEN,)))
-        for role in self.roles:
-            if self._has_gradient(role):
-                common = times(self.wide(self.operand(role)), self.part(role))
-                yield self._put(f"{role}_dots", Sum(common, self.key, (self.axis_of(role),)))
-
-    def _put(self, sums: str, tile: Tile) -> Statement:
-        """A number for each row as that of the value head at hand."""
-        over = (*tile.dims, MEMBER)
-        return Add(sums, call("put", tile, MEMBER_HERE, MEMBERS, dims=over), over)
-
-    def _take(self, sums: str, axis: str) -> Tile:
-        """The numbers of the value head at hand."""
-        return call("take", local(sums, (axis, MEMBER)), MEMBER_HERE, MEMBERS, dims=(axis,))
-
-    def _is_member(self) -> Tile:
-        return Compare("==", Lane(MEMBER, (MEMBER,)), MEMBER_HERE, (MEMBER,))
-
-    def _onto_vectors(self) -> Iterator[Statement]:
-        for role in self.roles:
-            scaled = times(self.part(role), self.own_scale(role))
-            yield Add(vector_gradient(self.plan, role), scaled, self.over_keys(role))
-
-    def _has_gradient(self, role: str) -> bool:
-        """Whether what scales the rows of `role`, and is not in what they get, has a gradient."""
-        return role in self.backward.scaled and role != "k"
-
-    def _taken(self) -> Iterator[Statement]:
-        """The gradients of what scales a value head's rows, and of its log decays."""
-        for role in self.roles:
-            if self._has_gradient(role):
-                yield Let(scale_gradient(role), self._take(f"{role}_dots", self.axis_of(role)))
-        if self.backward.decays:
-            yield from self._decay_gradient()
-
-    def _decay_gradient(self) -> Iterator[Statement]:
-        """A decay takes part in what earlier rows kept until the chunk's end; sums of all of them would be coarser."""
-        token, tokens = (TOKEN,), local(DECAY_GRADIENT, (TOKEN,))
-        yield Let("kept", self._take("kept_sums", self.row))
-        square = (TOKEN, WRITTEN)
-        earlier = self.compared(self.lane(TOKEN), ">", self.written(self.token_of_rows()))
-        before = Select(earlier, self.written(local("kept", (self.row,))), ZERO, square)
-        yield Let("kept", Sum(before, WRITTEN, token))
-        yield Add(
-            "kept", Sum(Select(self._is_member(), local("end_sums", (MEMBER,)), ZERO, (MEMBER,)), MEMBER, ()), token
-        )
-        sums = self._take("row_sums", self.row)
-        if self.grouped:
-            sums = Arithmetic("+", self._take("read_sums", TOKEN), self._of_steps(sums), token)
-        later = Cumulative(sums, TOKEN, True, token)
-        yield Let(DECAY_GRADIENT, Arithmetic("+", later, local("kept", token), token))
-        yield Add(DECAY_GRADIENT, self._take("pair_sums", TOKEN), token)
-        yield Let(DECAY_GRADIENT, Masked(tokens, TOKEN, 0.0, token))
-
-    def _of_steps(self, rows: Tile) -> Tile:
-        """The sums over the rows of each token."""
-        return call("sum_of_steps", rows, Size(self.steps), Size("BLOCK_TOKENS"), dims=(TOKEN,))
-
     # ------------------------------------------------------------------------------------------------------- the values
 
     def _values_zeros(self) -> Iterator[Statement]:
@@ -444,7 +344,7 @@ class Gradients(ColumnGradients):
             scores = local(matrix.name, self.square(matrix))
             yield Let("v_gradient", self.onto_written(scores, read[matrix.reader], local("v_gradient", over)))
         if (scale := self.scale("v")) is not None:
-            if self._has_gradient("v"):
+            if self.has_gradient("v"):
                 common = times(self.wide(self.operand("v")), local("v_gradient", over))
                 yield Add(scale_gradient("v"), Sum(common, self.value, (self.row,)), (self.row,))
             yield Scale("v_gradient", scale, over)
@@ -457,53 +357,3 @@ class Gradients(ColumnGradients):
         over = (self.row, self.value)
         state, onto = local(STATE_GRADIENT, self.over_state), local("v_gradient", over)
         yield Let("v_gradient", Dot(self.operand("k"), state, self.key, onto, over))
-
-    # --------------------------------------------------------------------------------------------------------- actions
-
-    def _zeros(self, level: Level) -> Iterator[Statement]:
-        for gradient in self.backward.zeros[level]:
-            self.started.add(gradient.called)
-            yield Fill(gradient.called, self.sorted(gradient.dims))
-
-    def _actions(self, level: Level) -> tuple[Statement, ...]:
-        return tuple(map(self._action, self.backward.actions[level]))
-
-    def _action(self, action: Action) -> Statement:
-        match action:
-            case actions.Add(target, value):
-                return self._added(target, self.tile(value, _axis_in(value)))
-            case actions.Fold(target, source):
-                return self._added(target, self._of_steps(local(source.called, source.dims)))
-            case actions.Store(target):
-                return self._stored(target)
-
-    def _added(self, target: Gradient, value: Tile) -> Statement:
-        """The first of what a gradient is made of, over all of it, or the next."""
-        dims = self.sorted(target.dims)
-        if target.called in self.started:
-            return Add(target.called, value, dims)
-        self.started.add(target.called)
-        return Let(target.called, value if value.dims == dims else Spread(value, dims))
-
-    def _stored(self, gradient: Gradient) -> Statement:
-        declared: tuple[Input | Param, ...] = (*self.plan.spec.inputs, *self.plan.spec.params)
-        source = next(decl for decl in declared if decl.name == gradient.name)
-        head: Space = "key_head" if gradient.level in (SHARED, KEYS) else "head"
-        rows: Space = "counted_chunk"
-        if isinstance(source, Input):
-            rows = "row" if source.per == "step" else "token"
-        array = Array(
-            gradient.called, (rows, head), source.dims, "gradient", source.name, own_dtype=True, optional=True
-        )
-        if isinstance(source, Input):
-            target = self.rows_of(array, gradient.axis)
-        else:
-            target = Access(array, tuple(map(Index, array.spaces)), self.sorted(source.dims))
-        store = Store(target, local(gradient.called, self.sorted(gradient.dims)))
-        return If((Given(array),), (store,))
-
-
-def _axis_in(tile: Tile) -> str:
-    """The axis of a chunk that something in `tile` lies along."""
-    dims = [dim for part in tiles_in(tile) for dim in part.dims]
-    return next((axis for axis in (TOKEN, ROW) if axis in dims), "")

@@ -327,11 +327,9 @@ class Launch:
         shares = len(elements) // (math.prod(self.sizes.extents(bare.array, None)) * size)
         data: Data = []
         for flat in self._elements(bare):
-            if flat is None:
-                data.append(fill)
-                continue
-            row, lane = divmod(flat, size)
-            data.append(reduce(add, (elements[(row * shares + share) * size + lane] for share in range(shares))))
+            row, lane = divmod(0 if flat is None else flat, size)
+            places = ((row * shares + share) * size + lane for share in range(shares))
+            data.append(fill if flat is None else reduce(add, (elements[place] for place in places)))
         return Lanes(self.registers.sorted(source.dims), data)
 
     def _read(self, array: Array, at: Iterable[int | None]) -> None:

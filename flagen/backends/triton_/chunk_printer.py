@@ -32,7 +32,7 @@ from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import Head, Lane, Size, Sum, Tile
 from flagen.spec.model import Dims
 
-_CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
+CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
 _FIRST_SLOT = "(chunk + sequence) // 2"
 """Two chunks have one slot, and no two sequences."""
 
@@ -115,7 +115,7 @@ class ChunkPrinter(KernelPrinter):
             yield "key_head = value_head // (HV // H)"
         yield "chunk = (program // HV).to(tl.int64)"
         yield "chunk_row = chunk * HV + value_head"
-        self.rows[_CHUNK_ROW] = "chunk_row"
+        self.rows[CHUNK_ROW] = "chunk_row"
 
     def _span(self) -> Iterator[str]:
         if self.kernel.run == "chunk":
@@ -269,13 +269,13 @@ class ChunkPrinter(KernelPrinter):
     def _member(self, loop: Loop) -> Iterator[str]:
         """A value head of the key head."""
         yield f"{INDENT}value_head = key_head * (HV // H) + member"
-        if any(access.array.spaces == _CHUNK_ROW for access in accesses_in(loop.body)):
+        if any(access.array.spaces == CHUNK_ROW for access in accesses_in(loop.body)):
             yield f"{INDENT}chunk_row = chunk * HV + value_head"
-            self.rows[_CHUNK_ROW] = "chunk_row"
+            self.rows[CHUNK_ROW] = "chunk_row"
         if any(isinstance(tile, Head) for tile in values_of(loop.body)):
             yield f"{INDENT}head = value_head.to(tl.float32)"
         yield from self._inside(loop.body)
-        self.rows.pop(_CHUNK_ROW, None)
+        self.rows.pop(CHUNK_ROW, None)
 
     def _blocks(self, loop: Loop) -> Iterator[str]:
         start = "key_start" if loop.dim == self.kernel.order[-1] else "block_start"
@@ -289,7 +289,7 @@ class ChunkPrinter(KernelPrinter):
         yield from (INDENT + line for line in self._places())
         if any("counted_chunk" in access.array.spaces for access in accesses_in(loop.body)):
             yield f"{INDENT}chunk_row = chunk * HV + value_head"
-            self.rows[_CHUNK_ROW] = "chunk_row"
+            self.rows[CHUNK_ROW] = "chunk_row"
         if self._counts_chunks:
             yield f"{INDENT}chunk += 1"
         yield from self._inside(loop.body)
@@ -310,7 +310,7 @@ class ChunkPrinter(KernelPrinter):
         yield from (INDENT + line for line in self._places())
         if "counted_chunk" in spaces:
             yield f"{INDENT}chunk_row = (chunk + within) * HV + value_head"
-            self.rows[_CHUNK_ROW] = "chunk_row"
+            self.rows[CHUNK_ROW] = "chunk_row"
         if "slot" in spaces:
             yield f"{INDENT}state = first_state + within // 2"
         yield from self._inside(loop.body)
@@ -453,35 +453,6 @@ class _ChunkExpressions(Printer):
         if of == "chunk of sequence" and self.walks:
             return Printed("(start - first_token) // TOKENS", SUM + 1)
         return super().coordinate(of)
-
-
-class RoutinePrinter(ChunkPrinter):
-    """Prints a routine that `kernel` applies."""
-
-    def __init__(self, kernel: Kernel, routine: Routine) -> None:
-        super().__init__(replace(kernel, run="chunk", block_of=None, body=routine.body))
-        self.routine = routine
-        self.rows[_CHUNK_ROW] = "chunk_row"
-
-    def parameters(self) -> list[str]:
-        constants = (f"{name}: tl.constexpr" for name in self.routine.sizes)
-        return [*arguments(self.routine, self.axes)[: -len(self.routine.sizes)], *constants]
-
-    def lines(self) -> Iterator[str]:
-        """The body."""
-        if has_key_heads(self.kernel) and "key_head" not in self.routine.place:
-            yield "key_head = value_head // (HV // H)"
-        if self.kernel.steps:
-            yield f"TOKENS: tl.constexpr = CHUNK // {self.kernel.steps}"
-        yield from self._axes()
-        yield from self._body(self.kernel.body)
-
-    def _has_block(self, dim: str) -> bool:
-        return dim in self.routine.lanes
-
-    def _lanes_of(self, dim: str, start: str) -> Iterator[str]:
-        given = dim in self.routine.lanes
-        return (line for place, line in enumerate(super()._lanes_of(dim, start)) if place > 0 or not given)
 
 
 def arguments(routine: Routine, axes: Axes, start: str = "start") -> list[str]:
