@@ -65,12 +65,13 @@ def local(name: str, dims: Dims) -> Value:
 
 
 def times(first: Tile, *rest: Tile | None) -> Tile:
-    """The product of these from left to right, over all that they lie over; None is no factor."""
+    """The product of these from left to right, over all that they lie over; None is no factor. Where none of them lies
+    over all of that, they stand in the order of their axes."""
     factors = [first, *(factor for factor in rest if factor is not None)]
     if len(factors) == 1:
         return first
-    widest = max(factors, key=lambda tile: len(tile.dims))
-    return Product(tuple(factors), widest.dims)
+    by_width = sorted(factors, key=lambda tile: len(tile.dims), reverse=True)
+    return Product(tuple(factors), tuple(dict.fromkeys(dim for tile in by_width for dim in tile.dims)))
 
 
 class RowLowering(Generic[P]):
