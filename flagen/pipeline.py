@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from flagen.describe_layer import LayerSheet
     from flagen.kernel import Programs
     from flagen.plan.expansion import ExpandedPlan
-    from flagen.plan.model import Plan, Unavailable
+    from flagen.plan.model import Plan
+    from flagen.plan.unavailable import Unavailable
     from flagen.spec.model import Spec
 
 
@@ -113,8 +114,7 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     """Which operators the package gets and everything the backends have to know to print them."""
     from flagen import plan
 
-    uses = () if spec.layer is None else spec.layer.uses
-    others = {use.name: _plan(use.spec, derive(use.spec)) for use in uses if use.spec is not None}
+    others = {name: _plan(used, derive(used)) for name, used in spec.used.items()}
     return plan.with_layer(_plan(spec, derivation), others)
 
 

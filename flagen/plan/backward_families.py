@@ -13,9 +13,9 @@ from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan, plan_key_backward
 from flagen.plan.key_kernel import KeyKernelPlan, plan_key_decay
-from flagen.plan.model import Unavailable
 from flagen.plan.right_backward import RightBackwardPlan, plan_right_backward
 from flagen.plan.row_planner import NoKernel
+from flagen.plan.unavailable import Unavailable
 
 
 def plan_chunk_backward(

@@ -18,8 +18,8 @@ from flagen.plan.chunk import ChunkPlan, plan_chunk
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan, expand
 from flagen.plan.key_kernel import KeyKernelPlan, plan_key_decay
-from flagen.plan.model import Unavailable
 from flagen.plan.row_planner import NoKernel
+from flagen.plan.unavailable import Unavailable
 
 SIZES = (16, 32, 64)
 """Rows of a chunk that the kernels are made for: tiles of matrix instructions, and an inverse by blocks of 16."""

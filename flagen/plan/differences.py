@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
-from flagen.plan.model import Plan
+from flagen.plan.model import Plan, StagedPlan
 from flagen.plan.right_backward import RightBackwardPlan
-from flagen.plan.staged import StagedPlan
 
 
 def differs_in_segments(plan: Plan) -> bool:

@@ -48,13 +48,13 @@ from flagen.plan.front_end import FrontEnd, WayBack, made_by
 from flagen.plan.fused import FusedPlan
 from flagen.plan.log_decay import LogDecay, Outer, SeveralLogDecays
 from flagen.plan.lowering import TooManyDims
-from flagen.plan.model import Unavailable
 from flagen.plan.reverse_mode import ReversePlan, plan_reverse_mode
 from flagen.plan.row_planner import NoKernel
 from flagen.plan.rows import cleared, values_in
 from flagen.plan.schedule import Set
 from flagen.plan.split import crossed_dims
 from flagen.plan.tiles import StateTile, Tile, Value
+from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Dims, Input, Param
 
 SEGMENT = 64

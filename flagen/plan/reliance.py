@@ -13,9 +13,8 @@ from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import Plan
+from flagen.plan.model import Plan, StagedPlan
 from flagen.plan.row_planner import scalar_factors
-from flagen.plan.staged import StagedPlan
 from flagen.spec.model import Call, Expr, Input, Name, Param, Spec, walk
 
 Use = Literal["log", "leaf", "inverse"]

@@ -14,7 +14,7 @@ from flagen.backends.torch_.layer_printer import MODULES
 from flagen.diagnostics import SpecError
 from flagen.emit.env import environment, render
 from flagen.emit.format import format_python
-from flagen.plan.layer import plan_layer
+from flagen.plan.layer_planner import plan_layer
 from flagen.project import bundled
 from flagen.spec import check_file
 from flagen.spec.layer.scope import BASE_ATTRIBUTES, BASE_CONFIG, RESERVED
@@ -29,7 +29,7 @@ def written(path: Path) -> str:
     spec, _ = check_file(path)
     assert spec.layer is not None
     forms = {"chunk": None, "fused": None, "chunk_kernel": None}
-    others = {use.name: SimpleNamespace(spec=use.spec, **forms) for use in spec.layer.uses}
+    others = {name: SimpleNamespace(spec=used, **forms) for name, used in spec.used.items()}
     plan = plan_layer(spec.layer, SimpleNamespace(spec=spec, **forms), others)  # type: ignore[arg-type]
     rendering = layer_file(plan, spec)
     text = render(environment(bundled("templates")), rendering.template, rendering.context)
