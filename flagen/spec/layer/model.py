@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from flagen.diagnostics import NOWHERE, Span
-
-if TYPE_CHECKING:
-    from flagen.spec.model import Spec
 
 Scalar = int | float | str | bool | None
 Constant = Scalar | tuple[Scalar, ...]
@@ -235,11 +232,10 @@ class Assign:
 
 @dataclass(frozen=True)
 class Use:
-    """The operators of another spec under a name. `spec` is None where only this spec's text was read."""
+    """The operators of another spec under a name. The spec itself, where it was found, is in `Spec.used`."""
 
     name: str
     package: str
-    spec: Spec | None = field(default=None, compare=False, repr=False)
     span: Span = field(default=NOWHERE, compare=False)
 
 

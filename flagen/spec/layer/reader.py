@@ -198,7 +198,7 @@ class LayerReader:
                 problem = problem or f"`{OPERATOR}` calls the operator of this spec"
                 self.report.error("E206", scalar.span, f"{quoted(scalar.text)} is no other spec's name", problem)
             else:
-                found.append(Use(field.key.text, scalar.text, None, scalar.span))
+                found.append(Use(field.key.text, scalar.text, scalar.span))
         return tuple(found)
 
     def _params(self, node: Node) -> tuple[LayerParam, ...]:
