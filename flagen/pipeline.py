@@ -155,15 +155,17 @@ def rendered(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str
     from flagen.emit.banner import Origin, add_banner
     from flagen.emit.env import environment, render
     from flagen.emit.written import as_written
+    from flagen.plan.free_names import asked_name
 
     env = environment(bundled("templates"))
     origin = Origin(__version__, shown, spec.sha256)
+    asked = asked_name(plan.spec)
     files: dict[str, str] = {}
     for rendering in (rendering for backend in BACKENDS for rendering in backend.renderings(plan, programs)):
         if rendering.path in files:
             raise InternalError(f"two backends write {rendering.path}")
         shared = "." * (rendering.path.count("/") + 2)  # What all packages share is beside this one.
-        text = render(env, rendering.template, rendering.context, shared=shared)
+        text = render(env, rendering.template, rendering.context, shared=shared, asked=asked)
         if plan.spec.written:
             text = as_written(rendering.path, text, plan.spec.written, plan.spec.dims, symbols(plan.spec.written))
         files[rendering.path] = add_banner(rendering.path, text, origin)

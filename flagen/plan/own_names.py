@@ -12,7 +12,7 @@ import re
 
 from flagen.plan.free_names import free_name
 from flagen.plan.kernel_names import LOCALS, SETTINGS
-from flagen.plan.schedule import declared_names
+from flagen.plan.schedule import names_of
 from flagen.spec.model import Spec
 from flagen.spec.renaming import renamed
 
@@ -66,7 +66,7 @@ def is_word(name: str) -> bool:
 
 def for_generated_code(spec: Spec) -> Spec:
     """`spec` with an underscore behind each name that generated code has for itself, or the spec as it is."""
-    declared = dict.fromkeys(declared_names(spec))
+    declared = dict.fromkeys(names_of(spec))
     met = [name for name in declared if name != "o" and is_word(name)]
     if not met:
         return spec

@@ -215,6 +215,45 @@ def test_all_forms_are_the_recurrence_whatever_it_is_called(name: str) -> None:
     assert told >= {"o", *(f"d {decl.name}" for decl in spec.inputs)}
 
 
+PASSED_BY_NAME = {
+    "linear_attn_normalized": "scale:column",
+    "gated_delta_product": "num_householder:prepared scale:wanted",
+    "comba_layer": "A_log:wanted dt_bias:saved scale:prepared",
+    "kda": "scale:saved",
+    "oja": "scale:saved",
+    "rwkv4": "w:wanted u:kept_states",
+}
+"""Params and step counts by the names of what functions for gradients take as keywords, as they take these."""
+
+
+def passed_by_name(name: str) -> tuple[Spec, set[str]]:
+    """A spec whose params are called so, and what they are called."""
+    names = dict(pair.split(":") for pair in PASSED_BY_NAME[name].split())
+    recurrence, *_ = text_of(name).partition("\nlayer:")
+    return parse_spec(called(recurrence, names)), set(names.values())
+
+
+@pytest.mark.parametrize("name", PASSED_BY_NAME)
+def test_functions_for_gradients_take_a_param_by_its_name(name: str) -> None:
+    spec, names = passed_by_name(name)
+    backward = rendered(spec)["chunk_backward.py"]
+    (function,) = (n for n in ast.parse(backward).body if isinstance(n, ast.FunctionDef) and n.name[0] != "_")
+    arguments = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
+    assert names <= set(arguments)
+    assert len(arguments) == len(set(arguments))
+
+
+@pytest.mark.usefixtures("interpreter", "poisoned_memory")
+@tiered("name", [(name,) for name in PASSED_BY_NAME], lambda name: name in ("linear_attn_normalized", "rwkv4"))
+def test_gradients_of_what_is_passed_by_such_a_name(name: str) -> None:
+    spec, _ = passed_by_name(name)
+    with imported(build(spec)) as package:
+        assert hasattr(package, f"chunk_{name}") and hasattr(package, f"fused_recurrent_{name}")
+        told = kernels.check(spec, package, shapes=kernels.SHAPES[:2])
+    tensors = [*spec.inputs, *(param for param in spec.params if param.is_tensor)]
+    assert told >= {f"d {decl.name}" for decl in tensors}
+
+
 def test_a_layer_calls_its_operator_by_the_names_that_the_spec_has() -> None:
     """Its own names are apart from those of the recurrence, and stay."""
     text = text_of("gated_deltanet")
