@@ -2,7 +2,7 @@
 
 A spec's layer chooses with conditional expressions, each in its place. Code that a person writes has blocks: what
 several statements choose by the same condition stands under one `if`. So the expressions are taken apart into steps,
-and steps with one condition are brought together where nothing between them minds.
+and steps with one condition are brought together where no step between them depends on the order.
 
 What keeps something from token to token, and the operator, come to stand alone in their statement, since they return
 what they keep as well.
@@ -121,7 +121,8 @@ def _choice(condition: Expr, then: tuple[Step, ...], otherwise: tuple[Step, ...]
 
 
 def brought_together(steps: Iterable[Step]) -> tuple[Step, ...]:
-    """Steps of which those with one condition stand in one block, the first one's, unless something between minds."""
+    """Steps of which those with one condition stand in one block, the first one's, unless a step between them depends
+    on the order."""
     found: list[Step] = []
     for step in steps:
         place = _place_of(step, found)

@@ -1,5 +1,5 @@
-"""What a form takes for granted about the values it is given: where it relies on a range, and whether a value that is
-no number stays where it is."""
+"""What a form takes for granted about the values it is given: where it relies on a range, and whether a NaN reaches
+other tokens of its chunk."""
 
 from __future__ import annotations
 
