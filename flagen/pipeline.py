@@ -154,7 +154,7 @@ def rendered(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str
     from flagen.backends.markdown_ import symbols
     from flagen.emit.banner import Origin, add_banner
     from flagen.emit.env import environment, render
-    from flagen.emit.written import as_written
+    from flagen.emit.written import as_written, layer_as_written
     from flagen.plan.free_names import asked_name
 
     env = environment(bundled("templates"))
@@ -168,6 +168,8 @@ def rendered(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str
         text = render(env, rendering.template, rendering.context, shared=shared, asked=asked)
         if plan.spec.written:
             text = as_written(rendering.path, text, plan.spec.written, plan.spec.dims, symbols(plan.spec.written))
+        if plan.layer is not None and plan.layer.layer.written and rendering.path == "layer.py":
+            text = layer_as_written(text, plan.layer.layer.written)
         files[rendering.path] = add_banner(rendering.path, text, origin)
     return files
 

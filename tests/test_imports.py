@@ -29,7 +29,7 @@ SPEC_MODEL |= {"flagen.spec.printer.to_source", "flagen.spec.ranges.interval_of"
 # The same under other names.
 SPEC_MODEL |= {f"flagen.spec.renaming.{name}" for name in ("renamed", "expression_renamed", "as_written")}
 # A layer as data, and the one table of what its words are.
-SPEC_MODEL |= {f"flagen.spec.layer.{name}" for name in ("model", "vocabulary", "words")}
+SPEC_MODEL |= {f"flagen.spec.layer.{name}" for name in ("model", "renaming", "vocabulary", "words")}
 # How operators bind, and what elementwise functions are, which all stages read; and that as expressions.
 SPEC_MODEL |= {"flagen.printing", "flagen.functions", "flagen.spec.formulas"}
 LAYERS: dict[str, set[str]] = {

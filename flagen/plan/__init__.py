@@ -27,8 +27,9 @@ def with_layer(plan: Plan, others: Mapping[str, Plan]) -> Plan:
     if plan.spec.layer is None:
         return plan
     from flagen.plan.layer_planner import plan_layer
+    from flagen.plan.own_names import layer_for_generated_code
 
-    return replace(plan, layer=plan_layer(plan.spec.layer, plan, others))
+    return replace(plan, layer=plan_layer(layer_for_generated_code(plan.spec.layer), plan, others))
 
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:

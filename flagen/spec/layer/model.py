@@ -6,7 +6,7 @@ Expressions here are about numbers and tensors of a whole module, so they have n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -277,3 +277,5 @@ class Layer:
     uses: tuple[Use, ...]
     forward: tuple[Assign, ...]
     span: Span = field(default=NOWHERE, compare=False)
+    written: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What its author calls what has another name here (`flagen.spec.layer.renaming`)."""
