@@ -180,7 +180,7 @@ class ChunkPrinter(KernelPrinter):
             yield f"{self.axes.index(MEMBER)} = tl.arange(0, MEMBERS)"
         if self.kernel.run == "chunk":
             yield from self._places()
-        if evaluates_head(self.kernel) and not self.kernel.of_key_heads:
+        if evaluates_head(self.own) and not self.kernel.of_key_heads:
             yield "head = value_head.to(tl.float32)"
 
     def _has_block(self, dim: str) -> bool:
@@ -434,7 +434,8 @@ class ChunkPrinter(KernelPrinter):
             return f"row // {self.kernel.steps}"
         if index.space == "token" and index.axis is None:
             return "start"
-        if index.space == "slot" and not any(loop.counted for loop in self.loops):
+        walks = self.kernel.run == "sequence"
+        if index.space == "slot" and walks and not any(loop.counted for loop in self.loops):
             return "(chunk - 1 + sequence) // 2"  # The loop has counted its chunk.
         return _COORDINATES.get(index.space) or super()._coordinate(index)
 

@@ -14,7 +14,7 @@ class RoutinePrinter(ChunkPrinter):
     """Prints a routine that `kernel` applies."""
 
     def __init__(self, kernel: Kernel, routine: Routine) -> None:
-        super().__init__(replace(kernel, run="chunk", block_of=None, body=routine.body))
+        super().__init__(replace(kernel, run="chunk", block_of=None, of_key_heads=False, body=routine.body))
         self.routine = routine
         self.rows[CHUNK_ROW] = "chunk_row"
 
