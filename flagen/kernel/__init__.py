@@ -33,7 +33,7 @@ class Programs:
     """The programs of the operators of a spec; None where it does not get one, or one that is not data yet.
 
     stages: by chunks alone, those of each stage, where a spec runs in stages.
-    rows: the spec whose tokens the chunk kernels take, where those are rows of tokens, which are evaluated first.
+    rows: the recurrence of the rows of tokens, where that is what the kernels by chunks run.
     """
 
     spec: Spec
@@ -44,15 +44,26 @@ class Programs:
     stages: tuple[Programs, ...] = ()
     rows: Spec | None = None
 
+    @property
+    def by_chunks(self) -> Spec:
+        """What the kernels by chunks run."""
+        return self.rows or self.spec
+
 
 def lower(plan: Plan) -> Programs:
     """The programs of `plan`."""
     stages = plan.chunk_kernel.stages if isinstance(plan.chunk_kernel, StagedPlan) else ()
-    by_stage = tuple(Programs(stage.spec, None, None, *_by_chunks(stage.plan)) for stage in stages)
+    by_stage = tuple(
+        Programs(stage.spec, None, None, *_by_chunks(stage.plan), rows=_rows_of(stage.plan)) for stage in stages
+    )
     fused, fused_backward = _fused_recurrent(plan)
     chunk, chunk_backward = _by_chunks(plan)
-    rows = plan.chunk_kernel.kernels.spec if isinstance(plan.chunk_kernel, ExpandedPlan) else None
-    return Programs(plan.spec, fused, fused_backward, chunk, chunk_backward, by_stage, rows)
+    return Programs(plan.spec, fused, fused_backward, chunk, chunk_backward, by_stage, _rows_of(plan))
+
+
+def _rows_of(plan: Plan) -> Spec | None:
+    """The recurrence of the rows of tokens, where it has the kernels."""
+    return plan.chunk_kernel.kernels.spec if isinstance(plan.chunk_kernel, ExpandedPlan) else None
 
 
 def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
