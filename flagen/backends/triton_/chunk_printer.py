@@ -180,7 +180,7 @@ class ChunkPrinter(KernelPrinter):
             yield f"{self.axes.index(MEMBER)} = tl.arange(0, MEMBERS)"
         if self.kernel.run == "chunk":
             yield from self._places()
-        if evaluates_head(self.kernel) and not self.kernel.of_key_heads:
+        if evaluates_head(self.own) and not self.kernel.of_key_heads:
             yield "head = value_head.to(tl.float32)"
 
     def _has_block(self, dim: str) -> bool:
