@@ -58,7 +58,7 @@ from flagen.plan.tiles import (
 CHOICES = ("MEMBERS", "WANTS_KEYS", "WANTS_VALUES")
 """What the kernel is compiled for beside sizes: value heads of a key head, and which gradients are asked for."""
 
-SCARCE = "Registers are scarce: what a loop could compute once for all is not worth holding."
+SCARCE = "Registers are scarce: nothing is moved out of the loop, to be held during it."
 
 
 class Gradients(GradientSums):

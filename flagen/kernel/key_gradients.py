@@ -77,7 +77,7 @@ from flagen.spec.model import Dims, Input, Param
 
 THIS_MEMBER, MEMBERS = local("member", ()), Size("MEMBERS")
 
-_SCARCE = "Registers are scarce: what a loop could compute once for all is not worth holding."
+_SCARCE = "Registers are scarce: nothing is moved out of the loop, to be held during it."
 _STORED = "What follows reads the gradients of the matrices as other threads stored them."
 
 

@@ -162,7 +162,7 @@ class ChunkPrinter(KernelPrinter):
         yield f"{INDENT}start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64) + within * TOKENS"
         yield f"{INDENT}end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)"
         yield "state = (chunk - within + sequence) // 2 + within // 2"
-        yield "# The chunks that share a stored state with this one: the first, and the last one that there is."
+        yield "# The chunks that share a stored state with this one: the first, and the last one before the end."
         yield "first = start - within % 2 * TOKENS"
         yield "last = tl.minimum(first + TOKENS, start + (end_token - 1 - start) // TOKENS * TOKENS)"
 
