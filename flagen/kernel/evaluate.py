@@ -88,6 +88,7 @@ class Launch:
         self.registers = Registers(kernel.order, kernel.block_of, self.sizes, memory.functions, memory.numbers, DEVICE)
         self.uses: dict[str, _Use] = {}
         self.stored = {s.target.array.name for s in statements_in(kernel.body) if isinstance(s, Store)}
+        self._extents_of: dict[str, tuple[int, ...]] = {}
         self._lanes: dict[tuple[Dims, Dims, tuple[int, ...]], list[int | None]] = {}
         self.barriers = 0
         self.program = 0
@@ -365,14 +366,49 @@ class Launch:
         if key not in self._lanes:
             self._lanes[key] = list(self._lanes_of_row(access))
         lanes, size = self._lanes[key], math.prod(map(self.sizes.of, array.dims))
-        found: list[int | None] = []
-        for place in self.registers.points(access.rows):
-            row = self._row(access, place)
-            found += [None if row is None or lane is None else row * size + lane for lane in lanes]
+        rows = [self._fixed(access)] if not access.rows else list(self._rows_along(access))
+        found = [None if row is None or lane is None else row * size + lane for row in rows for lane in lanes]
         rows_first, over = (*access.rows, *self.registers.sorted(array.dims)), self.registers.sorted(access.dims)
         if rows_first == over:
             return found
         return [found[place] for place in self.registers.places(rows_first, over)]
+
+    def _rows_along(self, access: Access) -> Iterator[int | None]:
+        """The row of each lane of the axis along which there are rows; None beyond its end."""
+        (axis,) = access.rows
+        base, stride, extent = self._fixed(access), *self._along(access)
+        steps = self.registers.steps if axis == ROW and any(index.space == "token" for index in access.at) else 1
+        first = self.registers.first(axis)
+        end = self.registers.end(axis) if axis in access.within else None
+        for place in range(first, first + self.sizes.blocks[axis]):
+            if end is not None and place >= end:
+                yield None
+                continue
+            at = place // steps
+            if not 0 <= at < extent:
+                raise Illegal(f"{access.array.name}: {axis} {at} of {extent}")
+            yield base + at * stride
+
+    def _along(self, access: Access) -> tuple[int, int]:
+        """How far apart the rows along an axis are, and how many there are."""
+        place = next(number for number, index in enumerate(access.at) if index.axis is not None)
+        extents = self._extents(access.array)
+        return math.prod(extents[place + 1 :]), extents[place]
+
+    def _extents(self, array: Array) -> tuple[int, ...]:
+        if array.name not in self._extents_of:
+            self._extents_of[array.name] = self.sizes.extents(array, self.kernel.block_of)
+        return self._extents_of[array.name]
+
+    def _fixed(self, access: Access) -> int:
+        """The number of a row, but for the coordinates that vary along an axis."""
+        row = 0
+        for index, extent in zip(access.at, self._extents(access.array), strict=True):
+            at = self._coordinate(index) if index.axis is None else 0
+            if not 0 <= at < extent:
+                raise Illegal(f"{access.array.name}: {index.space} {at} of {extent}")
+            row = row * extent + at
+        return row
 
     def _lanes_of_row(self, access: Access) -> Iterator[int | None]:
         """The element of its row that each lane has."""
@@ -408,13 +444,13 @@ class Launch:
         indices = {dim: lanes(placed[dim]) if dim in placed else None for dim in array.dims}
         limits = {dim: lanes(ends[dim]) if dim in ends else None for dim in access.within}
         there = lanes(access.where) if access.where is not None else None
+        rows = list(self._rows_along(access)) if access.rows else [self._fixed(access)]
         for lane, point in enumerate(self.registers.points(over)):
             at = dict(zip(over, point, strict=True))
             if there is not None and not there[lane]:
                 yield None
                 continue
-            row = self._row(access, tuple(at[axis] for axis in access.rows))
-            flat = row
+            flat = rows[at[access.rows[0]]] if access.rows else rows[0]
             for dim in array.dims:
                 index, limit = indices[dim], limits.get(dim)
                 place = self._first_index(dim) + at[dim] if index is None else int(index[lane])
@@ -427,21 +463,6 @@ class Launch:
                 flat = None if flat is None else flat * self.sizes.of(dim) + place
             yield flat
 
-    def _row(self, access: Access, lanes: tuple[int, ...]) -> int | None:
-        """The number of a row: where the program stands, and these lanes of the axes along which there are rows."""
-        places = {axis: self.registers.first(axis) + lane for axis, lane in zip(access.rows, lanes, strict=True)}
-        if any(axis in access.within and place >= self.registers.end(axis) for axis, place in places.items()):
-            return None
-        row = 0
-        for index, extent in zip(access.at, self.sizes.extents(access.array, self.kernel.block_of), strict=True):
-            at = self._coordinate(index) if index.axis is None else places[index.axis]
-            if index.axis == ROW and index.space == "token":
-                at //= self.registers.steps
-            if not 0 <= at < extent:
-                raise Illegal(f"{access.array.name}: {index.space} {at} of {extent}")
-            row = row * extent + at
-        return row
-
     def _coordinate(self, index: Index) -> int:
         if index.number is not None:
             return index.number
@@ -453,7 +474,7 @@ class Launch:
 
 def _tiled(sizes: Sizes, kernel: Kernel) -> Sizes:
     """The sizes of tiles of a kernel, which has some dims block by block, and others whole."""
-    turns = {s.dim for s in statements_in(kernel.body) if isinstance(s, Loop) and s.over == "block"}
+    turns = {s.dim for s in statements_in(kernel.body) if isinstance(s, Loop) and s.over == "block" and not s.whole}
     cut = {dim: block for dim, block in sizes.cut.items() if dim in turns or dim == kernel.block_of}
     return replace(sizes, blocks={**sizes.blocks, **cut}) if cut else sizes
 

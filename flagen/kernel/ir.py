@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
-from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
+from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import Tile, tiles_in
 from flagen.spec.model import Dims
 
@@ -110,19 +111,19 @@ class Access:
     in_memory_order: bool = False
     by_strides: bool = False
 
-    @property
+    @cached_property
     def rows(self) -> Dims:
         """The axes along which its rows lie."""
         return tuple(index.axis for index in self.at if index.axis is not None)
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         """What the tile lies over."""
         placed = dict(self.places)
         over = (dim for d in self.array.dims for dim in (placed[d].dims if d in placed else (d,)))
         return tuple(dict.fromkeys((*self.rows, *over)))
 
-    @property
+    @cached_property
     def tiles(self) -> tuple[Tile, ...]:
         """The expressions in it."""
         named = (tile for _, tile in (*self.places, *self.ends))
@@ -234,6 +235,7 @@ class Loop:
     stages: how many turns are under way at once, one waiting for what the other loads.
     but_last: not for the tokens of a sequence's last segment.
     counted: chunks have numbers in their sequence, from which their tokens follow, and not the other way round.
+    whole: a block of `dim` is all of it, since something sums over it: there is one turn.
     keeps: what does not change is held in registers, and not computed again in each turn.
     wanted: a choice that a launch makes, without which the loop has no turns.
     note: a comment.
@@ -247,6 +249,7 @@ class Loop:
     counted: bool = False
     dim: str = ""
     first: str = ""
+    whole: bool = False
     keeps: bool = True
     wanted: str = ""
     note: str = ""
@@ -385,7 +388,7 @@ class Kernel:
     @property
     def dims(self) -> Dims:
         """The axes that are dims of the spec."""
-        return tuple(axis for axis in self.order if axis not in (TOKEN, ROW, WRITTEN, MEMBER))
+        return tuple(axis for axis in self.order if axis not in (TOKEN, ROW, BETWEEN, WRITTEN, MEMBER))
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ a walk forward stores the states, and one in reverse their gradients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 
-from flagen.diagnostics import InternalError
 from flagen.kernel import walks
 from flagen.kernel.ir import (
     Access,
@@ -25,45 +24,50 @@ from flagen.kernel.ir import (
     Loop,
     Note,
     Operands,
+    Program,
     Row,
     Statement,
     Store,
 )
-from flagen.kernel.key_rows import SQUARE, KeyRows, prepared
-from flagen.kernel.passes import live, numbers_read, sizes_read
-from flagen.kernel.rows import CU_SEQLENS, FIRST_CHUNK, local, rounded, times, used_in
+from flagen.kernel.key_backward_rows import BackwardRows
+from flagen.kernel.key_gradients import KeyGradients
+from flagen.kernel.key_prepare import Prepare
+from flagen.kernel.key_rows import prepared
+from flagen.kernel.key_walks import Form, KeyPlacement, Walk
+from flagen.kernel.parameters import assembled
+from flagen.kernel.passes import live
+from flagen.kernel.rows import CU_SEQLENS, FIRST_CHUNK, local, rounded
 from flagen.kernel.walk import WalkLowering
-from flagen.kernel.walks import Decay
 from flagen.plan.backward_levels import OUTPUT_GRADIENT, R_GRADIENT, READ_GRADIENT
 from flagen.plan.key_backward import KeyBackwardPlan
+from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.rows import TOKEN
-from flagen.plan.tiles import Tile, Value
+from flagen.plan.tiles import Value
 from flagen.spec.model import Dims
 
 STATE_GRADIENT = "S_gradient"
+KEEPING = ("unfolded", "keeping")
+"""The kernels of a call that keeps what is not folded, where the others fold."""
 
 
-class Reverse(KeyRows):
+class Reverse(BackwardRows):
     """Walks the chunks backward with the gradient of the state, in the layout of the forward walks."""
 
     def __init__(self, plan: KeyBackwardPlan) -> None:
-        super().__init__(plan.forward, plan.reverse)
-        self.backward = plan
+        super().__init__(plan, plan.forward, plan.reverse)
 
     def kernel(self) -> Kernel:
-        body = live(tuple(self._body()), ())
-        heads = tuple(name for name in sizes_read(body, self.plan.spec) if name in ("H", "HV"))
-        return Kernel(
+        given = (self.output_gradient, self.final_gradient, CU_SEQLENS, FIRST_CHUNK, *prepared(self.plan))
+        left = (self.state_gradients, self.right_gradient, self.initial_gradient)
+        return assembled(
+            self,
+            live(tuple(self._body()), ()),
             name="reverse",
             run="sequence",
+            dims=(self.key, self.value),
+            tiles=("CHUNK", f"BLOCK_{self.key}", f"BLOCK_{self.value}", "PRECISION"),
+            order=(array.name for array in (*given, *left)),
             block_of=self.value,
-            order=self.order,
-            arrays=used_in(self._arrays(), (*body, *_packed())),
-            numbers=numbers_read(body, self.plan.spec),
-            lengths=("T",),
-            sizes=(*heads, self.key, self.value, "CHUNK", f"BLOCK_{self.key}", f"BLOCK_{self.value}", "PRECISION"),
-            names=self.names,
-            body=body,
         )
 
     def _body(self) -> Iterator[Statement]:
@@ -84,7 +88,7 @@ class Reverse(KeyRows):
         yield from self.loads(self.parts[0])
         yield Load(OUTPUT_GRADIENT, self.rows_of(self.output_gradient, TOKEN), wide=True)
         yield Let(READ_GRADIENT, self.tile(self.backward.walk_read, TOKEN))
-        yield from self.prepared_loads()
+        yield from map(self.prepared_load, prepared(self.plan))
         yield Note()
         yield Let("S_operand", rounded(self._gradient))
         yield Store(self.chunk_access(self.state_gradients), local("S_operand", self._over_state))
@@ -126,36 +130,6 @@ class Reverse(KeyRows):
 
     # ---------------------------------------------------------------------------------------------------------- arrays
 
-    def _arrays(self) -> tuple[Array, ...]:
-        """What it may take and leave, in the order of its parameters."""
-        spec = self.plan.spec
-        tensors = (*spec.inputs, *(param for param in spec.params if param.is_tensor))
-        left = (self.state_gradients, self.right_gradient, self.initial_gradient)
-        begin = (CU_SEQLENS, FIRST_CHUNK)
-        return (
-            *map(self.array, tensors),
-            self.output_gradient,
-            self.final_gradient,
-            *begin,
-            *prepared(self.plan),
-            *left,
-        )
-
-    @property
-    def output_gradient(self) -> Array:
-        """The gradient of the output."""
-        return Array("do", ("token", "head"), (self.value,), "cotangent", "o", own_dtype=True)
-
-    @property
-    def state_gradients(self) -> Array:
-        """Those of the states after the chunks."""
-        return Array("state_gradients", ("counted_chunk", "head"), self._over_state)
-
-    @property
-    def right_gradient(self) -> Array:
-        """That of the right side of the triangular solve."""
-        return Array(R_GRADIENT, ("counted_chunk", "head"), (self.value, TOKEN))
-
     @property
     def final_gradient(self) -> Array:
         """The gradient of the last state of a sequence."""
@@ -175,41 +149,72 @@ class Reverse(KeyRows):
         return Access(array, tuple(map(Index, array.spaces)), (self.key, self.value))
 
 
-@dataclass(frozen=True)
-class KeyPlacement:
-    """Rows come decayed from the preparation, to the chunk's start or its end.
+# ------------------------------------------------------------------------------------------- what is computed once more
 
-    given: what tiles over the values are called as operands.
+
+class Scale(Prepare):
+    """Scales the rows of all chunks, whose matrices are known."""
+
+    def __init__(self, plan: KeyKernelPlan) -> None:
+        super().__init__(plan)
+        self.scores = ()
+
+    def kernel(self) -> Kernel:
+        """The kernel, which is not compiled for what only products of rows need."""
+        kernel, products = super().kernel(), ("LEVELS", "LEAF_LEVELS", "PRECISION")
+        return replace(kernel, name="scale", sizes=tuple(size for size in kernel.sizes if size not in products))
+
+    def passes(self) -> Iterator[Statement]:
+        yield from self.adding((), first=True)
+        yield from (Note(), *self.of_block(self.ends()))
+
+
+class Turned(Walk):
+    """Reads from the left, if that is wanted, and, walking with the state, stores it and U."""
+
+    def leave(self, name: str) -> Iterator[Statement]:
+        """There are always states and U to leave."""
+        return (inner for statement in super().leave(name) if isinstance(statement, If) for inner in statement.then)
+
+    def put_out(self) -> Iterator[Statement]:
+        for statement in super().put_out():
+            is_store = isinstance(statement, Store)
+            yield If((Given(statement.target.array),), (statement,)) if is_store else statement
+
+
+def with_keeping(program: Program, plan: KeyBackwardPlan) -> Program:
+    """The kernels of a call, and beside them those that keep what its backward takes, where the others fold."""
+    if not plan.prepares:
+        return program
+    kernels = (Prepare(plan.forward).kernel(), Walk(plan.forward, Form.FUSED, keeps=True).kernel())
+    keeping = (replace(kernel, name=name) for kernel, name in zip(kernels, KEEPING, strict=True))
+    return replace(program, kernels=(*program.kernels, *keeping), ways=(*program.ways, KEEPING))
+
+
+def own_kernels(plan: KeyBackwardPlan) -> tuple[Kernel, ...]:
+    """What prepares the chunks and walks with the state: the forward kernels, where they do nothing else; where they
+    fold, or read from the right, kernels of the backward's own; then what does a part of it, where the rest was kept.
     """
-
-    kernel: KeyRows
-    state: Tile
-    given: Mapping[str, Tile]
-
-    def tile(self, tensor: str) -> Tile | None:
-        assert tensor == "z"
-        delta = self.kernel.plan.delta
-        return None if delta is None or delta.z is None else self.kernel.tile(delta.z, TOKEN)
-
-    def values(self, tensor: str) -> Tile:
-        return self.given.get(tensor) or self.kernel.operand(tensor)
-
-    def wide(self, tensor: str) -> Tile:
-        raise InternalError(f"rows that multiply {tensor} have their decays")
-
-    def rows(self, tensor: str) -> Tile:
-        plan = self.kernel.plan
-        apart = plan.delta is not None and not plan.folded
-        matrices = {"N": "erased_writes", "A0": "scores", "B0": "write_scores" if apart else "scores"}
-        rows = {"y": "y_from_start", "q0": "q_from_start", "w": "w_to_end", "k": "k_to_end"}
-        return local(matrices[tensor], SQUARE) if tensor in matrices else local(rows[tensor], (TOKEN, self.kernel.key))
-
-    def factor(self, tensor: str, decay: Decay) -> Tile | None:
-        return None
-
-    def whole(self, decay: Decay) -> Tile:
-        return times(self.state, local("whole", (self.kernel.key,))) if decay == "whole" else self.state
+    forward = plan.forward
+    prepare, states = Prepare(forward).kernel(), Walk(forward, Form.STATES).kernel()
+    if plan.puts_out:
+        walk = replace(Turned(forward, Form.FUSED, keeps=True).kernel(), name="turned_walk")
+        output = Turned(forward, Form.OUTPUT).kernel()
+        return replace(prepare, name="turned_prepare"), walk, replace(output, name="turned_output")
+    if plan.prepares:
+        prepare, states = replace(prepare, name=KEEPING[0]), replace(states, name="kept_states")
+    return prepare, states, Scale(forward).kernel()
 
 
-def _packed() -> tuple[Statement, ...]:
-    return tuple(If((Given(array),), ()) for array in (CU_SEQLENS, FIRST_CHUNK))
+def key_chunk_backward(plan: KeyBackwardPlan) -> Program:
+    """The kernels of `chunk_backward_<name>`, and how they run: with nothing kept; with the matrices of the chunks, so
+    that only rows are scaled again; with the states and all else. A read that was turned is put out each time."""
+    own, gradients = own_kernels(plan), (Reverse(plan).kernel(), KeyGradients(plan).kernel())
+    first, walk, other = (kernel.name for kernel in own)
+    last = tuple(kernel.name for kernel in gradients)
+    ways = (
+        ((first, walk, *last), (first, other, *last))
+        if plan.puts_out
+        else ((first, walk, *last), (other, walk, *last), last)
+    )
+    return Program(f"chunk_backward_{plan.forward.spec.name}", (*own, *gradients), ways)

@@ -31,8 +31,9 @@ from flagen.kernel.ir import (
 )
 from flagen.kernel.key_pairs import Pairs
 from flagen.kernel.key_rows import SQUARE, Score, decay_sizes, prepared
-from flagen.kernel.passes import live, numbers_read
-from flagen.kernel.rows import PACKING, ZERO, call, local, rounded, times, used_in
+from flagen.kernel.parameters import assembled
+from flagen.kernel.passes import live
+from flagen.kernel.rows import PACKING, ZERO, call, local, rounded, times
 from flagen.plan.backward_levels import (
     BLOCK,
     DECAY_GRADIENT,
@@ -99,39 +100,26 @@ class KeyGradients(Pairs):
     # -------------------------------------------------------------------------------------------------------- the frame
 
     def kernel(self) -> Kernel:
-        plan, body = self.plan, live(tuple(self._body()), ())
-        sizes = ("H", "HV", self.key, self.value, "CHUNK", f"BLOCK_{self.key}", f"BLOCK_{self.value}")
-        return Kernel(
+        scores = [f"{matrix.name}_gradient" for matrix in self.matrices]
+        stored = [gradient.called for gradient in self.backward.stored]
+        blocks = (f"BLOCK_{self.key}", f"BLOCK_{self.value}")
+        return assembled(
+            self,
+            live(tuple(self._body()), ()),
             name="gradients",
             run="chunk",
-            block_of=None,
-            order=self.order,
-            arrays=used_in(self._arrays(), (*body, *_packed())),
-            numbers=numbers_read(body, plan.spec),
-            lengths=("T",),
-            sizes=(*sizes, "MEMBERS", *decay_sizes(plan), "PRECISION"),
-            names=self.names,
-            body=body,
+            dims=(self.key, self.value),
+            tiles=("CHUNK", *blocks, "MEMBERS", *decay_sizes(self.plan), "PRECISION"),
+            order=(self.output_gradient.name, *self._between(), *scores, *stored),
             of_key_heads=True,
         )
 
-    def _arrays(self) -> tuple[Array, ...]:
-        """What it may take and leave, in the order of its parameters."""
-        spec = self.plan.spec
-        tensors = (*spec.inputs, *(param for param in spec.params if param.is_tensor))
-        return (
-            *map(self.array, tensors),
-            self.output_gradient,
-            *PACKING,
-            self.states,
-            self.state_gradients,
-            self.walked("U").array,
-            self.walked(R_GRADIENT).array,
-            *(array for array in prepared(self.backward.forward) if array.dims != SQUARE),
-            *(self._prepared_of(matrix.name) for matrix in self.matrices if matrix.writer == "k"),
-            *(self.matrix_gradient(matrix).array for matrix in self.matrices),
-            *(self._gradient(gradient).array for gradient in self.backward.stored),
-        )
+    def _between(self) -> Iterator[str]:
+        """What the kernels before this one leave, in the order of its parameters."""
+        yield from (array.name for array in PACKING)
+        yield from (self.states.name, self.state_gradients.name, "U", R_GRADIENT)
+        yield from (array.name for array in prepared(self.backward.forward) if array.dims != SQUARE)
+        yield from (matrix.name for matrix in self.matrices if matrix.writer == "k")
 
     def _body(self) -> Iterator[Statement]:
         """What a program does; gradients start where they are first added to, so that the order counts."""
@@ -166,7 +154,7 @@ class KeyGradients(Pairs):
         return Loop("member", body, keeps=False)
 
     def _for_blocks(self, dim: str, *body: Statement) -> Statement:
-        return Loop("block", body, dim=dim, keeps=False)
+        return Loop("block", body, dim=dim, whole=dim == self.key and self.backward.whole_keys, keeps=False)
 
     def _zero(self, gradient: Gradient) -> Statement:
         self.started.add(gradient.called)
@@ -183,23 +171,9 @@ class KeyGradients(Pairs):
     # ---------------------------------------------------------------------------------------------------------- memory
 
     @property
-    def output_gradient(self) -> Array:
-        """The gradient of the output."""
-        return Array("do", ("token", "head"), (self.value,), "cotangent", "o", own_dtype=True)
-
-    @property
     def states(self) -> Array:
         """The states before the chunks."""
-        return Array("states", ("counted_chunk", "head"), (self.value, self.key), "residual", "states", own_dtype=True)
-
-    @property
-    def state_gradients(self) -> Array:
-        """Those after the chunks."""
-        return Array("state_gradients", ("counted_chunk", "head"), (self.value, self.key), own_dtype=True)
-
-    def walked(self, name: str) -> Access:
-        """What a walk left of the rows of a chunk, of a block of values."""
-        return self.of_chunk(name, (self.value, TOKEN))
+        return next(array for array in self.walked if array.name == "states")
 
     # ----------------------------------------------------------------------------------------------------- value blocks
 
@@ -243,8 +217,8 @@ class KeyGradients(Pairs):
         yield from self.operands("v")
         yield from self._reads()
         if self.plan.delta is not None:
-            yield Load("U", self.walked("U"), wide=False)
-            yield Load(R_GRADIENT, self.walked(R_GRADIENT), wide=False)
+            yield from (self.prepared_load(array) for array in self.walked if array.name == "U")
+            yield self.prepared_load(self.right_gradient)
 
     def _matrix_passes(self) -> Iterator[Statement]:
         """The gradients of the matrices. Four do not fit into registers beside one another."""
@@ -270,7 +244,7 @@ class KeyGradients(Pairs):
         yield from self._head_rows(self.backward.values)
         block = [*self._of_values(self.backward.values), *self._reads()]
         if self.plan.delta is not None:
-            block.append(Load(R_GRADIENT, self.walked(R_GRADIENT), wide=True))
+            block.append(replace(self.prepared_load(self.right_gradient), wide=True))
         block.append(Fill("v_gradient", self._over_values))
         if self.plan.write_key is not None:
             block += self._written_values()
@@ -283,7 +257,7 @@ class KeyGradients(Pairs):
         yield self._for_blocks(
             self.key,
             self.prepared_load(rows),
-            self._state_tile("S_gradient", self.state_gradients),
+            self._state_gradient(),
             Let(found.name, Dot(local(rows.name, rows.dims), state, self.key, found, found.dims)),
         )
         scores = [matrix for matrix in self.matrices if matrix.writer == "k"]
@@ -299,8 +273,8 @@ class KeyGradients(Pairs):
     def _prepared_of(self, name: str) -> Array:
         return next(array for array in prepared(self.backward.forward) if array.name == name)
 
-    def _state_tile(self, name: str, source: Array) -> Statement:
-        return Load(name, self.chunk_access(source), wide=False)
+    def _state_gradient(self) -> Statement:
+        return Load("S_gradient", self.chunk_access(self.state_gradients), wide=False)
 
     # ------------------------------------------------------------------------------------------------------- key blocks
 
@@ -330,8 +304,8 @@ class KeyGradients(Pairs):
         over = (self.value, self.key)
         before, after = local(self.state, over), local("S_gradient", over)
         yield from self._block_operands()
-        yield self._state_tile(self.state, self.states)
-        yield self._state_tile("S_gradient", self.state_gradients)
+        yield Load(self.state, self.chunk_access(self.states), wide=False)
+        yield self._state_gradient()
         for role in self.roles:
             state, part = before if role in ("q", "y") else after, self.part(role)
             yield Let(part.name, self.dot(self._operand_of(role), state, self.value, part))
@@ -403,7 +377,7 @@ class KeyGradients(Pairs):
         if "common_before" in {self.common(role) for role in self.readers}:
             yield Add(DECAY_GRADIENT, call("sum_of_later", local("common_before", over), dims=over), over)
         yield Add(DECAY_GRADIENT, call("sum_of_earlier", local("kept", over), dims=over), over)
-        yield Let("whole", self.whole())
+        yield Let("whole", self.across())
         yield Add(DECAY_GRADIENT, Product((whole, local("state_dot", (self.key,))), (self.key,)), over)
         yield Let(DECAY_GRADIENT, Masked(local(DECAY_GRADIENT, over), TOKEN, 0.0, over))
 
@@ -462,11 +436,6 @@ class KeyGradients(Pairs):
         head: Space = "key_head" if gradient.level in (SHARED, KEYS) else "head"
         array = replace(array, spaces=("counted_chunk", head))
         return Access(array, tuple(map(Index, array.spaces)), self.sorted(source.dims))
-
-
-def _packed() -> tuple[Statement, ...]:
-    """What asks for where packed sequences begin."""
-    return tuple(If((Given(array),), ()) for array in PACKING)
 
 
 def _names(actions: Sequence[Action]) -> set[str]:

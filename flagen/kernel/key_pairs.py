@@ -6,26 +6,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from flagen.kernel.ir import Access, Add, Array, Let, Load, Loop, Statement
-from flagen.kernel.key_rows import SQUARE, TERMS, KeyRows, Score, scores_of
-from flagen.kernel.rows import call, local, rounded, times, whole
+from flagen.kernel.key_backward_rows import BackwardRows
+from flagen.kernel.key_rows import LEAF, SQUARE, Score, scores_of
+from flagen.kernel.rows import local, rounded, times, whole
 from flagen.plan.backward_levels import ROLES
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.rows import TOKEN, WRITTEN
-from flagen.plan.tiles import Along, Arithmetic, Both, Dot, Negative, Product, Size, Tile, Value
+from flagen.plan.tiles import Along, Arithmetic, Both, Dot, Negative, Product, Tile, Value
 from flagen.spec.model import Dims
 
 PARTS = {"q": "read_part", "y": "erased_part", "w": "written_part", "k": "values_part"}
 """What each row along the keys gets, before what scales it."""
 
-LEVEL, LEAF = local("level", ()), Size("LEAF")
 
-
-class Pairs(KeyRows):
+class Pairs(BackwardRows):
     """Lowers what the gradient of each matrix means for the rows that read in it, and for those that wrote."""
 
     def __init__(self, plan: KeyBackwardPlan) -> None:
-        super().__init__(plan.rows, plan.values, plan.written, plan.keys, plan.heads)
-        self.backward = plan
+        super().__init__(plan, plan.rows, plan.values, plan.written, plan.keys, plan.heads)
         self.matrices = scores_of(self.plan)
         self.roles = [role for role in ROLES if self.plan.vector(role) is not None]
 
@@ -115,12 +113,11 @@ class Pairs(KeyRows):
         """All pairs of rows in a block, which meet at its middle."""
         over, row, moments = self.over_keys, self.lane(TOKEN), set(self.readers.values())
         exponent = local("exponent", over)
-        yield Let("exponent", call("from_middle", row, self.log_decay, LEAF, TERMS, dims=over))
+        yield Let("exponent", self.from_middle())
         if True in moments:
             yield Let("reading", self.exponential(exponent))
         if False in moments:
-            before = Arithmetic("-", exponent, self.in_powers_of_two(self.log_decay), over)
-            yield Let("reading_before", self.exponential(before))
+            yield Let("reading_before", self.exponential(self.before(exponent)))
         yield Let("writing", self.exponential(Negative(exponent, over)))
         leaf = Product((Arithmetic("//", row, LEAF, (TOKEN,)), LEAF), (TOKEN,))
         near = local("near", SQUARE)
@@ -138,13 +135,13 @@ class Pairs(KeyRows):
         """The pairs of rows of one level: those of an upper half read what those of its lower half wrote."""
         over, row, first = self.over_keys, self.lane(TOKEN), self.readers["q"]
         decay, seen, apart = local("decay", over), local("seen", SQUARE), local("seen_apart", SQUARE)
-        yield Let("decay", self._to_cut(first))
+        yield Let("decay", self.decay_to_cut(after=first))
         names = {role: f"{self.full(role).name}_decayed" for role in self.roles}
         factors: dict[str, Tile] = dict.fromkeys(self.roles, decay)
         if self.readers.get("y", first) != first:
             factors["y"], names["y"] = local("erased_decay", over), f"{self.full('y').name}_erasing"
-            yield Let("erased_decay", self._to_cut(self.readers["y"]))
-        yield Let("seen", call("seen_across_cut", row, LEVEL, dims=SQUARE))
+            yield Let("erased_decay", self.decay_to_cut(after=self.readers["y"]))
+        yield Let("seen", self.seen_across_cut())
         if any(map(self._apart, self.matrices)):
             yield Let("seen_apart", Both(seen, self.compared(row, ">", self._row_behind()), SQUARE))
         yield from self._operands(names, factors)
@@ -152,11 +149,6 @@ class Pairs(KeyRows):
             reader, writer = self._of(names, matrix.reader), self._of(names, matrix.writer)
             here = apart if self._apart(matrix) else seen
             yield from self._pair(matrix, here, reader, writer, factors[matrix.reader], decay)
-
-    def _to_cut(self, after: bool) -> Tile:
-        """The decay of each row to where the halves of its level meet; `after`: its own counts where it reads."""
-        args = (self.lane(TOKEN), LEVEL, self.log_decay, whole(int(after)), TERMS)
-        return call("decay_to_cut", *args, dims=self.over_keys)
 
     def _pair(
         self,

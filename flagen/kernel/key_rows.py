@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from flagen.kernel.ir import Access, Array, Let, Life, Load, Statement
-from flagen.kernel.rows import RowLowering, call, local, times
+from flagen.kernel.rows import RowLowering, call, local, whole
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad
 from flagen.plan.rows import TOKEN, WRITTEN
 from flagen.plan.tiles import (
     LOG2_E,
+    Arithmetic,
     AtLeast,
+    Compare,
     Comparison,
     Constant,
     Function,
@@ -30,7 +32,7 @@ LEAST = -111.0
 
 SQUARE = (TOKEN, WRITTEN)
 """The axes of a matrix of scores."""
-TERMS = Size("TERMS")
+TERMS, LEAF, LEVEL = Size("TERMS"), Size("LEAF"), Value("level", "local", ())
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ def prepared(plan: KeyKernelPlan) -> tuple[Array, ...]:
     if plan.log_decay is not None:
         found.append(array("whole", (plan.key,), single=True))
     return (*found, *(array(number.target, (TOKEN,), single=True) for number in plan.numbers))
+
+
+def matrices(plan: KeyKernelPlan) -> tuple[str, ...]:
+    """What is prepared of a chunk that is no larger than it: a forward call can hand it on."""
+    return tuple(array.name for array in prepared(plan) if array.dims == SQUARE)
 
 
 def decay_sizes(plan: KeyKernelPlan) -> tuple[str, ...]:
@@ -152,7 +159,30 @@ class KeyRows(RowLowering[KeyKernelPlan]):
         """The decay of each row and key over those rows that compare so to it."""
         return call("decay_over", self.rows_where(comparison), self.log_decay, TERMS, dims=self.log_decay.dims)
 
-    def whole(self) -> Tile:
+    def decay_to_cut(self, *, after: bool) -> Tile:
+        """The decay of each row to the row where the halves of a level meet; of those that read, with that of their
+        own token or not."""
+        own = whole(int(after))
+        return call("decay_to_cut", self.lane(TOKEN), LEVEL, self.log_decay, own, TERMS, dims=self.log_decay.dims)
+
+    def seen_across_cut(self) -> Tile:
+        """Which rows of an upper half see which of its lower half."""
+        return call("seen_across_cut", self.lane(TOKEN), LEVEL, dims=SQUARE)
+
+    def from_middle(self) -> Tile:
+        """The sum of log decays from the middle of a leaf to each row, in powers of two."""
+        return call("from_middle", self.lane(TOKEN), self.log_decay, LEAF, TERMS, dims=self.log_decay.dims)
+
+    def near(self) -> Tile:
+        """Where two rows lie in one leaf."""
+        reader, writer = (Arithmetic("//", self.lane(axis), LEAF, SQUARE) for axis in SQUARE)
+        return Compare("==", reader, writer, SQUARE)
+
+    def before(self, exponent: Tile) -> Tile:
+        """An exponent without the decay of its own token."""
+        return Arithmetic("-", exponent, self.in_powers_of_two(self.log_decay), exponent.dims)
+
+    def across(self) -> Tile:
         """The decay of each key across the chunk."""
         return self.exponential(self.in_powers_of_two(Sum(self.log_decay, TOKEN, (self.key,))))
 
@@ -169,7 +199,12 @@ class KeyRows(RowLowering[KeyKernelPlan]):
 
     def scaled(self, role: str, decay: Tile | None) -> Tile:
         """The rows of `role` with all their factors."""
-        return times(self.operand(role), self.scale(role), decay)
+        return self.product(self.operand(role), self.scale(role), decay)
+
+    def product(self, first: Tile, *rest: Tile | None) -> Tile:
+        """The product of these from left to right, over all that any of them lies over; None is no factor."""
+        factors = (first, *(factor for factor in rest if factor is not None))
+        return first if len(factors) == 1 else Product(factors, self.sorted(d for f in factors for d in f.dims))
 
     # ---------------------------------------------------------------------------------------------------------- memory
 
@@ -177,10 +212,6 @@ class KeyRows(RowLowering[KeyKernelPlan]):
         """A chunk's part of what is prepared, or walked."""
         return replace(self.of_chunk(array.name, array.dims), array=array)
 
-    def prepared_loads(self) -> Iterator[Statement]:
-        """All of what was prepared, as it is."""
-        for array in prepared(self.plan):
-            yield self.prepared_load(array)
-
     def prepared_load(self, array: Array) -> Statement:
+        """What was prepared, as it is."""
         return Load(array.name, self.chunk_access(array), wide=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from flagen.kernel.ir import (
+    Access,
     Add,
     Apply,
+    Array,
     Bind,
     Choose,
     Fill,
@@ -154,6 +156,34 @@ def _read(statement: Statement) -> frozenset[str]:
 
 def _stores(body: Iterable[Statement]) -> bool:
     return any(isinstance(statement, Store) for statement in statements_in(body))
+
+
+def with_arrays(kernel: Kernel, change: Callable[[Array], Array]) -> Kernel:
+    """A kernel in which each array is what `change` makes of it."""
+    arrays = tuple(map(change, kernel.arrays))
+    return replace(kernel, arrays=arrays, body=_with_arrays(kernel.body, change))
+
+
+def _with_arrays(body: Iterable[Statement], change: Callable[[Array], Array]) -> tuple[Statement, ...]:
+    def at(access: Access) -> Access:
+        return replace(access, array=change(access.array))
+
+    def within(statement: Statement) -> Statement:
+        match statement:
+            case Load(_, source):
+                return replace(statement, source=at(source))
+            case Store(target):
+                return replace(statement, target=at(target))
+            case Operands(array):
+                return Operands(change(array))
+            case Loop(_, inner):
+                return replace(statement, body=_with_arrays(inner, change))
+            case If(conditions, then, otherwise):
+                asked = tuple(replace(c, array=change(c.array)) if isinstance(c, Given) else c for c in conditions)
+                return If(asked, _with_arrays(then, change), _with_arrays(otherwise, change))
+        return statement
+
+    return tuple(map(within, body))
 
 
 def reads_steps(body: Iterable[Statement]) -> bool:

@@ -7,7 +7,8 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property, reduce
+from functools import cache, cached_property, partial, reduce
+from typing import NamedTuple
 
 from gmpy2 import mpq
 
@@ -25,7 +26,6 @@ from flagen.kernel.elements import (
     divide,
     multiply,
     negative,
-    product,
 )
 from flagen.kernel.ir import Array, Space
 from flagen.plan.rows import L2NORM_EPSILON, ROW, TOKEN, WRITTEN
@@ -73,6 +73,7 @@ class Illegal(Exception):
 
 
 Data = list[Element]
+Operation = Callable[..., Element]
 
 
 @dataclass(frozen=True)
@@ -160,12 +161,15 @@ class Sizes:
         return sizes[name]
 
 
-@dataclass(frozen=True)
-class Lanes:
+class Lanes(NamedTuple):
     """A tile in registers: an element for each point of its dims, the last of which runs fastest."""
 
     dims: Dims
     data: Data
+
+
+Evaluator = Callable[[], Lanes]
+"""A tile, ready to be evaluated: what is the same each time has been found out once."""
 
 
 @dataclass
@@ -191,6 +195,9 @@ class Registers:
     values: dict[str, Lanes] = field(default_factory=dict)
     turns: dict[str, int] = field(default_factory=dict)
     """Of which block of a dim a loop has its turn."""
+    _evaluators: dict[int, tuple[Evaluator, Tile]] = field(default_factory=dict)
+    """Those of tiles by identity, which stays theirs for as long as they are here."""
+    _places_of: dict[tuple[Dims, Dims], tuple[int, ...]] = field(default_factory=dict)
     _known: dict[tuple[str, tuple[Element, ...]], Element] = field(default_factory=dict)
 
     def first(self, dim: str) -> int:
@@ -237,49 +244,130 @@ class Registers:
 
     def places(self, dims: Dims, over: Dims) -> tuple[int, ...]:
         """For each lane over `over`, that of a tile over `dims`."""
-        return _spread(tuple([(dim, self.sizes.blocks[dim]) for dim in over]), dims)
+        if (dims, over) not in self._places_of:
+            self._places_of[dims, over] = _spread(tuple([(dim, self.sizes.blocks[dim]) for dim in over]), dims)
+        return self._places_of[dims, over]
 
     def named(self, name: str) -> Lanes:
         if name not in self.values:
             raise Illegal(f"{name} has no value")
         return self.values[name]
 
-    def map(self, f: Callable[..., Element], dims: Dims, operands: Sequence[Lanes]) -> Lanes:
+    def map(self, f: Operation, dims: Dims, operands: Sequence[Lanes]) -> Lanes:
+        return Lanes(dims, list(map(f, *self.columns(dims, operands))))
+
+    def columns(self, dims: Dims, operands: Sequence[Lanes]) -> list[Data]:
+        """The elements of each operand in the lanes of a tile over `dims`."""
         columns = []
         for operand in operands:
             if operand.dims == dims:
                 columns.append(operand.data)
-            elif set(operand.dims) <= set(dims):
-                columns.append([operand.data[place] for place in self.places(operand.dims, dims)])
-            else:
+                continue
+            if not set(operand.dims) <= set(dims):
                 raise Illegal(f"tiles over {[operand.dims for operand in operands]} make one over {dims}")
-        return Lanes(dims, list(map(f, *columns)))
+            columns.append([operand.data[place] for place in self.places(operand.dims, dims)])
+        return columns
 
     def value(self, tile: Tile) -> Lanes:
+        found = self._evaluators.get(id(tile))
+        if found is None:
+            found = self._evaluators[id(tile)] = (self._evaluator(tile), tile)
+        return found[0]()
+
+    def _evaluator(self, tile: Tile) -> Evaluator:
         match tile:
-            case Value(name):
+            case Value(name, _, dims):
                 if name in self.numbers:
-                    return Lanes((), [self.numbers[name]])
-                return self._is_over(tile, self.named(name))
-            case StateTile(name, previous):
-                return self._is_over(tile, self.named(f"{name}_prev" if previous else name))
+                    return self._always(self.numbers[name])
+                return lambda: self._is_over(name, dims)
+            case StateTile(name, previous, dims):
+                called = f"{name}_prev" if previous else name
+                return lambda: self._is_over(called, dims)
             case Constant(value):
-                return Lanes((), [self.functions.log2_e if value == LOG2_E else number(value)])
+                return self._always(self.functions.log2_e if value == LOG2_E else number(value))
             case Size(name):
-                return Lanes((), [mpq(self.sizes.named(name))])
-            case Head():
-                return Lanes((), [mpq(self.at["head"])])
+                return self._always(mpq(self.sizes.named(name)))
+            case Whole(value):
+                return self._always(mpq(value))
             case Negative(value, dims):
-                return self.map(negative, dims, (self.value(value),))
+                return self._mapped(operator.neg, negative, dims, (value,))
             case Product(factors, dims):
-                multiplied = multiply if len(factors) == 2 else _multiplied
-                return self.map(multiplied, dims, [self.value(factor) for factor in factors])
+                return reduce(partial(self._multiplied, dims=dims), factors[1:], self._bound(factors[0]))
             case Arithmetic("**", left, right, dims):
                 return self._function("power", dims, (left, right))
             case Arithmetic(op, left, right, dims):
-                return self.map(ARITHMETIC[op], dims, (self.value(left), self.value(right)))
+                return self._mapped(_RATIONAL.get(op), ARITHMETIC[op], dims, (left, right))
             case Function(name, args, dims):
                 return self._function(name, dims, args)
+            case Compare(op, left, right, dims):
+                return self._mapped(None, COMPARISONS[op], dims, (left, right))
+            case Both(left, right, dims):
+                return self._mapped(None, _both, dims, (left, right))
+            case Either(left, right, dims):
+                return self._mapped(None, _either, dims, (left, right))
+            case Select(where, value, other, dims):
+                return self._mapped(None, _chosen, dims, (where, value, other))
+            case Spread(value, dims):
+                return self._mapped(None, _same, dims, (value,))
+            case Rounded(value) | Widened(value):
+                return self._bound(value)
+            case AtLeast(value, least, dims):
+                return self._function("maximum", dims, (value, Constant(least)))
+            case Along(value, dims):
+                return self._renamed(value, dims)
+        return partial(self._evaluate, tile)
+
+    def _bound(self, tile: Tile) -> Evaluator:
+        return partial(self.value, tile)
+
+    def _always(self, x: Element) -> Evaluator:
+        found = Lanes((), [x])
+        return lambda: found
+
+    def _multiplied(self, left: Evaluator, right: Tile, dims: Dims) -> Evaluator:
+        return self._joined(operator.mul, multiply, dims, (left, self._bound(right)))
+
+    def _mapped(
+        self, rational: Operation | None, every: Operation, dims: Dims, operands: tuple[Tile, ...]
+    ) -> Evaluator:
+        return self._joined(rational, every, dims, tuple(map(self._bound, operands)))
+
+    def _joined(
+        self, rational: Operation | None, every: Operation, dims: Dims, operands: tuple[Evaluator, ...]
+    ) -> Evaluator:
+        """`every` operation, lane by lane; if all lanes are numbers, the `rational` one does, and is quicker."""
+
+        def evaluate() -> Lanes:
+            columns = self.columns(dims, [operand() for operand in operands])
+            if rational is not None:
+                try:
+                    return Lanes(dims, list(map(rational, *columns)))
+                except TypeError:
+                    pass
+            return Lanes(dims, list(map(every, *columns)))
+
+        return evaluate
+
+    def _function(self, name: str, dims: Dims, args: Sequence[Tile]) -> Evaluator:
+        def value(*args: Element) -> Element:
+            return self._applied(name, args)
+
+        return self._mapped(None, value, dims, tuple(args))
+
+    def _renamed(self, value: Tile, dims: Dims) -> Evaluator:
+        def evaluate() -> Lanes:
+            found = self.value(value)
+            if [self.sizes.blocks[d] for d in found.dims] != [self.sizes.blocks[d] for d in dims]:
+                raise Illegal(f"a tile over {found.dims} is read as one over {dims}")
+            return Lanes(dims, found.data)
+
+        return evaluate
+
+    def _evaluate(self, tile: Tile) -> Lanes:
+        """The value of what is not made lane by lane."""
+        match tile:
+            case Head():
+                return Lanes((), [mpq(self.at["head"])])
             case Sum(value, dim):
                 return self._sum(self.value(value), dim)
             case MatMul(left, right, dim, dims):
@@ -288,15 +376,13 @@ class Registers:
             case Normalize(function, value):
                 return self._normalized(function, self.value(value))
             case Masked(value, dim, fill, dims):
-                inner = self.map(_same, dims, (self.value(value),))
+                (inner,) = self.columns(dims, (self.value(value),))
                 inside = self.inside(dims, (dim,))
                 outside = MINUS_INFINITY if fill == -math.inf else number(fill)
-                return Lanes(dims, [x if within else outside for x, within in zip(inner.data, inside, strict=True)])
+                return Lanes(dims, [x if within else outside for x, within in zip(inner, inside, strict=True)])
             case Once(value):
                 found = self.value(value)
                 return found if self.at["block"] == 0 else Lanes(found.dims, [mpq(0) for _ in found.data])
-            case Spread(value, dims):
-                return self.map(_same, dims, (self.value(value),))
             case Scan():
                 return self._scan(tile)
             case Shifted(value, first, axis, reverse, dims):
@@ -306,36 +392,19 @@ class Registers:
                 return Lanes(dims, [x for row in shifted for x in row])
             case Edge(value, axis, reverse, dims):
                 return Lanes(dims, self._rows(self._over(value, (axis, *dims)), axis)[0 if reverse else -1])
-            case Whole(value):
-                return Lanes((), [mpq(value)])
             case Coordinate(of):
                 return Lanes((), [mpq(self._coordinate(of))])
             case Lane(axis):
                 return Lanes((axis,), list(map(mpq, self._places(axis))))
-            case Compare(op, left, right, dims):
-                return self.map(COMPARISONS[op], dims, (self.value(left), self.value(right)))
-            case Both(left, right, dims):
-                return self.map(_both, dims, (self.value(left), self.value(right)))
-            case Either(left, right, dims):
-                return self.map(_either, dims, (self.value(left), self.value(right)))
-            case Select(where, value, other, dims):
-                return self.map(_chosen, dims, (self.value(where), self.value(value), self.value(other)))
             case Dot():
                 return self._dot(tile)
-            case Rounded(value) | Widened(value):
-                return self.value(value)
-            case AtLeast(value, least, dims):
-                return self._function("maximum", dims, (value, Constant(least)))
-            case Along(value, dims):
-                found = self.value(value)
-                if [self.sizes.blocks[d] for d in found.dims] != [self.sizes.blocks[d] for d in dims]:
-                    raise Illegal(f"a tile over {found.dims} is read as one over {dims}")
-                return Lanes(dims, found.data)
             case Cumulative(value, axis, reverse, dims):
                 return self._cumulative(self._over(value, dims), axis, reverse)
             case Call():
                 (found,) = self.called(tile)
-                return self._is_over(tile, found)
+                if found.dims != tile.dims:
+                    raise Illegal(f"{tile.function} gives a tile over {found.dims}, not over {tile.dims}")
+                return found
         raise InternalError(f"no exact value of {tile!r}")
 
     def _places(self, axis: str) -> range:
@@ -386,11 +455,11 @@ class Registers:
         factor, term = (self._rows(self._over(tile, scan.dims), scan.axis) for tile in (scan.factor, scan.term))
         row, rows = self._over(scan.first, scan.dims[1:]).data, []
         for place in reversed(range(len(term))) if scan.reverse else range(len(term)):
-            row = [self._joined(scan.combine, *parts) for parts in zip(row, factor[place], term[place], strict=True)]
+            row = [self._combined(scan.combine, *parts) for parts in zip(row, factor[place], term[place], strict=True)]
             rows.append(row)
         return Lanes(scan.dims, [x for row in (reversed(rows) if scan.reverse else rows) for x in row])
 
-    def _joined(self, combine: str, x: Element, factor: Element, term: Element) -> Element:
+    def _combined(self, combine: str, x: Element, factor: Element, term: Element) -> Element:
         if combine == "affine":
             return add(multiply(factor, x), term)
         return self._applied(combine, (add(x, factor), term))
@@ -409,9 +478,12 @@ class Registers:
             raise Illegal(f"{tile} is over {found.dims}, where it has to be over {dims}")
         return found
 
-    def _is_over(self, tile: Tile, found: Lanes) -> Lanes:
-        if found.dims != tile.dims:
-            raise Illegal(f"{tile} is over {found.dims}")
+    def _is_over(self, name: str, dims: Dims) -> Lanes:
+        found = self.values.get(name)
+        if found is None:
+            raise Illegal(f"{name} has no value")
+        if found.dims != dims:
+            raise Illegal(f"{name} is over {found.dims}, and is taken for a tile over {dims}")
         return found
 
     def _sum(self, lanes: Lanes, dim: str) -> Lanes:
@@ -424,12 +496,6 @@ class Registers:
         ):
             sums[place] = add(sums[place], x)
         return Lanes(kept, sums)
-
-    def _function(self, name: str, dims: Dims, args: Sequence[Tile]) -> Lanes:
-        def value(*args: Element) -> Element:
-            return self._applied(name, args)
-
-        return self.map(value, dims, [self.value(arg) for arg in args])
 
     def _applied(self, name: str, args: tuple[Element, ...]) -> Element:
         if (name, args) not in self._known:
@@ -466,6 +532,10 @@ def _spread(over: tuple[tuple[str, int], ...], dims: Dims) -> tuple[int, ...]:
     return tuple(sum(at * step for at, step in zip(point, steps, strict=True)) for point in points)
 
 
+_RATIONAL: Mapping[str, Operation] = {"+": operator.add, "-": operator.sub}
+"""What lanes without infinities and poison are joined by."""
+
+
 def _same(x: Element) -> Element:
     return x
 
@@ -487,7 +557,3 @@ def _inner(x: Data, y: Data) -> Element:
         return sum(map(operator.mul, x, y), mpq(0))
     except TypeError:
         return reduce(add, map(multiply, x, y), mpq(0))
-
-
-def _multiplied(*factors: Element) -> Element:
-    return product(factors)

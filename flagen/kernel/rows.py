@@ -14,7 +14,7 @@ from flagen.plan.free_names import free_name
 from flagen.plan.kernel_names import kernel_name
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
-from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
+from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
 from flagen.plan.schedule import Load as Loaded
 from flagen.plan.schedule import Set, declared_names
 from flagen.plan.tiles import (
@@ -91,7 +91,7 @@ class RowLowering(Generic[P]):
         """That of the plan, with the columns of scores behind the rows."""
         axes = [axis for axis in order if axis != ROW or self.grouped]
         last = axes.index(self.row)
-        return (*axes[: last + 1], WRITTEN, MEMBER, *axes[last + 1 :])
+        return (*axes[: last + 1], BETWEEN, WRITTEN, MEMBER, *axes[last + 1 :])
 
     def sorted(self, dims: Iterable[str]) -> Dims:
         found = set(dims)

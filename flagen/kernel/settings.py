@@ -11,7 +11,7 @@ import itertools
 from dataclasses import dataclass, replace
 
 from flagen.kernel.registers import Sizes
-from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
+from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
 from flagen.spec.model import Spec
 
 
@@ -62,7 +62,7 @@ class Setting:
         steps = {} if spec.steps is None else {spec.steps.symbol: self.steps}
         key_heads = self.H if spec.has_value_heads else self.HV
         blocks = {dim: _lanes(size) for dim, size in dims.items()}
-        blocks |= {WRITTEN: self.chunk, MEMBER: _lanes(self.HV // key_heads)}
+        blocks |= {BETWEEN: self.chunk, WRITTEN: self.chunk, MEMBER: _lanes(self.HV // key_heads)}
         blocks |= {TOKEN: _lanes(self.chunk // self.steps), ROW: self.chunk} if rows == ROW else {TOKEN: self.chunk}
         words = {"LEVELS": self.chunk.bit_length() - 1, "LEAF_LEVELS": 1, "LEAF": 2}
         cut = dict.fromkeys(dims, self.cut[1])

@@ -35,6 +35,9 @@ TOKEN, ROW = "token", "row"
 WRITTEN, MEMBER = "written row", "member of a group"
 """Axes beside them: the rows of a chunk as the columns of scores, and the value heads of a key head."""
 
+BETWEEN = "row between"
+"""The rows of a chunk again, where matrices of scores are multiplied: what a product of two is summed over."""
+
 
 L2NORM_EPSILON = Fraction(1, 10**6)
 """What `l2norm` adds to the sum of squares."""

@@ -9,7 +9,7 @@ from flagen.backends.printed import Printed, expression, product, product_of, to
 from flagen.backends.text import tuple_of
 from flagen.diagnostics import InternalError
 from flagen.plan.free_names import free_name
-from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
+from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
 from flagen.spec.model import Dims
 
 
@@ -23,7 +23,7 @@ class Axes:
 
     def index(self, dim: str) -> str:
         """The indices of a program's lanes along `dim`."""
-        if dim == WRITTEN:
+        if dim in (BETWEEN, WRITTEN):
             dim = ROW if ROW in self.order else TOKEN
         return "members" if dim == MEMBER else free_name(f"{dim}_index", self._taken)
 
@@ -38,11 +38,11 @@ class Axes:
                 return "BLOCK_TOKENS" if ROW in self.order else "CHUNK"
             case "row":
                 return "CHUNK"
-        return {WRITTEN: "CHUNK", MEMBER: "MEMBERS"}.get(dim, f"BLOCK_{dim}")
+        return {BETWEEN: "CHUNK", WRITTEN: "CHUNK", MEMBER: "MEMBERS"}.get(dim, f"BLOCK_{dim}")
 
     def size(self, dim: str) -> str:
         """How much room there is along `dim` in memory."""
-        return self.lanes(dim) if dim in (TOKEN, ROW, WRITTEN, MEMBER) else dim
+        return self.lanes(dim) if dim in (TOKEN, ROW, BETWEEN, WRITTEN, MEMBER) else dim
 
     def shape(self, dims: Dims) -> str:
         """The shape of a tile."""

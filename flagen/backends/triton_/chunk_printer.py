@@ -28,7 +28,7 @@ from flagen.kernel.ir import (
 )
 from flagen.kernel.passes import Named, axes_named, counts_chunks, evaluates_head, has_key_heads
 from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
-from flagen.plan.tiles import Head, Lane, Tile
+from flagen.plan.tiles import Head, Lane, Size, Tile
 from flagen.spec.model import Dims
 
 _CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
@@ -55,21 +55,21 @@ class ChunkPrinter(KernelPrinter):
         """The kernel without what it leaves to routines."""
         self.named = axes_named(self.own.body)
 
-    def lines(self) -> Iterator[str]:
-        """The body; what operands are rounded to first, where all of it rounds some."""
-        yield from self._program()
-        yield from self._span()
-        first, *rest = self.kernel.body
-        told, body = ((first,), rest) if isinstance(first, Operands) else ((), self.kernel.body)
-        yield from self._body(told)
-        yield from self._axes()
-        yield from self._body(body)
-
     def parameters(self) -> list[str]:
         kernel = self.kernel
         pointers = (f"{array.name}_ptr" for array in kernel.arrays)
         constants = (f"{name}: tl.constexpr" for name in kernel.sizes)
         return [*pointers, *kernel.numbers, *kernel.lengths, *constants]
+
+    def lines(self) -> Iterator[str]:
+        """The body, behind where the program stands; what operands are rounded to is said before there are tiles."""
+        body = self.kernel.body
+        rounds = 1 if isinstance(body[0], Operands) else 0
+        yield from self._program()
+        yield from self._span()
+        yield from self._body(body[:rounds])
+        yield from self._axes()
+        yield from self._body(body[rounds:])
 
     # --------------------------------------------------------------------------------------------------------- program
 
@@ -79,6 +79,8 @@ class ChunkPrinter(KernelPrinter):
             yield f"TOKENS: tl.constexpr = CHUNK // {kernel.steps}"
         elif self._counts_chunks:
             yield "TOKENS: tl.constexpr = CHUNK"
+        if "LEAF" in {tile.name for tile in values_of(kernel.body) if isinstance(tile, Size)}:
+            yield "LEAF: tl.constexpr = 1 << LEAF_LEVELS"
         if kernel.run == "chunk":
             yield from self._chunk_of_program()
             return

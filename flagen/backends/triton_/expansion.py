@@ -18,7 +18,7 @@ from flagen.plan.free_names import free_name
 from flagen.plan.schedule import declared_names
 
 
-def expanded_launcher_context(plan: ExpandedPlan, program: Program | None) -> Mapping[str, object]:
+def expanded_launcher_context(plan: ExpandedPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/chunk_fused.py.j2` uses; `program`: the kernels over the rows."""
     spec, nf = plan.spec, plan.normal_form
     scope = ReadScope(spec, nf.reads)
