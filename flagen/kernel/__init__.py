@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 from flagen.kernel.check import check
 from flagen.kernel.chunk import scalar_chunk
-from flagen.kernel.chunk_backward import scalar_chunk_backward
 from flagen.kernel.ir import Program
 from flagen.kernel.key_backward import key_chunk_backward, with_keeping
 from flagen.kernel.key_chunk import key_chunk
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
 from flagen.kernel.right_backward import right_chunk_backward
+from flagen.kernel.scalar_backward import scalar_chunk_backward
 from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.plan import Plan, StagedPlan, Unavailable

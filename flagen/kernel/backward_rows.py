@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from flagen.kernel.chunk import BEFORE, ScalarDecayRows
-from flagen.kernel.ir import Array, Let, Life, Load, Space, Statement, Store, accesses_in, values_of
+from flagen.kernel.ir import Array, Let, Life, Load, Space, Statement, Store, accesses_in, statements_in, values_of
 from flagen.kernel.recurrent import tensors_of
 from flagen.kernel.rows import local, rounded, times
 from flagen.plan.backward_levels import OUTPUT, OUTPUT_GRADIENT
@@ -16,6 +16,9 @@ from flagen.plan.kernel_names import kernel_name
 from flagen.plan.row_planner import Part
 from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.tiles import Arithmetic, Sum, Tile, Value, Widened
+
+SHARES = "shares"
+"""How many blocks there are that have shares of a sum."""
 
 
 def kept(plan: ChunkKernelPlan) -> tuple[str, ...]:
@@ -56,7 +59,8 @@ class BackwardRows(ScalarDecayRows):
         """The Python numbers among the params that expressions read."""
         read = {tile.name for tile in values_of(body) if isinstance(tile, Value)}
         declared = (kernel_name(param.name) for param in self.plan.spec.params if not param.is_tensor)
-        return tuple(name for name in declared if name in read)
+        shares = any(isinstance(statement, Load) and statement.shares for statement in statements_in(body))
+        return (*(name for name in declared if name in read), *((SHARES,) if shares else ()))
 
     # ---------------------------------------------------------------------------------------------------------- decays
 

@@ -23,7 +23,6 @@ from flagen.kernel.ir import (
     Loop,
     Note,
     Operands,
-    Program,
     Routine,
     Row,
     Space,
@@ -54,11 +53,6 @@ from flagen.plan.tiles import (
 from flagen.spec.model import Dims, State
 
 STATE_GRADIENT, COLUMN_STATE_GRADIENT = "S_gradient", "column_state_gradient"
-
-
-def scalar_chunk_backward(plan: ChunkBackwardPlan) -> Program:
-    """The walks of `chunk_backward_<name>`."""
-    return Program(f"chunk_backward_{plan.forward.spec.name}", (KeptStates(plan).kernel(), Reverse(plan).kernel()))
 
 
 class BackwardWalk(BackwardRows):

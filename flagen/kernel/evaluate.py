@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 from gmpy2 import mpq
 
@@ -309,6 +310,8 @@ class Launch:
         if source.array.name not in self.memory.arrays:
             raise Illegal(f"{source.array.name} is not given")
         elements, fill = self.memory.arrays[source.array.name], number(load.fill)
+        if load.shares:
+            return self._load_shares(source, elements, fill)
         at = self._elements(source)
         if source.array.name in self.stored:
             self._read(source.array, at)
@@ -316,6 +319,18 @@ class Launch:
         if load.once and self.at["block"] != 0:
             data = [mpq(0) for _ in data]
         return Lanes(dims, data)
+
+    def _load_shares(self, source: Access, elements: Data, fill: Element) -> Lanes:
+        """The sum of what each block of the kernel that stored it has left."""
+        bare = source.of_first_share
+        size = math.prod(map(self.sizes.of, bare.array.dims))
+        shares = len(elements) // (math.prod(self.sizes.extents(bare.array, None)) * size)
+        data: Data = []
+        for flat in self._elements(bare):
+            row, lane = divmod(0 if flat is None else flat, size)
+            places = ((row * shares + share) * size + lane for share in range(shares))
+            data.append(fill if flat is None else reduce(add, (elements[place] for place in places)))
+        return Lanes(self.registers.sorted(source.dims), data)
 
     def _read(self, array: Array, at: Iterable[int | None]) -> None:
         """Remember who reads elements of an array that this kernel writes."""

@@ -123,6 +123,12 @@ class Access:
         over = (dim for d in self.array.dims for dim in (placed[d].dims if d in placed else (d,)))
         return tuple(dict.fromkeys((*self.rows, *over)))
 
+    @property
+    def of_first_share(self) -> Access:
+        """The same of an array whose rows have no shares."""
+        kept = tuple(index for index in self.at if index.space != "block")
+        return replace(self, array=replace(self.array, spaces=tuple(index.space for index in kept)), at=kept)
+
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
         """The expressions in it."""
@@ -151,6 +157,7 @@ class Load:
     share that comes in once.
 
     wide: whether it is cast to float32; if nobody says so, where it may have another dtype.
+    shares: it is the sum of what each block of another kernel has left, block after block.
     """
 
     target: str
@@ -158,6 +165,7 @@ class Load:
     fill: float = 0.0
     once: bool = False
     wide: bool | None = None
+    shares: bool = False
 
 
 @dataclass(frozen=True)
@@ -365,6 +373,8 @@ class Kernel:
     order: the order of a tile's axes; where it takes whole chunks, first that of their tokens.
     of_key_heads: there is a program for each key head, which has all value heads of it.
     steps: what the number of micro-steps is called, where a chunk's rows are those of its tokens.
+    addresses: those of rows are printed as their numbers in the whole array; or `from start`, where only the chunk's
+        start is in 64 bits, which take twice the registers.
     choices: those that a launch makes: each is made where a gradient is asked for of something but these.
     arrays, numbers, lengths, sizes: the parameters, in order; a kernel is compiled again for other `sizes`, and not for
         other `lengths`.
@@ -383,6 +393,7 @@ class Kernel:
     body: tuple[Statement, ...]
     of_key_heads: bool = False
     steps: str = ""
+    addresses: Literal["rows", "from start"] = "rows"
     choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property

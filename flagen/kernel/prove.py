@@ -312,6 +312,17 @@ def _run(program: Program, memory: Memory) -> None:
             raise Illegal(f"{kernel.name or 'the kernel'}: {wrong}") from None
 
 
+def _allocated(program: Program) -> Mapping[str, tuple[Array, str | None]]:
+    """The arrays of a program, each with the dim of which the kernel that stores it has blocks."""
+    arrays: dict[str, tuple[Array, str | None]] = {}
+    for kernel in program.kernels:
+        stored = {s.target.array.name for s in statements_in(kernel.body) if isinstance(s, Store)}
+        for array in kernel.arrays:
+            if array.name in stored or array.name not in arrays:
+                arrays[array.name] = array, kernel.block_of
+    return arrays
+
+
 def _memory(
     call: Call, program: Program, residuals: Mapping[str, Data] | None = None, *, keeps: bool = False
 ) -> Memory:
@@ -321,7 +332,7 @@ def _memory(
     asked = frozenset(name for name in call.directions if _is_asked_for(call, name))
     memory = Memory(call.sizes, {}, call.numbers, call.functions, asked)
     made = {s.target.array.name for k in program.kernels for s in statements_in(k.body) if isinstance(s, Store)}
-    arrays = {array.name: (array, kernel.block_of) for kernel in program.kernels for array in kernel.arrays}
+    arrays = _allocated(program)
     for array, block_of in arrays.values():
         of_state = call.of_state(array)
         match array.life:

@@ -52,7 +52,7 @@ class Setting:
         if block_of is not None:
             dims[block_of], blocks[block_of] = self.cut
         steps = {} if spec.steps is None else {spec.steps.symbol: self.steps}
-        key_heads = self.H if spec.has_value_heads else self.HV
+        key_heads = self.H if len({decl.heads for decl in spec.inputs}) > 1 else self.HV
         return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment)
 
     def row_sizes(self, spec: Spec, rows: str) -> Sizes:
@@ -60,7 +60,7 @@ class Setting:
         for one micro-step if `rows` says so; they have blocks of any dim."""
         dims = dict(zip(spec.dims, itertools.cycle(self.whole)))
         steps = {} if spec.steps is None else {spec.steps.symbol: self.steps}
-        key_heads = self.H if spec.has_value_heads else self.HV
+        key_heads = self.H if len({decl.heads for decl in spec.inputs}) > 1 else self.HV
         blocks = {dim: _lanes(size) for dim, size in dims.items()}
         blocks |= {BETWEEN: self.chunk, WRITTEN: self.chunk, MEMBER: _lanes(self.HV // key_heads)}
         blocks |= {TOKEN: _lanes(self.chunk // self.steps), ROW: self.chunk} if rows == ROW else {TOKEN: self.chunk}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from flagen.backends.triton_.chunk_describe import erased_from
 from flagen.backends.triton_.kernel import Docs
 from flagen.plan.chunk_backward import ChunkBackwardPlan
@@ -70,7 +68,7 @@ def _ones(rider: Rider) -> str:
     return "1" if rider.scale is None else "c"
 
 
-def gradients_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
+def gradients_docs(plan: ChunkBackwardPlan) -> Docs:
     """The docstring of the kernel that has a program for every chunk."""
     rows = plan.rows
     _, to_end = _ends(plan)
@@ -112,7 +110,7 @@ def gradients_docs(plan: ChunkBackwardPlan) -> Mapping[str, object]:
         f"{decays}{_column(plan)} Value heads of a key head follow one another, each in blocks of BLOCK_{rows.value}"
         f" indices of {rows.value}. A gradient whose pointer is None is not stored."
     )
-    return {"equations": equations, "text": text}
+    return Docs("Evaluate the adjoint of one chunk, for the value heads of one key head.", equations, (text,))
 
 
 def _moment_of_erasures(plan: ChunkBackwardPlan) -> str:

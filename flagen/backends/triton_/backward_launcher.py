@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagen.backends.signature import Parameter, parameters
-from flagen.backends.triton_.backward_gradients import Gradients
 from flagen.backends.triton_.backward_kernel import tiles_reverse
 from flagen.backends.triton_.chunk_launcher import (
     Launch,
@@ -66,7 +65,7 @@ def backward_launcher_context(
         ),
         "tiles_reverse": tiles_reverse(plan),
         "handed_on": [array.name for array in prepared_arrays(forward) if array.inside in kept(forward)],
-        "gradients": _gradients_launch(plan, own),
+        "gradients": _gradients_launch(plan, program, own),
         "rider": None if forward.rider is None else _rider(plan, forward.rider),
         "again": _launch(plan, Launched(forward_program, ""), walks, own),
         "output_dtype": shared["output_dtype"],
@@ -167,9 +166,9 @@ def _launch(
     return Launch(kernel.kernel, grid, launch_arguments(plan.forward, kernel, arrays), tiles)
 
 
-def _gradients_launch(plan: ChunkBackwardPlan, own: Mapping[str, str]) -> Launch:
+def _gradients_launch(plan: ChunkBackwardPlan, program: Program, own: Mapping[str, str]) -> Launch:
     """The last kernel has the rows of the walks, and tiles of its own."""
-    launch = _launch(plan, Gradients(plan), "chunks * args.H", own)
+    launch = _launch(plan, Launched(program, "gradients"), "chunks * args.H", own)
     tiles = ("CHUNK", *(["BLOCK_TOKENS"] if steps_symbol(plan.rows) else []))
     rows = [f'{name}=walk_tiles["{name}"]' for name in tiles]
     return Launch(launch.kernel, launch.grid, [*launch.arguments, *rows], "")

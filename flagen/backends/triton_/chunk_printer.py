@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from flagen.backends.printed import SUM, Printed, expression, product, total_of
+from flagen.backends.printed import PRODUCT, SUM, Printed, expression, product, total_of
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.kernel_printer import INDENT, KernelPrinter
 from flagen.backends.triton_.printer import Printer
@@ -15,6 +15,7 @@ from flagen.kernel.ir import (
     Apply,
     Index,
     Kernel,
+    Load,
     Loop,
     Operands,
     Routine,
@@ -28,10 +29,10 @@ from flagen.kernel.ir import (
 )
 from flagen.kernel.passes import Named, axes_named, counts_chunks, evaluates_head, has_key_heads
 from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
-from flagen.plan.tiles import Head, Lane, Size, Tile
+from flagen.plan.tiles import Head, Lane, Size, Sum, Tile
 from flagen.spec.model import Dims
 
-_CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
+CHUNK_ROW: tuple[Space, ...] = ("counted_chunk", "head")
 _FIRST_SLOT = "(chunk + sequence) // 2"
 """Two chunks have one slot, and no two sequences."""
 
@@ -114,7 +115,7 @@ class ChunkPrinter(KernelPrinter):
             yield "key_head = value_head // (HV // H)"
         yield "chunk = (program // HV).to(tl.int64)"
         yield "chunk_row = chunk * HV + value_head"
-        self.rows[_CHUNK_ROW] = "chunk_row"
+        self.rows[CHUNK_ROW] = "chunk_row"
 
     def _span(self) -> Iterator[str]:
         if self.kernel.run == "chunk":
@@ -133,6 +134,9 @@ class ChunkPrinter(KernelPrinter):
             yield f"{INDENT}chunk = tl.load(first_chunk_ptr + sequence)"
 
     def _span_of_chunk(self) -> Iterator[str]:
+        if "slot" in _spaces(self.kernel):
+            yield from self._span_of_slot()
+            return
         yield "if cu_seqlens_ptr is None:"
         yield f"{INDENT}chunks = tl.cdiv(T, TOKENS)"
         yield f"{INDENT}start = chunk // chunks * T + chunk % chunks * TOKENS"
@@ -143,6 +147,24 @@ class ChunkPrinter(KernelPrinter):
         first = "tl.load(cu_seqlens_ptr + sequence).to(tl.int64) + (chunk - chunks_before) * TOKENS"
         yield f"{INDENT}start = {first}"
         yield f"{INDENT}end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)"
+
+    def _span_of_slot(self) -> Iterator[str]:
+        """The chunk, by its number in the sequence, and those that share a slot with it."""
+        yield "if cu_seqlens_ptr is None:"
+        yield f"{INDENT}chunks = tl.cdiv(T, TOKENS)"
+        yield f"{INDENT}sequence = chunk // chunks"
+        yield f"{INDENT}within = chunk % chunks"
+        yield f"{INDENT}start = sequence * T + within * TOKENS"
+        yield f"{INDENT}end_token = (sequence + 1) * T"
+        yield "else:"
+        yield f"{INDENT}sequence = tl.load(chunk_sequence_ptr + chunk)"
+        yield f"{INDENT}within = chunk - tl.load(first_chunk_ptr + sequence)"
+        yield f"{INDENT}start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64) + within * TOKENS"
+        yield f"{INDENT}end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)"
+        yield "state = (chunk - within + sequence) // 2 + within // 2"
+        yield "# The chunks that share a stored state with this one: the first, and the last one that there is."
+        yield "first = start - within % 2 * TOKENS"
+        yield "last = tl.minimum(first + TOKENS, start + (end_token - 1 - start) // TOKENS * TOKENS)"
 
     def _axes(self) -> Iterator[str]:
         for dim in sorted(self.kernel.dims, key=self._has_block):
@@ -200,7 +222,8 @@ class ChunkPrinter(KernelPrinter):
     def _statement(self, statement: Statement) -> Iterator[str]:
         match statement:
             case Apply(routine):
-                yield f"{', '.join(routine.carried)} = {routine.name}({', '.join(arguments(routine, self.axes))})"
+                given = arguments(routine, self.axes, self._start)
+                yield f"{', '.join(routine.carried)} = {routine.name}({', '.join(given)})"
             case Operands(array) if routines_in(self.kernel.body):
                 yield f"dtype: tl.constexpr = {array.name}_ptr.dtype.element_ty"
             case _:
@@ -220,10 +243,25 @@ class ChunkPrinter(KernelPrinter):
             case "member":
                 yield f"for member in {self._range(loop, '', 'HV // H')}:"
                 yield from self._member(loop)
+            case "earlier":
+                yield "for earlier in range(first, start, TOKENS):"
+                yield from self._inside(loop.body)
+            case "later":
+                yield "for back in range(0, last - start, TOKENS):"
+                yield f"{INDENT}later = last - back"
+                yield from self._inside(loop.body)
             case _:
                 raise InternalError(f"a kernel over chunks has no loop over {loop.over}")
 
+    @property
+    def _start(self) -> str:
+        """Where the chunk starts at which a loop stands."""
+        others = [loop.over for loop in self.loops if loop.over in ("earlier", "later")]
+        return others[-1] if others else "start"
+
     def _range(self, loop: Loop, first: str, *others: str) -> str:
+        if loop.wanted:
+            others = (f"{others[0]} if {loop.wanted} else 0", *others[1:])
         if loop.keeps:
             return f"range({', '.join((*((first,) if first else ()), *others))})"
         return f"tl.range({', '.join((first or '0', *others))}, disable_licm=True)"
@@ -231,13 +269,13 @@ class ChunkPrinter(KernelPrinter):
     def _member(self, loop: Loop) -> Iterator[str]:
         """A value head of the key head."""
         yield f"{INDENT}value_head = key_head * (HV // H) + member"
-        if any(access.array.spaces == _CHUNK_ROW for access in accesses_in(loop.body)):
+        if any(access.array.spaces == CHUNK_ROW for access in accesses_in(loop.body)):
             yield f"{INDENT}chunk_row = chunk * HV + value_head"
-            self.rows[_CHUNK_ROW] = "chunk_row"
+            self.rows[CHUNK_ROW] = "chunk_row"
         if any(isinstance(tile, Head) for tile in values_of(loop.body)):
             yield f"{INDENT}head = value_head.to(tl.float32)"
         yield from self._inside(loop.body)
-        self.rows.pop(_CHUNK_ROW, None)
+        self.rows.pop(CHUNK_ROW, None)
 
     def _blocks(self, loop: Loop) -> Iterator[str]:
         start = "key_start" if loop.dim == self.kernel.order[-1] else "block_start"
@@ -251,7 +289,7 @@ class ChunkPrinter(KernelPrinter):
         yield from (INDENT + line for line in self._places())
         if any("counted_chunk" in access.array.spaces for access in accesses_in(loop.body)):
             yield f"{INDENT}chunk_row = chunk * HV + value_head"
-            self.rows[_CHUNK_ROW] = "chunk_row"
+            self.rows[CHUNK_ROW] = "chunk_row"
         if self._counts_chunks:
             yield f"{INDENT}chunk += 1"
         yield from self._inside(loop.body)
@@ -272,7 +310,7 @@ class ChunkPrinter(KernelPrinter):
         yield from (INDENT + line for line in self._places())
         if "counted_chunk" in spaces:
             yield f"{INDENT}chunk_row = (chunk + within) * HV + value_head"
-            self.rows[_CHUNK_ROW] = "chunk_row"
+            self.rows[CHUNK_ROW] = "chunk_row"
         if "slot" in spaces:
             yield f"{INDENT}state = first_state + within // 2"
         yield from self._inside(loop.body)
@@ -283,6 +321,8 @@ class ChunkPrinter(KernelPrinter):
         array, over = access.array, self._over(access)
         if access.by_strides:
             return self._strided(access, over)
+        if access.rows and self.kernel.addresses == "from start":
+            return self._from_start(access, over)
         start = next(
             (s for (spaces, dims), s in self.starts.items() if (spaces, dims) == (array.spaces, array.dims)), ""
         )
@@ -296,6 +336,28 @@ class ChunkPrinter(KernelPrinter):
             return row
         size = product(*(Printed(self.axes.size(dim)) for dim in array.dims))
         return total_of(*([product(counted, size).text] if row else []), *self._offsets(access, over))
+
+    def _from_start(self, access: Access, over: Dims) -> str:
+        """The number of the chunk's first row, and in 32 bits how far from it each lane is."""
+        array, (axis,), steps = access.array, access.rows, self.kernel.steps
+        inner, counted = access.at[1:], array.spaces[0]
+        start = f"start * {steps}" if counted == "row" else "start"
+        index = self.axes.index(axis)
+        lane = f"{index} // {steps}" if axis == ROW and counted == "token" else index
+        extent = product(Printed(lane, PRODUCT), *(Printed(self._extent(each, access)) for each in inner)).text
+        row = f"({self._inner_row(start, inner, access)})"
+        if not array.dims:
+            return f"{row} + {extent}"
+        size = [Printed(self.axes.size(dim)) for dim in array.dims]
+        lanes = product(Printed(self.axes.spread(f"({extent})", (axis,), over)), *size)
+        return f"{product(Printed(row), *size).text} + ({total_of(lanes.text, *self._offsets(access, over))})"
+
+    def _inner_row(self, text: str, inner: Iterable[Index], access: Access) -> str:
+        """The number of a row, from that of what it is counted in."""
+        for index in inner:
+            outer = text if " + " not in text else f"({text})"
+            text = f"{outer} * {self._extent(index, access)} + {self._coordinate(index)}"
+        return text
 
     def _strided(self, access: Access, over: Dims) -> str:
         """The row of the chunk's first token, and how far from it each lane is."""
@@ -319,12 +381,29 @@ class ChunkPrinter(KernelPrinter):
                 index = Printed(self.axes.spread(index.atom, tile.dims, over))
             yield product(index, *(Printed(self.axes.size(d)) for d in dims[number + 1 :])).text
 
+    def _loaded(self, load: Load) -> str:
+        if not load.shares:
+            return super()._loaded(load)
+        access, dims = load.source.of_first_share, load.source.array.dims
+        mask = self._masks(access)
+        address = f"{load.source.array.name}_ptr + "
+        if not dims:
+            return f"sum_of_shares({address}({self._address(access)}) * shares, 1, shares, {mask})"
+        (dim,) = dims
+        row = f"({self._row(access)}) * shares * {self.axes.size(dim)}"
+        return f"sum_of_shares({address}{row} + {self.axes.index(dim)}, {self.axes.size(dim)}, shares, {mask})"
+
     def _mask(self, access: Access, other: str = "") -> str:
+        masks = self._masks(access)
+        return f", mask={masks}{other}" if masks else ""
+
+    def _masks(self, access: Access) -> str:
+        """Which lanes there are; empty for all of them."""
         masks = [self._within(dim, access) for dim in access.within]
         if access.where is not None:
             where, over = access.where, self._over(access)
             masks.append(self.print.over(where, over) if masks or where.dims != over else self.print(where))
-        return f", mask={' & '.join(masks)}{other}" if masks else ""
+        return " & ".join(masks)
 
     def _within(self, dim: str, access: Access) -> str:
         """Which lanes lie before the end of an axis."""
@@ -367,49 +446,26 @@ class _ChunkExpressions(Printer):
         super().__init__(axes)
         self.walks = walks
 
+    def _print(self, tile: Tile) -> Printed:
+        match tile:
+            case Sum(Sum(value, last), first) if value.dims == (first, last):
+                return Printed(f"tl.sum({self(value)})")  # Over both axes at once.
+        return super()._print(tile)
+
     def coordinate(self, of: str) -> Printed:
         if of == "chunk of sequence" and self.walks:
             return Printed("(start - first_token) // TOKENS", SUM + 1)
         return super().coordinate(of)
 
 
-class RoutinePrinter(ChunkPrinter):
-    """Prints a routine that `kernel` applies."""
-
-    def __init__(self, kernel: Kernel, routine: Routine) -> None:
-        super().__init__(replace(kernel, run="chunk", block_of=None, body=routine.body))
-        self.routine = routine
-        self.rows[_CHUNK_ROW] = "chunk_row"
-
-    def parameters(self) -> list[str]:
-        constants = (f"{name}: tl.constexpr" for name in self.routine.sizes)
-        return [*arguments(self.routine, self.axes)[: -len(self.routine.sizes)], *constants]
-
-    def lines(self) -> Iterator[str]:
-        """The body."""
-        if has_key_heads(self.kernel) and "key_head" not in self.routine.place:
-            yield "key_head = value_head // (HV // H)"
-        if self.kernel.steps:
-            yield f"TOKENS: tl.constexpr = CHUNK // {self.kernel.steps}"
-        yield from self._axes()
-        yield from self._body(self.kernel.body)
-
-    def _has_block(self, dim: str) -> bool:
-        return dim in self.routine.lanes
-
-    def _lanes_of(self, dim: str, start: str) -> Iterator[str]:
-        given = dim in self.routine.lanes
-        return (line for place, line in enumerate(super()._lanes_of(dim, start)) if place > 0 or not given)
-
-
-def arguments(routine: Routine, axes: Axes) -> list[str]:
+def arguments(routine: Routine, axes: Axes, start: str = "start") -> list[str]:
     """What a routine is called with."""
     place = (name for space in routine.place for name in _PLACES.get(space, (space,)))
     return [
         *routine.carried,
         *(f"{array.name}_ptr" for array in routine.arrays),
         *routine.numbers,
-        "start",
+        start,
         "end_token",
         *place,
         *map(axes.index, routine.lanes),

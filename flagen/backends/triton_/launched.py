@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from flagen.backends.triton_.chunk_printer import ChunkPrinter, RoutinePrinter
+from flagen.backends.triton_.chunk_printer import ChunkPrinter
+from flagen.backends.triton_.routine_printer import RoutinePrinter
 from flagen.kernel.ir import Kernel, Program, Routine
 
 

@@ -1,0 +1,173 @@
+"""Lowers how the backward of scalar decays comes by the states that its walks do not store: from that before a chunk to
+that after it, and with gradients the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from flagen.kernel.backward_rows import BackwardRows
+from flagen.kernel.ir import Array, Let, Life, Load, Routine, Statement
+from flagen.kernel.passes import live, rounds
+from flagen.kernel.rows import local, rounded, times
+from flagen.plan.backward_levels import (
+    BLOCK,
+    HEAD,
+    KEYS,
+    R_GRADIENT,
+    READ_GRADIENT,
+    SHARED,
+    Level,
+)
+from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.row_planner import Part, RowLoad, RowSet
+from flagen.plan.rows import TOKEN
+from flagen.plan.schedule import Load as Loaded
+from flagen.plan.schedule import Set
+from flagen.plan.tiles import Dot, Tile
+from flagen.spec.model import Input, Param
+
+STATE_GRADIENT, COLUMN_STATE_GRADIENT = "S_gradient", "column_state_gradient"
+COLUMN_GRADIENTS, COLUMN_STATE_GRADIENTS = "column_gradients", "column_state_gradients"
+
+
+class RowsFirst(BackwardRows):
+    """What works on rows of a chunk that come first in every tile: blocks of keys, blocks of values."""
+
+    def __init__(self, plan: ChunkBackwardPlan, *parts: Part) -> None:
+        super().__init__(plan, plan.rows, *parts)
+        self.over_state = (self.value, self.key)
+
+    def array(self, source: Input | Param) -> Array:
+        """What lies along the keys is that of a key head: where heads are all of one kind, that is the value head."""
+        array = super().array(source)
+        if self.key not in source.dims:
+            return array
+        return replace(array, spaces=tuple("key_head" if space == "head" else space for space in array.spaces))
+
+    def given(self, part: Part, *levels: Level) -> Iterator[Statement]:
+        """What of `part` is loaded and evaluated on `levels`."""
+        of_names = self.backward.levels.of_names
+        once = tuple(action for action in part.once if of_names[_named(action)] in levels)
+        rows = tuple(action for action in part.rows if of_names[_named(action)] in levels)
+        yield from self.fixed(once)
+        yield from self.of_rows(rows)
+
+    def read_gradient(self) -> Iterator[Statement]:
+        """The gradient of the read, of a block of values."""
+        yield self.output_gradient()
+        if self.backward.rider is not None:
+            yield self.column_of_tokens()
+        yield Let(READ_GRADIENT, self.tile(self.backward.read, TOKEN))
+        yield Let("read_operand", rounded(local(READ_GRADIENT, (TOKEN, self.value))))
+
+    def stored_rows(self, name: str, *, wide: bool = False) -> Iterator[Statement]:
+        """What a walk found for each row, of a block of values."""
+        if self.plan.delta is not None:
+            life: Life = "residual" if name == "U" else "scratch"
+            array = self.rows_of_values(name, life, self.row)
+            yield Load(name, self.rows_of(array, self.row), wide=wide)
+
+    def column_gradient(self) -> Statement:
+        """The gradient of what is read of the vector state that rides along: the sum of what the walk's blocks have."""
+        shares = Array(COLUMN_GRADIENTS, ("token", "head", "block"))
+        return Load("column_gradient", self.rows_of(shares, TOKEN), shares=True)
+
+    def scaled(self, tile: Tile, *factors: Tile | None) -> Tile:
+        """An operand over rows and values, with factors of its rows."""
+        found = [factor for factor in factors if factor is not None]
+        return rounded(times(tile, times(*found))) if found else tile
+
+
+class Across(RowsFirst):
+    """Takes a block of a state across the chunk after it, or of its gradient across the chunk before it."""
+
+    def __init__(self, plan: ChunkBackwardPlan, *, after: bool) -> None:
+        super().__init__(plan, plan.after if after else plan.before)
+        self.after = after
+
+    def routine(self) -> Routine:
+        carried = self.state if self.after else STATE_GRADIENT
+        what, end, start = ("state", "after", "before") if self.after else ("gradient of the state", "before", "after")
+        body = live(tuple(self._body(carried)), (carried,))
+        tiles = (f"BLOCK_{self.key}", f"BLOCK_{self.value}")
+        return Routine(
+            name="state_across" if self.after else "gradient_across",
+            carried=(carried,),
+            arrays=self.arrays(body, ("do", "U", R_GRADIENT, "column")),
+            numbers=self.numbers(body),
+            sizes=(*(size for size in self.sizes if size not in tiles), "dtype"),
+            docs=f"A block of the {what} {end} the chunk at `start`, from that {start} it, transposed.",
+            body=body,
+            place=("key_head", "head"),
+            lanes=(self.key, self.value),
+        )
+
+    def _body(self, carried: str) -> Iterator[Statement]:
+        yield from self.given(self.parts[0], SHARED, HEAD, KEYS, BLOCK)
+        yield from self.operands(*(("w", "k", "v") if self.after else ("q", "y")))
+        yield from self.chunk_decays()
+        if self.after:
+            yield from self.stored_rows("U")
+        else:
+            yield from self.read_gradient()
+            yield from self.stored_rows(R_GRADIENT)
+        state = local(carried, self.over_state)
+        onto = self.across(state)
+        for operand, role in self._written() if self.after else self._read():
+            yield Let(carried, Dot(operand, self.operand(role), self.axis_of(role), onto, self.over_state))
+            onto = state
+
+    def _written(self) -> Iterator[tuple[Tile, str]]:
+        """What rows write, with the role of what they write it along."""
+        if self.plan.delta is not None:
+            yield self.scaled(local("U", (self.row, self.value)), self.scale("w"), self.to_end()), "w"
+        if self.plan.write_key is not None:
+            yield self.scaled(self.operand("v"), self.scale("v"), self.to_end()), "k"
+
+    def _read(self) -> Iterator[tuple[Tile, str]]:
+        """The gradients of what rows read, with the role of what they read along."""
+        yield self.scaled(local("read_operand", (TOKEN, self.value)), self.scale("q"), self.start_of("q")), "q"
+        if self.plan.delta is not None:
+            yield self.scaled(local(R_GRADIENT, (self.row, self.value)), self.scale("y"), self.start_of("y")), "y"
+
+
+class AcrossColumn(RowsFirst):
+    """Takes a block of the vector state that rides along across the chunk after it, or of its gradient across the chunk
+    before it."""
+
+    def __init__(self, plan: ChunkBackwardPlan, *, after: bool) -> None:
+        assert plan.rider is not None
+        super().__init__(plan, plan.rider.after if after else plan.rider.before)
+        self.after = after
+
+    def routine(self) -> Routine:
+        carried = self.column_state if self.after else COLUMN_STATE_GRADIENT
+        what, end, start = ("", "after", "before") if self.after else ("gradient of the ", "before", "after")
+        body = live(tuple(self._body()), (carried,))
+        return Routine(
+            name="column_across" if self.after else "column_gradient_across",
+            carried=(carried,),
+            arrays=self.arrays(body, (COLUMN_GRADIENTS,)),
+            numbers=self.numbers(body),
+            sizes=("H", "HV", self.key, "CHUNK", *(("dtype",) if rounds(body) else ())),
+            docs=f"A block of the {what}vector state {end} the chunk at `start`, from that {start} it.",
+            body=body,
+            place=("key_head", "head"),
+            lanes=(self.key,),
+        )
+
+    def _body(self) -> Iterator[Statement]:
+        yield from self.given(self.parts[0], SHARED, HEAD, KEYS)
+        yield from self.operands("k" if self.after else "q")
+        yield from self.chunk_decays()
+        if self.after:
+            yield from self.next_column_state()
+        else:
+            yield self.column_gradient()
+            yield self.column_gradient_before()
+
+
+def _named(action: Loaded | Set | RowLoad | RowSet) -> str:
+    """The name that a load or an evaluation gives a value."""
+    return action.source.name if isinstance(action, Loaded | RowLoad) else action.target

@@ -1,0 +1,359 @@
+"""Lowers the last kernel of the backward of scalar decays, which has a program for every chunk of a key head.
+
+It takes the keys block by block, and in each block the value heads that share them; then each value head again, its
+values block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from flagen.kernel.across import STATE_GRADIENT, Across
+from flagen.kernel.column_gradients import PARTS, Scores
+from flagen.kernel.gradient_sums import GradientSums
+from flagen.kernel.ir import (
+    Access,
+    Add,
+    Apply,
+    Array,
+    Fill,
+    Index,
+    Kernel,
+    Let,
+    Life,
+    Load,
+    Loop,
+    Note,
+    Operands,
+    Row,
+    Scale,
+    Statement,
+)
+from flagen.kernel.passes import live
+from flagen.kernel.rows import DTYPE, PACKING, PRECISION, ZERO, call, local, rounded, times
+from flagen.plan.backward_levels import (
+    BLOCK,
+    COLUMN_SCALE_GRADIENT,
+    HEAD,
+    KEYS,
+    R_GRADIENT,
+    ROLES,
+    SHARED,
+    Level,
+    scale_gradient,
+    vector_gradient,
+)
+from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.row_planner import Part
+from flagen.plan.rows import MEMBER, TOKEN, WRITTEN
+from flagen.plan.tiles import (
+    Arithmetic,
+    Dot,
+    Select,
+    Sum,
+    Tile,
+    Whole,
+)
+
+CHOICES = ("MEMBERS", "WANTS_KEYS", "WANTS_VALUES")
+"""What the kernel is compiled for beside sizes: value heads of a key head, and which gradients are asked for."""
+
+SCARCE = "Registers are scarce: what a loop could compute once for all is not worth holding."
+
+
+class Gradients(GradientSums):
+    """The kernel that has a program for every chunk."""
+
+    def __init__(self, plan: ChunkBackwardPlan) -> None:
+        super().__init__(plan)
+        self.after, self.before = (Apply(Across(plan, after=after).routine()) for after in (True, False))
+
+    def kernel(self) -> Kernel:
+        body = live(tuple(self._body()), ())
+        order = "do cu_seqlens chunk_sequence first_chunk states state_gradients U R_gradient column column_gradients"
+        order += " column_states column_state_gradients"
+        stored = [gradient.called for gradient in self.backward.stored]
+        return Kernel(
+            name="gradients",
+            run="chunk",
+            block_of=None,
+            order=self.order,
+            arrays=self.arrays(body, (*order.split(), *stored), *PACKING),
+            numbers=self.numbers(body),
+            lengths=("T",),
+            sizes=(*self.sizes, *CHOICES),
+            names=self.names,
+            body=body,
+            of_key_heads=True,
+            steps=self.steps,
+            addresses="from start",
+            choices=(("WANTS_KEYS", self._others(BLOCK)), ("WANTS_VALUES", self._others(KEYS))),
+        )
+
+    def _others(self, level: Level) -> tuple[str, ...]:
+        """What the kernel has gradients of that are no reason for one of its loops: the gradients of numbers need both,
+        sums over the keys, and over the values."""
+        states = (state.name for state in self.plan.spec.states)
+        return (*states, *(gradient.name for gradient in self.backward.stored if gradient.level == level))
+
+    # ----------------------------------------------------------------------------------------------------------- loops
+
+    def _body(self) -> Iterator[Statement]:
+        yield Operands(self._of_slot("states"))
+        yield from self.zeros(SHARED)
+        yield from self.sums_over_keys()
+        yield Note()
+        keys = (*self._of_key_block(), self._members(self._of_member()), *self.actions(KEYS))
+        yield Note(SCARCE)
+        yield self._blocks(self.key, keys, wanted="WANTS_KEYS")
+        yield Note()
+        yield self._members(self._values_of_member(), wanted="WANTS_VALUES")
+        yield from self.actions(SHARED)
+
+    def _members(self, body: Iterable[Statement], wanted: str = "") -> Statement:
+        return Loop("member", tuple(body), keeps=False, wanted=wanted)
+
+    def _blocks(self, dim: str, body: Iterable[Statement], wanted: str = "") -> Statement:
+        whole = dim == self.key and self.backward.whole_keys
+        return Loop("block", tuple(body), dim=dim, whole=whole, keeps=False, wanted=wanted)
+
+    def _of_key_block(self) -> Iterator[Statement]:
+        yield from self.given(self.parts[0], SHARED, KEYS)
+        yield from self.operands(*ROLES)
+        named = {vector_gradient(self.plan, role): role for role in reversed(self.roles)}
+        for name, role in named.items():
+            yield Fill(name, self.over_keys(role))
+
+    def _of_member(self) -> Iterator[Statement]:
+        heads = self.parts[1]
+        yield self._state_start()
+        yield from self.given(heads, SHARED, HEAD)
+        yield from self.chunk_decays()
+        yield from self.column_states()
+        yield from self._part_zeros()
+        yield self._blocks(self.value, (*self._of_block(heads), *self._states(), *self._state_products()))
+        yield from self._vectors()
+        yield from self._state_factors()
+        for matrix in self.matrices:
+            yield from self._onto_rows(matrix, heads)
+        yield from self.dots()
+        yield from self.onto_vectors()
+
+    def _values_of_member(self) -> Iterator[Statement]:
+        values = self.parts[2]
+        if self.writing_values:
+            yield self._state_start()
+        yield from self.given(values, SHARED, HEAD)
+        if self.writing_values:
+            yield from self.chunk_decays()
+        yield from self.column_of_values()
+        if self.writing_values:
+            yield from self._values_zeros()
+            yield self._blocks(self.key, self._values_keys())
+        yield from self._values_operands()
+        yield from self.zeros(HEAD)
+        if self.has_gradient("v"):
+            yield Fill(scale_gradient("v"), (self.row,))
+        yield self._blocks(self.value, (*self._values_block(values), *self.actions(BLOCK)))
+        yield from self.taken()
+        yield from self.actions(HEAD)
+
+    # ---------------------------------------------------------------------------------------------------------- states
+
+    def _of_slot(self, name: str) -> Array:
+        life: Life = "residual" if name == "states" else "scratch"
+        return Array(name, ("slot", "head"), self.over_state, life, self.plan.state.name)
+
+    def _state_start(self) -> Statement:
+        return Row("state_start", ("slot", "head"), self.over_state)
+
+    def _state(self, array: str, name: str, across: Loop) -> Iterator[Statement]:
+        """A block of what is stored of a state, taken to this chunk."""
+        source = self._of_slot(array)
+        yield Load(name, Access(source, tuple(map(Index, source.spaces)), self.over_state), wide=True)
+        yield across
+        yield Let(name, rounded(local(name, self.over_state)))
+
+    def _states(self) -> Iterator[Statement]:
+        """Blocks of the state before the chunk, and of its gradient after it."""
+        yield from self._state("states", self.state, Loop("earlier", (self.after,)))
+        yield from self._gradient_of_state()
+
+    def _gradient_of_state(self) -> Iterator[Statement]:
+        yield from self._state("state_gradients", STATE_GRADIENT, Loop("later", (self.before,)))
+
+    def _of_block(self, part: Part) -> Iterator[Statement]:
+        """What is loaded of a block of values."""
+        yield from self.given(part, BLOCK)
+        if self.plan.write_key is not None:
+            yield from self.operands("v")
+        yield from self.read_gradient()
+        yield from self.stored_rows("U")
+        yield from self.stored_rows(R_GRADIENT)
+
+    def _state_products(self) -> Iterator[Statement]:
+        """What rows get from the states, and what those have in common."""
+        for role in self.roles:
+            name = self.state if role in ("q", "y") else STATE_GRADIENT
+            part = self.part(role)
+            product = Dot(self.values_of(role), local(name, self.over_state), self.value, part, part.dims)
+            yield Let(part.name, product)
+        if self.backward.decays:
+            both = (self.wide(local(name, self.over_state)) for name in (self.state, STATE_GRADIENT))
+            inner = Sum(times(*both), self.key, (self.value,))
+            yield Add("state_dot", Sum(inner, self.value, ()), ())
+
+    # --------------------------------------------------------------------------------------------------- what rows get
+
+    def _part_zeros(self) -> Iterator[Statement]:
+        for role in self.roles:
+            yield Fill(PARTS[role], self.over_keys(role))
+        if self.backward.decays:
+            yield Fill("pair_sum", (TOKEN,))
+            yield Fill("state_dot", ())
+
+    def _vectors(self) -> Iterator[Statement]:
+        """The rows with what scales them, as operands."""
+        for role in self.roles:
+            if (scale := self.own_scale(role)) is not None:
+                yield Let(self.vector(role).name, rounded(times(self.wide(self.operand(role)), scale)))
+
+    def _state_factors(self) -> Iterator[Statement]:
+        """Decays of what comes from the states, and what of it the decay of the whole chunk has in common with."""
+        factors = {"q": self.start_of("q"), "y": self.start_of("y"), "w": self.to_end()}
+        factors["k"] = self.both(self.scale("v"), self.to_end())
+        scales = ((role, factors[role]) for role in self.roles)
+        decayed = [Scale(PARTS[role], factor, self.over_keys(role)) for role, factor in scales if factor is not None]
+        yield from self.column_onto_keys(decayed)
+        if not self.backward.decays:
+            return
+        kept = [self._sum(role) for role in self.roles if role in ("w", "k")]
+        total = kept[0] if len(kept) == 1 else Arithmetic("+", kept[0], kept[1], kept[0].dims)
+        yield self.put("kept_sums", total)
+        whole = times(local("whole", ()), local("state_dot", ()))
+        yield Add("end_sums", Select(self.is_member(), whole, ZERO, (MEMBER,)), (MEMBER,))
+        yield from self._sums_of_reads()
+
+    def _sums_of_reads(self) -> Iterator[Statement]:
+        """What rows that read have in common with what they get from the states."""
+        started: set[str] = set()
+        for role in (role for role in self.roles if role in ("q", "y")):
+            name, found = self._sum_of(role), self._sum(role)
+            yield Add(name, found, found.dims) if name in started else Let(name, found)
+            started.add(name)
+        if "row_sum" not in started:
+            yield Fill("row_sum", (self.row,))
+
+    def _sum(self, role: str) -> Tile:
+        """What each row of `role` has in common with its part."""
+        common = times(self.wide(self.vector(role)), self.part(role))
+        return Sum(common, self.key, (self.axis_of(role),))
+
+    def _sum_of(self, role: str) -> str:
+        if self.reads_before(role):
+            return "erased_sum"
+        return "read_sum" if role == "q" and self.grouped else "row_sum"
+
+    # --------------------------------------------------------------------------------------------------------- matrices
+
+    def _onto_rows(self, matrix: Scores, heads: Part) -> Iterator[Statement]:
+        """What rows that read and rows that wrote get from one another, matrix by matrix: two at a time would not fit
+        the registers."""
+        square = self.square(matrix)
+        gradient, operand = local(matrix.gradient, square), local(f"{matrix.name}_operand", square)
+        values = self.written(self.values_of(matrix.writer))
+        product = Dot(self.values_of(matrix.reader), values, self.value, gradient, square)
+        yield Fill(matrix.gradient, square)
+        yield self._blocks(self.value, (*self._of_block(heads), Let(matrix.gradient, product)))
+        yield from self.column_onto_scores(matrix)
+        scale = self.values_scale(matrix)
+        decayed = times(self.decayed(matrix, gradient), None if scale is None else self.written(scale))
+        yield Let(matrix.gradient, Select(self.seen(matrix.reader), decayed, ZERO, square))
+        if self.backward.decays:
+            yield from self._pairs(matrix, gradient)
+        yield Let(operand.name, rounded(gradient))
+        reader, writer = self.part(matrix.reader), self.part(matrix.writer)
+        written = self.written(self.vector(matrix.writer))
+        yield Let(reader.name, Dot(operand, written, WRITTEN, reader, reader.dims))
+        yield Let(writer.name, self.onto_written(operand, self.vector(matrix.reader), writer))
+
+    def _pairs(self, matrix: Scores, gradient: Tile) -> Iterator[Statement]:
+        """What a decay has a part in: pairs of a row that reads after it and one written before it.
+
+        What rows have in common with their gradients has all other pairs in it, too, and twice: they cancel but for
+        their rounding, which is the same for all earlier tokens.
+        """
+        reader, writer = self.vector(matrix.reader), self.written(self.vector(matrix.writer))
+        common = Dot(reader, writer, self.key, None, gradient.dims)
+        yield Let("pairs", times(common, gradient))
+        token = self.lane(TOKEN)
+        last = token if matrix.reader == "q" else self.token_of_rows()
+        if self.reads_before(matrix.reader):
+            last = Arithmetic("-", last, Whole(1), last.dims)
+        pairs = local("pairs", gradient.dims)
+        found = call("sum_of_pairs", pairs, last, self.token_of_rows(), token, PRECISION, DTYPE, dims=(TOKEN,))
+        yield Add("pair_sum", found, (TOKEN,))
+
+    # ------------------------------------------------------------------------------------------------------- the values
+
+    def _values_zeros(self) -> Iterator[Statement]:
+        for matrix in self.writing_values:
+            yield Fill(matrix.name, self.square(matrix))
+        if self.varies_column:
+            yield Fill("column_keys", (self.row,))
+
+    def _values_keys(self) -> Iterator[Statement]:
+        """The scores of a block of keys."""
+        yield from self.given(self.parts[0], SHARED, KEYS)
+        yield from self.operands(*ROLES)
+        for matrix in self.writing_values:
+            square = self.square(matrix)
+            key = self.written(self.operand("k"))
+            scores = Dot(self.operand(matrix.reader), key, self.key, local(matrix.name, square), square)
+            yield Let(matrix.name, scores)
+        yield from self.column_of_keys()
+
+    def _values_operands(self) -> Iterator[Statement]:
+        for matrix in self.writing_values:
+            square = self.square(matrix)
+            scaled = times(self.decayed(matrix, local(matrix.name, square)), self.scale(matrix.reader))
+            scores: Tile = Select(self.seen(matrix.reader), scaled, ZERO, square)
+            if self.varies_column:
+                yield Let(matrix.name, scores)
+                scores = local(matrix.name, square)
+                yield Let(COLUMN_SCALE_GRADIENT, self.column_scale_gradient(scores))
+            yield Let(matrix.name, rounded(scores))
+
+    def _values_block(self, part: Part) -> Iterator[Statement]:
+        """The gradient of a block of the values that are written."""
+        over = (self.row, self.value)
+        yield from self.given(part, BLOCK)
+        if not self.writing_values:
+            yield self.output_gradient()
+            yield from self.stored_rows(R_GRADIENT, wide=True)
+            return
+        yield from self.operands("v")
+        yield from self.read_gradient()
+        yield Fill("v_gradient", over)
+        yield from self.stored_rows(R_GRADIENT, wide=True)
+        yield self._blocks(self.key, self._values_of_state())
+        if (to_end := self.to_end()) is not None:
+            yield Scale("v_gradient", to_end, over)
+        read = {"q": local("read_operand", (TOKEN, self.value)), "y": rounded(local(R_GRADIENT, over))}
+        for matrix in self.writing_values:
+            scores = local(matrix.name, self.square(matrix))
+            yield Let("v_gradient", self.onto_written(scores, read[matrix.reader], local("v_gradient", over)))
+        if (scale := self.scale("v")) is not None:
+            if self.has_gradient("v"):
+                common = times(self.wide(self.operand("v")), local("v_gradient", over))
+                yield Add(scale_gradient("v"), Sum(common, self.value, (self.row,)), (self.row,))
+            yield Scale("v_gradient", scale, over)
+
+    def _values_of_state(self) -> Iterator[Statement]:
+        """What the gradient of the state gives to values, of a block of the keys that they are written along."""
+        yield from self.given(self.parts[3], SHARED, KEYS)
+        yield from self.operands("k")
+        yield from self._gradient_of_state()
+        over = (self.row, self.value)
+        state, onto = local(STATE_GRADIENT, self.over_state), local("v_gradient", over)
+        yield Let("v_gradient", Dot(self.operand("k"), state, self.key, onto, over))
