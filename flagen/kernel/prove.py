@@ -42,14 +42,11 @@ def prove(spec: Spec, programs: Programs, *, seed: int = 0) -> tuple[str, ...]:
         if each.chunk is None:
             continue
         prove_both = prove_rows if each.chunk.ways else prove_chunk
-        backward = each.chunk_backward
-        if backward is not None and each.chunk.ways and not backward.ways:
-            backward = None  # Not all of its kernels are data.
-        compared = prove_both(each.by_chunks, each.chunk, backward, seed=seed)
+        compared = prove_both(each.rows or each.spec, each.chunk, each.chunk_backward, seed=seed)
         of_rows = "" if each.rows is None else " of its rows"
         lines.append(_told(f"{_kernels_of(each.chunk)} = recurrence{of_rows}", compared))
-        if backward is not None:
-            of_backward = f"{_kernels_of(backward)} = exact derivatives of the recurrence"
+        if each.chunk_backward is not None:
+            of_backward = f"{_kernels_of(each.chunk_backward)} = exact derivatives of the recurrence"
             lines.append(_told(of_backward, compared, compared))
     return tuple(lines)
 
