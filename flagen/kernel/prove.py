@@ -113,14 +113,15 @@ def prove_rows(spec: Spec, forward: Program, backward: Program | None, *, seed: 
 
 
 def _prove_ways(call: Call, forward: Program, backward: Program | None, named: Sequence[str]) -> None:
-    """Results of each way forward, with and without what is kept; then the gradients from what those leave behind."""
+    """Results of each way forward, with and without what is kept; then the gradients from what those leave behind, and
+    from the results, which a backward may take as well."""
     results = call.results(differentiate=backward is not None)
     left: dict[str, Data] = {}
     for way in _ways(forward):
         _prove_results(call, way, named, results)
         memory = _prove_results(call, way, named, results, keeps=True)
-        residuals = {array.name for kernel in way.kernels for array in kernel.arrays if array.life == "residual"}
-        left = {name: data for name, data in memory.arrays.items() if name in residuals} | left
+        lives = {array.name: array.life for kernel in way.kernels for array in kernel.arrays}
+        left = {name: x for name, x in memory.arrays.items() if lives[name] in ("residual", "result")} | left
     for way in () if backward is None else _ways(backward):
         _prove_gradients(call, way, named, results, left)
 
