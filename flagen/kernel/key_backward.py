@@ -33,7 +33,7 @@ from flagen.kernel.key_backward_rows import BackwardRows
 from flagen.kernel.key_gradients import KeyGradients
 from flagen.kernel.key_prepare import Prepare
 from flagen.kernel.key_rows import prepared
-from flagen.kernel.key_walks import KeyPlacement, Walk
+from flagen.kernel.key_walks import KeyPlacement, Walk, walked
 from flagen.kernel.parameters import assembled
 from flagen.kernel.passes import live
 from flagen.kernel.rows import CU_SEQLENS, FIRST_CHUNK, local, rounded
@@ -173,6 +173,10 @@ class Scale(Prepare):
 class Turned(Walk):
     """Reads from the left, if that is wanted, and, walking with the state, stores it and U."""
 
+    def __init__(self, plan: KeyKernelPlan, form: Form) -> None:
+        super().__init__(plan, form, keeps=True)
+        self.left = {array.name: array for array in walked(plan, life="residual")}
+
     def leave(self, name: str) -> Iterator[Statement]:
         """There are always states and U to leave."""
         return (inner for statement in super().leave(name) if isinstance(statement, If) for inner in statement.then)
@@ -202,7 +206,7 @@ def own_kernels(plan: KeyBackwardPlan) -> tuple[Kernel, ...]:
     forward = plan.forward
     prepare, states = Prepare(forward).kernel(), Walk(forward, Form.STATES).kernel()
     if plan.puts_out:
-        walk = replace(Turned(forward, Form.FUSED, keeps=True).kernel(), name="turned_walk")
+        walk = replace(Turned(forward, Form.FUSED).kernel(), name="turned_walk")
         output = Turned(forward, Form.OUTPUT).kernel()
         return replace(prepare, name="turned_prepare"), walk, replace(output, name="turned_output")
     if plan.prepares:
