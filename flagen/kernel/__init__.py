@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flagen.kernel.check import check
+from flagen.kernel.chunk import scalar_chunk
 from flagen.kernel.ir import Program
-from flagen.kernel.key_backward import key_chunk_backward
+from flagen.kernel.key_backward import key_chunk_backward, with_keeping
+from flagen.kernel.key_chunk import key_chunk
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
 from flagen.kernel.right_backward import right_chunk_backward
@@ -15,7 +17,10 @@ from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.plan import Plan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
+from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
@@ -28,6 +33,7 @@ class Programs:
     """The programs of the operators of a spec; None where it does not get one, or one that is not data yet.
 
     stages: by chunks alone, those of each stage, where a spec runs in stages.
+    rows: the spec whose tokens the chunk kernels take, where those are rows of tokens, which are evaluated first.
     """
 
     spec: Spec
@@ -36,15 +42,23 @@ class Programs:
     chunk: Program | None
     chunk_backward: Program | None
     stages: tuple[Programs, ...] = ()
+    rows: Spec | None = None
 
 
 def lower(plan: Plan) -> Programs:
     """The programs of `plan`."""
     stages = plan.chunk_kernel.stages if isinstance(plan.chunk_kernel, StagedPlan) else ()
-    by_stage = tuple(Programs(stage.spec, None, None, *_by_chunks(stage.plan)) for stage in stages)
+    by_stage = tuple(
+        Programs(stage.spec, None, None, *_by_chunks(stage.plan), rows=_rows_of(stage.plan)) for stage in stages
+    )
     fused, fused_backward = _fused_recurrent(plan)
     chunk, chunk_backward = _by_chunks(plan)
-    return Programs(plan.spec, fused, fused_backward, chunk, chunk_backward, by_stage)
+    return Programs(plan.spec, fused, fused_backward, chunk, chunk_backward, by_stage, _rows_of(plan))
+
+
+def _rows_of(plan: Plan) -> Spec | None:
+    """The recurrence of the rows of tokens, where it has the kernels."""
+    return plan.chunk_kernel.kernels.spec if isinstance(plan.chunk_kernel, ExpandedPlan) else None
 
 
 def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
@@ -57,16 +71,36 @@ def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
 
 def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
-    if isinstance(backward, ChunkBackwardPlan):
-        return None, _checked(scalar_chunk_backward(backward))
-    if isinstance(backward, KeyBackwardPlan):
-        return None, _checked(key_chunk_backward(backward))
-    if isinstance(backward, RightBackwardPlan):
-        return None, _checked(right_chunk_backward(backward))
-    if not isinstance(kernel, ScanKernelPlan):
-        return None, None
-    assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
-    return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
+    if isinstance(kernel, ScanKernelPlan):
+        assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
+        return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
+    forward, back = _over_rows(plan), _of_rows_back(plan)
+    return forward and _checked(forward), back and _checked(back)
+
+
+def _over_rows(plan: Plan) -> Program | None:
+    """The kernels over the rows of chunks, or over those of tokens, which are evaluated first."""
+    kernel, backward = plan.chunk_kernel, plan.chunk_backward
+    match kernel.kernels if isinstance(kernel, ExpandedPlan) else kernel:
+        case ChunkKernelPlan() as rows:
+            return scalar_chunk(rows, keeps=isinstance(backward, ChunkBackwardPlan))
+        case KeyKernelPlan() as rows:
+            if not isinstance(backward, KeyBackwardPlan):
+                return key_chunk(rows, keeps=False)
+            return with_keeping(key_chunk(rows, keeps=not backward.prepares), backward)
+    return None
+
+
+def _of_rows_back(plan: Plan) -> Program | None:
+    """The kernels of the gradients of those."""
+    match plan.chunk_backward:
+        case ChunkBackwardPlan() as backward:
+            return scalar_chunk_backward(backward)
+        case KeyBackwardPlan() as backward:
+            return key_chunk_backward(backward)
+        case RightBackwardPlan() as backward:
+            return right_chunk_backward(backward)
+    return None
 
 
 def _checked(program: Program) -> Program:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gmpy2 import mpq
@@ -48,7 +48,7 @@ class Call:
         functions: type[Elementary] = Elementary,
     ) -> None:
         self.spec, self.setting, self.sizes = spec, setting, sizes
-        self.functions = functions(random_numbers, bases=_bases(spec))
+        self.functions = functions(random_numbers, bases=_bases(spec), constants=_constants(spec))
         params = [param for param in spec.params if not param.is_tensor]
         self.numbers = {param.name: self._number(param.range) for param in params}
         self.declared: dict[str, Input | Param | State] = {decl.name: decl for decl in spec.inputs}
@@ -189,7 +189,17 @@ class Call:
 def _bases(spec: Spec) -> tuple[mpq, ...]:
     """The positive constants of which a spec has powers, but for 2: exponentials of its logarithm are not taken."""
     powers = (expr.left for expr in expressions(spec) if isinstance(expr, Binary) and expr.op == "**")
-    values = (base.value for base in powers if isinstance(base, Number))
+    return _with_logarithms(powers)
+
+
+def _constants(spec: Spec) -> tuple[mpq, ...]:
+    """All of its positive constants, but for 2."""
+    return _with_logarithms(expressions(spec))
+
+
+def _with_logarithms(found: Iterable[Expr]) -> tuple[mpq, ...]:
+    """Those that are constants whose logarithm is a number like any."""
+    values = (expr.value for expr in found if isinstance(expr, Number))
     return tuple(dict.fromkeys(number(value) for value in values if value > 0 and value not in (1, 2)))
 
 

@@ -31,7 +31,7 @@ from flagen.kernel.ir import (
     Statement,
 )
 from flagen.kernel.passes import live
-from flagen.kernel.rows import DTYPE, PACKING, PRECISION, ZERO, call, local, rounded, times
+from flagen.kernel.rows import DTYPE, PACKING, PRECISION, SCARCE, ZERO, call, local, rounded, times
 from flagen.plan.backward_levels import (
     BLOCK,
     COLUMN_SCALE_GRADIENT,
@@ -58,8 +58,6 @@ from flagen.plan.tiles import (
 
 CHOICES = ("MEMBERS", "WANTS_KEYS", "WANTS_VALUES")
 """What the kernel is compiled for beside sizes: value heads of a key head, and which gradients are asked for."""
-
-SCARCE = "Registers are scarce: nothing is moved out of the loop, to be held during it."
 
 
 class Gradients(GradientSums):

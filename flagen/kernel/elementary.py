@@ -43,9 +43,11 @@ class Elementary(Oracle):
     """Values and derivatives of functions at the points at which it is asked, the same every time.
 
     bases: the constants of which a spec has powers: kernels take exponentials of their logarithms.
+    constants: all that a spec has, and may decay a state by: kernels over chunks add up their logarithms.
     """
 
     bases: tuple[mpq, ...] = ()
+    constants: tuple[mpq, ...] = ()
 
     def same(self, x: mpq, y: mpq) -> bool:
         """Whether two results are one."""

@@ -46,6 +46,8 @@ from flagen.plan.tiles import Value
 from flagen.spec.model import Dims
 
 STATE_GRADIENT = "S_gradient"
+KEEPING = ("unfolded", "keeping")
+"""The kernels of a call that keeps what is not folded, where the others fold."""
 
 
 class Reverse(BackwardRows):
@@ -176,8 +178,20 @@ class Turned(Walk):
 
     def put_out(self) -> Iterator[Statement]:
         for statement in super().put_out():
-            is_store = isinstance(statement, Store)
-            yield If((Given(statement.target.array),), (statement,)) if is_store else statement
+            match statement:
+                case Store(target):
+                    yield If((Given(target.array),), (statement,))
+                case _:
+                    yield statement
+
+
+def with_keeping(program: Program, plan: KeyBackwardPlan) -> Program:
+    """The kernels of a call, and beside them those that keep what its backward takes, where the others fold."""
+    if not plan.prepares:
+        return program
+    kernels = (Prepare(plan.forward).kernel(), Walk(plan.forward, Form.FUSED, keeps=True).kernel())
+    keeping = (replace(kernel, name=name) for kernel, name in zip(kernels, KEEPING, strict=True))
+    return replace(program, kernels=(*program.kernels, *keeping), ways=(*program.ways, KEEPING))
 
 
 def own_kernels(plan: KeyBackwardPlan) -> tuple[Kernel, ...]:
@@ -191,7 +205,7 @@ def own_kernels(plan: KeyBackwardPlan) -> tuple[Kernel, ...]:
         output = Turned(forward, Form.OUTPUT).kernel()
         return replace(prepare, name="turned_prepare"), walk, replace(output, name="turned_output")
     if plan.prepares:
-        prepare, states = replace(prepare, name="unfolded"), replace(states, name="kept_states")
+        prepare, states = replace(prepare, name=KEEPING[0]), replace(states, name="kept_states")
     return prepare, states, Scale(forward).kernel()
 
 

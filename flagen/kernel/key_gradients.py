@@ -33,7 +33,7 @@ from flagen.kernel.key_pairs import Pairs
 from flagen.kernel.key_rows import SQUARE, Score, decay_sizes, prepared
 from flagen.kernel.parameters import assembled
 from flagen.kernel.passes import live
-from flagen.kernel.rows import PACKING, ZERO, call, local, rounded, times
+from flagen.kernel.rows import PACKING, SCARCE, ZERO, call, local, rounded, times
 from flagen.plan.backward_levels import (
     BLOCK,
     DECAY_GRADIENT,
@@ -77,7 +77,6 @@ from flagen.spec.model import Dims, Input, Param
 
 THIS_MEMBER, MEMBERS = local("member", ()), Size("MEMBERS")
 
-_SCARCE = "Registers are scarce: nothing is moved out of the loop, to be held during it."
 _STORED = "What follows reads the gradients of the matrices as other threads stored them."
 
 
@@ -128,7 +127,7 @@ class KeyGradients(Pairs):
         yield Operands(self.states)
         yield from map(self._of_members, zeros[HEAD])
         yield from map(self._zero, zeros[SHARED])
-        yield from (Note(), Note(_SCARCE))
+        yield from (Note(), Note(SCARCE))
         yield self._for_members(*self._matrix_passes(), *self._values_pass())
         yield from (Note(), Barrier(_STORED))
         yield self._for_blocks(self.key, *self._key_block())

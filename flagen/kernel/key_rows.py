@@ -79,6 +79,11 @@ def prepared(plan: KeyKernelPlan) -> tuple[Array, ...]:
     return (*found, *(array(number.target, (TOKEN,), single=True) for number in plan.numbers))
 
 
+def matrices(plan: KeyKernelPlan) -> tuple[str, ...]:
+    """What is prepared of a chunk that is no larger than it: a forward call can hand it on."""
+    return tuple(array.name for array in prepared(plan) if array.dims == SQUARE)
+
+
 def decay_sizes(plan: KeyKernelPlan) -> tuple[str, ...]:
     """What a kernel that scales rows is compiled for besides."""
     if plan.log_decay is None:
@@ -207,6 +212,6 @@ class KeyRows(RowLowering[KeyKernelPlan]):
         """A chunk's part of what is prepared, or walked."""
         return replace(self.of_chunk(array.name, array.dims), array=array)
 
-    def prepared_load(self, array: Array) -> Statement:
+    def prepared_load(self, array: Array) -> Load:
         """What was prepared, as it is."""
         return Load(array.name, self.chunk_access(array), wide=False)

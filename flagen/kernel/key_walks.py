@@ -29,6 +29,7 @@ from flagen.kernel.ir import (
     Note,
     Operands,
     Row,
+    Space,
     Statement,
     Store,
     access,
@@ -63,7 +64,7 @@ def walked(plan: KeyKernelPlan, *, life: Life = "scratch", optional: bool = Fals
     left = {"states": (plan.value, plan.key)}
     if plan.delta is not None and not plan.folded:
         left["U"] = (plan.value, TOKEN)
-    spaces = ("counted_chunk", "head")
+    spaces: tuple[Space, ...] = ("counted_chunk", "head")
     return tuple(Array(name, spaces, dims, life, name, optional=optional) for name, dims in left.items())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from flagen.kernel.ir import Array, Kernel, Run, Statement, accesses_in, values_of
 from flagen.kernel.passes import counts_chunks
+from flagen.kernel.recurrent import tensors_of
 from flagen.kernel.rows import CHUNK_SEQUENCE, CU_SEQLENS, PACKING, RowLowering
 from flagen.plan.kernel_names import kernel_name
 from flagen.plan.tiles import Size, Value
@@ -50,8 +51,7 @@ def _arrays(spec: Spec, run: Run, body: Sequence[Statement], order: Iterable[str
     found[CU_SEQLENS.name] = CU_SEQLENS
     if counts_chunks(run, body):
         found |= {array.name: array for array in PACKING if run == "chunk" or array != CHUNK_SEQUENCE}
-    tensors = (*spec.inputs, *(param for param in spec.params if param.is_tensor))
-    for name in (*(kernel_name(tensor.name) for tensor in tensors), *order):
+    for name in (*(kernel_name(tensor.name) for tensor in tensors_of(spec)), *order):
         if name in found:
             yield found[name]
 

@@ -55,7 +55,7 @@ class Precise(Elementary):
     def log(self, x: Dual) -> Dual:
         if x.value <= 0:
             raise ZeroDivisionError("the logarithm of what is not positive")
-        constant = x.value in (2, *self.bases)
+        constant = x.value in (2, *self.bases, *self.constants)
         value = number(math.log(x.value)) if constant else gmpy2.log(gmpy2.mpfr(x.value))
         return Dual(value, scaled(x, 1 / x.value))
 
@@ -67,7 +67,7 @@ class Precise(Elementary):
 
     def _exponential(self, x: Element) -> Element:
         """A whole power of a constant as such, though its logarithm is rounded: nobody else rounds that."""
-        for base in self.bases:
+        for base in (*self.bases, *self.constants):
             n = x / number(math.log(base))
             if n and abs(n) < 2**30 and abs(n - round(n)) <= mpq(1, 1 << _SAME):
                 return gmpy2.mpfr(base) ** round(n)
@@ -80,6 +80,8 @@ class Precise(Elementary):
             raise ZeroDivisionError("a power of zero")
         if n == int(n):
             return gmpy2.mpfr(base) ** int(n)
+        if base == 2 and self.constants:
+            return self._exponential(n * gmpy2.log(gmpy2.mpfr(2)))
         if base in self.bases:
             return self._exponential(n * number(math.log(base)))
         if base < 0:

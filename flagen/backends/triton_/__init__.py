@@ -117,33 +117,37 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         assert programs.chunk_backward is not None
         return scan_kernel_renderings(kernels, planned, programs.chunk, programs.chunk_backward)
     assert not isinstance(planned, ScanBackwardPlan | StagedPlan)
-    backward = None if isinstance(planned, Unavailable) else backward_of(planned)
+    assert programs.chunk is not None
+    backward = None if isinstance(planned, Unavailable) else backward_of(planned, programs.chunk)
     keeps = backward is not None and backward.walk_keeps
     if isinstance(kernels, ExpandedPlan):
         from flagen.backends.triton_.expansion import expanded_launcher_context
 
-        context, kernels = expanded_launcher_context(kernels), kernels.kernels
+        context, kernels = expanded_launcher_context(kernels, programs.chunk), kernels.kernels
     else:
-        context = chunk_launcher_context(kernels, backward)
+        context = chunk_launcher_context(kernels, programs.chunk, backward)
     kept: tuple[Rendering, ...] = ()
     if backward is not None and backward.kept:
-        kept = (Rendering("chunk_kept.py", "triton/chunk_kept.py.j2", chunk_kept_context(kernels, backward)),)
+        of_kept = chunk_kept_context(kernels, programs.chunk, backward)
+        kept = (Rendering("chunk_kept.py", "triton/chunk_kept.py.j2", of_kept),)
     launchers = (
         Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", {**context, **_about_chunk(plan)}),
         Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels, backward)),
         *kept,
     )
     if isinstance(kernels, KeyKernelPlan):
+        walks_of_keys = key_kernel_context(kernels, programs.chunk, keeps=keeps)
         return (
-            Rendering("chunk_prepare.py", "triton/key_prepare.py.j2", key_prepare_context(kernels)),
-            Rendering("chunk_kernels.py", "triton/key_kernels.py.j2", key_kernel_context(kernels, keeps=keeps)),
+            Rendering("chunk_prepare.py", "triton/key_prepare.py.j2", key_prepare_context(kernels, programs.chunk)),
+            Rendering("chunk_kernels.py", "triton/key_kernels.py.j2", walks_of_keys),
             *launchers,
         )
-    walks = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", chunk_kernel_context(kernels, keeps=keeps))
+    of_walks = chunk_kernel_context(kernels, programs.chunk, keeps=keeps)
+    walks = Rendering("chunk_kernels.py", "triton/chunk_kernels.py.j2", of_walks)
     if kernels.prepare is None:
         return walks, *launchers
     return (
-        Rendering("chunk_prepare.py", "triton/chunk_prepare.py.j2", chunk_prepare_context(kernels)),
+        Rendering("chunk_prepare.py", "triton/chunk_prepare.py.j2", chunk_prepare_context(kernels, programs.chunk)),
         walks,
         *launchers,
     )
@@ -153,15 +157,16 @@ def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
     if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan):
         return ()
+    assert programs.chunk is not None
     assert programs.chunk_backward is not None
     if isinstance(backward, KeyBackwardPlan):
         from flagen.backends.triton_.key_backward import key_backward_contexts
 
-        return _rendered(key_backward_contexts(backward, programs.chunk_backward))
+        return _rendered(key_backward_contexts(backward, programs.chunk, programs.chunk_backward))
     if isinstance(backward, RightBackwardPlan):
         from flagen.backends.triton_.right_backward import right_backward_contexts
 
-        return _rendered(right_backward_contexts(backward, programs.chunk_backward))
+        return _rendered(right_backward_contexts(backward, programs.chunk, programs.chunk_backward))
     kernels = (
         Rendering(f"{module}.py", f"triton/{module}.py.j2", context)
         for module, context in backward_kernel_contexts(backward, programs.chunk_backward).items()
@@ -171,7 +176,7 @@ def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         Rendering(
             "chunk_backward.py",
             "triton/chunk_backward.py.j2",
-            backward_launcher_context(backward, programs.chunk_backward),
+            backward_launcher_context(backward, programs.chunk, programs.chunk_backward),
         ),
     )
 

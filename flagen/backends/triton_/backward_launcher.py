@@ -7,7 +7,6 @@ from typing import Any
 
 from flagen.backends.signature import Parameter, parameters
 from flagen.backends.triton_.backward_kernel import tiles_reverse
-from flagen.backends.triton_.chunk_kernel import Walk
 from flagen.backends.triton_.chunk_launcher import (
     Launch,
     chunk_launcher_context,
@@ -19,7 +18,6 @@ from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launched import Launchable, Launched
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowPlan, steps_symbol
-from flagen.backends.triton_.walk import Form
 from flagen.kernel.backward_rows import kept
 from flagen.kernel.ir import Program
 from flagen.plan.backward_levels import BLOCK, KEYS, SHARED
@@ -30,10 +28,12 @@ from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.schedule import declared_names
 
 
-def backward_launcher_context(plan: ChunkBackwardPlan, program: Program) -> Mapping[str, object]:
+def backward_launcher_context(
+    plan: ChunkBackwardPlan, forward_program: Program, program: Program
+) -> Mapping[str, object]:
     """Every value `triton/chunk_backward.py.j2` uses."""
     forward = plan.forward
-    shared = chunk_launcher_context(forward)
+    shared = chunk_launcher_context(forward, forward_program)
     own = own_names(plan)
     walks = "args.runs * args.HV * blocks"
     reverse_tiles = own["reverse_tiles"] if tiles_reverse(plan) else "walk_tiles"
@@ -67,7 +67,7 @@ def backward_launcher_context(plan: ChunkBackwardPlan, program: Program) -> Mapp
         "handed_on": [array.name for array in prepared_arrays(forward) if array.inside in kept(forward)],
         "gradients": _gradients_launch(plan, program, own),
         "rider": None if forward.rider is None else _rider(plan, forward.rider),
-        "again": _launch(plan, Walk(forward, Form.FUSED, keeps=True), walks, own),
+        "again": _launch(plan, Launched(forward_program, ""), walks, own),
         "output_dtype": shared["output_dtype"],
         "d_finals": _d_finals(plan, own),
         "quoted_initials": ", ".join(f'"{name}"' for name in Operator(forward.spec, "chunk", "").initials),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 
 from flagen.algebra.normal_form import Column
 from flagen.backends.printed import total_of
 from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.describe import count
+from flagen.backends.triton_.kernel import Docs
 from flagen.backends.triton_.rows import RowPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan, Rider
 from flagen.plan.row_planner import Part, RowLoad
@@ -18,6 +19,8 @@ from flagen.spec.renaming import expression_renamed
 
 WALK = "Walk the chunks of one sequence of one value head with the state in registers."
 STATES = "Walk the chunks of one sequence of one value head and leave behind the state before each of them."
+PREPARE = "Prepare every chunk for the walk: what of it does not depend on the state."
+IS = "is, for the rows of a chunk and the state S before it,"
 OUTPUT = "Put out what the tokens of all chunks read, from the state before each chunk."
 
 
@@ -27,37 +30,38 @@ def indented(lines: Iterable[str]) -> list[str]:
 
 def derived_from(spec: Spec) -> list[str]:
     """What a chunk's equations are made of."""
-    return [*indented(equations(spec)), "", "is, for the rows of a chunk and the state S before it,", ""]
+    return [*indented(equations(spec)), "", IS, ""]
 
 
-def walk_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
-    """The docstring of the kernel that carries the state and puts out what it reads."""
+def walk_docs(plan: ChunkKernelPlan, *, keeps: bool) -> Docs:
+    """The docstring of the kernel that carries the state and puts out what it reads, and can leave what it `keeps`."""
     lines = [*_solving(plan, ("q", "w", "y", "z", "k", "v", *(["g"] if plan.delta is None else []))), *_reading(plan)]
-    return {
-        "title": WALK,
-        "equations": [*derived_from(plan.spec), *indented([*lines, *_next_state(plan)])],
-        "text": f"{_sums(plan)}{_walk_text(plan)}",
-    }
+    text = f"{_sums(plan)}{_walk_text(plan)}{_keeps(plan) if keeps else ''}"
+    return Docs(WALK, equations(plan.spec), (text,), leads_on=IS, further=[*lines, *_next_state(plan)])
 
 
-def states_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
+def states_docs(plan: ChunkKernelPlan) -> Docs:
     """The docstring of the kernel that carries the state and leaves it behind for every chunk."""
-    equations = _solving(plan, ("w", "y", "z", "k", "v", *(["g"] if plan.delta is None else [])))
-    return {
-        "title": STATES,
-        "equations": indented([*(line for line in equations if not line.startswith("A_")), *_next_state(plan)]),
-        "text": f"{_sums(plan)}{owned(plan)} Before each chunk it writes {_left(plan)}.",
-    }
+    lines = _solving(plan, ("w", "y", "z", "k", "v", *(["g"] if plan.delta is None else [])))
+    text = f"{_sums(plan)}{owned(plan)} Before each chunk it writes {_left(plan)}."
+    return Docs(STATES, [*(line for line in lines if not line.startswith("A_")), *_next_state(plan)], (text,))
 
 
-def output_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
+def output_docs(plan: ChunkKernelPlan) -> Docs:
     """The docstring of the kernel that puts out what is read, from the states before each chunk."""
     wanted = ("q", *(("k", "v", "g") if plan.delta is None else ("v",)))
     scores = [line for line in _solving(plan, wanted) if not line.startswith(("R ", "U "))]
     kept = "S and U" if plan.delta is not None else " and ".join(_states(plan))
     owner = f"A program owns BLOCK_{plan.value} indices of {plan.value} of one chunk of one head"
     text = f"{_sums(plan, erases=False)}{owner}, and reads {kept} from before it."
-    return {"title": OUTPUT, "equations": indented([*scores, *_reading(plan)]), "text": text}
+    return Docs(OUTPUT, [*scores, *_reading(plan)], (text,))
+
+
+def _keeps(plan: ChunkKernelPlan) -> str:
+    """What a walk can leave for the gradient."""
+    rider = plan.rider
+    what = "S and U" if plan.delta is not None else "S" if rider is None else f"S, {rider.state.name} and column"
+    return f" Given arrays for them, it stores {what} for the gradient, too."
 
 
 def _states(plan: ChunkKernelPlan) -> list[str]:
@@ -116,16 +120,15 @@ def _ones(column: Column) -> str:
     return text if text.isalnum() else f"({text})"
 
 
-def prepare_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
-    """The docstring of the kernel that prepares all chunks; empty where there is none."""
-    if plan.prepare is None:
-        return {"equations": [], "text": ""}
+def prepare_docs(plan: ChunkKernelPlan) -> Docs:
+    """The docstring of the kernel that prepares all chunks."""
+    assert plan.prepare is not None
     seen = "j in a token up to i" if plan.row_axis == ROW else "j <= i"
-    equations = [*_front_end(plan, ("q", "w", "y", "k", "g")), f"L_ij = {_score('y', 'w', plan)}, j < i"]
-    equations.append(f"A_ij = {_score('q', 'w', plan)}, {seen}")
+    lines = [*_front_end(plan, ("q", "w", "y", "k", "g")), f"L_ij = {_score('y', 'w', plan)}, j < i"]
+    lines.append(f"A_ij = {_score('q', 'w', plan)}, {seen}")
     if plan.write_key is not None:
-        equations.append(f"N_ij = {_score('y', 'k', plan)}, j < i")
-        equations.append(f"B_ij = {_score('q', 'k', plan)}, {seen}")
+        lines.append(f"N_ij = {_score('y', 'k', plan)}, j < i")
+        lines.append(f"B_ij = {_score('q', 'k', plan)}, {seen}")
     matrices = "(I - L)^-1 and A" if plan.write_key is None else "(I - L)^-1, A, N and B"
     factors = ", and for each row e^G and e^(G_end - G) in float32" if plan.row_decay is not None else ""
     text = (
@@ -133,7 +136,7 @@ def prepare_docs(plan: ChunkKernelPlan) -> Mapping[str, object]:
         f" {_read(plan, *plan.prepare)} elements; a chunk writes {matrices}, of CHUNK columns, in the"
         f" dtype of the inputs{factors}. The inverse is stored without its diagonal of ones."
     )
-    return {"equations": equations, "text": text}
+    return Docs(PREPARE, lines, (text,))
 
 
 def _walk_text(plan: ChunkKernelPlan) -> str:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from flagen.backends.signature import Parameter
 from flagen.backends.torch_.common import common_context
-from flagen.backends.triton_.chunk_kernel import kernels_of as scalar_kernels
-from flagen.backends.triton_.chunk_kernel import scratch
 from flagen.backends.triton_.kernel import tensor_names
-from flagen.backends.triton_.key_kernel import kernels_of as key_kernels
-from flagen.backends.triton_.key_rows import arrays
-from flagen.backends.triton_.launched import Launchable
+from flagen.backends.triton_.launched import Launchable, Launched
 from flagen.backends.triton_.launcher import default_values
 from flagen.backends.triton_.operator import Operator
-from flagen.backends.triton_.rows import RowKernel, RowPlan, is_input, steps_symbol
+from flagen.backends.triton_.rows import RowPlan, is_input, steps_symbol
+from flagen.kernel.forward_rows import scratch
+from flagen.kernel.ir import Array, Program
+from flagen.kernel.key_rows import prepared
+from flagen.kernel.key_walks import walked
 from flagen.plan.chunk_families import SIZES
 from flagen.plan.free_names import final_of, free_name, initial_of
 from flagen.plan.kernel_names import kernel_name
 from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.rows import TOKEN, WRITTEN
 from flagen.plan.schedule import declared_names
 from flagen.spec.model import Spec, State
 
@@ -90,15 +91,14 @@ class Backward:
         return not self.keeping and any(array.walked for array in self.kept)
 
 
-def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> Mapping[str, object]:
-    """Every value `triton/chunk_fused.py.j2` uses."""
-    spec = plan.spec
-    steps = spec.steps.argument if steps_symbol(plan) and spec.steps else None
-    operands = _operands(plan)
-    products = products_of(plan, operands)
-    kept, keeps = (backward.kept, backward.walk_keeps) if backward else ((), False)
-    prepared, fused, split = _prepared(plan), _fused(plan, kept, keeps), _split(plan, kept, keeps)
-    launched = list(dict.fromkeys(launch.tiles for launch in (*prepared, *fused, *split)))
+def chunk_launcher_context(plan: RowPlan, program: Program, backward: Backward | None = None) -> Mapping[str, object]:
+    """Every value `triton/chunk_fused.py.j2` uses; `program`: the kernels of a call."""
+    spec, kernels = plan.spec, kernels_of(plan, program)
+    steps, products = _steps(plan), products_of(plan, _operands(plan))
+    kept = backward.kept if backward else ()
+    walked = kept if backward and backward.walk_keeps else ()
+    prepares, fused, split = _prepared(plan, kernels), _fused(plan, kernels, walked), _split(plan, kernels, walked)
+    launched = list(dict.fromkeys(launch.tiles for launch in (*prepares, *fused, *split)))
     # The tiles of the walk.
     arguments = ", ".join(("args.device", "dot_precision", *_config_arguments(plan, steps)))
     tiles = f"_tiles({arguments})[{launched.index('walk_tiles')}]"
@@ -114,31 +114,46 @@ def chunk_launcher_context(plan: RowPlan, backward: Backward | None = None) -> M
         rows_of_form=f'keywords["{steps}"]' if steps else "",
     )
     return {
+        **call_context(plan),
         **function,
         "steps": steps,
         "expansion": None,
         "launched": function["declarations"],
         "first": tensor_names(spec)[0],
-        "defaults": list(default_values(spec)),
         "last_states": [(final_of(spec, state), state_sizes(state)) for state in spec.states],
-        "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
-        "vectors": operands,
-        "products": products,
-        "others": [name for name in tensor_names(spec) if name not in operands],
         "keeping": backward.keeping if backward else (),
         "walked": [array.name for array in kept if array.walked],
         "kernels": [launch.kernel for launch in (*fused, *split)],
-        "tiles": _unpacked(launch.tiles for launch in (*prepared, *fused, *split)),
-        "config_arguments": _config_arguments(plan, steps),
-        "config_lines": list(_config_lines(plan)),
-        "value": plan.value,
+        "tiles": _unpacked(launch.tiles for launch in (*prepares, *fused, *split)),
         "output_dim": _output_dim(plan),
-        "prepared": prepared,
+        "prepared": prepares,
         "scratch": [array for array in prepared_arrays(plan) if array.name not in {each.name for each in kept}],
         "fused": fused,
         "split": split,
-        "left_behind": [array for array in left_behind(plan) if array.name not in {each.name for each in kept}],
+        "left_behind": [x for x in left_behind(plan, kernels) if x.name not in {each.name for each in kept}],
     }
+
+
+def call_context(plan: RowPlan) -> Mapping[str, object]:
+    """What the functions of a call and of its gradients have in common."""
+    spec, operands = plan.spec, _operands(plan)
+    function = function_context(spec, plan.size, _steps(plan))
+    return {
+        **{name: function[name] for name in ("name", "title", "paper", "equations", "check")},
+        "defaults": list(default_values(spec)),
+        "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
+        "vectors": operands,
+        "products": products_of(plan, operands),
+        "others": [name for name in tensor_names(spec) if name not in operands],
+        "config_arguments": _config_arguments(plan, _steps(plan)),
+        "config_lines": list(_config_lines(plan)),
+        "value": plan.value,
+    }
+
+
+def _steps(plan: RowPlan) -> str | None:
+    """The argument that says how many rows a token has; None where it has one."""
+    return plan.spec.steps.argument if steps_symbol(plan) and plan.spec.steps else None
 
 
 def products_of(plan: RowPlan, operands: Sequence[str]) -> str:
@@ -158,9 +173,9 @@ def chunk_tuning_context(plan: RowPlan, backward: Backward | None) -> Mapping[st
     }
 
 
-def chunk_kept_context(plan: RowPlan, backward: Backward) -> Mapping[str, object]:
+def chunk_kept_context(plan: RowPlan, program: Program, backward: Backward) -> Mapping[str, object]:
     """Every value `triton/chunk_kept.py.j2` uses."""
-    shared = chunk_launcher_context(plan, backward)
+    shared = chunk_launcher_context(plan, program, backward)
     return {
         **{key: shared[key] for key in ("name", "steps", "keep", "kept", "walked")},
         "kept_arrays": backward.kept,
@@ -260,15 +275,7 @@ def array_like(plan: RowPlan, name: str, shape: Sequence[str], dtype: str) -> Sc
 def prepared_arrays(plan: RowPlan) -> list[Scratch]:
     """What the prepared chunks are kept in."""
     if isinstance(plan, KeyKernelPlan):
-        return [
-            array_like(
-                plan,
-                array.name,
-                [f'walk_tiles["{dim}"]' if dim == "CHUNK" else f"args.{dim}" for dim in array.dims],
-                "torch.float32" if array.single else "dtype",
-            )
-            for array in arrays(plan)
-        ]
+        return [_of_data(plan, array, "dtype" if array.own_dtype else "torch.float32") for array in prepared(plan)]
     rows = 'walk_tiles["CHUNK"]'
     tokens = rows if steps_symbol(plan) is None else 'walk_tiles["BLOCK_TOKENS"]'
     single = ("from_start", "to_end")
@@ -279,13 +286,28 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
     ]
 
 
+def _of_data(plan: RowPlan, array: Array, dtype: str) -> Scratch:
+    """An array of each chunk and head, as kernels have it."""
+    rows = 'walk_tiles["CHUNK"]'
+    return array_like(
+        plan, array.name, [rows if dim in (TOKEN, WRITTEN) else f"args.{dim}" for dim in array.dims], dtype
+    )
+
+
 # ------------------------------------------------------------------------------------------------------------ launches
 
 
-def left_behind(plan: RowPlan) -> list[Scratch]:
+def left_of_keys(plan: KeyKernelPlan) -> list[Scratch]:
+    """What it leaves where decays are of each key."""
+    return [_of_data(plan, array, "dtype") for array in walked(plan)]
+
+
+def left_behind(plan: RowPlan, kernels: Kernels) -> list[Scratch]:
     """What the walk of the split form leaves for the outputs."""
+    if isinstance(plan, KeyKernelPlan):
+        return left_of_keys(plan)
     states = array_like(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
-    names = {name for kernel in kernels_of(plan) if kernel is not None for name in kernel.parameters()}
+    names = {name for kernel in kernels if kernel is not None for name in kernel.parameters()}
     others = {
         "U": ([f"args.{plan.value}", 'walk_tiles["CHUNK"]'], "dtype"),
         "column_states": ([f"args.{plan.key}"], "torch.float32"),
@@ -294,10 +316,16 @@ def left_behind(plan: RowPlan) -> list[Scratch]:
 
 
 def _launch(
-    plan: RowPlan, kernel: RowKernel[Any], grid: str, tiles: str, others: Mapping[str, str] | None = None
+    plan: RowPlan,
+    kernels: Kernels,
+    kernel: Launchable,
+    grid: str,
+    tiles: str,
+    others: Mapping[str, str] | None = None,
 ) -> Launch:
-    """The launch of `kernel`, whose parameters say what it is handed; of `others`, what it does not leave itself."""
-    left = {f"{array.inside}_ptr": array.name for array in left_behind(plan)}
+    """The launch of one of the `kernels`, whose parameters say what it is handed; of `others`, what it does not leave
+    itself."""
+    left = {f"{array.inside}_ptr": array.name for array in left_behind(plan, kernels)}
     return Launch(kernel.kernel, grid, launch_arguments(plan, kernel, {**(others or {}), **left}), tiles)
 
 
@@ -333,9 +361,9 @@ def _first_states(spec: Spec) -> Iterator[tuple[str, str]]:
         yield f"{initial_of(spec, state)}_ptr", f"None if {given} is None else {given}.contiguous()"
 
 
-def _prepared(plan: RowPlan) -> list[Launch]:
-    prepare = kernels_of(plan)[0]
-    return [] if prepare is None else [_launch(plan, prepare, "chunks * args.HV", "prepare_tiles")]
+def _prepared(plan: RowPlan, kernels: Kernels) -> list[Launch]:
+    prepare, *_ = kernels
+    return [] if prepare is None else [_launch(plan, kernels, prepare, "chunks * args.HV", "prepare_tiles")]
 
 
 def _output_dim(plan: RowPlan) -> str | None:
@@ -345,28 +373,36 @@ def _output_dim(plan: RowPlan) -> str | None:
     return plan.value if plan.prepare is None else None
 
 
-def _fused(plan: RowPlan, kept: Sequence[Kept], keeps: bool) -> list[Launch]:
+def _fused(plan: RowPlan, kernels: Kernels, kept: Sequence[Kept]) -> list[Launch]:
     """One walk that puts out what is read."""
-    walked = {f"{array.inside}_ptr": array.name for array in kept if keeps and array.walked}
-    walk = kernels_of(plan, keeps=keeps)[1]
+    _, walk, *_ = kernels
     if walk is None:
         return []
-    return [Launch(walk.kernel, "args.runs * args.HV * blocks", launch_arguments(plan, walk, walked), "walk_tiles")]
+    arguments = launch_arguments(plan, walk, _walked(kept))
+    return [Launch(walk.kernel, "args.runs * args.HV * blocks", arguments, "walk_tiles")]
 
 
-def _split(plan: RowPlan, kept: Sequence[Kept], keeps: bool) -> list[Launch]:
+def _split(plan: RowPlan, kernels: Kernels, kept: Sequence[Kept]) -> list[Launch]:
     """A walk that leaves states, then the outputs of all chunks."""
-    _, _, states, output = kernels_of(plan, keeps=keeps)
-    walked = {f"{array.inside}_ptr": array.name for array in kept if keeps and array.walked}
+    *_, states, output = kernels
     blocks, tiles = ("output_blocks", "output_tiles") if _output_dim(plan) else ("blocks", "walk_tiles")
     return [
-        _launch(plan, states, "args.runs * args.HV * blocks", "walk_tiles"),
-        _launch(plan, output, f"chunks * args.HV * {blocks}", tiles, walked),
+        _launch(plan, kernels, states, "args.runs * args.HV * blocks", "walk_tiles"),
+        _launch(plan, kernels, output, f"chunks * args.HV * {blocks}", tiles, _walked(kept)),
     ]
 
 
-def kernels_of(
-    plan: RowPlan, *, keeps: bool = False
-) -> tuple[RowKernel[Any] | None, RowKernel[Any] | None, RowKernel[Any], RowKernel[Any]]:
-    """What prepares the chunks, if anything; the fused walk, if there is one; the two kernels of the split form."""
-    return key_kernels(plan, keeps=keeps) if isinstance(plan, KeyKernelPlan) else scalar_kernels(plan, keeps=keeps)
+def _walked(kept: Sequence[Kept]) -> Mapping[str, str]:
+    """What only the walk writes."""
+    return {f"{array.inside}_ptr": array.name for array in kept if array.walked}
+
+
+Kernels = tuple[Launchable | None, Launchable | None, Launchable, Launchable]
+"""What prepares the chunks, if anything; the fused walk, if there is one; the two kernels of the split form."""
+
+
+def kernels_of(plan: RowPlan, program: Program) -> Kernels:
+    """The kernels of a call."""
+    prepare, fused, states, output = (Launched(program, name) for name in ("prepare", "", "states", "output"))
+    without_walk = isinstance(plan, KeyKernelPlan) and plan.right
+    return None if plan.prepare is None else prepare, None if without_walk else fused, states, output

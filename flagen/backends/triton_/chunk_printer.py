@@ -27,7 +27,7 @@ from flagen.kernel.ir import (
     values_of,
     without_routines,
 )
-from flagen.kernel.passes import Named, axes_named, evaluates_head, has_key_heads
+from flagen.kernel.passes import Named, axes_named, counts_chunks, evaluates_head, has_key_heads
 from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import Head, Lane, Size, Sum, Tile
 from flagen.spec.model import Dims
@@ -96,7 +96,7 @@ class ChunkPrinter(KernelPrinter):
     @property
     def _counts_chunks(self) -> bool:
         """Whether it has to know which chunk is which."""
-        return self.kernel.run == "chunk" or bool(_spaces(self.kernel) & {"counted_chunk", "slot"})
+        return counts_chunks(self.kernel.run, self.kernel.body)
 
     def _chunk_of_program(self) -> Iterator[str]:
         kernel = self.kernel
@@ -401,7 +401,8 @@ class ChunkPrinter(KernelPrinter):
         """Which lanes there are; empty for all of them."""
         masks = [self._within(dim, access) for dim in access.within]
         if access.where is not None:
-            masks.append(self.print.over(access.where, self._over(access)))
+            where, over = access.where, self._over(access)
+            masks.append(self.print.over(where, over) if masks or where.dims != over else self.print(where))
         return " & ".join(masks)
 
     def _within(self, dim: str, access: Access) -> str:
@@ -433,6 +434,9 @@ class ChunkPrinter(KernelPrinter):
             return f"row // {self.kernel.steps}"
         if index.space == "token" and index.axis is None:
             return "start"
+        walks = self.kernel.run == "sequence"
+        if index.space == "slot" and walks and not any(loop.counted for loop in self.loops):
+            return "(chunk - 1 + sequence) // 2"  # The loop has counted its chunk.
         return _COORDINATES.get(index.space) or super()._coordinate(index)
 
 

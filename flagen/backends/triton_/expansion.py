@@ -11,14 +11,15 @@ from flagen.backends.torch_.scope import names_used, prelude
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, function_context
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.operator import result_of
+from flagen.kernel.ir import Program
 from flagen.plan.chunk import Count
 from flagen.plan.expansion import ExpandedPlan, Row
 from flagen.plan.free_names import free_name
 from flagen.plan.schedule import declared_names
 
 
-def expanded_launcher_context(plan: ExpandedPlan) -> Mapping[str, object]:
-    """Every value `triton/chunk_fused.py.j2` uses."""
+def expanded_launcher_context(plan: ExpandedPlan, program: Program) -> Mapping[str, object]:
+    """Every value `triton/chunk_fused.py.j2` uses; `program`: the kernels over the rows."""
     spec, nf = plan.spec, plan.normal_form
     scope = ReadScope(spec, nf.reads)
     read, output = RowPrinter(nf, scope.printer()), scope.printer()
@@ -27,7 +28,7 @@ def expanded_launcher_context(plan: ExpandedPlan) -> Mapping[str, object]:
     named = names_used(spec, (*asked, *vectors(nf)))
     rounded = free_name("rounded", set(declared_names(spec)))
     arguments = list(_arguments(plan, read, rounded))
-    over = chunk_launcher_context(plan.kernels)
+    over = chunk_launcher_context(plan.kernels, program)
     given = [decl.name for decl in spec.inputs if decl.dims and decl.name in named]
     rows = None if read.single else _counted(plan, plan.rows)
     return {

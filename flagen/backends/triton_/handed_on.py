@@ -13,13 +13,16 @@ from flagen.backends.triton_.chunk_launcher import (
     Kept,
     Launch,
     launch_arguments,
-    left_behind,
+    left_of_keys,
     prepared_arrays,
 )
-from flagen.backends.triton_.key_backward_walks import OwnOutputs, OwnPrepare, matrices
+from flagen.backends.triton_.launched import Launched
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowPlan, steps_symbol
 from flagen.kernel.backward_rows import kept
+from flagen.kernel.ir import Program
+from flagen.kernel.key_backward import KEEPING
+from flagen.kernel.key_rows import matrices
 from flagen.plan.backward_levels import OUTPUT
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.free_names import free_name
@@ -34,14 +37,19 @@ from flagen.plan.unavailable import Unavailable
 CHUNK_SIZE = "chunk_size=chunk_size"
 
 
-def backward_of(plan: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan) -> Backward:
-    """The backward of a call of the chunk kernels: what it takes from them."""
+def backward_of(
+    plan: ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan, program: Program | None = None
+) -> Backward:
+    """The backward of a call of the chunk kernels: what it takes from them; `program`: those kernels, where they are
+    data."""
     if isinstance(plan, RightBackwardPlan):
         return _of_right_reads(plan)
     arrays = _handed_on(plan)
     if isinstance(plan, ChunkBackwardPlan) and plan.rider is not None:
         return Backward(arrays, _keywords_of_rider(plan, arrays), takes_output=True)
-    keeping = _keeping(plan, arrays) if isinstance(plan, KeyBackwardPlan) and plan.prepares else ()
+    if not (isinstance(plan, KeyBackwardPlan) and plan.prepares):
+        return Backward(arrays, _keywords(plan, arrays))
+    keeping = () if program is None else _keeping(plan, program, arrays)
     return Backward(arrays, _keywords(plan, arrays), keeping)
 
 
@@ -56,7 +64,7 @@ def _of_right_reads(plan: RightBackwardPlan) -> Backward:
     output."""
     rows = plan.forward
     shapes = dict(zip(("states", "U"), _by_chunks(rows), strict=True))
-    left = tuple(Kept(x.name, x.inside, shapes[x.inside], x.dtype, "STATES") for x in left_behind(rows))
+    left = tuple(Kept(x.name, x.inside, shapes[x.inside], x.dtype, "STATES") for x in left_of_keys(rows))
     return Backward(left, (CHUNK_SIZE, _passed(own_names(plan.turned)["saved"], left, rows)))
 
 
@@ -88,7 +96,7 @@ def _for_key_decays(plan: KeyBackwardPlan) -> tuple[Kept, ...]:
     """Matrices of the chunks; then scaled rows, every state and U. Where the forward kernels fold the inverse into
     rows, the backward has no use for these, and all of its own is kept with the states."""
     rows = plan.forward
-    square = {array.name for array in matrices(rows)}
+    square = matrices(rows)
     small, scaled = [], []
     for array in _prepared(rows):
         if array.inside in square:
@@ -102,10 +110,10 @@ def _for_key_decays(plan: KeyBackwardPlan) -> tuple[Kept, ...]:
     return (*small, *scaled, *_walked(rows, *_by_chunks(rows)))
 
 
-def _keeping(plan: KeyBackwardPlan, arrays: Sequence[Kept]) -> tuple[tuple[str, Launch], ...]:
+def _keeping(plan: KeyBackwardPlan, program: Program, arrays: Sequence[Kept]) -> tuple[tuple[str, Launch], ...]:
     """Preparation and walk that keep what is not folded."""
     rows, known = plan.forward, {f"{array.inside}_ptr": array.name for array in arrays}
-    prepare, walk = OwnPrepare(rows), OwnOutputs(rows)
+    prepare, walk = (Launched(program, name) for name in KEEPING)
     walks = "args.runs * args.HV * blocks"
     return (
         (

@@ -18,12 +18,14 @@ from flagen.spec.model import Spec
 @dataclass(frozen=True)
 class Docs:
     """What a kernel's docstring says: what a program does, equations, and some paragraphs; before the equations what
-    leads to them."""
+    leads to them, behind them what follows from them."""
 
     title: str
     equations: Sequence[str]
     texts: Sequence[str]
     lead: str = ""
+    leads_on: str = ""
+    further: Sequence[str] = ()
 
 
 def function_context(

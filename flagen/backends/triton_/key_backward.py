@@ -3,27 +3,20 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from flagen.backends.triton_.backward_launcher import SHARED_CONTEXT, backward_signature, gradients_of_call, own_names
 from flagen.backends.triton_.chunk_launcher import (
     Launch,
     Scratch,
     array_like,
-    chunk_launcher_context,
+    call_context,
     launch_arguments,
     prepared_arrays,
 )
 from flagen.backends.triton_.chunk_printer import ChunkPrinter
 from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.kernel import Docs, function_context
-from flagen.backends.triton_.key_backward_walks import (
-    OwnOutputs,
-    Scale,
-    TurnedOutput,
-    kernels_of,
-    matrices,
-)
 from flagen.backends.triton_.key_describe import (
     gradients_docs,
     output_docs,
@@ -34,11 +27,10 @@ from flagen.backends.triton_.key_describe import (
     turned_docs,
     walk_docs,
 )
-from flagen.backends.triton_.key_kernel import Prepare, Walk
-from flagen.backends.triton_.key_rows import scores_of
 from flagen.backends.triton_.launched import Launchable, Launched, title_of
-from flagen.backends.triton_.walk import documented, state_context
 from flagen.kernel.ir import Program
+from flagen.kernel.key_backward import KEEPING
+from flagen.kernel.key_rows import matrices, scores_of
 from flagen.plan.backward_levels import R_GRADIENT
 from flagen.plan.free_names import final_of
 from flagen.plan.key_backward import KeyBackwardPlan
@@ -47,17 +39,36 @@ Contexts = Mapping[str, tuple[str, Mapping[str, object]]]
 """The template of each file and every value that it uses, by the file's module."""
 
 
-def key_backward_contexts(plan: KeyBackwardPlan, program: Program) -> Contexts:
-    """The files of the backward."""
-    return {**kernel_contexts(plan, program), "chunk_backward": ("key_backward", _launcher_context(plan, program))}
+def key_backward_contexts(plan: KeyBackwardPlan, forward: Program, program: Program) -> Contexts:
+    """The files of the backward; `forward`: the kernels of the call."""
+    launcher = _launcher_context(plan, program)
+    return {**kernel_contexts(plan, forward, program), "chunk_backward": ("key_backward", launcher)}
 
 
-def kernel_contexts(plan: KeyBackwardPlan, program: Program) -> Contexts:
+def kernel_contexts(plan: KeyBackwardPlan, forward: Program, program: Program) -> Contexts:
     """The files of its kernels."""
+    gradients = [_function(program, "gradients", gradients_docs(plan.rows, decays=plan.decays))]
+    of_file = {
+        "prepare": _prepare_kernels(plan, program),
+        "walks": _walk_kernels(plan, forward, program),
+        "gradients": gradients,
+    }
+    known = {
+        "name": plan.forward.spec.name,
+        "key": plan.forward.key,
+        "value": plan.forward.value,
+        "device": OF_CHUNKS,
+        "whole_keys": plan.whole_keys,
+        "additive": plan.forward.delta is None,
+        "folded": plan.prepares,
+    }
+    used = {"prepare": ("name", "device"), "walks": tuple(known), "gradients": ("name", "device")}
     return {
-        "chunk_backward_prepare": ("key_backward_prepare", _prepare_context(plan)),
-        "chunk_backward_walks": ("key_backward_walks", _walks_context(plan, program)),
-        "chunk_backward_gradients": ("key_backward_gradients", _gradients_context(plan, program)),
+        f"chunk_backward_{file}": (
+            f"key_backward_{file}",
+            {**{name: known[name] for name in used[file]}, "kernels": kernels},
+        )
+        for file, kernels in of_file.items()
     }
 
 
@@ -69,53 +80,23 @@ def _function(program: Program, name: str, docs: Docs) -> Mapping[str, object]:
 # ------------------------------------------------------------------------------------------------------------- kernels
 
 
-def _prepare_context(plan: KeyBackwardPlan) -> Mapping[str, object]:
-    own, _ = kernels_of(plan)
-    documented: list[tuple[Prepare, Mapping[str, object]]] = []
-    if plan.own_walk:
-        documented.append((own, prepare_docs(plan.forward)))
-    if not plan.puts_out:
-        documented.append((Scale(plan.forward), scale_docs(plan.forward)))
-    return {
-        "name": plan.forward.spec.name,
-        "key": plan.forward.key,
-        "device": OF_CHUNKS,
-        "kernels": [{**kernel.context(), "docs": docs} for kernel, docs in documented],
-        "key_index": own.key_index,
-        "key_mask": own.axes.mask(plan.forward.key),
-        "whole_keys": plan.forward.whole_keys,
-    }
+def _prepare_kernels(plan: KeyBackwardPlan, program: Program) -> list[Mapping[str, object]]:
+    prepare, *_ = program.ways[0]
+    own = [_function(program, prepare, prepare_docs(plan.forward))] if plan.own_walk else []
+    return own if plan.puts_out else [*own, _function(program, "scale", scale_docs(plan.forward))]
 
 
-def _walks_context(plan: KeyBackwardPlan, program: Program) -> Mapping[str, object]:
-    _, states = kernels_of(plan)
-    output = TurnedOutput(plan.forward) if plan.puts_out else None
-    own: list[tuple[Walk, Mapping[str, object]]] = []
+def _walk_kernels(plan: KeyBackwardPlan, forward: Program, program: Program) -> list[Mapping[str, object]]:
+    """The walks, and what puts out what is read from the left."""
+    rows, (_, walk, *_) = plan.forward, program.ways[0]
+    kernels = []
     if plan.puts_out:
-        own = [(states, turned_docs(plan.forward))]
+        kernels = [_function(program, walk, turned_docs(rows)), _function(program, "turned_output", output_docs(rows))]
     elif plan.prepares:
-        own = [(OwnOutputs(plan.forward), walk_docs(plan.forward)), (states, states_docs(plan.forward))]
-    walks = [documented(walk, docs) for walk, docs in own]
-    return {
-        **state_context(plan.forward, states),
-        "device": OF_CHUNKS,
-        "transposed": plan.forward.chunk.normal_form.transposed,
-        "whole_keys": plan.whole_keys,
-        "additive": plan.forward.delta is None,
-        "folded": plan.prepares,
-        "steps": None,
-        "walks": walks,
-        "output": None if output is None else {**output.context(), "docs": output_docs(plan.forward)},
-        "reverse": _function(program, "reverse", reverse_docs(plan.forward)),
-    }
-
-
-def _gradients_context(plan: KeyBackwardPlan, program: Program) -> Mapping[str, object]:
-    return {
-        "name": plan.rows.spec.name,
-        "device": OF_CHUNKS,
-        "gradients": _function(program, "gradients", gradients_docs(plan.rows, decays=plan.decays)),
-    }
+        _, keeping = KEEPING
+        kept = _function(forward, keeping, walk_docs(rows, keeps=True))
+        kernels = [kept, _function(program, walk, states_docs(rows))]
+    return [*kernels, _function(program, "reverse", reverse_docs(rows))]
 
 
 # ------------------------------------------------------------------------------------------------------------ launches
@@ -123,13 +104,13 @@ def _gradients_context(plan: KeyBackwardPlan, program: Program) -> Mapping[str, 
 
 def _launcher_context(plan: KeyBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/key_backward.py.j2` uses."""
-    forward, shared, own = plan.forward, chunk_launcher_context(plan.forward), own_names(plan)
+    shared, own = call_context(plan.forward), own_names(plan)
     squares, scaled = prepared(plan)
     walked = walked_arrays(plan, own)
-    scale = launch_of(plan, Scale(forward), "chunks * args.HV", own, "prepare_tiles")
+    scale = launch_of(plan, Launched(program, "scale"), "chunks * args.HV", own, "prepare_tiles")
     return {
         **{name: shared[name] for name in (*SHARED_CONTEXT, "config_lines")},
-        **backward_signature(forward),
+        **backward_signature(plan.forward),
         **gradients_of_call(plan),
         **launches(plan, program, own),
         "own": own,
@@ -149,7 +130,7 @@ def _launcher_context(plan: KeyBackwardPlan, program: Program) -> Mapping[str, o
 
 def prepared(plan: KeyBackwardPlan) -> tuple[list[Scratch], list[Scratch]]:
     """The matrices of the chunks, and the scaled rows."""
-    square = [array.name for array in matrices(plan.forward)]
+    square = matrices(plan.forward)
     arrays = prepared_arrays(plan.forward)
     return [x for x in arrays if x.inside in square], [x for x in arrays if x.inside not in square]
 
@@ -171,7 +152,7 @@ def _matrix_gradients(plan: KeyBackwardPlan) -> list[Scratch]:
 
 def launches(plan: KeyBackwardPlan, program: Program, own: Mapping[str, str]) -> Mapping[str, object]:
     """The four kernels, what they leave for one another, and where they come from."""
-    prepare, states = kernels_of(plan)
+    prepare, states = (Launched(program, name) for name in program.ways[0][:2])
     chunks, walks = "chunks * args.HV", "args.runs * args.HV * blocks"
     return {
         "imports": _imports(plan, program),
@@ -193,18 +174,19 @@ def _listed(arrays: Sequence[Scratch]) -> str:
 
 def _imports(plan: KeyBackwardPlan, program: Program) -> list[tuple[str, list[str]]]:
     """The modules of the package with kernels, and what of them is launched."""
-    prepare, states = kernels_of(plan)
-    found = {
-        "chunk_backward_gradients": [title_of(program, "gradients")],
-        "chunk_backward_prepare": [] if plan.puts_out else [Scale(plan.forward).kernel],
-        "chunk_backward_walks": [title_of(program, "reverse")],
-        "chunk_kernels": [],
-    }
-    found.setdefault("chunk_backward_prepare" if plan.own_walk else "chunk_prepare", []).append(prepare.kernel)
-    found["chunk_backward_walks" if plan.own_walk else "chunk_kernels"].append(states.kernel)
-    if plan.puts_out:
-        found["chunk_backward_walks"].append(TurnedOutput(plan.forward).kernel)
-    return [(module, sorted(names)) for module, names in found.items() if names]
+    prepare, walk, *_ = program.ways[0]
+    own = "chunk_backward_"
+    modules = {"gradients": f"{own}gradients", "scale": f"{own}prepare", "reverse": f"{own}walks"}
+    modules |= {"turned_output": f"{own}walks"}
+    modules |= {prepare: f"{own}prepare", walk: f"{own}walks"} if plan.own_walk else {}
+    modules |= {} if plan.own_walk else {prepare: "chunk_prepare", walk: "chunk_kernels"}
+    order = (f"{own}gradients", f"{own}prepare", f"{own}walks", "chunk_kernels", "chunk_prepare")
+    launched = {module: sorted(_launched(program, modules, module)) for module in order}
+    return [(module, names) for module, names in launched.items() if names]
+
+
+def _launched(program: Program, modules: Mapping[str, str], module: str) -> Iterator[str]:
+    return (title_of(program, kernel.name) for kernel in program.kernels if modules[kernel.name] == module)
 
 
 def launch_of(plan: KeyBackwardPlan, kernel: Launchable, grid: str, own: Mapping[str, str], tiles: str) -> Launch:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
-from flagen.backends.triton_.chunk_describe import OUTPUT, STATES, WALK, derived_from, indented, owned
+from flagen.backends.torch_.common import equations
+from flagen.backends.triton_.chunk_describe import IS, OUTPUT, STATES, WALK, owned
 from flagen.backends.triton_.describe import count
 from flagen.backends.triton_.kernel import Docs
 from flagen.plan.key_kernel import KeyKernelPlan
@@ -18,7 +20,7 @@ PREPARE = "Prepare every chunk for the walk: what of it does not depend on the s
 SCALE = "Scale the rows of every chunk by their decays since its start, or to its end."
 
 
-def prepare_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+def prepare_docs(plan: KeyKernelPlan) -> Docs:
     """The docstring of the kernel that prepares all chunks."""
     equations = list(_front_end(plan, ("w", "y", "k", "g") if plan.right else ("q", "w", "y", "k", "g")))
     own = "j <= i" if plan.reads_itself else "j < i"
@@ -39,49 +41,54 @@ def prepare_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
         f" Each token of a head reads {_read(plan, plan.prepare.part)} elements; a chunk writes what the walk needs"
         f" of these, in the dtype of the products.{_inverse(plan)}{_pairs(plan)}"
     )
-    return {"title": PREPARE, "equations": equations, "text": text}
+    return Docs(PREPARE, equations, (text,))
 
 
-def scale_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+def scale_docs(plan: KeyKernelPlan) -> Docs:
     """The docstring of the kernel that scales the rows of all chunks, where their matrices are known."""
     read, erase = _offset(plan, after=plan.read_after), _offset(plan, after=plan.erase_after)
     equations = [*_front_end(plan, ("q", "w", "y", "k", "g")), *_rows(plan, read, erase)]
     equations += [f"{number.target} = {show(number.value)}" for number in plan.numbers]
     text = f"{_sums(plan)}A program owns one chunk of one head."
-    return {"title": SCALE, "equations": equations, "text": text}
+    return Docs(SCALE, equations, (text,))
 
 
-def walk_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
-    """The docstring of the kernel that carries the state and puts out what it reads."""
+def walk_docs(plan: KeyKernelPlan, *, keeps: bool) -> Docs:
+    """The docstring of the kernel that carries the state and puts out what it reads, and `keeps` what a backward takes
+    where that is wanted."""
     lines = [*_front_end(plan, ("z", "v")), *_solving(plan), *_reading(plan), _next_state(plan)]
     text = (
         f"{owned(plan)} {_walk_traffic(plan)} each sequence reads and writes {plan.key}*{plan.value} elements of state,"
         f" in float32."
     )
-    return {"title": WALK, "equations": [*derived_from(plan.spec), *indented(lines)], "text": text}
+    if keeps:
+        text += f" Given arrays for them, it stores {_left(plan)} for the gradient, too."
+    return Docs(WALK, equations(plan.spec), (text,), leads_on=IS, further=lines)
 
 
-def states_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+def states_docs(plan: KeyKernelPlan) -> Docs:
     """The docstring of the kernel that carries the state and leaves it behind for every chunk."""
     lines = [*_front_end(plan, ("z", "v")), *_solving(plan), _next_state(plan)]
-    source = derived_from(plan.spec) if plan.right else []
     text = f"{owned(plan)} Before each chunk it writes {_left(plan)}, in the dtype of the products."
-    return {"title": STATES, "equations": [*source, *indented(lines)], "text": text}
+    if plan.right:
+        return Docs(STATES, equations(plan.spec), (text,), leads_on=IS, further=lines)
+    return Docs(STATES, lines, (text,))
 
 
-def turned_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+def turned_docs(plan: KeyKernelPlan) -> Docs:
     """The docstring of the kernel that walks with the state, of which the backward of a right read reads from the left
     and keeps the rest."""
-    docs = walk_docs(plan)
-    return {**docs, "text": f"{docs['text']} Before each chunk it writes {_left(plan)}, in the dtype of the products."}
+    docs = walk_docs(plan, keeps=False)
+    (text,) = docs.texts
+    return replace(docs, texts=(f"{text} Before each chunk it writes {_left(plan)}, in the dtype of the products.",))
 
 
-def output_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
+def output_docs(plan: KeyKernelPlan) -> Docs:
     """The docstring of the kernel that puts out what is read, from the states before each chunk."""
     if not plan.right:
         lines = [*_front_end(plan, ("v",)), *_reading(plan)]
         text = f"A program owns BLOCK_{plan.value} indices of {plan.value} of one chunk of one head."
-        return {"title": OUTPUT, "equations": indented(lines), "text": text}
+        return Docs(OUTPUT, lines, (text,))
     decays, own = plan.log_decay is not None, "j <= i" if plan.reads_itself else "j < i"
     offset = _offset(plan, after=plan.read_after)
     terms = [f"e^{offset}_i (S q_i)" if decays else "S q_i"]
@@ -93,7 +100,7 @@ def output_docs(plan: KeyKernelPlan) -> Mapping[str, object]:
         f"{_sums(plan)}A program owns BLOCK_{plan.key} indices of {plan.key} of one chunk of one head and passes over"
         f" the values once. It reads {_left(plan)}.{_pairs(plan)}"
     )
-    return {"title": OUTPUT, "equations": indented(lines), "text": text}
+    return Docs(OUTPUT, lines, (text,))
 
 
 def _solving(plan: KeyKernelPlan) -> list[str]:

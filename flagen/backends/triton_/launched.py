@@ -45,7 +45,7 @@ class Launched:
 
 def title_of(program: Program, name: str) -> str:
     """What the function of a kernel of the operators over chunks is called."""
-    return f"{program.name.replace('chunk_backward_', 'chunk_')}_{name}_kernel"
+    return "_".join(filter(None, (program.name.replace("chunk_backward_", "chunk_"), name, "kernel")))
 
 
 def routine_context(kernel: Kernel, routine: Routine) -> Mapping[str, object]:

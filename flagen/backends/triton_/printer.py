@@ -160,7 +160,7 @@ class Printer:
 
     def _function(self, tile: Function) -> Printed:
         name, args = tile.name, tile.args
-        if name == "square" and isinstance(args[0], Value | StateTile):
+        if name == "square" and isinstance(_unwidened(args[0]), Value | StateTile):
             return product(self.printed(args[0]), self.printed(args[0]))
         known = operation(name)
         written = "" if known is None else known.triton or name
@@ -201,6 +201,10 @@ class Printer:
         if tile.dims == dims or not tile.dims:
             return printed
         return Printed(self.axes.spread(printed.atom, tile.dims, dims))
+
+
+def _unwidened(tile: Tile) -> Tile:
+    return tile.value if isinstance(tile, Widened) else tile
 
 
 def literal(value: Fraction | float) -> Printed:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from flagen.backends.triton_.backward_launcher import SHARED_CONTEXT, backward_signature, gradients_of_call, own_names
-from flagen.backends.triton_.chunk_launcher import Launch, chunk_launcher_context
+from flagen.backends.triton_.chunk_launcher import Launch, call_context
 from flagen.backends.triton_.key_backward import (
     Contexts,
     kernel_contexts,
@@ -16,26 +16,26 @@ from flagen.backends.triton_.key_backward import (
     prepared,
     walked_arrays,
 )
-from flagen.backends.triton_.key_backward_walks import TurnedOutput
+from flagen.backends.triton_.launched import Launched
 from flagen.kernel.ir import Program
 from flagen.plan.free_names import free_name
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.schedule import declared_names
 
 
-def right_backward_contexts(plan: RightBackwardPlan, program: Program) -> Contexts:
-    """The files of the backward."""
-    kernels = kernel_contexts(plan.turned, program)
+def right_backward_contexts(plan: RightBackwardPlan, forward: Program, program: Program) -> Contexts:
+    """The files of the backward; `forward`: the kernels of the call."""
+    kernels = kernel_contexts(plan.turned, forward, program)
     return {**kernels, "chunk_backward": ("right_backward", _launcher_context(plan, program))}
 
 
 def _launcher_context(plan: RightBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/right_backward.py.j2` uses."""
-    turned, shared = plan.turned, chunk_launcher_context(plan.forward)
+    turned, shared = plan.turned, call_context(plan.forward)
     own, of_call = own_names(turned), gradients_of_call(turned)
     called = [gradient.called for gradient in turned.stored]
     d_read = free_name(f"d_{plan.reads}", {*declared_names(turned.rows.spec), *called})
-    output = launch_of(turned, TurnedOutput(turned.forward), "chunks * args.HV * blocks", own, "walk_tiles")
+    output = launch_of(turned, Launched(program, "turned_output"), "chunks * args.HV * blocks", own, "walk_tiles")
     known = {**launches(turned, program, own), "output": output}
     partial = dict(of_call["partial"])
     kept = [array.name for array in walked_arrays(turned, own)]
@@ -46,7 +46,7 @@ def _launcher_context(plan: RightBackwardPlan, program: Program) -> Mapping[str,
     }
     return {
         **{name: shared[name] for name in SHARED_CONTEXT},
-        "config_lines": chunk_launcher_context(turned.forward)["config_lines"],
+        "config_lines": call_context(turned.forward)["config_lines"],
         **backward_signature(plan.forward),
         **of_call,
         "named": {gradient.name: gradient.called for gradient in turned.stored} | {plan.reads: d_read},

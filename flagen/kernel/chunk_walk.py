@@ -1,0 +1,321 @@
+"""The kernels between the preparation of chunks and the output, where decays are a scalar, or none.
+
+Fused, one kernel walks over the chunks of a sequence and puts out what its tokens read. Split, a walk leaves the state
+before each chunk (and U, where rows erase) in memory, and a kernel of its own puts out all chunks at once: more bytes,
+but less to do one after the other, where there are too few sequences and heads to fill a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from enum import Enum
+from functools import cached_property
+
+from flagen.kernel import walks
+from flagen.kernel.forward_rows import DECAYS, ForwardRows, scratch
+from flagen.kernel.ir import (
+    Access,
+    Add,
+    Array,
+    Fill,
+    Given,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Loop,
+    Note,
+    Operands,
+    Row,
+    Run,
+    Scale,
+    Space,
+    Statement,
+    Store,
+    access,
+    accesses_in,
+)
+from flagen.kernel.passes import live, rounds
+from flagen.kernel.recurrent import final_array, initial_array
+from flagen.kernel.rows import PACKING, ROLES, local, rounded, times, whole
+from flagen.kernel.scalar_rows import ScalarPlacement
+from flagen.kernel.walk import WalkLowering
+from flagen.plan.chunk_backward import STATES_EVERY
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.free_names import final_of, initial_of
+from flagen.plan.kernel_names import kernel_name
+from flagen.plan.rows import TOKEN, WRITTEN
+from flagen.plan.schedule import OUTPUT
+from flagen.plan.tiles import Arithmetic, Both, Compare, Coordinate, Product, Select, Size, Sum, Tile, Widened
+from flagen.spec.model import Dims, State
+
+IN_MEMORY_ORDER = "In the order of memory, not in that of the state: offsets of its own need no registers in the loop."
+
+
+class Form(Enum):
+    """What a kernel leaves behind: outputs; the state before each chunk; outputs, from these."""
+
+    FUSED = ""
+    STATES = "states"
+    OUTPUT = "output"
+
+
+class Walk(ForwardRows):
+    """A kernel of `form` that has the state; one that `keeps` can leave behind, besides, what the backward would have
+    to compute again."""
+
+    def __init__(self, plan: ChunkKernelPlan, form: Form, *, keeps: bool = False) -> None:
+        super().__init__(plan, plan.walk)
+        self.form, self.keeps = form, keeps
+        self.key, self.value, self.rider = plan.key, plan.value, plan.rider
+        self.state = self.name(plan.state.name)
+        self.over_state, self.over_updates = (self.value, self.key), (self.value, self.row)
+
+    def kernel(self) -> Kernel:
+        first, last = ([of(self.plan.spec, state) for state in self.states] for of in (initial_of, final_of))
+        left = ("states", "U", "column_states", "column", OUTPUT, *last)
+        order = (*first, *(array.name for array in PACKING), *scratch(self.plan), *left)
+        run: Run = "chunk" if self.form is Form.OUTPUT else "sequence"
+        body = live(tuple(self._body()), ())
+        if rounds(body):
+            body = (Operands(self._of_operands(body)), *body)
+        return self.assembled(self.form.value, run, body, (self.key, self.value), order, self.value)
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        return (self.plan.state,) if self.rider is None else self.plan.spec.states
+
+    def _of_operands(self, body: Sequence[Statement]) -> Array:
+        """An array of the dtype of the products: a tensor of the call, or the states that another kernel has left."""
+        found = {access.array.name: access.array for access in accesses_in(body)}
+        tensors = (kernel_name(decl.name) for decl in self.plan.spec.inputs if decl.dims)
+        return next(found[name] for name in (*tensors, "states") if name in found)
+
+    def _body(self) -> Iterator[Statement]:
+        yield from self.once(*self.parts)
+        if self.form is Form.OUTPUT:
+            yield from self._chunk()
+            return
+        yield from (Note(), *self._start(), Note())
+        yield Loop("chunk", live(tuple(self._chunk()), [self.name(state.name) for state in self.states]))
+        yield from (Note(), *self._finish())
+
+    def _chunk(self) -> Iterator[Statement]:
+        """The statements for one chunk; an empty line between the parts of its equations."""
+        yield from self._loaded()
+        match self.form:
+            case Form.FUSED:
+                yield self._operand()
+                yield from self._if_kept(*self._kept_states())
+                yield from self._next_column("column_written")
+                yield from self._solved()
+                if self.plan.delta is not None:
+                    yield from self._if_kept(Store(self._kept_updates(), self._updates))
+                yield from self._put()
+                yield from self._next_state()
+            case Form.STATES:
+                yield self._operand()
+                yield Store(self._state_before(), local("S_operand", self.over_state))
+                yield from self._solved()
+                if self.plan.delta is not None:
+                    yield Store(self._updates_of_chunk(), self._updates)
+                yield from self._next_state()
+            case Form.OUTPUT:
+                yield Load("S_operand", self._state_before(), wide=False)
+                if self.plan.delta is not None:
+                    yield Load("U_operand", self._updates_of_chunk(), wide=False)
+                yield from self._put()
+
+    # ---------------------------------------------------------------------------------------------------------- states
+
+    def _start(self) -> Iterator[Statement]:
+        """The states that a run starts from."""
+        yield Row("state_start", ("sequence", "head"), self.plan.state.dims)
+        for state in self.states:
+            name, first = self.name(state.name), initial_array(state, initial_of(self.plan.spec, state))
+            given = Load(name, access(first), wide=True)
+            yield If((Given(first, False),), (Fill(name, state.dims, state.init),), (given,))
+
+    def _finish(self) -> Iterator[Statement]:
+        """The states that it ends with; all blocks have the vector that rides along, and the first one stores it."""
+        for state in self.states:
+            last = final_array(state, final_of(self.plan.spec, state))
+            name, dims = self.name(state.name), self.sorted(state.dims)
+            if state == self.plan.state:
+                target = replace(access(last), in_memory_order=True)
+                yield If((Given(last),), (Note(IN_MEMORY_ORDER), Store(target, local(name, dims))))
+            else:
+                yield If((Given(last),), (Store(self._in_first_block(last), local(name, dims)),))
+
+    def _in_first_block(self, array: Array, *, of: Tile | None = None) -> Access:
+        """A vector over the keys that every block of values has, and the first one stores; `of`: only where this
+        holds."""
+        first: Tile = Compare("==", Coordinate("block"), whole(0), ())
+        where = first if of is None else Both(of, first, ())
+        return replace(access(array), ends=((self.key, Select(where, Size(self.key), whole(0), ())),))
+
+    def _operand(self) -> Statement:
+        return Let("S_operand", rounded(local(self.state, self.over_state)))
+
+    def _state_before(self) -> Access:
+        """The state before a chunk, as one kernel leaves it for another."""
+        return self.of_chunk("states", self.over_state)
+
+    def _updates_of_chunk(self) -> Access:
+        return self.of_chunk("U", self.over_updates)
+
+    @property
+    def _updates(self) -> Tile:
+        return local("U_operand", self.over_updates)
+
+    # ------------------------------------------------------------------------------------------- what a backward takes
+
+    def _if_kept(self, *statements: Statement) -> Iterator[Statement]:
+        """What a kernel does where it is given arrays that are not there for its outputs."""
+        stored = next((s.target.array for s in statements if isinstance(s, Store)), None)
+        if self.keeps and stored is not None:
+            yield If((Given(stored),), statements)
+
+    def _kept_states(self) -> Iterator[Statement]:
+        """As the walk over states of a backward stores them: every second one of a sequence, the first one too."""
+        within = Arithmetic("%", Coordinate("chunk of sequence"), whole(STATES_EVERY), ())
+        first = Compare("==", within, whole(0), ())
+        yield Let("rows_stored", Select(first, Size(self.value), whole(0), ()))
+        yield Row("state_row", ("slot", "head"))
+        states = self._residual("states", ("slot", "head"), self.over_state)
+        target = replace(access(states), ends=((self.value, local("rows_stored", ())),))
+        yield Store(target, local("S_operand", self.over_state))
+        if self.rider is not None:
+            stored = Compare(">", local("rows_stored", ()), whole(0), ())
+            columns = self._residual("column_states", ("slot", "head"), (self.key,))
+            yield Store(self._in_first_block(columns, of=stored), self._column_state)
+
+    def _kept_updates(self) -> Access:
+        """As the walk over states of a backward stores them: by tokens, like the values."""
+        rows: Space = "row" if self.grouped else "token"
+        return self.rows_of(self._residual("U", (rows, "head"), (self.value,)), self.row)
+
+    def _residual(self, name: str, spaces: tuple[Space, ...], dims: Dims) -> Array:
+        return Array(name, spaces, dims, "residual", optional=True)
+
+    # ----------------------------------------------------------------------------- the vector state that rides along
+
+    @property
+    def _column_state(self) -> Tile:
+        assert self.rider is not None
+        return local(self.name(self.rider.state.name), (self.key,))
+
+    def _column(self) -> Iterator[Statement]:
+        """What tokens read of the vector state that rides along, as it is before the chunk, and what that writes to
+        it. All of that before the matrix products, which take the registers."""
+        if self.rider is None:
+            return
+        q, state = self.operand("q"), self._column_state
+        product = Product((Widened(q, q.dims), state), q.dims)
+        read = Let("column", times(Sum(product, self.key, (TOKEN,)), self.start_of("q")))
+        before = self.of_chunk("column_states", (self.key,))
+        match self.form:
+            case Form.FUSED:
+                yield from (read, Let("column_written", self._column_written()))
+            case Form.STATES:
+                yield Store(self._in_first_block(before.array), state)
+                yield from self._next_column()
+            case Form.OUTPUT:
+                yield from (Load(self.name(self.rider.state.name), before, wide=False), read)
+
+    def _next_column(self, written: str = "") -> Iterator[Statement]:
+        """The vector state that rides along, after the chunk, in which `written` is written to it."""
+        if self.rider is None:
+            return
+        state, dims = self._column_state, (self.key,)
+        kept = state if self.plan.row_decay is None else times(local("whole", ()), state)
+        added = local(written, dims) if written else self._column_written()
+        yield Let(self.name(self.rider.state.name), Arithmetic("+", kept, added, dims))
+
+    def _column_written(self) -> Tile:
+        """What a chunk writes to the vector state."""
+        k, to_end = self.operand("k"), None if self.plan.row_decay is None else local("to_end", (self.row,))
+        factors = [factor for factor in (self._column_scale, to_end) if factor is not None]
+        written = times(Widened(k, k.dims), times(*factors) if factors else None)
+        return Sum(written, self.row, (self.key,))
+
+    @property
+    def _column_scale(self) -> Tile | None:
+        """What the column is for each row, or for all of them; None where it is 1."""
+        return None if self.rider is None or self.rider.scale is None else self.tile(self.rider.scale, self.row)
+
+    # -------------------------------------------------------------------------------------------------- rows and scores
+
+    def _loaded(self) -> Iterator[Statement]:
+        """What a chunk reads, and what is evaluated from it before the state is needed."""
+        yield from self.loads(self.plan.walk)
+        if self.plan.delta is None:
+            yield from (*self.operands(*ROLES), Note(), *self._decays(), Note(), *self._column(), *self._scores())
+            return
+        late = DECAYS if self.plan.erases_before else ("to_end",)
+        yield from (self.load_prepared(name) for name in scratch(self.plan) if name not in late)
+        if self.plan.row_decay is not None:
+            yield from self.load_decays()
+        yield from (*self.operands(*ROLES), Note())
+
+    def _decays(self) -> Iterator[Statement]:
+        if self.plan.row_decay is not None:
+            yield from (*self.decays(), *self.factors(), Let("whole", self.exponent("end", "")))
+            yield Let("decay", self.between("q"))
+
+    def _scores(self) -> Iterator[Statement]:
+        rider, scale, dims = self.rider, self.scale("v"), (TOKEN, WRITTEN)
+        if rider is None:
+            yield from self.scores("scores", "q", "k", None, scale)
+            return
+        # What scales the values alone comes after the sum.
+        shared = rider.scale is None or rider.shares
+        yield from self.scores("scores", "q", "k", None, scale if rider.shares else None)
+        column = None if shared or self._column_scale is None else self.written(self._column_scale)
+        yield Add("column", Sum(times(local("scores", dims), column), WRITTEN, (TOKEN,)), (TOKEN,))
+        if scale is not None and not rider.shares:
+            yield Scale("scores", self.written(scale), dims)
+
+    # ------------------------------------------------------------------------------------------------------- equations
+
+    @cached_property
+    def _equations(self) -> WalkLowering:
+        state = local(self.state, self.over_state)
+        given = {"S0": local("S_operand", self.over_state), "U": self._updates}
+        placement = ScalarPlacement(self, state, given, {"U": local("U", self.over_updates)})
+        called = {"R": "R", "U": "U", "O0": "read", "S1": self.state}
+        return WalkLowering(placement, called, self.value, self.row)
+
+    def _solved(self) -> Iterator[Statement]:
+        """R = z + N v + e^Γ S y, and U = (I - L)^{-1} R."""
+        found = walks.solved(self.plan.chunk.form.system)
+        if found is not None:
+            yield from self._equations.solved(found)
+            yield Let("U_operand", rounded(local("U", self.over_updates)))
+
+    def _put(self) -> Iterator[Statement]:
+        """What tokens read, and put out."""
+        if self.plan.erases_before:  # Not at once: the erasures have another, and registers are scarce.
+            yield self.load_prepared("from_start")
+        yield from self._equations.sum(walks.read(self.plan.chunk.form.system))
+        scale, over = self.scale("q"), (self.value, TOKEN)
+        if scale is not None:
+            yield Let("read", times(local("read", over), scale))
+        if self.rider is not None:
+            column = self._residual("column", ("token", "head"), ())
+            first = Compare("==", Coordinate("block"), whole(0), ())
+            if scale is not None:
+                yield Scale("column", scale, (TOKEN,))
+            yield from self._if_kept(
+                Store(replace(self.rows_of(column, TOKEN), where=first), local("column", (TOKEN,)))
+            )
+        output = Array(OUTPUT, ("token", "head"), self.plan.spec.output_dims, "result", OUTPUT, own_dtype=True)
+        value = self.tile(self.plan.output, TOKEN)
+        yield from (Let(OUTPUT, value), Store(self.rows_of(output, TOKEN), local(OUTPUT, value.dims)))
+
+    def _next_state(self) -> Iterator[Statement]:
+        if self.plan.delta is not None and self.plan.row_decay is not None:
+            # Not before they are needed: registers are scarce until here.
+            yield from (self.load_prepared("to_end"), self.load_whole())
+        yield from self._equations.sum(walks.next_state(self.plan.chunk.form.system))
