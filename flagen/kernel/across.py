@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from flagen.kernel.backward_rows import BackwardRows
+from flagen.kernel.backward_rows import BackwardRows, common
 from flagen.kernel.ir import Array, Let, Life, Load, Routine, Statement
 from flagen.kernel.passes import live, rounds
 from flagen.kernel.rows import local, rounded, times
@@ -75,8 +75,8 @@ class RowsFirst(BackwardRows):
 
     def scaled(self, tile: Tile, *factors: Tile | None) -> Tile:
         """An operand over rows and values, with factors of its rows."""
-        found = [factor for factor in factors if factor is not None]
-        return rounded(times(tile, times(*found))) if found else tile
+        factor = common(*factors)
+        return tile if factor is None else rounded(times(tile, factor))
 
 
 class Across(RowsFirst):

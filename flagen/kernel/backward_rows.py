@@ -17,6 +17,13 @@ from flagen.plan.row_planner import Part
 from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.tiles import Arithmetic, Sum, Tile, Value, Widened
 
+
+def common(*factors: Tile | None) -> Tile | None:
+    """The product of those factors that there are; None where there are none."""
+    found = [factor for factor in factors if factor is not None]
+    return times(*found) if found else None
+
+
 SHARES = "shares"
 """How many blocks there are that have shares of a sum."""
 
@@ -111,8 +118,7 @@ class BackwardRows(ScalarDecayRows):
         """What the column is for each row, decayed; None where it is 1."""
         rider = self.rider
         scale = None if rider is None or rider.scale is None else self.tile(rider.scale, self.row)
-        factors = [factor for factor in (scale, decay) if factor is not None]
-        return times(*factors) if factors else None
+        return common(scale, decay)
 
     def next_column_state(self) -> Iterator[Statement]:
         """The vector state that rides along, after the chunk."""
@@ -127,9 +133,6 @@ class BackwardRows(ScalarDecayRows):
         """The gradient of the vector state before a chunk, from that after it and those of what is read."""
         name = "column_state_gradient"
         q, gradient = self.operand("q"), local("column_gradient", (TOKEN,))
-        read = times(Widened(q, q.dims), times(gradient, *self._factors_of_reads()))
+        read = times(Widened(q, q.dims), times(gradient, common(self.scale("q"), self.start_of("q"))))
         kept = self.across(local(name, (self.key,)))
         return Let(name, Arithmetic("+", kept, Sum(read, TOKEN, (self.key,)), (self.key,)))
-
-    def _factors_of_reads(self) -> list[Tile]:
-        return [factor for factor in (self.scale("q"), self.start_of("q")) if factor is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from flagen.kernel.across import STATE_GRADIENT, Across
+from flagen.kernel.backward_rows import common
 from flagen.kernel.column_gradients import PARTS, Scores
 from flagen.kernel.gradient_sums import GradientSums
 from flagen.kernel.ir import (
@@ -219,7 +220,7 @@ class Gradients(GradientSums):
     def _state_factors(self) -> Iterator[Statement]:
         """Decays of what comes from the states, and what of it the decay of the whole chunk has in common with."""
         factors = {"q": self.start_of("q"), "y": self.start_of("y"), "w": self.to_end()}
-        factors["k"] = self.both(self.scale("v"), self.to_end())
+        factors["k"] = common(self.scale("v"), self.to_end())
         scales = ((role, factors[role]) for role in self.roles)
         decayed = [Scale(PARTS[role], factor, self.over_keys(role)) for role, factor in scales if factor is not None]
         yield from self.column_onto_keys(decayed)

@@ -81,11 +81,6 @@ class GradientRows(RowsFirst):
     def wide(self, tile: Tile) -> Tile:
         return Widened(tile, tile.dims)
 
-    def both(self, *factors: Tile | None) -> Tile | None:
-        """The product of those factors that there are; None where there are none."""
-        found = [factor for factor in factors if factor is not None]
-        return times(*found) if found else None
-
     def onto_written(self, matrix: Tile, rows: Tile, onto: Tile) -> Tile:
         """What rows that read give to those that were written, through a matrix."""
         (reader, _), (_, other) = matrix.dims, rows.dims

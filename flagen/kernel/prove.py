@@ -360,6 +360,6 @@ def _memory(
             case "residual":
                 if residuals is not None and array.name not in made:
                     memory.arrays[array.name] = residuals[array.name]
-                elif keeps or not array.optional:
+                elif keeps or residuals is not None or not array.optional:
                     memory.allocate(array, block_of)
     return memory
