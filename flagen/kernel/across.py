@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from flagen.kernel.backward_rows import BackwardRows, common
+from flagen.kernel.backward_rows import BackwardRows
 from flagen.kernel.ir import Array, Let, Life, Load, Routine, Statement
+from flagen.kernel.parameters import routine_of
 from flagen.kernel.passes import live, rounds
-from flagen.kernel.rows import local, rounded, times
+from flagen.kernel.rows import common, local, rounded, times
 from flagen.plan.backward_levels import (
     BLOCK,
     HEAD,
@@ -36,7 +37,6 @@ class RowsFirst(BackwardRows):
 
     def __init__(self, plan: ChunkBackwardPlan, *parts: Part) -> None:
         super().__init__(plan, plan.rows, *parts)
-        self.over_state = (self.value, self.key)
 
     def array(self, source: Input | Param) -> Array:
         """What lies along the keys is that of a key head: where heads are all of one kind, that is the value head."""
@@ -90,15 +90,15 @@ class Across(RowsFirst):
         carried = self.state if self.after else STATE_GRADIENT
         what, end, start = ("state", "after", "before") if self.after else ("gradient of the state", "before", "after")
         body = live(tuple(self._body(carried)), (carried,))
-        tiles = (f"BLOCK_{self.key}", f"BLOCK_{self.value}")
-        return Routine(
+        return routine_of(
+            self,
+            body,
             name="state_across" if self.after else "gradient_across",
             carried=(carried,),
-            arrays=self.arrays(body, ("do", "U", R_GRADIENT, "column")),
-            numbers=self.numbers(body),
-            sizes=(*(size for size in self.sizes if size not in tiles), "dtype"),
             docs=f"A block of the {what} {end} the chunk at `start`, from that {start} it, transposed.",
-            body=body,
+            dims=(self.key, self.value),
+            tiles=(*self.tiles, "PRECISION", "dtype"),
+            order=("do", "U", R_GRADIENT, "column"),
             place=("key_head", "head"),
             lanes=(self.key, self.value),
         )
@@ -145,14 +145,15 @@ class AcrossColumn(RowsFirst):
         carried = self.column_state if self.after else COLUMN_STATE_GRADIENT
         what, end, start = ("", "after", "before") if self.after else ("gradient of the ", "before", "after")
         body = live(tuple(self._body()), (carried,))
-        return Routine(
+        return routine_of(
+            self,
+            body,
             name="column_across" if self.after else "column_gradient_across",
             carried=(carried,),
-            arrays=self.arrays(body, (COLUMN_GRADIENTS,)),
-            numbers=self.numbers(body),
-            sizes=("H", "HV", self.key, "CHUNK", *(("dtype",) if rounds(body) else ())),
             docs=f"A block of the {what}vector state {end} the chunk at `start`, from that {start} it.",
-            body=body,
+            dims=(self.key,),
+            tiles=(*self.tiles, *(("dtype",) if rounds(body) else ())),
+            order=(COLUMN_GRADIENTS,),
             place=("key_head", "head"),
             lanes=(self.key,),
         )

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from flagen.kernel import walks
-from flagen.kernel.backward_rows import BackwardRows, kept
-from flagen.kernel.chunk import BEFORE, ScalarPlacement
+from flagen.kernel.backward_rows import BackwardRows
+from flagen.kernel.chunk import ScalarPlacement
+from flagen.kernel.forward_rows import DECAYS, ForwardRows, kept
 from flagen.kernel.ir import (
     Access,
     Apply,
@@ -28,11 +29,13 @@ from flagen.kernel.ir import (
     Space,
     Statement,
     Store,
+    access,
     accesses_in,
 )
+from flagen.kernel.parameters import routine_of
 from flagen.kernel.passes import live
-from flagen.kernel.recurrent import initial_array
-from flagen.kernel.rows import CU_SEQLENS, FIRST_CHUNK, local, rounded, times, whole
+from flagen.kernel.rows import local, rounded, times, whole
+from flagen.kernel.state_walk import start_of
 from flagen.kernel.walk import WalkLowering
 from flagen.plan.backward_levels import OUTPUT, R_GRADIENT, READ_GRADIENT, ROLES
 from flagen.plan.chunk_backward import STATES_EVERY, ChunkBackwardPlan
@@ -45,7 +48,6 @@ from flagen.plan.tiles import (
     Compare,
     Coordinate,
     Either,
-    Lane,
     Select,
     Size,
     Tile,
@@ -55,61 +57,35 @@ from flagen.spec.model import Dims, State
 STATE_GRADIENT, COLUMN_STATE_GRADIENT = "S_gradient", "column_state_gradient"
 
 
-class BackwardWalk(BackwardRows):
+class BackwardWalk(BackwardRows, ForwardRows):
     """What both walks have in common: a program has a block of the values of one head of one sequence, transposed."""
 
     def __init__(self, plan: ChunkBackwardPlan, part: Part) -> None:
         super().__init__(plan, plan.forward, part)
-        self.over_state = (self.value, self.key)
 
     def walk(self, name: str, body: Sequence[Statement], order: Iterable[str]) -> Kernel:
         """The kernel; `order`: that of its arrays beside the tensors of the call."""
-        return Kernel(
-            name=name,
-            run="sequence",
-            block_of=self.value,
-            order=self.order,
-            arrays=self.arrays(body, order, CU_SEQLENS, FIRST_CHUNK),
-            numbers=self.numbers(body),
-            lengths=("T",),
-            sizes=self.sizes,
-            names=self.names,
-            body=tuple(body),
-            steps=self.steps,
-        )
+        return self.assembled(name, "sequence", body, (self.key, self.value), order, self.value)
 
-    def routine(
-        self, name: str, carried: tuple[str, ...], docs: str, body: Iterable[Statement], order: Iterable[str]
-    ) -> Routine:
+    def routine(self, name: str, carried: tuple[str, ...], docs: str, body: Iterable[Statement], order: str) -> Routine:
         """What a walk does with one chunk."""
         needed = live(tuple(body), carried)
         spaces = {space for access in accesses_in(needed) for space in access.array.spaces}
         told: tuple[Space, ...] = ("counted_chunk", "block")
-        return Routine(
+        return routine_of(
+            self,
+            needed,
             name=name,
             carried=carried,
-            arrays=self.arrays(needed, order),
-            numbers=self.numbers(needed),
-            sizes=(*(size for size in self.sizes if size != f"BLOCK_{self.value}"), "dtype"),
             docs=docs,
-            body=needed,
+            dims=(self.key, self.value),
+            tiles=(*self.tiles, f"BLOCK_{self.key}", "PRECISION", "dtype"),
+            order=order.split(),
             place=("head", *(space for space in told if space in spaces)),
             lanes=(self.value,),
         )
 
-    def prepared(self, *names: str) -> Iterator[Statement]:
-        """What was prepared of a chunk; nothing where nothing is."""
-        shapes = {"from_start": (self.row,), "to_end": (self.row,)}
-        for name in names:
-            if name in kept(self.plan):
-                yield Load(name, self.of_chunk(name, shapes.get(name, (self.row, WRITTEN)), "residual"), wide=False)
-
     # ---------------------------------------------------------------------------------------------------------- states
-
-    def start(self, name: str, first: Array, dims: Dims, number: float | None, *, wide: bool = True) -> Statement:
-        """A state, or its gradient, where a walk starts."""
-        given = Load(name, self.at(first, dims), wide=wide)
-        return If((Given(first, False),), (Fill(name, dims, number),), (given,))
 
     def at(
         self, array: Array, within: Dims, *, end: tuple[str, Tile] | None = None, in_memory_order: bool = False
@@ -173,14 +149,9 @@ class KeptStates(BackwardWalk):
 
     def _first(self) -> Iterator[Statement]:
         """The states that a run starts from."""
-        state = self.plan.state
-        first = initial_array(state, initial_of(self.plan.spec, state))
-        yield self.start(self.state, first, self.over_state, state.init)
+        yield start_of(self, self.plan.state)
         if self.rider is not None:
-            column = self.rider.state
-            yield self.start(
-                self.column_state, initial_array(column, initial_of(self.plan.spec, column)), column.dims, column.init
-            )
+            yield start_of(self, self.rider.state)
 
     def _kept(self) -> Iterator[Statement]:
         """The states before every second chunk."""
@@ -201,7 +172,7 @@ class KeptStates(BackwardWalk):
             f"The {'states' if several else 'state'} after the chunk at `start`, from the"
             f" {'ones' if several else 'one'} before it; {'matrices' if several else 'both'} transposed."
         )
-        order = (*kept(self.plan), "U")
+        order = "inverse erased_writes from_start to_end U"
         return self.routine("state_after_chunk", self.carried, docs, self._body(), order)
 
     def _body(self) -> Iterator[Statement]:
@@ -210,9 +181,9 @@ class KeptStates(BackwardWalk):
             yield Let("S_operand", rounded(local(self.state, self.over_state)))
         yield from self.once(*self.parts)
         yield from self.loads(self.parts[0])
-        yield from self.prepared("inverse", "erased_writes")
-        if erases:
-            yield from self._decays_from_start()
+        yield from (self.load_prepared(name) for name in kept(plan) if name not in DECAYS)
+        if erases and plan.row_decay is not None:
+            yield from (self.load_prepared("from_start"), *self.load_decays())
         yield from self.operands(*(role for role in ROLES if role != "q"), "v")
         if not erases:
             yield from self.chunk_decays()
@@ -225,34 +196,11 @@ class KeptStates(BackwardWalk):
             yield from equations.solved(found)
             yield Let("U_operand", rounded(local("U", updates)))
             yield self.store_rows("U", "residual")
-            yield from self._decays_to_end()
+            if plan.row_decay is not None:
+                # Not before they are needed: registers are scarce until here.
+                yield from (self.load_prepared("to_end"), self.load_whole())
         yield from equations.sum(walks.next_state(plan.chunk.form.system))
         yield from self.next_column_state()
-
-    def _decays_from_start(self) -> Iterator[Statement]:
-        """Those of a prepared chunk: to where erasures read, which may be before the decay of their own token."""
-        if not self.plan.erases_before:
-            yield from self.prepared("from_start")
-            return
-        source = self.of_chunk("from_start", (self.row,), "residual")
-        lane = Lane(self.row, (self.row,))
-        before = Arithmetic("-", lane, whole(1), (self.row,))
-        placed = Access(
-            source.array,
-            source.at,
-            (),
-            places=((self.row, before),),
-            where=Compare(">", lane, whole(0), (self.row,)),
-        )
-        yield Load(BEFORE, placed, fill=1.0, wide=False)
-
-    def _decays_to_end(self) -> Iterator[Statement]:
-        """Not before they are needed: registers are scarce until here."""
-        yield from self.prepared("to_end")
-        if self.plan.row_decay is not None:
-            source = self.of_chunk("from_start", (self.row,), "residual")
-            last = Arithmetic("-", Size("CHUNK"), whole(1), ())
-            yield Load("whole", Access(source.array, source.at, (), places=((self.row, last),)), wide=False)
 
 
 class Reverse(BackwardWalk):
@@ -286,7 +234,8 @@ class Reverse(BackwardWalk):
         """The gradients of the states that a run ends with; that of a vector is the first block's."""
         state = self.plan.state
         final = Array("final_gradient", OF_RUN, state.dims, "cotangent", state.name, optional=True)
-        yield self.start(STATE_GRADIENT, final, self.over_state, None)
+        loaded = Load(STATE_GRADIENT, access(final), wide=True)
+        yield If((Given(final, False),), (Fill(STATE_GRADIENT, self.over_state),), (loaded,))
         if self.rider is not None:
             column = self.rider.state
             given = Array("column_final_gradient", OF_RUN, column.dims, "cotangent", column.name, optional=True)
@@ -330,7 +279,7 @@ class Reverse(BackwardWalk):
             f"The {'gradients of the states' if several else 'gradient of the state'} before the chunk at `start`, from"
             f" {'those' if several else 'that of the one'} after it; {'matrices' if several else 'both'} transposed."
         )
-        order = "do o column inverse column_gradients R_gradient".split()
+        order = "do o column inverse column_gradients R_gradient"
         return self.routine("gradient_before_chunk", self.carried, docs, self._body(), order)
 
     def _body(self) -> Iterator[Statement]:
@@ -372,7 +321,7 @@ class Reverse(BackwardWalk):
         adjoint = self.plan.chunk.adjoint
         if (found := walks.solved_back(adjoint)) is not None:
             of_updates, solution = found
-            yield from self.prepared("inverse")
+            yield self.load_prepared("inverse")
             yield from equations.sum(of_updates)
             yield equations.inverted(solution)
             yield self.store_rows(R_GRADIENT, "scratch")

@@ -7,9 +7,9 @@ values block by block.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from flagen.kernel.across import STATE_GRADIENT, Across
-from flagen.kernel.backward_rows import common
 from flagen.kernel.column_gradients import PARTS, Scores
 from flagen.kernel.gradient_sums import GradientSums
 from flagen.kernel.ir import (
@@ -30,8 +30,9 @@ from flagen.kernel.ir import (
     Scale,
     Statement,
 )
+from flagen.kernel.parameters import assembled
 from flagen.kernel.passes import live
-from flagen.kernel.rows import DTYPE, PACKING, PRECISION, SCARCE, ZERO, call, local, rounded, times
+from flagen.kernel.rows import DTYPE, PRECISION, SCARCE, ZERO, call, common, local, rounded, times
 from flagen.plan.backward_levels import (
     BLOCK,
     COLUMN_SCALE_GRADIENT,
@@ -72,22 +73,18 @@ class Gradients(GradientSums):
         order = "do cu_seqlens chunk_sequence first_chunk states state_gradients U R_gradient column column_gradients"
         order += " column_states column_state_gradients"
         stored = [gradient.called for gradient in self.backward.stored]
-        return Kernel(
+        kernel = assembled(
+            self,
+            body,
             name="gradients",
             run="chunk",
-            block_of=None,
-            order=self.order,
-            arrays=self.arrays(body, (*order.split(), *stored), *PACKING),
-            numbers=self.numbers(body),
-            lengths=("T",),
-            sizes=(*self.sizes, *CHOICES),
-            names=self.names,
-            body=body,
+            dims=(self.key, self.value),
+            tiles=(*self.tiles, f"BLOCK_{self.key}", f"BLOCK_{self.value}", "PRECISION", *CHOICES),
+            order=(*order.split(), *stored),
             of_key_heads=True,
-            steps=self.steps,
-            addresses="from start",
-            choices=(("WANTS_KEYS", self._others(BLOCK)), ("WANTS_VALUES", self._others(KEYS))),
         )
+        choices = (("WANTS_KEYS", self._others(BLOCK)), ("WANTS_VALUES", self._others(KEYS)))
+        return replace(kernel, addresses="from start", choices=choices)
 
     def _others(self, level: Level) -> tuple[str, ...]:
         """What the kernel has gradients of that are no reason for one of its loops: the gradients of numbers need both,

@@ -97,7 +97,7 @@ class Walk(ForwardRows):
             case Form.FUSED:
                 yield self._operand()
                 yield from self._if_kept(*self._kept_states())
-                yield from self._next_column("column_written")
+                yield from self.next_column_state(local("column_written", (self.key,)))
                 yield from self._solved()
                 if self.plan.delta is not None:
                     yield from self._if_kept(Store(self._kept_updates(), self._updates))
@@ -202,33 +202,12 @@ class Walk(ForwardRows):
         before = self.of_chunk("column_states", (self.key,))
         match self.form:
             case Form.FUSED:
-                yield from (read, Let("column_written", self._column_written()))
+                yield from (read, Let("column_written", self.column_written()))
             case Form.STATES:
                 yield Store(self._in_first_block(before.array), state)
-                yield from self._next_column()
+                yield from self.next_column_state()
             case Form.OUTPUT:
                 yield from (Load(self.name(self.rider.state.name), before, wide=False), read)
-
-    def _next_column(self, written: str = "") -> Iterator[Statement]:
-        """The vector state that rides along, after the chunk, in which `written` is written to it."""
-        if self.rider is None:
-            return
-        state, dims = self._column_state, (self.key,)
-        kept = state if self.plan.row_decay is None else times(local("whole", ()), state)
-        added = local(written, dims) if written else self._column_written()
-        yield Let(self.name(self.rider.state.name), Arithmetic("+", kept, added, dims))
-
-    def _column_written(self) -> Tile:
-        """What a chunk writes to the vector state."""
-        k, to_end = self.operand("k"), None if self.plan.row_decay is None else local("to_end", (self.row,))
-        factors = [factor for factor in (self._column_scale, to_end) if factor is not None]
-        written = times(Widened(k, k.dims), times(*factors) if factors else None)
-        return Sum(written, self.row, (self.key,))
-
-    @property
-    def _column_scale(self) -> Tile | None:
-        """What the column is for each row, or for all of them; None where it is 1."""
-        return None if self.rider is None or self.rider.scale is None else self.tile(self.rider.scale, self.row)
 
     # -------------------------------------------------------------------------------------------------- rows and scores
 
@@ -257,7 +236,8 @@ class Walk(ForwardRows):
         # What scales the values alone comes after the sum.
         shared = rider.scale is None or rider.shares
         yield from self.scores("scores", "q", "k", None, scale if rider.shares else None)
-        column = None if shared or self._column_scale is None else self.written(self._column_scale)
+        scaled = None if shared else self.column_scale(None)
+        column = None if scaled is None else self.written(scaled)
         yield Add("column", Sum(times(local("scores", dims), column), WRITTEN, (TOKEN,)), (TOKEN,))
         if scale is not None and not rider.shares:
             yield Scale("scores", self.written(scale), dims)

@@ -28,6 +28,11 @@ def scratch(plan: ChunkKernelPlan) -> tuple[str, ...]:
     return ("inverse", "scores", *writes, *(DECAYS if plan.row_decay is not None else ()))
 
 
+def kept(plan: ChunkKernelPlan) -> tuple[str, ...]:
+    """What of it the backward needs."""
+    return tuple(name for name in scratch(plan) if name not in READ_SCORES)
+
+
 class ForwardRows(ScalarDecayRows):
     """What the kernels of a call have in common."""
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flagen.kernel.ir import Array, Kernel, Run, Statement, accesses_in, values_of
+from flagen.kernel.ir import Array, Kernel, Load, Routine, Run, Space, Statement, accesses_in, statements_in, values_of
 from flagen.kernel.passes import counts_chunks
 from flagen.kernel.recurrent import tensors_of
 from flagen.kernel.rows import CHUNK_SEQUENCE, CU_SEQLENS, PACKING, RowLowering
 from flagen.plan.kernel_names import kernel_name
 from flagen.plan.tiles import Size, Value
 from flagen.spec.model import Dims, Spec
+
+SHARES = "shares"
+"""How many blocks there are that have shares of a sum."""
 
 
 def assembled(
@@ -35,7 +38,7 @@ def assembled(
         run=run,
         block_of=block_of,
         order=rows.order,
-        arrays=tuple(_arrays(spec, run, body, order)),
+        arrays=_arrays(spec, body, order, *_packing(run, body)),
         numbers=_numbers(spec, body),
         lengths=("T",),
         sizes=(*_other_sizes(spec, body, (*dims, *steps)), *steps, *heads, *dims, *tiles),
@@ -46,22 +49,55 @@ def assembled(
     )
 
 
-def _arrays(spec: Spec, run: Run, body: Sequence[Statement], order: Iterable[str]) -> Iterator[Array]:
-    """Those that a body names, and what says where sequences and their chunks begin."""
+def routine_of(
+    rows: RowLowering[Any],
+    body: Sequence[Statement],
+    *,
+    name: str,
+    carried: tuple[str, ...],
+    docs: str,
+    dims: Dims,
+    tiles: Sequence[str],
+    order: Iterable[str],
+    place: tuple[Space, ...],
+    lanes: Dims,
+) -> Routine:
+    """A routine with a body, in the same way."""
+    spec, steps = rows.plan.spec, (rows.steps,) if rows.steps else ()
+    return Routine(
+        name=name,
+        carried=carried,
+        arrays=_arrays(spec, body, order),
+        numbers=_numbers(spec, body),
+        sizes=(*_other_sizes(spec, body, (*dims, *steps)), *steps, *_heads(body), *dims, *tiles),
+        docs=docs,
+        body=tuple(body),
+        place=place,
+        lanes=lanes,
+    )
+
+
+def _arrays(spec: Spec, body: Sequence[Statement], order: Iterable[str], *others: Array) -> tuple[Array, ...]:
+    """Those that a body names, and `others`."""
     found = {access.array.name: access.array for access in accesses_in(body)}
-    found[CU_SEQLENS.name] = CU_SEQLENS
-    if counts_chunks(run, body):
-        found |= {array.name: array for array in PACKING if run == "chunk" or array != CHUNK_SEQUENCE}
-    for name in (*(kernel_name(tensor.name) for tensor in tensors_of(spec)), *order):
-        if name in found:
-            yield found[name]
+    found |= {array.name: array for array in others}
+    names = (*(kernel_name(tensor.name) for tensor in tensors_of(spec)), *order)
+    return tuple(found[name] for name in names if name in found)
 
 
-def _numbers(spec: Spec, body: Iterable[Statement]) -> tuple[str, ...]:
-    """The Python numbers among the params that expressions read."""
+def _packing(run: Run, body: Sequence[Statement]) -> tuple[Array, ...]:
+    """What says where sequences and their chunks begin."""
+    if not counts_chunks(run, body):
+        return (CU_SEQLENS,)
+    return tuple(array for array in PACKING if run == "chunk" or array != CHUNK_SEQUENCE)
+
+
+def _numbers(spec: Spec, body: Sequence[Statement]) -> tuple[str, ...]:
+    """The Python numbers among the params that expressions read; how many blocks there are that have shares."""
     read = {tile.name for tile in values_of(body) if isinstance(tile, Value)}
     declared = (kernel_name(param.name) for param in spec.params if not param.is_tensor)
-    return tuple(name for name in declared if name in read)
+    shares = any(isinstance(statement, Load) and statement.shares for statement in statements_in(body))
+    return (*(name for name in declared if name in read), *((SHARES,) if shares else ()))
 
 
 def _named(body: Iterable[Statement]) -> frozenset[str]:

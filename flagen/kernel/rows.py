@@ -77,6 +77,12 @@ def times(first: Tile, *rest: Tile | None) -> Tile:
     return Product(tuple(factors), tuple(dict.fromkeys(dim for tile in by_width for dim in tile.dims)))
 
 
+def common(*factors: Tile | None) -> Tile | None:
+    """The product of those factors that there are; None where there are none."""
+    found = [factor for factor in factors if factor is not None]
+    return times(*found) if found else None
+
+
 class RowLowering(Generic[P]):
     """Lowers what the kernels of a plan have in common."""
 

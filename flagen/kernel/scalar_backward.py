@@ -5,8 +5,9 @@ from __future__ import annotations
 from flagen.kernel.chunk import Prepare
 from flagen.kernel.chunk_backward import KeptStates, Reverse
 from flagen.kernel.chunk_gradients import Gradients
-from flagen.kernel.chunk_walk import Form, Walk
+from flagen.kernel.chunk_walk import Walk
 from flagen.kernel.ir import Program
+from flagen.kernel.state_walk import Form
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 
 

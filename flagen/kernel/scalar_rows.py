@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flagen.kernel.ir import Bind, Let, Statement
-from flagen.kernel.rows import ZERO, RowLowering, call, local, rounded, times, whole
+from flagen.kernel.rows import ZERO, RowLowering, call, common, local, rounded, times, whole
 from flagen.kernel.walks import Decay
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import ROW, TOKEN, WRITTEN
-from flagen.plan.tiles import Arithmetic, Cumulative, Function, Select, Size, Sum, Tile
+from flagen.plan.tiles import Arithmetic, Cumulative, Function, Select, Size, Sum, Tile, Widened
 
 PARTS = ("coarse", "fine")
 """A log decay in powers of two, in multiples of a small one and what is left of them."""
@@ -60,6 +60,14 @@ class ScalarDecayRows(RowLowering[ChunkKernelPlan]):
         coarse, fine = (Arithmetic("-", local(f"{p}_end", ()), local(f"{p}_sum", row), row) for p in PARTS)
         yield Let("to_end", Function("exp2", (Arithmetic("+", coarse, fine, row),), row))
 
+    def to_end(self) -> Tile | None:
+        """The decay from each row to the end of the chunk."""
+        return None if self.plan.row_decay is None else local("to_end", (self.row,))
+
+    def across(self, state: Tile) -> Tile:
+        """A state, or its gradient, decayed across the chunk."""
+        return state if self.plan.row_decay is None else times(local("whole", ()), state)
+
     def between(self, reader: str) -> Tile:
         """The decay from each row to where the rows of `reader` read: a matrix."""
         after = "read" if reader == "q" and self.grouped else "sum"
@@ -105,6 +113,26 @@ class ScalarDecayRows(RowLowering[ChunkKernelPlan]):
         factors = [f for f in (of_reader, of_writer and self.written(of_writer), decay) if f is not None]
         yield Let(name, times(products, times(*factors) if factors else None))
         yield Let(name, Select(self.seen(reader), local(name, dims), ZERO, dims))
+
+    # ----------------------------------------------------------------------------- the vector state that rides along
+
+    def column_scale(self, decay: Tile | None) -> Tile | None:
+        """What the column is for each row, decayed; None where it is 1."""
+        rider = self.plan.rider
+        return common(None if rider is None or rider.scale is None else self.tile(rider.scale, self.row), decay)
+
+    def column_written(self) -> Tile:
+        """What a chunk writes to the vector state."""
+        key = self.operand("k")
+        return Sum(times(Widened(key, key.dims), self.column_scale(self.to_end())), self.row, (self.plan.key,))
+
+    def next_column_state(self, written: Tile | None = None) -> Iterator[Statement]:
+        """The vector state after the chunk, in which `written` is written to it."""
+        if self.plan.rider is None:
+            return
+        name, dims = self.name(self.plan.rider.state.name), (self.plan.key,)
+        kept = self.across(local(name, dims))
+        yield Let(name, Arithmetic("+", kept, self.column_written() if written is None else written, dims))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from flagen.backends.triton_.chunk_launcher import (
 from flagen.backends.triton_.launched import Launched
 from flagen.backends.triton_.operator import Operator
 from flagen.backends.triton_.rows import RowPlan, steps_symbol
-from flagen.kernel.backward_rows import kept
+from flagen.kernel.forward_rows import kept
 from flagen.kernel.ir import Program
 from flagen.kernel.key_backward import KEEPING
 from flagen.kernel.key_rows import matrices
