@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -11,13 +11,14 @@ import pytest
 from flagen import pipeline
 from flagen.diagnostics import InternalError
 from flagen.kernel import Programs
-from flagen.kernel.ir import Add, Barrier, If, Kernel, Loop, Program, Scale, Statement, Store, statements_in
+from flagen.kernel.ir import Add, Barrier, Loop, Program, Scale, Statement
 from flagen.kernel.key_backward import KEEPING
 from flagen.kernel.passes import live
 from flagen.kernel.prove import prove_rows
 from flagen.plan import Plan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.spec import load_spec
+from tests.kernel.changes import changed, made
 from tests.specs import SPECS
 
 CASES = ("kda", "gla", "rwkv7", "dplr", "gated_deltanet2", "oja")
@@ -70,19 +71,12 @@ def test_a_way_takes_what_no_kernel_of_it_makes_from_the_forward(name):
     assert all(other < first or name == "oja" for other in others), "what was kept is not made again"
 
 
-def made(kernels: Iterable[Kernel]) -> set[str]:
-    """The arrays that kernels store."""
-    return {s.target.array.name for kernel in kernels for s in statements_in(kernel.body) if isinstance(s, Store)}
-
-
 def test_only_a_call_that_folds_has_kernels_that_keep_what_is_not_folded():
     assert KEEPING in of("rwkv7").chunk.ways
     assert KEEPING not in of("kda").chunk.ways
 
 
 # ------------------------------------------------------------------------------------------------------------- mistakes
-
-Change = Callable[[Statement], Iterable[Statement]]
 
 
 def without_barrier(statement: Statement) -> Iterator[Statement]:
@@ -106,25 +100,6 @@ def forward(statement: Statement) -> Iterator[Statement]:
 def in_blocks(statement: Statement) -> Iterator[Statement]:
     """Keys that something sums over."""
     yield replace(statement, whole=False) if isinstance(statement, Loop) else statement
-
-
-def changed(program: Program, name: str, change: Change) -> Program:
-    kernels = (replace(k, body=_changed(k.body, change)) if k.name == name else k for k in program.kernels)
-    return replace(program, kernels=tuple(kernels))
-
-
-def _changed(body: Iterable[Statement], change: Change) -> tuple[Statement, ...]:
-    found = (_within(statement, change) for statement in body)
-    return tuple(new for statement in found for new in change(statement))
-
-
-def _within(statement: Statement, change: Change) -> Statement:
-    match statement:
-        case Loop(_, inner):
-            return replace(statement, body=_changed(inner, change))
-        case If(_, then, otherwise):
-            return replace(statement, then=_changed(then, change), otherwise=_changed(otherwise, change))
-    return statement
 
 
 @pytest.mark.parametrize(
