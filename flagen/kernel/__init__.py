@@ -33,7 +33,7 @@ class Programs:
     """The programs of the operators of a spec; None where it does not get one, or one that is not data yet.
 
     stages: by chunks alone, those of each stage, where a spec runs in stages.
-    rows: the recurrence of the rows of tokens, where that is what the kernels by chunks run.
+    rows: the spec whose tokens the chunk kernels take, where those are rows of tokens, which are evaluated first.
     """
 
     spec: Spec
@@ -43,11 +43,6 @@ class Programs:
     chunk_backward: Program | None
     stages: tuple[Programs, ...] = ()
     rows: Spec | None = None
-
-    @property
-    def by_chunks(self) -> Spec:
-        """What the kernels by chunks run."""
-        return self.rows or self.spec
 
 
 def lower(plan: Plan) -> Programs:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flagen.kernel.chunk_walk import Form, Walk
+from flagen.kernel.chunk_walk import Walk
 from flagen.kernel.forward_rows import DECAYS, ForwardRows, scratch
 from flagen.kernel.ir import Kernel, Let, Note, Operands, Program, Statement
 from flagen.kernel.passes import live, rounds
 from flagen.kernel.rows import CHUNK, PACKING, PRECISION, call, local
 from flagen.kernel.scalar_rows import BEFORE, ScalarDecayRows, ScalarPlacement
+from flagen.kernel.state_walk import Form
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import WRITTEN
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from enum import Enum
 from functools import cached_property
 
 from flagen.kernel import walks
@@ -18,7 +17,6 @@ from flagen.kernel.ir import (
     Access,
     Add,
     Array,
-    Fill,
     Given,
     If,
     Kernel,
@@ -37,9 +35,10 @@ from flagen.kernel.ir import (
     accesses_in,
 )
 from flagen.kernel.passes import live, rounds
-from flagen.kernel.recurrent import final_array, initial_array
+from flagen.kernel.recurrent import final_array
 from flagen.kernel.rows import PACKING, ROLES, local, rounded, times, whole
 from flagen.kernel.scalar_rows import ScalarPlacement
+from flagen.kernel.state_walk import Form, end_of, put, start_of
 from flagen.kernel.walk import WalkLowering
 from flagen.plan.chunk_backward import STATES_EVERY
 from flagen.plan.chunk_kernel import ChunkKernelPlan
@@ -49,16 +48,6 @@ from flagen.plan.rows import TOKEN, WRITTEN
 from flagen.plan.schedule import OUTPUT
 from flagen.plan.tiles import Arithmetic, Both, Compare, Coordinate, Product, Select, Size, Sum, Tile, Widened
 from flagen.spec.model import Dims, State
-
-IN_MEMORY_ORDER = "In the order of memory, not in that of the state: offsets of its own need no registers in the loop."
-
-
-class Form(Enum):
-    """What a kernel leaves behind: outputs; the state before each chunk; outputs, from these."""
-
-    FUSED = ""
-    STATES = "states"
-    OUTPUT = "output"
 
 
 class Walk(ForwardRows):
@@ -132,21 +121,17 @@ class Walk(ForwardRows):
     def _start(self) -> Iterator[Statement]:
         """The states that a run starts from."""
         yield Row("state_start", ("sequence", "head"), self.plan.state.dims)
-        for state in self.states:
-            name, first = self.name(state.name), initial_array(state, initial_of(self.plan.spec, state))
-            given = Load(name, access(first), wide=True)
-            yield If((Given(first, False),), (Fill(name, state.dims, state.init),), (given,))
+        yield from (start_of(self, state) for state in self.states)
 
     def _finish(self) -> Iterator[Statement]:
         """The states that it ends with; all blocks have the vector that rides along, and the first one stores it."""
         for state in self.states:
-            last = final_array(state, final_of(self.plan.spec, state))
-            name, dims = self.name(state.name), self.sorted(state.dims)
             if state == self.plan.state:
-                target = replace(access(last), in_memory_order=True)
-                yield If((Given(last),), (Note(IN_MEMORY_ORDER), Store(target, local(name, dims))))
+                yield end_of(self, state)
             else:
-                yield If((Given(last),), (Store(self._in_first_block(last), local(name, dims)),))
+                last = final_array(state, final_of(self.plan.spec, state))
+                stored = Store(self._in_first_block(last), local(self.name(state.name), state.dims))
+                yield If((Given(last),), (stored,))
 
     def _in_first_block(self, array: Array, *, of: Tile | None = None) -> Access:
         """A vector over the keys that every block of values has, and the first one stores; `of`: only where this
@@ -310,9 +295,7 @@ class Walk(ForwardRows):
             yield from self._if_kept(
                 Store(replace(self.rows_of(column, TOKEN), where=first), local("column", (TOKEN,)))
             )
-        output = Array(OUTPUT, ("token", "head"), self.plan.spec.output_dims, "result", OUTPUT, own_dtype=True)
-        value = self.tile(self.plan.output, TOKEN)
-        yield from (Let(OUTPUT, value), Store(self.rows_of(output, TOKEN), local(OUTPUT, value.dims)))
+        yield from put(self)
 
     def _next_state(self) -> Iterator[Statement]:
         if self.plan.delta is not None and self.plan.row_decay is not None:

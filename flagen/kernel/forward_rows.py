@@ -6,14 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from flagen.kernel.ir import Access, Array, Kernel, Load, Run, Statement, Store, accesses_in, values_of
-from flagen.kernel.passes import counts_chunks
-from flagen.kernel.rows import CHUNK, CHUNK_SEQUENCE, CU_SEQLENS, PACKING, local, whole
+from flagen.kernel.ir import Access, Kernel, Load, Run, Statement, Store
+from flagen.kernel.parameters import assembled
+from flagen.kernel.rows import CHUNK, local, whole
 from flagen.kernel.scalar_rows import BEFORE, ScalarDecayRows
 from flagen.plan.chunk_kernel import ChunkKernelPlan
-from flagen.plan.kernel_names import kernel_name
 from flagen.plan.rows import TOKEN, WRITTEN
-from flagen.plan.tiles import Arithmetic, Product, Size, Tile, Value
+from flagen.plan.tiles import Arithmetic, Product, Size, Tile
 from flagen.spec.model import Dims
 
 DECAYS = ("from_start", "to_end")
@@ -82,44 +81,6 @@ class ForwardRows(ScalarDecayRows):
         block_of: str | None = None,
     ) -> Kernel:
         """A kernel whose tiles have `dims`; `order`: that of its arrays behind the tensors of the call."""
-        return Kernel(
-            name=name,
-            run=run,
-            block_of=block_of,
-            order=self.order,
-            arrays=tuple(self._arrays(run, body, order)),
-            numbers=self._numbers(body),
-            lengths=("T",),
-            sizes=self._sizes(body, dims),
-            names=self.names,
-            body=tuple(body),
-            steps=self.steps,
-        )
-
-    def _arrays(self, run: Run, body: Sequence[Statement], order: Iterable[str]) -> Iterator[Array]:
-        """Those that a body names, and what says where sequences and their chunks begin."""
-        found = {access.array.name: access.array for access in accesses_in(body)}
-        found[CU_SEQLENS.name] = CU_SEQLENS
-        if counts_chunks(run, body):
-            found |= {array.name: array for array in PACKING if run == "chunk" or array != CHUNK_SEQUENCE}
-        spec = self.plan.spec
-        tensors = [*(decl.name for decl in spec.inputs), *(param.name for param in spec.params if param.is_tensor)]
-        for name in (*map(kernel_name, tensors), *order):
-            if name in found:
-                yield found[name]
-
-    def _numbers(self, body: Iterable[Statement]) -> tuple[str, ...]:
-        """The Python numbers among the params that expressions read."""
-        read = {tile.name for tile in values_of(body) if isinstance(tile, Value)}
-        declared = (kernel_name(param.name) for param in self.plan.spec.params if not param.is_tensor)
-        return tuple(name for name in declared if name in read)
-
-    def _sizes(self, body: Sequence[Statement], dims: Dims) -> tuple[str, ...]:
-        """Other sizes that expressions name, micro-steps, heads, then `dims` and tiles."""
-        named = {tile.name for tile in values_of(body) if isinstance(tile, Size)}
-        key_heads = any("key_head" in access.array.spaces for access in accesses_in(body))
-        heads = ("H", "HV") if key_heads or "H" in named else ("HV",)
         tokens = ("BLOCK_TOKENS",) if self.steps else ()
         tiles = ("CHUNK", *tokens, *(f"BLOCK_{dim}" for dim in dims), "PRECISION")
-        known = (*((self.steps,) if self.steps else ()), *heads, *dims, *tiles)
-        return (*sorted(named - {*known}), *known)
+        return assembled(self, body, name=name, run=run, dims=dims, tiles=tiles, order=order, block_of=block_of)

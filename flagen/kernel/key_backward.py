@@ -33,10 +33,11 @@ from flagen.kernel.key_backward_rows import BackwardRows
 from flagen.kernel.key_gradients import KeyGradients
 from flagen.kernel.key_prepare import Prepare
 from flagen.kernel.key_rows import prepared
-from flagen.kernel.key_walks import Form, KeyPlacement, Walk, walked
+from flagen.kernel.key_walks import KeyPlacement, Walk, walked
 from flagen.kernel.parameters import assembled
 from flagen.kernel.passes import live
 from flagen.kernel.rows import CU_SEQLENS, FIRST_CHUNK, local, rounded
+from flagen.kernel.state_walk import Form
 from flagen.kernel.walk import WalkLowering
 from flagen.plan.backward_levels import OUTPUT_GRADIENT, R_GRADIENT, READ_GRADIENT
 from flagen.plan.key_backward import KeyBackwardPlan

@@ -5,7 +5,8 @@ from __future__ import annotations
 from flagen.kernel.ir import Program
 from flagen.kernel.key_output import RightOutput
 from flagen.kernel.key_prepare import Prepare
-from flagen.kernel.key_walks import Form, Walk
+from flagen.kernel.key_walks import Walk
+from flagen.kernel.state_walk import Form
 from flagen.plan.key_kernel import KeyKernelPlan
 
 

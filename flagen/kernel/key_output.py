@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 
 from flagen.kernel.ir import Add, Fill, Kernel, Let, Load, Loop, Note, Operands, Scale, Statement
 from flagen.kernel.key_rows import SQUARE, KeyRows, decay_sizes, prepared
-from flagen.kernel.key_walks import put, walked
+from flagen.kernel.key_walks import walked
 from flagen.kernel.parameters import assembled
 from flagen.kernel.passes import live
 from flagen.kernel.rows import PACKING, ZERO, is_input, local, rounded
+from flagen.kernel.state_walk import put
 from flagen.plan.backward_levels import OUTPUT
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import RowLoad, RowSet

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import cached_property
-from typing import Any
 
 from flagen.diagnostics import InternalError
 from flagen.kernel import walks
 from flagen.kernel.ir import (
     Access,
     Array,
-    Fill,
     Given,
     If,
     Kernel,
@@ -32,13 +29,12 @@ from flagen.kernel.ir import (
     Space,
     Statement,
     Store,
-    access,
 )
 from flagen.kernel.key_rows import SQUARE, prepared
 from flagen.kernel.parameters import assembled
 from flagen.kernel.passes import arrays_named, live, rounds
-from flagen.kernel.recurrent import final_array, initial_array
 from flagen.kernel.rows import PACKING, RowLowering, local, rounded, times
+from flagen.kernel.state_walk import Form, end_of, put, start_of
 from flagen.kernel.walk import WalkLowering
 from flagen.kernel.walks import Decay
 from flagen.plan.backward_levels import OUTPUT
@@ -47,16 +43,6 @@ from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import RowLoad
 from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Dot, Tile, Value
-
-IN_MEMORY_ORDER = "In the order of memory, not in that of the state: offsets of its own need no registers in the loop."
-
-
-class Form(Enum):
-    """What a kernel leaves behind: outputs; the state before each chunk; outputs, from these."""
-
-    FUSED = ""
-    STATES = "states"
-    OUTPUT = "output"
 
 
 def walked(plan: KeyKernelPlan, *, life: Life = "scratch", optional: bool = False) -> tuple[Array, ...]:
@@ -78,8 +64,6 @@ class Walk(RowLowering[KeyKernelPlan]):
         self.key, self.value = plan.key, plan.value
         self.state = self.name(plan.state.name)
         self.over_state, self.over_updates = (self.value, self.key), (self.value, TOKEN)
-        self.initial = initial_array(plan.state, initial_of(plan.spec, plan.state))
-        self.final = final_array(plan.state, final_of(plan.spec, plan.state))
         # Right reads have no other walk: every call leaves what the backward takes.
         kept = form is Form.FUSED or plan.right
         left = walked(plan, life="residual" if kept else "scratch", optional=form is Form.FUSED)
@@ -91,7 +75,7 @@ class Walk(RowLowering[KeyKernelPlan]):
         return isinstance(vector, Value) and vector.name == load.source.name
 
     def kernel(self) -> Kernel:
-        body = self._with_dtype(tuple(self._body()))
+        spec, state, body = self.plan.spec, self.plan.state, self._with_dtype(tuple(self._body()))
         names = (array.name for array in (*PACKING, *prepared(self.plan), *self.left.values()))
         return assembled(
             self,
@@ -100,7 +84,7 @@ class Walk(RowLowering[KeyKernelPlan]):
             run="chunk" if self.form is Form.OUTPUT else "sequence",
             dims=(self.key, self.value),
             tiles=("CHUNK", f"BLOCK_{self.key}", f"BLOCK_{self.value}", "PRECISION"),
-            order=(self.initial.name, *names, OUTPUT, self.final.name),
+            order=(initial_of(spec, state), *names, OUTPUT, final_of(spec, state)),
             block_of=self.value,
         )
 
@@ -119,7 +103,9 @@ class Walk(RowLowering[KeyKernelPlan]):
             return
         turn = Loop("chunk", live(tuple(self._chunk()), (self.state,)))
         yield from live((*once, turn), (self.state,))[:-1]
-        yield from (Note(), *self._start(), Note(), turn, Note(), *self._finish())
+        state = self.plan.state
+        yield from (Note(), Row("state_start", ("sequence", "head"), state.dims), start_of(self, state), Note())
+        yield from (turn, Note(), end_of(self, state))
 
     def _chunk(self) -> Iterator[Statement]:
         """The statements for one chunk; an empty line between the parts of its equations."""
@@ -134,24 +120,6 @@ class Walk(RowLowering[KeyKernelPlan]):
         yield from self.leave("U")
         yield from self.put_out() if self.form is Form.FUSED else ()
         yield from self._equations.sum(walks.next_state(self.plan.chunk.form.system))
-
-    # ---------------------------------------------------------------------------------------------------------- states
-
-    def _start(self) -> Iterator[Statement]:
-        """The state that a run starts from."""
-        state = self.plan.state
-        yield Row("state_start", ("sequence", "head"), state.dims)
-        given = Load(self.state, access(self.initial), wide=True)
-        yield If((Given(self.initial, False),), (Fill(self.state, state.dims, state.init),), (given,))
-
-    def _finish(self) -> Iterator[Statement]:
-        """The state that it ends with."""
-        target, state = access(self.final), local(self.state, self.over_state)
-        if self.final.dims == self.over_state:
-            yield If((Given(self.final),), (Store(target, state),))
-        else:
-            stored = Store(replace(target, in_memory_order=True), state)
-            yield If((Given(self.final),), (Note(IN_MEMORY_ORDER), stored))
 
     # ---------------------------------------------------------------------------------------------- from chunk to chunk
 
@@ -202,13 +170,6 @@ class Walk(RowLowering[KeyKernelPlan]):
         read = walks.read(self.plan.chunk.form.system)
         yield from self._equations.sum(read.without("A0") if self.plan.folded else read)
         yield from put(self)
-
-
-def put(rows: RowLowering[Any]) -> Iterator[Statement]:
-    """The output, of what tokens read."""
-    array = Array(OUTPUT, ("token", "head"), rows.plan.spec.output_dims, "result", OUTPUT, own_dtype=True)
-    value, target = rows.tile(rows.plan.output, TOKEN), replace(rows.rows_of(array, TOKEN), by_strides=False)
-    yield from (Let(OUTPUT, value), Store(target, local(OUTPUT, value.dims)))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def assembled(
 ) -> Kernel:
     """A kernel with a body; `order`: that of its arrays behind the tensors of the call; `dims`, `tiles`: the sizes that
     it is compiled for, whether its expressions name them or not."""
-    spec = rows.plan.spec
+    spec, steps = rows.plan.spec, (rows.steps,) if rows.steps else ()
+    heads = ("H", "HV") if of_key_heads else _heads(body)
     return Kernel(
         name=name,
         run=run,
@@ -37,7 +38,7 @@ def assembled(
         arrays=tuple(_arrays(spec, run, body, order)),
         numbers=_numbers(spec, body),
         lengths=("T",),
-        sizes=(*(("H", "HV") if of_key_heads else _heads(body)), *dims, *_other_sizes(spec, body, dims), *tiles),
+        sizes=(*_other_sizes(spec, body, (*dims, *steps)), *steps, *heads, *dims, *tiles),
         names=rows.names,
         body=tuple(body),
         of_key_heads=of_key_heads,
@@ -73,7 +74,7 @@ def _heads(body: Sequence[Statement]) -> tuple[str, ...]:
     return ("H", "HV") if key_heads or "H" in _named(body) else ("HV",)
 
 
-def _other_sizes(spec: Spec, body: Iterable[Statement], dims: Dims) -> list[str]:
-    """Those of the spec that expressions name beside."""
+def _other_sizes(spec: Spec, body: Iterable[Statement], known: Sequence[str]) -> list[str]:
+    """Those of the spec that expressions name beside what is known."""
     declared = {*spec.dims, *(() if spec.steps is None else (spec.steps.symbol,))}
-    return sorted(_named(body) & declared - {*dims})
+    return sorted(_named(body) & declared - {*known})

@@ -42,14 +42,11 @@ def prove(spec: Spec, programs: Programs, *, seed: int = 0) -> tuple[str, ...]:
         if each.chunk is None:
             continue
         prove_both = prove_rows if each.chunk.ways else prove_chunk
-        backward = each.chunk_backward
-        if backward is not None and each.chunk.ways and not backward.ways:
-            backward = None  # Not all of its kernels are data.
-        compared = prove_both(each.by_chunks, each.chunk, backward, seed=seed)
+        compared = prove_both(each.rows or each.spec, each.chunk, each.chunk_backward, seed=seed)
         of_rows = "" if each.rows is None else " of its rows"
         lines.append(_told(f"{_kernels_of(each.chunk)} = recurrence{of_rows}", compared))
-        if backward is not None:
-            of_backward = f"{_kernels_of(backward)} = exact derivatives of the recurrence"
+        if each.chunk_backward is not None:
+            of_backward = f"{_kernels_of(each.chunk_backward)} = exact derivatives of the recurrence"
             lines.append(_told(of_backward, compared, compared))
     return tuple(lines)
 
@@ -116,14 +113,15 @@ def prove_rows(spec: Spec, forward: Program, backward: Program | None, *, seed: 
 
 
 def _prove_ways(call: Call, forward: Program, backward: Program | None, named: Sequence[str]) -> None:
-    """Results of each way forward, with and without what is kept; then the gradients from what those leave behind."""
+    """Results of each way forward, with and without what is kept; then the gradients from what those leave behind, and
+    from the results, which a backward may take as well."""
     results = call.results(differentiate=backward is not None)
     left: dict[str, Data] = {}
     for way in _ways(forward):
         _prove_results(call, way, named, results)
         memory = _prove_results(call, way, named, results, keeps=True)
-        residuals = {array.name for kernel in way.kernels for array in kernel.arrays if array.life == "residual"}
-        left = {name: data for name, data in memory.arrays.items() if name in residuals} | left
+        lives = {array.name: array.life for kernel in way.kernels for array in kernel.arrays}
+        left = {name: x for name, x in memory.arrays.items() if lives[name] in ("residual", "result")} | left
     for way in () if backward is None else _ways(backward):
         _prove_gradients(call, way, named, results, left)
 

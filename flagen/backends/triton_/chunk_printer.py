@@ -419,7 +419,7 @@ class ChunkPrinter(KernelPrinter):
 
     def _stored(self, target: Access, value: Tile) -> str:
         pointer, over = f"{target.array.name}_ptr", self._over(target)
-        if target.in_memory_order:
+        if over != self.axes.sorted(over):
             stored = Printed(f"tl.trans({self.print(value)})")
         else:
             stored = self.print.printed(value)
