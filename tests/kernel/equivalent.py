@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from flagen.kernel.ir import (
     Add,
@@ -18,7 +18,26 @@ from flagen.kernel.ir import (
     Store,
     statements_in,
 )
-from flagen.plan.tiles import Arithmetic, Masked, Negative, Product, StateTile, Tile, Value, tiles_in
+from flagen.plan.rows import TOKEN
+from flagen.plan.tiles import (
+    Arithmetic,
+    Constant,
+    Edge,
+    Function,
+    Masked,
+    MatMul,
+    Negative,
+    Product,
+    Scan,
+    Shifted,
+    Spread,
+    StateTile,
+    Sum,
+    Tile,
+    Value,
+    operands,
+    tiles_in,
+)
 from tests.kernel.mutants import Mutant
 
 
@@ -33,10 +52,14 @@ def harmless(kernel: Kernel, mutant: Mutant) -> str | None:
             return "what comes in once where there is one block"
         case Load(target) if mutant.changes("once") and not _leaves_the_first_block(kernel, target):
             return "what the first block alone stores, and no other asks for"
-        case Masked(value, dim, fill) if fill == 0 and _is_zero_beyond(kernel, value, dim):
-            return "a mask over what is zero there"
+        case Masked(value, dim, fill) if _beyond(kernel, value, dim) == fill:
+            return "a mask over what is nothing else there"
+        case Masked(_, "token") if not _asks_for_rows_beyond(kernel, mutant.around[-1], mutant.was):
+            return "a mask over tokens behind the last one, of which nothing is made that anybody asks for"
         case Value(name) if isinstance(mutant.now, Value) and _still_the_same(kernel, {name, mutant.now.name}, mutant):
             return "two names of one tile, as long as neither has changed"
+        case Value(name) if isinstance(mutant.now, Value) and _is_only_masked(kernel, name, mutant.now.name):
+            return "two names of one tile, between which there is a mask over what is nothing else there"
     return None
 
 
@@ -96,22 +119,87 @@ def _leaves_the_first_block(kernel: Kernel, name: str) -> bool:
     return False
 
 
-def _is_zero_beyond(kernel: Kernel, value: Tile, dim: str) -> bool:
-    """Whether it is certain to be zero beyond the end of `dim`."""
-    match value:
-        case Masked(_, over, 0.0) if over == dim:
-            return True
-        case Masked(inner) | Negative(inner) | Arithmetic("/", inner):
-            return _is_zero_beyond(kernel, inner, dim)
+def _beyond(kernel: Kernel, tile: Tile, dim: str, asked: frozenset[str] = frozenset()) -> float | None:
+    """The number that a tile is certain to be beyond the end of `dim`, where numbers have no infinities; `asked`: the
+    names that are being asked about."""
+
+    def beyond(part: Tile) -> float | None:
+        return _beyond(kernel, part, dim, asked)
+
+    match tile:
+        case Constant(value):
+            return float(value)
+        case Masked(value, over, fill):
+            return fill if over == dim or beyond(value) == fill else None
+        case Spread(value):
+            return beyond(value)
+        case Negative(value) | Arithmetic("/", value):
+            return 0.0 if beyond(value) == 0 else None
+        case Arithmetic("+" | "-", left, right):
+            return 0.0 if beyond(left) == beyond(right) == 0 else None
         case Product(factors):
-            return any(_is_zero_beyond(kernel, factor, dim) for factor in factors)
-        case Value(name) | StateTile(name) if dim in value.dims:
-            made = [s for s in statements_in(kernel.body) if _target(s) == name]
-            return bool(made) and all(
-                _is_zero_beyond(kernel, s.value, dim) if isinstance(s, Let) else isinstance(s, Load) and s.fill == 0
-                for s in made
-                if not (isinstance(s, Let) and name in _read_by(s))
-            )
+            return 0.0 if any(beyond(factor) == 0 for factor in factors) else None
+        case Function("exp" | "exp2", (argument,)):
+            return 1.0 if beyond(argument) == 0 else None
+        case Value(name) | StateTile(name) if dim in tile.dims and name not in asked:
+            return _made_beyond(kernel, name, dim, asked | {name})
+    return None
+
+
+def _made_beyond(kernel: Kernel, name: str, dim: str, asked: frozenset[str]) -> float | None:
+    """The number that is beyond the end of `dim` in all that a name is given; not in what it is changed to."""
+    found: set[float | None] = set()
+    for statement in statements_in(kernel.body):
+        match statement:
+            case Let(target, value) if target == name and name not in _read_by(statement):
+                found.add(_beyond(kernel, value, dim, asked))
+            case Load(target, source, fill) if target == name:
+                found.add(fill if dim in source.within else None)
+            case Fill(target) | Choose(_, target) if target == name:
+                found.add(None)
+    return found.pop() if len(found) == 1 else None
+
+
+def _asks_for_rows_beyond(kernel: Kernel, statement: Statement, tile: Tile) -> bool:
+    """Whether what is stored, or handed on, is made of the rows of a statement's tile behind the last token."""
+    names, before = set[str](), None
+    while names != before:
+        before = set(names)
+        parts = [part for other in statements_in(kernel.body) for part in _rows_asked_for(other, names)]
+        names |= {part.name for part, asked in parts if asked and isinstance(part, Value)}
+    return any(asked for part, asked in _rows_asked_for(statement, names) if part == tile)
+
+
+def _rows_asked_for(statement: Statement, names: Collection[str]) -> Iterator[tuple[Tile, bool]]:
+    """Each tile of a statement, and whether its rows for tokens behind the last one are asked for, as those of `names`
+    are."""
+    match statement:
+        case Store(target, value):
+            yield from _rows_of(value, TOKEN not in target.within)
+        case Let(target, value) | Add(target, value) | Choose(_, target, value):
+            yield from _rows_of(value, target in names)
+
+
+def _rows_of(tile: Tile, asked: bool) -> Iterator[tuple[Tile, bool]]:
+    yield tile, asked
+    match tile:
+        case Masked(_, "token") | Edge(_, _, True):
+            asked = False
+        case Sum(_, "token") | MatMul(_, _, "token") | Edge():
+            asked = True
+        case Scan(reverse=True) | Shifted(reverse=True):
+            asked = True
+    for part in operands(tile):
+        yield from _rows_of(part, asked)
+
+
+def _is_only_masked(kernel: Kernel, *names: str) -> bool:
+    """Whether one of two names is given the other's tile and nothing else, with a mask over what is its fill there."""
+    for one, other in (names, names[::-1]):
+        made = [s.value for s in statements_in(kernel.body) if isinstance(s, Let) and s.target == one]
+        match made:
+            case [Masked(Value(name) as value, dim, fill)] if name == other and _beyond(kernel, value, dim) == fill:
+                return True
     return False
 
 
