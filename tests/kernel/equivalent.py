@@ -18,7 +18,6 @@ from flagen.kernel.ir import (
     Store,
     statements_in,
 )
-from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import (
     Arithmetic,
     Constant,
@@ -27,6 +26,7 @@ from flagen.plan.tiles import (
     Masked,
     MatMul,
     Negative,
+    Normalize,
     Product,
     Scan,
     Shifted,
@@ -54,8 +54,8 @@ def harmless(kernel: Kernel, mutant: Mutant) -> str | None:
             return "what the first block alone stores, and no other asks for"
         case Masked(value, dim, fill) if _beyond(kernel, value, dim) == fill:
             return "a mask over what is nothing else there"
-        case Masked(_, "token") if not _asks_for_rows_beyond(kernel, mutant.around[-1], mutant.was):
-            return "a mask over tokens behind the last one, of which nothing is made that anybody asks for"
+        case Masked(_, dim) if not _is_asked_for_beyond(kernel, mutant.around[-1], mutant.was, dim):
+            return "a mask over lanes of which nothing is made that is stored"
         case Value(name) if isinstance(mutant.now, Value) and _still_the_same(kernel, {name, mutant.now.name}, mutant):
             return "two names of one tile, as long as neither has changed"
         case Value(name) if isinstance(mutant.now, Value) and _is_only_masked(kernel, name, mutant.now.name):
@@ -160,37 +160,48 @@ def _made_beyond(kernel: Kernel, name: str, dim: str, asked: frozenset[str]) -> 
     return found.pop() if len(found) == 1 else None
 
 
-def _asks_for_rows_beyond(kernel: Kernel, statement: Statement, tile: Tile) -> bool:
-    """Whether what is stored, or handed on, is made of the rows of a statement's tile behind the last token."""
+def _is_asked_for_beyond(kernel: Kernel, statement: Statement, tile: Tile, dim: str) -> bool:
+    """Whether what is stored is made of the lanes that a tile of a statement has beyond the end of `dim`."""
     names, before = set[str](), None
     while names != before:
         before = set(names)
-        parts = [part for other in statements_in(kernel.body) for part in _rows_asked_for(other, names)]
-        names |= {part.name for part, asked in parts if asked and isinstance(part, Value)}
-    return any(asked for part, asked in _rows_asked_for(statement, names) if part == tile)
+        parts = [part for other in statements_in(kernel.body) for part in _asked_for(kernel, other, dim, names)]
+        names |= {part.name for part, asked in parts if asked and isinstance(part, Value | StateTile)}
+    return any(asked for part, asked in _asked_for(kernel, statement, dim, names) if part == tile)
 
 
-def _rows_asked_for(statement: Statement, names: Collection[str]) -> Iterator[tuple[Tile, bool]]:
-    """Each tile of a statement, and whether its rows for tokens behind the last one are asked for, as those of `names`
-    are."""
+def _asked_for(kernel: Kernel, statement: Statement, dim: str, names: Collection[str]) -> Iterator[tuple[Tile, bool]]:
+    """Each tile of a statement, and whether its lanes beyond the end of `dim` are asked for, as those of `names` are."""
     match statement:
         case Store(target, value):
-            yield from _rows_of(value, TOKEN not in target.within)
+            yield from _parts_asked_for(kernel, value, dim, dim not in target.within)
         case Let(target, value) | Add(target, value) | Choose(_, target, value):
-            yield from _rows_of(value, target in names)
+            yield from _parts_asked_for(kernel, value, dim, target in names)
 
 
-def _rows_of(tile: Tile, asked: bool) -> Iterator[tuple[Tile, bool]]:
+def _parts_asked_for(kernel: Kernel, tile: Tile, dim: str, asked: bool) -> Iterator[tuple[Tile, bool]]:
+    """A tile and its parts: with what is zero there a factor makes nothing, and rows behind a row come from others only
+    in reverse."""
     yield tile, asked
     match tile:
-        case Masked(_, "token") | Edge(_, _, True):
+        case Product(factors):
+            for factor in factors:
+                others = (other for other in factors if other is not factor)
+                counts = asked and not any(_beyond(kernel, other, dim) == 0 for other in others)
+                yield from _parts_asked_for(kernel, factor, dim, counts)
+            return
+        case Masked(_, over) if over == dim:
             asked = False
-        case Sum(_, "token") | MatMul(_, _, "token") | Edge():
+        case Sum(_, over) | MatMul(_, _, over) if over == dim:
             asked = True
-        case Scan(reverse=True) | Shifted(reverse=True):
+        case Normalize():
+            asked = True
+        case Edge(_, axis, reverse) if axis == dim:
+            asked = not reverse
+        case Scan(axis=axis, reverse=True) | Shifted(axis=axis, reverse=True) if axis == dim:
             asked = True
     for part in operands(tile):
-        yield from _rows_of(part, asked)
+        yield from _parts_asked_for(kernel, part, dim, asked)
 
 
 def _is_only_masked(kernel: Kernel, *names: str) -> bool:
