@@ -171,7 +171,7 @@ def _is_asked_for_beyond(kernel: Kernel, statement: Statement, tile: Tile, dim: 
 
 
 def _asked_for(kernel: Kernel, statement: Statement, dim: str, names: Collection[str]) -> Iterator[tuple[Tile, bool]]:
-    """Each tile of a statement, and whether its lanes beyond the end of `dim` are asked for, as those of `names` are."""
+    """Each tile of a statement, and whether its lanes beyond the end of `dim` are asked for; those of `names` are."""
     match statement:
         case Store(target, value):
             yield from _parts_asked_for(kernel, value, dim, dim not in target.within)
