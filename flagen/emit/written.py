@@ -114,8 +114,8 @@ class _File:
             case ast.Constant(value=str()):
                 source = ast.get_source_segment(self.text, node) or ""
                 in_docstring = node in self.docstrings
-                words = self._documented(source) if in_docstring else in_words(source, self.in_tables)
-                self._edit(node, 0, source, words)
+                new = self._documented(source) if in_docstring else in_words(source, self.in_tables)
+                self._edit(node, 0, source, new)
         for child in ast.iter_child_nodes(node):
             self._walk(child, code)
 
