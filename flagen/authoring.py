@@ -29,8 +29,8 @@ def write_spec(project: Project, name: str, like: str) -> tuple[Path, ...]:
     parse_spec(text, project.show(path))
     texts = {path: text}
     for use in model.layer.uses if model.layer else ():
-        if use.spec is not None:
-            texts[project.specs / f"{use.package}.yaml"] = use.spec.source.text
+        if use.name in model.used:
+            texts[project.specs / f"{use.package}.yaml"] = model.used[use.name].source.text
     written = tuple(target for target in texts if not target.exists())
     path.parent.mkdir(parents=True, exist_ok=True)
     for target in written:

@@ -66,7 +66,7 @@ def describe_layer(spec: Spec, given: Sequence[str] = ()) -> LayerSheet:
     if layer is None:
         raise UsageError(f"{spec.name} has no layer")
     config = {entry.name: entry.default for entry in layer.config} | _settings(layer, given)
-    trial = Trial(layer, {"recurrence": spec} | {use.name: use.spec for use in layer.uses}, config)
+    trial = Trial(layer, {"recurrence": spec} | {use.name: spec.used.get(use.name) for use in layer.uses}, config)
     if not trial.findings:
         trial.call()
     if trial.findings:

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from flagen.describe_layer import LayerSheet
     from flagen.kernel import Programs
     from flagen.plan.expansion import ExpandedPlan
-    from flagen.plan.model import Plan, Unavailable
+    from flagen.plan.model import Plan
+    from flagen.plan.unavailable import Unavailable
     from flagen.spec.model import Spec
 
 
@@ -113,8 +114,7 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     """Which operators the package gets and everything the backends have to know to print them."""
     from flagen import plan
 
-    uses = () if spec.layer is None else spec.layer.uses
-    others = {use.name: _plan(use.spec, derive(use.spec)) for use in uses if use.spec is not None}
+    others = {name: _plan(used, derive(used)) for name, used in spec.used.items()}
     return plan.with_layer(_plan(spec, derivation), others)
 
 
@@ -154,18 +154,22 @@ def rendered(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str
     from flagen.backends.markdown_ import symbols
     from flagen.emit.banner import Origin, add_banner
     from flagen.emit.env import environment, render
-    from flagen.emit.written import as_written
+    from flagen.emit.written import as_written, layer_as_written
+    from flagen.plan.free_names import asked_name
 
     env = environment(bundled("templates"))
     origin = Origin(__version__, shown, spec.sha256)
+    asked = asked_name(plan.spec)
     files: dict[str, str] = {}
     for rendering in (rendering for backend in BACKENDS for rendering in backend.renderings(plan, programs)):
         if rendering.path in files:
             raise InternalError(f"two backends write {rendering.path}")
         shared = "." * (rendering.path.count("/") + 2)  # What all packages share is beside this one.
-        text = render(env, rendering.template, rendering.context, shared=shared)
+        text = render(env, rendering.template, rendering.context, shared=shared, asked=asked)
         if plan.spec.written:
             text = as_written(rendering.path, text, plan.spec.written, plan.spec.dims, symbols(plan.spec.written))
+        if plan.layer is not None and plan.layer.layer.written and rendering.path == "layer.py":
+            text = layer_as_written(text, plan.layer.layer.written)
         files[rendering.path] = add_banner(rendering.path, text, origin)
     return files
 

@@ -9,7 +9,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ SPEC_MODEL |= {"flagen.spec.printer.to_source", "flagen.spec.ranges.interval_of"
 # The same under other names.
 SPEC_MODEL |= {f"flagen.spec.renaming.{name}" for name in ("renamed", "expression_renamed", "as_written")}
 # A layer as data, and the one table of what its words are.
-SPEC_MODEL |= {f"flagen.spec.layer.{name}" for name in ("model", "vocabulary", "words")}
+SPEC_MODEL |= {f"flagen.spec.layer.{name}" for name in ("model", "renaming", "vocabulary", "words")}
 # How operators bind, and what elementwise functions are, which all stages read; and that as expressions.
 SPEC_MODEL |= {"flagen.printing", "flagen.functions", "flagen.spec.formulas"}
 LAYERS: dict[str, set[str]] = {
@@ -129,6 +129,63 @@ def test_a_layer_imports_only_what_is_below_it() -> None:
         found = others(path, ".".join(("flagen", *inside.parent.parts)), allowed)
         wrong += [f"{text}; {layer} may import {sorted(allowed)}" for text in found]
     assert wrong == []
+
+
+def module_name(path: Path) -> str:
+    """What a file of flagen is imported as."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_among(paths: Iterable[Path]) -> dict[str, set[str]]:
+    """The modules among those at `paths` that each of them imports, for the type checker alone or later included."""
+    known = {module_name(path): path for path in paths}
+    found: dict[str, set[str]] = {}
+    for name, path in known.items():
+        package = name if path.stem == "__init__" else name.rpartition(".")[0]
+        # A name that is no module is one that the module above it has.
+        nearest = (
+            next((part for part in (target, target.rpartition(".")[0]) if part in known), None)
+            for _, target in imported(path, package)
+        )
+        found[name] = {target for target in nearest if target is not None}
+    return found
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """The modules that import themselves through others, each such group once."""
+    left = {name: set(targets) for name, targets in imports.items()}
+    while ends := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in ends:
+            del left[name]
+    # What is left leads to a circle; those in it are reached from themselves.
+    groups = {tuple(sorted(a for a in reached(left, b) if b in reached(left, a))) for b in left}
+    return sorted(list(group) for group in groups if group)
+
+
+def reached(imports: dict[str, set[str]], start: str) -> set[str]:
+    """What `start` imports, and what that imports, as long as there is more."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = (imports[waiting.pop()] & imports.keys()) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def test_circles_are_found() -> None:
+    imports = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"e"}, "f": {"a", "g"}, "g": set()}
+    assert circles(imports) == [["a", "b", "c"], ["e"]]
+    assert circles({name: targets - {"a", "e"} for name, targets in imports.items()}) == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Neither when it is loaded, nor in a function, nor for the type checker."""
+    imports = imports_among(flagen_modules())
+    assert "flagen.plan.model" in imports["flagen.pipeline"]
+    assert "flagen.runtime.shared.device.maps" in imports
+    assert circles(imports) == []
 
 
 def test_every_module_of_flagen_has_a_layer() -> None:

@@ -78,7 +78,7 @@ def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
     except OutsideScan as reason:
         if len(spec.states) > 1:
             return _staged(spec)
-        # A matrix state is looked at statement by statement, anything else is turned away at the door.
+        # Of a matrix state it says why there is no normal form, of any other why there is no scan.
         matrix = len(spec.states[0].dims) == 2
         return Derivation(spec, None, None, None, outside if matrix else NoChunkForm(reason.reason, reason.span))
     if any(scan.low_rank for scan in form.scans):

@@ -70,8 +70,8 @@ class Cutter:
         return Stage(self._spec(captured, output, wide), tuple(results), is_scan)
 
     def _apart(self, captured: dict[int, list[Assign]], output: list[Assign]) -> list[Assign]:
-        """Rename what this stage has of its own and a result has the name of: a local that later stages want whole, and
-        that is a part of something else here. The output, with these names."""
+        """Rename locals of this stage that are called as a result is: later stages want the whole of a local of which
+        this one computes a part. Returns the output with these names."""
         results = {each.result.name for each in self.results.every()}
         met = sorted({assign.target for assign in self.kept.values() if not assign.to_state} & results)
         names = {name: fresh(f"{name}_here", self.results.taken) for name in met}
@@ -121,8 +121,8 @@ class Cutter:
         )
 
     def _sizing(self, inputs: Sequence[Input], used: set[str]) -> Iterator[Input]:
-        """More inputs, for the sake of sizes, which come from a call's tensors: of a stage of nothing but params, of a
-        state that numbers are added to, and of what names the size of another state's dim."""
+        """More inputs, from whose shapes a call knows the sizes of dims that the stage names and no tensor of it has:
+        it has params alone, adds numbers to a state, or names a dim of another state."""
         spec = self.results.spec
         known = {dim for decl in inputs for dim in decl.dims}
         known |= {dim for param in spec.params if param.name in used for dim in param.dims}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from flagen.backends.protocol import Rendering
 from flagen.backends.range_check import NO_CHECK, RANGES
-from flagen.plan.staged import PlannedStage
+from flagen.plan.model import PlannedStage
 
 
 def package_of(stage: PlannedStage, name: str) -> str:

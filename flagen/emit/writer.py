@@ -34,7 +34,7 @@ class Changes:
         return bool(self.written or self.removed)
 
     def __or__(self, other: Changes) -> Changes:
-        """What both do."""
+        """The changes of both."""
         return Changes(
             self.written + other.written,
             self.unchanged + other.unchanged,

@@ -44,6 +44,11 @@ def as_written(path: str, text: str, names: Names, dims: Collection[str], symbol
     return _in_comments(_File(path, text, names, dims).changed(), names)
 
 
+def layer_as_written(text: str, names: Names) -> str:
+    """The text of `layer.py` with the names that the layer's author gave it."""
+    return _in_comments(_File("layer.py", text, names, ()).changed(), names)
+
+
 def in_words(text: str, names: Names) -> str:
     """`text` with each of `names`, where it is a whole word, as it was written; so with states before a token."""
     if not names:
@@ -59,7 +64,7 @@ class _File:
         self.text = text
         self.names = names
         name = PurePosixPath(path).name
-        self.public = name in PUBLIC
+        self.public = name in PUBLIC or name == "layer.py"
         self.in_tables = {new: old for new, old in names.items() if new not in dims or name == "module.py"}
         self.tree = ast.parse(text)
         self.edits: list[Edit] = []

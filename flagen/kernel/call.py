@@ -156,6 +156,10 @@ class Call:
         """Where each row of an array stands, as they lie in memory."""
         for point in itertools.product(*map(range, self.sizes.extents(array, block_of))):
             at = dict(zip(array.spaces, point, strict=True))
+            if "row" in at:
+                at["token"], at["micro_step"] = divmod(at["row"], next(iter(self.sizes.steps.values())))
+            if "key_head" in at and self.sizes.H == self.sizes.HV:
+                at.setdefault("head", at["key_head"])
             if "head" in at:
                 at.setdefault("key_head", at["head"] // (self.sizes.HV // self.sizes.H))
             yield at

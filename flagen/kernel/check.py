@@ -5,8 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flagen.diagnostics import InternalError
-from flagen.kernel.ir import Access, Add, Choose, Fill, If, Kernel, Let, Load, Loop, Statement, Store
-from flagen.plan.tiles import Edge, Scan, Shifted, StateTile, Sum, Tile, Value, operands
+from flagen.kernel.ir import (
+    Access,
+    Add,
+    Apply,
+    Bind,
+    Choose,
+    Fill,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Loop,
+    Scale,
+    Statement,
+    Store,
+)
+from flagen.plan.tiles import Dot, Edge, Scan, Shifted, StateTile, Sum, Tile, Value, operands
 from flagen.spec.model import Dims
 
 
@@ -45,6 +60,21 @@ class _Check:
             case Choose(_, target, value):
                 self._is_over(target, value.dims)
                 self._tile(value)
+            case Bind(targets, values):
+                for value in values:
+                    self._tile(value)
+                for name in targets:
+                    self.dims[name] = (
+                        values[targets.index(name)].dims if len(values) == len(targets) else values[0].dims
+                    )
+            case Scale(target, value, dims):
+                self._is_over(target, dims)
+                self._fits(value, dims, target)
+            case Apply(routine):
+                outside = self.dims
+                self.dims = {name: dims for name, dims in outside.items() if name in routine.carried}
+                self.body(routine.body)
+                self.dims = outside
             case Store(target, value):
                 self._fits(value, self._of(target), target.array.name)
             case Loop(_, inner):
@@ -76,6 +106,15 @@ class _Check:
         if any(value.dims != dims for value in values) or dims != (axis, *first.dims):
             raise InternalError(f"rows along {axis} of {dims} of tiles that are over others, or not over all of them")
 
+    def _is_product(self, left: Tile, right: Tile, dim: str, onto: Tile | None, dims: Dims) -> None:
+        """Of two matrices, both rounded, or loaded as operands."""
+        for side in (left, right):
+            if len(side.dims) != 2 or dim not in side.dims:
+                raise InternalError(f"a product along {dim} of a tile over {side.dims}")
+        outer = tuple(d for side in (left, right) for d in side.dims if d != dim)
+        if outer != dims or (onto is not None and onto.dims != dims):
+            raise InternalError(f"a product over {outer} is taken for one over {dims}")
+
     def _tile(self, tile: Tile) -> None:
         match tile:
             case Value(name, _, dims) | StateTile(name, False, dims):
@@ -88,6 +127,8 @@ class _Check:
                 self._has_rows((factor, term), first, axis, dims)
             case Shifted(value, first, axis, _, dims):
                 self._has_rows((value,), first, axis, dims)
+            case Dot(left, right, dim, onto, dims):
+                self._is_product(left, right, dim, onto, dims)
             case Edge(value, axis, _, dims) if value.dims != (axis, *dims):
                 raise InternalError(f"a row along {axis} of a tile over {value.dims}, as if it were over {dims}")
         for operand in operands(tile):

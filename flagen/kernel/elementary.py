@@ -51,6 +51,11 @@ class Elementary(Oracle):
         """Whether two results are one."""
         return bool(x == y)
 
+    @property
+    def log2_e(self) -> mpq:
+        """The factor between `exp` and `exp2`."""
+        return 1 / self.log(Dual(mpq(2))).value
+
     def __call__(self, function: str, args: tuple[Dual, ...]) -> Dual:
         match function:
             case "exp":

@@ -7,6 +7,7 @@ tile may be infinite, as in floating point: the logarithm of the zeros there, sa
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any, TypeAlias
@@ -134,4 +135,43 @@ def _in_floating_point(name: str, args: Sequence[Element]) -> Element:
     return _kind(value) if same is None else same
 
 
-ARITHMETIC: Mapping[str, Callable[[Element, Element], Element]] = {"+": add, "-": subtract, "/": divide}
+def quotient(x: Element, y: Element) -> Element:
+    """How often `y` goes into `x`, which are whole: Python and a GPU agree where none is negative."""
+    return POISON if _is_signed(x, y) else mpq(x // y)
+
+
+def remainder(x: Element, y: Element) -> Element:
+    return POISON if _is_signed(x, y) else mpq(x % y)
+
+
+def _is_signed(x: Element, y: Element) -> bool:
+    return any(isinstance(z, Poison | Infinity) or z < 0 for z in (x, y))
+
+
+ARITHMETIC: Mapping[str, Callable[[Element, Element], Element]] = {
+    "+": add,
+    "-": subtract,
+    "/": divide,
+    "//": quotient,
+    "%": remainder,
+}
+
+
+def _compared(holds: Callable[[Any, Any], bool]) -> Callable[[Element, Element], Element]:
+    def compare(x: Element, y: Element) -> Element:
+        if isinstance(x, Poison) or isinstance(y, Poison):
+            return POISON
+        if isinstance(x, Infinity) or isinstance(y, Infinity):
+            return holds(_as_float(x), _as_float(y))
+        return holds(x, y)
+
+    return compare
+
+
+COMPARISONS: Mapping[str, Callable[[Element, Element], Element]] = {
+    "==": _compared(operator.eq),
+    "<": _compared(operator.lt),
+    "<=": _compared(operator.le),
+    ">": _compared(operator.gt),
+    ">=": _compared(operator.ge),
+}

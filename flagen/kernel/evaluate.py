@@ -10,17 +10,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gmpy2 import mpq
 
+from flagen.kernel.device import DEVICE
 from flagen.kernel.elementary import Elementary, number
-from flagen.kernel.elements import POISON, add
+from flagen.kernel.elements import POISON, Element, add, multiply
 from flagen.kernel.ir import (
     Access,
     Add,
+    Apply,
     Array,
     Barrier,
+    Bind,
     Choose,
     Condition,
     Fill,
@@ -34,14 +37,17 @@ from flagen.kernel.ir import (
     Load,
     Loop,
     Note,
+    Operands,
     Row,
+    Scale,
     Space,
     Statement,
     Store,
     statements_in,
 )
 from flagen.kernel.registers import Data, Illegal, Lanes, Registers, Sizes
-from flagen.plan.rows import TOKEN
+from flagen.plan.rows import ROW
+from flagen.plan.tiles import Call, Tile
 from flagen.spec.model import Dims
 
 
@@ -53,11 +59,13 @@ class Memory:
     arrays: dict[str, Data]
     numbers: Mapping[str, mpq]
     functions: Elementary
+    asked: frozenset[str] = frozenset()
+    """The arguments whose gradients are asked for."""
 
     def allocate(self, array: Array, block_of: str | None) -> Data:
         """Room for an array that nobody has written."""
         rows = math.prod(self.sizes.extents(array, block_of))
-        room: Data = [POISON] * (rows * math.prod(self.sizes.dims[dim] for dim in array.dims))
+        room: Data = [POISON] * (rows * math.prod(map(self.sizes.of, array.dims)))
         self.arrays[array.name] = room
         return room
 
@@ -76,23 +84,34 @@ class Launch:
     """One kernel over its grid."""
 
     def __init__(self, kernel: Kernel, memory: Memory) -> None:
-        self.kernel, self.memory, self.sizes = kernel, memory, memory.sizes
-        self.registers = Registers(kernel.order, kernel.block_of, memory.sizes, memory.functions, memory.numbers)
+        self.kernel, self.memory, self.sizes = kernel, memory, _tiled(memory.sizes, kernel)
+        self.registers = Registers(kernel.order, kernel.block_of, self.sizes, memory.functions, memory.numbers, DEVICE)
         self.uses: dict[str, _Use] = {}
         self.stored = {s.target.array.name for s in statements_in(kernel.body) if isinstance(s, Store)}
-        self._lanes: dict[tuple[Dims, Dims, int], list[int | None]] = {}
+        self._extents_of: dict[str, tuple[int, ...]] = {}
+        self._lanes: dict[tuple[Dims, Dims, tuple[int, ...]], list[int | None]] = {}
         self.barriers = 0
         self.program = 0
 
     def run(self) -> None:
         blocks = self.sizes.blocks_of(self.kernel.block_of)
-        grid = itertools.product(self._runs(), range(self.sizes.HV), range(blocks))
-        for program, (run, head, block) in enumerate(grid):
+        grid = itertools.product(self._runs(), self._heads(), range(blocks))
+        for program, (run, heads, block) in enumerate(grid):
             self.program = program
-            key_head = head // (self.sizes.HV // self.sizes.H)
-            self.registers.at = {**run, "head": head, "key_head": key_head, "block": block}
+            self.registers.at = {**run, **heads, "block": block}
+            self.registers.chunk = None
+            if self.kernel.run == "chunk":
+                self._stand_at(self.at["sequence"], self.at["counted_chunk"])
             self.registers.values = {}
             self._body(self.kernel.body)
+
+    def _heads(self) -> Iterator[dict[Space, int]]:
+        if self.kernel.of_key_heads:
+            for head in range(self.sizes.H):
+                yield {"key_head": head}
+            return
+        for head in range(self.sizes.HV):
+            yield {"head": head, "key_head": head // (self.sizes.HV // self.sizes.H)}
 
     @property
     def at(self) -> dict[Space, int]:
@@ -102,6 +121,11 @@ class Launch:
     # ------------------------------------------------------------------------------------------------------------ runs
 
     def _runs(self) -> Iterator[dict[Space, int]]:
+        if self.kernel.run == "chunk":
+            for sequence, (start, end) in enumerate(itertools.pairwise(self.sizes.first_chunks)):
+                for chunk in range(start, end):
+                    yield {"sequence": sequence, "counted_chunk": chunk}
+            return
         first = 0
         for sequence, segments in enumerate(self.sizes.segments):
             if self.kernel.run == "sequence":
@@ -126,19 +150,65 @@ class Launch:
 
     def _chunks(self, reverse: bool) -> Iterator[int]:
         """Each chunk of the sequence, whose tokens are then those along the axis of tokens."""
-        span, length = self._span(), self.sizes.blocks[TOKEN]
-        starts = span[::length]
-        for start in reversed(starts) if reverse else starts:
-            self.registers.chunk = range(start, min(start + length, span.stop))
-            yield self.sizes.chunk_at(self.at["sequence"], start)
+        sequence = self.at["sequence"]
+        chunks = range(*self.sizes.first_chunks[sequence : sequence + 2])
+        for chunk in reversed(chunks) if reverse else chunks:
+            self._stand_at(sequence, chunk)
+            yield self.sizes.chunk_at(sequence, self.registers.tokens.start)
         self.registers.chunk = None
+        for space in ("counted_chunk", "slot"):
+            self.at.pop(space, None)
+
+    def _stand_at(self, sequence: int, chunk: int) -> None:
+        """Have the tokens of a chunk along the axis of tokens."""
+        start, end = self.sizes.borders[sequence : sequence + 2]
+        within = chunk - self.sizes.first_chunks[sequence]
+        start += within * self.sizes.chunk
+        self.registers.chunk = range(start, min(start + self.sizes.chunk, end))
+        self.at["counted_chunk"] = chunk
+        self.at["slot"] = (self.sizes.first_chunks[sequence] + sequence) // 2 + within // 2
+
+    def _neighbours(self, later: bool) -> Iterator[int]:
+        """The chunks before this one, or behind it, that have a slot with it: it is stood at each of them in turn."""
+        sequence, chunk = self.at["sequence"], self.at["counted_chunk"]
+        first, end = self.sizes.first_chunks[sequence : sequence + 2]
+        start = first + (chunk - first) // 2 * 2
+        for other in reversed(range(chunk + 1, min(start + 2, end))) if later else range(start, chunk):
+            self._stand_at(sequence, other)
+            yield other
+        self._stand_at(sequence, chunk)
+
+    def _blocks(self, dim: str) -> Iterator[int]:
+        for block in range(-(-self.sizes.dims[dim] // self.sizes.blocks[dim])):
+            self.registers.turns[dim] = block
+            yield block
+        self.registers.turns.pop(dim, None)
+
+    def _members(self) -> Iterator[int]:
+        """The value heads of the key head."""
+        group = self.sizes.HV // self.sizes.H
+        for member in range(group):
+            self.at["head"] = self.at["key_head"] * group + member
+            yield member
+        self.at.pop("head", None)
 
     def _turns(self, loop: Loop) -> Iterable[int]:
+        if loop.wanted and not self.memory.asked - {*dict(self.kernel.choices)[loop.wanted]}:
+            return ()
         match loop.over:
             case "segment":
                 turns = self._segments()
             case "chunk":
                 return self._chunks(loop.reverse)
+            case "earlier" | "later":
+                return self._neighbours(loop.over == "later")
+            case "block":
+                return self._blocks(loop.dim)
+            case "member":
+                return self._members()
+            case "level":
+                first = self.sizes.named(loop.first) if loop.first else 0
+                return range(first, self.sizes.named("LEVELS"))
             case "token":
                 left_out = loop.but_last and self.at["segment"] == self._segments()[-1]
                 turns = range(0) if left_out else self._span()
@@ -163,6 +233,19 @@ class Launch:
                 if old.dims != over:
                     raise Illegal(f"{target} is over {old.dims}, and is added to as if it were over {over}")
                 self.registers.values[target] = self.registers.map(add, over, (old, self.registers.value(value)))
+            case Bind(targets, values):
+                found = [lanes for value in values for lanes in self._returned(value)]
+                self.registers.values |= dict(zip(targets, found, strict=True))
+            case Scale(target, value, dims):
+                old, over = self.registers.named(target), self.registers.sorted(dims)
+                if old.dims != over:
+                    raise Illegal(f"{target} is over {old.dims}, and is scaled as if it were over {over}")
+                self.registers.values[target] = self.registers.map(multiply, over, (old, self.registers.value(value)))
+            case Apply(routine):
+                outside = self.registers.values
+                self.registers.values = {name: self.registers.named(name) for name in routine.carried}
+                self._body(routine.body)
+                self.registers.values = outside | {name: self.registers.named(name) for name in routine.carried}
             case Fill():
                 self.registers.values[statement.target] = self._fill(statement)
             case Choose(condition, target, value):
@@ -172,19 +255,35 @@ class Launch:
                 self._store(target, self.registers.value(value))
             case Loop(over, body):
                 for turn in self._turns(statement):
-                    self.at[over] = turn
+                    self._enter(statement, turn)
                     if over == "token":
                         self.at["place"] = turn - self._span().start
                     self._body(body)
-                for space in (over, "place"):
-                    if space != self.kernel.run:
-                        self.at.pop(space, None)
+                self._leave(statement)
             case If(conditions, then, otherwise):
                 self._body(then if all(map(self._holds, conditions)) else otherwise)
             case Barrier():
                 self.barriers += 1
-            case Row() | Note():
+            case Row() | Note() | Operands():
                 pass
+
+    def _enter(self, loop: Loop, turn: int) -> None:
+        """Stand where a turn of a loop has its program."""
+        match loop.over:
+            case "segment" | "chunk" | "token" | "micro_step" as space:
+                self.at[space] = turn
+            case "member" | "level" as name:
+                self.registers.values[name] = Lanes((), [number(turn)])
+
+    def _leave(self, loop: Loop) -> None:
+        spaces: tuple[Space, ...] = ("segment", "chunk", "token", "micro_step", "place")
+        for space in spaces:
+            if space != self.kernel.run and space in (loop.over, "place"):
+                self.at.pop(space, None)
+
+    def _returned(self, value: Tile) -> tuple[Lanes, ...]:
+        """What several names are given: all that a function returns, or one tile."""
+        return self.registers.called(value) if isinstance(value, Call) else (self.registers.value(value),)
 
     def _holds(self, condition: Condition) -> bool:
         match condition:
@@ -259,22 +358,62 @@ class Launch:
 
     def _elements(self, access: Access) -> list[int | None]:
         """The element of each lane; None where it lies beyond an end."""
+        if access.tiles:
+            return list(self._placed(access))
         array = access.array
-        key = array.dims, access.within, self.at["block"]
+        key = array.dims, access.within, tuple(map(self.registers.first, array.dims))
         if key not in self._lanes:
             self._lanes[key] = list(self._lanes_of_row(access))
-        lanes, size = self._lanes[key], math.prod(self.sizes.dims[dim] for dim in array.dims)
-        found: list[int | None] = []
-        for place in self.registers.points(access.rows):
-            row = self._row(access, place)
-            found += [None if row is None or lane is None else row * size + lane for lane in lanes]
-        return found
+        lanes, size = self._lanes[key], math.prod(map(self.sizes.of, array.dims))
+        rows = [self._fixed(access)] if not access.rows else list(self._rows_along(access))
+        found = [None if row is None or lane is None else row * size + lane for row in rows for lane in lanes]
+        rows_first, over = (*access.rows, *self.registers.sorted(array.dims)), self.registers.sorted(access.dims)
+        if rows_first == over:
+            return found
+        return [found[place] for place in self.registers.places(rows_first, over)]
+
+    def _rows_along(self, access: Access) -> Iterator[int | None]:
+        """The row of each lane of the axis along which there are rows; None beyond its end."""
+        (axis,) = access.rows
+        base, stride, extent = self._fixed(access), *self._along(access)
+        steps = self.registers.steps if axis == ROW and any(index.space == "token" for index in access.at) else 1
+        first = self.registers.first(axis)
+        end = self.registers.end(axis) if axis in access.within else None
+        for place in range(first, first + self.sizes.blocks[axis]):
+            if end is not None and place >= end:
+                yield None
+                continue
+            at = place // steps
+            if not 0 <= at < extent:
+                raise Illegal(f"{access.array.name}: {axis} {at} of {extent}")
+            yield base + at * stride
+
+    def _along(self, access: Access) -> tuple[int, int]:
+        """How far apart the rows along an axis are, and how many there are."""
+        place = next(number for number, index in enumerate(access.at) if index.axis is not None)
+        extents = self._extents(access.array)
+        return math.prod(extents[place + 1 :]), extents[place]
+
+    def _extents(self, array: Array) -> tuple[int, ...]:
+        if array.name not in self._extents_of:
+            self._extents_of[array.name] = self.sizes.extents(array, self.kernel.block_of)
+        return self._extents_of[array.name]
+
+    def _fixed(self, access: Access) -> int:
+        """The number of a row, but for the coordinates that vary along an axis."""
+        row = 0
+        for index, extent in zip(access.at, self._extents(access.array), strict=True):
+            at = self._coordinate(index) if index.axis is None else 0
+            if not 0 <= at < extent:
+                raise Illegal(f"{access.array.name}: {index.space} {at} of {extent}")
+            row = row * extent + at
+        return row
 
     def _lanes_of_row(self, access: Access) -> Iterator[int | None]:
         """The element of its row that each lane has."""
         array, dims = access.array, self.registers.sorted(access.array.dims)
-        sizes = [self.sizes.dims[dim] for dim in array.dims]
-        first = [self.registers.first(dim) for dim in array.dims]
+        sizes = [self.sizes.of(dim) for dim in array.dims]
+        first = [self._first_index(dim) for dim in array.dims]
         for point in self.registers.points(dims):
             flat: int | None = 0
             for dim, size, start in zip(array.dims, sizes, first, strict=True):
@@ -288,18 +427,40 @@ class Launch:
                 flat = flat * size + at
             yield flat
 
-    def _row(self, access: Access, lanes: tuple[int, ...]) -> int | None:
-        """The number of a row: where the program stands, and these lanes of the axes along which there are rows."""
-        places = {axis: self.registers.first(axis) + lane for axis, lane in zip(access.rows, lanes, strict=True)}
-        if any(axis in access.within and place >= self.registers.end(axis) for axis, place in places.items()):
-            return None
-        row = 0
-        for index, extent in zip(access.at, self.sizes.extents(access.array, self.kernel.block_of), strict=True):
-            at = self._coordinate(index) if index.axis is None else places[index.axis]
-            if not 0 <= at < extent:
-                raise Illegal(f"{access.array.name}: {index.space} {at} of {extent}")
-            row = row * extent + at
-        return row
+    def _first_index(self, dim: str) -> int:
+        """The index in memory of the first lane along a dim: of a chunk's rows, as a dim, the first is the first."""
+        return self.registers.first(dim) if dim in self.sizes.dims else 0
+
+    def _placed(self, access: Access) -> Iterator[int | None]:
+        """The same, of lanes whose index, or whose end, is an expression."""
+        array, over = access.array, self.registers.sorted(access.dims)
+        placed, ends = dict(access.places), dict(access.ends)
+
+        def lanes(tile: Tile) -> Sequence[Element]:
+            found = self.registers.value(tile)
+            return [found.data[place] for place in self.registers.places(found.dims, over)]
+
+        indices = {dim: lanes(placed[dim]) if dim in placed else None for dim in array.dims}
+        limits = {dim: lanes(ends[dim]) if dim in ends else None for dim in access.within}
+        there = lanes(access.where) if access.where is not None else None
+        rows = list(self._rows_along(access)) if access.rows else [self._fixed(access)]
+        for lane, point in enumerate(self.registers.points(over)):
+            at = dict(zip(over, point, strict=True))
+            if there is not None and not there[lane]:
+                yield None
+                continue
+            flat = rows[at[access.rows[0]]] if access.rows else rows[0]
+            for dim in array.dims:
+                index, limit = indices[dim], limits.get(dim)
+                place = self._first_index(dim) + at[dim] if index is None else int(index[lane])
+                end = self.sizes.of(dim) if limit is None else int(limit[lane])
+                if dim in access.within and place >= end:
+                    flat = None
+                    break
+                if not 0 <= place < self.sizes.of(dim):
+                    raise Illegal(f"{array.name}: {dim} {place} of {self.sizes.of(dim)}")
+                flat = None if flat is None else flat * self.sizes.of(dim) + place
+            yield flat
 
     def _coordinate(self, index: Index) -> int:
         if index.number is not None:
@@ -308,6 +469,13 @@ class Launch:
         if at is None:
             raise Illegal(f"no {index.space} here")
         return at
+
+
+def _tiled(sizes: Sizes, kernel: Kernel) -> Sizes:
+    """The sizes of tiles of a kernel, which has some dims block by block, and others whole."""
+    turns = {s.dim for s in statements_in(kernel.body) if isinstance(s, Loop) and s.over == "block"}
+    cut = {dim: block for dim, block in sizes.cut.items() if dim in turns or dim == kernel.block_of}
+    return replace(sizes, blocks={**sizes.blocks, **cut}) if cut else sizes
 
 
 def _is_own(array: Array) -> bool:

@@ -2,7 +2,9 @@
 
     Program    kernels, launched one after the other
     Kernel     a program for every value head of every run, and every block of a dim; arrays; a body
-    Statement  Load | Let | Add | Fill | Choose | Store | Loop | If | Row | Barrier | Note
+    Routine    what kernels do with one chunk, with names of its own
+    Statement  Load | Let | Bind | Add | Scale | Fill | Choose | Store | Loop | If | Apply | Row | Operands | Barrier |
+               Note
     Condition  Given | FirstBlock | LastToken
     Access     an array, and an Index for each of the spaces that its rows lie in
     values     the tiles of `flagen.plan.tiles`
@@ -16,20 +18,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
-from flagen.plan.rows import TOKEN
+from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import Tile, tiles_in
 from flagen.spec.model import Dims
 
 Space = Literal[
-    "sequence", "segment", "chunk", "token", "micro_step", "head", "key_head", "block", "place", "loop", "border"
+    "sequence",
+    "segment",
+    "chunk",
+    "counted_chunk",
+    "slot",
+    "token",
+    "row",
+    "micro_step",
+    "head",
+    "key_head",
+    "block",
+    "place",
+    "loop",
+    "border",
 ]
 """What rows of an array are counted by. A token, segment or chunk is one of all sequences together; `place` is that of
-a token in its segment, `loop` a loop over micro-steps of a token, `border` one of the ends of packed sequences."""
+a token in its segment, `loop` a loop over micro-steps of a token, `border` one of the ends of packed sequences. A `row`
+is a micro-step of a token. Chunks are counted with room for one more in each sequence; as `counted_chunk` without gaps;
+a `slot` is what every two of a sequence have in common."""
 
-Run = Literal["sequence", "segment"]
-"""What a program walks: a whole sequence, or a segment of one."""
+Run = Literal["sequence", "segment", "chunk"]
+"""What a program walks: a whole sequence, or a segment of one, or a single chunk."""
 
 
 # --------------------------------------------------------------------------------------------------------------- arrays
@@ -50,6 +68,8 @@ class Array:
     own_dtype: it has the dtype of the call, and not float32.
     optional: a launch may go without it.
     loops: the extent of the space `loop`.
+
+    Where rows of a chunk are among its dims, it has room for as many as a tile has lanes.
     """
 
     name: str
@@ -73,21 +93,39 @@ class Index:
 
 @dataclass(frozen=True)
 class Access:
-    """A tile of an array: a row, or those along an axis, all lanes of its dims, none beyond the ends of `within`."""
+    """A tile of an array: a row, or those along an axis, all lanes of its dims, none beyond the ends of `within`.
+
+    places: the index of a dim of the array, where it is not that of each lane along it.
+    ends: where dims of `within` end, where that is not their own end.
+    where: beside that, which lanes there are.
+    in_memory_order: its address and mask are those of a tile whose axes are in the order of memory.
+    """
 
     array: Array
     at: tuple[Index, ...]
     within: Dims
+    places: tuple[tuple[str, Tile], ...] = ()
+    ends: tuple[tuple[str, Tile], ...] = ()
+    where: Tile | None = None
+    in_memory_order: bool = False
 
-    @property
+    @cached_property
     def rows(self) -> Dims:
         """The axes along which its rows lie."""
         return tuple(index.axis for index in self.at if index.axis is not None)
 
-    @property
+    @cached_property
     def dims(self) -> Dims:
         """What the tile lies over."""
-        return (*self.rows, *self.array.dims)
+        placed = dict(self.places)
+        over = (dim for d in self.array.dims for dim in (placed[d].dims if d in placed else (d,)))
+        return tuple(dict.fromkeys((*self.rows, *over)))
+
+    @cached_property
+    def tiles(self) -> tuple[Tile, ...]:
+        """The expressions in it."""
+        named = (tile for _, tile in (*self.places, *self.ends))
+        return (*named, *(() if self.where is None else (self.where,)))
 
 
 def access(array: Array, *, loop: int = 0) -> Access:
@@ -107,13 +145,17 @@ def access_rows(array: Array) -> Access:
 
 @dataclass(frozen=True)
 class Load:
-    """Load a tile as float32; beyond the ends of its dims it is `fill`. With `once` it is zero in all blocks but the
-    first: a share that comes in once."""
+    """Load a tile; beyond the ends of its dims it is `fill`. With `once` it is zero in all blocks but the first: a
+    share that comes in once.
+
+    wide: whether it is cast to float32; if nobody says so, where it may have another dtype.
+    """
 
     target: str
     source: Access
     fill: float = 0.0
     once: bool = False
+    wide: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -125,8 +167,25 @@ class Let:
 
 
 @dataclass(frozen=True)
+class Bind:
+    """Evaluate several tiles in one line and give them names: those of what one function returns, or of each."""
+
+    targets: tuple[str, ...]
+    values: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
 class Add:
     """Add a tile to what has a name and lies over `dims`: the same along those that `value` lacks."""
+
+    target: str
+    value: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiply what has a name and lies over `dims` by a tile: by the same along those that `value` lacks."""
 
     target: str
     value: Tile
@@ -165,16 +224,26 @@ class Loop:
     """Run the body for each segment or chunk of the sequence, each token of the segment (or of the sequence, outside of
     one), or each micro-step of the token; in reverse the last one first. The tokens of a chunk lie along an axis.
 
+    Where programs have chunks, for each of those before the chunk (`earlier`) or behind it (`later`, the last one
+    first) that have a slot with it; for each value head of the key head; for each block of `dim`; for each level at
+    which a chunk is cut in halves, from the size `first` up.
+
     stages: how many turns are under way at once, one waiting for what the other loads.
     but_last: not for the tokens of a sequence's last segment.
+    keeps: what does not change is held in registers, and not computed again in each turn.
+    wanted: a choice that a launch makes, without which the loop has no turns.
     note: a comment.
     """
 
-    over: Literal["segment", "chunk", "token", "micro_step"]
+    over: Literal["segment", "chunk", "token", "micro_step", "earlier", "later", "member", "block", "level"]
     body: tuple[Statement, ...]
     reverse: bool = False
     stages: int = 1
     but_last: bool = False
+    dim: str = ""
+    first: str = ""
+    keeps: bool = True
+    wanted: str = ""
     note: str = ""
 
 
@@ -188,11 +257,27 @@ class If:
 
 
 @dataclass(frozen=True)
+class Apply:
+    """Run a routine on the chunk where the loop stands: what is `carried` goes in, and comes out changed."""
+
+    routine: Routine
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Say what operands of matrix products are rounded to: the dtype of an array."""
+
+    of: Array
+
+
+@dataclass(frozen=True)
 class Row:
-    """Give the number of a row a name, under which the addresses of its accesses are printed."""
+    """Give the number of a row a name, under which the addresses of its accesses are printed; with `dims` that of the
+    row's first element."""
 
     name: str
     spaces: tuple[Space, ...]
+    dims: Dims = ()
 
 
 @dataclass(frozen=True)
@@ -209,7 +294,9 @@ class Note:
     text: str = ""
 
 
-Statement = Load | Let | Add | Fill | Choose | Store | Loop | If | Row | Barrier | Note
+Statement = (
+    Load | Let | Bind | Add | Scale | Fill | Choose | Store | Loop | If | Apply | Row | Operands | Barrier | Note
+)
 
 
 # ----------------------------------------------------------------------------------------------------------- conditions
@@ -240,13 +327,33 @@ Condition = Given | FirstBlock | LastToken
 
 
 @dataclass(frozen=True)
+class Routine:
+    """What kernels do with one chunk, in a function of its own: names there are its own.
+
+    carried: the tiles that it is given, and returns.
+    docs: what it says of itself.
+    """
+
+    name: str
+    carried: tuple[str, ...]
+    arrays: tuple[Array, ...]
+    numbers: tuple[str, ...]
+    sizes: tuple[str, ...]
+    docs: str
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A program for each run, value head and block.
 
     name: which of its program's kernels it is; empty for the only one.
-    run: a whole sequence, or one segment of one.
+    run: a whole sequence, or one segment of one, or one chunk.
     block_of: the dim of which a program has a block, and not all.
     order: the order of a tile's axes; where it takes whole chunks, first that of their tokens.
+    of_key_heads: there is a program for each key head, which has all value heads of it.
+    steps: what the number of micro-steps is called, where a chunk's rows are those of its tokens.
+    choices: those that a launch makes: each is made where a gradient is asked for of something but these.
     arrays, numbers, lengths, sizes: the parameters, in order; a kernel is compiled again for other `sizes`, and not for
         other `lengths`.
     names: every name that the spec declares or the plan made up.
@@ -262,19 +369,26 @@ class Kernel:
     sizes: tuple[str, ...]
     names: frozenset[str]
     body: tuple[Statement, ...]
+    of_key_heads: bool = False
+    steps: str = ""
+    choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def dims(self) -> Dims:
         """The axes that are dims of the spec."""
-        return tuple(axis for axis in self.order if axis != TOKEN)
+        return tuple(axis for axis in self.order if axis not in (TOKEN, ROW, WRITTEN, MEMBER))
 
 
 @dataclass(frozen=True)
 class Program:
-    """The kernels of an operator, in the order of their launches."""
+    """The kernels of an operator, in the order of their launches.
+
+    ways: where not all of them are launched, the names of those that are, for each way in which the operator runs.
+    """
 
     name: str
     kernels: tuple[Kernel, ...]
+    ways: tuple[tuple[str, ...], ...] = ()
 
     def kernel(self, name: str) -> Kernel:
         return next(kernel for kernel in self.kernels if kernel.name == name)
@@ -292,6 +406,8 @@ def statements_in(body: Iterable[Statement]) -> Iterator[Statement]:
                 yield from statements_in(inner)
             case If(_, then, otherwise):
                 yield from statements_in((*then, *otherwise))
+            case Apply(routine):
+                yield from statements_in(routine.body)
 
 
 def accesses_in(body: Iterable[Statement]) -> Iterator[Access]:
@@ -308,5 +424,12 @@ def values_of(body: Iterable[Statement]) -> Iterator[Tile]:
     """Every expression and every part of one."""
     for statement in statements_in(body):
         match statement:
-            case Let(_, value) | Add(_, value) | Choose(_, _, value) | Store(_, value):
+            case Let(_, value) | Add(_, value) | Scale(_, value) | Choose(_, _, value) | Store(_, value):
                 yield from tiles_in(value)
+            case Bind(_, values):
+                for value in values:
+                    yield from tiles_in(value)
+        match statement:
+            case Load(_, at) | Store(at):
+                for tile in at.tiles:
+                    yield from tiles_in(tile)

@@ -44,6 +44,10 @@ class Precise(Elementary):
             other = super().rational(low, high)
         return one + (other - one) * mpq(self.random.randint(1, 10**6), 10**6 + 3)
 
+    @property
+    def log2_e(self) -> Element:
+        return 1 / gmpy2.log(gmpy2.mpfr(2))
+
     def exp(self, x: Dual) -> Dual:
         value = self._exponential(x.value)
         return Dual(value, scaled(x, value))

@@ -15,10 +15,11 @@ from flagen.kernel.call import At, Call, Results
 from flagen.kernel.elementary import Elementary
 from flagen.kernel.elements import Element, Poison, add
 from flagen.kernel.evaluate import Launch, Memory
-from flagen.kernel.ir import Array, Program, Space
+from flagen.kernel.ir import Array, Program, Space, Store, statements_in
 from flagen.kernel.precise import Precise, precision
-from flagen.kernel.registers import Data, Illegal
-from flagen.kernel.settings import CHUNKS, SETTINGS, Setting
+from flagen.kernel.registers import Data, Illegal, Sizes
+from flagen.kernel.settings import CHUNKS, ROWS, SETTINGS, Setting
+from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.schedule import OUTPUT
 from flagen.spec.model import Spec
 
@@ -38,12 +39,22 @@ def prove(spec: Spec, programs: Programs, *, seed: int = 0) -> tuple[str, ...]:
     if programs.fused_recurrent is not None and programs.fused_recurrent_backward is not None:
         lines += _prove_fused_recurrent(spec, programs.fused_recurrent, programs.fused_recurrent_backward, seed)
     for each in (programs, *programs.stages):
-        if each.chunk is not None and each.chunk_backward is not None:
-            compared = prove_chunk(each.spec, each.chunk, each.chunk_backward, seed=seed)
-            of_forward = f"kernel of {each.chunk.name} = recurrence"
-            of_backward = f"kernel of {each.chunk_backward.name} = exact derivatives of the recurrence"
-            lines += [_told(of_forward, compared), _told(of_backward, compared, compared)]
+        if each.chunk is None:
+            continue
+        prove_both = prove_rows if each.chunk.ways else prove_chunk
+        compared = prove_both(each.spec, each.chunk, each.chunk_backward, seed=seed)
+        lines.append(_told(f"{_kernels_of(each.chunk)} = recurrence", compared))
+        if each.chunk_backward is not None:
+            of_backward = f"{_kernels_of(each.chunk_backward)} = exact derivatives of the recurrence"
+            lines.append(_told(of_backward, compared, compared))
     return tuple(lines)
+
+
+def _kernels_of(program: Program) -> str:
+    """What a program has, in words."""
+    if len(program.kernels) == 1:
+        return f"kernel of {program.name}"
+    return f"kernels of {program.name} ({', '.join(kernel.name or 'walk' for kernel in program.kernels)})"
 
 
 def _prove_fused_recurrent(spec: Spec, forward: Program, backward: Program, seed: int) -> Iterator[str]:
@@ -76,8 +87,8 @@ def prove_program(spec: Spec, program: Program, *, seed: int = 0) -> tuple[Setti
     return tuple(setting for setting in SETTINGS if _at_a_point(spec, program, setting, seed, compare))
 
 
-def prove_chunk(spec: Spec, forward: Program, backward: Program, *, seed: int = 0) -> tuple[Setting, ...]:
-    """Prove the kernels of an operator that goes chunk by chunk: results and gradients.
+def prove_chunk(spec: Spec, forward: Program, backward: Program | None, *, seed: int = 0) -> tuple[Setting, ...]:
+    """Prove the kernels of an operator that scans chunk by chunk: results and gradients.
 
     Raises:
         InternalError: they are not the recurrence's.
@@ -89,20 +100,51 @@ def prove_chunk(spec: Spec, forward: Program, backward: Program, *, seed: int = 
     return tuple(setting for setting in CHUNKS if _at_a_point(spec, forward, setting, seed, compare))
 
 
+def prove_rows(spec: Spec, forward: Program, backward: Program | None, *, seed: int = 0) -> tuple[Setting, ...]:
+    """Prove the kernels of an operator that multiplies rows of chunks, in each way that they run: results and
+    gradients. A decay between rows is the exponential of a sum there, which made-up functions do not have.
+
+    Raises:
+        InternalError: they are not the recurrence's.
+    """
+    compare = partial(_prove_ways, backward=backward, named=_outputs(spec))
+    return tuple(setting for setting in ROWS if _at_a_point(spec, forward, setting, seed, compare))
+
+
+def _prove_ways(call: Call, forward: Program, backward: Program | None, named: Sequence[str]) -> None:
+    """Results of each way forward, with and without what is kept; then the gradients from what those leave behind."""
+    results = call.results(differentiate=backward is not None)
+    left: dict[str, Data] = {}
+    for way in _ways(forward):
+        _prove_results(call, way, named, results)
+        memory = _prove_results(call, way, named, results, keeps=True)
+        residuals = {array.name for kernel in way.kernels for array in kernel.arrays if array.life == "residual"}
+        left = {name: data for name, data in memory.arrays.items() if name in residuals} | left
+    for way in () if backward is None else _ways(backward):
+        _prove_gradients(call, way, named, results, left)
+
+
+def _ways(program: Program) -> Iterator[Program]:
+    """The kernels that are launched together."""
+    for names in program.ways:
+        yield Program(program.name, tuple(program.kernel(name) for name in names))
+
+
 def _outputs(spec: Spec) -> tuple[str, ...]:
     """What there has to be of each token: the output, or what a stage makes for others."""
     targets = tuple(assign.target for assign in spec.output)
     return (OUTPUT,) if OUTPUT in targets else targets
 
 
-def _prove_both(call: Call, forward: Program, backward: Program, named: Sequence[str]) -> None:
+def _prove_both(call: Call, forward: Program, backward: Program | None, named: Sequence[str]) -> None:
     """The backward gets what the forward leaves for it, which a call without gradients does not ask for."""
     results = call.results(differentiate=True)
     if not call.setting.everything:
         _prove_results(call, forward, named, results)
     memory = _prove_results(call, forward, named, results, keeps=True)
+    assert backward is not None, "scans have no kernels without a backward"
     left = (array for kernel in forward.kernels for array in kernel.arrays if array.life == "residual")
-    _prove_gradients(call, backward, named, results, {array.of: memory.arrays[array.name] for array in left})
+    _prove_gradients(call, backward, named, results, {array.name: memory.arrays[array.name] for array in left})
 
 
 class _Differs(Exception):
@@ -117,16 +159,18 @@ _Comparison = Callable[[Call, Program], object]
 def _at_a_point(spec: Spec, program: Program, setting: Setting, seed: int, compare: _Comparison) -> bool:
     """Compare at a random point where nothing is divided by zero, be it at larger sizes; false where there is none.
     Exactly; and where that differs, with the true functions of the language in place of made-up ones."""
-    block_of = program.kernels[0].block_of
+    exact = not program.ways
     for sizes in (setting, setting.widened()):
         for attempt in range(_ATTEMPTS):
             point = f"{spec.name} {sizes} {seed + attempt}"
 
             def call(functions: type[Elementary], sizes: Setting = sizes, point: str = point) -> Call:
-                return Call(spec, sizes, sizes.sizes(spec, block_of), random.Random(point), functions)
+                return Call(spec, sizes, _sizes(spec, program, sizes), random.Random(point), functions)
 
             try:
                 try:
+                    if not exact:
+                        raise _Differs
                     compare(call(Elementary), program)
                 except _Differs:
                     with precision():
@@ -140,6 +184,13 @@ def _at_a_point(spec: Spec, program: Program, setting: Setting, seed: int, compa
     return False
 
 
+def _sizes(spec: Spec, program: Program, setting: Setting) -> Sizes:
+    (first, *_) = program.kernels
+    return (
+        setting.row_sizes(spec, ROW if first.steps else TOKEN) if program.ways else setting.sizes(spec, first.block_of)
+    )
+
+
 # ------------------------------------------------------------------------------------------------------------- forward
 
 
@@ -149,15 +200,14 @@ def _prove_results(
     """Run a forward, which `keeps` what a backward takes, or does not. There have to be results that are `named`, and
     the states after each sequence, whatever the program says that it has; `results`: those of the recurrence."""
     expected = results or call.results(differentiate=False)
-    (kernel,) = program.kernels
     memory = _memory(call, program, keeps=keeps)
     _run(program, memory)
-    arrays = {array.of: array for array in kernel.arrays if array.life == "result"}
+    arrays = {a.of: (a, kernel.block_of) for kernel in program.kernels for a in kernel.arrays if a.life == "result"}
     for name in (*named, *_finals(call)):
         if name not in arrays:
             raise _Differs(f"{name} is nowhere put out")
-        array = arrays[name]
-        for at, row in _totals(call, array, memory.arrays[array.name], kernel.block_of).items():
+        array, block_of = arrays[name]
+        for at, row in _totals(call, array, memory.arrays[array.name], block_of).items():
             wanted = _result(expected, array, dict(at))
             for index, x in row.items():
                 if isinstance(x, Poison):
@@ -206,11 +256,13 @@ def _prove_gradients(
 ) -> None:
     """Along a random direction of each argument, the derivative of <cotangents, results>: of those that are `named` and
     of the last states, whatever the program says that it takes and gives. `residuals`: what the forward has left, by
-    what it is of."""
+    name."""
     memory = _memory(call, program, residuals)
     _run(program, memory)
     expected = _derivatives(call, named, results or call.results(differentiate=True))
-    gradients = {array.of: array for kernel in program.kernels for array in kernel.arrays if array.life == "gradient"}
+    gradients = {
+        a.of: (a, kernel.block_of) for kernel in program.kernels for a in kernel.arrays if a.life == "gradient"
+    }
     for name, wanted in zip(call.directions, expected, strict=True):
         if not _is_asked_for(call, name):
             continue
@@ -218,8 +270,8 @@ def _prove_gradients(
             if wanted != 0:
                 raise _Differs(f"the gradient of {name} is nowhere put out")
             continue
-        array = gradients[name]
-        found = call.along(array, memory.arrays[array.name], program.kernels[-1].block_of)
+        array, block_of = gradients[name]
+        found = call.along(array, memory.arrays[array.name], block_of)
         if isinstance(found, Poison):
             raise _Differs(f"the gradient of {name} is not all written, or no number")
         if not call.functions.same(found, wanted):
@@ -265,13 +317,15 @@ def _memory(
     """Arguments, cotangents and residuals, and room for what kernels write; some of what a call may leave out is not
     there, but for what a forward `keeps` for a backward."""
     setting = call.setting
-    memory = Memory(call.sizes, {}, call.numbers, call.functions)
+    asked = frozenset(name for name in call.directions if _is_asked_for(call, name))
+    memory = Memory(call.sizes, {}, call.numbers, call.functions, asked)
+    made = {s.target.array.name for k in program.kernels for s in statements_in(k.body) if isinstance(s, Store)}
     arrays = {array.name: (array, kernel.block_of) for kernel in program.kernels for array in kernel.arrays}
     for array, block_of in arrays.values():
         of_state = call.of_state(array)
         match array.life:
             case "begin":
-                if array.spaces == ("border",) and setting.packed:
+                if setting.packed:
                     memory.arrays[array.name] = []
             case "argument":
                 if not of_state or setting.initial:
@@ -291,8 +345,8 @@ def _memory(
             case "scratch":
                 memory.allocate(array, block_of)
             case "residual":
-                if residuals is not None:
-                    memory.arrays[array.name] = residuals[array.of]
-                elif keeps:
+                if residuals is not None and array.name not in made:
+                    memory.arrays[array.name] = residuals[array.name]
+                elif keeps or not array.optional:
                     memory.allocate(array, block_of)
     return memory

@@ -7,10 +7,11 @@ in groups, micro-steps, with and without all that a call may leave out.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 from flagen.kernel.registers import Sizes
-from flagen.plan.rows import TOKEN
+from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
 from flagen.spec.model import Spec
 
 
@@ -54,6 +55,19 @@ class Setting:
         key_heads = self.H if spec.has_value_heads else self.HV
         return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment)
 
+    def row_sizes(self, spec: Spec, rows: str) -> Sizes:
+        """The sizes of a launch of programs that multiply rows of a chunk, of which there are as many as `chunk`, each
+        for one micro-step if `rows` says so; they have blocks of any dim."""
+        dims = dict(zip(spec.dims, itertools.cycle(self.whole)))
+        steps = {} if spec.steps is None else {spec.steps.symbol: self.steps}
+        key_heads = self.H if spec.has_value_heads else self.HV
+        blocks = {dim: _lanes(size) for dim, size in dims.items()}
+        blocks |= {WRITTEN: self.chunk, MEMBER: _lanes(self.HV // key_heads)}
+        blocks |= {TOKEN: _lanes(self.chunk // self.steps), ROW: self.chunk} if rows == ROW else {TOKEN: self.chunk}
+        words = {"LEVELS": self.chunk.bit_length() - 1, "LEAF_LEVELS": 1, "LEAF": 2}
+        cut = dict.fromkeys(dims, self.cut[1])
+        return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment, cut, words)
+
     def widened(self) -> Setting:
         """The same with all sizes larger, for a spec that divides by a size less one."""
         whole, (size, block) = tuple(size + 1 for size in self.whole), self.cut
@@ -61,6 +75,11 @@ class Setting:
 
     def __str__(self) -> str:
         return f"{self.title}: lengths {', '.join(map(str, self.lengths))}"
+
+
+def _lanes(size: int) -> int:
+    """The next power of two."""
+    return 1 << (size - 1).bit_length()
 
 
 SETTINGS = (
@@ -191,3 +210,64 @@ CHUNKS = (
     ),
 )
 """For kernels that take all tokens of a chunk at once."""
+
+ROWS = (
+    Setting(
+        "packed with an empty sequence, one of five chunks and a ragged last one",
+        (9, 0, 3),
+        packed=True,
+        H=2,
+        HV=4,
+        steps=1,
+        initial=True,
+        final=True,
+        everything=True,
+        whole=(3, 5),
+        cut=(0, 2),
+        chunk=2,
+    ),
+    Setting(
+        "a batch from no state",
+        (6, 6),
+        packed=False,
+        H=1,
+        HV=3,
+        steps=2,
+        initial=False,
+        final=True,
+        everything=True,
+        whole=(5, 3),
+        cut=(0, 2),
+        chunk=4,
+    ),
+    Setting(
+        "one sequence in halves of halves to no state",
+        (11,),
+        packed=False,
+        H=1,
+        HV=1,
+        steps=3,
+        initial=True,
+        final=False,
+        everything=False,
+        whole=(2, 3),
+        cut=(0, 4),
+        chunk=8,
+        asked_from=1,
+    ),
+    Setting(
+        "every other gradient",
+        (5,),
+        packed=False,
+        H=1,
+        HV=2,
+        steps=2,
+        initial=False,
+        final=False,
+        everything=False,
+        whole=(1, 2),
+        cut=(0, 1),
+        chunk=4,
+    ),
+)
+"""For kernels that multiply rows of a chunk."""

@@ -12,10 +12,11 @@ from flagen.plan.chunk_families import plan_chunk_kernel, plan_rider
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
-from flagen.plan.model import Plan, Unavailable
+from flagen.plan.model import Plan, StagedPlan
 from flagen.plan.scan import ScanPlan, plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
-from flagen.plan.staged import StagedPlan, plan_stages
+from flagen.plan.staged import plan_stages
+from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Spec
 
 __all__ = ["ExpandedPlan", "Plan", "ScanPlan", "StagedPlan", "Unavailable", "make_plan", "with_layer"]
@@ -25,9 +26,10 @@ def with_layer(plan: Plan, others: Mapping[str, Plan]) -> Plan:
     """`plan` with that of the spec's layer, if it has one; `others` are the plans of what the layer uses beside."""
     if plan.spec.layer is None:
         return plan
-    from flagen.plan.layer import plan_layer
+    from flagen.plan.layer_planner import plan_layer
+    from flagen.plan.own_names import layer_for_generated_code
 
-    return replace(plan, layer=plan_layer(plan.spec.layer, plan, others))
+    return replace(plan, layer=plan_layer(layer_for_generated_code(plan.spec.layer), plan, others))
 
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:

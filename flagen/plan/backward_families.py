@@ -1,6 +1,6 @@
 """Which chunk kernels have a backward, and what keeps the others from having one.
 
-flagen.plan.chunk_backward  kernels for decays of no channel's own
+flagen.plan.chunk_backward  kernels for one decay of all channels
 flagen.plan.key_backward    kernels for decays of each key channel
 flagen.plan.right_backward  kernels that read the state from its other side
 """
@@ -13,9 +13,9 @@ from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan, plan_key_backward
 from flagen.plan.key_kernel import KeyKernelPlan, plan_key_decay
-from flagen.plan.model import Unavailable
 from flagen.plan.right_backward import RightBackwardPlan, plan_right_backward
 from flagen.plan.row_planner import NoKernel
+from flagen.plan.unavailable import Unavailable
 
 
 def plan_chunk_backward(
@@ -36,8 +36,8 @@ def plan_chunk_backward(
 
 
 def _last_obstacle(kernels: ChunkKernelPlan) -> tuple[str, Span] | None:
-    """What keeps a spec with one decay for all channels from the backward of decays of each key channel, which it would
-    get instead of its own: without that, nothing would."""
+    """What keeps the kernels for decays of each key channel, which take one decay for all channels as well, from having
+    a backward for this spec; None where they do not take it, or have one."""
     if kernels.rider is not None:
         return None
     try:

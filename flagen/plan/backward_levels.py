@@ -18,7 +18,7 @@ BLOCK: Level = "block"
 HEAD: Level = "head"
 SHARED: Level = "shared"
 LEVELS: tuple[Level, ...] = (KEYS, BLOCK, HEAD, SHARED)
-"""In the order in which what belongs to them is complete."""
+"""In the order in which the gradients of each are complete."""
 
 ROLES = ("q", "w", "y", "k")
 """The rows whose vectors lie along the keys."""

@@ -60,7 +60,7 @@ class RiderBackward:
 
     read: the gradient of what is read of it, for the walk: a sum over values, so each block of them has its share. It
     takes the output in the place of what was read of the matrix, which is not there.
-    varied: whether what the column is has a gradient.
+    varied: whether the column itself has a gradient.
     after, before: what is read of the chunk that the state, or its gradient, is taken across.
     """
 
@@ -77,8 +77,8 @@ class ChunkBackwardPlan:
     forward: the rows as the forward kernels have them, in whose layout the two walks work.
     rows: the same with a chunk's rows as the first axis of every tile.
     walk_read, read: the gradient of the read, for the walk and for the last kernel.
-    decays: whether something that has a gradient decides the decay.
-    scaled: the roles whose rows something scales that has a gradient.
+    decays: whether the decay depends on something that has a gradient.
+    scaled: the roles whose scale depends on something that has a gradient.
     whole_keys: whether something sums over the keys, which are then one block.
     states, reverse: what the walks read.
     keys: what the last kernel reads of a block of keys; heads: of a value head, there; values: of a value head after

@@ -1,6 +1,6 @@
 """Which family of chunk kernels a chunk form gets, and what keeps it from having any.
 
-flagen.plan.chunk_kernel    decays of no channel's own, or none; one read of the state after its update
+flagen.plan.chunk_kernel    one decay of all channels, or none; one read of the state after its update
 flagen.plan.key_kernel      decays of each key channel, reads before the update, right reads; and what of the first kind
                             has a backward only here
 flagen.plan.expansion       everything else: the rows of tokens, evaluated first, as the tokens of one of these
@@ -18,8 +18,8 @@ from flagen.plan.chunk import ChunkPlan, plan_chunk
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan, expand
 from flagen.plan.key_kernel import KeyKernelPlan, plan_key_decay
-from flagen.plan.model import Unavailable
 from flagen.plan.row_planner import NoKernel
+from flagen.plan.unavailable import Unavailable
 
 SIZES = (16, 32, 64)
 """Rows of a chunk that the kernels are made for: tiles of matrix instructions, and an inverse by blocks of 16."""

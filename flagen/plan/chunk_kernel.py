@@ -142,8 +142,8 @@ class ChunkKernelPlan:
 
 
 def fits(nf: NormalForm) -> bool:
-    """Whether `nf` is of this family: one row a micro-step or a row of each kind, decays of no channel's own, and one
-    read of the state after its update."""
+    """Whether `nf` is of this family: one row a micro-step or a row of each kind, at most one decay for all
+    channels, and one read of the state after its update."""
     (*_, last) = nf.blocks
     only = nf.steps[0]
     if len(nf.steps) != 1 or nf.slots > 1 or nf.decay_kind == "key" or nf.transposed:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from flagen.algebra.equations import FAMILY, Equation, Solve, Statement
 from flagen.plan.chunk import ChunkPlan
-from flagen.plan.model import Unavailable
+from flagen.plan.model import StagedPlan
 from flagen.plan.scan import ScanPlan
-from flagen.plan.staged import StagedPlan
+from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Binary, Call, Contract, Expr, Name, Number, Outer, Reduce, Repeat, RowMap, Spec, children
 
 Chunks = ChunkPlan | ScanPlan | StagedPlan | Unavailable

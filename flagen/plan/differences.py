@@ -1,17 +1,17 @@
-"""Where the gradient of a log decay is a running difference: what rows that read have in common with their gradients,
-less what rows that write have.
+"""Where the gradient of a log decay is a running difference: the inner products of rows that read with their
+gradients, less those of rows that write.
 
-Rows that both come after a decay are in both sums and cancel, but for their rounding, which is then the same for every
-decay before. Other gradients of log decays are sums of what has the decay between it, and nothing in these cancels.
+Pairs of rows that both come after a decay are in both sums and cancel but for their rounding, which is then the same
+for every decay before. Other gradients of log decays sum over the pairs that have the decay between them: there
+nothing cancels.
 """
 
 from __future__ import annotations
 
 from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
-from flagen.plan.model import Plan
+from flagen.plan.model import Plan, StagedPlan
 from flagen.plan.right_backward import RightBackwardPlan
-from flagen.plan.staged import StagedPlan
 
 
 def differs_in_segments(plan: Plan) -> bool:

@@ -28,6 +28,11 @@ def final_name(state: str, taken: Collection[str]) -> str:
     return free_name(f"{state}_final", taken)
 
 
+def asked_name(spec: Spec) -> str:
+    """What functions that give gradients call the argument that says of which arguments."""
+    return free_name("wanted", set(declared_names(spec)))
+
+
 def initial_of(spec: Spec, state: State) -> str:
     """What `spec` calls the state that a run starts from."""
     return initial_name(state.name, set(declared_names(spec)))

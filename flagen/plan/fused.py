@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from flagen.plan.lowering import TooManyDims
-from flagen.plan.model import Unavailable
 from flagen.plan.padding import PaddingRules
 from flagen.plan.schedule import Action, Keep, Load, Schedule, Set, Steps, declared_names, make_schedule
 from flagen.plan.show import show
 from flagen.plan.split import Split, choose_split
 from flagen.plan.tiles import MAX_DIMS, Head, MatMul, Size
+from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Dims, Spec
 
 

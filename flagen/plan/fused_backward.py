@@ -15,8 +15,8 @@ The gradient of a log decay needs no product of a state and its gradient but one
     log_decay_gradient -= w (dS u)      for what is written until the next decay, dS standing before that
     log_decay_gradient += y (S du)      for what reads until then, S standing after this decay
 
-What rows between two decays have of one another is in neither sum: it cancels, and where the decays are strong, its
-rounding would be all that is left.
+Pairs of rows with no decay between them are in neither sum: in both, they would cancel but for their rounding, and
+where the decays are strong, that would be all that is left.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ from flagen.plan.front_end import FrontEnd, WayBack, made_by
 from flagen.plan.fused import FusedPlan
 from flagen.plan.log_decay import LogDecay, Outer, SeveralLogDecays
 from flagen.plan.lowering import TooManyDims
-from flagen.plan.model import Unavailable
 from flagen.plan.reverse_mode import ReversePlan, plan_reverse_mode
 from flagen.plan.row_planner import NoKernel
 from flagen.plan.rows import cleared, values_in
 from flagen.plan.schedule import Set
 from flagen.plan.split import crossed_dims
 from flagen.plan.tiles import StateTile, Tile, Value
+from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Dims, Input, Param
 
 SEGMENT = 64

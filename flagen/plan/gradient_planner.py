@@ -17,7 +17,7 @@ from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.padding import FINITE
 from flagen.plan.row_planner import RowPlanner
 from flagen.plan.rows import ROW, TOKEN, cleared, values_in
-from flagen.plan.schedule import declared_names, place_of
+from flagen.plan.schedule import declared_names, names_of, place_of
 from flagen.plan.tiles import Head, Tile, Value, tiles_in
 from flagen.spec.model import Dims, Input, Param
 
@@ -121,7 +121,7 @@ class GradientPlanner(Generic[P]):
 
     def _check_names(self, own: set[str]) -> None:
         """Refuse a spec that gives a name to something else which expressions of gradients start from."""
-        if met := sorted(own & set(declared_names(self.spec))):
+        if met := sorted(own & set(names_of(self.spec))):
             names = " and ".join(f"`{name}`" for name in met)
             reason = f"the gradients of a chunk's rows are called {names} there"
             self.planner.refuse(reason, place_of(self.spec, met[0]))

@@ -41,3 +41,8 @@ SETTINGS = frozenset(
 def is_taken(name: str) -> bool:
     """Whether the kernels over the rows of a chunk call something else `name`."""
     return name in LOCALS or name.endswith(OPERANDS)
+
+
+def kernel_name(name: str) -> str:
+    """What a name of the spec is called in a kernel: it gives way to what kernels call things."""
+    return f"{name}_" if is_taken(name) else name

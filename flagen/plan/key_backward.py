@@ -57,7 +57,7 @@ class KeyBackwardPlan:
     puts_out: the forward kernels read something else, so that it has one, too, and a walk that puts out what is read.
     rows: the same with a chunk's rows as the first axis of every tile.
     walk_read, read: the gradient of the read, for the walk and for the last kernel.
-    decays: whether something that has a gradient decides the decay.
+    decays: whether the decay depends on something that has a gradient.
     whole_keys: whether something sums over the keys, which are then one block.
     reverse: what the walk over gradients reads beside prepared rows.
     values: what the last kernel reads of a block of values for their gradients; `written`: for the gradients of all

@@ -59,7 +59,7 @@ class Leaf:
 class Preparation:
     """What the first kernel reads and evaluates.
 
-    once, rows: what has no key channels, before the loop over blocks of them.
+    once, rows: what has no key channels, before the loop over blocks of keys.
     key_once, key_rows: what has, in that loop.
     sums: what is summed over the keys there; `numbers` are what is made of these after it.
     """
@@ -369,7 +369,7 @@ class KeyPlanner(RowPlanner):
 
 @dataclass
 class _Numbers:
-    """Takes out of the walk's expressions what a row has one number for and sums over the keys."""
+    """Takes the numbers of a row that sum over the keys out of the walk's expressions: they are prepared before."""
 
     planner: KeyPlanner
     found: list[RowSet] = field(default_factory=list)

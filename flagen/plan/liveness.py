@@ -1,4 +1,4 @@
-"""Which actions of a backward kernel something needs: those that make what is stored, or what such an action reads."""
+"""Which actions of a backward kernel are needed: those that make what is stored, or what another such action reads."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How the gradient of a log decay comes about, without a product of a state and its gradient for every token.
 
-Going back from the end of a segment, it is a running difference: what rows that read have in common with their
-gradients, less what rows that write have; and at the segment's end what the state has in common with its gradient.
+Going back from the end of a segment, it is a running difference of inner products: of each row that reads with its
+gradient, less those of each row that writes; at the segment's end it starts from that of the state with its gradient.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class LogDecay:
         state: Tile,
         known: dict[Event, Value],
     ) -> list[Action]:
-        """The sum of what the rows of `kinds` among `events` have in common with `state`, channel by channel."""
+        """The inner products of the rows of `kinds` among `events` with `state`, added up for each channel."""
         terms = [self._term(event, state, known) for event in events if isinstance(event, kinds)]
         loops = [
             [self._term(inner, state, known) for inner in flat(event.events) if isinstance(inner, kinds)]
@@ -189,8 +189,8 @@ def _writes_in(events: Sequence[Event]) -> bool:
 class SeveralLogDecays:
     """The same for several decays in a token, or in a micro-step: the running difference takes every row as it stands.
 
-    What rows between two decays have of one another is in both sums then, so that the gradient of a decay that leaves
-    next to nothing is known to the rounding of the others only.
+    Pairs of rows with no decay between them are then in both sums and cancel but for their rounding, which limits how
+    well the gradient is known of a decay that leaves next to nothing of the state.
     """
 
     def __init__(self, planner: Rows, fades: Sequence[Fade]) -> None:
@@ -205,7 +205,7 @@ class SeveralLogDecays:
                 self.reads[event] = planner.vector("read", self.dims, per, shared=True)
 
     def left_by(self, event: Event) -> list[Action]:
-        """What a reader has in common with its gradient, where that is not seen from the gradient."""
+        """The inner product of a reader with its gradient, where the walk back cannot compute it."""
         if event not in self.reads:
             return []
         outer = self.p.rows[event]
@@ -214,7 +214,7 @@ class SeveralLogDecays:
         return [Set(self.reads[event].name, value), Leave(self.p.front.vectors[self.reads[event].name])]
 
     def at_end(self) -> Action:
-        """What the state has in common with its gradient after a segment."""
+        """The inner product of the state after a segment with its gradient, for each channel."""
         whole = self._by_key(self.t.summed(self.t.times(self.p.S, self.p.dS), self.p.value))
         return AtEnd((Set(self.gradient.name, whole), Leave(self.p.front.vectors[self.gradient.name])))
 

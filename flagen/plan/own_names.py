@@ -9,10 +9,15 @@ the table: they give way themselves (`flagen.plan.free_names`).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from flagen.plan.free_names import free_name
 from flagen.plan.kernel_names import LOCALS, SETTINGS
-from flagen.plan.schedule import declared_names
+from flagen.plan.schedule import names_of
+from flagen.spec.layer.model import Layer
+from flagen.spec.layer.renaming import OWN as OWN_OF_LAYERS
+from flagen.spec.layer.renaming import declared_names as layer_names
+from flagen.spec.layer.renaming import renamed as layer_renamed
 from flagen.spec.model import Spec
 from flagen.spec.renaming import renamed
 
@@ -52,6 +57,9 @@ _TRITON = _words("""
 WORDS = (_PYTHON | _TORCH | _ARGUMENTS | _TRITON | LOCALS | SETTINGS) - {"o", "head", "H", "HV"}
 """What generated code calls its own."""
 
+LAYER_WORDS = _PYTHON | OWN_OF_LAYERS
+"""What a generated layer calls its own."""
+
 _LIKE_WORDS = re.compile(
     r"\w*_(decayed|gradient|operand|ptr|reading|slope|sums|writing)"
     r"|(BLOCK|chunk|fused_recurrent|naive_chunk|naive_recurrent|tune_chunk)_\w+"
@@ -64,9 +72,27 @@ def is_word(name: str) -> bool:
     return name in WORDS or _LIKE_WORDS.fullmatch(name) is not None
 
 
+def layer_for_generated_code(layer: Layer) -> Layer:
+    """`layer` with an underscore behind each name that a generated layer has for itself, or the layer as it is."""
+    declared = dict.fromkeys(layer_names(layer))
+    taken = {*declared, *LAYER_WORDS, *(word for text in _texts(layer) for word in re.findall(r"\w+", text))}
+    names: dict[str, str] = {}
+    for name in declared:
+        if name in LAYER_WORDS:
+            names[name] = free_name(f"{name}_", taken)
+            taken.add(names[name])
+    return layer_renamed(layer, names)
+
+
+def _texts(layer: Layer) -> Iterator[str]:
+    """What a layer's section says in words, which stand in what is printed."""
+    yield layer.notes
+    yield from (decl.description for group in (layer.config, layer.params, layer.inputs) for decl in group)
+
+
 def for_generated_code(spec: Spec) -> Spec:
     """`spec` with an underscore behind each name that generated code has for itself, or the spec as it is."""
-    declared = dict.fromkeys(declared_names(spec))
+    declared = dict.fromkeys(names_of(spec))
     met = [name for name in declared if name != "o" and is_word(name)]
     if not met:
         return spec

@@ -1,5 +1,5 @@
-"""What a form takes for granted about the values it is given: where it relies on a range, and whether a value that is
-no number stays where it is."""
+"""What a form takes for granted about the values it is given: where it relies on a range, and whether a NaN reaches
+other tokens of its chunk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import Plan
+from flagen.plan.model import Plan, StagedPlan
 from flagen.plan.row_planner import scalar_factors
-from flagen.plan.staged import StagedPlan
 from flagen.spec.model import Call, Expr, Input, Name, Param, Spec, walk
 
 Use = Literal["log", "leaf", "inverse"]

@@ -70,8 +70,8 @@ class NoKernel(Exception):
 class RowPlanner:
     """Lowers the expressions of `nf` to tiles; `row_axis` is the axis of the rows that write.
 
-    With `rows_first` for kernels whose tiles have a chunk's rows as their first axis and see the keys in blocks: there
-    what a row has one number for is no sum over its channels.
+    `rows_first`: for kernels whose tiles have a chunk's rows as their first axis and hold a block of the keys. The
+    scale of a row is then no sum over its channels, such as a norm: no block has all of them.
     """
 
     def __init__(self, nf: NormalForm, row_axis: str, *, rows_first: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Expressions over the rows of a chunk: what varies from token to token gets one axis more, its row in the chunk.
 
-A row vector is kept as `scale * vector`. What a row has one number for stays off the matrix products, whose operands
-are then the inputs themselves, in their own dtype; the numbers multiply what comes out, in float32.
+A row vector is kept as `scale * vector`, with one scale per row. The scales stay out of the matrix products, whose
+operands are then the inputs themselves, in their own dtype; they multiply the results, in float32.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from flagen.spec.model import Dims
 TOKEN, ROW = "token", "row"
 """Axes of a chunk: its tokens, and its rows where a token has several."""
 
+WRITTEN, MEMBER = "written row", "member of a group"
+"""Axes beside them: the rows of a chunk as the columns of scores, and the value heads of a key head."""
+
 
 L2NORM_EPSILON = Fraction(1, 10**6)
 """What `l2norm` adds to the sum of squares."""
@@ -51,8 +54,8 @@ class Operand:
 
 @dataclass(frozen=True)
 class RowAxis:
-    """Gives tiles the axis `axis`. `order` is the order of axes in a kernel, `fixed` what no token changes;
-    `splits_norms` tells whether a row's number may be a sum over its channels."""
+    """Gives tiles the axis `axis`. `order` is the order of axes in a kernel, `fixed` the names that are the same for
+    all tokens; `splits_norms` tells whether the scale of a row may be a sum over its channels."""
 
     axis: str
     order: Dims

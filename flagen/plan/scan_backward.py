@@ -14,13 +14,13 @@ from functools import cached_property
 
 from flagen.plan.gradients import Transposition
 from flagen.plan.lowering import TooManyDims
-from flagen.plan.model import Unavailable
 from flagen.plan.row_planner import NoKernel
 from flagen.plan.scan import Result, ScanPlan
 from flagen.plan.scan_kernel import TOKEN, Planner, ScanKernelPlan, Walk, plan_scan_kernel, show_action
 from flagen.plan.schedule import Load, Set, fresh
 from flagen.plan.show import show
 from flagen.plan.tiles import Arithmetic, Constant, Function, Head, Masked, Tile, Value, tiles_in
+from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Dims, Input, Param, Spec, State
 
 

@@ -257,6 +257,12 @@ def _is_cheap(tile: Tile) -> bool:
 
 
 def declared_names(spec: Spec) -> Iterator[str]:
+    """Every name of the spec, and what its author calls those that are called otherwise here: nothing else is."""
+    yield from names_of(spec)
+    yield from spec.written.values()
+
+
+def names_of(spec: Spec) -> Iterator[str]:
     """Every name of the spec."""
     yield from spec.dims
     groups: tuple[Iterable[Input | Param | Derived], ...] = (spec.inputs, spec.params, spec.derived)

@@ -5,18 +5,28 @@ from __future__ import annotations
 from fractions import Fraction
 
 from flagen.plan.tiles import (
+    Along,
     Arithmetic,
+    Both,
+    Call,
+    Compare,
     Constant,
+    Coordinate,
+    Cumulative,
+    Dot,
     Edge,
     Function,
     Head,
+    Lane,
     Masked,
     MatMul,
     Negative,
     Normalize,
     Once,
     Product,
+    Rounded,
     Scan,
+    Select,
     Shifted,
     Size,
     Spread,
@@ -24,6 +34,8 @@ from flagen.plan.tiles import (
     Sum,
     Tile,
     Value,
+    Whole,
+    Widened,
 )
 from flagen.printing import ATOM, SIGN, Printed, joined, negative
 
@@ -70,3 +82,24 @@ def _shown(tile: Tile) -> Printed:
             return Printed(f"shifted({show(value)}, from {show(first)})")
         case Edge(value, reverse=reverse):
             return Printed(f"{'first' if reverse else 'last'}({show(value)})")
+        case Along(value) | Rounded(value) | Widened(value):
+            return _shown(value)
+        case Cumulative(value):
+            return Printed(f"sums({show(value)})")
+        case Whole(value):
+            return Printed(str(value))
+        case Coordinate(of):
+            return Printed(of.replace(" ", "_"))
+        case Lane(axis):
+            return Printed(f"{axis.replace(' ', '_')}_index")
+        case Compare(op, left, right):
+            return joined(op, _shown(left), _shown(right))
+        case Both(left, right):
+            return joined("and", _shown(left), _shown(right))
+        case Select(where, value, other):
+            return Printed(f"where({show(where)}, {show(value)}, {show(other)})")
+        case Dot(left, right, _, onto):
+            product = Printed(f"dot({show(left)}, {show(right)})")
+            return product if onto is None else joined("+", _shown(onto), product)
+        case Call(function, args):
+            return Printed(f"{function}({', '.join(map(show, args))})")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
 from flagen.spec.model import Dims
+
+LOG2_E = math.log2(math.e)
+"""Between `exp` and `exp2`."""
 
 MAX_DIMS = 2
 """A tile has at most this many axes: three would not fit the registers, and no paper's state has them."""
@@ -77,7 +81,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    op: Literal["+", "-", "/", "**"]
+    op: Literal["+", "-", "/", "**", "//", "%"]
     left: Tile
     right: Tile
     dims: Dims
@@ -190,6 +194,118 @@ class Edge:
     dims: Dims
 
 
+# What kernels that multiply rows of a chunk do besides.
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number, among others that count."""
+
+    value: int
+    dims: Dims = ()
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """Where a program stands: the number of its block; the number of the chunk in its sequence, and of how many."""
+
+    of: Literal["block", "chunk of sequence", "chunks of sequence"]
+    dims: Dims = ()
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The place of each lane along an axis: of a row in its chunk, of an index in its dim."""
+
+    axis: str
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Where this holds between two tiles."""
+
+    op: Literal["==", "<", "<=", ">", ">="]
+    left: Tile
+    right: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Both:
+    """Where both of two tiles hold."""
+
+    left: Tile
+    right: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Select:
+    """`value` where `where` holds, and `other` elsewhere."""
+
+    where: Tile
+    value: Tile
+    other: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Dot:
+    """The matrix product of two tiles, summed over `dim`, added onto a third one: on tensor cores, so that both are
+    operands, of the dtype of the call's products."""
+
+    left: Tile
+    right: Tile
+    dim: str
+    onto: Tile | None
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """`value` as an operand of matrix products, in their dtype."""
+
+    value: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Widened:
+    """`value`, which has been loaded, or rounded, as an operand of products, in float32."""
+
+    value: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Along:
+    """`value`, whose axes are called `dims` here: a row that was solved for is read as a column of scores, say."""
+
+    value: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Cumulative:
+    """Sums of `value` along `axis` up to each lane, itself too; in reverse from each lane on."""
+
+    value: Tile
+    axis: str
+    reverse: bool
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a function of `shared/device` makes of tiles; sizes and words that it is compiled for are among its
+    arguments."""
+
+    function: str
+    args: tuple[Tile, ...]
+    dims: Dims
+
+
 Tile = (
     Constant
     | Size
@@ -209,34 +325,50 @@ Tile = (
     | Scan
     | Shifted
     | Edge
+    | Whole
+    | Coordinate
+    | Lane
+    | Compare
+    | Both
+    | Select
+    | Dot
+    | Rounded
+    | Widened
+    | Along
+    | Cumulative
+    | Call
 )
 
 
 def operands(tile: Tile) -> tuple[Tile, ...]:
     """What `tile` is computed from, left to right."""
     match tile:
-        case Constant() | Size() | Head() | Value() | StateTile():
+        case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane():
             return ()
         case Negative(value) | Sum(value) | Normalize(_, value) | Masked(value) | Once(value) | Spread(value):
             return (value,)
-        case Edge(value):
+        case Edge(value) | Rounded(value) | Widened(value) | Along(value) | Cumulative(value):
             return (value,)
+        case Select(where, value, other):
+            return (where, value, other)
+        case Dot(left, right, _, onto):
+            return (left, right) if onto is None else (left, right, onto)
         case Scan(_, factor, term, first):
             return (factor, term, first)
         case Shifted(value, first):
             return (value, first)
         case Product(factors):
             return factors
-        case Function(_, args):
+        case Function(_, args) | Call(_, args):
             return args
-        case Arithmetic(_, left, right) | MatMul(left, right):
+        case Arithmetic(_, left, right) | Compare(_, left, right) | MatMul(left, right) | Both(left, right):
             return (left, right)
 
 
 def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
     """`tile` with `change` applied to each of its operands."""
     match tile:
-        case Constant() | Size() | Head() | Value() | StateTile():
+        case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane():
             return tile
         case Negative(value, dims):
             return Negative(change(value), dims)
@@ -264,6 +396,24 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return Shifted(change(value), change(first), axis, reverse, dims)
         case Edge(value, axis, reverse, dims):
             return Edge(change(value), axis, reverse, dims)
+        case Compare(op, left, right, dims):
+            return Compare(op, change(left), change(right), dims)
+        case Both(left, right, dims):
+            return Both(change(left), change(right), dims)
+        case Select(where, value, other, dims):
+            return Select(change(where), change(value), change(other), dims)
+        case Dot(left, right, dim, onto, dims):
+            return Dot(change(left), change(right), dim, None if onto is None else change(onto), dims)
+        case Rounded(value, dims):
+            return Rounded(change(value), dims)
+        case Widened(value, dims):
+            return Widened(change(value), dims)
+        case Along(value, dims):
+            return Along(change(value), dims)
+        case Cumulative(value, axis, reverse, dims):
+            return Cumulative(change(value), axis, reverse, dims)
+        case Call(function, args, dims):
+            return Call(function, tuple(map(change, args)), dims)
 
 
 def values_renamed(tile: Tile, names: Mapping[str, str]) -> Tile:

@@ -11,13 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from flagen.diagnostics import NOWHERE, Source, Span
 from flagen.intervals import Interval as Interval
-
-if TYPE_CHECKING:
-    from flagen.spec.layer.model import Layer
+from flagen.spec.layer.model import Layer
 
 Dims = tuple[str, ...]
 
@@ -306,6 +304,8 @@ class Spec:
     sha256: str = field(compare=False, default="")
     layer: Layer | None = None
     """The module around the operator, where the spec has one."""
+    used: Mapping[str, Spec] = field(default_factory=dict, compare=False, repr=False)
+    """The specs whose operators the layer uses, by what it calls these; none where only this spec's text was read."""
     wide_outputs: frozenset[str] = frozenset()
     """The outputs that have the dtype of the states: only stages have such, for others to go on with."""
     written: Mapping[str, str] = field(default_factory=dict, compare=False)

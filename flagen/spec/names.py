@@ -36,9 +36,6 @@ PYTHON_BUILTINS = _words("""
 ARGUMENTS = _words("chunk_size cu_seqlens initial_state output_final_state save_states self")
 """Arguments that generated functions and modules have beside those of a spec."""
 
-OF_GRADIENTS = _words("column kept_states prepared saved wanted")
-"""What the functions that give the gradients take by name, as they take params."""
-
 _OF_CLASSES = PYTHON_BUILTINS | _words("""
     CALL Ellipsis Exception ImportError Module NoneType NotImplementedError Parameter Recurrence RuntimeError Tensor
     TypeError ValueError annotations math nn torch
@@ -167,7 +164,7 @@ def identifier_problem(name: str, kind: SymbolKind) -> tuple[str, str, str] | No
         hint = "a letter, then at most 63 letters, digits and `_`, all of ASCII"
         return "E301", f"{quoted(name)} is not a name", f"{hint}: `{near}`" if near and _NAME.match(near) else hint
     reason = _reserved_because(name)
-    if reason is None and kind in _TAKEN and name in (ARGUMENTS if kind == "input" else ARGUMENTS | OF_GRADIENTS):
+    if reason is None and kind in _TAKEN and name in ARGUMENTS:
         reason = "generated functions have an argument of this name"
     if reason is None and kind in _MODULE_OWNS and (name in MODULE_ATTRIBUTES or name.startswith("register_")):
         reason = "the generated module has an attribute of this name"

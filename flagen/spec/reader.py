@@ -24,7 +24,7 @@ from flagen.spec.sections import Sections
 from flagen.spec.statements import Statements
 
 if TYPE_CHECKING:
-    from flagen.spec.layer.model import Layer, Use
+    from flagen.spec.layer.model import Use
 
 _TEXTS = ("title", "paper", "description")
 _REQUIRED = ("flagen", "name", "inputs", "update", "output")
@@ -107,9 +107,10 @@ class _Reader:
             sha256=sha256,
         )
         self._check_whole(spec, {"update", "output"} <= given.keys())
-        return replace(spec, layer=self._layer(given["layer"].value, spec)) if "layer" in given else spec
+        return self._with_layer(given["layer"].value, spec) if "layer" in given else spec
 
-    def _layer(self, node: Node, spec: Spec) -> Layer | None:
+    def _with_layer(self, node: Node, spec: Spec) -> Spec:
+        """`spec` with the layer that `node` describes, and what this uses."""
         # Most specs have none, and need nothing of what reads one.
         from flagen.spec.layer.checks import check_layer
         from flagen.spec.layer.reader import LayerReader
@@ -119,22 +120,25 @@ class _Reader:
         reader = LayerReader(spec.name, self.fields, self.report)
         layer = reader.layer(node)
         if layer is None:
-            return None
-        layer = replace(layer, uses=tuple(self._used(use) for use in layer.uses))
+            return spec
+        used = self._used(layer.uses)
         if reader.sound and reader.scope.complete:
-            operators = {OPERATOR: operator} | {use.name: use.spec for use in layer.uses}
+            operators = {OPERATOR: operator} | {use.name: used.get(use.name) for use in layer.uses}
             check_layer(layer, operators, reader.scope, self.report)
-        return layer
+        return replace(spec, layer=layer, used=used)
 
-    def _used(self, use: Use) -> Use:
-        """A spec that the layer uses, where it can be found."""
+    def _used(self, uses: tuple[Use, ...]) -> dict[str, Spec]:
+        """The specs that the layer uses, where they can be found."""
+        used: dict[str, Spec] = {}
         if self.find is None:
-            return use
-        found = self.find(use.package)
-        if isinstance(found, Spec):
-            return replace(use, spec=found)
-        self.report.error("E812", use.span, f"`{use.package}` cannot be used: {found}")
-        return use
+            return used
+        for use in uses:
+            found = self.find(use.package)
+            if isinstance(found, Spec):
+                used[use.name] = found
+            else:
+                self.report.error("E812", use.span, f"`{use.package}` cannot be used: {found}")
+        return used
 
     def _check_version(self, given: dict[str, Field]) -> None:
         """Another version may mean anything: nothing else in the file is worth a word then."""

@@ -114,22 +114,25 @@ def _visit_for(self: Any, node: ast.For) -> ast.AST:
     return visited
 
 
-def _builtins() -> dict[int, tuple[Any, str]]:
-    """Where each builtin of Triton's language lives, by identity, while none is replaced; `tl` itself if it does."""
+def _builtins() -> dict[int, tuple[Any, Any, str]]:
+    """Each builtin of Triton's language by its id, and where it lives, while none is replaced; `tl` itself if it does.
+
+    It is held here: the id of one that is gone may be that of anything."""
     return {
-        id(member): (module, name)
+        id(member): (member, module, name)
         for module in (tl.math, tl.core, tl)
         for name, member in getmembers(module)
         if callable(member) and tl.core.is_builtin(member)
     }
 
 
-def _compile(stock_compile: Callable[..., Any], builtins: dict[int, tuple[Any, str]]) -> Callable[..., Any]:
+def _compile(stock_compile: Callable[..., Any], builtins: dict[int, tuple[Any, Any, str]]) -> Callable[..., Any]:
     def compile_and_exec(self: Any, tree: Any) -> Any:
         names = self.fn.__globals__
         for name, value in list(names.items()):
             if id(value) in builtins:
-                names[name] = _late_bound(*builtins[id(value)])
+                _, module, called = builtins[id(value)]
+                names[name] = _late_bound(module, called)
         return stock_compile(self, tree)
 
     return compile_and_exec

@@ -7,18 +7,22 @@ function came to have one name, it has fewer identifiers than with names that no
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from flagen import pipeline
 from flagen.plan.own_names import WORDS, for_generated_code, is_word
+from flagen.project import RUNTIME
 from flagen.runtime.shared.arguments import Arguments
 from flagen.spec import parse_spec
 from flagen.spec.model import Spec
@@ -245,6 +249,45 @@ def test_all_forms_are_the_recurrence_whatever_it_is_called(name: str) -> None:
     assert told >= {"o", *(f"d {decl.name}" for decl in spec.inputs)}
 
 
+PASSED_BY_NAME = {
+    "linear_attn_normalized": "scale:column",
+    "gated_delta_product": "num_householder:prepared scale:wanted",
+    "comba_layer": "A_log:wanted dt_bias:saved scale:prepared",
+    "kda": "scale:saved",
+    "oja": "scale:saved",
+    "rwkv4": "w:wanted u:kept_states",
+}
+"""Params and step counts by the names of what functions for gradients take as keywords, as they take these."""
+
+
+def passed_by_name(name: str) -> tuple[Spec, set[str]]:
+    """A spec whose params are called so, and what they are called."""
+    names = dict(pair.split(":") for pair in PASSED_BY_NAME[name].split())
+    recurrence, *_ = text_of(name).partition("\nlayer:")
+    return parse_spec(called(recurrence, names)), set(names.values())
+
+
+@pytest.mark.parametrize("name", PASSED_BY_NAME)
+def test_functions_for_gradients_take_a_param_by_its_name(name: str) -> None:
+    spec, names = passed_by_name(name)
+    backward = rendered(spec)["chunk_backward.py"]
+    (function,) = (n for n in ast.parse(backward).body if isinstance(n, ast.FunctionDef) and n.name[0] != "_")
+    arguments = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
+    assert names <= set(arguments)
+    assert len(arguments) == len(set(arguments))
+
+
+@pytest.mark.usefixtures("interpreter", "poisoned_memory")
+@tiered("name", [(name,) for name in PASSED_BY_NAME], lambda name: name in ("linear_attn_normalized", "rwkv4"))
+def test_gradients_of_what_is_passed_by_such_a_name(name: str) -> None:
+    spec, _ = passed_by_name(name)
+    with imported(build(spec)) as package:
+        assert hasattr(package, f"chunk_{name}") and hasattr(package, f"fused_recurrent_{name}")
+        told = kernels.check(spec, package, shapes=kernels.SHAPES[:2])
+    tensors = [*spec.inputs, *(param for param in spec.params if param.is_tensor)]
+    assert told >= {f"d {decl.name}" for decl in tensors}
+
+
 def test_a_layer_calls_its_operator_by_the_names_that_the_spec_has() -> None:
     """Its own names are apart from those of the recurrence, and stay."""
     text = text_of("gated_deltanet")
@@ -261,3 +304,55 @@ def test_a_layer_calls_its_operator_by_the_names_that_the_spec_has() -> None:
 
 def without_banner(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith("# "))
+
+
+OF_A_LAYER = {
+    "hidden_size": "torch",
+    "head_dim": "nn",
+    "use_gate": "attention_mask",
+    "conv_size": "range",
+    "norm_eps": "run",
+    "H": "Tensor",
+    "HV": "len",
+    "K": "math",
+    "V": "F",
+    "A_log": "cls",
+    "q_proj": "packing",
+    "o_norm": "Layer",
+}
+"""Config, dims, params and modules of a layer, and what they are called now."""
+
+
+def test_a_layer_calls_what_is_its_own_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same module under other names: constructor, attributes, state_dict, and what it computes."""
+    text = text_of("gated_deltanet")
+    recurrence, layer = text.split("\nlayer:")
+    layer = re.sub(r"\w+", lambda word: OF_A_LAYER.get(word[0], word[0]), layer).replace("cls=cls", "A_log=cls")
+    for name, local in (("q", "past"), ("k", "hidden_states")):
+        layer = layer.replace(f"- {name} = ", f"- {local} = ").replace(f"heads({name}, ", f"heads({local}, ")
+    for package, spec_text in (("plain", text), ("other", f"{recurrence}\nlayer:{layer}")):
+        files = build(parse_spec(spec_text, "gated_deltanet.yaml"))
+        for path, content in files.items():
+            target = tmp_path / "layers_by_any_name" / package / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content)
+    for shared in ("shared", "modules"):
+        shutil.copytree(RUNTIME / shared, tmp_path / "layers_by_any_name" / shared)
+    monkeypatch.syspath_prepend(tmp_path)
+    plain, other = (
+        importlib.import_module(f"layers_by_any_name.{name}.layer").GatedDeltaNet for name in ("plain", "other")
+    )
+    sizes = {"hidden_size": 12, "head_dim": 4, "num_heads": 2, "conv_size": 3}
+    expected = plain(**sizes)
+    found = other(**{OF_A_LAYER.get(name, name): size for name, size in sizes.items()})
+    assert (found.torch, found.nn, found.range) == (12, 4, 3)
+
+    def called_now(path: str) -> str:
+        first, *rest = path.split(".")
+        return ".".join((OF_A_LAYER.get(first, first), *rest))
+
+    found.load_state_dict({called_now(path): tensor for path, tensor in expected.state_dict().items()})
+    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found(x)[0], expected(x)[0], rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"^torch: expected"):
+        other(torch=0)

@@ -159,13 +159,7 @@ def test_names_that_the_code_uses_elsewhere():
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *(
-            ("cu_seqlens", "input"),
-            ("chunk_size", "param"),
-            ("self", "input"),
-            ("wanted", "param"),
-            ("saved", "step argument"),
-        ),
+        *(("cu_seqlens", "input"), ("chunk_size", "param"), ("self", "input"), ("save_states", "step argument")),
         *(("state", "param"), ("half", "dim"), ("train", "step argument"), ("lambda", "local"), ("exp", "input")),
         *(("head", "local"), ("HV", "dim"), ("o", "derived"), ("S_prev", "local")),
     ],
@@ -197,4 +191,3 @@ def test_free(kind):
 
 def test_arguments_are_none_of_what_is_no_argument():
     assert identifier_problem("chunk_size", "local") is None
-    assert identifier_problem("wanted", "input") is None

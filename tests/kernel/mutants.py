@@ -16,8 +16,10 @@ from flagen.kernel.check import check
 from flagen.kernel.ir import (
     Access,
     Add,
+    Apply,
     Array,
     Barrier,
+    Bind,
     Choose,
     Fill,
     If,
@@ -27,7 +29,9 @@ from flagen.kernel.ir import (
     Load,
     Loop,
     Note,
+    Operands,
     Row,
+    Scale,
     Statement,
     Store,
     accesses_in,
@@ -35,7 +39,13 @@ from flagen.kernel.ir import (
 )
 from flagen.plan.tiles import (
     Arithmetic,
+    Both,
+    Call,
+    Compare,
     Constant,
+    Coordinate,
+    Cumulative,
+    Dot,
     Edge,
     Function,
     Masked,
@@ -43,10 +53,12 @@ from flagen.plan.tiles import (
     Once,
     Product,
     Scan,
+    Select,
     Shifted,
     Spread,
     StateTile,
     Value,
+    Whole,
     tiles_in,
 )
 
@@ -109,6 +121,9 @@ class _Changes:
             match statement:
                 case Let(target, value):
                     self._name(target, value.dims)
+                case Bind(targets, values) if len(targets) == len(values):
+                    for target, value in zip(targets, values, strict=True):
+                        self._name(target, value.dims)
                 case Load(target, source):
                     self._name(target, tuple(d for d in kernel.order if d in source.dims))
 
@@ -166,11 +181,36 @@ class _Changes:
                 yield "operands", replace(node, first=Spread(Constant(Fraction(0)), first.dims))
             case Edge(_, _, reverse):
                 yield "offsets", replace(node, reverse=not reverse)
+            case Select(where, value, other, dims):
+                yield "masks", Product((value, Constant(Fraction(1))), dims) if value.dims == dims else value
+                yield "masks", Select(where, other, value, dims)
+            case Compare(op):
+                yield "masks", replace(node, op=_NEIGHBOURS[op])
+            case Both(left, right):
+                yield from (("masks", side) for side in (left, right) if side.dims == node.dims)
+            case Dot(_, _, _, onto):
+                yield from () if onto is None else (("accumulations", replace(node, onto=None)),)
+            case Cumulative(value):
+                yield "bounds", replace(node, reverse=not node.reverse)
+                yield "offsets", value
+            case Call(function, args, dims):
+                if function in _DECAYS:
+                    yield "decays", Spread(Constant(Fraction(1)), dims)
+                yield from (("operands", arg) for arg in args[:1] if arg.dims == dims)
+            case Whole(number):
+                yield "offsets", Whole(number + 1)
+            case Coordinate():
+                yield "offsets", Whole(0)
             case Value(name, _, dims):
                 others = [other for other in self.named.get(dims, []) if self._of(other) != self._of(name)]
                 yield from (("operands", replace(node, name=other)) for other in others[:2])
             case Access(array, at, within):
                 yield from (("masks", replace(node, within=tuple(d for d in within if d != dim))) for dim in within)
+                for field in ("places", "ends"):
+                    if getattr(node, field):
+                        yield "offsets" if field == "places" else "masks", replace(node, **{field: ()})
+                if node.where is not None:
+                    yield "masks", replace(node, where=None)
                 yield from self._elsewhere(node, array, at)
             case Load():
                 yield "bounds", replace(node, once=not node.once)
@@ -188,6 +228,14 @@ class _Changes:
             case Choose(_, target, value):
                 yield "bounds", None
                 yield "bounds", Let(target, value)
+            case Scale():
+                yield "decays" if _decays(node.value) else "accumulations", None
+            case Apply():
+                yield "accumulations", None
+            case Loop("block" | "member" | "level" | "earlier" | "later" as over):
+                yield "bounds", None
+                if over in ("earlier", "later"):
+                    yield "bounds", replace(node, over="later" if over == "earlier" else "earlier")
             case Loop(over):
                 yield "bounds", replace(node, reverse=not node.reverse)
                 if over == "token" and self.has_segments:
@@ -198,7 +246,7 @@ class _Changes:
                     yield "bounds", replace(node, conditions=tuple(c for c in conditions if c is not condition))
             case Barrier():
                 yield "bounds", None
-            case Note() | Row() | StateTile():
+            case Note() | Row() | StateTile() | Operands() | Bind():
                 pass
 
     def _elsewhere(self, node: Access, array: Array, at: Sequence[Index]) -> Iterator[tuple[str, Any]]:
@@ -210,6 +258,10 @@ class _Changes:
         for other in alike[:2]:
             kind = "residuals" if "scratch" in (array.life, other.life) else "operands"
             yield kind, replace(node, array=other)
+
+
+_NEIGHBOURS = {">=": ">", ">": ">=", "<": "<=", "<=": "<", "==": ">="}
+_DECAYS = ("decay_over", "decay_to_cut")
 
 
 def _decays(tile: Any) -> bool:

@@ -18,9 +18,9 @@ from flagen.backends.triton_.scan import scan_kernel_renderings
 from flagen.emit.env import environment, render
 from flagen.emit.format import format_python
 from flagen.kernel.scan import scan_backward, scan_forward
-from flagen.plan.model import Unavailable
 from flagen.plan.scan import plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
+from flagen.plan.unavailable import Unavailable
 from flagen.project import bundled
 from flagen.spec import parse_spec
 from tests.fuzz.packages import imported

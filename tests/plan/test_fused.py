@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from flagen.plan.fused import FusedPlan, plan_fused_recurrent
-from flagen.plan.model import Unavailable
 from flagen.plan.padding import PaddingRules
 from flagen.plan.schedule import Keep, Load, Set, Steps
 from flagen.plan.show import show
 from flagen.plan.split import Split
 from flagen.plan.tiles import Tile
+from flagen.plan.unavailable import Unavailable
 from flagen.spec import load_spec, parse_spec
 from tests.specs import OPERATORS
 

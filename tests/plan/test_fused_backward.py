@@ -9,8 +9,8 @@ import pytest
 from flagen.pipeline import derive, make_plan
 from flagen.plan.backward_actions import AtEnd, Give, Leave, Load, Steps, Take
 from flagen.plan.fused_backward import FusedBackwardPlan
-from flagen.plan.model import Unavailable
 from flagen.plan.reverse_mode import ReversePlan
+from flagen.plan.unavailable import Unavailable
 from flagen.spec import load_spec, parse_spec
 from tests.algebra.cases import SPECS
 from tests.specs import OPERATORS

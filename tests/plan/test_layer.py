@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from flagen.plan.layer import LayerPlan, plan_layer
+from flagen.plan.layer import LayerPlan
+from flagen.plan.layer_planner import plan_layer
 from flagen.spec import check_file
 from flagen.spec.layer.scope import BASE_ATTRIBUTES, BASE_CONFIG
 

@@ -63,7 +63,8 @@ def test_everything_that_a_section_takes_is_read() -> None:
     weight = next(init for init in layer.init if init.path == "w_proj.weight")
     assert weight == Init("w_proj.weight", weight.value, weight_decay=False, condition=weight.condition)
     assert [use.package for use in layer.uses] == ["gated_deltanet"]
-    assert layer.uses[0].spec == load_spec(HERE / "valid" / "gated_deltanet.yaml")
+    used = load_spec(HERE / "valid" / "layer_of_everything.yaml").used
+    assert used == {layer.uses[0].name: load_spec(HERE / "valid" / "gated_deltanet.yaml")}
 
 
 def test_the_index_of_a_layer_is_an_argument_wherever_it_is_not_placed() -> None:

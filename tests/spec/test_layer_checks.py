@@ -97,5 +97,4 @@ def test_another_spec_is_looked_for_beside_this_one_only(tmp_path: Path) -> None
     assert codes() == ["E812"]  # Its own layer calls its recurrence with too few.
     right = second[: second.index("layer:")].replace("[V]}", "[V], w: [V]}").replace("outer(k, v)", "outer(k, v * w)")
     (tmp_path / "second.yaml").write_text(right)
-    layer = load_spec(tmp_path / "example.yaml").layer
-    assert layer is not None and layer.uses[0].spec == parse_spec(right)
+    assert load_spec(tmp_path / "example.yaml").used == {"other": parse_spec(right)}

@@ -14,7 +14,7 @@ def trial(name: str, **config: Constant) -> Trial:
     spec = load_spec(HERE / "valid" / f"{name}.yaml")
     assert spec.layer is not None
     given = {entry.name: entry.default for entry in spec.layer.config} | config
-    found = Trial(spec.layer, {"recurrence": spec} | {use.name: use.spec for use in spec.layer.uses}, given)
+    found = Trial(spec.layer, {"recurrence": spec} | spec.used, given)
     if not found.findings:
         found.call()
     return found

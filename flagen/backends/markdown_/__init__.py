@@ -10,8 +10,7 @@ from flagen.backends.markdown_.printer import symbol
 from flagen.backends.protocol import Rendering
 from flagen.backends.stages import inside, package_of
 from flagen.kernel import Programs
-from flagen.plan.model import Plan
-from flagen.plan.staged import StagedPlan
+from flagen.plan.model import Plan, StagedPlan
 
 
 def symbols(written: Mapping[str, str]) -> dict[str, str]:

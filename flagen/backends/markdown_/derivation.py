@@ -14,9 +14,9 @@ from flagen.backends.text import markdown
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.cost import Cost, cost
-from flagen.plan.model import Plan, Unavailable
+from flagen.plan.model import Plan, StagedPlan
 from flagen.plan.scan import ScanPlan
-from flagen.plan.staged import StagedPlan
+from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Assign, Expr, Name, Repeat, Spec, walk
 
 _SIZES = (64, 128, 256)

@@ -12,9 +12,9 @@ from flagen.backends.torch_.module import module_file, package_file, stage_packa
 from flagen.backends.torch_.naive import naive_file
 from flagen.kernel import Programs
 from flagen.plan.chunk import ChunkPlan
-from flagen.plan.model import Plan, Unavailable
+from flagen.plan.model import Plan, StagedPlan
 from flagen.plan.scan import ScanPlan
-from flagen.plan.staged import StagedPlan
+from flagen.plan.unavailable import Unavailable
 
 
 class TorchBackend:

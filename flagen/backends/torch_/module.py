@@ -18,9 +18,9 @@ from flagen.backends.text import one_line, tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.diagnostics import InternalError
 from flagen.plan.free_names import free_name
-from flagen.plan.model import Plan, Unavailable
+from flagen.plan.model import Plan, StagedPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
-from flagen.plan.staged import StagedPlan
+from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Expr, Interval, Name, Param, Spec, walk
 
 

@@ -12,8 +12,8 @@ from flagen.backends.signature import Parameter, output_dtype, output_like
 from flagen.backends.stages import package_of
 from flagen.backends.torch_.common import common_context, equations
 from flagen.backends.torch_.scope import Scope, defaults, names_used, prelude
-from flagen.plan.model import Plan
-from flagen.plan.staged import PlannedStage, StagedPlan, as_locals
+from flagen.plan.model import Plan, PlannedStage, StagedPlan
+from flagen.plan.staged import as_locals
 
 
 def staged_file(plan: Plan, staged: StagedPlan) -> Rendering:

@@ -28,12 +28,12 @@ from flagen.kernel import Programs
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import Plan, Unavailable
+from flagen.plan.model import Plan, StagedPlan
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
-from flagen.plan.staged import StagedPlan
+from flagen.plan.unavailable import Unavailable
 
 if TYPE_CHECKING:
     from flagen.backends.triton_.key_backward import Contexts

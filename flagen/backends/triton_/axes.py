@@ -9,20 +9,23 @@ from flagen.backends.printed import Printed, expression, product, product_of, to
 from flagen.backends.text import tuple_of
 from flagen.diagnostics import InternalError
 from flagen.plan.free_names import free_name
-from flagen.plan.rows import TOKEN
+from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
 from flagen.spec.model import Dims
 
 
 @dataclass(frozen=True)
 class Axes:
-    """`order` is the order of a tile's axes; every dim has an index vector and a mask vector in the kernel."""
+    """`order` is the order of a tile's axes; every dim has an index vector and a mask vector in the kernel. Where
+    tokens have several rows, `order` has both axes."""
 
     order: Dims
     _taken: Collection[str] = frozenset()
 
     def index(self, dim: str) -> str:
         """The indices of a program's lanes along `dim`."""
-        return free_name(f"{dim}_index", self._taken)
+        if dim == WRITTEN:
+            dim = ROW if ROW in self.order else TOKEN
+        return "members" if dim == MEMBER else free_name(f"{dim}_index", self._taken)
 
     def mask(self, dim: str) -> str:
         """Which of them lie within the dim."""
@@ -30,7 +33,16 @@ class Axes:
 
     def lanes(self, dim: str) -> str:
         """How many lanes a tile has along `dim`."""
-        return "CHUNK" if dim == TOKEN else f"BLOCK_{dim}"
+        match dim:
+            case "token":
+                return "BLOCK_TOKENS" if ROW in self.order else "CHUNK"
+            case "row":
+                return "CHUNK"
+        return {WRITTEN: "CHUNK", MEMBER: "MEMBERS"}.get(dim, f"BLOCK_{dim}")
+
+    def size(self, dim: str) -> str:
+        """How much room there is along `dim` in memory."""
+        return self.lanes(dim) if dim in (TOKEN, ROW, WRITTEN, MEMBER) else dim
 
     def shape(self, dims: Dims) -> str:
         """The shape of a tile."""
@@ -61,8 +73,8 @@ class Axes:
         offsets = []
         for place, dim in enumerate(dims):
             index = self.spread(self.index(dim), (dim,), over)
-            offsets.append(product_of(index, *dims[place + 1 :]))
-        start = [product(counted, product(*map(Printed, dims))).text] if row else []
+            offsets.append(product_of(index, *map(self.size, dims[place + 1 :])))
+        start = [product(counted, product(*(Printed(self.size(dim)) for dim in dims))).text] if row else []
         return total_of(*start, *offsets)
 
     def within(self, dims: Dims) -> str:

@@ -13,9 +13,10 @@ from flagen.backends.triton_.chunk_kernel import ScalarDecayRows
 from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.lines import names_in
 from flagen.backends.triton_.printer import literal
-from flagen.backends.triton_.rows import kernel_name, steps_symbol
+from flagen.backends.triton_.rows import steps_symbol
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.free_names import initial_of
+from flagen.plan.kernel_names import kernel_name
 
 Sections = Mapping[str, list[str]]
 

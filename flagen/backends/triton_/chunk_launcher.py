@@ -15,9 +15,10 @@ from flagen.backends.triton_.key_kernel import kernels_of as key_kernels
 from flagen.backends.triton_.key_rows import arrays
 from flagen.backends.triton_.launcher import default_values
 from flagen.backends.triton_.operator import Operator
-from flagen.backends.triton_.rows import RowKernel, RowPlan, is_input, kernel_name, steps_symbol
+from flagen.backends.triton_.rows import RowKernel, RowPlan, is_input, steps_symbol
 from flagen.plan.chunk_families import SIZES
 from flagen.plan.free_names import final_of, free_name, initial_of
+from flagen.plan.kernel_names import kernel_name
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.schedule import declared_names
 from flagen.spec.model import Spec, State

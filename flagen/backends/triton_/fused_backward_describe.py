@@ -89,12 +89,12 @@ _TEXT = {
 
 _DECAYS = {
     "reads": (
-        " For the gradient of g it leaves what the rows that read have in common with their gradients, from the state"
-        " just after the decay, and what the state after a segment's last decay has in common with dS."
+        " For the gradient of g it stores inner products: of the rows that read with their gradients, these from the"
+        " state just after the decay, and of the state after a segment's last decay with dS."
     ),
     "gradients": (
-        " The gradient of g is what all later rows that read have in common with their gradients, less what those that"
-        " write have, dS standing just before the next decay: what rows between two decays have of one another is in"
-        " neither."
+        " The gradient of g adds up the inner products of all later rows that read with their gradients, less those of"
+        " the rows that write, dS standing just before the next decay. Pairs of rows with no decay between them are in"
+        " neither sum: they would cancel but for their rounding."
     ),
 }

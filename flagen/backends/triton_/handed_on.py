@@ -25,11 +25,11 @@ from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.free_names import free_name
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import Plan, Unavailable
+from flagen.plan.model import Plan, StagedPlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.schedule import declared_names
-from flagen.plan.staged import StagedPlan
+from flagen.plan.unavailable import Unavailable
 
 CHUNK_SIZE = "chunk_size=chunk_size"
 

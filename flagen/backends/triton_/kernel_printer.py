@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from flagen.backends.printed import SUM, Printed, product
 from flagen.backends.triton_.axes import Axes
 from flagen.backends.triton_.printer import Printer, literal
 from flagen.diagnostics import InternalError
@@ -12,6 +13,7 @@ from flagen.kernel.ir import (
     Add,
     Array,
     Barrier,
+    Bind,
     Choose,
     Condition,
     Fill,
@@ -25,7 +27,9 @@ from flagen.kernel.ir import (
     Load,
     Loop,
     Note,
+    Operands,
     Row,
+    Scale,
     Space,
     Statement,
     Store,
@@ -33,6 +37,7 @@ from flagen.kernel.ir import (
 from flagen.kernel.passes import dims_with_ends, edges_named, evaluates_head, has_key_heads, reads_steps
 from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Tile, Value
+from flagen.spec.model import Dims
 
 INDENT = "    "
 
@@ -52,6 +57,8 @@ class KernelPrinter:
         self.print = Printer(self.axes)
         self.rows: dict[tuple[Space, ...], str] = {}
         """The rows that have a name."""
+        self.starts: dict[tuple[tuple[Space, ...], Dims], str] = {}
+        """Those whose first element has one."""
         self.loops: list[Loop] = []
         """The loops that what is printed stands in."""
 
@@ -146,8 +153,14 @@ class KernelPrinter:
                 yield f"{statement.target} = {self._loaded(statement)}"
             case Let(target, value):
                 yield f"{target} = {self.print.assigned(value)}"
+            case Bind(targets, values):
+                yield f"{', '.join(targets)} = {', '.join(map(self.print, values))}"
             case Add(target, value, dims):
                 yield f"{target} += {self.print.over(value, self.axes.sorted(dims))}"
+            case Scale(target, value, dims):
+                yield f"{target} *= {self.print.over(value, self.axes.sorted(dims))}"
+            case Operands(array):
+                yield f"dtype = {_pointer(array)}.dtype.element_ty"
             case Fill():
                 yield f"{statement.target} = {self._filled(statement)}"
             case Choose(condition, target, value):
@@ -161,8 +174,8 @@ class KernelPrinter:
                 self.loops.pop()
             case If():
                 yield from self._if(statement)
-            case Row(name, spaces):
-                yield from self._named_row(name, spaces)
+            case Row(name, spaces, dims):
+                yield from self._named_row(name, spaces, dims)
             case Barrier(note):
                 yield from _comment(note)
                 yield "tl.debug_barrier()"
@@ -271,7 +284,8 @@ class KernelPrinter:
         source = load.source
         mask = self._mask(source, f", other={literal(load.fill).text}")
         # What comes from outside of the program has whatever dtype it was given.
-        cast = "" if source.array.life == "scratch" else ".to(tl.float32)"
+        wide = source.array.life != "scratch" if load.wide is None else load.wide
+        cast = ".to(tl.float32)" if wide else ""
         loaded = f"tl.load({_pointer(source.array)} + {self._address(source)}{mask}){cast}"
         return f"tl.where(block == 0, {loaded}, 0.0)" if load.once else loaded
 
@@ -327,9 +341,14 @@ class KernelPrinter:
                 return str(access.array.loops)
         raise InternalError(f"{access.array.name} has {index.space} inside of a row")
 
-    def _named_row(self, name: str, spaces: tuple[Space, ...]) -> Iterator[str]:
+    def _named_row(self, name: str, spaces: tuple[Space, ...], dims: Dims = ()) -> Iterator[str]:
         run, _ = spaces
-        yield f"{name} = {_COORDINATES.get(run, run)} * HV + value_head"
+        row = Printed(f"{_COORDINATES.get(run, run)} * HV + value_head", SUM)
+        if dims:
+            yield f"{name} = {product(row, product(*(Printed(self.axes.size(dim)) for dim in dims))).text}"
+            self.starts[spaces, dims] = name
+            return
+        yield f"{name} = {row.text}"
         self.rows[spaces] = name
 
 

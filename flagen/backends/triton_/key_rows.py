@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flagen.backends.triton_.rows import RowWriter, kernel_name
+from flagen.backends.triton_.rows import RowWriter
 from flagen.diagnostics import InternalError
+from flagen.plan.kernel_names import kernel_name
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
 from flagen.plan.rows import TOKEN

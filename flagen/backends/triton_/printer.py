@@ -11,18 +11,28 @@ from flagen.backends.triton_.device import FUNCTIONS
 from flagen.diagnostics import InternalError
 from flagen.functions import operation
 from flagen.plan.tiles import (
+    Along,
     Arithmetic,
+    Both,
+    Call,
+    Compare,
     Constant,
+    Coordinate,
+    Cumulative,
+    Dot,
     Edge,
     Function,
     Head,
+    Lane,
     Masked,
     MatMul,
     Negative,
     Normalize,
     Once,
     Product,
+    Rounded,
     Scan,
+    Select,
     Shifted,
     Size,
     Spread,
@@ -30,9 +40,11 @@ from flagen.plan.tiles import (
     Sum,
     Tile,
     Value,
+    Whole,
+    Widened,
     is_static,
 )
-from flagen.printing import joined, negative
+from flagen.printing import CHOICE, COMPARE, joined, negative
 from flagen.spec.model import Dims
 
 SCANS = {
@@ -105,7 +117,41 @@ class Printer:
                 return Printed(f"{known}({self(value)}, {self._spread(first, dims, SUM)}, {edge})")
             case Edge(value, axis, reverse):
                 return Printed(f"_only_row({self(value)}, {self._end(axis, value.dims, last=not reverse)})")
+            case Whole(value):
+                return Printed(str(value), SIGN if value < 0 else ATOM)
+            case Lane(axis):
+                return Printed(self.axes.index(axis))
+            case Coordinate(of):
+                return self.coordinate(of)
+            case Compare(op, left, right, dims):
+                return joined(op, self._operand(left, dims), self._operand(right, dims))
+            case Both(left, right, dims):
+                # Of tensors: `and` would ask for one truth.
+                both = (self._operand(side, dims).within(COMPARE + 1) for side in (left, right))
+                return Printed(" & ".join(both), COMPARE)
+            case Select(where, value, other, dims):
+                chosen = (self._spread(part, dims, CHOICE) for part in (where, value, other))
+                return Printed(f"tl.where({', '.join(chosen)})")
+            case Dot(left, right, dim, onto):
+                sides = self._transposed(left, dim, last=True), self._transposed(right, dim, last=False)
+                added = () if onto is None else (self(onto),)
+                return Printed(f"tl.dot({', '.join((*sides, *added))}, input_precision=PRECISION)")
+            case Rounded(value):
+                return Printed(f"{self.printed(value).atom}.to(dtype)")
+            case Widened(value):
+                return Printed(f"{self.printed(value).atom}.to(tl.float32)")
+            case Along(value):
+                return self.printed(value)
+            case Cumulative(value, axis, reverse, dims):
+                back = ", reverse=True" if reverse else ""
+                return Printed(f"tl.cumsum({self(value)}, axis={dims.index(axis)}{back})")
+            case Call(function, args):
+                return Printed(f"{function}({', '.join(map(self, args))})")
         raise InternalError(f"the Triton printer does not know {type(tile).__name__}: {tile!r}")
+
+    def coordinate(self, of: str) -> Printed:
+        """Where the program stands."""
+        return Printed({"block": "block", "chunk of sequence": "within", "chunks of sequence": "chunks"}[of])
 
     def _function(self, tile: Function) -> Printed:
         name, args = tile.name, tile.args

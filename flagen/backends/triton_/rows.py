@@ -13,7 +13,7 @@ from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.printer import Printer
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.free_names import free_name
-from flagen.plan.kernel_names import is_taken
+from flagen.plan.kernel_names import kernel_name
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
 from flagen.plan.rows import ROW, TOKEN
@@ -37,11 +37,6 @@ def is_input(tile: Tile | None) -> TypeGuard[Value]:
     """Whether a tile is an input as it is: loaded in its own dtype, and so a matrix product's operand. What a spec
     derives has a name, too, but is evaluated in float32."""
     return isinstance(tile, Value) and tile.kind == "input"
-
-
-def kernel_name(name: str) -> str:
-    """What a name of the spec is called in a kernel: it gives way to what the templates call things."""
-    return f"{name}_" if is_taken(name) else name
 
 
 def pointers(plan: RowPlan, *parts: Part) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from flagen.plan.free_names import free_name
 from flagen.plan.scan import Result, ScanPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import SIZES, ScanKernelPlan
+from flagen.plan.schedule import declared_names
 from flagen.spec.model import Spec
 
 
@@ -59,9 +60,14 @@ def scan_operator(plan: ScanKernelPlan, back: Program) -> ScanOperator:
         chunk_size=_size(plan),
         kept=kept,
         backward=back.name,
-        keywords=(f"kept_states=({', '.join(kept)},)",) if kept else (),
+        keywords=(f"{_kept_states(spec)}=({', '.join(kept)},)",) if kept else (),
         plan=plan.plan,
     )
+
+
+def _kept_states(spec: Spec) -> str:
+    """The argument by which the gradients get the states before each chunk."""
+    return free_name("kept_states", set(declared_names(spec)))
 
 
 def _arrays(program: Program, life: Life) -> tuple[Array, ...]:
@@ -183,6 +189,7 @@ def scan_backward_launcher_context(plan: ScanBackwardPlan, program: Program) -> 
         "config_arguments": _axes(*kernel.dims),
         "split": kernel.block_of,
         "kept": operator.kept,
+        "kept_states": _kept_states(spec),
         "inputs": [(x.name, x.of, _heads(x)) for x in gradients.values() if "token" in x.spaces],
         "sums": [(x.name, initials.get(x.of, x.of), _room(x)) for x in gradients.values() if "token" not in x.spaces],
         "totals": [_total(spec, name, initials, gradients.get(name)) for name in tensors],

@@ -10,7 +10,7 @@ from flagen.backends.torch_.staged import staged_context
 from flagen.backends.triton_.chunk_launcher import SAVE_STATES
 from flagen.backends.triton_.handed_on import keeps_states
 from flagen.plan.chunk_families import SIZES
-from flagen.plan.staged import PlannedStage, StagedPlan
+from flagen.plan.model import PlannedStage, StagedPlan
 from flagen.spec.model import Spec
 
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .causal_lm import CausalLM
+from .config import ModelConfig
+
+
+class Model(Protocol):
+    """A language model: token ids, and what an earlier call left, to logits."""
+
+    config: ModelConfig
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        past_key_values: Any,
+        use_cache: bool,
+        logits_to_keep: int,
+    ) -> Any: ...
 
 
 @torch.no_grad()
 def generate(
-    model: CausalLM,
+    model: Model,
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,

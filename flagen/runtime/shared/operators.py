@@ -51,6 +51,7 @@ class Operator:
         form: the PyTorch form, called as the function is.
         launch: launches the kernels, given the sizes of the call and the arguments of the operator.
         backward: the gradients by kernels, from those of what was returned; None where kernels go forward only.
+        wanted: the keyword of `backward` that says which gradients are asked for.
         kept: the names of what is kept.
         room: empty tensors like those that are kept, given what `launch` is.
         handed_on: keywords of `backward`, given what says how much was kept, then the first of what was returned if
@@ -68,6 +69,7 @@ class Operator:
     form: Callable[..., Any]
     launch: Callable[..., tuple[Tensor | None, ...]]
     backward: Callable[..., tuple[Tensor | None, ...]] | None = None
+    wanted: str = "wanted"
     initials: tuple[str, ...] = ("initial_state",)
     kept: tuple[str, ...] = ()
     room: Callable[..., tuple[Tensor | None, ...]] | None = None
@@ -180,7 +182,8 @@ class Operator:
         del keywords["output_final_state"]
         if self.handed_on is not None:
             keywords |= self.handed_on(given[-1], *kept)
-        return results(*self.backward(*cotangents, *positional, **keywords, wanted=asked(self.differentiated, wanted)))
+        keywords[self.wanted] = asked(self.differentiated, wanted)
+        return results(*self.backward(*cotangents, *positional, **keywords))
 
     def has_kernel(self, args: Arguments, settings: Sequence[Any]) -> bool:
         """Whether kernels run for such arguments; `settings` begin with `cu_seqlens`."""

@@ -6,14 +6,11 @@ Expressions here are about numbers and tensors of a whole module, so they have n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from flagen.diagnostics import NOWHERE, Span
-
-if TYPE_CHECKING:
-    from flagen.spec.model import Spec
 
 Scalar = int | float | str | bool | None
 Constant = Scalar | tuple[Scalar, ...]
@@ -235,11 +232,10 @@ class Assign:
 
 @dataclass(frozen=True)
 class Use:
-    """The operators of another spec under a name. `spec` is None where only this spec's text was read."""
+    """The operators of another spec under a name. The spec itself, where it was found, is in `Spec.used`."""
 
     name: str
     package: str
-    spec: Spec | None = field(default=None, compare=False, repr=False)
     span: Span = field(default=NOWHERE, compare=False)
 
 
@@ -281,3 +277,5 @@ class Layer:
     uses: tuple[Use, ...]
     forward: tuple[Assign, ...]
     span: Span = field(default=NOWHERE, compare=False)
+    written: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What its author calls what has another name here (`flagen.spec.layer.renaming`)."""

@@ -30,7 +30,8 @@ from flagen.spec.layer.model import (
     children,
     walk,
 )
-from flagen.spec.layer.scope import OPERATOR, RESERVED, Declared, LayerScope, Place, attribute_problem
+from flagen.spec.layer.renaming import OWN
+from flagen.spec.layer.scope import OPERATOR, Declared, LayerScope, Place, attribute_problem
 from flagen.spec.layer.vocabulary import RULES
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
 from flagen.spec.names import MODULE_ATTRIBUTES, class_name_problem, did_you_mean, package_name_problem, quoted
@@ -122,7 +123,7 @@ class LayerReader:
         problem = class_name_problem(scalar.text, self.package)
         if problem is None and scalar.text in MODULE_ATTRIBUTES:
             problem = "every module has an attribute of this name"
-        if problem is None and scalar.text in RESERVED | RULES.keys():
+        if problem is None and scalar.text in OWN | RULES.keys():
             problem = f"`{scalar.text}` is a name the generated code uses"
         if problem is not None:
             self.report.error("E207", scalar.span, f"{quoted(scalar.text)} cannot name a class", problem)
@@ -198,7 +199,7 @@ class LayerReader:
                 problem = problem or f"`{OPERATOR}` calls the operator of this spec"
                 self.report.error("E206", scalar.span, f"{quoted(scalar.text)} is no other spec's name", problem)
             else:
-                found.append(Use(field.key.text, scalar.text, None, scalar.span))
+                found.append(Use(field.key.text, scalar.text, scalar.span))
         return tuple(found)
 
     def _params(self, node: Node) -> tuple[LayerParam, ...]:

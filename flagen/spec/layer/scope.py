@@ -11,7 +11,7 @@ from typing import Literal
 from flagen.diagnostics import Span
 from flagen.spec.layer.model import CallKind, Expr, Name, NameKind, Value
 from flagen.spec.layer.vocabulary import CONSTANTS, CONSTRUCTORS, FUNCTIONS, NUMBER_FUNCTIONS, RULES
-from flagen.spec.names import MODULE_ATTRIBUTES, PYTHON_BUILTINS, did_you_mean, listed, nearest, quoted
+from flagen.spec.names import MODULE_ATTRIBUTES, did_you_mean, listed, nearest, quoted
 from flagen.spec.report import Report
 
 Kind = Literal["config", "dim", "param", "module", "input", "local", "operator"]
@@ -44,16 +44,11 @@ _LITERALS = {"true": True, "false": False, "null": None}
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 
-RESERVED = frozenset(
-    """
-    F Any ClassVar Forms Layer Packing Tensor ValueError activate annotations attention_mask check_activation
-    check_sizes check_sizes_or_none cls cu_seqlens hidden_states kwargs math nn no_weight_decay output_attentions
-    packing past past_key_values positions run self state torch use_cache DDLerpLinear DPFPFeatureMap
-    FusedRMSNormGated GroupNorm HadamardFeatureMap HedgehogFeatureMap LoRA RMSNorm RMSNormGated RotaryEmbedding
-    ShortConvolution T2RFeatureMap TokenMix
-    """.split()
+CONSTRUCTOR_ARGUMENTS = frozenset(("self", "kwargs"))
+FORWARD_ARGUMENTS = frozenset(
+    "self hidden_states attention_mask past_key_values use_cache output_attentions cu_seqlens kwargs".split()
 )
-"""What a generated layer calls its own."""
+"""What every layer takes, beside its config and its inputs."""
 
 BASE_ATTRIBUTES = frozenset(
     "KEYWORDS check_keywords choose find_tokens first_positions leave_states outputs past_states seen_tokens".split()
@@ -271,8 +266,8 @@ def _problem(name: str, kind: Kind) -> tuple[str, str, str] | None:
         reason = "it is a constant"
     elif name in (HIDDEN, RESULT) and kind != "local":
         reason = "it is what the layer is given" if name == HIDDEN else "it is what the layer gives back"
-    elif name in RESERVED or name in PYTHON_BUILTINS:
-        reason = "the generated code uses it"
+    elif (kind == "config" and name in CONSTRUCTOR_ARGUMENTS) or (kind == "input" and name in FORWARD_ARGUMENTS):
+        reason = "every layer has an argument of this name"
     elif kind in _OWNED and (name in MODULE_ATTRIBUTES or name.startswith("register_")):
         reason = "every module has an attribute of this name"
     elif kind in _OWNED and (name in BASE_ATTRIBUTES or (name in BASE_CONFIG and kind != "config")):

@@ -1,0 +1,246 @@
+"""Lowers the plans of chunk kernels whose decays are a scalar, or none: preparation, and the walks forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from flagen.kernel.ir import (
+    Bind,
+    Kernel,
+    Let,
+    Note,
+    Statement,
+    Store,
+)
+from flagen.kernel.rows import (
+    CHUNK,
+    PRECISION,
+    ZERO,
+    RowLowering,
+    call,
+    local,
+    rounded,
+    times,
+    whole,
+)
+from flagen.kernel.walks import Decay
+from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.rows import ROW, TOKEN, WRITTEN
+from flagen.plan.tiles import Arithmetic, Cumulative, Function, Select, Size, Sum, Tile
+
+PARTS = ("coarse", "fine")
+"""A log decay in powers of two, in multiples of a small one and what is left of them."""
+
+BEFORE = "from_start_before"
+"""The decay from a chunk's start to where erasures read, before that of their own token."""
+
+
+class ScalarDecayRows(RowLowering[ChunkKernelPlan]):
+    """What the kernels of a plan have in common."""
+
+    def decays(self) -> Iterator[Statement]:
+        """Sums of the log decays of a chunk, and the factors at its ends."""
+        if self.plan.row_decay is None:
+            return
+        row, token = (self.row,), (TOKEN,)
+        if self.plan.token_decay is not None:
+            yield Bind(
+                ("coarse", "fine"), (call("split_log_decay", self.tile(self.plan.token_decay, TOKEN), dims=token),)
+            )
+            yield self._both("read", lambda name: Cumulative(local(name, token), TOKEN, False, token))
+        decay = self.tile(self.plan.row_decay, self.row)
+        if self.plan.token_decay is not None:
+            # The decay comes before the first row of each token.
+            within = Arithmetic("%", self.lane(ROW), Size(self.steps), row)
+            decay = Select(self.compared(within, "==", whole(0)), decay, ZERO, row)
+        yield Bind(PARTS, (call("split_log_decay", decay, dims=row),))
+        yield self._both("sum", lambda name: Cumulative(local(name, row), self.row, False, row))
+        yield self._both("end", lambda name: Sum(local(name, row), self.row, ()))
+        if self.plan.erases_before:
+            yield self._both("before", lambda n: Arithmetic("-", local(f"{n}_sum", row), local(n, row), row))
+
+    def _both(self, of: str, value: Callable[[str], Tile]) -> Statement:
+        """The same of both parts of log decays."""
+        return Bind(tuple(f"{part}_{of}" for part in PARTS), tuple(map(value, PARTS)))
+
+    def exponent(self, of: str, axis: str) -> Tile:
+        """Two to the sum of both parts of a log decay."""
+        dims = (axis,) if axis else ()
+        total = Arithmetic("+", local(f"coarse_{of}", dims), local(f"fine_{of}", dims), dims)
+        return Function("exp2", (total,), dims)
+
+    def factors(self) -> Iterator[Statement]:
+        """The decays of each row from the chunk's start and to its end."""
+        row = (self.row,)
+        yield Let("from_start", self.exponent("sum", self.row))
+        coarse, fine = (Arithmetic("-", local(f"{p}_end", ()), local(f"{p}_sum", row), row) for p in PARTS)
+        yield Let("to_end", Function("exp2", (Arithmetic("+", coarse, fine, row),), row))
+
+    def between(self, reader: str) -> Tile:
+        """The decay from each row to where the rows of `reader` read: a matrix."""
+        after = "read" if reader == "q" and self.grouped else "sum"
+        moment = "before" if self.reads_before(reader) else after
+        axis = self.axis_of(reader)
+        dims = (axis, WRITTEN)
+
+        def part(name: str) -> Tile:
+            written = self.written(local(f"{name}_sum", (self.row,)))
+            return Arithmetic("-", local(f"{name}_{moment}", (axis,)), written, dims)
+
+        return Function("exp2", (Arithmetic("+", part("coarse"), part("fine"), dims),), dims)
+
+    def reads_before(self, reader: str) -> bool:
+        """Whether the rows of `reader` read before their token's decay."""
+        return reader == "y" and self.plan.erases_before
+
+    def start_of(self, reader: str) -> Tile | None:
+        """The decay from the chunk's start to where the rows of `reader` read."""
+        if self.plan.row_decay is None:
+            return None
+        if reader == "q":
+            return local("from_start_read" if self.grouped else "from_start", (TOKEN,))
+        return local(BEFORE if self.reads_before(reader) else "from_start", (self.row,))
+
+    def seen(self, reader: str) -> Tile:
+        """Which of the rows that were written those of `reader` see."""
+        if reader != "q":
+            return self.compared(self.lane(self.row), ">", self.lane(WRITTEN))
+        column = self.lane(WRITTEN)
+        if self.grouped:
+            column = Arithmetic("//", column, Size(self.steps), (WRITTEN,))
+        return self.compared(self.lane(TOKEN), ">=", column)
+
+    def scores(
+        self, name: str, reader: str, writer: str, of_reader: Tile | None, of_writer: Tile | None
+    ) -> Iterator[Statement]:
+        """Masked products of each reading row with each writing row, scaled and decayed."""
+        dims = (self.axis_of(reader), WRITTEN)
+        products = self.dot(self.operand(reader), self.written(self.operand(writer)), self.plan.key)
+        decay = None if self.plan.row_decay is None else local("decay", dims)
+        # Factors first: a product of products would hold two more tiles at a time.
+        factors = [f for f in (of_reader, of_writer and self.written(of_writer), decay) if f is not None]
+        yield Let(name, times(products, times(*factors) if factors else None))
+        yield Let(name, Select(self.seen(reader), local(name, dims), ZERO, dims))
+
+
+class Prepare(ScalarDecayRows):
+    """The kernel that prepares all chunks at once. It loads nothing before it is needed: registers are scarce."""
+
+    def __init__(self, plan: ChunkKernelPlan) -> None:
+        assert plan.prepare is not None
+        super().__init__(plan, *plan.prepare)
+
+    def kernel(self) -> Kernel:
+        first, second, third = self.parts
+        plan = self.plan
+        decays = [*self.decays(), *self._ends()]
+        body: list[Statement] = [
+            *self.once(*self.parts),
+            *self.loads(first),
+            *([Note(), *decays, Note()] if decays else []),
+            *self.loads(second),
+            *self.operands("q", "w", "k"),
+            Note(),
+            *self._scores(),
+            Note(),
+            *self._erasures(third),
+        ]
+        return Kernel(
+            name="prepare",
+            run="chunk",
+            block_of=None,
+            order=self.order,
+            arrays=(),
+            numbers=(),
+            lengths=("T",),
+            sizes=("H", "HV", plan.key, "CHUNK", f"BLOCK_{plan.key}", "PRECISION"),
+            names=self.names,
+            body=tuple(body),
+            steps=self.steps,
+        )
+
+    def _ends(self) -> Iterator[Statement]:
+        if self.plan.row_decay is None:
+            return
+        yield from self.factors()
+        for name in ("from_start", "to_end"):
+            yield Store(self.of_chunk(name, (self.row,)), local(name, (self.row,)))
+
+    def _scores(self) -> Iterator[Statement]:
+        if self.plan.row_decay is not None:
+            yield Let("decay", self.between("q"))
+        yield from self.scores("scores", "q", "w", None, self.scale("w"))
+        yield self.stored("scores", TOKEN)
+        if self.plan.write_key is not None:
+            yield from self.scores("write_scores", "q", "k", None, self.scale("v"))
+            yield self.stored("write_scores", TOKEN)
+
+    def _erasures(self, part: object) -> Iterator[Statement]:
+        yield from self.loads(self.parts[2])
+        yield from self.operands("y")
+        if self.plan.row_decay is not None and (self.grouped or self.plan.erases_before):
+            yield Let("decay", self.between("y"))
+        if self.plan.write_key is not None:
+            yield from self.scores("erased_writes", "y", "k", self.scale("y"), self.scale("v"))
+            yield self.stored("erased_writes", self.row)
+        yield from self.scores("L", "y", "w", self.scale("y"), self.scale("w"))
+        square = (self.row, WRITTEN)
+        yield Let("inverse", call("invert", local("L", square), CHUNK, PRECISION, dims=square))
+        yield self.stored("inverse", self.row)
+
+    def stored(self, name: str, axis: str) -> Statement:
+        target = self.of_chunk(name, (axis, WRITTEN))
+        return Store(replace(target, array=replace(target.array, own_dtype=True)), local(name, (axis, WRITTEN)))
+
+
+@dataclass(frozen=True)
+class ScalarPlacement:
+    """Rows stay as they are; their numbers, decays among them, multiply what comes out of a read, and what goes into a
+    write.
+
+    given: what tiles over the values are called as operands; `unrounded` before that, where they were found here.
+    """
+
+    kernel: ScalarDecayRows
+    state: Tile
+    given: Mapping[str, Tile]
+    unrounded: Mapping[str, Tile]
+
+    @property
+    def plan(self) -> ChunkKernelPlan:
+        return self.kernel.plan
+
+    def tile(self, tensor: str) -> Tile | None:
+        assert tensor == "z"
+        delta = self.plan.delta
+        return None if delta is None or delta.z is None else self.kernel.tile(delta.z, self.kernel.row)
+
+    def values(self, tensor: str) -> Tile:
+        return self.given.get(tensor) or self.kernel.operand(tensor)
+
+    def wide(self, tensor: str) -> Tile:
+        return self.unrounded.get(tensor) or self.kernel.operand(tensor)
+
+    def rows(self, tensor: str) -> Tile:
+        kernel = self.kernel
+        square, read = (kernel.row, WRITTEN), (TOKEN, WRITTEN)
+        write_scores = rounded(local("scores", read)) if self.plan.delta is None else local("write_scores", read)
+        matrices = {"N": local("erased_writes", square), "A0": local("scores", read), "B0": write_scores}
+        return matrices.get(tensor) or kernel.operand(_role(tensor))
+
+    def factor(self, tensor: str, decay: Decay) -> Tile | None:
+        role, kernel = _role(tensor), self.kernel
+        # What tokens read is scaled when all of it is there; a write's number is that of its value.
+        scale = None if role == "q" else kernel.scale("v" if role == "k" else role)
+        decays = {"from start": kernel.start_of(role), "to end": local("to_end", (kernel.row,)), "none": None}
+        factors = [factor for factor in (scale, decays[decay]) if factor is not None]
+        return times(*factors) if factors else None
+
+    def whole(self, decay: Decay) -> Tile:
+        return times(local("whole", ()), self.state) if decay == "whole" else self.state
+
+
+def _role(tensor: str) -> str:
+    """The role of the rows that equations call so."""
+    return "q" if tensor == "q0" else tensor

@@ -1,0 +1,128 @@
+"""The equations of a walk over chunks, lowered: one lowering for all families, which differ in where rows, scores and
+decays come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from flagen.kernel.ir import Let, Statement
+from flagen.kernel.rows import local, rounded, times
+from flagen.kernel.walks import Decay, Inverted, Product, Solved, Sum
+from flagen.kernel.walks import Tile as Term
+from flagen.plan.rows import WRITTEN
+from flagen.plan.tiles import Along, Arithmetic, Dot, Tile, Value
+from flagen.spec.model import Dims
+
+
+class Placement(Protocol):
+    """Where a family's kernels have what the equations name."""
+
+    def tile(self, tensor: str) -> Tile | None:
+        """A tile over the values and rows, as a term of a sum; None where it is zero."""
+        ...
+
+    def values(self, tensor: str) -> Tile:
+        """A tile over the values as an operand of a product: rounded."""
+        ...
+
+    def wide(self, tensor: str) -> Tile:
+        """The same before it is rounded, where there is one."""
+        ...
+
+    def rows(self, tensor: str) -> Tile:
+        """Rows, or a matrix of scores, as an operand of a product."""
+        ...
+
+    def factor(self, tensor: str, decay: Decay) -> Tile | None:
+        """What multiplies each row, decay and all, where rows come without it."""
+        ...
+
+    def whole(self, decay: Decay) -> Tile:
+        """The tile that is carried from chunk to chunk, decayed across this one."""
+        ...
+
+
+@dataclass(frozen=True)
+class WalkLowering:
+    """Lowers sums of products; `called`: what the tensors that are found are called; `value`, `row`: the axes of the
+    values, and of rows that are solved for."""
+
+    placement: Placement
+    called: Mapping[str, str]
+    value: str
+    row: str
+
+    def solved(self, found: Solved) -> Iterator[Statement]:
+        """What is solved for: the right side in one line, then the solution."""
+        right, solution = found
+        yield self.flat(right)
+        yield self.inverted(solution)
+
+    def sum(self, step: Sum) -> Iterator[Statement]:
+        """A sum whose terms are added up one by one, each product onto the one before."""
+        name = self.called[step.target]
+        before: Tile | None = None
+        for term in step.terms:
+            if isinstance(term, Term):
+                before = self.placement.whole(term.decay)
+                continue
+            value = self.product(term, before)
+            yield Let(name, value)
+            before = local(name, value.dims)
+
+    def flat(self, step: Sum) -> Statement:
+        """A sum in one line."""
+        terms = [self.placement.tile(t.tensor) if isinstance(t, Term) else self.product(t) for t in step.terms]
+        first, *rest = [term for term in terms if term is not None]
+        dims = self._over(self.row)
+        for term in rest:
+            first = Arithmetic("+", first, term, dims)
+        return Let(self.called[step.target], first)
+
+    def inverted(self, step: Inverted) -> Statement:
+        """(I - L)^-1 times the right side, or its transpose: I, which the stored inverse lacks, is what it is added
+        onto."""
+        inverse = local("inverse", (self.row, WRITTEN))
+        right = local(self.called[step.right], self._over(self.row))
+        if step.transposed:
+            return Let(self.called[step.target], self._onto_written(rounded(right), inverse, right))
+        read = self._read(rounded(right))
+        return Let(self.called[step.target], Dot(read, inverse, WRITTEN, right, right.dims))
+
+    def product(self, term: Product, onto: Tile | None = None) -> Tile:
+        """A product, added onto a tile; numbers of rows that read multiply what comes out, those of others what goes
+        in."""
+        placement = self.placement
+        values, rows = placement.values(term.values), placement.rows(term.by)
+        if term.matrix:
+            if not term.reads:
+                return self._onto_written(values, rows, onto)
+            (reader, _) = rows.dims
+            return Dot(self._read(values), rows, WRITTEN, onto, self._over(reader))
+        factor = placement.factor(term.by, term.decay)
+        (axis, key) = rows.dims
+        if term.reads:
+            return times(Dot(values, rows, key, onto, self._over(axis)), factor)
+        if factor is not None:
+            values = rounded(times(placement.wide(term.values), factor))
+        return Dot(values, rows, axis, onto, self._over(key))
+
+    def _over(self, axis: str) -> Dims:
+        return (self.value, axis)
+
+    def _read(self, values: Tile) -> Tile:
+        """Values of rows that were written, as scores read them."""
+        return Along(values, self._over(WRITTEN))
+
+    def _onto_written(self, values: Tile, matrix: Tile, onto: Tile | None) -> Tile:
+        """What a matrix gives to the rows that were written, from those that read."""
+        before = None if onto is None else self._read(onto)
+        (reader, _) = matrix.dims
+        return Along(Dot(values, matrix, reader, before, self._over(WRITTEN)), self._over(self.row))
+
+
+def operand(name: str, dims: Dims) -> Value:
+    """A tile that has been rounded."""
+    return local(name, dims)
