@@ -73,6 +73,8 @@ class _File:
         for line in text.encode().split(b"\n"):
             self.lines.append(self.lines[-1] + len(line) + 1)
         self.docstrings = set(_docstrings(self.tree))
+        self.entries: Names = {}
+        """Arguments of the function at hand that are called otherwise."""
 
     def changed(self) -> str:
         for statement in self.tree.body:
@@ -86,6 +88,7 @@ class _File:
         """Edit what is below `node`, where `code` says what identifiers become."""
         if isinstance(node, ast.FunctionDef):
             code = code or self._swapped(node)
+            self.entries = {argument.arg: code[argument.arg] for argument in node.args.args if argument.arg in code}
             for child in ast.iter_child_nodes(node):
                 if child not in node.decorator_list:
                     self._walk(child, code)
@@ -115,10 +118,24 @@ class _File:
                 return
             case ast.Constant(value=str()):
                 source = ast.get_source_segment(self.text, node) or ""
-                names = self.names if node in self.docstrings else self.in_tables
-                self._edit(node, 0, source, in_words(source, names))
+                in_docstring = node in self.docstrings
+                new = self._documented(source) if in_docstring else in_words(source, self.in_tables)
+                self._edit(node, 0, source, new)
         for child in ast.iter_child_nodes(node):
             self._walk(child, code)
+
+    def _documented(self, text: str) -> str:
+        """A docstring; where it has an entry for an argument, that is called as the function has it."""
+        lines = []
+        for line in text.split("\n"):
+            entry = re.match(r" +(\w+)(?=:)", line)
+            if entry is None or entry[1] not in self.entries:
+                lines.append(in_words(line, self.names))
+            else:
+                lines.append(
+                    line[: entry.start(1)] + self.entries[entry[1]] + in_words(line[entry.end() :], self.names)
+                )
+        return "\n".join(lines)
 
     def _start(self, node: ast.AST) -> int:
         return self.lines[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined, no-any-return]
@@ -138,10 +155,11 @@ class _File:
         private = function.name.startswith("_") and function.name != "__init__"
         if kernel or private or not self.public:
             return {}
-        used, arguments = _names_in(function), {n.arg for n in ast.walk(function.args) if isinstance(n, ast.arg)}
-        names = {new: old for new, old in self.names.items() if new in used and old not in arguments}
+        used, by_name = _names_in(function), {argument.arg for argument in function.args.kwonlyargs}
+        names = {new: old for new, old in self.names.items() if new in used and old not in by_name}
         nodes = list(ast.walk(function))
         bound = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        bound |= {n.arg for n in nodes if isinstance(n, ast.arg)}
         bound |= {n.name for n in nodes if isinstance(n, ast.alias | ast.ExceptHandler) and n.name}
         self.aliases |= {old: new for new, old in names.items() if old in used - bound}
         return names | {old: new for new, old in names.items()}

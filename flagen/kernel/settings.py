@@ -136,6 +136,19 @@ SETTINGS = (
         whole=(1, 2),
         cut=(2, 2),
     ),
+    Setting(
+        "no token from no state",
+        (0,),
+        packed=False,
+        H=1,
+        HV=1,
+        steps=1,
+        initial=False,
+        final=True,
+        everything=True,
+        whole=(2, 3),
+        cut=(3, 2),
+    ),
 )
 
 CHUNKS = (
@@ -181,6 +194,19 @@ CHUNKS = (
         cut=(3, 4),
         chunk=4,
         asked_from=1,
+    ),
+    Setting(
+        "no token from no state",
+        (0,),
+        packed=False,
+        H=1,
+        HV=1,
+        steps=1,
+        initial=False,
+        final=True,
+        everything=True,
+        whole=(2, 3),
+        cut=(3, 2),
     ),
 )
 """For kernels that take all tokens of a chunk at once."""

@@ -50,6 +50,10 @@ def text_of(name: str) -> str:
 
 def functions(name: str, further: Sequence[str], kind: str = "inputs") -> Functions:
     """The identifiers in each function of the package of a spec with `further` inputs, params or names of `let`."""
+    return identifiers_in(spec_with(name, further, kind))
+
+
+def spec_with(name: str, further: Sequence[str], kind: str) -> Spec:
     tree = yaml.safe_load(text_of(name))
     size = parse_spec(text_of(name)).dims[0]
     given: dict[str, object] = {
@@ -65,7 +69,7 @@ def functions(name: str, further: Sequence[str], kind: str = "inputs") -> Functi
     sums = {f"spare_sum{i}": " + ".join(further[i : i + 40]) for i in range(0, len(further), 40)}
     made = {new: f"{vector} * ({' + '.join(sums)})" for vector, new in scaled.items()}
     tree["let"] = {**(given if kind == "let" else {}), **sums, **made, **tree.get("let", {})}
-    return identifiers_in(parse_spec(yaml.safe_dump(tree, sort_keys=False), f"{name}.yaml"))
+    return parse_spec(yaml.safe_dump(tree, sort_keys=False), f"{name}.yaml")
 
 
 def identifiers_in(spec: Spec) -> Functions:
@@ -124,6 +128,32 @@ def test_further_names_may_be_any(name: str, kind: str, part: int) -> None:
     names = words[part::4]
     assert len(names) > 20
     assert not met(functions(name, spare(len(names)), kind), functions(name, names, kind), names)
+
+
+def backward_functions(spec: Spec) -> dict[str, ast.FunctionDef]:
+    """The public functions of a package that take what comes in of gradients, by their files."""
+    files = {path: text for path, text in rendered(spec).items() if "_backward" in path and path.endswith(".py")}
+    defined = ((path, node) for path, text in files.items() for node in ast.parse(text).body)
+    return {
+        path: node
+        for path, node in defined
+        if isinstance(node, ast.FunctionDef) and "wanted" in {argument.arg for argument in node.args.kwonlyargs}
+    }
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_params_may_be_called_like_the_gradients_that_come_in(name: str) -> None:
+    """They are passed by name, and these by their place: these give way, in their documentation, too."""
+    spec = parse_spec(text_of(name))
+    inputs = {declared.name for declared in spec.inputs}
+    found = backward_functions(spec)
+    incoming = {argument.arg for function in found.values() for argument in function.args.args} - inputs
+    assert len(found) == 2
+    assert "do" in incoming
+    for function in backward_functions(spec_with(name, sorted(incoming), "params")).values():
+        assert incoming <= {argument.arg for argument in function.args.kwonlyargs}
+        entries = re.findall(r"^ +(\w+): the gradients? of", ast.get_docstring(function) or "", re.MULTILINE)
+        assert set(entries) == {argument.arg for argument in function.args.args} - inputs
 
 
 TIME = ("T", "t")

@@ -1,18 +1,21 @@
 """Kernels at all sizes, by z3: no access leaves its array, and no two programs of a launch meet in one element.
 
 Exact execution proves what a kernel computes at sizes of a few elements; this proves where it reads and writes at any:
-symbolic numbers and lengths of sequences, heads and groups of heads, dims, blocks, micro-steps, tokens of a segment.
+symbolic numbers and lengths of sequences, heads and groups of heads, dims, blocks, micro-steps, tokens of a segment or
+a chunk.
 
 A program stands somewhere in the grid, in one turn of each loop around an access, and looks at one lane of each dim:
-integers with facts about them. Where a sequence, a segment or a block begins is such an integer, too, and not a
-product: what there is to know is their order, which keeps arithmetic linear. `LEMMAS` are the facts that come from
-products, proved from the formulas that are printed. Of what a launcher hands on, two things are taken for granted: that
+integers with facts about them. A lane along the axis of tokens is one of the chunk's. Where a sequence, a segment or a
+block begins is such an integer, too, and not a product: what there is to know is their order, which keeps arithmetic
+linear; so it is with the rows of a sequence's chunks. `LEMMAS` are the facts that come from products, proved from the
+formulas that are printed. Of what a launcher hands on, two things are taken for granted: that
 `cu_seqlens` does not decrease and ends with the number of tokens, which a call checks, and that `first_segment` counts
 the segments of the sequences before. So is that a program finds its coordinates from its number.
 
 An address is what a row's number comes to, times the elements of a row, and the lanes: in 64 bits where the row counts
-sequences, segments or tokens first, as those are; in 32 bits otherwise, and the lanes always. `fits` says which, and
-the last of the lemmas that it fits where an array without tokens has less than 2^31 elements, and dims are up to 2^15.
+sequences, segments, chunks or tokens first, as those are; in 32 bits otherwise, and the lanes always. `fits` says
+which, and the last of the lemmas that it fits where an array without tokens has less than 2^31 elements, and dims are
+up to 2^15.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from flagen.kernel.ir import (
     FirstBlock,
     Given,
     If,
+    Index,
     Kernel,
     LastToken,
     Load,
@@ -43,7 +47,7 @@ Fact = z3.BoolRef
 Renaming = Callable[[z3.ExprRef], z3.ExprRef]
 
 _TIMEOUT_MS = 10_000
-WIDE: frozenset[Space] = frozenset({"sequence", "segment", "token"})
+WIDE: frozenset[Space] = frozenset({"sequence", "segment", "chunk", "token"})
 """What is counted in 64 bits: there may be 2^31 of it, or of it times the elements of a row."""
 
 
@@ -65,11 +69,13 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a program stands: its coordinates, its segment if it is in one, and what holds there."""
+    """Where a program stands: its coordinates, its segment if it is in one, the first token of its chunk if it is in
+    one, and what holds there."""
 
     at: Mapping[Space, Number]
     facts: tuple[Fact, ...]
     segment: Stretch | None = None
+    chunk: Number | None = None
 
     def where(self, *facts: Fact) -> Place:
         return replace(self, facts=(*self.facts, *facts))
@@ -103,9 +109,10 @@ class Bounds:
 
     def __post_init__(self) -> None:
         self.size = {
-            name: z3.Int(name) for name in ("SEQUENCES", "SEGMENTS", "TOKENS", "SEGMENT", "H", "HV", "STEPS", "BLOCKS")
+            name: z3.Int(name)
+            for name in ("SEQUENCES", "SEGMENTS", "CHUNKS", "TOKENS", "SEGMENT", "H", "HV", "STEPS", "BLOCKS")
         }
-        self.dim = {dim: z3.Int(dim) for dim in self.kernel.order}
+        self.dim = {dim: z3.Int(dim) for dim in self.kernel.dims}
         self.lanes_of = {dim: z3.Int(f"BLOCK_{dim}") for dim in self.kernel.order}
         program = self._program()
         self._walk(self.kernel.body, program)
@@ -130,6 +137,7 @@ class Bounds:
         self.sequence = Stretch(number, start, end)
         head, key_head = self.own("head"), self.own("key_head")
         self.block, self.base = self.own("block"), self.own("block_start")
+        self.chunks = Stretch(number, self.own("first_chunk"), self.own("chunks_end"))
         facts = [
             *(x >= 1 for x in (*self.dim.values(), *self.lanes_of.values())),
             *(size[name] >= 1 for name in ("SEGMENT", "H", "STEPS", "BLOCKS")),
@@ -141,6 +149,9 @@ class Bounds:
             self.first >= 0,
             self.count >= 0,
             self.first + self.count <= size["SEGMENTS"],
+            self.chunks.start >= 0,
+            self.chunks.start <= self.chunks.end,
+            self.chunks.end <= size["CHUNKS"],
             *_from(head, size["HV"]),
             *_from(key_head, size["H"]),
             *_from(self.block, size["BLOCKS"]),
@@ -165,6 +176,13 @@ class Bounds:
         inside = replace(place, at={**place.at, "segment": number}, segment=Stretch(number, start, end))
         return inside.where(*facts)
 
+    def _in_chunk(self, place: Place) -> Place:
+        """A chunk begins with a token of its sequence; where it ends, its tokens are masked."""
+        number, start = self.own("chunk"), self.own("chunk_start")
+        inside = replace(place, at={**place.at, "chunk": number}, chunk=start)
+        rows = (self.chunks.start <= number, number < self.chunks.end)
+        return inside.where(*rows, self.sequence.start <= start, start < self.sequence.end)
+
     # ------------------------------------------------------------------------------------------------------ statements
 
     def _walk(self, body: Iterable[Statement], place: Place) -> None:
@@ -185,6 +203,8 @@ class Bounds:
         """In one turn of a loop."""
         if loop.over == "segment":
             return self._in_segment(place)
+        if loop.over == "chunk":
+            return self._in_chunk(place)
         turn = self.own(loop.over)
         inside = replace(place, at={**place.at, loop.over: turn})
         if loop.over == "micro_step":
@@ -209,19 +229,37 @@ class Bounds:
     def _touch(self, access: Access, place: Place, *, stores: bool) -> None:
         if self.arrays is not None and access.array.name not in self.arrays:
             return
-        if any(index.number is None and index.space not in place.at for index in access.at):
-            self.refused.append(f"{access.array.name}: a coordinate that there is none of here")
-            return
-        at = tuple(z3.IntVal(i.number) if i.number is not None else place.at[i.space] for i in access.at)
-        facts, lanes = list(place.facts), []
+        at, facts, unmasked = [], list(place.facts), []
+        for index in access.at:
+            there = self._coordinate(index, place, facts)
+            if there is None:
+                self.refused.append(f"{access.array.name}: a coordinate that there is none of here")
+                return
+            at.append(there)
+            if index.axis in access.within:
+                unmasked.append(there < self.sequence.end)
+        lanes = []
         for dim in access.array.dims:
-            lane = self.own(f"lane of {dim}")
-            facts += _from(lane, self.lanes_of[dim])
+            lane = self._lane(dim, facts)
             lanes.append(self.base + lane if dim == self.kernel.block_of else lane)
-        unmasked = tuple(
+        unmasked += [
             lane < self.dim[dim] for dim, lane in zip(access.array.dims, lanes, strict=True) if dim in access.within
-        )
-        self.touches.append(Touch(access, stores, place, at, tuple(lanes), tuple(facts), unmasked))
+        ]
+        self.touches.append(Touch(access, stores, place, tuple(at), tuple(lanes), tuple(facts), tuple(unmasked)))
+
+    def _coordinate(self, index: Index, place: Place, facts: list[Fact]) -> Number | None:
+        """Where an access stands in a space: a lane of an axis has its own token of the chunk."""
+        if index.number is not None:
+            return z3.IntVal(index.number)
+        if index.axis is None:
+            return place.at.get(index.space)
+        return None if place.chunk is None else place.chunk + self._lane(index.axis, facts)
+
+    def _lane(self, axis: str, facts: list[Fact]) -> Number:
+        """One of the lanes of an axis."""
+        lane = self.own(f"lane of {axis}")
+        facts += _from(lane, self.lanes_of[axis])
+        return lane
 
     # ---------------------------------------------------------------------------------------------------------- claims
 
@@ -240,6 +278,7 @@ class Bounds:
         return {
             "sequence": self.size["SEQUENCES"],
             "segment": self.size["SEGMENTS"],
+            "chunk": self.size["CHUNKS"],
             "token": self.size["TOKENS"],
             "micro_step": self.size["STEPS"],
             "head": self.size["HV"],
@@ -273,6 +312,9 @@ class Bounds:
         segments = Stretch(here.number, self.first, self.first + self.count)
         theirs = _stretch(segments, of_other)
         yield from (segments.before(theirs), theirs.before(segments), segments.same(theirs))
+        # As do the rows of its chunks.
+        one, two = self.chunks, _stretch(self.chunks, of_other)
+        yield from (one.before(two), two.before(one), one.same(two))
         block = Stretch(self.block, self.base, self.base + self.lanes_of.get(self.kernel.block_of or "", z3.IntVal(1)))
         others = _stretch(block, of_other)
         yield from (block.before(others), others.before(block), block.same(others))
@@ -320,6 +362,7 @@ def _lemmas() -> Iterator[tuple[str, list[Fact], Fact]]:
     last = z3.If(first + size < end, first + size, end)
     inside = z3.And(start <= first, first < last, last <= end, last <= first + size)
     yield "a segment has a token, and none beyond its sequence", segments, inside
+    yield from _lemmas_of_chunks()
     group, heads, head = z3.Ints("group heads head")
     key_head = [group >= 1, heads >= 1, *_from(head, group * heads), x * group <= head, head < x * group + group]
     yield "the key head of a value head", key_head, z3.And(*_from(x, heads))
@@ -329,6 +372,24 @@ def _lemmas() -> Iterator[tuple[str, list[Fact], Fact]]:
     limit, lane, stride = z3.Ints("limit lane stride")
     lanes = [limit >= 1, limit <= 2**15, *_from(x, limit), *_from(lane, z3.IntVal(2**15)), stride >= 1, stride <= 2**15]
     yield "a lane, masked or not", lanes, z3.And(*_from((x + lane) * stride + (x + lane), z3.IntVal(2**31)))
+
+
+CHUNKS_FOLLOW = "the chunks of a sequence have rows before those of a later one, and before the end"
+
+
+def _lemmas_of_chunks() -> Iterator[tuple[str, list[Fact], Fact]]:
+    """Of a sequence whose first token is in the `chunk`-th stretch of `size` tokens of the batch; that of a later one,
+    or the end of all, is in the `stretch`-th."""
+    size, sequence, later, length, count, x = z3.Ints("size sequence later length count x")
+    first, other, chunk, stretch = z3.Ints("first other chunk stretch")
+    facts = [size >= 1, length >= 0, count >= 0, first >= 0, *_from(first - chunk * size, size)]
+    facts += [count * size >= length, (count - 1) * size < length]
+    follows = [sequence < later, first + length <= other, *_from(other - stretch * size, size)]
+    rows = chunk + sequence + count <= stretch + later
+    yield CHUNKS_FOLLOW, [*facts, *follows], rows
+    start = first + x * size
+    within = [*facts, *_from(x, count)]
+    yield "a chunk begins with a token of its sequence", within, z3.And(first <= start, start < first + length)
 
 
 LEMMAS = {title: (facts, claim) for title, facts, claim in _lemmas()}

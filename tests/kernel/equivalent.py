@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from flagen.kernel.ir import (
     Add,
@@ -18,7 +18,27 @@ from flagen.kernel.ir import (
     Store,
     statements_in,
 )
-from flagen.plan.tiles import Arithmetic, Masked, Negative, Product, StateTile, Tile, Value, tiles_in
+from flagen.plan.tiles import (
+    Arithmetic,
+    Constant,
+    Edge,
+    Function,
+    Masked,
+    MatMul,
+    Negative,
+    Normalize,
+    Once,
+    Product,
+    Scan,
+    Shifted,
+    Spread,
+    StateTile,
+    Sum,
+    Tile,
+    Value,
+    operands,
+    tiles_in,
+)
 from tests.kernel.mutants import Mutant
 
 
@@ -33,10 +53,14 @@ def harmless(kernel: Kernel, mutant: Mutant) -> str | None:
             return "what comes in once where there is one block"
         case Load(target) if mutant.changes("once") and not _leaves_the_first_block(kernel, target):
             return "what the first block alone stores, and no other asks for"
-        case Masked(value, dim, fill) if fill == 0 and _is_zero_beyond(kernel, value, dim):
-            return "a mask over what is zero there"
+        case Masked(value, dim, fill) if _beyond(value, dim, _known_beyond(kernel, dim)) == fill:
+            return "a mask over what is nothing else there"
+        case Masked(_, dim) if not _is_asked_for_beyond(kernel, mutant.around[-1], mutant.was, dim):
+            return "a mask over lanes of which nothing is made that is stored"
         case Value(name) if isinstance(mutant.now, Value) and _still_the_same(kernel, {name, mutant.now.name}, mutant):
             return "two names of one tile, as long as neither has changed"
+        case Value(name) if isinstance(mutant.now, Value) and _is_only_masked(kernel, name, mutant.now.name):
+            return "two names of one tile, between which there is a mask over what is nothing else there"
     return None
 
 
@@ -96,22 +120,126 @@ def _leaves_the_first_block(kernel: Kernel, name: str) -> bool:
     return False
 
 
-def _is_zero_beyond(kernel: Kernel, value: Tile, dim: str) -> bool:
-    """Whether it is certain to be zero beyond the end of `dim`."""
-    match value:
-        case Masked(_, over, 0.0) if over == dim:
-            return True
-        case Masked(inner) | Negative(inner) | Arithmetic("/", inner):
-            return _is_zero_beyond(kernel, inner, dim)
+Numbers = Mapping[str, float | None]
+
+
+def _beyond(tile: Tile, dim: str, known: Numbers) -> float | None:
+    """The number that a tile is certain to be beyond the end of `dim`, where numbers have no infinities, and names are
+    `known` to be there."""
+
+    def beyond(part: Tile) -> float | None:
+        return _beyond(part, dim, known)
+
+    match tile:
+        case Constant(value):
+            return float(value)
+        case Masked(value, over, fill):
+            return fill if over == dim or beyond(value) == fill else None
+        case Spread(value):
+            return beyond(value)
+        case Edge(value, axis) if axis != dim:
+            return beyond(value)
+        case Negative(value) | Arithmetic("/", value) | Once(value) | Normalize("l2norm", value):
+            return 0.0 if beyond(value) == 0 else None
+        case Sum(value, over) if over != dim:
+            return 0.0 if beyond(value) == 0 else None
+        case Arithmetic("+" | "-", left, right):
+            return 0.0 if beyond(left) == beyond(right) == 0 else None
+        case Scan("affine", _, left, right, axis) | Shifted(left, right, axis) if axis != dim:
+            return 0.0 if beyond(left) == beyond(right) == 0 else None
         case Product(factors):
-            return any(_is_zero_beyond(kernel, factor, dim) for factor in factors)
-        case Value(name) | StateTile(name) if dim in value.dims:
-            made = [s for s in statements_in(kernel.body) if _target(s) == name]
-            return bool(made) and all(
-                _is_zero_beyond(kernel, s.value, dim) if isinstance(s, Let) else isinstance(s, Load) and s.fill == 0
-                for s in made
-                if not (isinstance(s, Let) and name in _read_by(s))
-            )
+            return 0.0 if any(beyond(factor) == 0 for factor in factors) else None
+        case Function("exp" | "exp2", (argument,)):
+            return 1.0 if beyond(argument) == 0 else None
+        case Value(name) | StateTile(name) if dim in tile.dims:
+            return known.get(name)
+    return None
+
+
+def _known_beyond(kernel: Kernel, dim: str) -> Numbers:
+    """What each name is beyond the end of `dim`, in whatever turn of a loop: zero, until something else is found."""
+    statements = list(statements_in(kernel.body))
+    known: dict[str, float | None] = {target: 0.0 for target in map(_changed, statements) if target is not None}
+    before: Numbers = {}
+    while known != before:
+        before = dict(known)
+        for name in known:
+            found = {_made_beyond(statement, dim, before) for statement in statements if _changed(statement) == name}
+            made = found.pop() if len(found) == 1 else None
+            known[name] = made if before[name] in (0, made) else None
+    return known
+
+
+def _changed(statement: Statement) -> str | None:
+    return statement.target if isinstance(statement, Add) else _target(statement)
+
+
+def _made_beyond(statement: Statement, dim: str, known: Numbers) -> float | None:
+    """What a statement makes of its target beyond the end of `dim`."""
+    match statement:
+        case Let(_, value):
+            return _beyond(value, dim, known)
+        case Add(target, value) | Choose(_, target, value):
+            return 0.0 if known[target] == _beyond(value, dim, known) == 0 else None
+        case Load(_, source, fill, once):
+            return fill if dim in source.within and (fill == 0 or not once) else None
+        case Fill(_, _, number, ends):
+            return 0.0 if number is None or ends else number
+    return None
+
+
+def _is_asked_for_beyond(kernel: Kernel, statement: Statement, tile: Tile, dim: str) -> bool:
+    """Whether what is stored is made of the lanes that a tile of a statement has beyond the end of `dim`."""
+    known = _known_beyond(kernel, dim)
+    names, before = set[str](), None
+    while names != before:
+        before = set(names)
+        parts = [part for other in statements_in(kernel.body) for part in _asked_for(other, dim, names, known)]
+        names |= {part.name for part, asked in parts if asked and isinstance(part, Value | StateTile)}
+    return any(asked for part, asked in _asked_for(statement, dim, names, known) if part == tile)
+
+
+def _asked_for(statement: Statement, dim: str, names: Collection[str], known: Numbers) -> Iterator[tuple[Tile, bool]]:
+    """Each tile of a statement, and whether its lanes beyond the end of `dim` are asked for; those of `names` are."""
+    match statement:
+        case Store(target, value):
+            yield from _parts_asked_for(value, dim, dim not in target.within, known)
+        case Let(target, value) | Add(target, value) | Choose(_, target, value):
+            yield from _parts_asked_for(value, dim, target in names, known)
+
+
+def _parts_asked_for(tile: Tile, dim: str, asked: bool, known: Numbers) -> Iterator[tuple[Tile, bool]]:
+    """A tile and its parts: with what is zero there a factor makes nothing, and rows behind a row come from others only
+    in reverse."""
+    yield tile, asked
+    match tile:
+        case Product(factors):
+            for factor in factors:
+                others = (other for other in factors if other is not factor)
+                counts = asked and not any(_beyond(other, dim, known) == 0 for other in others)
+                yield from _parts_asked_for(factor, dim, counts, known)
+            return
+        case Masked(_, over) if over == dim:
+            asked = False
+        case Sum(_, over) | MatMul(_, _, over) if over == dim:
+            asked = True
+        case Normalize():
+            asked = True
+        case Edge(_, axis, reverse) if axis == dim:
+            asked = not reverse
+        case Scan(axis=axis, reverse=True) | Shifted(axis=axis, reverse=True) if axis == dim:
+            asked = True
+    for part in operands(tile):
+        yield from _parts_asked_for(part, dim, asked, known)
+
+
+def _is_only_masked(kernel: Kernel, *names: str) -> bool:
+    """Whether one of two names is given the other's tile and nothing else, with a mask over what is its fill there."""
+    for one, other in (names, names[::-1]):
+        made = [s.value for s in statements_in(kernel.body) if isinstance(s, Let) and s.target == one]
+        match made:
+            case [Masked(Value(name), dim, fill)] if name == other and _known_beyond(kernel, dim)[name] == fill:
+                return True
     return False
 
 

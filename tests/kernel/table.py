@@ -18,7 +18,7 @@ def write_table(terminalreporter: Any) -> None:
     terminalreporter.write_sep("-", "mistakes made in kernels, and refused")
     terminalreporter.write_line(" ".join(("kernel".ljust(52), *(column[:10].rjust(10) for column in columns))))
     total: Counter[str] = Counter()
-    for _, program, kernel, caught in found:
+    for program, kernel, caught in found:
         total.update(caught)
         numbers = (str(caught.get(column, 0)).rjust(10) for column in columns)
         terminalreporter.write_line(" ".join((f"{program} {kernel}".ljust(52), *numbers)))

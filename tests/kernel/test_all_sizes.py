@@ -1,4 +1,5 @@
-"""The recurrent kernels of every variant stay within their arrays and out of one another's way, at all sizes."""
+"""The recurrent kernels of every variant, and those of scans, stay within their arrays and out of one another's way, at
+all sizes."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import z3
 
 from flagen import pipeline
 from flagen.backends.triton_.kernel_printer import KernelPrinter
+from flagen.kernel import Programs
 from flagen.kernel.ir import (
     Access,
     FirstBlock,
@@ -22,28 +25,43 @@ from flagen.kernel.ir import (
     Store,
     statements_in,
 )
-from tests.kernel.bounds import LEMMAS, WIDE, Bounds, verdict
+from tests.kernel.bounds import CHUNKS_FOLLOW, LEMMAS, WIDE, Bounds, verdict
+from tests.kernel.scans import of, scans_in
 from tests.specs import LAYERS, OPERATORS
 from tests.tiers import variants
 
 SPECS = {**OPERATORS, **LAYERS}
-MISTAKEN = ("gated_delta_product", "gsa", "linear_attn_normalized")
+RECURRENT = ("gated_delta_product", "gsa", "linear_attn_normalized")
 """Those that mistakes are made in: they have segments, micro-steps, states of each token, and what only the first block
 stores."""
+SCANS = ("mamba", "count")
+"""Of those with chunks: they have states that are kept, shares of blocks, and what only the first block stores."""
 
 
 @cache
-def kernels(name: str) -> tuple[Kernel, ...]:
-    """The kernels of a variant's recurrent operator and of its backward."""
+def lowered(name: str) -> Programs:
     spec, _ = pipeline.load(SPECS[name])
-    programs = pipeline.lower(pipeline.make_plan(spec, pipeline.derive(spec)))
-    found = (programs.fused_recurrent, programs.fused_recurrent_backward)
-    return tuple(kernel for program in found if program is not None for kernel in program.kernels)
+    return pipeline.lower(pipeline.make_plan(spec, pipeline.derive(spec)))
+
+
+def recurrent_in(programs: Programs) -> Iterator[Kernel]:
+    """The kernels of a variant's recurrent operator and of its backward."""
+    for program in (programs.fused_recurrent, programs.fused_recurrent_backward):
+        if program is not None:
+            yield from program.kernels
+
+
+@cache
+def mistaken() -> tuple[Kernel, ...]:
+    """The kernels that mistakes are made in."""
+    recurrent = (kernel for name in RECURRENT for kernel in recurrent_in(lowered(name)))
+    return (*recurrent, *(kernel for name in SCANS for kernel in scans_in(of(name))))
 
 
 @variants(sorted(SPECS))
 def test_every_access_is_within_its_array_and_every_element_has_one_program(name: str) -> None:
-    for kernel in kernels(name):
+    programs = lowered(name)
+    for kernel in (*recurrent_in(programs), *scans_in(programs)):
         bounds = Bounds(kernel)
         assert bounds.refused == []
         accesses = [s for s in statements_in(kernel.body) if isinstance(s, Load | Store)]
@@ -58,10 +76,9 @@ def test_what_is_taken_for_granted_follows_from_what_is_printed(title: str) -> N
     assert verdict([], claim) == "does not follow"
 
 
-@pytest.mark.parametrize("name", MISTAKEN)
-def test_long_rows_are_counted_in_64_bits(name: str) -> None:
+def test_long_rows_are_counted_in_64_bits() -> None:
     """What comes from a program's number; tokens begin at offsets that are 64 bits wide themselves."""
-    for kernel in kernels(name):
+    for kernel in mistaken():
         assert kernel.run in WIDE
         lines = list(KernelPrinter(kernel).lines())
         (run,) = [line for line in lines if line.startswith(f"{kernel.run} = ")]
@@ -69,6 +86,19 @@ def test_long_rows_are_counted_in_64_bits(name: str) -> None:
         loaded = [line for line in lines if "tl.load(cu_seqlens_ptr" in line]
         assert loaded
         assert all(".to(tl.int64)" in line for line in loaded)
+
+
+def test_chunks_are_counted_as_the_lemma_has_it() -> None:
+    """From where a sequence begins, which is 64 bits wide; and each sequence has room for a chunk that is not full."""
+    kept = [kernel for kernel in mistaken() if any(array.life == "residual" for array in kernel.arrays)]
+    assert kept
+    for kernel in kept:
+        (row,) = [line.strip() for line in KernelPrinter(kernel).lines() if line.strip().startswith("kept_row = ")]
+        count = "(first_token // CHUNK + sequence + (start - first_token) // CHUNK)"
+        assert row == f"kept_row = {count} * HV + value_head"
+    facts, _ = LEMMAS[CHUNKS_FOLLOW]
+    chunk, count, stretch = z3.Ints("chunk count stretch")
+    assert verdict(facts, chunk + count <= stretch) == "does not follow"
 
 
 # ------------------------------------------------------------------------------------------------------------- mistakes
@@ -111,7 +141,7 @@ def masks_dropped(kernel: Kernel) -> Mistakes:
 
 def coordinates_fixed(kernel: Kernel) -> Mistakes:
     """All store where one should."""
-    shared = {"sequence", "segment", "token", "head", "block"}
+    shared = {"sequence", "segment", "chunk", "token", "head", "block"}
     for statement in statements_in(kernel.body):
         if isinstance(statement, Store):
             at = statement.target.at
@@ -163,7 +193,7 @@ def rows_turned(kernel: Kernel) -> Mistakes:
 )
 def test_a_mistake_is_refused(mistakes: Callable[[Kernel], Mistakes], refused: str) -> None:
     made = 0
-    for kernel in (kernel for name in MISTAKEN for kernel in kernels(name)):
+    for kernel in mistaken():
         for old, new in mistakes(kernel):
             arrays = {access_of(s).array.name for s in statements_in((old,)) if isinstance(s, Load | Store)}
             wrong = replace(kernel, body=tuple(replaced(kernel.body, old, new)))

@@ -1,0 +1,40 @@
+"""The specs whose scans are tested as kernels, and the kernels of scans that a spec has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+from flagen import pipeline
+from flagen.kernel import Programs
+from flagen.kernel.ir import Kernel
+from flagen.spec import load_spec, parse_spec
+from tests.specs import SPECS
+
+SHARED = """
+flagen: 1
+name: count
+state: {n: [], z: [K]}
+inputs: {x: [K], a: {dims: [], range: [-.inf, 0]}}
+update: [n = exp(a) * n + 1, z = exp(a) * z + n * x]
+output: o = z
+"""
+"""A state that all blocks have."""
+
+CASES = ("hgrn", "rwkv4", "mamba", "lightnet", "precond_gated_deltanet", "count")
+
+
+@cache
+def of(name: str) -> Programs:
+    """The programs of a spec that goes chunk by chunk, or of its stage that is a scan."""
+    spec = parse_spec(SHARED, "count.yaml") if name == "count" else load_spec(SPECS / f"{name}.yaml")
+    programs = pipeline.lower(pipeline.make_plan(spec, pipeline.derive(spec)))
+    return next(each for each in (programs, *programs.stages) if each.chunk is not None)
+
+
+def scans_in(programs: Programs) -> Iterator[Kernel]:
+    """The kernels of scans, those of stages among them."""
+    for each in (programs, *programs.stages):
+        for program in (each.chunk, each.chunk_backward):
+            if program is not None:
+                yield from program.kernels
