@@ -17,9 +17,9 @@ from flagen.backends.triton_.chunk_launcher import (
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launched import Launchable, Launched
 from flagen.backends.triton_.operator import Operator
-from flagen.backends.triton_.rows import RowPlan, steps_symbol
 from flagen.kernel.forward_rows import kept
 from flagen.kernel.ir import Program
+from flagen.kernel.rows import RowPlan, steps_symbol
 from flagen.plan.backward_levels import BLOCK, KEYS, SHARED
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import Rider

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from flagen.algebra.normal_form import Column
 from flagen.backends.printed import total_of
 from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.describe import count
 from flagen.backends.triton_.kernel import Docs
-from flagen.backends.triton_.rows import RowPlan
+from flagen.kernel.rows import RowPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan, Rider
 from flagen.plan.row_planner import Part, RowLoad
 from flagen.plan.rows import ROW
-from flagen.spec.model import Expr, Spec
+from flagen.spec.model import Expr
 from flagen.spec.printer import to_source
 from flagen.spec.renaming import expression_renamed
 
@@ -22,15 +22,6 @@ STATES = "Walk the chunks of one sequence of one value head and leave behind the
 PREPARE = "Prepare every chunk for the walk: what of it does not depend on the state."
 IS = "is, for the rows of a chunk and the state S before it,"
 OUTPUT = "Put out what the tokens of all chunks read, from the state before each chunk."
-
-
-def indented(lines: Iterable[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
-
-
-def derived_from(spec: Spec) -> list[str]:
-    """What a chunk's equations are made of."""
-    return [*indented(equations(spec)), "", IS, ""]
 
 
 def walk_docs(plan: ChunkKernelPlan, *, keeps: bool) -> Docs:

@@ -12,11 +12,11 @@ from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launched import Launchable, Launched
 from flagen.backends.triton_.launcher import default_values
 from flagen.backends.triton_.operator import Operator
-from flagen.backends.triton_.rows import RowPlan, is_input, steps_symbol
 from flagen.kernel.forward_rows import scratch
 from flagen.kernel.ir import Array, Program
 from flagen.kernel.key_rows import prepared
 from flagen.kernel.key_walks import walked
+from flagen.kernel.rows import RowPlan, is_input, steps_symbol
 from flagen.plan.chunk_families import SIZES
 from flagen.plan.free_names import final_of, free_name, initial_of
 from flagen.plan.kernel_names import kernel_name
@@ -277,7 +277,7 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
     if isinstance(plan, KeyKernelPlan):
         return [_of_data(plan, array, "dtype" if array.own_dtype else "torch.float32") for array in prepared(plan)]
     rows = 'walk_tiles["CHUNK"]'
-    tokens = rows if steps_symbol(plan) is None else 'walk_tiles["BLOCK_TOKENS"]'
+    tokens = 'walk_tiles["BLOCK_TOKENS"]' if steps_symbol(plan) else rows
     single = ("from_start", "to_end")
     shapes = {"scores": [tokens, rows], "write_scores": [tokens, rows], "from_start": [rows], "to_end": [rows]}
     return [

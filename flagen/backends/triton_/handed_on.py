@@ -18,11 +18,11 @@ from flagen.backends.triton_.chunk_launcher import (
 )
 from flagen.backends.triton_.launched import Launched
 from flagen.backends.triton_.operator import Operator
-from flagen.backends.triton_.rows import RowPlan, steps_symbol
 from flagen.kernel.forward_rows import kept
 from flagen.kernel.ir import Program
 from flagen.kernel.key_backward import KEEPING
 from flagen.kernel.key_rows import matrices
+from flagen.kernel.rows import RowPlan, steps_symbol
 from flagen.plan.backward_levels import OUTPUT
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.free_names import free_name
