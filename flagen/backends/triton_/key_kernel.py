@@ -1,4 +1,4 @@
-"""The kernels of a plan whose decay is a vector over the keys, as source lines in the order of its equations."""
+"""The contexts of `chunk_prepare.py` and `chunk_kernels.py` where decays are of each key."""
 
 from __future__ import annotations
 
