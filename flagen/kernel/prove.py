@@ -113,16 +113,17 @@ def prove_rows(spec: Spec, forward: Program, backward: Program | None, *, seed: 
 
 
 def _prove_ways(call: Call, forward: Program, backward: Program | None, named: Sequence[str]) -> None:
-    """Results, of the first way with what a backward wants kept, of others without; then the gradients from what that
-    leaves behind, and from the results, which a backward may take as well. Where only some gradients are asked for, in
-    each way of the backward, else in the first, which has most to do."""
+    """Results of each way forward; then the gradients from what those leave behind, and from the results, which a
+    backward may take as well. Where only some gradients are asked for, also forward without what a backward wants
+    kept, and each way of the backward; else the first of those, which has most to do."""
     results = call.results(differentiate=backward is not None)
-    first, *others = _ways(forward)
-    memory = _prove_results(call, first, named, results, keeps=True)
-    for way in others if call.setting.everything else (first, *others):
-        _prove_results(call, way, named, results)
-    lives = {array.name: array.life for kernel in first.kernels for array in kernel.arrays}
-    left = {name: x for name, x in memory.arrays.items() if lives[name] in ("residual", "result")}
+    left: dict[str, Data] = {}
+    for way in _ways(forward):
+        if not call.setting.everything:
+            _prove_results(call, way, named, results)
+        memory = _prove_results(call, way, named, results, keeps=True)
+        lives = {array.name: array.life for kernel in way.kernels for array in kernel.arrays}
+        left = {name: x for name, x in memory.arrays.items() if lives[name] in ("residual", "result")} | left
     if backward is not None:
         for way in _ways(backward)[: 1 if call.setting.everything else None]:
             _prove_gradients(call, way, named, results, left)
