@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from flagen.kernel.backward_rows import BackwardRows
+from flagen.kernel.backward_rows import COLUMN_STATE_GRADIENT, STATE_GRADIENT, BackwardRows
 from flagen.kernel.ir import Array, Let, Life, Load, Routine, Statement
 from flagen.kernel.parameters import routine_of
 from flagen.kernel.passes import live, rounds
@@ -28,7 +28,6 @@ from flagen.plan.schedule import Set
 from flagen.plan.tiles import Dot, Tile
 from flagen.spec.model import Input, Param
 
-STATE_GRADIENT, COLUMN_STATE_GRADIENT = "S_gradient", "column_state_gradient"
 COLUMN_GRADIENTS, COLUMN_STATE_GRADIENTS = "column_gradients", "column_state_gradients"
 
 

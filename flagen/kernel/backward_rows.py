@@ -15,6 +15,8 @@ from flagen.plan.row_planner import Part
 from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.tiles import Arithmetic, Sum, Widened
 
+STATE_GRADIENT, COLUMN_STATE_GRADIENT = "S_gradient", "column_state_gradient"
+
 
 class BackwardRows(ScalarDecayRows):
     """What the kernels of the backward have in common; `rows`: how they have the rows of a chunk."""
@@ -68,7 +70,7 @@ class BackwardRows(ScalarDecayRows):
 
     def column_gradient_before(self) -> Statement:
         """The gradient of the vector state before a chunk, from that after it and those of what is read."""
-        name = "column_state_gradient"
+        name = COLUMN_STATE_GRADIENT
         q, gradient = self.operand("q"), local("column_gradient", (TOKEN,))
         read = times(Widened(q, q.dims), times(gradient, common(self.scale("q"), self.start_of("q"))))
         kept = self.across(local(name, (self.key,)))

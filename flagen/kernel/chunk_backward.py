@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from flagen.kernel import walks
-from flagen.kernel.backward_rows import BackwardRows
+from flagen.kernel.backward_rows import COLUMN_STATE_GRADIENT, STATE_GRADIENT, BackwardRows
 from flagen.kernel.chunk import ScalarPlacement
 from flagen.kernel.forward_rows import DECAYS, ForwardRows, kept
 from flagen.kernel.ir import (
@@ -54,7 +54,9 @@ from flagen.plan.tiles import (
 )
 from flagen.spec.model import Dims, State
 
-STATE_GRADIENT, COLUMN_STATE_GRADIENT = "S_gradient", "column_state_gradient"
+OF_RUN: tuple[Space, ...] = ("sequence", "head")
+SAVED = ("states", "column_states")
+"""What a forward may leave of the states; the gradients of these are between kernels of the backward."""
 
 
 class BackwardWalk(BackwardRows, ForwardRows):
@@ -98,11 +100,6 @@ class BackwardWalk(BackwardRows, ForwardRows):
         """What there is of a state, or its gradient, for every two chunks."""
         life: Life = "residual" if name in SAVED else "scratch"
         return Array(name, ("slot", "head", *shares), dims, life, state.name)
-
-
-OF_RUN: tuple[Space, ...] = ("sequence", "head")
-SAVED = ("states", "column_states", "U", "column")
-"""What a forward may leave beside what it has prepared."""
 
 
 def end_where(holds: Tile, dim: str) -> tuple[str, Tile]:

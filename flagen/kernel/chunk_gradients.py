@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from flagen.kernel.across import STATE_GRADIENT, Across
+from flagen.kernel.across import Across
+from flagen.kernel.backward_rows import STATE_GRADIENT
 from flagen.kernel.column_gradients import PARTS, Scores
 from flagen.kernel.gradient_sums import GradientSums
 from flagen.kernel.ir import (

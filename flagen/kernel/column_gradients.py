@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from flagen.kernel.across import COLUMN_STATE_GRADIENT, COLUMN_STATE_GRADIENTS, AcrossColumn, RowsFirst
+from flagen.kernel.across import COLUMN_STATE_GRADIENTS, AcrossColumn, RowsFirst
+from flagen.kernel.backward_rows import COLUMN_STATE_GRADIENT
 from flagen.kernel.ir import Access, Add, Apply, Array, Index, Let, Load, Loop, Statement
 from flagen.kernel.rows import local, times
 from flagen.plan.backward_levels import R_GRADIENT, ROLES
