@@ -28,6 +28,8 @@ from tests.fuzz.packages import build
 from tests.specs import OPERATORS
 
 SPECS = {name: path.read_text() for name, path in OPERATORS.items()}
+KNOWN = {"shared": "..", "asked": "wanted"}
+"""What every template is given."""
 LANGUAGE = {*FUNCTIONS, *REDUCTIONS, *ROW_MAPS, "o", "head", "H", "HV"}
 
 
@@ -43,7 +45,7 @@ def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef
             "notes": (),
             RANGES: range_check(plan.spec),
         }
-    tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", context, shared=".."))
+    tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", context, **KNOWN))
     mention = ("fused_recurrent_", "launch_config") if template == "kernels" else ""
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]
     assert found
@@ -94,9 +96,7 @@ def test_transposed_statements_take_no_name_twice(text: str, template: str) -> N
     assert isinstance(forward, FusedPlan)
     plan = plan_reverse_mode(forward)
     env = environment(bundled("templates"))
-    tree = ast.parse(
-        render(env, f"triton/{template}.py.j2", REVERSE[template](plan, reverse_backward(plan)), shared="..")
-    )
+    tree = ast.parse(render(env, f"triton/{template}.py.j2", REVERSE[template](plan, reverse_backward(plan)), **KNOWN))
     mention = ("fused_recurrent_", "launch_config")
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]
     assert len(found) == (3 if template == "reverse_kernels" else 1)
