@@ -17,8 +17,9 @@ from flagen.kernel.elementary import Elementary, number
 from flagen.kernel.elements import Element, add, multiply
 from flagen.kernel.ir import Array, Space
 from flagen.kernel.recurrent import array_of
-from flagen.kernel.registers import Data, Sizes
+from flagen.kernel.registers import Data
 from flagen.kernel.settings import Setting
+from flagen.kernel.sizes import Sizes
 from flagen.spec.model import Binary, Dims, Expr, Input, Interval, Number, Param, Repeat, Spec, State, walk
 
 At = Mapping[Space, int]

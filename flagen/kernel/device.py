@@ -12,7 +12,8 @@ from functools import reduce
 from gmpy2 import mpq
 
 from flagen.kernel.elements import Element, add, apply, multiply
-from flagen.kernel.registers import Data, Illegal, Lanes, Registers
+from flagen.kernel.registers import Data, Lanes, Registers
+from flagen.kernel.sizes import Illegal
 from flagen.plan.rows import MEMBER, TOKEN, WRITTEN
 from flagen.plan.tiles import Tile
 

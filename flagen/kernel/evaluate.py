@@ -46,7 +46,8 @@ from flagen.kernel.ir import (
     Store,
     statements_in,
 )
-from flagen.kernel.registers import Data, Illegal, Lanes, Registers, Sizes
+from flagen.kernel.registers import Data, Lanes, Registers
+from flagen.kernel.sizes import Illegal, Sizes
 from flagen.plan.rows import ROW
 from flagen.plan.tiles import Call, Tile
 from flagen.spec.model import Dims

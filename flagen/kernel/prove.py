@@ -17,8 +17,9 @@ from flagen.kernel.elements import Element, Poison, add
 from flagen.kernel.evaluate import Launch, Memory
 from flagen.kernel.ir import Array, Program, Space, Store, statements_in
 from flagen.kernel.precise import Precise, precision
-from flagen.kernel.registers import Data, Illegal, Sizes
+from flagen.kernel.registers import Data
 from flagen.kernel.settings import CHUNKS, ROWS, SETTINGS, Setting
+from flagen.kernel.sizes import Illegal, Sizes
 from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.schedule import OUTPUT
 from flagen.spec.model import Spec

@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial, reduce
+from functools import cache, partial, reduce
 from typing import NamedTuple
 
 from gmpy2 import mpq
@@ -27,8 +27,9 @@ from flagen.kernel.elements import (
     multiply,
     negative,
 )
-from flagen.kernel.ir import Array, Space
-from flagen.plan.rows import L2NORM_EPSILON, ROW, TOKEN, WRITTEN
+from flagen.kernel.ir import Space
+from flagen.kernel.sizes import Illegal, Sizes
+from flagen.plan.rows import L2NORM_EPSILON
 from flagen.plan.tiles import (
     LOG2_E,
     Along,
@@ -67,98 +68,8 @@ from flagen.plan.tiles import (
 )
 from flagen.spec.model import Dims
 
-
-class Illegal(Exception):
-    """A program does what none may: it leaves an array, meets another program, or takes a name that has no value."""
-
-
 Data = list[Element]
 Operation = Callable[..., Element]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of a launch: lengths of sequences, heads, dims, micro-steps, the tokens of a segment, and the lanes of
-    tiles, by dim; by `TOKEN` those of a chunk.
-
-    cut: the lanes along a dim of which a program has a block at a time.
-    words: other sizes that kernels are compiled for.
-    """
-
-    lengths: tuple[int, ...]
-    H: int
-    HV: int
-    dims: Mapping[str, int]
-    blocks: Mapping[str, int]
-    steps: Mapping[str, int]
-    segment: int
-    cut: Mapping[str, int] = field(default_factory=dict)
-    words: Mapping[str, int] = field(default_factory=dict)
-
-    def of(self, dim: str) -> int:
-        """The size of a dim in memory: of the rows of a chunk, as many as a tile has lanes."""
-        return self.dims[dim] if dim in self.dims else self.blocks[dim]
-
-    @cached_property
-    def chunk(self) -> int:
-        """How many tokens a chunk has."""
-        if ROW not in self.blocks:
-            return self.blocks[TOKEN]
-        return self.blocks[ROW] // next(iter(self.steps.values()))
-
-    @cached_property
-    def first_chunks(self) -> tuple[int, ...]:
-        """How many chunks there are before each sequence, and in all."""
-        return (0, *itertools.accumulate(-(-length // self.chunk) for length in self.lengths))
-
-    @cached_property
-    def borders(self) -> tuple[int, ...]:
-        return (0, *itertools.accumulate(self.lengths))
-
-    @cached_property
-    def segments(self) -> tuple[int, ...]:
-        """How many segments each sequence has."""
-        return tuple(-(-length // self.segment) for length in self.lengths)
-
-    def blocks_of(self, dim: str | None) -> int:
-        return 1 if dim is None else -(-self.dims[dim] // self.cut.get(dim, self.blocks[dim]))
-
-    def extents(self, array: Array, block_of: str | None) -> tuple[int, ...]:
-        """How many coordinates there are in each space of an array of programs that have a block of a dim."""
-        own = {"block": self.blocks_of(block_of), "loop": array.loops}
-        return tuple([own[space] if space in own else self._extents[space] for space in array.spaces])
-
-    @cached_property
-    def _extents(self) -> dict[str, int]:
-        """Those that are the same for all arrays."""
-        (steps,) = self.steps.values() or (1,)
-        return {
-            "sequence": len(self.lengths),
-            "segment": sum(self.segments),
-            "chunk": self.borders[-1] // self.blocks.get(TOKEN, 1) + len(self.lengths),
-            "counted_chunk": self.first_chunks[-1] if TOKEN in self.blocks else 0,
-            "slot": (self.first_chunks[-1] + len(self.lengths)) // 2 if TOKEN in self.blocks else 0,
-            "token": self.borders[-1],
-            "row": self.borders[-1] * steps,
-            "micro_step": steps,
-            "head": self.HV,
-            "key_head": self.H,
-            "place": self.segment,
-        }
-
-    def chunk_at(self, sequence: int, start: int) -> int:
-        """Which chunk it is that starts at a token of a sequence: each sequence has room for one that is not full."""
-        chunk, first = self.blocks[TOKEN], self.borders[sequence]
-        return first // chunk + sequence + (start - first) // chunk
-
-    def named(self, name: str) -> int:
-        """A size by the name that expressions have for it."""
-        sizes = {"H": self.H, "HV": self.HV, **self.dims, **self.steps, **self.words}
-        if name == "CHUNK":
-            return self.blocks[WRITTEN]
-        if name not in sizes:
-            raise Illegal(f"no size {name} here")
-        return sizes[name]
 
 
 class Lanes(NamedTuple):
@@ -197,6 +108,7 @@ class Registers:
     """Of which block of a dim a loop has its turn."""
     _evaluators: dict[int, tuple[Evaluator, Tile]] = field(default_factory=dict)
     """Those of tiles by identity, which stays theirs for as long as they are here."""
+    _sorted: dict[Dims, Dims] = field(default_factory=dict)
     _places_of: dict[tuple[Dims, Dims], tuple[int, ...]] = field(default_factory=dict)
     _known: dict[tuple[str, tuple[Element, ...]], Element] = field(default_factory=dict)
 
@@ -231,7 +143,9 @@ class Registers:
         return self.chunk
 
     def sorted(self, dims: Dims) -> Dims:
-        return tuple(dim for dim in self.order if dim in dims)
+        if dims not in self._sorted:
+            self._sorted[dims] = tuple(dim for dim in self.order if dim in dims)
+        return self._sorted[dims]
 
     def points(self, dims: Dims) -> Iterator[tuple[int, ...]]:
         return itertools.product(*(range(self.sizes.blocks[dim]) for dim in dims))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 
-from flagen.kernel.registers import Sizes
+from flagen.kernel.sizes import Sizes
 from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
 from flagen.spec.model import Spec
 
@@ -228,7 +228,7 @@ ROWS = (
     ),
     Setting(
         "a batch from no state",
-        (5, 5),
+        (3, 3),
         packed=False,
         H=2,
         HV=4,

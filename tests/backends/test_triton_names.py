@@ -131,7 +131,7 @@ def test_cotangents_give_way_to_the_specs() -> None:
     forward = arguments_of(files["fused_recurrent.py"], "fused_recurrent_cotangents")
     assert forward[:3] == ["do", "dS_final", "v"]
     backward = arguments_of(files["fused_recurrent_backward.py"], "fused_recurrent_backward_cotangents")
-    assert backward[:5] == ["do", "final_gradient", "do_", "dS_final", "v"]
+    assert backward[:5] == ["do_2", "final_gradient", "do", "dS_final", "v"]
 
 
 def arguments_of(text: str, name: str) -> list[str]:

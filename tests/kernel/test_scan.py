@@ -16,7 +16,8 @@ from flagen.kernel.elementary import Elementary
 from flagen.kernel.ir import Access, Add, Array, FirstBlock, Given, If, Index, Let, Load, Loop, Program, Store
 from flagen.kernel.passes import live
 from flagen.kernel.prove import prove_chunk
-from flagen.kernel.registers import Illegal, Lanes, Registers, Sizes
+from flagen.kernel.registers import Lanes, Registers
+from flagen.kernel.sizes import Illegal, Sizes
 from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Constant, Edge, Masked, Scan, Shifted, Spread, Sum, Value
 from tests.kernel.scans import CASES, of
