@@ -15,9 +15,9 @@ from flagen.algebra.recurrence import Setting as Recurrence
 from flagen.algebra.recurrence import Token
 from flagen.kernel.elementary import Elementary, number
 from flagen.kernel.elements import Element, add, multiply
-from flagen.kernel.ir import Array, Space
+from flagen.kernel.ir import Array, Kernel, Space
 from flagen.kernel.recurrent import array_of
-from flagen.kernel.registers import Data
+from flagen.kernel.registers import Data, Registers
 from flagen.kernel.settings import Setting
 from flagen.kernel.sizes import Sizes
 from flagen.spec.model import Binary, Dims, Expr, Input, Interval, Number, Param, Repeat, Spec, State, walk
@@ -59,6 +59,7 @@ class Call:
         self._rows = {name: rows_of(decl) for name, decl in self.declared.items()}
         self._values: dict[tuple[object, ...], tuple[mpq, mpq]] = {}
         self._weights: dict[tuple[object, ...], mpq] = {}
+        self.registers: dict[int, tuple[Kernel, Registers]] = {}
 
     def element(self, name: str, at: At, index: tuple[int, ...]) -> tuple[mpq, mpq]:
         """An element of an argument, and that of its direction; `index` is over the dims of its declaration."""

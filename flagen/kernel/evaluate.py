@@ -63,6 +63,16 @@ class Memory:
     functions: Elementary
     asked: frozenset[str] = frozenset()
     """The arguments whose gradients are asked for."""
+    registers: dict[int, tuple[Kernel, Registers]] = field(default_factory=dict)
+    """Those of kernels by identity, which know by now how to evaluate their tiles."""
+
+    def registers_of(self, kernel: Kernel) -> Registers:
+        """The registers of a kernel, whatever it is launched for."""
+        if id(kernel) not in self.registers:
+            sizes = _tiled(self.sizes, kernel)
+            found = Registers(kernel.order, kernel.block_of, sizes, self.functions, self.numbers, DEVICE)
+            self.registers[id(kernel)] = kernel, found
+        return self.registers[id(kernel)][1]
 
     def allocate(self, array: Array, block_of: str | None) -> Data:
         """Room for an array that nobody has written."""
@@ -86,8 +96,8 @@ class Launch:
     """One kernel over its grid."""
 
     def __init__(self, kernel: Kernel, memory: Memory) -> None:
-        self.kernel, self.memory, self.sizes = kernel, memory, _tiled(memory.sizes, kernel)
-        self.registers = Registers(kernel.order, kernel.block_of, self.sizes, memory.functions, memory.numbers, DEVICE)
+        self.kernel, self.memory, self.registers = kernel, memory, memory.registers_of(kernel)
+        self.sizes = self.registers.sizes
         self.uses: dict[str, _Use] = {}
         self.stored = {s.target.array.name for s in statements_in(kernel.body) if isinstance(s, Store)}
         self._extents_of: dict[str, tuple[int, ...]] = {}

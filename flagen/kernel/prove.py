@@ -334,7 +334,7 @@ def _memory(
     there, but for what a forward `keeps` for a backward."""
     setting = call.setting
     asked = frozenset(name for name in call.directions if _is_asked_for(call, name))
-    memory = Memory(call.sizes, {}, call.numbers, call.functions, asked)
+    memory = Memory(call.sizes, {}, call.numbers, call.functions, asked, call.registers)
     made = {s.target.array.name for k in program.kernels for s in statements_in(k.body) if isinstance(s, Store)}
     arrays = _allocated(program)
     for array, block_of in arrays.values():
