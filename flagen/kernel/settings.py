@@ -269,5 +269,18 @@ ROWS = (
         cut=(0, 1),
         chunk=4,
     ),
+    Setting(
+        "no token from no state",
+        (0,),
+        packed=False,
+        H=1,
+        HV=1,
+        steps=1,
+        initial=False,
+        final=True,
+        everything=True,
+        whole=(2, 3),
+        cut=(3, 2),
+    ),
 )
 """For kernels that multiply rows of a chunk."""
