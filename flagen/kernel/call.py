@@ -60,6 +60,9 @@ class Call:
         self._values: dict[tuple[object, ...], tuple[mpq, mpq]] = {}
         self._weights: dict[tuple[object, ...], mpq] = {}
         self.registers: dict[int, tuple[Kernel, Registers]] = {}
+        self.launched: dict[tuple[object, ...], tuple[object, Mapping[str, Data]]] = {}
+        self.nothing: Data = []
+        self._arrays: dict[Array, Data] = {}
 
     def element(self, name: str, at: At, index: tuple[int, ...]) -> tuple[mpq, mpq]:
         """An element of an argument, and that of its direction; `index` is over the dims of its declaration."""
@@ -168,8 +171,17 @@ class Call:
 
     def argument(self, array: Array) -> Data:
         """The elements of an array that a call is given."""
-        rows = self.rows(array, None)
-        return [self.element(array.of, at, index)[0] for at in rows for index in self.points(array.dims)]
+        if array not in self._arrays:
+            rows = self.rows(array, None)
+            self._arrays[array] = [self.element(array.of, at, i)[0] for at in rows for i in self.points(array.dims)]
+        return self._arrays[array]
+
+    def cotangent(self, array: Array, block_of: str | None) -> Data:
+        """The elements of the gradient that comes in for a result."""
+        if array not in self._arrays:
+            rows = self.rows(array, block_of)
+            self._arrays[array] = [self.weight(array.of, at, index) for at in rows for index in self.points(array.dims)]
+        return self._arrays[array]
 
     def row_of(self, array: Array, data: Data, number: int) -> dict[tuple[int, ...], Element]:
         """The elements of a row."""

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 
 from gmpy2 import mpq
 
-from flagen.kernel.device import DEVICE
-from flagen.kernel.elementary import Elementary, number
-from flagen.kernel.elements import POISON, Element, add, multiply, subtract
+from flagen.kernel.elementary import number
+from flagen.kernel.elements import Element, add, multiply, subtract
 from flagen.kernel.ir import (
     Access,
     Add,
@@ -46,40 +45,12 @@ from flagen.kernel.ir import (
     Store,
     statements_in,
 )
-from flagen.kernel.registers import Data, Lanes, Registers
-from flagen.kernel.sizes import Illegal, Sizes
+from flagen.kernel.memory import Memory
+from flagen.kernel.registers import Data, Lanes
+from flagen.kernel.sizes import Illegal
 from flagen.plan.rows import ROW
 from flagen.plan.tiles import Call, Tile
 from flagen.spec.model import Dims
-
-
-@dataclass
-class Memory:
-    """Arrays by name: their elements, row by row. What is not here is not given."""
-
-    sizes: Sizes
-    arrays: dict[str, Data]
-    numbers: Mapping[str, mpq]
-    functions: Elementary
-    asked: frozenset[str] = frozenset()
-    """The arguments whose gradients are asked for."""
-    registers: dict[int, tuple[Kernel, Registers]] = field(default_factory=dict)
-    """Those of kernels by identity, which know by now how to evaluate their tiles."""
-
-    def registers_of(self, kernel: Kernel) -> Registers:
-        """The registers of a kernel, whatever it is launched for."""
-        if id(kernel) not in self.registers:
-            sizes = _tiled(self.sizes, kernel)
-            found = Registers(kernel.order, kernel.block_of, sizes, self.functions, self.numbers, DEVICE)
-            self.registers[id(kernel)] = kernel, found
-        return self.registers[id(kernel)][1]
-
-    def allocate(self, array: Array, block_of: str | None) -> Data:
-        """Room for an array that nobody has written."""
-        rows = math.prod(self.sizes.extents(array, block_of))
-        room: Data = [POISON] * (rows * math.prod(map(self.sizes.of, array.dims)))
-        self.arrays[array.name] = room
-        return room
 
 
 @dataclass
@@ -90,6 +61,21 @@ class _Use:
     readers: dict[int, set[int]] = field(default_factory=dict)
     written: dict[int, int] = field(default_factory=dict)
     read: dict[int, int] = field(default_factory=dict)
+
+
+def launch(kernel: Kernel, memory: Memory) -> None:
+    """Run a kernel over its grid, unless it ran before and found the same arrays."""
+    stored = {s.target.array.name for s in statements_in(kernel.body) if isinstance(s, Store)}
+    named = [array.name for array in kernel.arrays if array.name in memory.arrays]
+    found = tuple(None if name in memory.fresh else memory.arrays[name] for name in named)
+    known = (id(kernel), *named, *map(id, found))
+    if known not in memory.launched:
+        # What an earlier launch left is not written over: others may find it, too.
+        memory.arrays |= {name: list(memory.arrays[name]) for name in named if name in stored}
+        Launch(kernel, memory).run()
+        memory.launched[known] = (kernel, *found), {name: memory.arrays[name] for name in named if name in stored}
+    memory.arrays |= memory.launched[known][1]
+    memory.fresh -= stored
 
 
 class Launch:
@@ -496,13 +482,6 @@ class Launch:
         if at is None:
             raise Illegal(f"no {index.space} here")
         return at
-
-
-def _tiled(sizes: Sizes, kernel: Kernel) -> Sizes:
-    """The sizes of tiles of a kernel, which has some dims block by block, and others whole."""
-    turns = {s.dim for s in statements_in(kernel.body) if isinstance(s, Loop) and s.over == "block" and not s.whole}
-    cut = {dim: block for dim, block in sizes.cut.items() if dim in turns or dim == kernel.block_of}
-    return replace(sizes, blocks={**sizes.blocks, **cut}) if cut else sizes
 
 
 def _is_own(array: Array) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,9 @@ from flagen.diagnostics import InternalError
 from flagen.kernel.call import At, Call, Results
 from flagen.kernel.elementary import Elementary
 from flagen.kernel.elements import Element, Poison, add
-from flagen.kernel.evaluate import Launch, Memory
+from flagen.kernel.evaluate import launch
 from flagen.kernel.ir import Array, Program, Space, Store, statements_in
+from flagen.kernel.memory import Memory
 from flagen.kernel.precise import Precise, precision
 from flagen.kernel.registers import Data
 from flagen.kernel.settings import CHUNKS, ROWS, SETTINGS, Setting
@@ -109,7 +111,7 @@ def prove_rows(spec: Spec, forward: Program, backward: Program | None, *, seed: 
     Raises:
         InternalError: they are not the recurrence's.
     """
-    compare = partial(_prove_ways, backward=backward, named=_outputs(spec))
+    compare = partial(_prove_ways, backward=backward and _sharing(backward, forward), named=_outputs(spec))
     return tuple(setting for setting in ROWS if _at_a_point(spec, forward, setting, seed, compare))
 
 
@@ -128,6 +130,12 @@ def _prove_ways(call: Call, forward: Program, backward: Program | None, named: S
     if backward is not None:
         for way in _ways(backward)[: 1 if call.setting.everything else None]:
             _prove_gradients(call, way, named, results, left)
+
+
+def _sharing(program: Program, other: Program) -> Program:
+    """A program that has those of its kernels from another one which are the same there."""
+    same = {kernel.name: kernel for kernel in other.kernels}
+    return replace(program, kernels=tuple(same[k.name] if same.get(k.name) == k else k for k in program.kernels))
 
 
 def _ways(program: Program) -> list[Program]:
@@ -311,7 +319,7 @@ def _is_asked_for(call: Call, name: str) -> bool:
 def _run(program: Program, memory: Memory) -> None:
     for kernel in program.kernels:
         try:
-            Launch(kernel, memory).run()
+            launch(kernel, memory)
         except Illegal as wrong:
             raise Illegal(f"{kernel.name or 'the kernel'}: {wrong}") from None
 
@@ -334,7 +342,7 @@ def _memory(
     there, but for what a forward `keeps` for a backward."""
     setting = call.setting
     asked = frozenset(name for name in call.directions if _is_asked_for(call, name))
-    memory = Memory(call.sizes, {}, call.numbers, call.functions, asked, call.registers)
+    memory = Memory(call.sizes, {}, call.numbers, call.functions, asked, call.registers, call.launched)
     made = {s.target.array.name for k in program.kernels for s in statements_in(k.body) if isinstance(s, Store)}
     arrays = _allocated(program)
     for array, block_of in arrays.values():
@@ -342,16 +350,13 @@ def _memory(
         match array.life:
             case "begin":
                 if setting.packed:
-                    memory.arrays[array.name] = []
+                    memory.arrays[array.name] = call.nothing
             case "argument":
                 if not of_state or setting.initial:
                     memory.arrays[array.name] = call.argument(array)
             case "cotangent":
                 if not of_state or setting.final:
-                    rows = call.rows(array, block_of)
-                    memory.arrays[array.name] = [
-                        call.weight(array.of, at, index) for at in rows for index in call.points(array.dims)
-                    ]
+                    memory.arrays[array.name] = call.cotangent(array, block_of)
             case "gradient":
                 if _is_asked_for(call, array.of):
                     memory.allocate(array, block_of)
