@@ -14,18 +14,30 @@ from flagen.backends.triton_.printer import Printer, literal
 from flagen.diagnostics import InternalError
 from flagen.functions import FUNCTIONS as LANGUAGE
 from flagen.plan.tiles import (
+    Along,
     Arithmetic,
+    AtLeast,
+    Both,
+    Call,
+    Compare,
     Constant,
+    Coordinate,
+    Cumulative,
+    Dot,
     Edge,
+    Either,
     Function,
     Head,
+    Lane,
     Masked,
     MatMul,
     Negative,
     Normalize,
     Once,
     Product,
+    Rounded,
     Scan,
+    Select,
     Shifted,
     Size,
     Spread,
@@ -33,6 +45,8 @@ from flagen.plan.tiles import (
     Sum,
     Tile,
     Value,
+    Whole,
+    Widened,
 )
 
 KV = ("K", "V")
@@ -43,6 +57,8 @@ v = Value("v", "input", ("V",))
 c = Value("c", "param", ())
 rows = Value("x", "local", ("token", "K"))
 first = Value("x_first", "local", ("K",))
+LANES = Lane("token", ("token",))
+EARLY = Compare("<", LANES, Whole(3), ("token",))
 TWO, HALF = Constant(Fraction(2)), Constant(Fraction(1, 2))
 
 EXPECTED: list[tuple[Tile, str]] = [
@@ -108,6 +124,22 @@ EXPECTED: list[tuple[Tile, str]] = [
     (Shifted(rows, first, "token", True, rows.dims), "_row_after(x, x_first[None, :], is_last[:, None])"),
     (Edge(rows, "token", False, ("K",)), "_only_row(x, is_last[:, None])"),
     (Edge(rows, "token", True, ("K",)), "_only_row(x, is_first[:, None])"),
+    (Whole(3), "3"),
+    (Coordinate("block"), "block"),
+    (LANES, "token_index"),
+    (Compare("<", LANES, Whole(3), ("token",)), "token_index < 3"),
+    (Both(EARLY, Compare(">=", LANES, Whole(1), ("token",)), ("token",)), "(token_index < 3) & (token_index >= 1)"),
+    (Either(EARLY, EARLY, ("token",)), "(token_index < 3) | (token_index < 3)"),
+    (Select(EARLY, rows, TWO, rows.dims), "tl.where((token_index < 3)[:, None], x, 2.0)"),
+    (Rounded(Arithmetic("+", k, c, ("K",)), ("K",)), "(k + c).to(dtype)"),
+    (Widened(k, ("K",)), "k.to(tl.float32)"),
+    (Along(v, ("P",)), "v"),
+    (AtLeast(k, -2.0, ("K",)), "tl.maximum(k, -2.0, propagate_nan=tl.PropagateNan.ALL)"),
+    (Cumulative(rows, "token", False, rows.dims), "tl.cumsum(x, axis=0)"),
+    (Cumulative(rows, "token", True, rows.dims), "tl.cumsum(x, axis=0, reverse=True)"),
+    (Dot(rows, S, "K", None, ("token", "V")), "tl.dot(x, S, input_precision=PRECISION)"),
+    (Dot(S, rows, "K", R, ("V", "token")), "tl.dot(tl.trans(S), tl.trans(x), R, input_precision=PRECISION)"),
+    (Call("put", (k, Whole(1), Size("MEMBERS")), KV), "put(k, 1, MEMBERS)"),
 ]
 
 
