@@ -86,10 +86,8 @@ class Levels:
 
     def __call__(self, tile: Tile) -> Level:
         parts = tuple(tiles_in(tile))
-        for level, dim in ((KEYS, self.key), (BLOCK, self.value)):
-            if any(dim in part.dims for part in parts):
-                return level
         found = [self.of_names.get(part.name, SHARED) for part in parts if isinstance(part, Value)]
+        found += [level for level, dim in ((KEYS, self.key), (BLOCK, self.value)) if any(dim in p.dims for p in parts)]
         if any(isinstance(part, Head) for part in parts):
             found.append(HEAD)
         return min(found, key=LEVELS.index, default=SHARED)

@@ -213,3 +213,11 @@ def test_the_place_is_that_of_the_part_that_is_in_the_way():
     )
     assert isinstance(plan, Unavailable) and plan.reason == "something sums over the keys, and not only S.T @ q"
     assert plan.span.line == 9 and plan.span.column > len("      - S = S + b * outer(k, ")
+
+
+def test_a_name_that_hides_a_sum_over_the_keys_is_no_value_of_a_block():
+    plan = planned(
+        "inputs: {q: [K], k: [K], g: {dims: [], range: [-.inf, 0]}}\nparams: {W: {dims: [V, K]}}\n"
+        "let: {w: 'mean(W, K)'}\nupdate: S = exp(g) * S + outer(k, w)\noutput: o = S.T @ q"
+    )
+    assert isinstance(plan, Unavailable) and plan.reason == "a value is made of a sum over the keys"
