@@ -144,6 +144,27 @@ class OffsetGradient:
 Statement = Equation | Solve | OffsetGradient
 
 
+def called(statement: Statement, names: Mapping[str, str]) -> Statement:
+    """`statement` with its tensors, and the offsets that have their names, called as `names` says."""
+    offsets = {f"G{tensor}": f"G{name}" for tensor, name in names.items()}
+
+    def factor(of: Factor) -> Factor:
+        return replace(of, tensor=names.get(of.tensor, of.tensor))
+
+    def term(of: Term) -> Term:
+        exponents = tuple(replace(e, offset=offsets.get(e.offset, e.offset)) for e in of.exponents)
+        mask = None if of.mask is None else replace(of.mask, reader=names.get(of.mask.reader, of.mask.reader))
+        return replace(of, factors=tuple(map(factor, of.factors)), exponents=exponents, mask=mask)
+
+    match statement:
+        case Equation(target, terms):
+            return Equation(factor(target), tuple(map(term, terms)))
+        case Solve(target, matrix, right, transposed):
+            return Solve(factor(target), names.get(matrix, matrix), names.get(right, right), transposed)
+        case OffsetGradient(target, pairs):
+            return OffsetGradient(factor(target), tuple((sign, factor(x), factor(y)) for sign, x, y in pairs))
+
+
 @dataclass(frozen=True)
 class System:
     """Equations in an order in which each uses only what stands before it.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from flagen.algebra.equations import Equation, Exponent, Factor
+from flagen.algebra.equations import Equation, Exponent, Factor, called
 from flagen.algebra.normal_form import Read
 from flagen.backends.notes import naive_chunk_notes
 from flagen.backends.protocol import Rendering
@@ -50,7 +49,7 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "equations_of_chunk": [
                 line
                 for statement in chunk.form.system.statements
-                for line in wrapped(_renamed(str(statement), names), 112)
+                for line in wrapped(str(called(statement, names)), 112)
             ],
             "legend": _legend(chunk),
             "setup": equations.setup,
@@ -88,12 +87,6 @@ def _names(chunk: ChunkPlan) -> dict[str, str]:
         {f"{letter}{n}": letter for letter in "qABO" for n in range(len(chunk.normal_form.reads))} if single else {}
     )
     return {**numbered, **{f"O{n}": "o" if single else f"o{n}" for n in range(len(chunk.normal_form.reads))}}
-
-
-def _renamed(text: str, names: dict[str, str]) -> str:
-    """An equation with its tensors, and the offsets named after them, called as in the code."""
-    offsets = {f"G{tensor}": f"G{name}" for tensor, name in names.items()}
-    return re.sub(r"\b\w+\b", lambda word: (names | offsets).get(word[0], word[0]), text)
 
 
 def _legend(chunk: ChunkPlan) -> list[str]:
