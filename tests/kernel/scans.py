@@ -7,7 +7,7 @@ from functools import cache
 
 from flagen import pipeline
 from flagen.kernel import Programs
-from flagen.kernel.ir import Kernel
+from flagen.kernel.ir import Kernel, Program
 from flagen.spec import load_spec, parse_spec
 from tests.specs import SPECS
 
@@ -29,12 +29,17 @@ def of(name: str) -> Programs:
     """The programs of a spec that goes chunk by chunk, or of its stage that is a scan."""
     spec = parse_spec(SHARED, "count.yaml") if name == "count" else load_spec(SPECS / f"{name}.yaml")
     programs = pipeline.lower(pipeline.make_plan(spec, pipeline.derive(spec)))
-    return next(each for each in (programs, *programs.stages) if each.chunk is not None)
+    return next(each for each in (programs, *programs.stages) if is_scan(each.chunk))
+
+
+def is_scan(program: Program | None) -> bool:
+    """Whether it scans the tokens of chunks; what multiplies their rows runs in several ways."""
+    return program is not None and not program.ways
 
 
 def scans_in(programs: Programs) -> Iterator[Kernel]:
     """The kernels of scans, those of stages among them."""
     for each in (programs, *programs.stages):
         for program in (each.chunk, each.chunk_backward):
-            if program is not None:
+            if program is not None and is_scan(program):
                 yield from program.kernels
