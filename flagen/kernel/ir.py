@@ -375,6 +375,7 @@ class Kernel:
     steps: what the number of micro-steps is called, where a chunk's rows are those of its tokens.
     addresses: those of rows are printed as their numbers in the whole array; or `from start`, where only the chunk's
         start is in 64 bits, which take twice the registers.
+    whole: its block is all of the dim, since something sums over that.
     choices: those that a launch makes: each is made where a gradient is asked for of something but these.
     arrays, numbers, lengths, sizes: the parameters, in order; a kernel is compiled again for other `sizes`, and not for
         other `lengths`.
@@ -394,6 +395,7 @@ class Kernel:
     of_key_heads: bool = False
     steps: str = ""
     addresses: Literal["rows", "from start"] = "rows"
+    whole: bool = False
     choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property

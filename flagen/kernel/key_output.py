@@ -4,6 +4,7 @@ products."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from flagen.kernel.ir import Add, Fill, Kernel, Let, Load, Loop, Note, Operands, Scale, Statement
 from flagen.kernel.key_rows import SQUARE, KeyRows, decay_sizes, prepared
@@ -48,7 +49,7 @@ class RightOutput(KeyRows):
             *self._put(),
         )
         names = (array.name for array in (*PACKING, *prepared(self.plan), *self.left.values()))
-        return assembled(
+        kernel = assembled(
             self,
             (Operands(self.left["states"]), *live(body, ())),
             name="output",
@@ -58,6 +59,7 @@ class RightOutput(KeyRows):
             order=(*names, OUTPUT),
             block_of=self.key,
         )
+        return replace(kernel, whole=self.plan.whole_keys)
 
     def _once(self) -> Iterator[Statement]:
         """What is the same for every block of values, and every key."""

@@ -53,5 +53,6 @@ class Memory:
 def _tiled(sizes: Sizes, kernel: Kernel) -> Sizes:
     """The sizes of tiles of a kernel, which has some dims block by block, and others whole."""
     turns = {s.dim for s in statements_in(kernel.body) if isinstance(s, Loop) and s.over == "block" and not s.whole}
-    cut = {dim: block for dim, block in sizes.cut.items() if dim in turns or dim == kernel.block_of}
-    return replace(sizes, blocks={**sizes.blocks, **cut}) if cut else sizes
+    turns |= set() if kernel.whole or kernel.block_of is None else {kernel.block_of}
+    cut = {dim: block for dim, block in sizes.cut.items() if dim in turns}
+    return replace(sizes, blocks={**sizes.blocks, **cut}, cut=cut)
