@@ -74,6 +74,7 @@ class Reverse(BackwardRows):
     def _body(self) -> Iterator[Statement]:
         final, initial = self.final_gradient, self.initial_gradient
         yield Operands(self.state_gradients)
+        yield from self.once(*self.parts)
         yield Note()
         yield Row("state_start", ("sequence", "head"), self.plan.state.dims)
         zero = Fill(STATE_GRADIENT, self._over_state)

@@ -53,6 +53,14 @@ update:
   - S = exp(m_prev - m) * S + outer(exp(k - m), u * x)
 output: o = S.T @ q
 """,
+    "a number of all tokens, and a decay of each key": """
+state: {S: [K, V]}
+inputs: {q: [K], k: [K], v: [V], g: {dims: [K], range: [-.inf, 0]}}
+params: {scale: {default: 2}}
+let: {w: HV * scale}
+update: S = exp(g) * S + outer(k, v)
+output: o = w * (S.T @ q)
+""",
     "a clamp": """
 state: {h: [D]}
 inputs: {x: [D], a: {dims: [D], range: [0, 1]}}
