@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Generic, TypeGuard, TypeVar
 
 from flagen.kernel.ir import Access, Array, Index, Let, Life, Load, Space, Statement, access
-from flagen.kernel.passes import arrays_named
 from flagen.kernel.recurrent import array_of
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.free_names import free_name
@@ -261,9 +260,3 @@ def rounded(tile: Tile) -> Tile:
 
 def whole(number: int) -> Tile:
     return Whole(number)
-
-
-def used_in(arrays: Sequence[Array], body: Iterable[Statement]) -> tuple[Array, ...]:
-    """Those of `arrays` that a body takes, or asks for."""
-    named = arrays_named(body)
-    return tuple(array for array in arrays if array.name in named)

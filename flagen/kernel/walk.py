@@ -12,7 +12,7 @@ from flagen.kernel.rows import local, rounded, times
 from flagen.kernel.walks import Decay, Inverted, Product, Solved, Sum
 from flagen.kernel.walks import Tile as Term
 from flagen.plan.rows import WRITTEN
-from flagen.plan.tiles import Along, Arithmetic, Dot, Tile, Value
+from flagen.plan.tiles import Along, Arithmetic, Dot, Tile
 from flagen.spec.model import Dims
 
 
@@ -121,8 +121,3 @@ class WalkLowering:
         before = None if onto is None else self._read(onto)
         (reader, _) = matrix.dims
         return Along(Dot(values, matrix, reader, before, self._over(WRITTEN)), self._over(self.row))
-
-
-def operand(name: str, dims: Dims) -> Value:
-    """A tile that has been rounded."""
-    return local(name, dims)
