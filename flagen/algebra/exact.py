@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 
 from gmpy2 import mpq
 
@@ -165,12 +165,8 @@ class Scope:
 def evaluate(expr: Expr, scope: Scope) -> Tensor:
     """`expr` in `scope`, exactly."""
     match expr:
-        case Number(value) if isinstance(value, Fraction):
-            return scalar(Dual(mpq(value.numerator, value.denominator)))
-        case Number(float() as value) if math.isfinite(value):
-            return scalar(Dual(decimal(value)))
         case Number(value):
-            return scalar(scope.oracle("infinite", (Dual(mpq(1 if value > 0 else -1)),)))
+            return scalar(_number(value, scope.oracle))
         case Name(name, "size") if name in scope.sizes:
             return scalar(Dual(mpq(scope.sizes[name])))
         case Name(name):
@@ -191,11 +187,8 @@ def evaluate(expr: Expr, scope: Scope) -> Tensor:
             one, other = evaluate(left, scope), evaluate(right, scope)
             split = len(one.dims)
             return scope.build(expr.dims, lambda index: one.data[index[:split]] * other.data[index[split:]])
-        case Call() if all(isinstance(part, Number | Negate | Binary | Call) for part in walk(expr)):
-            # The number that everybody makes of it, be it rounded.
-            return evaluate(Number(interval_of(expr, {}).high), scope)
-        case Call() if (definition := definition_of(expr)) is not None:
-            return evaluate(definition, scope)
+        case Call() if (meant := _meant(_ById(expr))) is not None:
+            return evaluate(meant, scope)
         case Call(function, args):
             tensors = tuple(evaluate(arg, scope) for arg in args)
             return _map(lambda values: call(function, values, scope.oracle), tensors, expr.dims, scope)
@@ -203,6 +196,38 @@ def evaluate(expr: Expr, scope: Scope) -> Tensor:
             return _reduce(function, evaluate(value, scope), dim, scope)
         case RowMap(function, value):
             return _row_map(function, evaluate(value, scope), scope)
+
+
+def _number(value: Fraction | float, oracle: Oracle) -> Dual:
+    if isinstance(value, Fraction):
+        return Dual(mpq(value.numerator, value.denominator))
+    if math.isfinite(value):
+        return Dual(decimal(value))
+    return oracle("infinite", (Dual(mpq(1 if value > 0 else -1)),))
+
+
+@dataclass(frozen=True, eq=False)
+class _ById:
+    """An expression that is the same as another one only if it is that one: what is found out about it is kept."""
+
+    of: Expr
+
+    def __hash__(self) -> int:
+        return id(self.of)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and self.of is other.of
+
+
+@lru_cache(maxsize=1 << 14)
+def _meant(known: _ById) -> Expr | None:
+    """What a call is evaluated as, if that is another expression: of constants the number that everybody makes of it,
+    be it rounded, or what the table of functions defines it as."""
+    call = known.of
+    assert isinstance(call, Call)
+    if all(isinstance(part, Number | Negate | Binary | Call) for part in walk(call)):
+        return Number(interval_of(call, {}).high)
+    return definition_of(call)
 
 
 def _map(f: Callable[[tuple[Dual, ...]], Dual], tensors: tuple[Tensor, ...], dims: Dims, scope: Scope) -> Tensor:
@@ -267,8 +292,32 @@ def call(function: str, args: tuple[Dual, ...], oracle: Oracle) -> Dual:
 
 def at_point(pattern: Expr, names: Mapping[str, Dual], oracle: Oracle) -> Dual:
     """A formula of the table of functions at a point."""
-    scope = Scope({name: scalar(value) for name, value in names.items()}, {}, {}, oracle)
-    return evaluate(pattern, scope).data[()]
+    return _at_point(_ById(pattern))(names, oracle)
+
+
+_AtPoint = Callable[[Mapping[str, Dual], Oracle], Dual]
+
+
+@lru_cache(maxsize=1 << 10)
+def _at_point(known: _ById) -> _AtPoint:
+    """The formula as a function of its arguments."""
+    match known.of:
+        case Number(number):
+            return lambda names, oracle: _number(number, oracle)
+        case Name(name):
+            return lambda names, oracle: names[name]
+        case Negate(value):
+            negated = _at_point(_ById(value))
+            return lambda names, oracle: -negated(names, oracle)
+        case Binary(op, left, right):
+            one, other = _at_point(_ById(left)), _at_point(_ById(right))
+            return lambda names, oracle: _binary(op, one(names, oracle), other(names, oracle), oracle)
+        case Call(function, args):
+            if (meant := _meant(known)) is not None:
+                return _at_point(_ById(meant))
+            inner = [_at_point(_ById(arg)) for arg in args]
+            return lambda names, oracle: call(function, tuple([arg(names, oracle) for arg in inner]), oracle)
+    raise InternalError(f"no formula has {known.of!r}")
 
 
 def _reduce(function: str, value: Tensor, dim: str | None, scope: Scope) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from gmpy2 import mpq
 
@@ -15,9 +16,10 @@ from flagen.algebra.recurrence import Setting as Recurrence
 from flagen.algebra.recurrence import Token
 from flagen.kernel.elementary import Elementary, number
 from flagen.kernel.elements import Element, add, multiply
-from flagen.kernel.ir import Array, Kernel, Space
+from flagen.kernel.ir import Array, Space
+from flagen.kernel.machine import Machine
 from flagen.kernel.recurrent import array_of
-from flagen.kernel.registers import Data, Registers
+from flagen.kernel.registers import Data
 from flagen.kernel.settings import Setting
 from flagen.kernel.sizes import Sizes
 from flagen.spec.model import Binary, Dims, Expr, Input, Interval, Number, Param, Repeat, Spec, State, walk
@@ -59,8 +61,7 @@ class Call:
         self._rows = {name: rows_of(decl) for name, decl in self.declared.items()}
         self._values: dict[tuple[object, ...], tuple[mpq, mpq]] = {}
         self._weights: dict[tuple[object, ...], mpq] = {}
-        self.registers: dict[int, tuple[Kernel, Registers]] = {}
-        self.launched: dict[tuple[object, ...], tuple[object, Mapping[str, Data]]] = {}
+        self.machine = Machine(sizes, self.functions, self.numbers)
         self.nothing: Data = []
         self._arrays: dict[Array, Data] = {}
 
@@ -99,59 +100,66 @@ class Call:
 
     # ------------------------------------------------------------------------------------------------------ recurrence
 
-    def results(self, *, differentiate: bool) -> Results:
-        """Run the recurrence; with tangents along all directions, if it is differentiated."""
+    @cached_property
+    def asked(self) -> frozenset[str]:
+        """The arguments whose gradients are asked for: states only where they are given."""
+        setting, states = self.setting, {state.name for state in self.spec.states}
+        wanted = self.directions if setting.everything else self.directions[setting.asked_from :: 2]
+        return frozenset(states if setting.initial else ()).union(wanted) - (frozenset() if setting.initial else states)
+
+    @cached_property
+    def results(self) -> Results:
+        """What the recurrence makes of it, with one tangent: along the directions of all arguments whose gradients are
+        asked for."""
+        return self.results_along((self.asked,))
+
+    def results_along(self, along: Sequence[Collection[str]]) -> Results:
+        """The same with a tangent for each group of arguments."""
         named: dict[tuple[int, int], Mapping[str, Tensor]] = {}
         finals: dict[tuple[str, int, int], Tensor] = {}
         for sequence, start in enumerate(self.sizes.borders[:-1]):
             for head in range(self.sizes.HV):
                 at: dict[Space, int] = {"sequence": sequence, "head": head}
                 at["key_head"] = head // (self.sizes.HV // self.sizes.H)
-                setting = self._of_head(at, differentiate)
-                states = {state.name: self._before(state, at, differentiate) for state in self.spec.states}
+                setting = self._of_head(at, along)
+                states = {state.name: self._before(state, at, along) for state in self.spec.states}
                 for token in range(start, start + self.sizes.lengths[sequence]):
-                    given = self._token(setting, {**at, "token": token}, differentiate)
+                    given = self._token(setting, {**at, "token": token}, along)
                     named[token, head], states = setting.run(given, states)
                 for name, state in states.items():
                     finals[name, sequence, head] = state
         return Results(named, finals)
 
-    def _of_head(self, at: At, differentiate: bool) -> Recurrence:
+    def _of_head(self, at: At, along: Sequence[Collection[str]]) -> Recurrence:
         constants = {"H": self.sizes.H, "HV": self.sizes.HV, "head": at["head"], **self.sizes.steps}
         names = {name: scalar(Dual(mpq(value))) for name, value in constants.items()}
         names |= {name: scalar(Dual(value)) for name, value in self.numbers.items()}
         for param in self.spec.params:
             if param.is_tensor:
-                names[param.name] = self._tensor(param, at, differentiate)
+                names[param.name] = self._tensor(param, at, along)
         return Recurrence(self.spec, self.sizes.dims, names, self.functions)
 
-    def _token(self, setting: Recurrence, at: At, differentiate: bool) -> Token:
-        whole = {i.name: self._tensor(i, at, differentiate) for i in self.spec.inputs if i.per == "token"}
+    def _token(self, setting: Recurrence, at: At, along: Sequence[Collection[str]]) -> Token:
+        whole = {i.name: self._tensor(i, at, along) for i in self.spec.inputs if i.per == "token"}
         steps = [
-            {
-                i.name: self._tensor(i, {**at, "micro_step": step}, differentiate)
-                for i in self.spec.inputs
-                if i.per == "step"
-            }
+            {i.name: self._tensor(i, {**at, "micro_step": step}, along) for i in self.spec.inputs if i.per == "step"}
             for step in range(next(iter(self.sizes.steps.values()), 0))
         ]
         return setting.token(whole, steps)
 
-    def _before(self, state: State, at: At, differentiate: bool) -> Tensor:
+    def _before(self, state: State, at: At, along: Sequence[Collection[str]]) -> Tensor:
         """A state before the first token."""
         if self.setting.initial:
-            return self._tensor(state, at, differentiate)
+            return self._tensor(state, at, along)
         start = Dual(number(state.init))
         return Tensor(state.dims, dict.fromkeys(self.points(state.dims), start))
 
-    def _tensor(self, decl: Input | Param | State, at: At, differentiate: bool) -> Tensor:
-        place, count = self.directions.index(decl.name), len(self.directions)
+    def _tensor(self, decl: Input | Param | State, at: At, along: Sequence[Collection[str]]) -> Tensor:
+        moves = [decl.name in group for group in along]
 
         def element(index: tuple[int, ...]) -> Dual:
             value, direction = self.element(decl.name, at, index)
-            if not differentiate:
-                return Dual(value)
-            return Dual(value, tuple(direction if p == place else ZERO.value for p in range(count)))
+            return Dual(value, tuple([direction if one else ZERO.value for one in moves]) if any(moves) else ())
 
         return Tensor(decl.dims, {index: element(index) for index in self.points(decl.dims)})
 

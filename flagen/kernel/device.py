@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
+from typing import NamedTuple
 
 from gmpy2 import mpq
 
@@ -15,24 +16,20 @@ from flagen.kernel.elements import Element, add, apply, multiply
 from flagen.kernel.registers import Data, Lanes, Registers
 from flagen.kernel.sizes import Illegal
 from flagen.plan.rows import MEMBER, TOKEN, WRITTEN
-from flagen.plan.tiles import Tile
 
-Arguments = tuple[Tile, ...]
 Returned = tuple[Lanes, ...]
 
 ZERO = mpq(0)
 
 
-def _split_log_decay(registers: Registers, args: Arguments) -> Returned:
+def _split_log_decay(registers: Registers, log: Lanes) -> Returned:
     """In powers of two, in two parts, of which the second is there for rounding."""
-    log = registers.value(args[0])
     factor = registers.functions.log2_e
     return Lanes(log.dims, [multiply(x, factor) for x in log.data]), Lanes(log.dims, [ZERO for _ in log.data])
 
 
-def _decay_over(registers: Registers, args: Arguments) -> Returned:
+def _decay_over(registers: Registers, rows: Lanes, log: Lanes) -> Returned:
     """The exponential of the sum over the rows that a mask names."""
-    rows, log = registers.value(args[0]), registers.value(args[1])
     axis, *_ = log.dims
     lines = registers.lines(rows, WRITTEN)
     columns = registers.lines(log, axis)
@@ -40,11 +37,9 @@ def _decay_over(registers: Registers, args: Arguments) -> Returned:
     return (Lanes(log.dims, data),)
 
 
-def _decay_to_cut(registers: Registers, args: Arguments) -> Returned:
+def _decay_to_cut(registers: Registers, level: Lanes, log: Lanes, after: Lanes) -> Returned:
     """A row of a lower half decays over the rows behind it, one of an upper half over those up to it."""
-    _, level, log_decay, after, *_ = args
-    half, own = 1 << _whole(registers, level), _whole(registers, after)
-    log = registers.value(log_decay)
+    half, own = 1 << _whole(level), _whole(after)
     columns = registers.lines(log, log.dims[0])
     data: Data = []
     for row in range(len(columns[0])):
@@ -55,19 +50,17 @@ def _decay_to_cut(registers: Registers, args: Arguments) -> Returned:
     return (Lanes(log.dims, data),)
 
 
-def _seen_across_cut(registers: Registers, args: Arguments) -> Returned:
+def _seen_across_cut(registers: Registers, rows: Lanes, level: Lanes) -> Returned:
     """A row of an upper half sees those of its lower half."""
-    rows, level = args
-    half, (axis,) = 1 << _whole(registers, level), rows.dims
+    half, (axis,) = 1 << _whole(level), rows.dims
     places = range(registers.sizes.blocks[axis])
     seen = [row // half % 2 == 1 and column // half == row // half - 1 for row in places for column in places]
     return (Lanes((axis, WRITTEN), list(seen)),)
 
 
-def _from_middle(registers: Registers, args: Arguments) -> Returned:
+def _from_middle(registers: Registers, log: Lanes, leaf: Lanes) -> Returned:
     """The sum from the middle of a block of rows up to each, in powers of two; before the middle what is lacking."""
-    _, log_decay, leaf, *_ = args
-    size, log = _whole(registers, leaf), registers.value(log_decay)
+    size = _whole(leaf)
     columns = registers.lines(log, log.dims[0])
     data: Data = []
     for row in range(len(columns[0])):
@@ -78,9 +71,8 @@ def _from_middle(registers: Registers, args: Arguments) -> Returned:
     return (Lanes(log.dims, data),)
 
 
-def _invert(registers: Registers, args: Arguments) -> Returned:
+def _invert(registers: Registers, lanes: Lanes) -> Returned:
     """(I - L)^-1 - I of a strictly lower triangular L."""
-    lanes = registers.value(args[0])
     rows = registers.lines(lanes, lanes.dims[1])
     inverse: list[Data] = []
     for i, row in enumerate(rows):
@@ -93,39 +85,35 @@ def _invert(registers: Registers, args: Arguments) -> Returned:
     return (Lanes(lanes.dims, [x for row in inverse for x in row]),)
 
 
-def _put(registers: Registers, args: Arguments) -> Returned:
+def _put(registers: Registers, lanes: Lanes, number: Lanes) -> Returned:
     """A number for each row as that of one member."""
-    lanes, member = registers.value(args[0]), _whole(registers, args[1])
-    members = range(registers.sizes.blocks[MEMBER])
+    member, members = _whole(number), range(registers.sizes.blocks[MEMBER])
     return (Lanes((*lanes.dims, MEMBER), [x if m == member else ZERO for x in lanes.data for m in members]),)
 
 
-def _take(registers: Registers, args: Arguments) -> Returned:
+def _take(registers: Registers, lanes: Lanes, member: Lanes) -> Returned:
     """The numbers that one member has."""
-    lanes, member = registers.value(args[0]), _whole(registers, args[1])
-    return (Lanes(lanes.dims[:1], registers.lines(lanes, lanes.dims[0])[member]),)
+    return (Lanes(lanes.dims[:1], registers.lines(lanes, lanes.dims[0])[_whole(member)]),)
 
 
-def _sum_of_earlier(registers: Registers, args: Arguments) -> Returned:
-    return (_sums(registers, args[0], lambda row, place: row[:place]),)
+def _sum_of_earlier(registers: Registers, lanes: Lanes) -> Returned:
+    return (_sums(registers, lanes, lambda row, place: row[:place]),)
 
 
-def _sum_of_later(registers: Registers, args: Arguments) -> Returned:
-    return (_sums(registers, args[0], lambda row, place: row[place + 1 :]),)
+def _sum_of_later(registers: Registers, lanes: Lanes) -> Returned:
+    return (_sums(registers, lanes, lambda row, place: row[place + 1 :]),)
 
 
-def _sums(registers: Registers, tile: Tile, part: Callable[[Data, int], Data]) -> Lanes:
+def _sums(registers: Registers, lanes: Lanes, part: Callable[[Data, int], Data]) -> Lanes:
     """For each row the sum of some of the others, along every other axis."""
-    lanes = registers.value(tile)
     if len(lanes.dims) == 1:
         return Lanes(lanes.dims, [_sum(part(lanes.data, place)) for place in range(len(lanes.data))])
     columns = registers.lines(lanes, lanes.dims[0])
     return Lanes(lanes.dims, [_sum(part(column, place)) for place in range(len(columns[0])) for column in columns])
 
 
-def _sum_of_pairs(registers: Registers, args: Arguments) -> Returned:
+def _sum_of_pairs(registers: Registers, pairs: Lanes, read: Lanes, written: Lanes, token: Lanes) -> Returned:
     """For each token the sum of those pairs that have its decay between them."""
-    pairs, read, written, token = (registers.value(arg) for arg in args[:4])
     lines = registers.lines(pairs, pairs.dims[1])
     sums: Data = []
     for at in token.data:
@@ -137,23 +125,23 @@ def _sum_of_pairs(registers: Registers, args: Arguments) -> Returned:
     return (Lanes((TOKEN,), sums),)
 
 
-def _sum_of_steps(registers: Registers, args: Arguments) -> Returned:
+def _sum_of_steps(registers: Registers, rows: Lanes) -> Returned:
     """For each token the sum over its rows."""
-    rows, steps = registers.value(args[0]), registers.steps
+    steps = registers.steps
     tokens = range(registers.sizes.blocks[TOKEN])
     return (Lanes((TOKEN,), [_sum(rows.data[token * steps : (token + 1) * steps]) for token in tokens]),)
 
 
-def _onto_row_before(registers: Registers, args: Arguments) -> Returned:
+def _onto_row_before(registers: Registers, rows: Lanes) -> Returned:
     """What each row has for the row after."""
-    rows = registers.value(args[0])
     return (Lanes(rows.dims, [*rows.data[1:], ZERO]),)
 
 
-def _whole(registers: Registers, tile: Tile) -> int:
+def _whole(lanes: Lanes) -> int:
     """A whole number that every lane has."""
-    (found,) = registers.value(tile).data
-    return int(found)
+    if lanes.dims:
+        raise Illegal(f"a tile over {lanes.dims} is taken for one number")
+    return int(lanes.data[0])
 
 
 def _sum(elements: Iterable[Element]) -> Element:
@@ -164,18 +152,25 @@ def _exp(registers: Registers, log: Element) -> Element:
     return apply(registers.functions, "exp", (log,))
 
 
-DEVICE: Mapping[str, Callable[[Registers, Arguments], Returned]] = {
-    "split_log_decay": _split_log_decay,
-    "decay_over": _decay_over,
-    "decay_to_cut": _decay_to_cut,
-    "seen_across_cut": _seen_across_cut,
-    "from_middle": _from_middle,
-    "invert": _invert,
-    "put": _put,
-    "take": _take,
-    "sum_of_earlier": _sum_of_earlier,
-    "sum_of_later": _sum_of_later,
-    "sum_of_pairs": _sum_of_pairs,
-    "sum_of_steps": _sum_of_steps,
-    "onto_row_before": _onto_row_before,
+class Function(NamedTuple):
+    """What a function returns, of which of its arguments: others say how it computes."""
+
+    of: Callable[..., Returned]
+    takes: tuple[int, ...]
+
+
+DEVICE: Mapping[str, Function] = {
+    "split_log_decay": Function(_split_log_decay, (0,)),
+    "decay_over": Function(_decay_over, (0, 1)),
+    "decay_to_cut": Function(_decay_to_cut, (1, 2, 3)),
+    "seen_across_cut": Function(_seen_across_cut, (0, 1)),
+    "from_middle": Function(_from_middle, (1, 2)),
+    "invert": Function(_invert, (0,)),
+    "put": Function(_put, (0, 1)),
+    "take": Function(_take, (0, 1)),
+    "sum_of_earlier": Function(_sum_of_earlier, (0,)),
+    "sum_of_later": Function(_sum_of_later, (0,)),
+    "sum_of_pairs": Function(_sum_of_pairs, (0, 1, 2, 3)),
+    "sum_of_steps": Function(_sum_of_steps, (0,)),
+    "onto_row_before": Function(_onto_row_before, (0,)),
 }

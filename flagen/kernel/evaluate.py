@@ -8,15 +8,15 @@ reads and another writes, is an error where it happens.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterable, Iterator, Sequence
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 
-from gmpy2 import mpq
-
+from flagen.kernel.addresses import Addresses, Elements
 from flagen.kernel.elementary import number
-from flagen.kernel.elements import Element, add, multiply, subtract
+from flagen.kernel.elements import ZERO, Element, add, multiply, subtract
 from flagen.kernel.ir import (
     Access,
     Add,
@@ -30,7 +30,6 @@ from flagen.kernel.ir import (
     FirstBlock,
     Given,
     If,
-    Index,
     Kernel,
     LastToken,
     Let,
@@ -38,6 +37,7 @@ from flagen.kernel.ir import (
     Loop,
     Note,
     Operands,
+    Routine,
     Row,
     Scale,
     Space,
@@ -46,11 +46,14 @@ from flagen.kernel.ir import (
     statements_in,
 )
 from flagen.kernel.memory import Memory
-from flagen.kernel.registers import Data, Lanes
+from flagen.kernel.registers import Data, Lanes, Registers
 from flagen.kernel.sizes import Illegal
-from flagen.plan.rows import ROW
+from flagen.kernel.tile_values import Evaluator, Operation, TileValues
 from flagen.plan.tiles import Call, Tile
 from flagen.spec.model import Dims
+
+Step = Callable[[], None]
+"""A statement, ready to be run."""
 
 
 @dataclass
@@ -63,57 +66,54 @@ class _Use:
     read: dict[int, int] = field(default_factory=dict)
 
 
-def launch(kernel: Kernel, memory: Memory) -> None:
-    """Run a kernel over its grid, unless it ran before and found the same arrays."""
-    stored = {s.target.array.name for s in statements_in(kernel.body) if isinstance(s, Store)}
-    named = [array.name for array in kernel.arrays if array.name in memory.arrays]
-    found = tuple(None if name in memory.fresh else memory.arrays[name] for name in named)
-    known = (id(kernel), *named, *map(id, found))
-    if known not in memory.launched:
-        # What an earlier launch left is not written over: others may find it, too.
-        memory.arrays |= {name: list(memory.arrays[name]) for name in named if name in stored}
-        Launch(kernel, memory).run()
-        memory.launched[known] = (kernel, *found), {name: memory.arrays[name] for name in named if name in stored}
-    memory.arrays |= memory.launched[known][1]
-    memory.fresh -= stored
+class Executable:
+    """A kernel at the sizes of a launch: what is the same for all programs has been found out.
 
+    Programs of all heads run in step, one for each run and block after the other.
+    """
 
-class Launch:
-    """One kernel over its grid."""
+    def __init__(self, kernel: Kernel, registers: Registers) -> None:
+        self.kernel, self.registers, self.sizes = kernel, registers, registers.sizes
+        self.tiles = TileValues(registers)
+        self.addresses = Addresses(kernel, self.tiles)
+        statements = list(statements_in(kernel.body))
+        self.stored = {s.target.array.name for s in statements if isinstance(s, Store)}
+        self.loaded = {s.source.array.name for s in statements if isinstance(s, Load)}
+        self.body = self._steps(kernel.body)
+        self.arrays: dict[str, Data] = {}
+        self.asked: frozenset[str] = frozenset()
+        self.uses: defaultdict[str, _Use] = defaultdict(_Use)
+        self.barriers, self.program = 0, 0
 
-    def __init__(self, kernel: Kernel, memory: Memory) -> None:
-        self.kernel, self.memory, self.registers = kernel, memory, memory.registers_of(kernel)
-        self.sizes = self.registers.sizes
-        self.uses: dict[str, _Use] = {}
-        self.stored = {s.target.array.name for s in statements_in(kernel.body) if isinstance(s, Store)}
-        self._extents_of: dict[str, tuple[int, ...]] = {}
-        self._lanes: dict[tuple[Dims, Dims, tuple[int, ...]], list[int | None]] = {}
-        self.barriers = 0
-        self.program = 0
+    def run(self, memory: Memory) -> None:
+        """Run it over the whole grid.
 
-    def run(self) -> None:
-        blocks = self.sizes.blocks_of(self.kernel.block_of)
-        grid = itertools.product(self._runs(), self._heads(), range(blocks))
-        for program, (run, heads, block) in enumerate(grid):
-            self.program = program
-            self.registers.at = {**run, **heads, "block": block}
-            self.registers.chunk = None
+        Raises:
+            Illegal: a program does what none may.
+        """
+        self.arrays, self.asked = memory.arrays, memory.asked
+        self.uses.clear()
+        self.barriers, self.program = 0, 0
+        registers = self.registers
+        for run, block in itertools.product(self._runs(), range(self.sizes.blocks_of(self.kernel.block_of))):
+            registers.at = {**run, "block": block}
+            registers.heads = self._heads()
+            registers.chunk = None
             if self.kernel.run == "chunk":
                 self._stand_at(self.at["sequence"], self.at["counted_chunk"])
-            self.registers.values = {}
-            self._body(self.kernel.body)
+            registers.values = {}
+            self.body()
+            self.program += registers.programs
 
-    def _heads(self) -> Iterator[dict[Space, int]]:
+    def _heads(self) -> dict[Space, tuple[int, ...]]:
+        programs, group = range(self.registers.programs), self.sizes.HV // self.sizes.H
         if self.kernel.of_key_heads:
-            for head in range(self.sizes.H):
-                yield {"key_head": head}
-            return
-        for head in range(self.sizes.HV):
-            yield {"head": head, "key_head": head // (self.sizes.HV // self.sizes.H)}
+            return {"key_head": tuple(programs)}
+        return {"head": tuple(programs), "key_head": tuple([head // group for head in programs])}
 
     @property
     def at(self) -> dict[Space, int]:
-        """Where the program stands."""
+        """Where the programs stand."""
         return self.registers.at
 
     # ------------------------------------------------------------------------------------------------------------ runs
@@ -186,12 +186,12 @@ class Launch:
         """The value heads of the key head."""
         group = self.sizes.HV // self.sizes.H
         for member in range(group):
-            self.at["head"] = self.at["key_head"] * group + member
+            self.registers.heads["head"] = tuple([head * group + member for head in self.registers.heads["key_head"]])
             yield member
-        self.at.pop("head", None)
+        self.registers.heads.pop("head", None)
 
     def _turns(self, loop: Loop) -> Iterable[int]:
-        if loop.wanted and not self.memory.asked - {*dict(self.kernel.choices)[loop.wanted]}:
+        if loop.wanted and not self.asked - {*dict(self.kernel.choices)[loop.wanted]}:
             return ()
         match loop.over:
             case "segment":
@@ -216,63 +216,132 @@ class Launch:
 
     # ------------------------------------------------------------------------------------------------------ statements
 
-    def _body(self, body: Sequence[Statement]) -> None:
-        for statement in body:
-            self._statement(statement)
+    def _steps(self, body: Sequence[Statement]) -> Step:
+        """Statements one after the other, each made ready when it is first run."""
+        steps: list[Step] = []
 
-    def _statement(self, statement: Statement) -> None:
+        def run() -> None:
+            for step in steps:
+                step()
+            for statement in body[len(steps) :]:
+                steps.append(self._step(statement))
+                steps[-1]()
+
+        return run
+
+    def _step(self, statement: Statement) -> Step:
         match statement:
             case Load(target):
-                self.registers.values[target] = self._load(statement)
+                return self._assigns(target, self._load(statement))
             case Let(target, value):
-                self.registers.values[target] = self.registers.value(value)
+                return self._assigns(target, self.tiles.evaluator(value))
             case Add(target, value, dims, subtracts):
-                old, over = self.registers.named(target), self.registers.sorted(dims)
-                if old.dims != over:
-                    raise Illegal(f"{target} is over {old.dims}, and is added to as if it were over {over}")
-                added = subtract if subtracts else add
-                self.registers.values[target] = self.registers.map(added, over, (old, self.registers.value(value)))
-            case Bind(targets, values):
-                found = [lanes for value in values for lanes in self._returned(value)]
-                self.registers.values |= dict(zip(targets, found, strict=True))
+                quick, every = (operator.sub, subtract) if subtracts else (operator.add, add)
+                return self._changes(target, value, dims, quick, every)
             case Scale(target, value, dims):
-                old, over = self.registers.named(target), self.registers.sorted(dims)
-                if old.dims != over:
-                    raise Illegal(f"{target} is over {old.dims}, and is scaled as if it were over {over}")
-                self.registers.values[target] = self.registers.map(multiply, over, (old, self.registers.value(value)))
+                return self._changes(target, value, dims, operator.mul, multiply)
+            case Bind(targets, values):
+                return self._binds(targets, values)
             case Apply(routine):
-                outside = self.registers.values
-                self.registers.values = {name: self.registers.named(name) for name in routine.carried}
-                self._body(routine.body)
-                self.registers.values = outside | {name: self.registers.named(name) for name in routine.carried}
-            case Fill():
-                self.registers.values[statement.target] = self._fill(statement)
+                return self._applies(routine)
+            case Fill(target):
+                return self._assigns(target, self._fill(statement))
             case Choose(condition, target, value):
-                new = self.registers.value(value)
-                self.registers.values[target] = self.registers.named(target) if self._holds(condition) else new
+                return self._chooses(condition, target, self.tiles.evaluator(value))
             case Store(target, value):
-                self._store(target, self.registers.value(value))
-            case Loop(over, body):
-                for turn in self._turns(statement):
-                    self._enter(statement, turn)
-                    if over == "token":
-                        self.at["place"] = turn - self._span().start
-                    self._body(body)
-                self._leave(statement)
+                return self._store(target, value)
+            case Loop(_, body):
+                return self._loops(statement, self._steps(body))
             case If(conditions, then, otherwise):
-                self._body(then if all(map(self._holds, conditions)) else otherwise)
+                return self._branches(conditions, self._steps(then), self._steps(otherwise))
             case Barrier():
-                self.barriers += 1
+                return self._waits
             case Row() | Note() | Operands():
-                pass
+                return lambda: None
+
+    def _assigns(self, target: str, evaluator: Evaluator) -> Step:
+        registers, (dims, data, _) = self.registers, evaluator
+
+        def run() -> None:
+            registers.values[target] = Lanes(dims, data())
+
+        return run
+
+    def _changes(self, target: str, value: Tile, dims: Dims, quick: Operation, every: Operation) -> Step:
+        registers, over = self.registers, self.registers.sorted(dims)
+        new = self.tiles.spread(value, over)
+
+        def run() -> None:
+            old = registers.named(target)
+            if old.dims != over:
+                raise Illegal(f"{target} is over {old.dims}, and is changed as if it were over {over}")
+            found = new()
+            try:
+                data = list(map(quick, old.data, found))
+            except TypeError:
+                data = list(map(every, old.data, found))
+            registers.values[target] = Lanes(over, data)
+
+        return run
+
+    def _binds(self, targets: Sequence[str], values: Sequence[Tile]) -> Step:
+        """What several names are given: all that a function returns, or one tile each."""
+        returned = [self.tiles.called(v) if isinstance(v, Call) else partial(self._alone, v) for v in values]
+
+        def run() -> None:
+            found = [lanes for each in returned for lanes in each()]
+            self.registers.values |= dict(zip(targets, found, strict=True))
+
+        return run
+
+    def _alone(self, value: Tile) -> tuple[Lanes, ...]:
+        return (self.tiles.value(value),)
+
+    def _applies(self, routine: Routine) -> Step:
+        registers, body = self.registers, self._steps(routine.body)
+
+        def run() -> None:
+            outside = registers.values
+            registers.values = {name: registers.named(name) for name in routine.carried}
+            body()
+            registers.values = outside | {name: registers.named(name) for name in routine.carried}
+
+        return run
+
+    def _chooses(self, condition: Condition, target: str, evaluator: Evaluator) -> Step:
+        def run() -> None:
+            new = Lanes(evaluator.dims, evaluator.data())
+            self.registers.values[target] = self.registers.named(target) if self._holds(condition) else new
+
+        return run
+
+    def _loops(self, loop: Loop, body: Step) -> Step:
+        def run() -> None:
+            for turn in self._turns(loop):
+                self._enter(loop, turn)
+                if loop.over == "token":
+                    self.at["place"] = turn - self._span().start
+                body()
+            self._leave(loop)
+
+        return run
+
+    def _branches(self, conditions: Sequence[Condition], then: Step, otherwise: Step) -> Step:
+        def run() -> None:
+            (then if all(map(self._holds, conditions)) else otherwise)()
+
+        return run
+
+    def _waits(self) -> None:
+        self.barriers += 1
 
     def _enter(self, loop: Loop, turn: int) -> None:
-        """Stand where a turn of a loop has its program."""
+        """Stand where a turn of a loop has its programs."""
         match loop.over:
             case "segment" | "chunk" | "token" | "micro_step" as space:
                 self.at[space] = turn
             case "member" | "level" as name:
-                self.registers.values[name] = Lanes((), [number(turn)])
+                self.registers.values[name] = self.registers.everywhere(number(turn))
 
     def _leave(self, loop: Loop) -> None:
         spaces: tuple[Space, ...] = ("segment", "chunk", "token", "micro_step", "place")
@@ -280,208 +349,121 @@ class Launch:
             if space != self.kernel.run and space in (loop.over, "place"):
                 self.at.pop(space, None)
 
-    def _returned(self, value: Tile) -> tuple[Lanes, ...]:
-        """What several names are given: all that a function returns, or one tile."""
-        return self.registers.called(value) if isinstance(value, Call) else (self.registers.value(value),)
-
     def _holds(self, condition: Condition) -> bool:
         match condition:
             case Given(array, given):
-                return (array.name in self.memory.arrays) == given
+                return (array.name in self.arrays) == given
             case FirstBlock():
                 return self.at["block"] == 0
             case LastToken():
                 return self.at["token"] == self._span()[-1]
 
-    def _fill(self, fill: Fill) -> Lanes:
-        dims, value = self.registers.sorted(fill.dims), mpq(0) if fill.number is None else number(fill.number)
-        data: Data = [value for _ in self.registers.points(dims)]
-        if fill.ends:
-            data = [value if inside else mpq(0) for inside in self.registers.inside(dims, dims)]
-        return Lanes(dims, data)
+    def _fill(self, fill: Fill) -> Evaluator:
+        dims, value = self.registers.sorted(fill.dims), ZERO if fill.number is None else number(fill.number)
+        everywhere = [value] * (self.registers.programs * self.registers.lanes(dims))
+        if not fill.ends:
+            return Evaluator(dims, lambda: everywhere)
+        return Evaluator(dims, lambda: [value if inside else ZERO for inside in self.tiles.inside(dims, dims)])
 
     # ---------------------------------------------------------------------------------------------------------- memory
 
-    def _load(self, load: Load) -> Lanes:
-        source, dims = load.source, self.registers.sorted(load.source.dims)
-        if source.array.name not in self.memory.arrays:
-            raise Illegal(f"{source.array.name} is not given")
-        elements, fill = self.memory.arrays[source.array.name], number(load.fill)
-        if load.shares:
-            return self._load_shares(source, elements, fill)
-        at = self._elements(source)
-        if source.array.name in self.stored:
-            self._read(source.array, at)
-        data: Data = [fill if flat is None else elements[flat] for flat in at]
-        if load.once and self.at["block"] != 0:
-            data = [mpq(0) for _ in data]
-        return Lanes(dims, data)
+    def _array(self, name: str) -> Data:
+        found = self.arrays.get(name)
+        if found is None:
+            raise Illegal(f"{name} is not given")
+        return found
 
-    def _load_shares(self, source: Access, elements: Data, fill: Element) -> Lanes:
+    def _load(self, load: Load) -> Evaluator:
+        source, name, fill = load.source, load.source.array.name, number(load.fill)
+        dims = self.registers.sorted(source.dims)
+        if load.shares:
+            return Evaluator(dims, self._shares(source, fill))
+        elements = self.addresses.of(source)
+
+        def data() -> Data:
+            array, at = self._array(name), elements()
+            if name in self.stored:
+                self._read(source.array, at)
+            try:
+                data = [fill if flat is None else array[flat] for flat in at]
+            except IndexError:
+                raise Illegal(f"{name}: beyond its {len(array)} elements") from None
+            return data if not load.once or self.at["block"] == 0 else [ZERO] * len(data)
+
+        return Evaluator(dims, data)
+
+    def _shares(self, source: Access, fill: Element) -> Callable[[], Data]:
         """The sum of what each block of the kernel that stored it has left."""
         bare = source.of_first_share
-        size = math.prod(map(self.sizes.of, bare.array.dims))
-        shares = len(elements) // (math.prod(self.sizes.extents(bare.array, None)) * size)
-        data: Data = []
-        for flat in self._elements(bare):
-            row, lane = divmod(0 if flat is None else flat, size)
-            places = ((row * shares + share) * size + lane for share in range(shares))
-            data.append(fill if flat is None else reduce(add, (elements[place] for place in places)))
-        return Lanes(self.registers.sorted(source.dims), data)
+        elements, (rows, size) = self.addresses.of(bare), self.addresses.shares(bare)
 
-    def _read(self, array: Array, at: Iterable[int | None]) -> None:
+        def data() -> Data:
+            array = self._array(source.array.name)
+            shares = len(array) // (rows * size)
+            data: Data = []
+            for flat in elements():
+                if flat is None:
+                    data.append(fill)
+                    continue
+                row, lane = divmod(flat, size)
+                data.append(reduce(add, [array[(row * shares + share) * size + lane] for share in range(shares)]))
+            return data
+
+        return data
+
+    def _programs(self, at: Elements) -> Iterator[tuple[int, int]]:
+        """Elements that there are, each with the program that has it."""
+        size = len(at) // self.registers.programs
+        for lane, flat in enumerate(at):
+            if flat is not None:
+                yield self.program + lane // size, flat
+
+    def _read(self, array: Array, at: Elements) -> None:
         """Remember who reads elements of an array that this kernel writes."""
-        use = self._use(array)
-        for flat in at:
-            if flat is None:
-                continue
-            if use.writer.get(flat, self.program) != self.program:
+        use = self.uses[array.name]
+        for program, flat in self._programs(at):
+            if use.writer.get(flat, program) != program:
                 raise Illegal(f"{array.name}: read while another program writes it")
             if use.written.get(flat, -1) == self.barriers:
                 raise Illegal(f"{array.name}: read without a barrier behind the write")
-            use.readers.setdefault(flat, set()).add(self.program)
+            use.readers.setdefault(flat, set()).add(program)
             use.read[flat] = self.barriers
 
-    def _store(self, target: Access, value: Lanes) -> None:
+    def _store(self, target: Access, value: Tile) -> Step:
         name, dims = target.array.name, self.registers.sorted(target.dims)
-        if name not in self.memory.arrays:
-            raise Illegal(f"{name} is not given")
-        if not set(value.dims) <= set(dims):
-            raise Illegal(f"{name} is over {dims}, and is given a tile over {value.dims}")
-        elements, use, places = (
-            self.memory.arrays[name],
-            self._use(target.array),
-            self.registers.places(value.dims, dims),
-        )
-        for lane, flat in enumerate(self._elements(target)):
-            if flat is None:
-                continue
-            others = use.readers.get(flat, set()) - {self.program}
-            if others or use.writer.setdefault(flat, self.program) != self.program:
+        new, elements = self.tiles.spread(value, dims), self.addresses.of(target)
+        written = self._written_again if name in self.loaded or _is_own(target.array) else self._written_once
+
+        def run() -> None:
+            array, at = self._array(name), elements()
+            written(target.array, at)
+            for flat, x in zip(at, new(), strict=True):
+                if flat is not None:
+                    array[flat] = x
+
+        return run
+
+    def _written_once(self, array: Array, at: Elements) -> None:
+        """Check a store to an array that this kernel only writes."""
+        written = self.uses[array.name].written
+        before = len(written)
+        flats = [flat for flat in at if flat is not None]
+        written |= dict.fromkeys(flats, self.barriers)
+        if len(written) != before + len(flats):
+            raise Illegal(f"{array.name}: an element written twice, by one program or by two programs")
+
+    def _written_again(self, array: Array, at: Elements) -> None:
+        """Check a store to an array that this kernel also reads, or writes again and again."""
+        name, use = array.name, self.uses[array.name]
+        for program, flat in self._programs(at):
+            others = use.readers.get(flat, set()) - {program}
+            if others or use.writer.setdefault(flat, program) != program:
                 raise Illegal(f"{name}: an element that two programs have, and one writes")
-            if flat in use.written and not _is_own(target.array):
+            if flat in use.written and not _is_own(array):
                 raise Illegal(f"{name}: an element written twice")
             if use.written.get(flat, -1) == self.barriers or use.read.get(flat, -1) == self.barriers:
                 raise Illegal(f"{name}: written without a barrier behind the last use")
             use.written[flat] = self.barriers
-            elements[flat] = value.data[places[lane]]
-
-    def _use(self, array: Array) -> _Use:
-        return self.uses.setdefault(array.name, _Use())
-
-    def _elements(self, access: Access) -> list[int | None]:
-        """The element of each lane; None where it lies beyond an end."""
-        if access.tiles:
-            return list(self._placed(access))
-        array = access.array
-        key = array.dims, access.within, tuple(map(self.registers.first, array.dims))
-        if key not in self._lanes:
-            self._lanes[key] = list(self._lanes_of_row(access))
-        lanes, size = self._lanes[key], math.prod(map(self.sizes.of, array.dims))
-        rows = [self._fixed(access)] if not access.rows else list(self._rows_along(access))
-        found = [None if row is None or lane is None else row * size + lane for row in rows for lane in lanes]
-        rows_first, over = (*access.rows, *self.registers.sorted(array.dims)), self.registers.sorted(access.dims)
-        if rows_first == over:
-            return found
-        return [found[place] for place in self.registers.places(rows_first, over)]
-
-    def _rows_along(self, access: Access) -> Iterator[int | None]:
-        """The row of each lane of the axis along which there are rows; None beyond its end."""
-        (axis,) = access.rows
-        base, stride, extent = self._fixed(access), *self._along(access)
-        steps = self.registers.steps if axis == ROW and any(index.space == "token" for index in access.at) else 1
-        first = self.registers.first(axis)
-        end = self.registers.end(axis) if axis in access.within else None
-        for place in range(first, first + self.sizes.blocks[axis]):
-            if end is not None and place >= end:
-                yield None
-                continue
-            at = place // steps
-            if not 0 <= at < extent:
-                raise Illegal(f"{access.array.name}: {axis} {at} of {extent}")
-            yield base + at * stride
-
-    def _along(self, access: Access) -> tuple[int, int]:
-        """How far apart the rows along an axis are, and how many there are."""
-        place = next(number for number, index in enumerate(access.at) if index.axis is not None)
-        extents = self._extents(access.array)
-        return math.prod(extents[place + 1 :]), extents[place]
-
-    def _extents(self, array: Array) -> tuple[int, ...]:
-        if array.name not in self._extents_of:
-            self._extents_of[array.name] = self.sizes.extents(array, self.kernel.block_of)
-        return self._extents_of[array.name]
-
-    def _fixed(self, access: Access) -> int:
-        """The number of a row, but for the coordinates that vary along an axis."""
-        row = 0
-        for index, extent in zip(access.at, self._extents(access.array), strict=True):
-            at = self._coordinate(index) if index.axis is None else 0
-            if not 0 <= at < extent:
-                raise Illegal(f"{access.array.name}: {index.space} {at} of {extent}")
-            row = row * extent + at
-        return row
-
-    def _lanes_of_row(self, access: Access) -> Iterator[int | None]:
-        """The element of its row that each lane has."""
-        array, dims = access.array, self.registers.sorted(access.array.dims)
-        sizes = [self.sizes.of(dim) for dim in array.dims]
-        first = [self._first_index(dim) for dim in array.dims]
-        for point in self.registers.points(dims):
-            flat: int | None = 0
-            for dim, size, start in zip(array.dims, sizes, first, strict=True):
-                at = start + point[dims.index(dim)]
-                if at >= size:
-                    if dim not in access.within:
-                        raise Illegal(f"{array.name}: {dim} {at} of {size}")
-                    flat = None
-                    break
-                assert flat is not None
-                flat = flat * size + at
-            yield flat
-
-    def _first_index(self, dim: str) -> int:
-        """The index in memory of the first lane along a dim: of a chunk's rows, as a dim, the first is the first."""
-        return self.registers.first(dim) if dim in self.sizes.dims else 0
-
-    def _placed(self, access: Access) -> Iterator[int | None]:
-        """The same, of lanes whose index, or whose end, is an expression."""
-        array, over = access.array, self.registers.sorted(access.dims)
-        placed, ends = dict(access.places), dict(access.ends)
-
-        def lanes(tile: Tile) -> Sequence[Element]:
-            found = self.registers.value(tile)
-            return [found.data[place] for place in self.registers.places(found.dims, over)]
-
-        indices = {dim: lanes(placed[dim]) if dim in placed else None for dim in array.dims}
-        limits = {dim: lanes(ends[dim]) if dim in ends else None for dim in access.within}
-        there = lanes(access.where) if access.where is not None else None
-        rows = list(self._rows_along(access)) if access.rows else [self._fixed(access)]
-        for lane, point in enumerate(self.registers.points(over)):
-            at = dict(zip(over, point, strict=True))
-            if there is not None and not there[lane]:
-                yield None
-                continue
-            flat = rows[at[access.rows[0]]] if access.rows else rows[0]
-            for dim in array.dims:
-                index, limit = indices[dim], limits.get(dim)
-                place = self._first_index(dim) + at[dim] if index is None else int(index[lane])
-                end = self.sizes.of(dim) if limit is None else int(limit[lane])
-                if dim in access.within and place >= end:
-                    flat = None
-                    break
-                if not 0 <= place < self.sizes.of(dim):
-                    raise Illegal(f"{array.name}: {dim} {place} of {self.sizes.of(dim)}")
-                flat = None if flat is None else flat * self.sizes.of(dim) + place
-            yield flat
-
-    def _coordinate(self, index: Index) -> int:
-        if index.number is not None:
-            return index.number
-        at = self.registers.at.get(index.space)
-        if at is None:
-            raise Illegal(f"no {index.space} here")
-        return at
 
 
 def _is_own(array: Array) -> bool:

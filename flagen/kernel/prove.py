@@ -15,7 +15,6 @@ from flagen.diagnostics import InternalError
 from flagen.kernel.call import At, Call, Results
 from flagen.kernel.elementary import Elementary
 from flagen.kernel.elements import Element, Poison, add
-from flagen.kernel.evaluate import launch
 from flagen.kernel.ir import Array, Program, Space, Store, statements_in
 from flagen.kernel.memory import Memory
 from flagen.kernel.precise import Precise, precision
@@ -62,12 +61,14 @@ def _kernels_of(program: Program) -> str:
 
 
 def _prove_fused_recurrent(spec: Spec, forward: Program, backward: Program, seed: int) -> Iterator[str]:
+    def compare(call: Call, forward: Program) -> None:
+        _prove_results(call, forward, (OUTPUT,))
+        _prove_gradients(call, backward, (OUTPUT,))
+
     names = ", ".join(kernel.name for kernel in backward.kernels)
-    compared = prove_program(spec, forward, seed=seed)
+    compared = tuple(setting for setting in SETTINGS if _at_a_point(spec, forward, setting, seed, compare))
     yield _told("kernel of fused_recurrent = recurrence", compared)
-    with_gradients = prove_program(spec, backward, seed=seed)
-    of_backward = f"kernels of its backward ({names}) = exact derivatives of the recurrence"
-    yield _told(of_backward, with_gradients, compared)
+    yield _told(f"kernels of its backward ({names}) = exact derivatives of the recurrence", compared, compared)
 
 
 def _told(what: str, compared: Sequence[Setting], before: Sequence[Setting] = ()) -> str:
@@ -119,17 +120,16 @@ def _prove_ways(call: Call, forward: Program, backward: Program | None, named: S
     """Results of each way forward; then the gradients from what those leave behind, and from the results, which a
     backward may take as well. Where only some gradients are asked for, also forward without what a backward wants
     kept, and each way of the backward; else the first of those, which has most to do."""
-    results = call.results(differentiate=backward is not None)
     left: dict[str, Data] = {}
     for way in _ways(forward):
         if not call.setting.everything:
-            _prove_results(call, way, named, results)
-        memory = _prove_results(call, way, named, results, keeps=True)
+            _prove_results(call, way, named)
+        memory = _prove_results(call, way, named, keeps=True)
         lives = {array.name: array.life for kernel in way.kernels for array in kernel.arrays}
         left = {name: x for name, x in memory.arrays.items() if lives[name] in ("residual", "result")} | left
     if backward is not None:
         for way in _ways(backward)[: 1 if call.setting.everything else None]:
-            _prove_gradients(call, way, named, results, left)
+            _prove_gradients(call, way, named, left)
 
 
 def _sharing(program: Program, other: Program) -> Program:
@@ -151,13 +151,12 @@ def _outputs(spec: Spec) -> tuple[str, ...]:
 
 def _prove_both(call: Call, forward: Program, backward: Program | None, named: Sequence[str]) -> None:
     """The backward gets what the forward leaves for it, which a call without gradients does not ask for."""
-    results = call.results(differentiate=True)
     if not call.setting.everything:
-        _prove_results(call, forward, named, results)
-    memory = _prove_results(call, forward, named, results, keeps=True)
+        _prove_results(call, forward, named)
+    memory = _prove_results(call, forward, named, keeps=True)
     assert backward is not None, "scans have no kernels without a backward"
     left = (array for kernel in forward.kernels for array in kernel.arrays if array.life == "residual")
-    _prove_gradients(call, backward, named, results, {array.name: memory.arrays[array.name] for array in left})
+    _prove_gradients(call, backward, named, {array.name: memory.arrays[array.name] for array in left})
 
 
 class _Differs(Exception):
@@ -207,21 +206,18 @@ def _sizes(spec: Spec, program: Program, setting: Setting) -> Sizes:
 # ------------------------------------------------------------------------------------------------------------- forward
 
 
-def _prove_results(
-    call: Call, program: Program, named: Sequence[str], results: Results | None = None, *, keeps: bool = False
-) -> Memory:
+def _prove_results(call: Call, program: Program, named: Sequence[str], *, keeps: bool = False) -> Memory:
     """Run a forward, which `keeps` what a backward takes, or does not. There have to be results that are `named`, and
-    the states after each sequence, whatever the program says that it has; `results`: those of the recurrence."""
-    expected = results or call.results(differentiate=False)
+    the states after each sequence, whatever the program says that it has."""
     memory = _memory(call, program, keeps=keeps)
-    _run(program, memory)
+    _run(call, program, memory)
     arrays = {a.of: (a, kernel.block_of) for kernel in program.kernels for a in kernel.arrays if a.life == "result"}
     for name in (*named, *_finals(call)):
         if name not in arrays:
             raise _Differs(f"{name} is nowhere put out")
         array, block_of = arrays[name]
         for at, row in _totals(call, array, memory.arrays[array.name], block_of).items():
-            wanted = _result(expected, array, dict(at))
+            wanted = _result(call.results, array, dict(at))
             for index, x in row.items():
                 if isinstance(x, Poison):
                     raise _Differs(f"{array.name} is not all written, or no number")
@@ -261,38 +257,39 @@ def _result(results: Results, array: Array, at: At) -> Tensor:
 
 
 def _prove_gradients(
-    call: Call,
-    program: Program,
-    named: Sequence[str],
-    results: Results | None = None,
-    residuals: Mapping[str, Data] | None = None,
+    call: Call, program: Program, named: Sequence[str], residuals: Mapping[str, Data] | None = None
 ) -> None:
-    """Along a random direction of each argument, the derivative of <cotangents, results>: of those that are `named` and
+    """Along random directions of the arguments, the derivative of <cotangents, results>: of those that are `named` and
     of the last states, whatever the program says that it takes and gives. `residuals`: what the forward has left, by
     name."""
     memory = _memory(call, program, residuals)
-    _run(program, memory)
-    expected = _derivatives(call, named, results or call.results(differentiate=True))
-    gradients = {
-        a.of: (a, kernel.block_of) for kernel in program.kernels for a in kernel.arrays if a.life == "gradient"
-    }
-    for name, wanted in zip(call.directions, expected, strict=True):
-        if not _is_asked_for(call, name):
-            continue
-        if name not in gradients:
-            if wanted != 0:
-                raise _Differs(f"the gradient of {name} is nowhere put out")
-            continue
-        array, block_of = gradients[name]
-        found = call.along(array, memory.arrays[array.name], block_of)
-        if isinstance(found, Poison):
+    _run(call, program, memory)
+    arrays = {a.of: (a, kernel.block_of) for kernel in program.kernels for a in kernel.arrays if a.life == "gradient"}
+    found: dict[str, Element] = {}
+    for name in call.asked & arrays.keys():
+        array, block_of = arrays[name]
+        found[name] = call.along(array, memory.arrays[array.name], block_of)
+        if isinstance(found[name], Poison):
             raise _Differs(f"the gradient of {name} is not all written, or no number")
-        if not call.functions.same(found, wanted):
-            raise _Differs(f"the gradient of {name} is not the recurrence's derivative")
+    (wanted,) = _derivatives(call, named, call.results, 1)
+    if not call.functions.same(sum(found.values(), mpq(0)), wanted):
+        raise _Differs(_which_gradient(call, named, found))
 
 
-def _derivatives(call: Call, named: Sequence[str], results: Results) -> list[mpq]:
-    """The derivatives of the results along the direction of each argument, times their cotangents."""
+def _which_gradient(call: Call, named: Sequence[str], found: Mapping[str, Element]) -> str:
+    """Which gradient differs, where the sum of all does."""
+    asked = [name for name in call.directions if name in call.asked]
+    derivatives = _derivatives(call, named, call.results_along([{name} for name in asked]), len(asked))
+    for name, wanted in zip(asked, derivatives, strict=True):
+        if name not in found and wanted != 0:
+            return f"the gradient of {name} is nowhere put out"
+        if name in found and not call.functions.same(found[name], wanted):
+            return f"the gradient of {name} is not the recurrence's derivative"
+    return "the gradients are not the recurrence's derivatives"
+
+
+def _derivatives(call: Call, named: Sequence[str], results: Results, count: int) -> list[mpq]:
+    """The derivatives of the results along each of their tangents, times their cotangents."""
     total = Dual(mpq(0))
     for (token, head), tensors in results.named.items():
         for name in named:
@@ -302,24 +299,16 @@ def _derivatives(call: Call, named: Sequence[str], results: Results) -> list[mpq
         if name in _finals(call):
             for index, x in tensor.data.items():
                 total = total + Dual(call.weight(name, {"sequence": sequence, "head": head}, index)) * x
-    return list(total.tangents) or [mpq(0)] * len(call.directions)
-
-
-def _is_asked_for(call: Call, name: str) -> bool:
-    """Whether a call asks for the gradient of an argument: of a state only where it is given one."""
-    setting = call.setting
-    if name in {state.name for state in call.spec.states}:
-        return setting.initial
-    return setting.everything or name in call.directions[setting.asked_from :: 2]
+    return list(total.tangents) or [mpq(0)] * count
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
 
 
-def _run(program: Program, memory: Memory) -> None:
+def _run(call: Call, program: Program, memory: Memory) -> None:
     for kernel in program.kernels:
         try:
-            launch(kernel, memory)
+            call.machine.launch(kernel, memory)
         except Illegal as wrong:
             raise Illegal(f"{kernel.name or 'the kernel'}: {wrong}") from None
 
@@ -341,8 +330,7 @@ def _memory(
     """Arguments, cotangents and residuals, and room for what kernels write; some of what a call may leave out is not
     there, but for what a forward `keeps` for a backward."""
     setting = call.setting
-    asked = frozenset(name for name in call.directions if _is_asked_for(call, name))
-    memory = Memory(call.sizes, {}, call.numbers, call.functions, asked, call.registers, call.launched)
+    memory = Memory(call.sizes, {}, call.asked)
     made = {s.target.array.name for k in program.kernels for s in statements_in(k.body) if isinstance(s, Store)}
     arrays = _allocated(program)
     for array, block_of in arrays.values():
@@ -358,7 +346,7 @@ def _memory(
                 if not of_state or setting.final:
                     memory.arrays[array.name] = call.cotangent(array, block_of)
             case "gradient":
-                if _is_asked_for(call, array.of):
+                if array.of in call.asked:
                     memory.allocate(array, block_of)
             case "result":
                 if not of_state or setting.final:

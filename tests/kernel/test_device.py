@@ -12,8 +12,9 @@ from flagen.kernel.device import DEVICE
 from flagen.kernel.precise import Precise, precision
 from flagen.kernel.registers import Lanes, Registers
 from flagen.kernel.sizes import Sizes
+from flagen.kernel.tile_values import TileValues
 from flagen.plan.rows import MEMBER, TOKEN, WRITTEN
-from flagen.plan.tiles import Arithmetic, Compare, Constant, Lane, Select, Size, Tile, Value, Whole
+from flagen.plan.tiles import Arithmetic, Call, Compare, Constant, Lane, Select, Size, Tile, Value, Whole
 
 ROWS, KEYS = 32, 4
 SQUARE, KEYED, ROW = (TOKEN, WRITTEN), (TOKEN, "K"), (TOKEN,)
@@ -84,10 +85,10 @@ def _taken_to_be(function: str, args: tuple[Tile, ...], given: Mapping[str, list
     sizes = Sizes((ROWS,), 1, 1, {"K": KEYS}, blocks, steps, 1)
     with precision():
         functions = Precise(random.Random(0))
-        registers = Registers((TOKEN, WRITTEN, MEMBER, "K"), None, sizes, functions, {}, DEVICE, chunk=range(ROWS))
+        registers = Registers((TOKEN, WRITTEN, MEMBER, "K"), None, sizes, functions, {}, chunk=range(ROWS))
         dims = {"square": SQUARE, "keys": KEYED, "x": ROW}
         registers.values = {name: Lanes(dims[name], list(map(mpq, data))) for name, data in given.items()}
         registers.values["of_members"] = Lanes((TOKEN, MEMBER), list(map(mpq, given["keys"])))
-        returned = DEVICE[function](registers, args)
+        returned = TileValues(registers).called(Call(function, args, ()))()
         parts = [[float(x) for x in lanes.data] for lanes in returned]
     return [sum(pieces) for pieces in zip(*parts, strict=True)]

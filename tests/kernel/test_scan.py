@@ -18,6 +18,7 @@ from flagen.kernel.passes import live
 from flagen.kernel.prove import prove_chunk
 from flagen.kernel.registers import Lanes, Registers
 from flagen.kernel.sizes import Illegal, Sizes
+from flagen.kernel.tile_values import TileValues
 from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Constant, Edge, Masked, Scan, Shifted, Spread, Sum, Value
 from tests.kernel.scans import CASES, of
@@ -220,7 +221,7 @@ def evaluated(tile):
         "x": Lanes(X.dims, [mpq(n) for n in (1, 2, 3, 4, 5, 6)]),
         "start": Lanes(START.dims, [mpq(10), mpq(20)]),
     }
-    return held.value(tile).data
+    return TileValues(held).value(tile).data
 
 
 @pytest.mark.parametrize(
