@@ -13,6 +13,7 @@ from flagen.plan.rows import ROW
 
 Elements = Sequence[int | None]
 """The element that each lane of each program has; None where it lies beyond an end."""
+_Rows = Callable[[], tuple[int, ...]]
 
 
 class Addresses:
@@ -24,24 +25,46 @@ class Addresses:
 
     def of(self, access: Access) -> Callable[[], Elements]:
         """The elements of an access, wherever that is asked for."""
-        rows = self._row(access)
-        firsts = [dim for dim in access.array.dims if dim in self.sizes.dims]
-        axes = [axis for axis in access.rows if axis not in firsts]
-        placed = [self.tiles.spread(tile, self.registers.sorted(access.dims)) for tile in access.tiles]
-        registers, known = self.registers, dict[object, Elements]()
+        rows, along = self._row(access), self._along(access)
+        return self._of_tiles(access, rows, along) if access.tiles else self._of_lanes(access, rows, along)
+
+    def _of_lanes(self, access: Access, rows: _Rows, along: Callable[[], tuple[int, ...]]) -> Callable[[], Elements]:
+        known: dict[tuple[int, ...], tuple[list[int | None], bool]] = {}
 
         def elements() -> Elements:
-            at = rows()
-            key: tuple[object, ...] = (at, *map(registers.first, firsts))
-            for axis in axes:
-                key += registers.first(axis), registers.end(axis)
-            lanes = [tile() for tile in placed]
-            key += tuple(map(tuple, lanes))
+            at = along()
+            if at not in known:
+                lanes = self._lanes(access)
+                known[at] = lanes, None in lanes
+            lanes, ends = known[at]
+            if ends:
+                return [None if lane is None else row + lane for row in rows() for lane in lanes]
+            return [row + lane for row in rows() for lane in lanes]  # type: ignore[operator]
+
+        return elements
+
+    def _of_tiles(self, access: Access, rows: _Rows, along: Callable[[], tuple[int, ...]]) -> Callable[[], Elements]:
+        over, known = self.registers.sorted(access.dims), dict[object, Elements]()
+        tiles = [self.tiles.spread(tile, over) for tile in access.tiles]
+
+        def elements() -> Elements:
+            at, found = rows(), [tile() for tile in tiles]
+            key = at, along(), *map(tuple, found)
             if key not in known:
-                known[key] = self._placed(access, at, lanes) if placed else self._found(access, at)
+                known[key] = self._placed(access, at, found)
             return known[key]
 
         return elements
+
+    def _along(self, access: Access) -> Callable[[], tuple[int, ...]]:
+        """Where the lanes of an access begin, and where rows along an axis end: all that their places depend on."""
+        registers, dims = self.registers, [dim for dim in access.array.dims if dim in self.sizes.dims]
+        axes = [axis for axis in access.rows if axis not in dims]
+
+        def along() -> tuple[int, ...]:
+            return (*map(registers.first, dims), *map(registers.first, axes), *map(registers.end, axes))
+
+        return along
 
     def extents(self, array: Array) -> tuple[int, ...]:
         return self.sizes.extents(array, self.kernel.block_of)
@@ -49,12 +72,12 @@ class Addresses:
     def shares(self, access: Access) -> tuple[int, int]:
         """Of an array whose rows have a share of each block: how many rows there are, and how long one is."""
         rows = math.prod(self.sizes.extents(access.array, None))
-        return rows, math.prod(map(self.sizes.of, access.array.dims))
+        return rows, self._length(access.array)
 
-    def _row(self, access: Access) -> Callable[[], tuple[int, ...]]:
-        """The number of each program's row, but for the coordinates that vary along an axis."""
+    def _row(self, access: Access) -> _Rows:
+        """The first element of each program's row, but for the coordinates that vary along an axis."""
         array, extents = access.array, self.extents(access.array)
-        strides = [math.prod(extents[place + 1 :]) for place in range(len(extents))]
+        strides = [math.prod(extents[place + 1 :]) * self._length(array) for place in range(len(extents))]
         everywhere, moving, of_heads = 0, list[tuple[Index, int, int]](), list[tuple[Index, int, int]]()
         for index, extent, stride in zip(access.at, extents, strides, strict=True):
             if index.number is not None:
@@ -80,32 +103,35 @@ class Addresses:
 
         return row
 
-    def _found(self, access: Access, at: tuple[int, ...]) -> Elements:
-        array, registers = access.array, self.registers
-        lanes, size = list(self._lanes_of_row(access)), math.prod(map(self.sizes.of, array.dims))
-        rows = [row for base in at for row in self._rows_along(access, base)]
-        found = [None if row is None or lane is None else row * size + lane for row in rows for lane in lanes]
-        rows_first, over = (*access.rows, *registers.sorted(array.dims)), registers.sorted(access.dims)
-        return found if rows_first == over else [found[place] for place in registers.places(rows_first, over)]
+    def _length(self, array: Array) -> int:
+        """How many elements a row has."""
+        return math.prod(map(self.sizes.of, array.dims))
 
-    def _rows_along(self, access: Access, base: int) -> Iterator[int | None]:
-        """The row of each lane of the axis along which there are rows; None beyond its end."""
+    def _lanes(self, access: Access) -> list[int | None]:
+        """The element that each lane has, counted from its program's row."""
+        lanes, registers = list(self._lanes_of_row(access)), self.registers
+        found = [None if row is None or lane is None else row + lane for row in self._rows(access) for lane in lanes]
+        rows_first, over = (*access.rows, *registers.sorted(access.array.dims)), registers.sorted(access.dims)
+        return found if rows_first == over else [found[place] for place in registers.places(rows_first, over, 1)]
+
+    def _rows(self, access: Access) -> list[int | None]:
+        """The first element of each row along an axis, counted from the program's; None beyond the axis' end."""
         if not access.rows:
-            yield base
-            return
-        (axis,) = access.rows
+            return [0]
+        (axis,), array, registers = access.rows, access.array, self.registers
         place, index = next((place, index) for place, index in enumerate(access.at) if index.axis is not None)
-        extents = self.extents(access.array)
-        stride, extent = math.prod(extents[place + 1 :]), extents[place]
-        steps = self.registers.steps if axis == ROW and any(index.space == "token" for index in access.at) else 1
-        first = self.registers.first(axis)
-        end = self.registers.end(axis) if axis in access.within else None
+        extents = self.extents(array)
+        stride, extent = math.prod(extents[place + 1 :]) * self._length(array), extents[place]
+        steps = registers.steps if axis == ROW and any(index.space == "token" for index in access.at) else 1
+        first, end = registers.first(axis), registers.end(axis)
+        rows: list[int | None] = []
         for lane in range(first, first + self.sizes.blocks[axis]):
-            if end is not None and lane >= end:
-                yield None
+            if axis in access.within and lane >= end:
+                rows.append(None)
                 continue
-            _check(access.array, index, lane // steps, extent)
-            yield base + lane // steps * stride
+            _check(array, index, lane // steps, extent)
+            rows.append(lane // steps * stride)
+        return rows
 
     def _lanes_of_row(self, access: Access) -> Iterator[int | None]:
         """The element of its row that each lane has."""
@@ -135,26 +161,27 @@ class Addresses:
         indices = dict(zip(places, tiles, strict=False))
         limits = dict(zip(ends, tiles[len(places) :], strict=False))
         there = tiles[-1] if access.where is not None else None
-        found: list[int | None] = []
+        rows, found = self._rows(access), list[int | None]()
         for base in at:
-            rows = list(self._rows_along(access, base))
             for point in self.registers.points(over):
                 lane, along = len(found), dict(zip(over, point, strict=True))
-                if there is not None and not _is_true(there[lane]):
+                row = rows[along[access.rows[0]] if access.rows else 0]
+                if row is None or (there is not None and not _is_true(there[lane])):
                     found.append(None)
                     continue
-                flat = rows[along[access.rows[0]]] if access.rows else rows[0]
+                flat: int | None = 0
                 for dim in array.dims:
                     size = self.sizes.of(dim)
-                    index = self._first_index(dim) + along[dim] if dim not in indices else _whole(indices[dim][lane])
+                    index = _whole(indices[dim][lane]) if dim in indices else self._first_index(dim) + along[dim]
                     end = _whole(limits[dim][lane]) if dim in limits else size
                     if dim in access.within and index >= end:
                         flat = None
                         break
                     if not 0 <= index < size:
                         raise Illegal(f"{array.name}: {dim} {index} of {size}")
-                    flat = None if flat is None else flat * size + index
-                found.append(flat)
+                    assert flat is not None
+                    flat = flat * size + index
+                found.append(None if flat is None else base + row + flat)
         return found
 
 

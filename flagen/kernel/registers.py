@@ -51,7 +51,6 @@ class Registers:
     values: dict[str, Lanes] = field(default_factory=dict)
     turns: dict[str, int] = field(default_factory=dict)
     _sorted: dict[Dims, Dims] = field(default_factory=dict)
-    _places_of: dict[tuple[Dims, Dims], tuple[int, ...]] = field(default_factory=dict)
 
     def first(self, dim: str) -> int:
         """The index of a program's first lane along a dim, or the chunk's first token."""
@@ -96,20 +95,10 @@ class Registers:
         """Those lanes, by their places along each dim."""
         return itertools.product(*(range(self.sizes.blocks[dim]) for dim in dims))
 
-    def places(self, dims: Dims, over: Dims) -> tuple[int, ...]:
+    def places(self, dims: Dims, over: Dims, programs: int = 0) -> tuple[int, ...]:
         """For each lane over `over`, of all programs, that of a tile over `dims`."""
-        if (dims, over) not in self._places_of:
-            extents = (("", self.programs), *((dim, self.sizes.blocks[dim]) for dim in over))
-            self._places_of[dims, over] = _spread(extents, ("", *dims))
-        return self._places_of[dims, over]
-
-    def spread(self, lanes: Lanes, dims: Dims) -> Data:
-        """The elements in the lanes of a tile over `dims`: the same along those that it lacks."""
-        if lanes.dims == dims:
-            return lanes.data
-        if not set(lanes.dims) <= set(dims):
-            raise Illegal(f"a tile over {lanes.dims} makes one over {dims}")
-        return [lanes.data[place] for place in self.places(lanes.dims, dims)]
+        extents = (("", programs or self.programs), *((dim, self.sizes.blocks[dim]) for dim in over))
+        return _spread(extents, ("", *dims))
 
     def named(self, name: str) -> Lanes:
         found = self.values.get(name)

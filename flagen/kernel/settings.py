@@ -82,6 +82,20 @@ def _lanes(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
+_WITHOUT_TOKENS = Setting(
+    "no token from no state",
+    (0,),
+    packed=False,
+    H=1,
+    HV=1,
+    steps=1,
+    initial=False,
+    final=True,
+    everything=True,
+    whole=(2, 3),
+    cut=(3, 2),
+)
+
 SETTINGS = (
     Setting(
         "packed with an empty sequence",
@@ -136,19 +150,7 @@ SETTINGS = (
         whole=(1, 2),
         cut=(2, 2),
     ),
-    Setting(
-        "no token from no state",
-        (0,),
-        packed=False,
-        H=1,
-        HV=1,
-        steps=1,
-        initial=False,
-        final=True,
-        everything=True,
-        whole=(2, 3),
-        cut=(3, 2),
-    ),
+    _WITHOUT_TOKENS,
 )
 
 CHUNKS = (
@@ -195,19 +197,7 @@ CHUNKS = (
         chunk=4,
         asked_from=1,
     ),
-    Setting(
-        "no token from no state",
-        (0,),
-        packed=False,
-        H=1,
-        HV=1,
-        steps=1,
-        initial=False,
-        final=True,
-        everything=True,
-        whole=(2, 3),
-        cut=(3, 2),
-    ),
+    _WITHOUT_TOKENS,
 )
 """For kernels that take all tokens of a chunk at once."""
 
@@ -269,18 +259,6 @@ ROWS = (
         cut=(0, 1),
         chunk=4,
     ),
-    Setting(
-        "no token from no state",
-        (0,),
-        packed=False,
-        H=1,
-        HV=1,
-        steps=1,
-        initial=False,
-        final=True,
-        everything=True,
-        whole=(2, 3),
-        cut=(3, 2),
-    ),
+    _WITHOUT_TOKENS,
 )
 """For kernels that multiply rows of a chunk."""
