@@ -41,9 +41,9 @@ demo: $(READY)
 	@echo
 	$(BIN)/python examples/crosscheck.py $(DEMO)
 	@echo
-	@echo "generated/$(DEMO)/naive.py, the simplest of them:"
+	@echo "generated/$(DEMO)/naive_recurrent.py, the simplest of them:"
 	@echo
-	@cat generated/$(DEMO)/naive.py
+	@cat generated/$(DEMO)/naive_recurrent.py
 
 build: $(READY)
 	$(BIN)/flagen build --all

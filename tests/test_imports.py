@@ -204,7 +204,13 @@ def test_there_is_generated_code_to_judge() -> None:
 def test_generated_code_stands_alone() -> None:
     """It needs torch, and Triton where there is a kernel, and what packages share; not flagen, and no other package,
     but for a layer, which may run operators of one."""
-    kernels = {"kernels", "fused_recurrent_backward_kernels", "chunk_kernels", "chunk_prepare", "tuning"}
+    kernels = {
+        "fused_recurrent_kernels",
+        "fused_recurrent_backward_kernels",
+        "chunk_kernels",
+        "chunk_prepare",
+        "tuning",
+    }
     kernels |= {f"chunk_backward_{part}" for part in ("across", "gradients", "kernels", "prepare", "walks")}
     wrong = []
     for path in generated_modules():

@@ -19,7 +19,9 @@ from flagen.diagnostics import InternalError
 
 PUBLIC = frozenset(
     f"{name}.py"
-    for name in "naive chunk chunk_fused chunk_backward fused_recurrent fused_recurrent_backward module".split()
+    for name in (
+        "naive_recurrent naive_chunk chunk chunk_backward fused_recurrent fused_recurrent_backward module".split()
+    )
 )
 """The files whose functions and methods take the arguments of a spec from a user."""
 

@@ -57,9 +57,10 @@ _MODULE_OWNS: tuple[SymbolKind, ...] = ("dim", "param", "step argument")
 """What a generated module has as attributes: its params, the sizes that they need, and the step count."""
 
 PACKAGE_MODULES = _words("""
-    arguments naive chunk chunk_backward chunk_backward_across chunk_backward_gradients chunk_backward_kernels
-    chunk_backward_prepare chunk_backward_walks chunk_fused chunk_kept chunk_kernels chunk_launch chunk_prepare
-    chunk_tuning fused_recurrent fused_recurrent_backward fused_recurrent_backward_kernels kernels module operators
+    arguments chunk chunk_backward chunk_backward_across chunk_backward_gradients chunk_backward_kernels
+    chunk_backward_prepare chunk_backward_walks chunk_kernels chunk_launch chunk_prepare chunk_residuals chunk_tuning
+    fused_recurrent fused_recurrent_backward fused_recurrent_backward_kernels fused_recurrent_kernels module
+    naive_chunk naive_recurrent operators
 """)
 """The modules of a generated package."""
 

@@ -36,7 +36,9 @@ def compile_kernel(job: dict[str, Any], arch: str, directory: Path) -> CompiledR
     # What kernels call is where flagen has it.
     program = fused_recurrent(plan)
     context = kernel_context(plan, program)
-    text = render(environment(bundled("templates")), "triton/kernels.py.j2", context, shared="flagen.runtime.")
+    text = render(
+        environment(bundled("templates")), "triton/fused_recurrent_kernels.py.j2", context, shared="flagen.runtime."
+    )
     path.write_text(text)
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     assert module_spec is not None and module_spec.loader is not None

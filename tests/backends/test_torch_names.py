@@ -31,7 +31,7 @@ HELPERS = ("l2norm", "no_autocast", "without_autocast")
 @cache
 def trees(example: str) -> Mapping[str, ast.Module]:
     """The PyTorch files of a package."""
-    paths = ("naive.py", "chunk.py", "arguments.py", "module.py")
+    paths = ("naive_recurrent.py", "naive_chunk.py", "arguments.py", "module.py")
     if example in VARIANTS:
         package = SPECS.parent / "generated" / example
         return {path: ast.parse((package / path).read_text()) for path in paths if (package / path).exists()}

@@ -62,7 +62,10 @@ def test_kernels_import_what_they_call_and_no_more() -> None:
             "update: S = exp(-softplus(g)) * S + outer(l2norm(k), tanh(v))\noutput: o = S.T @ q\n"
         )
     )
-    found = {path: set(imported(ast.parse(files[path]))) for path in ("kernels.py", "chunk_backward_across.py")}
+    found = {
+        path: set(imported(ast.parse(files[path])))
+        for path in ("fused_recurrent_kernels.py", "chunk_backward_across.py")
+    }
     maps = {("maps", "softplus"), ("maps", "tanh")}
-    assert found["kernels.py"] == maps | {("vectors", "l2norm")}
+    assert found["fused_recurrent_kernels.py"] == maps | {("vectors", "l2norm")}
     assert found["chunk_backward_across.py"] == maps | {("rows", "l2norm"), ("chunks", "split_log_decay")}

@@ -37,7 +37,7 @@ def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef
     """The plan of a spec, and the functions of one generated file that mention its names."""
     plan = plan_fused_recurrent(parse_spec(text))
     assert isinstance(plan, FusedPlan)
-    if template == "kernels":
+    if template == "fused_recurrent_kernels":
         context = kernel_context(plan, fused_recurrent(plan))
     else:
         context = {
@@ -46,7 +46,7 @@ def functions(text: str, template: str) -> tuple[FusedPlan, list[ast.FunctionDef
             RANGES: range_check(plan.spec),
         }
     tree = ast.parse(render(environment(bundled("templates")), f"triton/{template}.py.j2", context, **KNOWN))
-    mention = ("fused_recurrent_", "launch_config") if template == "kernels" else ""
+    mention = ("fused_recurrent_", "launch_config") if template == "fused_recurrent_kernels" else ""
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(mention)]
     assert found
     return plan, found
@@ -68,7 +68,7 @@ def made_up(plan: FusedPlan) -> set[str]:
     return names | {free_name(f"{dim}_{what}", plan.names) for dim in plan.order for what in ("index", "mask")}
 
 
-@pytest.mark.parametrize("template", ["kernels", "fused_recurrent"])
+@pytest.mark.parametrize("template", ["fused_recurrent_kernels", "fused_recurrent"])
 @pytest.mark.parametrize("text", [*SPECS.values(), *ODD.values()], ids=[*SPECS, *ODD])
 def test_every_identifier_is_accounted_for(text: str, template: str) -> None:
     plan, found = functions(text, template)
@@ -114,7 +114,7 @@ def test_transposed_statements_take_no_name_twice(text: str, template: str) -> N
 
 
 def test_made_up_names_give_way_to_the_specs() -> None:
-    plan, (_, kernel) = functions(ODD["names"], "kernels")
+    plan, (_, kernel) = functions(ODD["names"], "fused_recurrent_kernels")
     arguments = [argument.arg for argument in kernel.args.args]
     assert len(arguments) == len(set(arguments))
     assert {"x_initial_ptr", "x_initial__ptr", "x_final_ptr", "x_final__ptr"} <= set(arguments)

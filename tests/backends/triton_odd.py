@@ -210,7 +210,8 @@ def build(text: str, directory: Path) -> Package:
     spec = parse_spec(text)
     package = packages.kept(packages.build(spec), directory)
     naive, fused, kernels = (
-        importlib.import_module(f"{package.__name__}.{module}") for module in ("naive", "fused_recurrent", "kernels")
+        importlib.import_module(f"{package.__name__}.{module}")
+        for module in ("naive_recurrent", "fused_recurrent", "fused_recurrent_kernels")
     )
     return Package(spec, naive, fused, kernels)
 
@@ -230,7 +231,7 @@ class Call:
         """Output and final states of the definition, in float32 or better on the same values."""
         positional = [x.float() for x in self.positional]
         keyword = {name: _widened(value) for name, value in self.keyword.items()}
-        function = getattr(self.package.naive, f"naive_recurrent_{self.package.spec.name}")
+        function = getattr(self.package.naive_recurrent, f"naive_recurrent_{self.package.spec.name}")
         return _flat(function(*positional, **keyword, output_final_state=True))
 
     def fused(self) -> list[Tensor]:

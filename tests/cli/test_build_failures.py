@@ -77,12 +77,12 @@ def test_a_bug_that_meets_every_spec_is_reported_once(
 
 def test_a_file_of_ones_own_is_not_overwritten(flagen: Flagen, project: Workspace) -> None:
     project.take("gla")
-    own = project.root / "generated" / "gla" / "naive.py"
+    own = project.root / "generated" / "gla" / "naive_recurrent.py"
     own.parent.mkdir(parents=True)
     own.write_text("print('mine')\n")
     done = flagen("build", "gla")
     assert done.code == FAILED and "was not written by flagen" in done.err
-    assert project.generated() == {"gla/naive.py": "print('mine')\n"}
+    assert project.generated() == {"gla/naive_recurrent.py": "print('mine')\n"}
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -110,7 +110,7 @@ def test_two_specs_cannot_build_one_package(flagen: Flagen, project: Workspace) 
     done = flagen("build", "gla", "other")
     assert done.code == FAILED
     assert "specs/other.yaml: builds the package gla, and so does specs/gla.yaml" in done.err
-    assert "from specs/gla.yaml" in project.generated()["gla/naive.py"]
+    assert "from specs/gla.yaml" in project.generated()["gla/naive_recurrent.py"]
 
 
 @pytest.mark.parametrize(

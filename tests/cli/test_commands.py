@@ -116,7 +116,7 @@ def test_a_spec_without_a_chunk_form_is_built_without_one(flagen: Flagen, projec
     done = flagen("build", "squashed")
     assert done.code == OK and "note[no-chunk-form]" in done.err
     files = project.generated()
-    assert "def naive_recurrent_squashed(" in files["squashed/naive.py"]
+    assert "def naive_recurrent_squashed(" in files["squashed/naive_recurrent.py"]
     assert not any("naive_chunk_squashed" in text for text in files.values())
 
 
@@ -309,7 +309,7 @@ def test_an_unknown_model_is_refused(flagen: Flagen, project: Workspace) -> None
 def test_a_new_variant_builds(flagen: Flagen, project: Workspace) -> None:
     flagen("new", "mine", "--like", "gated_delta_rule")
     assert flagen("build", "mine").code == OK
-    assert "def naive_recurrent_mine(" in project.generated()["mine/naive.py"]
+    assert "def naive_recurrent_mine(" in project.generated()["mine/naive_recurrent.py"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- list
@@ -346,4 +346,4 @@ def test_specs_may_live_outside_the_project(flagen: Flagen, project: Workspace, 
     outside = tmp_path / "outside.yaml"
     outside.write_text((ROOT / "specs" / "gla.yaml").read_text())
     assert flagen("build", str(outside)).code == OK
-    assert "from outside.yaml (" in project.generated()["gla/naive.py"]
+    assert "from outside.yaml (" in project.generated()["gla/naive_recurrent.py"]

@@ -28,7 +28,7 @@ def test_a_changed_spec_is(flagen: Flagen, project: Workspace) -> None:
     flagen("build", "gla")
     project.edit("gla", "title: ", "title: My ")
     assert "proved" in flagen("build", "gla").out
-    assert "My " in project.generated()["gla/naive.py"]
+    assert "My " in project.generated()["gla/naive_recurrent.py"]
 
 
 @pytest.mark.parametrize("damage", ["edit", "delete", "leftover"])
@@ -36,7 +36,7 @@ def test_a_damaged_package_is_repaired(flagen: Flagen, project: Workspace, damag
     project.take("gla")
     flagen("build", "gla")
     before = project.generated()
-    target = project.root / "generated" / "gla" / "naive.py"
+    target = project.root / "generated" / "gla" / "naive_recurrent.py"
     match damage:
         case "edit":
             target.write_text(target.read_text() + "# edited\n")
@@ -57,23 +57,23 @@ def test_an_edited_file_is_overwritten_with_a_word(flagen: Flagen, project: Work
     """Also in a fresh clone, where no build is remembered, and where the spec has changed as well."""
     project.take("gla")
     flagen("build", "gla")
-    edit(project.root / "generated" / "gla" / "naive.py")
+    edit(project.root / "generated" / "gla" / "naive_recurrent.py")
     if not remembered:
         shutil.rmtree(project.root / ".flagen")
         project.edit("gla", "title: ", "title: My ")
-    said = "generated/gla/naive.py: edited by hand"
+    said = "generated/gla/naive_recurrent.py: edited by hand"
     done = flagen("build", "gla", "--check")
     assert done.code == WRONG and done.err == f"{said}, and not what flagen wrote\n"
     done = flagen("build", "gla")
     assert done.code == OK and done.err == f"{said}, and overwritten\n"
-    assert "by hand" not in project.generated()["gla/naive.py"]
+    assert "by hand" not in project.generated()["gla/naive_recurrent.py"]
     assert flagen("build", "gla", "--force").err == ""
 
 
 def test_an_edited_file_is_removed_with_a_word(flagen: Flagen, project: Workspace) -> None:
     project.take("gla")
     flagen("build", "gla")
-    naive = project.root / "generated" / "gla" / "naive.py"
+    naive = project.root / "generated" / "gla" / "naive_recurrent.py"
     naive.with_name("old.py").write_text(naive.read_text())
     edit(naive.with_name("old.py"))
     assert flagen("build", "gla").err == "generated/gla/old.py: edited by hand, and removed\n"
@@ -100,7 +100,7 @@ def test_losing_the_memory_costs_a_build_and_changes_nothing(flagen: Flagen, pro
     flagen("build", "gla")
     for record in (project.root / ".flagen").glob("*.json"):
         record.write_text("{]")
-    written = project.root / "generated" / "gla" / "naive.py"
+    written = project.root / "generated" / "gla" / "naive_recurrent.py"
     os.utime(written, (1, 1))
     assert "0 written" in flagen("build", "gla").out
     assert written.stat().st_mtime == 1

@@ -39,7 +39,8 @@ def test_long_lines_are_not_wrapped_in_a_pipe(project: Workspace) -> None:
     project.take("gla")
     done = flagen("build", "gla", "-v", "--out", "a/rather/long/directory/that/does/not/fit", COLUMNS="20")
     assert any(
-        line.endswith("a/rather/long/directory/that/does/not/fit/gla/naive.py") for line in done.stdout.split("\n")
+        line.endswith("a/rather/long/directory/that/does/not/fit/gla/naive_recurrent.py")
+        for line in done.stdout.split("\n")
     )
 
 

@@ -86,13 +86,13 @@ LIMIT_ = LIMIT
 
 
 def test_public_functions_take_what_the_author_wrote() -> None:
-    got = as_written("stage_s/naive.py", TEXT, NAMES, dims=("size_",), symbols={})
+    got = as_written("stage_s/naive_recurrent.py", TEXT, NAMES, dims=("size_",), symbols={})
     assert ast.unparse(ast.parse(got)) == ast.unparse(ast.parse(EXPECTED))
     assert got.replace("\n\n\n", "\n\n").split("def")[1:] == EXPECTED.replace("\n\n\n", "\n\n").split("def")[1:]
 
 
 def test_other_files_keep_what_was_printed_but_for_keywords_of_public_functions() -> None:
-    got = as_written("kernels.py", TEXT, NAMES, dims=("size_",), symbols={})
+    got = as_written("fused_recurrent_kernels.py", TEXT, NAMES, dims=("size_",), symbols={})
     code = TEXT.split("def naive")[1].replace('"""Of row_."""', '"""Of row."""').replace("# As row_ is", "# As row is")
     for string in ('{"row_"', '"row_ is', "_, len_="):
         code = code.replace(string, string.replace("row_", "row").replace("len_", "len"))
@@ -105,6 +105,6 @@ def test_documents() -> None:
     assert in_words("row_ row__t", {}) == "row_ row__t"
 
 
-@pytest.mark.parametrize("path", ["layer.py", "naive.py"])
+@pytest.mark.parametrize("path", ["layer.py", "naive_recurrent.py"])
 def test_without_names_nothing_changes(path: str) -> None:
     assert as_written(path, TEXT, {}, (), {}) == TEXT

@@ -133,7 +133,7 @@ class Rounded(Problem):
         yield "chunk, with gradients", self.results(run)
         if "save_states" in inspect.signature(getattr(package, f"chunk_{self.spec.name}")).parameters:
             yield "chunk, with its states saved", self.results(partial(run, save_states=True))
-        launcher = sys.modules[f"{package.__name__}.chunk_fused"]
+        launcher = sys.modules[f"{package.__name__}.chunk"]
         if hasattr(launcher, "launches"):
             with mock.patch.object(launcher.launches, "splits", lambda programs, device: True):
                 yield "chunk, its outputs in a kernel of their own", run(self.leaves)

@@ -16,17 +16,17 @@ ONE = "gated_delta_product"
 
 # Each says the same in the file as printed, but for one thing.
 MISTAKES = [
-    ("naive.py", "+ b_t[", "- b_t["),
-    ("naive.py", "alpha_t[..., None, None] * S", "1 * S"),
-    ("naive.py", "b_t[:, j,", "b_t[:, 0,"),
-    ("naive.py", "scale * torch.einsum", "torch.einsum"),
-    ("chunk.py", "A @ U", "A @ Ubar"),
-    ("chunk.py", "last_q = seen_q - 1", "last_q = seen_q - 2"),
-    ("chunk.py", "seen_q = (token + 1)", "seen_q = (token + 0)"),
-    ("chunk.py", "S = at_end_n * S", "S = S"),
+    ("naive_recurrent.py", "+ b_t[", "- b_t["),
+    ("naive_recurrent.py", "alpha_t[..., None, None] * S", "1 * S"),
+    ("naive_recurrent.py", "b_t[:, j,", "b_t[:, 0,"),
+    ("naive_recurrent.py", "scale * torch.einsum", "torch.einsum"),
+    ("naive_chunk.py", "A @ U", "A @ Ubar"),
+    ("naive_chunk.py", "last_q = seen_q - 1", "last_q = seen_q - 2"),
+    ("naive_chunk.py", "seen_q = (token + 1)", "seen_q = (token + 0)"),
+    ("naive_chunk.py", "S = at_end_n * S", "S = S"),
     ("shared/rows.py", "g[..., 1:, :]", "g[..., :-1, :]"),
     ("shared/rows.py", "solve_triangular(-L", "solve_triangular(L"),
-    ("chunk.py", "y=-(b", "y=(b"),
+    ("naive_chunk.py", "y=-(b", "y=(b"),
     ("shared/rows.py", "[:, :tokens]", "[:, -tokens:]"),
     ("shared/arguments.py", "state[run : run + 1]", "state[:1]"),
     (
@@ -43,9 +43,9 @@ SEVERAL = "abc_attn"
 
 # The same of several states, one of which starts at -inf.
 MISTAKES_OF_SEVERAL = [
-    ("naive.py", "z_prev = z", "z_prev = z - 1e-6"),
-    ("naive.py", "torch.logaddexp(z, s_t)", "torch.logaddexp(z_prev + 0.1, s_t)"),
-    ("naive.py", "finals.append((z, Sk, Sv))", "finals.append((z, Sk, 2 * Sv))"),
+    ("naive_recurrent.py", "z_prev = z", "z_prev = z - 1e-6"),
+    ("naive_recurrent.py", "torch.logaddexp(z, s_t)", "torch.logaddexp(z_prev + 0.1, s_t)"),
+    ("naive_recurrent.py", "finals.append((z, Sk, Sv))", "finals.append((z, Sk, 2 * Sv))"),
     ("arguments.py", "-math.inf", "0.0"),
     ("shared/arguments.py", "state[run : run + 1]", "state[:1]"),
     ("module.py", "initial_state=initial_state,", "initial_state=self.state,"),

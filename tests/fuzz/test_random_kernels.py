@@ -242,8 +242,8 @@ MISTAKES = [
     ("chunk_kernels.py", "U_operand = U.to", "U_operand = R.to"),
     ("chunk_kernels.py", "token_mask = token < end_token", "token_mask = token < end_token - 1"),
     ("chunk_prepare.py", "token_index[:, None] > token_index", "token_index[:, None] >= token_index"),
-    ("chunk_fused.py", "scale = args.K**-0.5", "scale = args.V**-0.5"),
-    ("kernels.py", "alpha = tl.exp(g)", "alpha = tl.exp(2 * g)"),
+    ("chunk.py", "scale = args.K**-0.5", "scale = args.V**-0.5"),
+    ("fused_recurrent_kernels.py", "alpha = tl.exp(g)", "alpha = tl.exp(2 * g)"),
 ]
 
 

@@ -95,7 +95,7 @@ def runs_of(name: str) -> list[Run]:
             for kind in ("fused_recurrent", "chunk"):
                 if name in with_form(kind):
                     found.append(Run(kind, shape, state, gradients))
-    launcher = importlib.import_module(f"generated.{name}.chunk_fused")
+    launcher = importlib.import_module(f"generated.{name}.chunk")
     if split_of(name) is not None:
         found.append(Run("fused_recurrent", *SHAPES[1], gradients=True, blocks=True))
     for shape, state in SHAPES:
@@ -235,7 +235,7 @@ def results_of(name: str, run: Run, *, reference: bool = False) -> tuple[dict[st
     return results, guards.intact()
 
 
-RECURRENT = (".kernels", ".fused_recurrent_backward_kernels")
+RECURRENT = (".fused_recurrent_kernels", ".fused_recurrent_backward_kernels")
 """The files of the recurrent kernels."""
 
 

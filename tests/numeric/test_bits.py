@@ -95,7 +95,7 @@ def test_a_sequence_has_its_bits(kind, name, dtype):
 def choosing(name: str) -> list[ModuleType]:
     """The modules of a package that choose by the number of programs how to launch the outputs."""
     package(name)
-    found = [m for path, m in sys.modules.items() if re.fullmatch(rf"generated\.{name}\..*chunk_fused", path)]
+    found = [m for path, m in sys.modules.items() if re.fullmatch(rf"generated\.{name}\.(.*\.)?chunk", path)]
     return [module for module in found if hasattr(module, "launches")]
 
 

@@ -62,7 +62,7 @@ def test_low_precision(name, shape, dtype):
 @ladder(KERNELS, [shapes.PACKED, Shape(T=70, K=36, V=60, groups=2)])
 def test_outputs_in_a_kernel_of_their_own(name, shape, dtype, bound, monkeypatch):
     """As where there are too few sequences and heads for a GPU; right reads have no other form."""
-    launcher = importlib.import_module(f"generated.{name}.chunk_fused")
+    launcher = importlib.import_module(f"generated.{name}.chunk")
     if hasattr(launcher, "launches"):
         monkeypatch.setattr(launcher.launches, "splits", lambda programs, device: True)
     check(make(name, shape).to(dtype), bound)

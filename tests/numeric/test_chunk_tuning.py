@@ -17,7 +17,7 @@ NAMES = ["simple_gla", "gated_delta_product", "kda", "oja"]
 @pytest.fixture(params=[*NAMES[:2], *(pytest.param(name, marks=exhaustive) for name in NAMES[2:])])
 def name(request):
     tables = [
-        importlib.import_module(f"generated.{request.param}.{file}").TILES for file in ("chunk_fused", "chunk_backward")
+        importlib.import_module(f"generated.{request.param}.{file}").TILES for file in ("chunk", "chunk_backward")
     ]
     kept = [dict(table) for table in tables]
     for table in tables:
@@ -29,7 +29,7 @@ def name(request):
 
 
 def modules(name: str):
-    return tuple(importlib.import_module(f"generated.{name}.{file}") for file in ("chunk_fused", "chunk_tuning"))
+    return tuple(importlib.import_module(f"generated.{name}.{file}") for file in ("chunk", "chunk_tuning"))
 
 
 def problem(name: str) -> Problem:

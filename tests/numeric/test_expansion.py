@@ -119,7 +119,7 @@ def files_of(case: str) -> dict[str, str]:
 
 @tiered(("case", "shape"), product(CASES, SHAPES), lambda _, shape: shape.lengths is not None)
 def test_float32(case, shape):
-    assert "_launch_rows" in files_of(case)["chunk_fused.py"]
+    assert "_launch_rows" in files_of(case)["chunk.py"]
     with package_of(case) as (spec, package):
         problem = Rounded(spec, shape)
         expected = problem.reference(package)

@@ -21,7 +21,7 @@ from tests.tiers import each_form, represents, tiered
 
 
 def launcher(kind: str, name: str) -> ModuleType:
-    return importlib.import_module(f"generated.{name}.{'chunk_fused' if kind == 'chunk' else kind}")
+    return importlib.import_module(f"generated.{name}.{kind}")
 
 
 # Where a spec runs in stages, each stage has operators, and the whole has none of its own.

@@ -189,7 +189,7 @@ WAYS = ("no gradients", "with gradients", "with states saved", "split", "split, 
 def called(package: ModuleType, problem: Rounded) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Each way to call them, and what comes of it."""
     run = partial(problem.called, package, form="chunk", chunk_size=problem.shape.chunk)
-    launcher = sys.modules[f"{package.__name__}.chunk_fused"]
+    launcher = sys.modules[f"{package.__name__}.chunk"]
     for way in WAYS:
         with ExitStack() as stack:
             if way.startswith("split"):

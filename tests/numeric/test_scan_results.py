@@ -65,8 +65,8 @@ def part() -> ModuleType:
 
 
 def modules(part: ModuleType):
-    chunk = importlib.import_module(f"{part.__name__}.part.chunk")
-    fused = importlib.import_module(f"{part.__name__}.part.chunk_fused")
+    chunk = importlib.import_module(f"{part.__name__}.part.naive_chunk")
+    fused = importlib.import_module(f"{part.__name__}.part.chunk")
     return chunk.naive_chunk_softmax_over_time, fused.chunk_softmax_over_time
 
 

@@ -38,7 +38,7 @@ def _module(plan: Plan) -> Rendering:
 
 
 def _chunk(plan: Plan) -> tuple[Rendering, ...]:
-    """`chunk.py`, where there is a chunk form, and the packages of the stages, where it has such."""
+    """`naive_chunk.py`, where there is a chunk form, and the packages of the stages, where it has such."""
     match plan.chunk:
         case Unavailable():
             return ()

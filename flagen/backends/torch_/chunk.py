@@ -1,4 +1,4 @@
-"""The context of `chunk.py`: the front end as the rows of the normal form, then the chunk form over them."""
+"""The context of `naive_chunk.py`: the front end as the rows of the normal form, then the chunk form over them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flagen.plan.model import Plan
 
 
 def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
-    """`chunk.py` of a package that has a chunk form."""
+    """`naive_chunk.py` of a package that has a chunk form."""
     spec, nf = plan.spec, chunk.normal_form
     rows = dict(_rows(chunk))
     scope = ReadScope(spec, nf.reads)
@@ -35,8 +35,8 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
     o = printer.aligned(printer.print(nf.output), spec.output_dims).text
     size = Parameter("chunk_size", "int", str(chunk.size), True, "tokens per chunk.")
     return Rendering(
-        "chunk.py",
-        "torch/chunk.py.j2",
+        "naive_chunk.py",
+        "torch/naive_chunk.py.j2",
         {
             **common_context(spec, size),
             "notes": naive_chunk_notes(plan),

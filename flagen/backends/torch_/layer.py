@@ -13,13 +13,6 @@ from flagen.backends.torch_.layer_starts import Starts
 from flagen.plan.layer import LayerPlan, Operator
 from flagen.spec.model import Spec
 
-_FILE_OF_FORM = {
-    "naive_recurrent": "naive",
-    "naive_chunk": "chunk",
-    "fused_recurrent": "fused_recurrent",
-    "chunk": "chunk_fused",
-}
-
 
 def layer_file(plan: LayerPlan, spec: Spec) -> Rendering:
     """`layer.py` of a package."""
@@ -70,7 +63,7 @@ def _operator(operator: Operator, constant: str) -> dict[str, object]:
     package = f"..{operator.spec.name}." if operator.elsewhere else "."
     return {
         "constant": constant,
-        "imports": [(f"{package}{_FILE_OF_FORM[form]}", f"{form}_{operator.spec.name}") for form in operator.forms],
+        "imports": [(f"{package}{form}", f"{form}_{operator.spec.name}") for form in operator.forms],
         "forms": [(form, f"{form}_{operator.spec.name}") for form in operator.forms],
     }
 

@@ -27,11 +27,11 @@ from flagen.spec.model import Expr, Interval, Name, Param, Spec, walk
 def package_file(plan: Plan) -> Rendering:
     """`__init__.py` of a package."""
     spec = plan.spec
-    forms = [("naive", f"naive_recurrent_{spec.name}")]
+    forms = [("naive_recurrent", f"naive_recurrent_{spec.name}")]
     if not isinstance(plan.chunk, Unavailable):
-        forms.append(("chunk", f"naive_chunk_{spec.name}"))
+        forms.append(("naive_chunk", f"naive_chunk_{spec.name}"))
     if not isinstance(plan.chunk_kernel, Unavailable):
-        forms.append(("chunk_fused", f"chunk_{spec.name}"))
+        forms.append(("chunk", f"chunk_{spec.name}"))
         # Stages have tiles of their own, and scans too few to choose from.
         if not isinstance(plan.chunk_kernel, StagedPlan | ScanKernelPlan):
             forms.append(("chunk_tuning", f"tune_chunk_{spec.name}"))
@@ -45,9 +45,9 @@ def package_file(plan: Plan) -> Rendering:
 def stage_package_file(plan: Plan) -> Rendering:
     """`__init__.py` of a stage's package, which has the forms by chunks alone."""
     name = plan.spec.name
-    forms = [("chunk", f"naive_chunk_{name}")]
+    forms = [("naive_chunk", f"naive_chunk_{name}")]
     if not isinstance(plan.chunk_kernel, Unavailable):
-        forms.append(("chunk_fused", f"chunk_{name}"))
+        forms.append(("chunk", f"chunk_{name}"))
         if not isinstance(plan.chunk_kernel, ScanKernelPlan):
             forms.append(("chunk_tuning", f"tune_chunk_{name}"))
     return _package(plan, forms)

@@ -1,4 +1,4 @@
-"""The context of `naive.py`: the spec's statements, one after another, for every token."""
+"""The context of `naive_recurrent.py`: the spec's statements, one after another, for every token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flagen.spec.model import Assign, Expr, Name, Repeat, Spec, StateRead, walk
 
 
 def naive_file(plan: Plan) -> Rendering:
-    """`naive.py` of a package."""
+    """`naive_recurrent.py` of a package."""
     spec = plan.spec
     scope = Scope(spec)
     lines, before = prelude(scope, _expressions(spec))
@@ -23,8 +23,8 @@ def naive_file(plan: Plan) -> Rendering:
     output = body.output()
     states = [state.name for state in spec.states]
     return Rendering(
-        "naive.py",
-        "torch/naive.py.j2",
+        "naive_recurrent.py",
+        "torch/naive_recurrent.py.j2",
         {
             **common_context(spec),
             "prelude": lines,

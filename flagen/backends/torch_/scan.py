@@ -1,4 +1,4 @@
-"""The context of `chunk.py` where states are elementwise scans: the statements, for all tokens of a chunk at once."""
+"""The context of `naive_chunk.py` where states are elementwise scans: the statements, for all tokens of a chunk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flagen.spec.model import Assign, Dims, Expr, Name, StateRead
 
 
 def scan_renderings(plan: ScanPlan) -> tuple[Rendering, ...]:
-    """`chunk.py` of a package, or of a part of one, of elementwise scans: `naive_chunk_<name>`, which returns the
+    """`naive_chunk.py` of a package, or of a part of one, of elementwise scans: `naive_chunk_<name>`, which returns the
     plan's results and the final states. It imports `.arguments` and nothing else of the package."""
     spec = plan.spec
     scope = Scope(spec)
@@ -31,7 +31,7 @@ def scan_renderings(plan: ScanPlan) -> tuple[Rendering, ...]:
     one = len(carries) == 1
     return (
         Rendering(
-            "chunk.py",
+            "naive_chunk.py",
             "torch/scan.py.j2",
             {
                 **context,

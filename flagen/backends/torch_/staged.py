@@ -1,4 +1,4 @@
-"""The context of `chunk.py`, and what it shares with `chunk_fused.py`, where a spec runs in stages: the calls of their
+"""The context of `naive_chunk.py`, and what it shares with `chunk.py`, where a spec runs in stages: the calls of their
 functions."""
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from flagen.plan.staged import as_locals
 
 
 def staged_file(plan: Plan, staged: StagedPlan) -> Rendering:
-    """`chunk.py` of a package whose spec runs in stages."""
+    """`naive_chunk.py` of a package whose spec runs in stages."""
     size = Parameter("chunk_size", "int", str(staged.size), True, "tokens per chunk.")
     stages = staged_context(staged, lambda stage: f"naive_chunk_{stage.spec.name}", lambda stage: (), promotes=True)
     del stages["repeats_heads"]  # What is promoted has all heads.
     notes = {"notes": naive_chunk_notes(plan)}
     context = {**common_context(plan.spec, size), **stages, **notes}
     del context["output_dtype"]  # The stages' lines have it.
-    return Rendering("chunk.py", "torch/staged.py.j2", context)
+    return Rendering("naive_chunk.py", "torch/staged.py.j2", context)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class TritonBackend:
     name = "triton"
 
     def renderings(self, plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
-        """`kernels.py` and `fused_recurrent.py`, `chunk_kernels.py` and `chunk_fused.py`: what the plan has of both."""
+        """`fused_recurrent.py` and `chunk.py`, their kernels and their backward: what the plan has of both."""
         staged = _staged(plan, plan.chunk_kernel, programs) if isinstance(plan.chunk_kernel, StagedPlan) else ()
         return (*_fused_recurrent(plan, programs), *_by_chunks(plan, programs), *staged)
 
@@ -65,9 +65,7 @@ def _about_chunk(plan: Plan) -> Mapping[str, object]:
 def _staged(plan: Plan, staged: StagedPlan, programs: Programs) -> tuple[Rendering, ...]:
     from flagen.backends.triton_.staged import staged_launcher_context
 
-    whole = Rendering(
-        "chunk_fused.py", "triton/staged.py.j2", {**staged_launcher_context(staged), **_about_chunk(plan)}
-    )
+    whole = Rendering("chunk.py", "triton/staged.py.j2", {**staged_launcher_context(staged), **_about_chunk(plan)})
     packages = (
         inside(package_of(stage, plan.spec.name), _by_chunks(stage.plan, of_stage))
         for stage, of_stage in zip(staged.stages, programs.stages, strict=True)
@@ -85,7 +83,9 @@ def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     about = {"notes": fused_notes(plan), RANGES: range_check(plan.spec)}
     launcher = {**launcher_context(plan.fused, program, backward.keeps), **about}
     forward = (
-        Rendering("kernels.py", "triton/kernels.py.j2", kernel_context(plan.fused, program)),
+        Rendering(
+            "fused_recurrent_kernels.py", "triton/fused_recurrent_kernels.py.j2", kernel_context(plan.fused, program)
+        ),
         Rendering("fused_recurrent.py", "triton/fused_recurrent.py.j2", launcher),
     )
     module, kernels = "fused_recurrent_backward", "fused_recurrent_backward_kernels"
@@ -129,9 +129,9 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     kept: tuple[Rendering, ...] = ()
     if backward is not None and backward.kept:
         of_kept = chunk_kept_context(kernels, programs.chunk, backward)
-        kept = (Rendering("chunk_kept.py", "triton/chunk_kept.py.j2", of_kept),)
+        kept = (Rendering("chunk_residuals.py", "triton/chunk_residuals.py.j2", of_kept),)
     launchers = (
-        Rendering("chunk_fused.py", "triton/chunk_fused.py.j2", {**context, **_about_chunk(plan)}),
+        Rendering("chunk.py", "triton/chunk.py.j2", {**context, **_about_chunk(plan)}),
         Rendering("chunk_tuning.py", "triton/chunk_tuning.py.j2", chunk_tuning_context(kernels, backward)),
         *kept,
     )

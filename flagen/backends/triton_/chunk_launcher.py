@@ -1,4 +1,4 @@
-"""The context of `chunk_fused.py`: the public function that launches the chunk kernels."""
+"""The context of `chunk.py`: the public function that launches the chunk kernels."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Backward:
 
 
 def chunk_launcher_context(plan: RowPlan, program: Program, backward: Backward | None = None) -> Mapping[str, object]:
-    """Every value `triton/chunk_fused.py.j2` uses; `program`: the kernels of a call."""
+    """Every value `triton/chunk.py.j2` uses; `program`: the kernels of a call."""
     spec, kernels = plan.spec, kernels_of(plan, program)
     steps, products = _steps(plan), products_of(plan, _operands(plan))
     kept = backward.kept if backward else ()
@@ -174,7 +174,7 @@ def chunk_tuning_context(plan: RowPlan, backward: Backward | None) -> Mapping[st
 
 
 def chunk_kept_context(plan: RowPlan, program: Program, backward: Backward) -> Mapping[str, object]:
-    """Every value `triton/chunk_kept.py.j2` uses."""
+    """Every value `triton/chunk_residuals.py.j2` uses."""
     shared = chunk_launcher_context(plan, program, backward)
     return {
         **{key: shared[key] for key in ("name", "steps", "keep", "kept", "walked")},

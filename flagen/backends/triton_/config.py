@@ -1,4 +1,4 @@
-"""Block sizes and warps of a fused recurrent kernel: a small function that goes into `kernels.py` beside the kernel.
+"""Block sizes and warps of a fused recurrent kernel: a small function that goes into `fused_recurrent_kernels.py`.
 
 The numbers come from compiling every committed variant for sm_80, sm_90, sm_100 and gfx942 (see
 `tests/backends/test_triton_offline.py` and the decision record on splitting the state).

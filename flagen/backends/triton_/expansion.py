@@ -1,4 +1,4 @@
-"""The context of a `chunk_fused.py` that launches kernels over the rows of tokens, which it evaluates first."""
+"""The context of a `chunk.py` that launches kernels over the rows of tokens, which it evaluates first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flagen.plan.schedule import declared_names
 
 
 def expanded_launcher_context(plan: ExpandedPlan, program: Program) -> Mapping[str, object]:
-    """Every value `triton/chunk_fused.py.j2` uses; `program`: the kernels over the rows."""
+    """Every value `triton/chunk.py.j2` uses; `program`: the kernels over the rows."""
     spec, nf = plan.spec, plan.normal_form
     scope = ReadScope(spec, nf.reads)
     read, output = RowPrinter(nf, scope.printer()), scope.printer()

@@ -1,4 +1,4 @@
-"""The contexts of kernels, and that of `kernels.py`, which has the recurrent one."""
+"""The contexts of kernels, and that of `fused_recurrent_kernels.py`, which has the recurrent one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def function_context(
 
 
 def kernel_context(plan: FusedPlan, program: Program) -> Mapping[str, object]:
-    """Every value `triton/kernels.py.j2` uses."""
+    """Every value `triton/fused_recurrent_kernels.py.j2` uses."""
     (kernel,) = program.kernels
     docs = Docs(
         "Walk one sequence of one value head from its first token to its last.",

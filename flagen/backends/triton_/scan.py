@@ -13,14 +13,14 @@ from flagen.plan.scan_kernel import ScanKernelPlan
 def scan_kernel_renderings(
     plan: ScanKernelPlan, backward: ScanBackwardPlan, program: Program, back: Program
 ) -> tuple[Rendering, ...]:
-    """`chunk_fused.py`, `chunk_backward.py` and their kernels, of a package or of a part of one.
+    """`chunk.py`, `chunk_backward.py` and their kernels, of a package or of a part of one.
 
     Beside one another and `.chunk` (see `flagen.backends.torch_.scan`), they import `.arguments` and `.operators`.
     """
     kernels, launcher = "triton/scan_kernels.py.j2", scan_launcher_context(plan, backward, program, back)
     return (
         Rendering("chunk_kernels.py", kernels, scan_kernel_context(plan, backward, program)),
-        Rendering("chunk_fused.py", "triton/scan_fused.py.j2", launcher),
+        Rendering("chunk.py", "triton/scan.py.j2", launcher),
         Rendering("chunk_backward_kernels.py", kernels, scan_backward_context(backward, back)),
         Rendering("chunk_backward.py", "triton/scan_backward.py.j2", scan_backward_launcher_context(backward, back)),
     )

@@ -1,4 +1,4 @@
-"""The contexts of `chunk_fused.py` and `chunk_backward.py` where states are elementwise scans."""
+"""The contexts of `chunk.py` and `chunk_backward.py` where states are elementwise scans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The context of `chunk_fused.py` where a spec runs in stages: their functions, one after another."""
+"""The context of `chunk.py` where a spec runs in stages: their functions, one after another."""
 
 from __future__ import annotations
 
