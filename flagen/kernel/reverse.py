@@ -31,8 +31,6 @@ from flagen.plan import backward_actions as actions
 from flagen.plan.backward_actions import Action
 from flagen.plan.free_names import final_name, free_name, initial_name
 from flagen.plan.reverse_mode import Carried, ReversePlan
-from flagen.plan.tiles import MAX_DIMS
-from flagen.spec.model import Dims, Input, Param
 
 
 class StateArrays:
@@ -206,21 +204,5 @@ def stages_back(plan: ReversePlan) -> int:
     old.
     """
     split = plan.forward.split
-    whole = split is None or any(split.dim not in dims for dims in held_tiles(plan))
-    return 1 if whole or matrix_dims(plan) or plan.stored_by_step else 2
-
-
-def held_tiles(plan: ReversePlan) -> list[Dims]:
-    """The tiles that a program holds at one time, of those with the most dims: a state before and after a statement and
-    its gradient; an input or param and its gradient."""
-    spec = plan.forward.spec
-    tiles = [state.dims for state in spec.states for _ in range(3)]
-    declared: tuple[Input | Param, ...] = (*spec.inputs, *spec.params)
-    tiles += [decl.dims for decl in declared if len(decl.dims) == MAX_DIMS for _ in range(2)]
-    most = max(len(dims) for dims in tiles)
-    return [dims for dims in tiles if len(dims) == most]
-
-
-def matrix_dims(plan: ReversePlan) -> frozenset[str]:
-    """Dims of the operands of matrix products."""
-    return plan.matrix_dims | plan.forward.matrix_dims
+    whole = split is None or any(split.dim not in dims for dims in plan.held_tiles)
+    return 1 if whole or plan.matrix_dims or plan.stored_by_step else 2

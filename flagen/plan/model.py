@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from flagen.algebra import Derivation
 from flagen.algebra.staged import Stage, StagedForm
@@ -19,11 +20,13 @@ from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.layer import LayerPlan
+from flagen.plan.recurrent_tiling import fused_backward_tiling, fused_tiling, reverse_mode_tiling, scan_tiling
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
+from flagen.plan.tiling import Tiling, gradients_tiling, reverse_tiling, tiling
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Name, Spec, walk
 
@@ -47,18 +50,55 @@ class Plan:
         """The plan as text, a section a form."""
         sections = [
             ("naive_chunk", self.chunk.dump()),
-            ("fused_recurrent", self.fused.dump()),
-            ("fused_recurrent_backward", self.fused_backward.dump()),
+            ("fused_recurrent", _dumped(self.fused)),
+            ("fused_recurrent_backward", _dumped(self.fused_backward)),
         ]
         if self.chunk_kernel is not self.chunk:
-            sections += [("chunk", self.chunk_kernel.dump()), ("chunk_backward", self.chunk_backward.dump())]
+            sections += [("chunk", _dumped(self.chunk_kernel)), ("chunk_backward", _dumped(self.chunk_backward))]
         if self.layer is not None:
             sections.append(("layer", self.layer.dump()))
         return "\n\n".join(f"{name}_{self.spec.name}\n{text}" for name, text in sections)
 
     def chunk_dump(self) -> str:
         """The plans of the forms by chunks alone: all that a stage has."""
-        return "\n".join((self.chunk.dump(), self.chunk_kernel.dump(), self.chunk_backward.dump()))
+        return "\n".join((self.chunk.dump(), _dumped(self.chunk_kernel), _dumped(self.chunk_backward)))
+
+
+def _dumped(form: object) -> str:
+    """A form as text, then the rules for its tiles and warps."""
+    assert isinstance(form, _Dumped)
+    return "\n".join((form.dump(), *(rule.dump() for rule in tilings(form))))
+
+
+@runtime_checkable
+class _Dumped(Protocol):
+    def dump(self) -> str: ...
+
+
+def tilings(form: object) -> tuple[Tiling, ...]:
+    """The rules for the tiles and warps of a form's kernels; of stages each has its own."""
+    match form:
+        case FusedPlan():
+            return (fused_tiling(form),)
+        case FusedBackwardPlan():
+            return (fused_backward_tiling(form),)
+        case ReversePlan():
+            return (reverse_mode_tiling(form),)
+        case ExpandedPlan(kernels=kernels):
+            return tilings(kernels)
+        case ChunkKernelPlan() | KeyKernelPlan():
+            return (tiling(form),)
+        case RightBackwardPlan(turned=turned):
+            return tilings(turned)
+        case ChunkBackwardPlan() if (reverse := reverse_tiling(form)) is not None:
+            return reverse, gradients_tiling(form)
+        case ChunkBackwardPlan() | KeyBackwardPlan():
+            return (gradients_tiling(form),)
+        case ScanKernelPlan():
+            return (scan_tiling(form, backward=False),)
+        case ScanBackwardPlan(forward=forward):
+            return (scan_tiling(forward, backward=True),)
+    return ()
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from flagen.plan.padding import PaddingRules
 from flagen.plan.parts import with_parts
 from flagen.plan.schedule import OUTPUT, Load, Schedule, Set, fresh
 from flagen.plan.schedule import Steps as ForwardSteps
-from flagen.plan.tiles import Head, Masked, MatMul, StateTile, Tile, Value, rebuild, tiles_in
+from flagen.plan.tiles import MAX_DIMS, Head, Masked, MatMul, StateTile, Tile, Value, rebuild, tiles_in
 from flagen.spec.model import Dims, Input, Param, Spec, State
 
 
@@ -98,7 +98,18 @@ class ReversePlan:
     def matrix_dims(self) -> frozenset[str]:
         """Dims of the operands of matrix products, which want blocks of a least size."""
         products = (tile for tile in self.gradients.tiles() if isinstance(tile, MatMul))
-        return frozenset(dim for product in products for dim in (*product.dims, product.dim))
+        return self.forward.matrix_dims.union(dim for product in products for dim in (*product.dims, product.dim))
+
+    @property
+    def held_tiles(self) -> list[Dims]:
+        """The tiles that a program holds at one time, of those with the most dims: a state before and after a statement
+        and its gradient; an input or param and its gradient."""
+        spec = self.forward.spec
+        tiles = [state.dims for state in spec.states for _ in range(3)]
+        declared: tuple[Input | Param, ...] = (*spec.inputs, *spec.params)
+        tiles += [decl.dims for decl in declared if len(decl.dims) == MAX_DIMS for _ in range(2)]
+        most = max(len(dims) for dims in tiles)
+        return [dims for dims in tiles if len(dims) == most]
 
     def dump(self) -> str:
         """The plan as text: what each kernel does."""

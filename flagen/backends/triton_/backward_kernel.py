@@ -9,9 +9,10 @@ from flagen.backends.triton_.chunk_printer import ChunkPrinter
 from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.kernel import function_context
 from flagen.backends.triton_.launched import routine_context, title_of
+from flagen.backends.triton_.tiling_printer import tiling_context
 from flagen.kernel.ir import Program, Routine, routines_in
-from flagen.kernel.rows import steps_symbol
 from flagen.plan.chunk_backward import ChunkBackwardPlan
+from flagen.plan.tiling import gradients_tiling, reverse_tiling
 
 
 def backward_kernel_contexts(plan: ChunkBackwardPlan, program: Program) -> Mapping[str, Mapping[str, object]]:
@@ -23,18 +24,12 @@ def backward_kernel_contexts(plan: ChunkBackwardPlan, program: Program) -> Mappi
     }
 
 
-def tiles_reverse(plan: ChunkBackwardPlan) -> bool:
-    """Whether the walk in reverse has tiles of its own: it computes scores, of as many tokens as rows."""
-    return plan.rows.delta is not None and not steps_symbol(plan.rows)
-
-
 def _walks_context(plan: ChunkBackwardPlan, program: Program) -> Mapping[str, object]:
     docs = {"kept_states": states_docs(plan), "reverse": reverse_docs(plan)}
-    kernels = [program.kernel(name) for name in docs]
+    kernels, of_reverse = [program.kernel(name) for name in docs], reverse_tiling(plan)
     return {
         **_shared_context(plan),
-        "key": plan.rows.key,
-        "tiles_reverse": tiles_reverse(plan),
+        "tiling": None if of_reverse is None else tiling_context(of_reverse),
         "routines": [routine_context(kernel, routine) for kernel in kernels for routine in routines_in(kernel.body)],
         "kernels": [
             function_context(title_of(program, kernel.name), kernel, docs[kernel.name], ChunkPrinter)
@@ -57,17 +52,12 @@ def _across(program: Program) -> list[Routine]:
 
 
 def _gradients_context(plan: ChunkBackwardPlan, program: Program) -> Mapping[str, object]:
-    rows, kernel = plan.rows, program.kernel("gradients")
+    kernel = program.kernel("gradients")
     return {
         **_shared_context(plan),
-        "key": rows.key,
-        "value": rows.value,
-        "steps": kernel.steps,
+        "tiling": tiling_context(gradients_tiling(plan)),
         "across": sorted(routine.name for routine in _across(program)),
         "kernel": function_context(title_of(program, kernel.name), kernel, gradients_docs(plan), ChunkPrinter),
-        "whole_keys": plan.whole_keys,
-        "prepared": rows.prepare is not None,
-        "crowded": rows.crowded,
     }
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagen.backends.signature import Parameter, parameters
-from flagen.backends.triton_.backward_kernel import tiles_reverse
 from flagen.backends.triton_.chunk_launcher import (
     Launch,
     chunk_launcher_context,
@@ -26,6 +25,7 @@ from flagen.plan.chunk_kernel import Rider
 from flagen.plan.free_names import final_of, free_name
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.schedule import declared_names
+from flagen.plan.tiling import tiles_reverse
 
 
 def backward_launcher_context(

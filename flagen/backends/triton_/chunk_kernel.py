@@ -9,9 +9,10 @@ from flagen.backends.triton_.chunk_printer import ChunkPrinter
 from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.kernel import Docs, function_context
 from flagen.backends.triton_.launched import title_of
+from flagen.backends.triton_.tiling_printer import tiling_context
 from flagen.kernel.ir import Program
-from flagen.kernel.rows import steps_symbol
 from flagen.plan.chunk_kernel import ChunkKernelPlan
+from flagen.plan.tiling import tiling
 
 
 def chunk_kernel_context(plan: ChunkKernelPlan, program: Program, *, keeps: bool) -> Mapping[str, object]:
@@ -19,14 +20,8 @@ def chunk_kernel_context(plan: ChunkKernelPlan, program: Program, *, keeps: bool
     docs = {"": walk_docs(plan, keeps=keeps), "states": states_docs(plan), "output": output_docs(plan)}
     return {
         "name": plan.spec.name,
-        "key": plan.key,
-        "value": plan.value,
-        "steps": steps_symbol(plan),
         "device": OF_CHUNKS,
-        "prepares": plan.prepare is not None,
-        "crowded": plan.crowded,
-        "reflects": plan.delta is not None and not plan.contracts,
-        "widest": "32 if single else 64" if plan.delta is None else f"32 if single or {plan.key} > 128 else 64",
+        "tiling": tiling_context(tiling(plan)),
         "kernels": [_function(program, name, said) for name, said in docs.items()],
     }
 

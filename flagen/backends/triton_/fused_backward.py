@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flagen.backends.torch_.common import equations
-from flagen.backends.triton_ import fused_backward_config, reverse_config
 from flagen.backends.triton_.describe import listed
 from flagen.backends.triton_.device import OF_A_TOKEN
 from flagen.backends.triton_.fused_backward_describe import docs, row_lines
 from flagen.backends.triton_.kernel import Docs, function_context
+from flagen.backends.triton_.tiling_printer import tiling_context
 from flagen.kernel.ir import Kernel, Program
 from flagen.plan.fused_backward import FusedBackwardPlan
+from flagen.plan.recurrent_tiling import fused_backward_tiling, reverse_mode_tiling
 from flagen.plan.reverse_mode import ReversePlan
 
 
@@ -24,11 +25,8 @@ def backward_kernels_context(plan: FusedBackwardPlan, program: Program) -> Mappi
     """Every value `triton/fused_recurrent_backward_kernels.py.j2` uses."""
     return {
         "name": plan.forward.spec.name,
-        "key": plan.key,
-        "value": plan.value,
-        "sizes": plan.forward.spec.dims,
         "device": OF_A_TOKEN,
-        "config": list(fused_backward_config.config_lines(plan)),
+        "tiling": tiling_context(fused_backward_tiling(plan)),
         "kernels": [
             function_context(title_of(program, kernel), kernel, docs(plan, kernel.name)) for kernel in program.kernels
         ],
@@ -40,9 +38,8 @@ def reverse_kernels_context(plan: ReversePlan, program: Program) -> Mapping[str,
     """Every value `triton/reverse_kernels.py.j2` uses."""
     return {
         "name": plan.forward.spec.name,
-        "sizes": plan.forward.order,
         "device": OF_A_TOKEN,
-        "config": list(reverse_config.config_lines(plan)),
+        "tiling": tiling_context(reverse_mode_tiling(plan)),
         "kernels": [
             function_context(title_of(program, kernel), kernel, _reverse_docs(plan, kernel.name))
             for kernel in program.kernels

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flagen.backends.torch_.common import equations
-from flagen.backends.triton_.config import config_lines
 from flagen.backends.triton_.describe import ownership, traffic
 from flagen.backends.triton_.device import OF_A_TOKEN
 from flagen.backends.triton_.kernel_printer import KernelPrinter
+from flagen.backends.triton_.tiling_printer import tiling_context
 from flagen.kernel.ir import Kernel, Program
 from flagen.plan.fused import FusedPlan
+from flagen.plan.recurrent_tiling import fused_tiling
 from flagen.spec.model import Spec
 
 
@@ -53,8 +54,7 @@ def kernel_context(plan: FusedPlan, program: Program) -> Mapping[str, object]:
     return {
         "name": plan.spec.name,
         "device": OF_A_TOKEN,
-        "config": list(config_lines(plan)),
-        "sizes": plan.order,
+        "tiling": tiling_context(fused_tiling(plan)),
         "kernel": function_context(f"{program.name}_kernel", kernel, docs),
     }
 

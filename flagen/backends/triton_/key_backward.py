@@ -28,12 +28,14 @@ from flagen.backends.triton_.key_describe import (
     walk_docs,
 )
 from flagen.backends.triton_.launched import Launchable, Launched, title_of
+from flagen.backends.triton_.tiling_printer import tiling_context
 from flagen.kernel.ir import Program
 from flagen.kernel.key_backward import KEEPING
 from flagen.kernel.key_rows import matrices, scores_of
 from flagen.plan.backward_levels import R_GRADIENT
 from flagen.plan.free_names import final_of
 from flagen.plan.key_backward import KeyBackwardPlan
+from flagen.plan.tiling import gradients_tiling
 
 Contexts = Mapping[str, tuple[str, Mapping[str, object]]]
 """The template of each file and every value that it uses, by the file's module."""
@@ -55,12 +57,8 @@ def kernel_contexts(plan: KeyBackwardPlan, forward: Program, program: Program) -
     }
     known = {
         "name": plan.forward.spec.name,
-        "key": plan.forward.key,
-        "value": plan.forward.value,
         "device": OF_CHUNKS,
-        "whole_keys": plan.whole_keys,
-        "additive": plan.forward.delta is None,
-        "folded": plan.prepares,
+        "tiling": tiling_context(gradients_tiling(plan)),
     }
     used = {"prepare": ("name", "device"), "walks": tuple(known), "gradients": ("name", "device")}
     return {

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from flagen.backends.torch_.common import equations
 from flagen.backends.triton_.device import OF_SCANS
 from flagen.backends.triton_.kernel import Docs, function_context
-from flagen.backends.triton_.scan_config import config_lines
 from flagen.backends.triton_.scan_describe import ownership, reverse_lines, traffic, traffic_back
+from flagen.backends.triton_.tiling_printer import tiling_context
 from flagen.kernel.ir import Program
+from flagen.plan.recurrent_tiling import scan_tiling
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 
@@ -40,7 +41,6 @@ def _context(plan: ScanKernelPlan, program: Program, docs: Docs, *, backward: bo
     (kernel,) = program.kernels
     return {
         "device": OF_SCANS,
-        "sizes": kernel.dims,
-        "config": list(config_lines(plan, backward=backward)),
+        "tiling": tiling_context(scan_tiling(plan, backward=backward)),
         "kernel": function_context(f"{program.name}_kernel", kernel, docs),
     }
