@@ -34,6 +34,9 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     # Tests run two at a time, on two cores; PyTorch reads this when it is imported, here and in what tests start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Tests start flagen some hundred times: compiled afresh, as where no bytecode is kept, each start takes half a second
+    # more.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Triton reads this when it is imported: one process has either the interpreter or the compiler.
     if not _only_gpu_tests(config):
         os.environ.setdefault("TRITON_INTERPRET", "1")
