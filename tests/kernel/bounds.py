@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 import z3
@@ -45,7 +46,6 @@ from flagen.kernel.ir import (
 
 Number = z3.ArithRef
 Fact = z3.BoolRef
-Renaming = Callable[[z3.ExprRef], z3.ExprRef]
 
 _TIMEOUT_MS = 10_000
 WIDE: frozenset[Space] = frozenset({"sequence", "segment", "chunk", "counted_chunk", "slot", "token", "row"})
@@ -59,6 +59,10 @@ class Stretch:
     number: Number
     start: Number
     end: Number
+
+    @property
+    def numbers(self) -> tuple[Number, Number, Number]:
+        return self.number, self.start, self.end
 
     def before(self, other: Stretch) -> Fact:
         return z3.Implies(self.number < other.number, self.end <= other.start)
@@ -96,6 +100,17 @@ class Touch:
     unmasked: tuple[Fact, ...]
 
 
+@dataclass(frozen=True)
+class _Stands:
+    """Where a program stands that touches an element: what holds there, the element, what tells programs apart, and
+    what follows one another."""
+
+    facts: tuple[Fact, ...]
+    at: tuple[Number, ...]
+    grid: tuple[Number, ...]
+    stretches: tuple[Stretch, ...]
+
+
 @dataclass
 class Bounds:
     """What can be proved of a kernel, and what cannot."""
@@ -103,13 +118,15 @@ class Bounds:
     kernel: Kernel
     arrays: Collection[str] | None = None
     """The arrays that are asked about; all of them by default."""
+    asked: Access | None = None
+    """The access that is, up to the first refusal, if not each of theirs is."""
     proved: int = 0
     refused: list[str] = field(default_factory=list)
     touches: list[Touch] = field(default_factory=list)
     _own: list[tuple[Number, Number]] = field(default_factory=list)
     """Numbers of a program, and the same of another one."""
-    _others: dict[int, tuple[z3.ExprRef, z3.ExprRef]] = field(default_factory=dict)
-    """What is the same of another program, by the identity of an expression, which stays its own while it is here."""
+    _others: dict[int, _Stands] = field(default_factory=dict)
+    """Where other programs stand, by the identity of what they touch."""
 
     def __post_init__(self) -> None:
         self.size = {
@@ -120,12 +137,16 @@ class Bounds:
         self.lanes_of = {dim: z3.Int(f"BLOCK_{dim}") for dim in self.kernel.order}
         program = self._program()
         self._walk(self.kernel.body, program)
-        for touch in self.touches:
-            self._within(touch)
+        for claim, touches in self._claims():
+            if self.asked is None or (self.asked in [touch.access for touch in touches] and not self.refused):
+                claim(*touches)
+
+    def _claims(self) -> Iterator[tuple[Callable[..., None], tuple[Touch, ...]]]:
+        yield from ((self._within, (touch,)) for touch in self.touches)
         for number, touch in enumerate(self.touches):
             for other in self.touches[number:]:
                 if (touch.stores or other.stores) and touch.access.array.name == other.access.array.name:
-                    self._apart(touch, other)
+                    yield self._apart, (touch, other)
 
     # --------------------------------------------------------------------------------------------------------- program
 
@@ -294,18 +315,32 @@ class Bounds:
 
     def _apart(self, touch: Touch, other: Touch) -> None:
         """No other program touches the element that one does, where one of the two stores."""
-        of_other = self._of_other
-        facts = [*touch.facts, *touch.unmasked, *map(of_other, (*other.facts, *other.unmasked))]
-        facts += self._order(touch.place, other.place, of_other)
-        same = [x == of_other(y) for x, y in zip(touch.at, other.at, strict=True)]
-        another = z3.Or(*(x != of_other(x) for x in self._grid(touch.place)))
-        self._claim(f"{touch.access.array.name} is met by two programs", (*facts, another), z3.Not(z3.And(*same)))
+        here, there = self._stands(touch), self._of_other(other)
+        facts = [*here.facts, *there.facts]
+        for one, two in zip(
+            here.stretches, there.stretches, strict=False
+        ):  # Where only one has a last one, it is left.
+            facts += (one.before(two), two.before(one), one.same(two))
+        facts.append(z3.Or(*(x != y for x, y in zip(here.grid, there.grid, strict=True))))
+        same = z3.And(*(x == y for x, y in zip(here.at, there.at, strict=True)))
+        self._claim(f"{touch.access.array.name} is met by two programs", facts, z3.Not(same))
 
-    def _of_other(self, x: z3.ExprRef) -> z3.ExprRef:
-        """The same of another program."""
-        if x.get_id() not in self._others:
-            self._others[x.get_id()] = x, z3.substitute(x, *self._own)
-        return self._others[x.get_id()][1]
+    def _stands(self, touch: Touch) -> _Stands:
+        stretches, grid = tuple(self._stretches(touch.place)), tuple(self._grid(touch.place))
+        return _Stands((*touch.facts, *touch.unmasked), touch.at, grid, stretches)
+
+    def _of_other(self, touch: Touch) -> _Stands:
+        """Where another program stands that touches the same: all in one expression, for it takes time to go through
+        one."""
+        if id(touch) not in self._others:
+            own = self._stands(touch)
+            parts = [*own.facts, *own.at, *own.grid, *(x for each in own.stretches for x in each.numbers)]
+            together = z3.Function("together", *(x.sort() for x in parts), z3.BoolSort())
+            found = iter(z3.substitute(together(*parts), *self._own).children())
+            facts, at, grid = (tuple(islice(found, len(each))) for each in (own.facts, own.at, own.grid))
+            stretches = tuple(Stretch(*islice(found, 3)) for _ in own.stretches)
+            self._others[id(touch)] = _Stands(facts, at, grid, stretches)
+        return self._others[id(touch)]
 
     def _grid(self, place: Place) -> Iterator[Number]:
         """What tells programs apart."""
@@ -313,23 +348,17 @@ class Bounds:
         if self.kernel.run == "segment":
             yield place.at["segment"]
 
-    def _order(self, place: Place, other: Place, of_other: Renaming) -> Iterator[Fact]:
-        """How sequences, segments and blocks of two programs follow one another."""
-        here, there = self.sequence, stretch_of(self.sequence, of_other)
-        yield from (here.before(there), there.before(here), here.same(there))
-        # The segments of a sequence, too, come after those of the ones before.
-        segments = Stretch(here.number, self.first, self.first + self.count)
-        theirs = stretch_of(segments, of_other)
-        yield from (segments.before(theirs), theirs.before(segments), segments.same(theirs))
-        # As do the rows of its chunks.
-        one, two = self.chunks, stretch_of(self.chunks, of_other)
-        yield from (one.before(two), two.before(one), one.same(two))
-        block = Stretch(self.block, self.base, self.base + self.lanes_of.get(self.kernel.block_of or "", z3.IntVal(1)))
-        others = stretch_of(block, of_other)
-        yield from (block.before(others), others.before(block), block.same(others))
-        if place.segment is not None and other.segment is not None:
-            one, two = place.segment, stretch_of(other.segment, of_other)
-            yield from (one.before(two), two.before(one), one.same(two))
+    def _stretches(self, place: Place) -> Iterator[Stretch]:
+        """What follows one another: sequences, their segments and rows of chunks, blocks; segments of one."""
+        number = self.sequence.number
+        yield from (self.sequence, Stretch(number, self.first, self.first + self.count), self.chunks, self._block)
+        if place.segment is not None:
+            yield place.segment
+
+    @property
+    def _block(self) -> Stretch:
+        lanes = self.lanes_of.get(self.kernel.block_of or "", z3.IntVal(1))
+        return Stretch(self.block, self.base, self.base + lanes)
 
     def _claim(self, refused: str, facts: Sequence[Fact], claim: Fact) -> None:
         match verdict(facts, claim):
@@ -350,10 +379,6 @@ def fits(access: Access) -> bool:
 def from_zero(x: Number, extent: Number) -> tuple[Fact, Fact]:
     """x is one of 0 to `extent`."""
     return x >= 0, x < extent
-
-
-def stretch_of(stretch: Stretch, renamed: Renaming) -> Stretch:
-    return Stretch(renamed(stretch.number), renamed(stretch.start), renamed(stretch.end))
 
 
 # -------------------------------------------------------------------------------------------------------------- lemmas
@@ -416,14 +441,22 @@ Verdict = Literal["follows", "does not follow", "nothing can be there", "not kno
 
 def verdict(facts: Sequence[Fact], claim: Fact) -> Verdict:
     """Whether a claim follows from facts, which have to be possible: from what cannot be, everything does."""
-    key = _renumbered(z3.And(*facts, claim).sexpr()), len(facts)
+    key = _renumbered("\n".join(map(_text, (*facts, claim))))
     if key not in _KNOWN:
         _KNOWN[key] = _verdict(facts, claim)
     return _KNOWN[key]
 
 
-_KNOWN: dict[tuple[str, int], Verdict] = {}
+_KNOWN: dict[str, Verdict] = {}
 """What is known by now: many an access is like one in another place, or kernel."""
+_TEXTS: dict[int, tuple[Fact, str]] = {}
+"""How expressions are written, by their identity, which they keep for as long as they are here."""
+
+
+def _text(fact: Fact) -> str:
+    if fact.get_id() not in _TEXTS:
+        _TEXTS[fact.get_id()] = fact, fact.sexpr()
+    return _TEXTS[fact.get_id()][1]
 
 
 def _renumbered(text: str) -> str:
@@ -436,11 +469,13 @@ def _verdict(facts: Sequence[Fact], claim: Fact) -> Verdict:
     solver = z3.Solver()
     solver.set("timeout", _TIMEOUT_MS)
     solver.add(*facts)
-    possible = solver.check()
+    solver.push()
     solver.add(z3.Not(claim))
     answer = solver.check()
-    if z3.unknown in (possible, answer):
-        return "not known"
-    if possible == z3.unsat:
-        return "nothing can be there"
-    return "follows" if answer == z3.unsat else "does not follow"
+    if answer != z3.unsat:
+        return "does not follow" if answer == z3.sat else "not known"
+    solver.pop()
+    possible = solver.check()
+    if possible == z3.sat:
+        return "follows"
+    return "nothing can be there" if possible == z3.unsat else "not known"

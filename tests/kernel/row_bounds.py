@@ -48,7 +48,7 @@ from flagen.plan.tiles import (
     Value,
     Whole,
 )
-from tests.kernel.bounds import Bounds, Fact, Number, Place, Renaming, Stretch, Touch, from_zero, stretch_of
+from tests.kernel.bounds import Bounds, Fact, Number, Place, Stretch, Touch, from_zero
 
 AXES = (TOKEN, ROW, BETWEEN, WRITTEN)
 """Those that rows of a chunk lie along."""
@@ -220,10 +220,19 @@ class RowBounds(Bounds):
         except Unplaced as what:
             self.refused.append(f"{access.array.name}: {what}")
             return
+        facts = (*place.facts, *lanes.facts)
+        if "slot" in access.array.spaces:
+            self._claim(f"{access.array.name} has another slot", (*facts, *unmasked), self._in_slot(place))
         at, extents = zip(*there, strict=True)
-        self.touches.append(Touch(access, stores, place, at, extents, (*place.facts, *lanes.facts), unmasked))
+        self.touches.append(Touch(access, stores, place, at, extents, facts, unmasked))
 
     # ---------------------------------------------------------------------------------------------------------- claims
+
+    def _in_slot(self, place: AtChunk) -> Fact:
+        """A slot is counted in one way where it is stored, and in another where it is loaded."""
+        assert place.tokens is not None
+        first, within = self.chunks.start + self.sequence.number, place.tokens.number - self.chunks.start
+        return place.at["slot"] == first / 2 + within / 2
 
     def _grid(self, place: Place) -> Iterator[Number]:
         assert isinstance(place, AtChunk)
@@ -231,18 +240,16 @@ class RowBounds(Bounds):
         yield self.sequence.number
         if self.kernel.block_of is not None:
             yield self.block
-        if self.own_tokens is not None:
-            yield self.own_tokens.number
+        # A program that walks meets itself at another chunk.
+        tokens = self.own_tokens or place.tokens
+        if tokens is not None:
+            yield tokens.number
 
-    def _order(self, place: Place, other: Place, of_other: Renaming) -> Iterator[Fact]:
+    def _stretches(self, place: Place) -> Iterator[Stretch]:
         assert isinstance(place, AtChunk)
-        assert isinstance(other, AtChunk)
-        block = Stretch(self.block, self.base, self.base + self.lanes_of.get(self.kernel.block_of or "", z3.IntVal(1)))
-        pairs = [(each, stretch_of(each, of_other)) for each in (self.sequence, self.chunks, self.group, block)]
-        if place.tokens is not None and other.tokens is not None:
-            pairs.append((place.tokens, stretch_of(other.tokens, of_other)))
-        for here, there in pairs:
-            yield from (here.before(there), there.before(here), here.same(there))
+        yield from (self.sequence, self.chunks, self.group, self._block)
+        if place.tokens is not None:
+            yield place.tokens
 
 
 class _Lanes:
@@ -299,17 +306,15 @@ class _Lanes:
 
     def of_row(self, access: Access) -> Iterator[tuple[Number, Number]]:
         """Where its row is in each space, and how many there are."""
-        if tuple(index.space for index in access.at) != access.array.spaces:
-            raise Unplaced("coordinates of other spaces")
-        extents, bounds = self._extents(), self.bounds
-        for index in access.at:
-            if index.space == "row":
-                if index.axis != ROW:
+        extents, size = self._extents(), self.bounds.size
+        for space, index in zip(access.array.spaces, access.at, strict=True):
+            if space == "row":
+                if index != Index("row", axis=ROW):
                     raise Unplaced("no row")
-                yield self.token(ROW), bounds.size["TOKENS"]
-                yield self.row()[1], bounds.size["STEPS"]
+                yield self.token(ROW), size["TOKENS"]
+                yield self.row()[1], size["STEPS"]
             else:
-                yield self._coordinate(index), extents[index.space]
+                yield self._coordinate(index), extents[space]
 
     def _coordinate(self, index: Index) -> Number:
         if index.number is not None:
