@@ -96,7 +96,7 @@ class PrintedRows:
                 return start + self._lane(TOKEN, access)
             case "token" if index.axis == ROW:
                 step = name(self.kernel.steps)
-                if access.array.spaces and self.kernel.addresses == "from start":
+                if access.address == "from start":
                     return start + self._lane(ROW, access) // step
                 return (start * step + self._lane(ROW, access)) // step
             case "row" if index.axis == ROW:
