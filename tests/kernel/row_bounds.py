@@ -30,6 +30,7 @@ from flagen.kernel.ir import (
     Space,
     Statement,
     Store,
+    accesses_in,
     statements_in,
 )
 from flagen.plan.rows import BETWEEN, ROW, TOKEN, WRITTEN
@@ -161,6 +162,8 @@ class RowBounds(Bounds):
                     self._touch(source, place, stores=False)
                 case Store(target):
                     self._touch(target, place, stores=True)
+                case Loop() | If() | Apply() if not self._concerns(statement):
+                    pass
                 case Loop(_, inner):
                     self._walk(inner, self._turn(statement, place.without(_assigned(inner))))
                 case If(conditions, then, otherwise):
@@ -170,6 +173,10 @@ class RowBounds(Bounds):
                 case Apply(routine):
                     self._walk(routine.body, self._in_routine(routine, place))
             place = place.without(_assigned((statement,)))
+
+    def _concerns(self, statement: Statement) -> bool:
+        """Whether it has to do with arrays that are asked about."""
+        return self.arrays is None or any(access.array.name in self.arrays for access in accesses_in((statement,)))
 
     def _in_routine(self, routine: Routine, place: AtChunk) -> AtChunk:
         """A routine knows where it stands from what it is told, and has all lanes of dims that it is not told of."""

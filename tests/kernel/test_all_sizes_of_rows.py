@@ -15,7 +15,7 @@ from tests.kernel.test_all_sizes import SPECS, lowered
 from tests.tiers import REPRESENTATIVES, exhaustive, variants
 
 MISTAKEN = "linear_attn_normalized"
-"""That mistakes are always made in: it has all ways to mask but those of micro-steps, and shares of blocks."""
+"""That mistakes are always made in: it has ends, masks, shares of blocks, neighbours; micro-steps have places, too."""
 
 
 def rows_in(programs: Programs) -> Iterator[Kernel]:

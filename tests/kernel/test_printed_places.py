@@ -214,6 +214,16 @@ def test_a_quotient_by_a_product_is_that_by_its_factors() -> None:
     assert verdict(facts, both == second) == "follows"
 
 
+def test_a_row_is_a_micro_step_of_a_token() -> None:
+    """As its lane is: so a row is of a token before the end where it is before the end of rows."""
+    steps, start, end, lane, token, step = z3.Ints("steps start end lane token step")
+    facts = [steps >= 1, start >= 0, lane >= 0, lane == token * steps + step, *from_zero(step, steps)]
+    row = start * steps + lane
+    assert verdict(facts, row == (start + token) * steps + step) == "follows"
+    assert verdict(facts, z3.And(token >= 0, token <= lane)) == "follows"
+    assert verdict(facts, (row < end * steps) == (start + token < end)) == "follows"
+
+
 @variants(sorted(SPECS))
 @pytest.mark.parametrize("packed", [False, True], ids=["a batch", "packed"])
 def test_a_program_stands_where_it_is_taken_to_be(name: str, packed: bool) -> None:
@@ -233,7 +243,7 @@ MISTAKES = {
     "an earlier chunk that is none": (r"^( *first = .*)$", r"\1 - TOKENS"),
     "a later chunk that is none": (r"tl\.minimum\(first \+ TOKENS", "tl.maximum(first + TOKENS"),
     "a later chunk of another slot": (r"\(first \+ TOKENS,", "(first + 2 * TOKENS,"),
-    "chunks of one token more": (r"tl\.cdiv\(T, TOKENS\)", "tl.cdiv(T, TOKENS + 1)"),
+    "only full chunks": (r"tl\.cdiv\(T, TOKENS\)", "T // TOKENS"),
 }
 
 
