@@ -3,6 +3,7 @@
 A chunk is a stretch of tokens, its number one of those of its sequence, and a row of it the micro-step of a token: what
 is counted by rows has two coordinates. What an access says of its lanes (where they are, where they end, which there
 are) is evaluated for one of them; a name is what it was last given, and anything where that is no matter of sizes.
+That this is what is printed, and where programs stand, is shown by `test_printed_rows` and `test_printed_places`.
 """
 
 from __future__ import annotations

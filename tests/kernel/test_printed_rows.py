@@ -1,4 +1,10 @@
-"""What kernels over rows have printed is where `RowBounds` takes their accesses to be, in as many bits as it needs."""
+"""What kernels over rows have printed is where `RowBounds` takes their accesses to be, in as many bits as it needs.
+
+Parts in 32 bits are shown to be less than the number of elements that the rows of a chunk have of an array, all heads
+together, or of those of one of its rows, if these are no tokens'. It is taken for granted that they are fewer than 2^31
+(64 rows of 256 elements: 131,071 heads), and that sequences of a batch do not have between 2^31 - `CHUNK` and 2^31
+tokens: `tl.cdiv` counts their chunks in 32 bits.
+"""
 
 from __future__ import annotations
 
