@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from flagen.kernel.ir import Access, Apply, If, Index, Kernel, Load, Loop, Statement, Store
-from flagen.plan.tiles import Arithmetic, Tile, Whole
+from flagen.plan.tiles import Arithmetic, Product, Tile, Whole
 
 Kind = Literal["bound", "end", "place", "where", "coordinate"]
 
@@ -77,8 +77,8 @@ def _changed(access: Access, *, stores: bool) -> Iterator[tuple[Kind, Access]]:
             yield "end", replace(access, ends=others)
     for number, (dim, place) in enumerate(access.places):
         others = (*access.places[:number], *access.places[number + 1 :])
-        yield "place", replace(access, places=(*others, (dim, _and_one(place))))
-    if access.where is not None:
+        yield "place", replace(access, places=(*others, (dim, Product((place, Whole(2)), place.dims))))
+    if access.where is not None and (stores or access.places):
         yield "where", replace(access, where=None)
     for number, index in enumerate(access.at):
         indices = [other for other in access.at if other != index]
