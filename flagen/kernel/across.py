@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from flagen.kernel.backward_rows import COLUMN_STATE_GRADIENT, STATE_GRADIENT, BackwardRows
-from flagen.kernel.ir import Array, Let, Life, Load, Routine, Statement
+from flagen.kernel.ir import Access, Array, Let, Life, Load, Routine, Statement
 from flagen.kernel.parameters import routine_of
 from flagen.kernel.passes import live, rounds
 from flagen.kernel.rows import common, local, rounded, times
@@ -43,6 +43,10 @@ class RowsFirst(BackwardRows):
         if self.key not in source.dims:
             return array
         return replace(array, spaces=tuple("key_head" if space == "head" else space for space in array.spaces))
+
+    def rows_of(self, array: Array, axis: str) -> Access:
+        """Rows whose addresses are short: there is one for each row of each array, and registers are scarce."""
+        return replace(super().rows_of(array, axis), address="from start")
 
     def given(self, part: Part, *levels: Level) -> Iterator[Statement]:
         """What of `part` is loaded and evaluated on `levels`."""

@@ -85,7 +85,7 @@ class Gradients(GradientSums):
             of_key_heads=True,
         )
         choices = (("WANTS_KEYS", self._others(BLOCK)), ("WANTS_VALUES", self._others(KEYS)))
-        return replace(kernel, addresses="from start", choices=choices)
+        return replace(kernel, choices=choices)
 
     def _others(self, level: Level) -> tuple[str, ...]:
         """What the kernel has gradients of that are no reason for one of its loops: the gradients of numbers need both,

@@ -99,7 +99,8 @@ class Access:
     ends: where dims of `within` end, where that is not their own end.
     where: beside that, which lanes there are.
     in_memory_order: its address and mask are those of a tile whose axes are in the order of memory.
-    by_strides: its address is that of the chunk's first row, and short offsets from there.
+    address: that of each of its `rows`; or that of the chunk's first, in 64 bits, which take twice the registers, and
+        from there, in 32, how far each is: by the `strides` of the array, or in rows `from start`.
     """
 
     array: Array
@@ -109,7 +110,7 @@ class Access:
     ends: tuple[tuple[str, Tile], ...] = ()
     where: Tile | None = None
     in_memory_order: bool = False
-    by_strides: bool = False
+    address: Literal["rows", "strides", "from start"] = "rows"
 
     @cached_property
     def rows(self) -> Dims:
@@ -373,8 +374,6 @@ class Kernel:
     order: the order of a tile's axes; where it takes whole chunks, first that of their tokens.
     of_key_heads: there is a program for each key head, which has all value heads of it.
     steps: what the number of micro-steps is called, where a chunk's rows are those of its tokens.
-    addresses: those of rows are printed as their numbers in the whole array; or `from start`, where only the chunk's
-        start is in 64 bits, which take twice the registers.
     whole: its block is all of the dim, since something sums over that.
     choices: those that a launch makes: each is made where a gradient is asked for of something but these.
     arrays, numbers, lengths, sizes: the parameters, in order; a kernel is compiled again for other `sizes`, and not for
@@ -394,7 +393,6 @@ class Kernel:
     body: tuple[Statement, ...]
     of_key_heads: bool = False
     steps: str = ""
-    addresses: Literal["rows", "from start"] = "rows"
     whole: bool = False
     choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
 

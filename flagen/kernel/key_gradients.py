@@ -94,7 +94,7 @@ class KeyGradients(Pairs):
         return isinstance(vector, Value) and vector.name == load.source.name
 
     def rows_of(self, array: Array, axis: str) -> Access:
-        return replace(super().rows_of(array, axis), by_strides=True)
+        return replace(super().rows_of(array, axis), address="strides")
 
     # -------------------------------------------------------------------------------------------------------- the frame
 

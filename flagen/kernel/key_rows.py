@@ -113,7 +113,7 @@ class KeyRows(RowLowering[KeyKernelPlan]):
         """Rows over the keys: the address of a chunk's first is a number of the program's, and offsets from it are
         short; a 64-bit address for each row of each input would take too many registers."""
         found = super().rows_of(array, axis)
-        return replace(found, by_strides=self.key in array.dims)
+        return replace(found, address="strides") if self.key in array.dims else found
 
     def operand(self, role: str) -> Value:
         """Vectors along the keys are in float32 here, those that have a name of their own like the others."""

@@ -46,5 +46,5 @@ def end_of(rows: RowLowering[Any], state: State) -> Statement:
 def put(rows: RowLowering[Any]) -> Iterator[Statement]:
     """The output, of what tokens read."""
     array = Array(OUTPUT, ("token", "head"), rows.plan.spec.output_dims, "result", OUTPUT, own_dtype=True)
-    value, target = rows.tile(rows.plan.output, TOKEN), replace(rows.rows_of(array, TOKEN), by_strides=False)
+    value, target = rows.tile(rows.plan.output, TOKEN), replace(rows.rows_of(array, TOKEN), address="rows")
     yield from (Let(OUTPUT, value), Store(target, local(OUTPUT, value.dims)))

@@ -20,8 +20,10 @@ up to 2^15.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 import z3
@@ -44,10 +46,9 @@ from flagen.kernel.ir import (
 
 Number = z3.ArithRef
 Fact = z3.BoolRef
-Renaming = Callable[[z3.ExprRef], z3.ExprRef]
 
 _TIMEOUT_MS = 10_000
-WIDE: frozenset[Space] = frozenset({"sequence", "segment", "chunk", "token"})
+WIDE: frozenset[Space] = frozenset({"sequence", "segment", "chunk", "counted_chunk", "slot", "token", "row"})
 """What is counted in 64 bits: there may be 2^31 of it, or of it times the elements of a row."""
 
 
@@ -58,6 +59,10 @@ class Stretch:
     number: Number
     start: Number
     end: Number
+
+    @property
+    def numbers(self) -> tuple[Number, Number, Number]:
+        return self.number, self.start, self.end
 
     def before(self, other: Stretch) -> Fact:
         return z3.Implies(self.number < other.number, self.end <= other.start)
@@ -83,16 +88,27 @@ class Place:
 
 @dataclass(frozen=True)
 class Touch:
-    """An access where it happens: its coordinates, one lane of each of its dims, what holds of both, and what of lanes
-    that are not masked."""
+    """An access where it happens: its coordinates, and that of one lane of each of its dims, how many there are of
+    each, what holds of them, and what of lanes that are not masked."""
 
     access: Access
     stores: bool
     place: Place
     at: tuple[Number, ...]
-    lanes: tuple[Number, ...]
+    extents: tuple[Number, ...]
     facts: tuple[Fact, ...]
     unmasked: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class _Stands:
+    """Where a program stands that touches an element: what holds there, the element, what tells programs apart, and
+    what follows one another."""
+
+    facts: tuple[Fact, ...]
+    at: tuple[Number, ...]
+    grid: tuple[Number, ...]
+    stretches: tuple[Stretch, ...]
 
 
 @dataclass
@@ -102,10 +118,15 @@ class Bounds:
     kernel: Kernel
     arrays: Collection[str] | None = None
     """The arrays that are asked about; all of them by default."""
+    asked: Access | None = None
+    """The access that is, up to the first refusal, if not each of theirs is."""
     proved: int = 0
     refused: list[str] = field(default_factory=list)
     touches: list[Touch] = field(default_factory=list)
-    _own: list[Number] = field(default_factory=list)
+    _own: list[tuple[Number, Number]] = field(default_factory=list)
+    """Numbers of a program, and the same of another one."""
+    _others: dict[int, _Stands] = field(default_factory=dict)
+    """Where other programs stand, by the identity of what they touch."""
 
     def __post_init__(self) -> None:
         self.size = {
@@ -116,19 +137,24 @@ class Bounds:
         self.lanes_of = {dim: z3.Int(f"BLOCK_{dim}") for dim in self.kernel.order}
         program = self._program()
         self._walk(self.kernel.body, program)
-        for touch in self.touches:
-            self._within(touch)
+        for claim, touches in self._claims():
+            if self.asked is None or (self.asked in [touch.access for touch in touches] and not self.refused):
+                claim(*touches)
+
+    def _claims(self) -> Iterator[tuple[Callable[..., None], tuple[Touch, ...]]]:
+        yield from ((self._within, (touch,)) for touch in self.touches)
         for number, touch in enumerate(self.touches):
             for other in self.touches[number:]:
                 if (touch.stores or other.stores) and touch.access.array.name == other.access.array.name:
-                    self._apart(touch, other)
+                    yield self._apart, (touch, other)
 
     # --------------------------------------------------------------------------------------------------------- program
 
     def own(self, name: str) -> Number:
         """A number that one program, or one turn of a loop, has for itself."""
-        self._own.append(z3.Int(f"{name}.{len(self._own)}"))
-        return self._own[-1]
+        name = f"{name}.{len(self._own)}"
+        self._own.append((z3.Int(name), z3.Int(f"{name}'")))
+        return self._own[-1][0]
 
     def _program(self) -> Place:
         size, kernel = self.size, self.kernel
@@ -142,7 +168,7 @@ class Bounds:
             *(x >= 1 for x in (*self.dim.values(), *self.lanes_of.values())),
             *(size[name] >= 1 for name in ("SEGMENT", "H", "STEPS", "BLOCKS")),
             *(self.lanes_of[dim] >= self.dim[dim] for dim in self.dim if dim != kernel.block_of),
-            *_from(number, size["SEQUENCES"]),
+            *from_zero(number, size["SEQUENCES"]),
             start >= 0,
             start <= end,
             end <= size["TOKENS"],
@@ -152,9 +178,9 @@ class Bounds:
             self.chunks.start >= 0,
             self.chunks.start <= self.chunks.end,
             self.chunks.end <= size["CHUNKS"],
-            *_from(head, size["HV"]),
-            *_from(key_head, size["H"]),
-            *_from(self.block, size["BLOCKS"]),
+            *from_zero(head, size["HV"]),
+            *from_zero(key_head, size["H"]),
+            *from_zero(self.block, size["BLOCKS"]),
             self.base >= 0,
         ]
         if kernel.block_of is None:
@@ -208,7 +234,7 @@ class Bounds:
         turn = self.own(loop.over)
         inside = replace(place, at={**place.at, loop.over: turn})
         if loop.over == "micro_step":
-            return inside.where(*_from(turn, self.size["STEPS"]))
+            return inside.where(*from_zero(turn, self.size["STEPS"]))
         if place.segment is None:
             return inside.where(self.sequence.start <= turn, turn < self.sequence.end)
         inside = replace(inside, at={**inside.at, "place": turn - place.segment.start})
@@ -245,7 +271,9 @@ class Bounds:
         unmasked += [
             lane < self.dim[dim] for dim, lane in zip(access.array.dims, lanes, strict=True) if dim in access.within
         ]
-        self.touches.append(Touch(access, stores, place, tuple(at), tuple(lanes), tuple(facts), tuple(unmasked)))
+        spaces = self._extents(access)
+        extents = (*(spaces[space] for space in access.array.spaces), *(self.dim[dim] for dim in access.array.dims))
+        self.touches.append(Touch(access, stores, place, (*at, *lanes), extents, tuple(facts), tuple(unmasked)))
 
     def _coordinate(self, index: Index, place: Place, facts: list[Fact]) -> Number | None:
         """Where an access stands in a space: a lane of an axis has its own token of the chunk."""
@@ -258,18 +286,15 @@ class Bounds:
     def _lane(self, axis: str, facts: list[Fact]) -> Number:
         """One of the lanes of an axis."""
         lane = self.own(f"lane of {axis}")
-        facts += _from(lane, self.lanes_of[axis])
+        facts += from_zero(lane, self.lanes_of[axis])
         return lane
 
     # ---------------------------------------------------------------------------------------------------------- claims
 
     def _within(self, touch: Touch) -> None:
         """Every coordinate is one of its space, every lane one of its dim."""
-        array = touch.access.array
-        spaces = self._extents(touch.access)
-        extents = [*(spaces[space] for space in array.spaces), *(self.dim[dim] for dim in array.dims)]
-        places = zip((*touch.at, *touch.lanes), extents, strict=True)
-        inside = [fact for x, extent in places for fact in _from(x, extent)]
+        array, places = touch.access.array, zip(touch.at, touch.extents, strict=True)
+        inside = [fact for x, extent in places for fact in from_zero(x, extent)]
         self._claim(f"{array.name} is left", (*touch.facts, *touch.unmasked), z3.And(*inside))
         if not fits(touch.access):
             self.refused.append(f"{array.name}: its rows are counted in 32 bits")
@@ -290,37 +315,50 @@ class Bounds:
 
     def _apart(self, touch: Touch, other: Touch) -> None:
         """No other program touches the element that one does, where one of the two stores."""
-        there = [(x, z3.Int(f"{x}'")) for x in self._own]
+        here, there = self._stands(touch), self._of_other(other)
+        facts = [*here.facts, *there.facts]
+        for one, two in zip(
+            here.stretches, there.stretches, strict=False
+        ):  # Where only one has a last one, it is left.
+            facts += (one.before(two), two.before(one), one.same(two))
+        facts.append(z3.Or(*(x != y for x, y in zip(here.grid, there.grid, strict=True))))
+        same = z3.And(*(x == y for x, y in zip(here.at, there.at, strict=True)))
+        self._claim(f"{touch.access.array.name} is met by two programs", facts, z3.Not(same))
 
-        def of_other(x: z3.ExprRef) -> z3.ExprRef:
-            return z3.substitute(x, *there)
+    def _stands(self, touch: Touch) -> _Stands:
+        stretches, grid = tuple(self._stretches(touch.place)), tuple(self._grid(touch.place))
+        return _Stands((*touch.facts, *touch.unmasked), touch.at, grid, stretches)
 
-        facts = [*touch.facts, *touch.unmasked, *map(of_other, (*other.facts, *other.unmasked))]
-        facts += self._order(touch.place, other.place, of_other)
-        same = [x == of_other(y) for x, y in zip((*touch.at, *touch.lanes), (*other.at, *other.lanes), strict=True)]
-        grid = [self.sequence.number, touch.place.at["head"], self.block]
+    def _of_other(self, touch: Touch) -> _Stands:
+        """Where another program stands that touches the same: all in one expression, for it takes time to go through
+        one."""
+        if id(touch) not in self._others:
+            own = self._stands(touch)
+            parts = [*own.facts, *own.at, *own.grid, *(x for each in own.stretches for x in each.numbers)]
+            together = z3.Function("together", *(x.sort() for x in parts), z3.BoolSort())
+            found = iter(z3.substitute(together(*parts), *self._own).children())
+            facts, at, grid = (tuple(islice(found, len(each))) for each in (own.facts, own.at, own.grid))
+            stretches = tuple(Stretch(*islice(found, 3)) for _ in own.stretches)
+            self._others[id(touch)] = _Stands(facts, at, grid, stretches)
+        return self._others[id(touch)]
+
+    def _grid(self, place: Place) -> Iterator[Number]:
+        """What tells programs apart."""
+        yield from (self.sequence.number, place.at["head"], self.block)
         if self.kernel.run == "segment":
-            grid.append(touch.place.at["segment"])
-        another = z3.Or(*(x != of_other(x) for x in grid))
-        self._claim(f"{touch.access.array.name} is met by two programs", (*facts, another), z3.Not(z3.And(*same)))
+            yield place.at["segment"]
 
-    def _order(self, place: Place, other: Place, of_other: Renaming) -> Iterator[Fact]:
-        """How sequences, segments and blocks of two programs follow one another."""
-        here, there = self.sequence, _stretch(self.sequence, of_other)
-        yield from (here.before(there), there.before(here), here.same(there))
-        # The segments of a sequence, too, come after those of the ones before.
-        segments = Stretch(here.number, self.first, self.first + self.count)
-        theirs = _stretch(segments, of_other)
-        yield from (segments.before(theirs), theirs.before(segments), segments.same(theirs))
-        # As do the rows of its chunks.
-        one, two = self.chunks, _stretch(self.chunks, of_other)
-        yield from (one.before(two), two.before(one), one.same(two))
-        block = Stretch(self.block, self.base, self.base + self.lanes_of.get(self.kernel.block_of or "", z3.IntVal(1)))
-        others = _stretch(block, of_other)
-        yield from (block.before(others), others.before(block), block.same(others))
-        if place.segment is not None and other.segment is not None:
-            one, two = place.segment, _stretch(other.segment, of_other)
-            yield from (one.before(two), two.before(one), one.same(two))
+    def _stretches(self, place: Place) -> Iterator[Stretch]:
+        """What follows one another: sequences, their segments and rows of chunks, blocks; segments of one."""
+        number = self.sequence.number
+        yield from (self.sequence, Stretch(number, self.first, self.first + self.count), self.chunks, self._block)
+        if place.segment is not None:
+            yield place.segment
+
+    @property
+    def _block(self) -> Stretch:
+        lanes = self.lanes_of.get(self.kernel.block_of or "", z3.IntVal(1))
+        return Stretch(self.block, self.base, self.base + lanes)
 
     def _claim(self, refused: str, facts: Sequence[Fact], claim: Fact) -> None:
         match verdict(facts, claim):
@@ -338,13 +376,9 @@ def fits(access: Access) -> bool:
     return spaces[:1] == () or spaces[0] in WIDE or WIDE.isdisjoint(spaces)
 
 
-def _from(x: Number, extent: Number) -> tuple[Fact, Fact]:
+def from_zero(x: Number, extent: Number) -> tuple[Fact, Fact]:
     """x is one of 0 to `extent`."""
     return x >= 0, x < extent
-
-
-def _stretch(stretch: Stretch, renamed: Renaming) -> Stretch:
-    return Stretch(renamed(stretch.number), renamed(stretch.start), renamed(stretch.end))
 
 
 # -------------------------------------------------------------------------------------------------------------- lemmas
@@ -357,21 +391,28 @@ def _lemmas() -> Iterator[tuple[str, list[Fact], Fact]]:
     yield "the b-th stretch begins where the a-th has ended", blocks, a * size + size <= b * size
     yield "the last stretch ends with the whole", blocks, b * size + size <= count * size
     length, start = z3.Ints("length start")
-    segments = [length >= 0, size >= 1, count * size >= length, (count - 1) * size < length, *_from(a, count)]
+    segments = [length >= 0, size >= 1, count * size >= length, (count - 1) * size < length, *from_zero(a, count)]
     first, end = start + a * size, start + length
     last = z3.If(first + size < end, first + size, end)
     inside = z3.And(start <= first, first < last, last <= end, last <= first + size)
     yield "a segment has a token, and none beyond its sequence", segments, inside
     yield from _lemmas_of_chunks()
     group, heads, head = z3.Ints("group heads head")
-    key_head = [group >= 1, heads >= 1, *_from(head, group * heads), x * group <= head, head < x * group + group]
-    yield "the key head of a value head", key_head, z3.And(*_from(x, heads))
+    key_head = [group >= 1, heads >= 1, *from_zero(head, group * heads), x * group <= head, head < x * group + group]
+    yield "the key head of a value head", key_head, z3.And(*from_zero(x, heads))
     rows, row, elements, element = z3.Ints("rows row elements element")
-    short = [*_from(row, rows), *_from(element, elements), rows * elements < 2**31]
-    yield "an element of a short array", short, z3.And(*_from(row * elements + element, z3.IntVal(2**31)))
+    short = [*from_zero(row, rows), *from_zero(element, elements), rows * elements < 2**31]
+    yield "an element of a short array", short, z3.And(*from_zero(row * elements + element, z3.IntVal(2**31)))
     limit, lane, stride = z3.Ints("limit lane stride")
-    lanes = [limit >= 1, limit <= 2**15, *_from(x, limit), *_from(lane, z3.IntVal(2**15)), stride >= 1, stride <= 2**15]
-    yield "a lane, masked or not", lanes, z3.And(*_from((x + lane) * stride + (x + lane), z3.IntVal(2**31)))
+    lanes = [
+        limit >= 1,
+        limit <= 2**15,
+        *from_zero(x, limit),
+        *from_zero(lane, z3.IntVal(2**15)),
+        stride >= 1,
+        stride <= 2**15,
+    ]
+    yield "a lane, masked or not", lanes, z3.And(*from_zero((x + lane) * stride + (x + lane), z3.IntVal(2**31)))
 
 
 CHUNKS_FOLLOW = "the chunks of a sequence have rows before those of a later one, and before the end"
@@ -382,13 +423,13 @@ def _lemmas_of_chunks() -> Iterator[tuple[str, list[Fact], Fact]]:
     or the end of all, is in the `stretch`-th."""
     size, sequence, later, length, count, x = z3.Ints("size sequence later length count x")
     first, other, chunk, stretch = z3.Ints("first other chunk stretch")
-    facts = [size >= 1, length >= 0, count >= 0, first >= 0, *_from(first - chunk * size, size)]
+    facts = [size >= 1, length >= 0, count >= 0, first >= 0, *from_zero(first - chunk * size, size)]
     facts += [count * size >= length, (count - 1) * size < length]
-    follows = [sequence < later, first + length <= other, *_from(other - stretch * size, size)]
+    follows = [sequence < later, first + length <= other, *from_zero(other - stretch * size, size)]
     rows = chunk + sequence + count <= stretch + later
     yield CHUNKS_FOLLOW, [*facts, *follows], rows
     start = first + x * size
-    within = [*facts, *_from(x, count)]
+    within = [*facts, *from_zero(x, count)]
     yield "a chunk begins with a token of its sequence", within, z3.And(first <= start, start < first + length)
 
 
@@ -400,14 +441,41 @@ Verdict = Literal["follows", "does not follow", "nothing can be there", "not kno
 
 def verdict(facts: Sequence[Fact], claim: Fact) -> Verdict:
     """Whether a claim follows from facts, which have to be possible: from what cannot be, everything does."""
+    key = _renumbered("\n".join(map(_text, (*facts, claim))))
+    if key not in _KNOWN:
+        _KNOWN[key] = _verdict(facts, claim)
+    return _KNOWN[key]
+
+
+_KNOWN: dict[str, Verdict] = {}
+"""What is known by now: many an access is like one in another place, or kernel."""
+_TEXTS: dict[int, tuple[Fact, str]] = {}
+"""How expressions are written, by their identity, which they keep for as long as they are here."""
+
+
+def _text(fact: Fact) -> str:
+    if fact.get_id() not in _TEXTS:
+        _TEXTS[fact.get_id()] = fact, fact.sexpr()
+    return _TEXTS[fact.get_id()][1]
+
+
+def _renumbered(text: str) -> str:
+    """A claim whose numbers have names that do not say how many there were before, nor which arrays are given."""
+    names: dict[str, str] = {}
+    return re.sub(r"given \w+|\.\d+", lambda found: names.setdefault(found[0], f".{len(names)}"), text)
+
+
+def _verdict(facts: Sequence[Fact], claim: Fact) -> Verdict:
     solver = z3.Solver()
     solver.set("timeout", _TIMEOUT_MS)
     solver.add(*facts)
-    possible = solver.check()
+    solver.push()
     solver.add(z3.Not(claim))
     answer = solver.check()
-    if z3.unknown in (possible, answer):
-        return "not known"
-    if possible == z3.unsat:
-        return "nothing can be there"
-    return "follows" if answer == z3.unsat else "does not follow"
+    if answer != z3.unsat:
+        return "does not follow" if answer == z3.sat else "not known"
+    solver.pop()
+    possible = solver.check()
+    if possible == z3.sat:
+        return "follows"
+    return "nothing can be there" if possible == z3.unsat else "not known"

@@ -319,10 +319,11 @@ class ChunkPrinter(KernelPrinter):
 
     def _address(self, access: Access) -> str:
         array, over = access.array, self._over(access)
-        if access.by_strides:
-            return self._strided(access, over)
-        if access.rows and self.kernel.addresses == "from start":
-            return self._from_start(access, over)
+        match access.address:
+            case "strides":
+                return self._strided(access, over)
+            case "from start":
+                return self._from_start(access, over)
         start = next(
             (s for (spaces, dims), s in self.starts.items() if (spaces, dims) == (array.spaces, array.dims)), ""
         )
