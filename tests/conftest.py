@@ -1,9 +1,9 @@
-"""Kernels run in Triton's interpreter, except where the GPU tests run alone on a machine that has one."""
+"""Kernels run without a GPU, except where the GPU tests run alone on a machine that has one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,19 @@ def interpreter() -> None:
     from flagen.triton_cpu import repair
 
     repair()
+
+
+@pytest.fixture
+def kernels(request: pytest.FixtureRequest, interpreter: None) -> Iterator[None]:
+    """Kernels of packages run in PyTorch, all programs of a launch at once; where a test is marked `interpreted`, and
+    everywhere with --all, in Triton's interpreter."""
+    if request.config.getoption("--all") or request.node.get_closest_marker("interpreted") is not None:
+        yield
+        return
+    from tests.vectorized.launches import vectorized
+
+    with vectorized():
+        yield
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from flagen.backends.triton_.scan import scan_kernel_renderings
 from flagen.emit.env import environment, render
 from flagen.emit.format import format_python
 from flagen.kernel.scan import scan_backward, scan_forward
+from flagen.plan.free_names import asked_name
 from flagen.plan.scan import plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
 from flagen.plan.unavailable import Unavailable
@@ -26,7 +27,7 @@ from flagen.spec import parse_spec
 from tests.fuzz.packages import imported
 from tests.numeric.problems import assert_close, cotangent
 
-pytestmark = [pytest.mark.usefixtures("interpreter"), pytest.mark.usefixtures("poisoned_memory")]
+pytestmark = [pytest.mark.usefixtures("kernels"), pytest.mark.usefixtures("poisoned_memory")]
 
 TEXT = """
 flagen: 1
@@ -57,7 +58,8 @@ def part() -> ModuleType:
     env = environment(bundled("templates"))
     kernels = scan_kernel_renderings(kernel, backward, scan_forward(kernel, backward), scan_backward(backward))
     renderings = (arguments_file(whole), *scan_renderings(plan), *kernels)
-    files = {f"part/{each.path}": render(env, each.template, each.context, shared="...") for each in renderings}
+    shared = {"shared": "...", "asked": asked_name(spec)}
+    files = {f"part/{each.path}": render(env, each.template, each.context, **shared) for each in renderings}
     with imported(format_python(files) | {"__init__.py": "", "part/__init__.py": ""}) as package:
         yield package
 

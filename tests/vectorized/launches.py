@@ -3,85 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flagen.backends.triton_.chunk_printer import ChunkPrinter
-from flagen.backends.triton_.kernel_printer import KernelPrinter
-from flagen.backends.triton_.launched import title_of
-from flagen.kernel import Programs as Lowered
-from flagen.kernel.ir import Kernel, Loop, Program, Space, accesses_in, statements_in
+from flagen.kernel.ir import Kernel, Loop, Space, accesses_in, statements_in
 from flagen.kernel.sizes import Sizes
-from flagen.pipeline import derive, lower, make_plan
 from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
-from flagen.spec import load_spec
 from flagen.triton_cpu.border import Patch, interpreter, patched, stock
-from tests.specs import SPECS
+from tests.vectorized.known import Launchable, launchable
 from tests.vectorized.printer import Printed, print_kernel
 from tests.vectorized.programs import Programs
 from tests.vectorized.standing import NOWHERE, Launch, Place, Way
-
-OF_SPEC = re.compile(r"\(sha256 (\w+)\)")
-
-
-@dataclass(frozen=True)
-class Launchable:
-    """A kernel, and the parameters of its Triton function."""
-
-    kernel: Kernel
-    parameters: tuple[str, ...]
-
-
-KNOWN: dict[str, dict[str, Launchable]] = {}
-"""The kernels of a spec by the names of their Triton functions; a spec by the first digits of its text's hash."""
-
-
-def remember(sha256: str, programs: Lowered) -> None:
-    """Have the kernels of a spec at hand, whose package is somewhere."""
-    KNOWN[sha256[:16]] = dict(_launchables(programs))
-
-
-def _launchables(programs: Lowered) -> Iterator[tuple[str, Launchable]]:
-    for each in (programs, *programs.stages):
-        for program in (each.fused_recurrent, each.fused_recurrent_backward, each.chunk, each.chunk_backward):
-            for kernel in () if program is None else program.kernels:
-                printer = ChunkPrinter(kernel) if program.ways else KernelPrinter(kernel)
-                named = (name.removesuffix(": tl.constexpr") for name in printer.parameters())
-                yield _title(program, kernel), Launchable(kernel, tuple(named))
-
-
-def _title(program: Program, kernel: Kernel) -> str:
-    if program.ways:
-        return title_of(program, kernel.name)
-    return "_".join(filter(None, (program.name, kernel.name, "kernel")))
-
-
-def kernels_of(name: str) -> dict[str, Launchable]:
-    """Those of a spec in specs/."""
-    spec = load_spec(SPECS / f"{name}.yaml")
-    if spec.sha256[:16] not in KNOWN:
-        remember(spec.sha256, lower(make_plan(spec, derive(spec))))
-    return KNOWN[spec.sha256[:16]]
-
-
-def launchable(function: Callable[..., object]) -> Launchable | None:
-    """The kernel that a Triton function is printed from; None if there is none."""
-    with Path(str(sys.modules[function.__module__].__file__)).open(encoding="utf-8") as text:
-        found = OF_SPEC.search(text.readline())
-    if found is None:
-        return None
-    if found.group(1) not in KNOWN and function.__module__.startswith("generated."):
-        kernels_of(function.__module__.split(".")[1])
-    return KNOWN[found.group(1)][function.__name__] if found.group(1) in KNOWN else None
 
 
 @contextmanager

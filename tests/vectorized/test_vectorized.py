@@ -20,7 +20,8 @@ from tests.kernel.mutants import Mutant, mutants
 from tests.margins import beyond
 from tests.numeric.problems import Problem, Shape, evaluate, form, make, package, rms_ratio
 from tests.specs import LAYERS, OPERATORS
-from tests.vectorized.launches import kernels_of, launch, vectorized
+from tests.vectorized.known import kernels_of
+from tests.vectorized.launches import launch, vectorized
 from tests.vectorized.printer import print_kernel
 from tests.vectorized.tiles import printed
 

@@ -85,19 +85,19 @@ def printed(tile: Tile) -> str:
         case Select(where, value, other, dims):
             return f"torch.where({over(where, dims)}, {tensor(value, dims)}, {tensor(other, dims)})"
         case Sum(value, dim):
-            return f"{printed(value)}.sum({_axis(dim, value.dims)})"
+            return f"{_own(value)}.sum({_axis(dim, value.dims)})"
         case MatMul(left, right, dim, dims):
             return _matrix_product(left, right, dim, dims)
         case Dot(left, right, dim, onto, dims):
             product = _matrix_product(left, right, dim, dims)
             return product if onto is None else f"({over(onto, dims)} + {product})"
         case Normalize(function, value):
-            return f"device.{function}({printed(value)})"
+            return f"device.{function}({_own(value)})"
         case Masked(value, dim, fill, dims):
             inside = _spread(f"here.inside({dim!r})", (dim,), dims)
             return f"torch.where({inside}, {over(value, dims)}, {literal(fill)})"
         case Once(value):
-            return f"here.once({printed(value)})"
+            return f"here.once({_own(value)})"
         case Spread(value, dims):
             return full(value, dims)
         case Scan(combine, factor, term, first, _, reverse, dims):
@@ -106,17 +106,17 @@ def printed(tile: Tile) -> str:
         case Shifted(value, first, _, reverse, dims):
             return f"device.shifted({full(value, dims)}, {full(first, dims[1:])}, reverse={reverse})"
         case Edge(value, _, reverse):
-            return f"{printed(value)}[:, {0 if reverse else -1}]"
+            return f"{_own(value)}[:, {0 if reverse else -1}]"
         case Coordinate(of):
             return f"here.coordinate({of!r})"
         case Lane(axis):
             return f"here.indices({axis!r})"
         case Rounded(value):
-            return f"here.rounded({printed(value)})"
+            return f"here.rounded({_own(value)})"
         case Widened(value) | Along(value):
-            return printed(value)
+            return _own(value)
         case AtLeast(value, least):
-            return f"{printed(value)}.clamp(min={least!r})"
+            return f"{_own(value)}.clamp(min={least!r})"
         case Cumulative(value, axis, reverse, dims):
             return f"device.cumulative({full(value, dims)}, {_axis(axis, dims)}, reverse={reverse})"
         case Call(function, args):
@@ -137,6 +137,11 @@ def over(tile: Tile, dims: Dims) -> str:
 def tensor(tile: Tile, dims: Dims) -> str:
     """The same, and no Python number."""
     return f"here.tensor({printed(tile)})" if _is_number(tile) else over(tile, dims)
+
+
+def _own(tile: Tile) -> str:
+    """`tile` over its own dims, as a tensor."""
+    return tensor(tile, tile.dims)
 
 
 def full(tile: Tile, dims: Dims) -> str:
