@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -72,23 +72,23 @@ def launch(kernel: Kernel, count: int, values: Mapping[str, Any], dtype: torch.d
 
 
 def _sizes(kernel: Kernel, count: int, words: Mapping[str, Any], cu_seqlens: Tensor | None) -> Sizes:
+    """The sizes of a launch of so many programs."""
     named = {dim for array in kernel.arrays for dim in array.dims} | {*kernel.order}
     dims = {dim: words[dim] for dim in named if dim in words}
     blocks = {dim: words[f"BLOCK_{dim}"] for dim in dims if f"BLOCK_{dim}" in words}
     if "CHUNK" in words:
-        blocks |= dict.fromkeys(
-            (TOKEN, ROW, BETWEEN, WRITTEN) if kernel.steps else (TOKEN, BETWEEN, WRITTEN), words["CHUNK"]
-        )
-        blocks |= {TOKEN: words.get("BLOCK_TOKENS", words["CHUNK"] // words[kernel.steps])} if kernel.steps else {}
+        blocks |= dict.fromkeys((TOKEN, BETWEEN, WRITTEN), words["CHUNK"])
+    if kernel.steps:
+        tokens = words["CHUNK"] // words[kernel.steps]
+        blocks |= {ROW: words["CHUNK"], TOKEN: words.get("BLOCK_TOKENS", tokens)}
     if "MEMBERS" in words:
         blocks[MEMBER] = words["MEMBERS"]
-    HV = words["HV"]
-    symbol = _steps(kernel)
+    symbol, HV = _steps(kernel), words["HV"]
     steps = {symbol: words[symbol]} if symbol else {}
-    none = Sizes((), words.get("H", HV), HV, dims, blocks, steps, words.get("SEGMENT", 1))
-    heads = none.H if kernel.of_key_heads else none.HV
-    runs = count // (heads * none.blocks_of(kernel.block_of))
-    return Sizes(_lengths(kernel, runs, words["T"], none, cu_seqlens), none.H, HV, dims, blocks, steps, none.segment)
+    empty = Sizes((), words.get("H", HV), HV, dims, blocks, steps, words.get("SEGMENT", 1))
+    heads = empty.H if kernel.of_key_heads else HV
+    runs = count // (heads * empty.blocks_of(kernel.block_of))
+    return replace(empty, lengths=_lengths(kernel, runs, words["T"], empty, cu_seqlens))
 
 
 def _steps(kernel: Kernel) -> str:
