@@ -1,9 +1,9 @@
-"""Kernels run in Triton's interpreter, except where the GPU tests run alone on a machine that has one."""
+"""Kernels run without a GPU, except where the GPU tests run alone on a machine that has one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +34,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     # Tests run two at a time, on two cores; PyTorch reads this when it is imported, here and in what tests start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Tests start flagen some hundred times: compiled afresh, as where no bytecode is kept, each start takes half a second
-    # more.
+    # Tests start flagen some hundred times; where no bytecode is kept, each start takes half a second more.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Triton reads this when it is imported: one process has either the interpreter or the compiler.
     if not _only_gpu_tests(config):
@@ -87,6 +86,19 @@ def interpreter() -> None:
     from flagen.triton_cpu import repair
 
     repair()
+
+
+@pytest.fixture
+def kernels(request: pytest.FixtureRequest, interpreter: None) -> Iterator[None]:
+    """Kernels of packages run in PyTorch, all programs of a launch at once; where a test is marked `interpreted`, and
+    everywhere with --all, in Triton's interpreter."""
+    if request.config.getoption("--all") or request.node.get_closest_marker("interpreted") is not None:
+        yield
+        return
+    from tests.vectorized.launches import vectorized
+
+    with vectorized():
+        yield
 
 
 @pytest.fixture

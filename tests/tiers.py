@@ -4,6 +4,9 @@ A case marked `exhaustive` is one that only `--all` runs: `make test-all` does. 
 case by case: eight variants stand for the structures that there are and climb the whole ladder always; of the others
 `make test` sees what a test's `few` or `every` says. A new test of all variants takes `variants` or `ladder`; one that
 is cheap, or names its variants, takes pytest's own `parametrize`.
+
+A case marked `interpreted` runs its kernels in Triton's interpreter; the others, but for `--all`, run them in PyTorch:
+printed from the same data and launched the same way, and ten times as fast (tests/vectorized).
 """
 
 from __future__ import annotations
@@ -31,17 +34,32 @@ REPRESENTATIVES = (
 """A scalar decay; micro-steps that erase; a decay of each key, with an erasure and with any two vectors; reads from the
 right; a normalizer that rides; several matrices, of slots; channels without a matrix."""
 
+INTERPRETED = (*REPRESENTATIVES, "abc_attn", "comba", "lightning_attn", "precond_kda")
+"""With what the kernels of layers have besides, these have every kind of node that any kernel has."""
+
 exhaustive = pytest.mark.exhaustive
+interpreted = pytest.mark.interpreted
 
 EVERYTHING = "FLAGEN_TEST_ALL"
 """The variable of the environment that stands for --all before any test is there to be marked."""
 
 
+def nothing(*_: object) -> bool:
+    return False
+
+
 def tiered(
-    names: str | Sequence[str], cases: Iterable[tuple[object, ...]], always: Callable[..., bool]
+    names: str | Sequence[str],
+    cases: Iterable[tuple[object, ...]],
+    always: Callable[..., bool],
+    in_triton: Callable[..., bool] = nothing,
 ) -> pytest.MarkDecorator:
-    """`parametrize`, of which the cases that are not `always` run are exhaustive."""
-    marked = [pytest.param(*case, marks=() if always(*case) else exhaustive) for case in cases]
+    """`parametrize`, of which the cases that are not `always` run are exhaustive, and those `in_triton` interpreted."""
+
+    def marks(*case: object) -> list[pytest.MarkDecorator]:
+        return [*([] if always(*case) else [exhaustive]), *([interpreted] if in_triton(*case) else [])]
+
+    marked = [pytest.param(*case, marks=marks(*case)) for case in cases]
     return pytest.mark.parametrize(names, marked, ids=str)
 
 
@@ -51,8 +69,18 @@ def variants(names: Iterable[str], also: Collection[str] = ()) -> pytest.MarkDec
 
 
 def ladder(names: Iterable[str], shapes: Iterable[object], few: Collection[object] = ()) -> pytest.MarkDecorator:
-    """`name` and `shape`, all with all: always the representatives, and of the others the `few` shapes."""
-    return tiered(("name", "shape"), product(names, shapes), lambda name, shape: represents(name) or shape in few)
+    """`name` and `shape`, all with all: always the representatives, and of the others the `few` shapes. At these, or
+    else the last one, those variants are interpreted that have every kind of node."""
+    shapes = list(shapes)
+    shown = few or shapes[-1:]
+
+    def always(name: str, shape: object) -> bool:
+        return represents(name) or shape in few
+
+    def in_triton(name: str, shape: object) -> bool:
+        return name in INTERPRETED and shape in shown
+
+    return tiered(("name", "shape"), product(names, shapes), always, in_triton)
 
 
 def each_form(pairs: Iterable[tuple[str, str]]) -> pytest.MarkDecorator:

@@ -67,7 +67,7 @@ CASES: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("case", CASES)
 def test_kernels_get_what_the_pytorch_forms_get(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, given, options = CASES[case]
@@ -82,7 +82,7 @@ def test_kernels_get_what_the_pytorch_forms_get(case: str, monkeypatch: pytest.M
             assert (x - y).abs().max() < 1e-5 * y.abs().max()
 
 
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("kind", ["chunk", "fused_recurrent"])
 def test_sixteen_bits_and_float32_together(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = function(f"fla.ops.gated_delta_rule.{kind}_gated_delta_rule")

@@ -1,4 +1,4 @@
-"""Rung 3 for any spec: its kernels, interpreted in float32, against the recurrence in float64 on the same numbers."""
+"""Rung 3 for any spec: its kernels in float32, against the recurrence in float64 on the same numbers."""
 
 from __future__ import annotations
 

@@ -15,9 +15,11 @@ from types import ModuleType
 from flagen import pipeline
 from flagen.diagnostics import NOWHERE
 from flagen.emit.format import lint_python
+from flagen.kernel import Programs
 from flagen.plan import Plan, Unavailable
 from flagen.project import RUNTIME
 from flagen.spec.model import Spec
+from tests.vectorized.known import remember
 
 _numbers = itertools.count()
 
@@ -34,7 +36,7 @@ def build(spec: Spec, *, kernels: bool = True) -> dict[str, str]:
     plan = planned(spec)
     if not kernels:
         plan = replace(plan, fused=Unavailable("not wanted", NOWHERE))
-    return pipeline.emit(spec, plan, pipeline.lower(plan), "specs/spec.yaml")
+    return pipeline.emit(spec, plan, lowered(plan), "specs/spec.yaml")
 
 
 def planned(spec: Spec) -> Plan:
@@ -46,7 +48,14 @@ def planned(spec: Spec) -> Plan:
 
 def written(plan: Plan) -> dict[str, str]:
     """Every file of the package of `plan`, linted as a build lints it, but not formatted: that takes longest."""
-    return lint_python(pipeline.rendered(plan.spec, plan, pipeline.lower(plan), "specs/spec.yaml"))
+    return lint_python(pipeline.rendered(plan.spec, plan, lowered(plan), "specs/spec.yaml"))
+
+
+def lowered(plan: Plan) -> Programs:
+    """The kernels of `plan`, which may then run in PyTorch."""
+    programs = pipeline.lower(plan)
+    remember(plan.spec.sha256, programs)
+    return programs
 
 
 def put(generated: Path, name: str, files: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from tests.tiers import tiered
 
 torch.set_num_threads(1)
 pytestmark = [
-    pytest.mark.usefixtures("interpreter"),
+    pytest.mark.usefixtures("kernels"),
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
 ]
 
@@ -23,7 +23,9 @@ def numbers(start: int, few: int, all_of_them: int) -> pytest.MarkDecorator:
     """`number`: those of `few` specs always, or of as many others as were asked for."""
     first, count = (start + all_of_them, EXAMPLES) if EXAMPLES else (start, all_of_them)
     cases = ((number,) for number in range(first, first + count))
-    return tiered("number", cases, lambda number: EXAMPLES > 0 or number < start + few)
+    return tiered(
+        "number", cases, lambda number: EXAMPLES > 0 or number < start + few, lambda number: number % few == 0
+    )
 
 
 @numbers(0, 12, 400)

@@ -21,7 +21,7 @@ from tests.tiers import exhaustive, tiered
 
 torch.set_num_threads(1)
 pytestmark = [
-    pytest.mark.usefixtures("interpreter", "poisoned_memory"),
+    pytest.mark.usefixtures("kernels", "poisoned_memory"),
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
 ]
 
@@ -37,11 +37,14 @@ FIRST = list(enumerate(FAMILIES))
 SEEN = {family for families in KERNELS.values() for family in list(families)[::2]}
 """Every other family of those that have the same kernels."""
 
+SHOWN = {next(iter(families)) for families in KERNELS.values()}
+"""One of each of those, which is interpreted."""
+
 REST = [(number + more, family) for number, family in FIRST for more in range(1, len(FACTORS))]
 """Those that put every factor in every place."""
 
 
-@tiered(("number", "family"), FIRST, lambda number, family: family in SEEN)
+@tiered(("number", "family"), FIRST, lambda number, family: family in SEEN, lambda number, family: family in SHOWN)
 def test_factors(number, family):
     check(number, family)
 

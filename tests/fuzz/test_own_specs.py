@@ -69,7 +69,7 @@ def test_every_form_is_the_recurrence(name, spec, packages):
     "shapes", [kernels.SHAPES[:1], pytest.param(kernels.SHAPES[1:], marks=exhaustive)], ids=["small", "large"]
 )
 @every_spec
-@pytest.mark.usefixtures("interpreter", "poisoned_memory")
+@pytest.mark.usefixtures("kernels", "poisoned_memory")
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 def test_every_kernel_is_the_recurrence(name, spec, packages, shapes):
     told = kernels.check(spec, packages(name), FIRST.get(name), shapes)

@@ -1,4 +1,4 @@
-"""Rung 3 for random specs: what the kernels compute, in Triton's interpreter, is the recurrence.
+"""Rung 3 for random specs: what the kernels compute is the recurrence.
 
 A few examples always, the same ones every time, and every spec that ever showed a mistake. FLAGEN_FUZZ=500 draws that
 many new ones instead, per property.
@@ -22,11 +22,11 @@ from tests.fuzz.packages import build, imported
 from tests.fuzz.specs import affine_specs, wild_specs
 from tests.fuzz.staged import staged_specs
 from tests.fuzz.test_random_specs import some
-from tests.tiers import exhaustive
+from tests.tiers import exhaustive, interpreted
 
 torch.set_num_threads(1)
 pytestmark = [
-    pytest.mark.usefixtures("interpreter", "poisoned_memory"),
+    pytest.mark.usefixtures("kernels", "poisoned_memory"),
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
 ]
 
@@ -182,9 +182,10 @@ NAMED = {
 
 
 UNSHRUNK = (Phase.explicit, Phase.generate)
-"""A smaller example is not worth the minutes that the interpreter takes to find it."""
+"""A smaller example is not worth the minutes that it takes to find it."""
 
 
+@interpreted
 @pytest.mark.parametrize("update", NAMED.values(), ids=NAMED)
 def test_rows_that_have_a_name_are_operands_like_others(update):
     """In bfloat16: evaluated in float32, and rounded for the matrix products."""
@@ -247,6 +248,7 @@ MISTAKES = [
 ]
 
 
+@interpreted
 @pytest.mark.parametrize(("path", "right", "wrong"), MISTAKES, ids=[f"{path}: {wrong}" for path, _, wrong in MISTAKES])
 def test_one_mistake(path, right, wrong):
     """The rung fails where it should."""

@@ -11,7 +11,7 @@ import pytest
 from tests.layers.cases import LAYERS
 from tests.layers.scenarios import with_weights
 from tests.layers.sixteen_bits import errors, reference
-from tests.layers.test_recorded import REPRESENTATIVES, made
+from tests.layers.test_recorded import made
 from tests.margins import beyond
 from tests.tiers import tiered
 
@@ -47,6 +47,6 @@ def test_pytorch_forms(package: str, index: int, interpreter: None, monkeypatch:
 
 
 @pytest.mark.filterwarnings("ignore:Operators run without kernels")
-@tiered(("package", "index"), CASES, lambda package, index: package in REPRESENTATIVES and index == 0)
-def test_kernels(package: str, index: int, interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@tiered(("package", "index"), CASES, lambda package, index: index == 0)
+def test_kernels(package: str, index: int, kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     compare(package, index, monkeypatch, kernels=True)

@@ -235,7 +235,7 @@ def test_forms_agree() -> None:
         close(layer(x)[0], made(mode="fused_recurrent")(x)[0])
 
 
-def test_kernels_agree_with_the_pytorch_forms(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_agree_with_the_pytorch_forms(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = made(head_dim=16, expand_v=1, num_v_heads=1), tokens(1, 20)
 
     def results() -> list[Tensor]:
@@ -248,8 +248,8 @@ def test_kernels_agree_with_the_pytorch_forms(interpreter: None, monkeypatch: py
 
     in_pytorch = results()
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for kernels, pytorch in zip(results(), in_pytorch, strict=True):
-        close(kernels, pytorch)
+    for by_kernels, by_pytorch in zip(results(), in_pytorch, strict=True):
+        close(by_kernels, by_pytorch)
 
 
 def test_torch_compile_takes_it_whole() -> None:

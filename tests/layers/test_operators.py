@@ -25,16 +25,16 @@ def with_form(kind: str) -> list[tuple[str, Shape]]:
     return [(name, shape) for name, shape in CASES if hasattr(package(name), f"{kind}_{name}")]
 
 
-KERNELS = ("gated_linear_attention", "rwkv7_attention", "gated_deltanet", "mamba_layer", "abc_attention")
-"""Those whose kernels run each time: a decay of each key, any two vectors, an erasure, channels, slots."""
+INTERPRETED = ("gated_linear_attention", "gated_deltanet", "hgrn2_attention")
+"""Those whose kernels are interpreted each time: between them they have every function that layers have."""
 
 
 def always(_: str, shape: Shape) -> bool:
     return shape is SHAPES[0]
 
 
-def with_kernels(name: str, shape: Shape) -> bool:
-    return always(name, shape) and name in KERNELS
+def in_triton(name: str, shape: Shape) -> bool:
+    return always(name, shape) and name in INTERPRETED
 
 
 def check(name: str, shape: Shape, kind: str, bound: float, gradients: float, **keywords: object) -> None:
@@ -56,13 +56,13 @@ def test_naive_chunk(name: str, shape: Shape) -> None:
     check(name, shape, "naive_chunk", 1e-9, 1e-9, chunk_size=8)
 
 
-@pytest.mark.usefixtures("interpreter", "poisoned_memory")
-@tiered(("name", "shape"), with_form("fused_recurrent"), with_kernels)
+@pytest.mark.usefixtures("kernels", "poisoned_memory")
+@tiered(("name", "shape"), with_form("fused_recurrent"), always, in_triton)
 def test_fused_recurrent(name: str, shape: Shape) -> None:
     check(name, shape, "fused_recurrent", 1e-5, 1e-4)
 
 
-@pytest.mark.usefixtures("interpreter", "poisoned_memory")
-@tiered(("name", "shape"), with_form("chunk"), with_kernels)
+@pytest.mark.usefixtures("kernels", "poisoned_memory")
+@tiered(("name", "shape"), with_form("chunk"), always, in_triton)
 def test_chunk(name: str, shape: Shape) -> None:
     check(name, shape, "chunk", 1e-5, 1e-4)

@@ -113,9 +113,9 @@ def test_recorded(package: str, index: int, scenario: str, in_pytorch: None) -> 
 @tiered(
     ("package", "index", "scenario"),
     cases(),
-    lambda package, index, scenario: package in REPRESENTATIVES and index == 0 and scenario == "no_mask",
+    lambda package, index, scenario: index == 0 and scenario == "no_mask",
 )
-def test_recorded_with_kernels(package: str, index: int, scenario: str, interpreter: None) -> None:
+def test_recorded_with_kernels(package: str, index: int, scenario: str, kernels: None) -> None:
     compare(package, index, scenario)
 
 

@@ -1,4 +1,4 @@
-"""The ladder's ground rules: one thread, an interpreter that can be believed, and memory nobody wrote is NaN."""
+"""The ladder's ground rules: one thread, kernels that can be believed, and memory nobody wrote is NaN."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _ground_rules(interpreter: None, poisoned_memory: None) -> None:
+def _ground_rules(kernels: None, poisoned_memory: None) -> None:
     """Every test here may launch a kernel, and every launcher may forget to write."""

@@ -53,12 +53,15 @@ DTYPES = (torch.bfloat16, torch.float16)
 
 
 def in_low_precision(names: Iterable[str]) -> pytest.MarkDecorator:
-    """`name`, `shape` and `dtype`, a low one, all with all: of the representatives always every shape in either dtype,
-    which they take in turns."""
+    """`name`, `shape` and `dtype`, a low one, all with all: always every shape of the representatives, and one of the
+    others, in either dtype, which they take in turns; one of the representatives' interpreted."""
     names = list(names)
 
     def always(name: str, shape: Shape, dtype: torch.dtype) -> bool:
         turn = names.index(name) + LOW_PRECISION.index(shape)
-        return represents(name) and dtype == DTYPES[turn % len(DTYPES)]
+        return (represents(name) or shape == PACKED) and dtype == DTYPES[turn % len(DTYPES)]
 
-    return tiered(("name", "shape", "dtype"), product(names, LOW_PRECISION, DTYPES), always)
+    def in_triton(name: str, shape: Shape, dtype: torch.dtype) -> bool:
+        return represents(name) and always(name, shape, dtype) and shape == GROUPS_OF_4
+
+    return tiered(("name", "shape", "dtype"), product(names, LOW_PRECISION, DTYPES), always, in_triton)

@@ -28,7 +28,9 @@ from tests.numeric.problems import (
     package,
     spec_of,
 )
-from tests.tiers import tiered, variants
+from tests.tiers import interpreted, tiered, variants
+
+pytestmark = interpreted
 
 SHAPE = Shape(T=37, K=16, V=12, B=2, groups=2)
 OTHER = 19

@@ -1,4 +1,4 @@
-"""The backward of the chunk kernels, interpreted, against autograd through the recurrence in float64."""
+"""The backward of the chunk kernels against autograd through the recurrence in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rungs 3 and 4: the chunk kernels, interpreted, against the recurrence in float64 on the same rounded inputs."""
+"""Rungs 3 and 4: the chunk kernels against the recurrence in float64 on the same rounded inputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.numeric.problems import (
 )
 from tests.numeric.test_extremes import CONDITION, at_20, at_high, at_low, extreme, float32_loss, levels, mixed
 from tests.numeric.test_resume import piece
-from tests.tiers import exhaustive, ladder, variants
+from tests.tiers import exhaustive, interpreted, ladder, variants
 
 KERNELS = with_form("chunk")
 ERASING = ["delta_rule", "gated_delta_rule", "comba", "delta_product", "gated_delta_product", "kda"]
@@ -175,6 +175,7 @@ def test_a_prefill_then_decoding_is_one_pass(name):
     assert_close(expected, named_results(name, torch.cat(outputs, dim=1), state), 1e-5)
 
 
+@interpreted
 @pytest.mark.parametrize("name", ["simple_gla", "gated_delta_rule", "gated_delta_product"])
 def test_a_sequence_has_the_same_bits_whatever_is_packed_beside_it(name):
     packed = make(name, Shape(lengths=(70, 9), groups=2)).to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Rungs 3 and 4: the recurrent kernel, interpreted, against the recurrence in float64 on the same rounded inputs."""
+"""Rungs 3 and 4: the recurrent kernel against the recurrence in float64 on the same rounded inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backward of the recurrent kernels, interpreted, against autograd through the recurrence in float64."""
+"""The backward of the recurrent kernels against autograd through the recurrence in float64."""
 
 from __future__ import annotations
 

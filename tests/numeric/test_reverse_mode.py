@@ -1,4 +1,4 @@
-"""Gradients by transposed statements, interpreted, against autograd through the recurrence in float64."""
+"""Gradients by transposed statements against autograd through the recurrence in float64."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.fuzz.packages import build, imported
 from tests.margins import beyond
 from tests.numeric.problems import rms_ratio
 from tests.specs import OPERATORS
-from tests.tiers import represents, tiered, variants
+from tests.tiers import interpreted, represents, tiered, variants
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 
@@ -179,7 +179,11 @@ def seen_always(name: str, shape: Shape) -> bool:
     return name in WRITTEN or represents(name) or shape == SHAPES[1]
 
 
-@tiered(("name", "shape"), MEETING, seen_always)
+def in_triton(name: str, shape: Shape) -> bool:
+    return represents(name) and shape == SHAPES[1]
+
+
+@tiered(("name", "shape"), MEETING, seen_always, in_triton)
 def test_float32(name, shape, packages):
     """Several segments, packed and empty sequences, sizes that pad, value heads in groups, one step and three."""
     check(problem_of(name, shape), packages[name])
@@ -312,6 +316,7 @@ def test_results_used_one_by_one(name, packages):
         assert not (failure := beyond(key, rms_ratio(x, sum(part[key] for part in parts)), FLOAT32)), failure
 
 
+@interpreted
 @pytest.mark.parametrize("name", ["gsa", "two_loops"])
 def test_a_sequence_has_the_same_bits_whatever_is_packed_beside_it(name, packages):
     """Its segments are as long as those of the longest sequence, which says nothing about its numbers."""

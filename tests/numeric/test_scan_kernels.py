@@ -11,7 +11,7 @@ from tests.numeric.problems import assert_close
 from tests.numeric.scans import COMMITTED, NAMES, Shape, evaluate, form, make
 from tests.tiers import ladder, variants
 
-pytestmark = [pytest.mark.usefixtures("interpreter"), pytest.mark.usefixtures("poisoned_memory")]
+pytestmark = [pytest.mark.usefixtures("kernels"), pytest.mark.usefixtures("poisoned_memory")]
 
 SHAPES = [
     Shape(T=0, B=2),

@@ -27,7 +27,7 @@ from flagen.spec import parse_spec
 from tests.fuzz.packages import imported
 from tests.numeric.problems import assert_close, cotangent
 
-pytestmark = [pytest.mark.usefixtures("interpreter"), pytest.mark.usefixtures("poisoned_memory")]
+pytestmark = [pytest.mark.usefixtures("kernels"), pytest.mark.usefixtures("poisoned_memory")]
 
 TEXT = """
 flagen: 1

@@ -1,4 +1,4 @@
-"""Gradients of specs that run in stages: every stage's kernels, interpreted, and what passes between them."""
+"""Gradients of specs that run in stages: every stage's kernels, and what passes between them."""
 
 from __future__ import annotations
 
