@@ -61,14 +61,26 @@ def _kernels_of(program: Program) -> str:
 
 
 def _prove_fused_recurrent(spec: Spec, forward: Program, backward: Program, seed: int) -> Iterator[str]:
+    names = ", ".join(kernel.name for kernel in backward.kernels)
+    compared, with_gradients = _prove_recurrent(spec, forward, backward, seed)
+    yield _told("kernel of fused_recurrent = recurrence", compared)
+    of_backward = f"kernels of its backward ({names}) = exact derivatives of the recurrence"
+    yield _told(of_backward, with_gradients, compared)
+
+
+def _prove_recurrent(
+    spec: Spec, forward: Program, backward: Program, seed: int
+) -> tuple[tuple[Setting, ...], tuple[Setting, ...]]:
+    """At which settings results and gradients were compared: in one call, where programs have blocks of the same dim."""
+    if forward.kernels[0].block_of != backward.kernels[0].block_of:
+        return prove_program(spec, forward, seed=seed), prove_program(spec, backward, seed=seed)
+
     def compare(call: Call, forward: Program) -> None:
         _prove_results(call, forward, (OUTPUT,))
         _prove_gradients(call, backward, (OUTPUT,))
 
-    names = ", ".join(kernel.name for kernel in backward.kernels)
     compared = tuple(setting for setting in SETTINGS if _at_a_point(spec, forward, setting, seed, compare))
-    yield _told("kernel of fused_recurrent = recurrence", compared)
-    yield _told(f"kernels of its backward ({names}) = exact derivatives of the recurrence", compared, compared)
+    return compared, compared
 
 
 def _told(what: str, compared: Sequence[Setting], before: Sequence[Setting] = ()) -> str:

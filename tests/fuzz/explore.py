@@ -2,8 +2,9 @@
 
     python -m tests.fuzz.explore --count 1000 --start 0 --stage kernels
 
-Each number is one spec, the same one everywhere. A spec is refused with documented codes or it builds; then all its
-forms are its recurrence. What fails is printed with its number, and with --show as text.
+Each number is one spec, the same one everywhere. A spec is refused with documented codes or it builds, and its kernels
+are proved; then all its forms are its recurrence. Kernels run in PyTorch, those of every tenth spec in
+Triton's interpreter, with --interpret all. What fails is printed with its number, and with --show as text.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -32,8 +34,11 @@ from flagen.spec.model import Binary, Call, Contract, Expr, Name, Negate, Reduce
 from tests.fuzz import kernels, ladder
 from tests.fuzz.dense import DenseAuthor
 from tests.fuzz.packages import imported, planned, written
+from tests.vectorized.launches import vectorized
 
 STAGES = ("build", "naive", "kernels")
+_INTERPRETED = 10
+"""Of so many specs the kernels of one run in Triton's interpreter."""
 
 
 @dataclass
@@ -58,13 +63,14 @@ def text_of(number: int) -> str:
     return DenseAuthor(random.Random(number).randrange).dense()
 
 
-def explore(numbers: range, stage: str, *, follow: bool = False) -> Covered:
-    """The specs of these numbers as far as `stage`."""
+def explore(numbers: range, stage: str, *, interpret: bool = True, follow: bool = False) -> Covered:
+    """The specs of these numbers as far as `stage`; without `interpret` most kernels run in PyTorch."""
     covered = Covered()
     for number in numbers:
         began = time.perf_counter()
         try:
-            covered.counts.update(climbed(number, stage))
+            with nullcontext() if interpret or number % _INTERPRETED == 0 else vectorized():
+                covered.counts.update(climbed(number, stage))
         except Exception as error:  # Whatever it is: a spec never fails.
             why = " ".join((str(error) or type(error).__name__).split())
             last = traceback.extract_tb(error.__traceback__)[-1]
@@ -99,6 +105,9 @@ def climbed(number: int, stage: str) -> list[tuple[str, str]]:
             told = kernels.check(spec, package, shapes=in_turn((*kernels.SHAPES, kernels.EQUAL), number, 1))
             reached += [("kernels' results", "gradients" if name.startswith("d ") else "values") for name in told]
             reached.append(("kernels", "compared" if told else "not told apart by float32"))
+    if stage == "kernels":
+        proved = pipeline.prove_kernels(spec, pipeline.lower(plan))
+        reached += [("proof of kernels", "none" if "not compared" in line else "whole") for line in proved]
     return reached
 
 
@@ -163,6 +172,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--stage", choices=STAGES, default="kernels")
+    parser.add_argument("--interpret", action="store_true", help="run all kernels in Triton's interpreter")
     parser.add_argument("--show", action="store_true", help="print each spec that fails, and the traceback")
     options = parser.parse_args()
     from flagen.triton_cpu import repair
@@ -171,7 +181,8 @@ def main() -> int:
     warnings.simplefilter("ignore")
     repair()
     began = time.perf_counter()
-    covered = explore(range(options.start, options.start + options.count), options.stage, follow=True)
+    numbers = range(options.start, options.start + options.count)
+    covered = explore(numbers, options.stage, interpret=options.interpret, follow=True)
     print(covered.show())
     if options.show:
         for number, _, trace in covered.failures:
