@@ -71,7 +71,7 @@ def _prove_fused_recurrent(spec: Spec, forward: Program, backward: Program, seed
 def _prove_recurrent(
     spec: Spec, forward: Program, backward: Program, seed: int
 ) -> tuple[tuple[Setting, ...], tuple[Setting, ...]]:
-    """At which settings results and gradients were compared: in one call, where programs have blocks of the same dim."""
+    """At which settings results and gradients were compared: in one call, if programs have blocks of the same dim."""
     if forward.kernels[0].block_of != backward.kernels[0].block_of:
         return prove_program(spec, forward, seed=seed), prove_program(spec, backward, seed=seed)
 
