@@ -129,7 +129,7 @@ def test_every_input_has_a_dtype_of_its_own(product: Package) -> None:
     function = product.fused.fused_recurrent_gated_delta_product
     output, _ = function(*mixed, **call.keyword | {"initial_state": None})
     assert output.dtype == torch.float32  # That of v, the first with the output's dims.
-    expected, _ = product.naive_recurrent.naive_recurrent_gated_delta_product(
+    expected, _ = product.naive.naive_recurrent_gated_delta_product(
         *(x.float() for x in mixed), **call.keyword | {"initial_state": None}
     )
     assert error(expected, output) <= 1e-5

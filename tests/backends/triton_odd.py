@@ -231,7 +231,7 @@ class Call:
         """Output and final states of the definition, in float32 or better on the same values."""
         positional = [x.float() for x in self.positional]
         keyword = {name: _widened(value) for name, value in self.keyword.items()}
-        function = getattr(self.package.naive_recurrent, f"naive_recurrent_{self.package.spec.name}")
+        function = getattr(self.package.naive, f"naive_recurrent_{self.package.spec.name}")
         return _flat(function(*positional, **keyword, output_final_state=True))
 
     def fused(self) -> list[Tensor]:
