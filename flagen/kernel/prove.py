@@ -335,9 +335,9 @@ def _run(program: Program, memory: Memory, made: Made | None = None) -> None:
             launch(kernel, memory)
         except Illegal as wrong:
             raise Illegal(f"{kernel.name or 'the kernel'}: {wrong}") from None
-        for array in () if made is None else _stored(kernel):
-            if array.name in memory.arrays:
-                memory.arrays[array.name] = _as_before(made, array, memory)
+        if made is not None:
+            given = (array for array in _stored(kernel) if array.name in memory.arrays)
+            memory.arrays |= {array.name: _as_before(made, array, memory) for array in given}
 
 
 def _as_before(made: Made, array: Array, memory: Memory) -> Data:
@@ -345,7 +345,8 @@ def _as_before(made: Made, array: Array, memory: Memory) -> Data:
     leaves behind, each way has to leave, and a backward that makes it itself."""
     found, same = memory.arrays[array.name], memory.functions.same
     before = made.setdefault(array, found)
-    if before is found or all(x is y or _is_number(x, y) and same(x, y) for x, y in zip(before, found, strict=True)):
+    pairs = zip(before, found, strict=True)
+    if before is found or all(x is y or (_is_number(x, y) and same(x, y)) for x, y in pairs):
         return before
     if array.life == "residual":
         raise _Differs(f"{array.name} is not what it is in another way to run")

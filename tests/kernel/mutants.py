@@ -107,8 +107,8 @@ def short(node: object) -> str:
 
 
 Change = tuple[str, Any, Any, Any, tuple[Any, ...], tuple[Statement | None, ...]]
-"""Of which kind, what was there, what is there instead, all of it with that, the statements around it, and what the last
-of them is instead."""
+"""Of which kind, what was there, what is there instead, all of it with that, the statements around it, and what the
+last of them is instead."""
 
 
 class _Changes:
@@ -203,7 +203,8 @@ class _Changes:
             case Call(function, args, dims):
                 if function in _DECAYS:
                     yield "decays", Spread(Constant(Fraction(1)), dims)
-                yield from (("operands", arg) for arg in args[:1] if arg.dims == dims)
+                if function not in _RETURN_TWO:
+                    yield from (("operands", arg) for arg in args[:1] if arg.dims == dims)
             case Whole(number):
                 yield "offsets", Whole(number + 1)
             case Coordinate():
@@ -278,6 +279,7 @@ class _Changes:
 
 _NEIGHBOURS = {">=": ">", ">": ">=", "<": "<=", "<=": "<", "==": ">="}
 _DECAYS = ("decay_over", "decay_to_cut")
+_RETURN_TWO = ("split_log_decay",)
 
 
 def _decays(tile: Any) -> bool:

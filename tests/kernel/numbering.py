@@ -74,7 +74,7 @@ class Numbering:
         """Whether the last of some statements, which are `around` it, and another one in its place leave the same
         behind."""
         *_, was = around
-        if isinstance(was, Loop | If | Apply):
+        if not isinstance(was, Let | Bind | Add | Scale | Fill | Choose | Load | Store):
             return False
         names, self._turns = self._before[tuple(map(id, around))]
         return self._left(was, names) == self._left(now, names)
