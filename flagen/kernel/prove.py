@@ -336,30 +336,25 @@ def _run(program: Program, memory: Memory, made: Made | None = None) -> None:
         except Illegal as wrong:
             raise Illegal(f"{kernel.name or 'the kernel'}: {wrong}") from None
         if made is not None:
-            given = (array for array in _stored(kernel) if array.name in memory.arrays)
+            given = (array for array in _made_by(kernel) if array.name in memory.arrays)
             memory.arrays |= {array.name: _as_before(made, array, memory) for array in given}
 
 
 def _as_before(made: Made, array: Array, memory: Memory) -> Data:
     """What another way has made of an array, where it is the same: whoever takes it need not run again. What a forward
-    leaves behind, each way has to leave, and a backward that makes it itself."""
+    leaves behind, and its results, are the same from each way that makes them, be it a way back."""
     found, same = memory.arrays[array.name], memory.functions.same
     before = made.setdefault(array, found)
     pairs = zip(before, found, strict=True)
     if before is found or all(x is y or (_is_number(x, y) and same(x, y)) for x, y in pairs):
         return before
-    if array.life == "residual":
+    if array.life in ("residual", "result"):
         raise _Differs(f"{array.name} is not what it is in another way to run")
     return found
 
 
 def _is_number(*elements: Element) -> bool:
     return not any(isinstance(x, Poison | Infinity) for x in elements)
-
-
-def _stored(kernel: Kernel) -> Iterator[Array]:
-    """The arrays that a kernel stores."""
-    yield from {s.target.array: None for s in statements_in(kernel.body) if isinstance(s, Store)}
 
 
 def _allocated(program: Program) -> Mapping[str, tuple[Array, str | None]]:
@@ -375,7 +370,7 @@ def _allocated(program: Program) -> Mapping[str, tuple[Array, str | None]]:
 
 def _made_by(kernel: Kernel) -> Iterator[Array]:
     """The arrays that a kernel does not take from another one."""
-    stored = {*_stored(kernel)}
+    stored = {s.target.array for s in statements_in(kernel.body) if isinstance(s, Store)}
     loaded = {s.source.array for s in statements_in(kernel.body) if isinstance(s, Load)}
     yield from (array for array in kernel.arrays if array in stored or array not in loaded)
 

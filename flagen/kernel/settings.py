@@ -26,6 +26,7 @@ class Setting:
     segment: tokens of a segment.
     chunk: tokens of a chunk.
     rows: rows of a chunk where tokens have several, if not as many.
+    leaf: rows at which halving a chunk ends.
     asked_from: the argument from which on every other gradient is asked for.
     """
 
@@ -43,6 +44,7 @@ class Setting:
     segment: int = 2
     chunk: int = 2
     rows: int = 0
+    leaf: int = 2
     asked_from: int = 0
 
     def sizes(self, spec: Spec, block_of: str | None) -> Sizes:
@@ -67,7 +69,7 @@ class Setting:
         blocks = {dim: _lanes(size) for dim, size in dims.items()}
         blocks |= {BETWEEN: chunk, WRITTEN: chunk, MEMBER: _lanes(self.HV // key_heads)}
         blocks |= {TOKEN: _lanes(chunk // self.steps), ROW: chunk} if rows == ROW else {TOKEN: chunk}
-        words = {"LEVELS": chunk.bit_length() - 1, "LEAF_LEVELS": 1, "LEAF": 2}
+        words = {"LEVELS": chunk.bit_length() - 1, "LEAF_LEVELS": self.leaf.bit_length() - 1, "LEAF": self.leaf}
         cut = dict.fromkeys(dims, self.cut[1])
         return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment, cut, words)
 
@@ -260,8 +262,8 @@ ROWS = (
         asked_from=1,
     ),
     Setting(
-        "a batch for every other gradient",
-        (3, 3),
+        "a batch of whole leaves for every other gradient",
+        (4, 4),
         packed=False,
         H=1,
         HV=2,
@@ -272,6 +274,7 @@ ROWS = (
         whole=(1, 2),
         cut=(0, 1),
         chunk=4,
+        leaf=4,
     ),
     Setting(
         "no token from no state",

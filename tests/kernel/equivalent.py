@@ -28,11 +28,14 @@ from flagen.plan.tiles import (
     Along,
     Arithmetic,
     Call,
+    Compare,
     Constant,
+    Coordinate,
     Cumulative,
     Dot,
     Edge,
     Function,
+    Head,
     Masked,
     MatMul,
     Negative,
@@ -40,12 +43,14 @@ from flagen.plan.tiles import (
     Once,
     Product,
     Scan,
+    Select,
     Shifted,
     Spread,
     StateTile,
     Sum,
     Tile,
     Value,
+    Whole,
     operands,
     tiles_in,
 )
@@ -58,7 +63,7 @@ def harmless(numbering: Numbering, mutant: Mutant) -> str | None:
     mistake."""
     kernel = numbering.kernel
     match mutant.was:
-        case Loop("token") if mutant.changes("but_last") and not _stores(mutant.was.body):
+        case Loop("token") if mutant.changes("but_last") and _leaves_nothing_behind_segments(kernel, mutant.around):
             return "nobody asks for what the last segment leaves"
         case Loop() if mutant.changes("reverse") and _starts_afresh(mutant.was.body):
             return "an order of turns that take nothing from one another"
@@ -75,6 +80,16 @@ def harmless(numbering: Numbering, mutant: Mutant) -> str | None:
             None,
         ) and not _is_asked_for_beyond(kernel, mutant.was, tile, dim):
             return "a mask over lanes of which nothing is made that is stored"
+        case Let(target, value) if mutant.now is None and _is_all_that_it_is(kernel, target, value):
+            return "what it was before"
+        case Load(_, source, 0.0) if mutant.changes("once") and _is_for_the_first_block(source):
+            return "what only the first block loads"
+        case Access() as was if (
+            isinstance(mutant.instead, Load)
+            and mutant.instead.shares
+            and (was.of_first_share == mutant.now.of_first_share)
+        ):
+            return "the shares of all blocks, whichever of them is named"
         case Access() if _loses_an_end_of_rows(mutant) and _is_before_another(mutant.around):
             return "an end of rows in a chunk before another one, which is full"
         case Value(name) if isinstance(mutant.now, Value) and _is_only_masked(kernel, name, mutant.now.name):
@@ -82,6 +97,22 @@ def harmless(numbering: Numbering, mutant: Mutant) -> str | None:
     if numbering.are_one(mutant.around, mutant.instead):
         return "the same number: another name for it, a cast, something zero"
     return None
+
+
+def _is_all_that_it_is(kernel: Kernel, name: str, tile: Tile) -> bool:
+    """Whether a name is the same tile wherever it is made, of nothing that changes."""
+    makers = [statement for statement in statements_in(kernel.body) if name in _changed(statement)]
+    changing = Value | StateTile | Coordinate | Head
+    return all(maker == Let(name, tile) for maker in makers) and not any(
+        isinstance(t, changing) for t in tiles_in(tile)
+    )
+
+
+def _is_for_the_first_block(access: Access) -> bool:
+    """Whether it has lanes in the first block alone."""
+    first = Compare("==", Coordinate("block"), Whole(0), ())
+    ends = [end for _, end in access.ends if isinstance(end, Select)]
+    return access.where == first or any((end.where, end.other) == (first, Whole(0)) for end in ends)
 
 
 def _loses_an_end_of_rows(mutant: Mutant) -> bool:
@@ -93,8 +124,15 @@ def _is_before_another(around: Sequence[Statement]) -> bool:
     return any(isinstance(statement, Loop) and statement.over == "earlier" for statement in around)
 
 
-def _stores(body: Iterable[Statement]) -> bool:
-    return any(isinstance(statement, Store) for statement in statements_in(body))
+def _leaves_nothing_behind_segments(kernel: Kernel, around: Sequence[Statement]) -> bool:
+    """Whether the last one of a loop over tokens stores nothing, and nobody takes from it what it has made: segments
+    come one after the other, and nothing after them."""
+    segments, *_, tokens = around
+    if any(isinstance(s, Store) for s in statements_in((tokens,))) or (isinstance(segments, Loop) and segments.reverse):
+        return False
+    made = {name for statement in statements_in((tokens,)) for name in _changed(statement)}
+    behind = kernel.body[[statement is segments for statement in kernel.body].index(True) + 1 :]
+    return not any(_read_by(statement) & made for statement in statements_in(behind))
 
 
 def _given(statement: Statement) -> set[str]:
@@ -148,6 +186,8 @@ def _leaves_the_first_block(kernel: Kernel, name: str) -> bool:
     """Whether something that other blocks store is made of what it holds."""
     conditional = [s for s in statements_in(kernel.body) if isinstance(s, If) and FirstBlock() in s.conditions]
     inside = {id(statement) for s in conditional for statement in s.then}
+    stores = [s for s in statements_in(kernel.body) if isinstance(s, Store)]
+    inside |= {id(store) for store in stores if _is_for_the_first_block(store.target)}
     reached, grown = set[str](), {name}
     while grown - reached:
         reached |= grown

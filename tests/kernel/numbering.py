@@ -1,7 +1,8 @@
 """Which tiles of a kernel are the same in exact arithmetic: those with one number.
 
-A kernel is followed statement by statement; what names hold is numbered by what it is made of. Casts are none here, the
-finer of the two parts of a log decay is zero, and so is whatever is made of nothing but that.
+A kernel is followed statement by statement; what names hold is numbered by what it is made of. Casts are none here, nor
+are clamps of log decays, far below what a proof has; the finer of the two parts of a log decay is zero, and so is
+whatever is made of nothing but that.
 """
 
 from __future__ import annotations
@@ -183,15 +184,13 @@ class Numbering:
                 return self._held(names, f"{name}_prev")
             case Constant(value) | Whole(value):
                 return self._number(("constant", value))
-            case Rounded(value) | Widened(value):
+            case Rounded(value) | Widened(value) | AtLeast(value):
                 return of(value)
             case Product(factors, dims):
                 return self._product(list(map(of, factors)), dims)
             case Arithmetic("+" | "-" as op, left, right, dims):
                 return self._sum(op, of(left), of(right), dims)
-            case Sum(value) | Cumulative(value) | Along(value) | Spread(value) | Negative(value) | AtLeast(value) if (
-                of(value) == self.zero
-            ):
+            case Sum(value) | Cumulative(value) | Along(value) | Negative(value) if of(value) == self.zero:
                 return self.zero
             case Spread(value):
                 return of(value)
