@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 
 from flagen.kernel.ir import (
     Access,
@@ -27,6 +28,7 @@ from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.tiles import (
     Along,
     Arithmetic,
+    Both,
     Call,
     Compare,
     Constant,
@@ -42,6 +44,7 @@ from flagen.plan.tiles import (
     Normalize,
     Once,
     Product,
+    Rounded,
     Scan,
     Select,
     Shifted,
@@ -51,6 +54,7 @@ from flagen.plan.tiles import (
     Tile,
     Value,
     Whole,
+    Widened,
     operands,
     tiles_in,
 )
@@ -91,7 +95,10 @@ def harmless(numbering: Numbering, mutant: Mutant) -> str | None:
         ):
             return "the shares of all blocks, whichever of them is named"
         case Access() if _loses_an_end_of_rows(mutant) and _is_before_another(mutant.around):
-            return "an end of rows in a chunk before another one, which is full"
+            if not kernel.steps:
+                return "an end of rows in a chunk before another one, which is full"
+            if not _is_asked_for_in_its_routine(kernel, mutant.around):
+                return "an end of rows that are multiplied by zero"
         case Value(name) if isinstance(mutant.now, Value) and _is_only_masked(kernel, name, mutant.now.name):
             return "two names of one tile, between which there is a mask over what is nothing else there"
     if numbering.are_one(mutant.around, mutant.instead):
@@ -110,9 +117,16 @@ def _is_all_that_it_is(kernel: Kernel, name: str, tile: Tile) -> bool:
 
 def _is_for_the_first_block(access: Access) -> bool:
     """Whether it has lanes in the first block alone."""
-    first = Compare("==", Coordinate("block"), Whole(0), ())
     ends = [end for _, end in access.ends if isinstance(end, Select)]
-    return access.where == first or any((end.where, end.other) == (first, Whole(0)) for end in ends)
+    return _holds_first(access.where) or any(_holds_first(end.where) and end.other == Whole(0) for end in ends)
+
+
+def _holds_first(condition: Tile | None) -> bool:
+    """Whether something holds in the first block alone."""
+    match condition:
+        case Both(left, right):
+            return _holds_first(left) or _holds_first(right)
+    return condition == Compare("==", Coordinate("block"), Whole(0), ())
 
 
 def _loses_an_end_of_rows(mutant: Mutant) -> bool:
@@ -213,7 +227,7 @@ def _beyond(tile: Tile, dim: str, known: Numbers) -> float | None:
             return float(value)
         case Masked(value, over, fill):
             return fill if over == dim or beyond(value) == fill else None
-        case Spread(value):
+        case Spread(value) | Rounded(value) | Widened(value):
             return beyond(value)
         case Edge(value, axis) if axis != dim:
             return beyond(value)
@@ -271,12 +285,27 @@ def _made_beyond(statement: Statement, name: str, dim: str, known: Numbers) -> f
 def _is_asked_for_beyond(kernel: Kernel, statement: Statement, tile: Tile, dim: str) -> bool:
     """Whether what is stored is made of the lanes that a tile of a statement has beyond the end of `dim`."""
     known = _known_beyond(kernel, dim)
+    names = _names_asked_for(kernel, dim, known)
+    return any(asked for part, asked in _asked_for(statement, dim, names, known) if part == tile)
+
+
+def _is_asked_for_in_its_routine(kernel: Kernel, around: Sequence[Statement]) -> bool:
+    """Whether what a routine carries is made of rows that a tile loaded there has beyond the last one."""
+    match around:
+        case (*_, Apply(routine), Load(target)):
+            within = replace(kernel, body=routine.body)
+            return target in _names_asked_for(within, ROW, _known_beyond(within, ROW))
+    return True
+
+
+def _names_asked_for(kernel: Kernel, dim: str, known: Numbers) -> Set[str]:
+    """The names of whose lanes beyond the end of `dim` something is made that is stored."""
     names, before = set[str](), None
     while names != before:
         before = set(names)
         parts = [part for other in statements_in(kernel.body) for part in _asked_for(other, dim, names, known)]
         names |= {part.name for part, asked in parts if asked and isinstance(part, Value | StateTile)}
-    return any(asked for part, asked in _asked_for(statement, dim, names, known) if part == tile)
+    return names
 
 
 def _asked_for(statement: Statement, dim: str, names: Set[str], known: Numbers) -> Iterator[tuple[Tile, bool]]:

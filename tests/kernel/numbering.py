@@ -128,6 +128,8 @@ class Numbering:
                 inner = {name: names[name] for name in routine.carried if name in names}
                 self._body(routine.body, inner, path)
                 names |= {name: inner[name] for name in routine.carried if name in inner}
+            case Loop(_, body, whole=True):
+                self._body(body, names, path)  # There is one turn.
             case Loop():
                 self._loop(statement, names, path)
             case If(conditions, then, otherwise):

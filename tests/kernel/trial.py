@@ -47,7 +47,7 @@ def tried(programs: tuple[Program, ...], prove: Prove, step: int) -> Iterator[tu
         prove(*programs)
         for program, kernel in _kernels(programs):
             trial = _tried(programs, kernel, prove, step)
-            yield Row(program.name, kernel.name or "forward", trial.caught, trial.told), trial.failed
+            yield Row(program.name, kernel.name or "walk", trial.caught, trial.told), trial.failed
 
 
 def noted(rows: Iterable[tuple[Row, list[str]]], record_property: Record) -> list[str]:
