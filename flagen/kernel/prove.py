@@ -345,8 +345,10 @@ def _as_before(made: Made, array: Array, memory: Memory) -> Data:
     leaves behind, and its results, are the same from each way that makes them, be it a way back."""
     found, same = memory.arrays[array.name], memory.functions.same
     before = made.setdefault(array, found)
-    pairs = zip(before, found, strict=True)
-    if before is found or all(x is y or (_is_number(x, y) and same(x, y)) for x, y in pairs):
+    if before is found:
+        return before
+    pairs = zip(before, found, strict=False)
+    if len(before) == len(found) and all(x is y or (_is_number(x, y) and same(x, y)) for x, y in pairs):
         return before
     if array.life in ("residual", "result"):
         raise _Differs(f"{array.name} is not what it is in another way to run")
