@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from flagen.kernel.elements import Element, Infinity, Poison
+from flagen.kernel.elements import Element, Poison
 from flagen.kernel.ir import Access, Array, Index, Kernel
+from flagen.kernel.registers import whole
 from flagen.kernel.sizes import Illegal
 from flagen.kernel.tile_values import TileValues
 from flagen.plan.rows import ROW
@@ -172,8 +173,8 @@ class Addresses:
                 flat: int | None = 0
                 for dim in array.dims:
                     size = self.sizes.of(dim)
-                    index = _whole(indices[dim][lane]) if dim in indices else self._first_index(dim) + along[dim]
-                    end = _whole(limits[dim][lane]) if dim in limits else size
+                    index = whole(indices[dim][lane]) if dim in indices else self._first_index(dim) + along[dim]
+                    end = whole(limits[dim][lane]) if dim in limits else size
                     if dim in access.within and index >= end:
                         flat = None
                         break
@@ -189,12 +190,6 @@ def _check(array: Array, index: Index, at: int, extent: int) -> None:
     if not 0 <= at < extent:
         where = f"{index.axis or index.space} {at} of {extent}" if at >= 0 else f"no {index.space} here"
         raise Illegal(f"{array.name}: {where}")
-
-
-def _whole(x: Element) -> int:
-    if isinstance(x, Poison | Infinity):
-        raise Illegal(f"{x} as an index")
-    return int(x)
 
 
 def _is_true(x: Element) -> bool:

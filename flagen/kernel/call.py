@@ -111,9 +111,14 @@ class Call:
     def results(self) -> Results:
         """What the recurrence makes of it, with one tangent: along the directions of all arguments whose gradients are
         asked for."""
-        return self.results_along((self.asked,))
+        return self._results_along((self.asked,))
 
-    def results_along(self, along: Sequence[Collection[str]]) -> Results:
+    @cached_property
+    def results_of_each(self) -> Results:
+        """The same with a tangent for each of these arguments, in the order of `directions`."""
+        return self._results_along([{name} for name in self.directions if name in self.asked])
+
+    def _results_along(self, along: Sequence[Collection[str]]) -> Results:
         """The same with a tangent for each group of arguments."""
         named: dict[tuple[int, int], Mapping[str, Tensor]] = {}
         finals: dict[tuple[str, int, int], Tensor] = {}

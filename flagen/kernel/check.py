@@ -78,8 +78,10 @@ class _Check:
             case Store(target, value):
                 self._fits(value, self._of(target), target.array.name)
             case Loop(_, inner):
+                before = dict(self.dims)
                 self.body(inner)
-                self.body(inner)  # A turn takes what the one before has left.
+                if self.dims != before:  # A turn takes what the one before has left.
+                    self.body(inner)
             case If(_, then, otherwise):
                 self.body((*then, *otherwise))
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gmpy2 import mpq
 
 from flagen.kernel.elements import Element, add, apply, multiply
-from flagen.kernel.registers import Data, Lanes, Registers
+from flagen.kernel.registers import Data, Lanes, Registers, whole
 from flagen.kernel.sizes import Illegal
 from flagen.plan.rows import MEMBER, TOKEN, WRITTEN
 
@@ -93,7 +93,10 @@ def _put(registers: Registers, lanes: Lanes, number: Lanes) -> Returned:
 
 def _take(registers: Registers, lanes: Lanes, member: Lanes) -> Returned:
     """The numbers that one member has."""
-    return (Lanes(lanes.dims[:1], registers.lines(lanes, lanes.dims[0])[_whole(member)]),)
+    columns, number = registers.lines(lanes, lanes.dims[0]), _whole(member)
+    if not 0 <= number < len(columns):
+        raise Illegal(f"member {number} of {len(columns)}")
+    return (Lanes(lanes.dims[:1], columns[number]),)
 
 
 def _sum_of_earlier(registers: Registers, lanes: Lanes) -> Returned:
@@ -141,7 +144,8 @@ def _whole(lanes: Lanes) -> int:
     """A whole number that every lane has."""
     if lanes.dims:
         raise Illegal(f"a tile over {lanes.dims} is taken for one number")
-    return int(lanes.data[0])
+    (found,) = lanes.data
+    return whole(found)
 
 
 def _sum(elements: Iterable[Element]) -> Element:

@@ -101,7 +101,7 @@ class Executable:
             registers.chunk = None
             if self.kernel.run == "chunk":
                 self._stand_at(self.at["sequence"], self.at["counted_chunk"])
-            registers.values = {}
+            registers.values, registers.turns = {}, {}
             self.body()
             self.program += registers.programs
 
@@ -290,6 +290,8 @@ class Executable:
 
         def run() -> None:
             found = [lanes for each in returned for lanes in each()]
+            if len(found) != len(targets):
+                raise Illegal(f"{len(found)} tiles are given {len(targets)} names: {', '.join(targets)}")
             self.registers.values |= dict(zip(targets, found, strict=True))
 
         return run

@@ -24,6 +24,12 @@ class Machine:
         self._executables: dict[int, tuple[Kernel, Executable]] = {}
         self._launched: dict[tuple[object, ...], tuple[object, Mapping[str, Data]]] = {}
 
+    def again(self) -> Machine:
+        """One that knows what this one knows, and keeps to itself what it finds out."""
+        machine = Machine(self.sizes, self.functions, self.numbers)
+        machine._executables, machine._launched = dict(self._executables), dict(self._launched)
+        return machine
+
     def launch(self, kernel: Kernel, memory: Memory) -> None:
         """Run a kernel over its grid, unless it ran before and found the same arrays.
 

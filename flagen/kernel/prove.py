@@ -14,8 +14,8 @@ from flagen.algebra.exact import Dual, Tensor
 from flagen.diagnostics import InternalError
 from flagen.kernel.call import At, Call, Results
 from flagen.kernel.elementary import Elementary
-from flagen.kernel.elements import Element, Poison, add
-from flagen.kernel.ir import Array, Program, Space, Store, statements_in
+from flagen.kernel.elements import Element, Infinity, Poison, add
+from flagen.kernel.ir import Array, Kernel, Load, Program, Space, Store, statements_in
 from flagen.kernel.memory import Memory
 from flagen.kernel.precise import Precise, precision
 from flagen.kernel.registers import Data
@@ -129,19 +129,20 @@ def prove_rows(spec: Spec, forward: Program, backward: Program | None, *, seed: 
 
 
 def _prove_ways(call: Call, forward: Program, backward: Program | None, named: Sequence[str]) -> None:
-    """Results of each way forward; then the gradients from what those leave behind, and from the results, which a
-    backward may take as well. Where only some gradients are asked for, also forward without what a backward wants
-    kept, and each way of the backward; else the first of those, which has most to do."""
+    """Results of each way forward; then the gradients in each way back from what those leave behind, and from the
+    results, which a backward may take as well. Where only some gradients are asked for, also forward without what a
+    backward wants kept."""
     left: dict[str, Data] = {}
+    made: Made = {}
     for way in _ways(forward):
         if not call.setting.everything:
-            _prove_results(call, way, named)
-        memory = _prove_results(call, way, named, keeps=True)
+            _prove_results(call, way, named, made=made)
+        memory = _prove_results(call, way, named, keeps=True, made=made)
         lives = {array.name: array.life for kernel in way.kernels for array in kernel.arrays}
         left = {name: x for name, x in memory.arrays.items() if lives[name] in ("residual", "result")} | left
     if backward is not None:
-        for way in _ways(backward)[: 1 if call.setting.everything else None]:
-            _prove_gradients(call, way, named, left)
+        for way in _ways(backward):
+            _prove_gradients(call, way, named, left, made)
 
 
 def _sharing(program: Program, other: Program) -> Program:
@@ -218,11 +219,13 @@ def _sizes(spec: Spec, program: Program, setting: Setting) -> Sizes:
 # ------------------------------------------------------------------------------------------------------------- forward
 
 
-def _prove_results(call: Call, program: Program, named: Sequence[str], *, keeps: bool = False) -> Memory:
+def _prove_results(
+    call: Call, program: Program, named: Sequence[str], *, keeps: bool = False, made: Made | None = None
+) -> Memory:
     """Run a forward, which `keeps` what a backward takes, or does not. There have to be results that are `named`, and
     the states after each sequence, whatever the program says that it has."""
     memory = _memory(call, program, keeps=keeps)
-    _run(call, program, memory)
+    _run(call, program, memory, made)
     arrays = {a.of: (a, kernel.block_of) for kernel in program.kernels for a in kernel.arrays if a.life == "result"}
     for name in (*named, *_finals(call)):
         if name not in arrays:
@@ -269,13 +272,17 @@ def _result(results: Results, array: Array, at: At) -> Tensor:
 
 
 def _prove_gradients(
-    call: Call, program: Program, named: Sequence[str], residuals: Mapping[str, Data] | None = None
+    call: Call,
+    program: Program,
+    named: Sequence[str],
+    residuals: Mapping[str, Data] | None = None,
+    made: Made | None = None,
 ) -> None:
     """Along random directions of the arguments, the derivative of <cotangents, results>: of those that are `named` and
     of the last states, whatever the program says that it takes and gives. `residuals`: what the forward has left, by
     name."""
     memory = _memory(call, program, residuals)
-    _run(call, program, memory)
+    _run(call, program, memory, made)
     arrays = {a.of: (a, kernel.block_of) for kernel in program.kernels for a in kernel.arrays if a.life == "gradient"}
     found: dict[str, Element] = {}
     for name in call.asked & arrays.keys():
@@ -291,7 +298,7 @@ def _prove_gradients(
 def _which_gradient(call: Call, named: Sequence[str], found: Mapping[str, Element]) -> str:
     """Which gradient differs, where the sum of all does."""
     asked = [name for name in call.directions if name in call.asked]
-    derivatives = _derivatives(call, named, call.results_along([{name} for name in asked]), len(asked))
+    derivatives = _derivatives(call, named, call.results_of_each, len(asked))
     for name, wanted in zip(asked, derivatives, strict=True):
         if name not in found and wanted != 0:
             return f"the gradient of {name} is nowhere put out"
@@ -317,12 +324,39 @@ def _derivatives(call: Call, named: Sequence[str], results: Results, count: int)
 # -------------------------------------------------------------------------------------------------------------- memory
 
 
-def _run(call: Call, program: Program, memory: Memory) -> None:
+Made = dict[Array, Data]
+"""What the ways that ran before have made of each array."""
+
+
+def _run(call: Call, program: Program, memory: Memory, made: Made | None = None) -> None:
+    """Launch its kernels, one after the other; what they make of arrays joins what others have `made` of them."""
     for kernel in program.kernels:
         try:
             call.machine.launch(kernel, memory)
         except Illegal as wrong:
             raise Illegal(f"{kernel.name or 'the kernel'}: {wrong}") from None
+        if made is not None:
+            given = (array for array in _made_by(kernel) if array.name in memory.arrays)
+            memory.arrays |= {array.name: _as_before(call, made, array, memory) for array in given}
+
+
+def _as_before(call: Call, made: Made, array: Array, memory: Memory) -> Data:
+    """What another way has made of an array, where it is the same: whoever takes it need not run again. What a forward
+    leaves behind, and its results, are the same from each way that makes them, be it a way back."""
+    found, same = memory.arrays[array.name], call.functions.same
+    before = made.setdefault(array, found)
+    if before is found:
+        return before
+    pairs = zip(before, found, strict=False)
+    if len(before) == len(found) and all(x is y or (_is_number(x, y) and same(x, y)) for x, y in pairs):
+        return before
+    if array.life in ("residual", "result"):
+        raise _Differs(f"{array.name} is not what it is in another way to run")
+    return found
+
+
+def _is_number(*elements: Element) -> bool:
+    return not any(isinstance(x, Poison | Infinity) for x in elements)
 
 
 def _allocated(program: Program) -> Mapping[str, tuple[Array, str | None]]:
@@ -336,6 +370,13 @@ def _allocated(program: Program) -> Mapping[str, tuple[Array, str | None]]:
     return arrays
 
 
+def _made_by(kernel: Kernel) -> Iterator[Array]:
+    """The arrays that a kernel does not take from another one."""
+    stored = {s.target.array for s in statements_in(kernel.body) if isinstance(s, Store)}
+    loaded = {s.source.array for s in statements_in(kernel.body) if isinstance(s, Load)}
+    yield from (array for array in kernel.arrays if array in stored or array not in loaded)
+
+
 def _memory(
     call: Call, program: Program, residuals: Mapping[str, Data] | None = None, *, keeps: bool = False
 ) -> Memory:
@@ -343,7 +384,7 @@ def _memory(
     there, but for what a forward `keeps` for a backward."""
     setting = call.setting
     memory = Memory(call.sizes, {}, call.asked)
-    made = {s.target.array.name for k in program.kernels for s in statements_in(k.body) if isinstance(s, Store)}
+    made = {array.name for kernel in program.kernels for array in _made_by(kernel)}
     arrays = _allocated(program)
     for array, block_of in arrays.values():
         of_state = call.of_state(array)
@@ -367,7 +408,7 @@ def _memory(
                 memory.allocate(array, block_of)
             case "residual":
                 if residuals is not None and array.name not in made:
-                    memory.arrays[array.name] = residuals[array.name]
+                    memory.arrays |= {array.name: residuals[array.name]} if array.name in residuals else {}
                 elif keeps or residuals is not None or not array.optional:
                     memory.allocate(array, block_of)
     return memory

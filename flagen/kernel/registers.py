@@ -10,7 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 from flagen.kernel.elementary import Elementary
-from flagen.kernel.elements import Element
+from flagen.kernel.elements import Element, Infinity, Poison
 from flagen.kernel.ir import Space
 from flagen.kernel.sizes import Illegal, Sizes
 from flagen.spec.model import Dims
@@ -141,3 +141,10 @@ def _spread(over: tuple[tuple[str, int], ...], dims: Dims) -> tuple[int, ...]:
     steps = [strides.get(dim, 0) for dim in extent]
     points = itertools.product(*(range(size) for size in extent.values()))
     return tuple([sum([at * step for at, step in zip(point, steps, strict=True)]) for point in points])
+
+
+def whole(x: Element) -> int:
+    """A number that counts."""
+    if isinstance(x, Poison | Infinity) or x != int(x):
+        raise Illegal(f"{x} is taken for a whole number")
+    return int(x)

@@ -25,6 +25,8 @@ class Setting:
     cut: the size of the dim that blocks are cut from, and of a block.
     segment: tokens of a segment.
     chunk: tokens of a chunk.
+    rows: rows of a chunk where tokens have several, if not as many.
+    leaf: rows at which halving a chunk ends.
     asked_from: the argument from which on every other gradient is asked for.
     """
 
@@ -41,6 +43,8 @@ class Setting:
     cut: tuple[int, int]
     segment: int = 2
     chunk: int = 2
+    rows: int = 0
+    leaf: int = 2
     asked_from: int = 0
 
     def sizes(self, spec: Spec, block_of: str | None) -> Sizes:
@@ -56,15 +60,16 @@ class Setting:
         return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment)
 
     def row_sizes(self, spec: Spec, rows: str) -> Sizes:
-        """The sizes of a launch of programs that multiply rows of a chunk, of which there are as many as `chunk`, each
-        for one micro-step if `rows` says so; they have blocks of any dim."""
+        """The sizes of a launch of programs that multiply rows of a chunk, each for a token, or for one micro-step if
+        `rows` says so; they have blocks of any dim."""
+        chunk = self.rows or self.chunk if rows == ROW else self.chunk
         dims = dict(zip(spec.dims, itertools.cycle(self.whole)))
         steps = {} if spec.steps is None else {spec.steps.symbol: self.steps}
         key_heads = self.H if len({decl.heads for decl in spec.inputs}) > 1 else self.HV
         blocks = {dim: _lanes(size) for dim, size in dims.items()}
-        blocks |= {BETWEEN: self.chunk, WRITTEN: self.chunk, MEMBER: _lanes(self.HV // key_heads)}
-        blocks |= {TOKEN: _lanes(self.chunk // self.steps), ROW: self.chunk} if rows == ROW else {TOKEN: self.chunk}
-        words = {"LEVELS": self.chunk.bit_length() - 1, "LEAF_LEVELS": 1, "LEAF": 2}
+        blocks |= {BETWEEN: chunk, WRITTEN: chunk, MEMBER: _lanes(self.HV // key_heads)}
+        blocks |= {TOKEN: _lanes(chunk // self.steps), ROW: chunk} if rows == ROW else {TOKEN: chunk}
+        words = {"LEVELS": chunk.bit_length() - 1, "LEAF_LEVELS": self.leaf.bit_length() - 1, "LEAF": self.leaf}
         cut = dict.fromkeys(dims, self.cut[1])
         return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment, cut, words)
 
@@ -217,8 +222,8 @@ ROWS = (
         chunk=2,
     ),
     Setting(
-        "a batch from no state",
-        (3, 3),
+        "groups of heads from no state",
+        (5,),
         packed=False,
         H=2,
         HV=4,
@@ -228,10 +233,10 @@ ROWS = (
         everything=True,
         whole=(3, 1),
         cut=(0, 2),
-        chunk=4,
+        chunk=2,
     ),
     Setting(
-        "one sequence in halves of halves to no state",
+        "one sequence in leaves and halves to no state",
         (11,),
         packed=False,
         H=1,
@@ -239,15 +244,16 @@ ROWS = (
         steps=3,
         initial=True,
         final=False,
-        everything=False,
-        whole=(2, 3),
-        cut=(0, 4),
+        everything=True,
+        whole=(3, 2),
+        cut=(0, 2),
         chunk=8,
-        asked_from=1,
+        rows=16,
+        leaf=4,
     ),
     Setting(
-        "every other gradient",
-        (5,),
+        "halves of halves for every other gradient",
+        (7,),
         packed=False,
         H=1,
         HV=2,
@@ -257,7 +263,21 @@ ROWS = (
         everything=False,
         whole=(1, 2),
         cut=(0, 1),
-        chunk=4,
+        chunk=8,
+    ),
+    Setting(
+        "three tokens for the other gradients",
+        (3,),
+        packed=False,
+        H=1,
+        HV=1,
+        steps=1,
+        initial=True,
+        final=False,
+        everything=False,
+        whole=(2, 1),
+        cut=(0, 1),
+        asked_from=1,
     ),
     _WITHOUT_TOKENS,
 )

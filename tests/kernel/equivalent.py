@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 
 from flagen.kernel.ir import (
+    Access,
     Add,
+    Apply,
+    Bind,
     Choose,
     Fill,
     FirstBlock,
@@ -14,38 +18,56 @@ from flagen.kernel.ir import (
     Let,
     Load,
     Loop,
+    Scale,
     Statement,
     Store,
     statements_in,
+    values_of,
 )
+from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.tiles import (
+    Along,
     Arithmetic,
+    Both,
+    Call,
+    Compare,
     Constant,
+    Coordinate,
+    Cumulative,
+    Dot,
     Edge,
     Function,
+    Head,
     Masked,
     MatMul,
     Negative,
     Normalize,
     Once,
     Product,
+    Rounded,
     Scan,
+    Select,
     Shifted,
     Spread,
     StateTile,
     Sum,
     Tile,
     Value,
+    Whole,
+    Widened,
     operands,
     tiles_in,
 )
 from tests.kernel.mutants import Mutant
+from tests.kernel.numbering import Numbering
 
 
-def harmless(kernel: Kernel, mutant: Mutant) -> str | None:
-    """Why what a mutant of `kernel` says is as good as what it said; None where it is a mistake."""
+def harmless(numbering: Numbering, mutant: Mutant) -> str | None:
+    """Why what a mutant of the kernel with this numbering says is as good as what it said; None where it is a
+    mistake."""
+    kernel = numbering.kernel
     match mutant.was:
-        case Loop("token") if mutant.changes("but_last") and not _stores(mutant.was.body):
+        case Loop("token") if mutant.changes("but_last") and _leaves_nothing_behind_segments(kernel, mutant.around):
             return "nobody asks for what the last segment leaves"
         case Loop() if mutant.changes("reverse") and _starts_afresh(mutant.was.body):
             return "an order of turns that take nothing from one another"
@@ -57,41 +79,109 @@ def harmless(kernel: Kernel, mutant: Mutant) -> str | None:
             return "a mask over what is nothing else there"
         case Masked(_, dim) if not _is_asked_for_beyond(kernel, mutant.around[-1], mutant.was, dim):
             return "a mask over lanes of which nothing is made that is stored"
-        case Value(name) if isinstance(mutant.now, Value) and _still_the_same(kernel, {name, mutant.now.name}, mutant):
-            return "two names of one tile, as long as neither has changed"
+        case Let(target, Masked(Value(name), dim) as tile) if (name, mutant.now) == (
+            target,
+            None,
+        ) and not _is_asked_for_beyond(kernel, mutant.was, tile, dim):
+            return "a mask over lanes of which nothing is made that is stored"
+        case Let(target, value) if mutant.now is None and _is_all_that_it_is(kernel, target, value):
+            return "what it was before"
+        case Load(_, source, 0.0) if mutant.changes("once") and _is_for_the_first_block(source):
+            return "what only the first block loads"
+        case Access() as was if (
+            isinstance(mutant.instead, Load)
+            and mutant.instead.shares
+            and (was.of_first_share == mutant.now.of_first_share)
+        ):
+            return "the shares of all blocks, whichever of them is named"
+        case Access() if _loses_an_end_of_rows(mutant) and _is_before_another(mutant.around):
+            if not kernel.steps:
+                return "an end of rows in a chunk before another one, which is full"
+            if not _is_asked_for_in_its_routine(kernel, mutant.around):
+                return "an end of rows that are multiplied by zero"
         case Value(name) if isinstance(mutant.now, Value) and _is_only_masked(kernel, name, mutant.now.name):
             return "two names of one tile, between which there is a mask over what is nothing else there"
+    if numbering.are_one(mutant.around, mutant.instead):
+        return "the same number: another name for it, a cast, something zero"
     return None
 
 
-def _stores(body: Iterable[Statement]) -> bool:
-    return any(isinstance(statement, Store) for statement in statements_in(body))
+def _is_all_that_it_is(kernel: Kernel, name: str, tile: Tile) -> bool:
+    """Whether a name is the same tile wherever it is made, of nothing that changes."""
+    makers = [statement for statement in statements_in(kernel.body) if name in _changed(statement)]
+    changing = Value | StateTile | Coordinate | Head
+    return all(maker == Let(name, tile) for maker in makers) and not any(
+        isinstance(t, changing) for t in tiles_in(tile)
+    )
 
 
-def _target(statement: Statement) -> str | None:
-    return statement.target if isinstance(statement, Let | Load | Fill | Choose) else None
+def _is_for_the_first_block(access: Access) -> bool:
+    """Whether it has lanes in the first block alone."""
+    ends = [end for _, end in access.ends if isinstance(end, Select)]
+    return _holds_first(access.where) or any(_holds_first(end.where) and end.other == Whole(0) for end in ends)
 
 
-def _values(statement: Statement) -> Iterator[Tile]:
-    if isinstance(statement, Let | Add | Choose | Store):
-        yield from tiles_in(statement.value)
+def _holds_first(condition: Tile | None) -> bool:
+    """Whether something holds in the first block alone."""
+    match condition:
+        case Both(left, right):
+            return _holds_first(left) or _holds_first(right)
+    return condition == Compare("==", Coordinate("block"), Whole(0), ())
+
+
+def _loses_an_end_of_rows(mutant: Mutant) -> bool:
+    lost = {*mutant.was.within} - {*mutant.now.within}
+    return mutant.changes("within") and lost <= {TOKEN, ROW}
+
+
+def _is_before_another(around: Sequence[Statement]) -> bool:
+    return any(isinstance(statement, Loop) and statement.over == "earlier" for statement in around)
+
+
+def _leaves_nothing_behind_segments(kernel: Kernel, around: Sequence[Statement]) -> bool:
+    """Whether the last one of a loop over tokens stores nothing, and nobody takes from it what it has made: segments
+    come one after the other, and nothing after them."""
+    segments, *_, tokens = around
+    if any(isinstance(s, Store) for s in statements_in((tokens,))) or (isinstance(segments, Loop) and segments.reverse):
+        return False
+    made = {name for statement in statements_in((tokens,)) for name in _changed(statement)}
+    behind = kernel.body[[statement is segments for statement in kernel.body].index(True) + 1 :]
+    return not any(_read_by(statement) & made for statement in statements_in(behind))
+
+
+def _given(statement: Statement) -> set[str]:
+    """The names that hold something else behind it, whatever they held."""
+    match statement:
+        case Let(target) | Load(target) | Fill(target) | Choose(_, target):
+            return {target}
+        case Bind(targets):
+            return {*targets}
+    return set()
+
+
+def _changed(statement: Statement) -> set[str]:
+    return {statement.target} if isinstance(statement, Add | Scale) else _given(statement)
 
 
 def _read_by(statement: Statement) -> set[str]:
-    return {tile.name for tile in _values(statement) if isinstance(tile, Value | StateTile)}
+    """The names in its tiles, and what it multiplies."""
+    if isinstance(statement, Loop | If | Apply):
+        return set()
+    names = {tile.name for tile in values_of((statement,)) if isinstance(tile, Value | StateTile)}
+    return names | ({statement.target} if isinstance(statement, Scale) else set())
 
 
 def _starts_afresh(body: Iterable[Statement]) -> bool:
     """Whether a turn reads nothing that another has made; what it only adds to, no turn reads."""
     statements = list(statements_in(body))
     sums = {_summed(statement) for statement in statements} - {None}
-    own = {_target(statement) for statement in statements} - sums
-    made: set[str | None] = set()
+    own = {name for statement in statements for name in _given(statement)} - sums
+    made: set[str] = set()
     for statement in statements:
         read = _read_by(statement) - {_summed(statement)}
         if read & sums or (read & own) - made:
             return False
-        made.add(_target(statement))
+        made |= _given(statement)
     return True
 
 
@@ -110,13 +200,15 @@ def _leaves_the_first_block(kernel: Kernel, name: str) -> bool:
     """Whether something that other blocks store is made of what it holds."""
     conditional = [s for s in statements_in(kernel.body) if isinstance(s, If) and FirstBlock() in s.conditions]
     inside = {id(statement) for s in conditional for statement in s.then}
-    reached, grown = set[str | None](), {name}
+    stores = [s for s in statements_in(kernel.body) if isinstance(s, Store)]
+    inside |= {id(store) for store in stores if _is_for_the_first_block(store.target)}
+    reached, grown = set[str](), {name}
     while grown - reached:
         reached |= grown
         readers = [s for s in statements_in(kernel.body) if _read_by(s) & reached and id(s) not in inside]
         if any(isinstance(statement, Store) for statement in readers):
             return True
-        grown = {_target(s) or _summed(s) for s in readers}
+        grown = {name for s in readers for name in _changed(s)}
     return False
 
 
@@ -135,7 +227,7 @@ def _beyond(tile: Tile, dim: str, known: Numbers) -> float | None:
             return float(value)
         case Masked(value, over, fill):
             return fill if over == dim or beyond(value) == fill else None
-        case Spread(value):
+        case Spread(value) | Rounded(value) | Widened(value):
             return beyond(value)
         case Edge(value, axis) if axis != dim:
             return beyond(value)
@@ -159,24 +251,26 @@ def _beyond(tile: Tile, dim: str, known: Numbers) -> float | None:
 def _known_beyond(kernel: Kernel, dim: str) -> Numbers:
     """What each name is beyond the end of `dim`, in whatever turn of a loop: zero, until something else is found."""
     statements = list(statements_in(kernel.body))
-    known: dict[str, float | None] = {target: 0.0 for target in map(_changed, statements) if target is not None}
+    known: dict[str, float | None] = {name: 0.0 for statement in statements for name in _changed(statement)}
     before: Numbers = {}
     while known != before:
         before = dict(known)
         for name in known:
-            found = {_made_beyond(statement, dim, before) for statement in statements if _changed(statement) == name}
+            found = {
+                _made_beyond(statement, name, dim, before) for statement in statements if name in _changed(statement)
+            }
             made = found.pop() if len(found) == 1 else None
             known[name] = made if before[name] in (0, made) else None
     return known
 
 
-def _changed(statement: Statement) -> str | None:
-    return statement.target if isinstance(statement, Add) else _target(statement)
-
-
-def _made_beyond(statement: Statement, dim: str, known: Numbers) -> float | None:
-    """What a statement makes of its target beyond the end of `dim`."""
+def _made_beyond(statement: Statement, name: str, dim: str, known: Numbers) -> float | None:
+    """What a statement makes of a name beyond the end of `dim`."""
     match statement:
+        case Bind(targets, values) if len(targets) == len(values):
+            return _beyond(values[targets.index(name)], dim, known)
+        case Scale(target, value):
+            return 0.0 if known[target] == 0 or _beyond(value, dim, known) == 0 else None
         case Let(_, value):
             return _beyond(value, dim, known)
         case Add(target, value) | Choose(_, target, value):
@@ -191,21 +285,43 @@ def _made_beyond(statement: Statement, dim: str, known: Numbers) -> float | None
 def _is_asked_for_beyond(kernel: Kernel, statement: Statement, tile: Tile, dim: str) -> bool:
     """Whether what is stored is made of the lanes that a tile of a statement has beyond the end of `dim`."""
     known = _known_beyond(kernel, dim)
+    names = _names_asked_for(kernel, dim, known)
+    return any(asked for part, asked in _asked_for(statement, dim, names, known) if part == tile)
+
+
+def _is_asked_for_in_its_routine(kernel: Kernel, around: Sequence[Statement]) -> bool:
+    """Whether what a routine carries is made of rows that a tile loaded there has beyond the last one."""
+    match around:
+        case (*_, Apply(routine), Load(target)):
+            within = replace(kernel, body=routine.body)
+            return target in _names_asked_for(within, ROW, _known_beyond(within, ROW))
+    return True
+
+
+def _names_asked_for(kernel: Kernel, dim: str, known: Numbers) -> Set[str]:
+    """The names of whose lanes beyond the end of `dim` something is made that is stored."""
     names, before = set[str](), None
     while names != before:
         before = set(names)
         parts = [part for other in statements_in(kernel.body) for part in _asked_for(other, dim, names, known)]
         names |= {part.name for part, asked in parts if asked and isinstance(part, Value | StateTile)}
-    return any(asked for part, asked in _asked_for(statement, dim, names, known) if part == tile)
+    return names
 
 
-def _asked_for(statement: Statement, dim: str, names: Collection[str], known: Numbers) -> Iterator[tuple[Tile, bool]]:
+def _asked_for(statement: Statement, dim: str, names: Set[str], known: Numbers) -> Iterator[tuple[Tile, bool]]:
     """Each tile of a statement, and whether its lanes beyond the end of `dim` are asked for; those of `names` are."""
     match statement:
         case Store(target, value):
             yield from _parts_asked_for(value, dim, dim not in target.within, known)
-        case Let(target, value) | Add(target, value) | Choose(_, target, value):
+        case Let(target, value) | Add(target, value) | Scale(target, value) | Choose(_, target, value):
             yield from _parts_asked_for(value, dim, target in names, known)
+        case Bind(targets, values):
+            for value in values:
+                yield from _parts_asked_for(value, dim, bool(names & {*targets}), known)
+    match statement:
+        case Load(_, access) | Store(access):
+            for place in access.tiles:
+                yield from _parts_asked_for(place, dim, True, known)
 
 
 def _parts_asked_for(tile: Tile, dim: str, asked: bool, known: Numbers) -> Iterator[tuple[Tile, bool]]:
@@ -223,11 +339,18 @@ def _parts_asked_for(tile: Tile, dim: str, asked: bool, known: Numbers) -> Itera
             asked = False
         case Sum(_, over) | MatMul(_, _, over) if over == dim:
             asked = True
-        case Normalize():
+        case Dot(left, right, over, onto) if over == dim:
+            yield from () if onto is None else _parts_asked_for(onto, dim, asked, known)
+            yield from _parts_asked_for(left, dim, _beyond(right, dim, known) != 0, known)
+            yield from _parts_asked_for(right, dim, _beyond(left, dim, known) != 0, known)
+            return
+        case Normalize() | Along() | Call():
             asked = True
         case Edge(_, axis, reverse) if axis == dim:
             asked = not reverse
-        case Scan(axis=axis, reverse=True) | Shifted(axis=axis, reverse=True) if axis == dim:
+        case Scan(axis=axis, reverse=True) | Shifted(axis=axis, reverse=True) | Cumulative(_, axis, True) if (
+            axis == dim
+        ):
             asked = True
     for part in operands(tile):
         yield from _parts_asked_for(part, dim, asked, known)
@@ -241,14 +364,3 @@ def _is_only_masked(kernel: Kernel, *names: str) -> bool:
             case [Masked(Value(name), dim, fill)] if name == other and _known_beyond(kernel, dim)[name] == fill:
                 return True
     return False
-
-
-def _still_the_same(kernel: Kernel, names: set[str], mutant: Mutant) -> bool:
-    """Whether the last change of two names, be it in the turn before, has made them one."""
-    loop = next((s for s in mutant.around if isinstance(s, Loop)), None)
-    if loop is None:
-        return False
-    place = next(place for place, s in enumerate(loop.body) if s is mutant.around[1])
-    before = [s for s in (*loop.body[place:], *loop.body[:place]) if _target(s) in names]
-    made_one = [s for s in statements_in(kernel.body) if isinstance(s, Let) and {s.target} | _read_by(s) == names]
-    return bool(before) and before[-1] in made_one and isinstance(before[-1].value, Value | StateTile)

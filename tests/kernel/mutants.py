@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 from flagen.diagnostics import InternalError
@@ -67,14 +68,15 @@ KINDS = ("decays", "masks", "offsets", "bounds", "operands", "accumulations", "s
 
 @dataclass(frozen=True)
 class Mutant:
-    """A kernel with one mistake: of which kind, what it said, what it says instead, and the statements around it, the
-    outermost first."""
+    """A kernel with one mistake: of which kind, what it said, what it says instead, the statements around it, the
+    outermost first, and what the last of them is instead."""
 
     kernel: Kernel
     kind: str
     was: Any
     now: Any
     around: tuple[Any, ...]
+    instead: Statement | None
 
     def __str__(self) -> str:
         return f"{self.kernel.name or 'forward'} [{self.kind}] {short(self.was)} -> {short(self.now)}"
@@ -84,9 +86,11 @@ class Mutant:
         return type(self.was) is type(self.now) and self.now == replace(self.was, **{field: getattr(self.now, field)})
 
 
-def mutants(kernel: Kernel) -> Iterator[Mutant]:
-    """Every mutant of a kernel, always in the same order."""
-    for kind, was, now, body, around in _Changes(kernel).of(kernel.body):
+def mutants(kernel: Kernel, step: int = 1) -> Iterator[Mutant]:
+    """Every mutant of a kernel, always in the same order; or of every `step`-th change, from one on that differs from
+    kernel to kernel."""
+    changes = _Changes(kernel).of(kernel.body)
+    for kind, was, now, body, around, (instead,) in islice(changes, len(kernel.name) % step, None, step):
         if was == now:  # Beyond all numbers one more is no other.
             continue
         mutant = replace(kernel, body=body)
@@ -94,7 +98,7 @@ def mutants(kernel: Kernel) -> Iterator[Mutant]:
             check(mutant)
         except InternalError:
             continue
-        yield Mutant(mutant, kind, was, now, around)
+        yield Mutant(mutant, kind, was, now, around, instead)
 
 
 def short(node: object) -> str:
@@ -102,8 +106,9 @@ def short(node: object) -> str:
     return text if len(text) <= 160 else f"{text[:100]} ... {text[-50:]}"
 
 
-Change = tuple[str, Any, Any, Any, tuple[Any, ...]]
-"""Of which kind, what was there, what is there instead, all of it with that, and the statements around it."""
+Change = tuple[str, Any, Any, Any, tuple[Any, ...], tuple[Statement | None, ...]]
+"""Of which kind, what was there, what is there instead, all of it with that, the statements around it, and what the
+last of them is instead."""
 
 
 class _Changes:
@@ -137,18 +142,20 @@ class _Changes:
 
     def of(self, node: Any) -> Iterator[Change]:
         """Every change inside of `node`."""
-        around = (node,) if isinstance(node, Statement) else ()
+        is_statement = isinstance(node, Statement)
+        around = (node,) if is_statement else ()
         for kind, instead in self._here(node):
-            yield kind, node, instead, instead, around
+            yield kind, node, instead, instead, around, (instead,) if is_statement else ()
         if isinstance(node, tuple):
             for place, item in enumerate(node):
-                for kind, was, now, whole, inner in self.of(item):
+                for kind, was, now, whole, inner, last in self.of(item):
                     kept = () if whole is None else (whole,)
-                    yield kind, was, now, (*node[:place], *kept, *node[place + 1 :]), inner
+                    yield kind, was, now, (*node[:place], *kept, *node[place + 1 :]), inner, last
         elif is_dataclass(node) and not isinstance(node, Array | Index):
             for field in fields(node):
-                for kind, was, now, whole, inner in self.of(getattr(node, field.name)):
-                    yield kind, was, now, replace(node, **{field.name: whole}), (*around, *inner)
+                for kind, was, now, part, inner, last in self.of(getattr(node, field.name)):
+                    whole = replace(node, **{field.name: part})
+                    yield kind, was, now, whole, (*around, *inner), last or ((whole,) if is_statement else ())
 
     def _here(self, node: Any) -> Iterator[tuple[str, Any]]:
         """What may stand in the place of `node`; None for nothing."""
@@ -196,7 +203,8 @@ class _Changes:
             case Call(function, args, dims):
                 if function in _DECAYS:
                     yield "decays", Spread(Constant(Fraction(1)), dims)
-                yield from (("operands", arg) for arg in args[:1] if arg.dims == dims)
+                if function not in _RETURN_TWO:
+                    yield from (("operands", arg) for arg in args[:1] if arg.dims == dims)
             case Whole(number):
                 yield "offsets", Whole(number + 1)
             case Coordinate():
@@ -214,6 +222,8 @@ class _Changes:
                 yield from self._elsewhere(node, array, at)
             case Load():
                 yield "bounds", replace(node, once=not node.once)
+                if node.shares:
+                    yield "accumulations", replace(node, shares=False)
             case Store():
                 yield "stores", None
             case Let(target) if target in self.made:
@@ -223,8 +233,11 @@ class _Changes:
             case Add(target, value):
                 yield "accumulations", None
                 yield "accumulations", Let(target, Product((value, Constant(Fraction(1))), node.dims))
+                yield "operands", replace(node, subtracts=not node.subtracts)
             case Fill(_, _, number):
                 yield "operands", replace(node, number=1.0 if number is None else number + 1)
+                if node.ends:
+                    yield "masks", replace(node, ends=False)
             case Choose(_, target, value):
                 yield "bounds", None
                 yield "bounds", Let(target, value)
@@ -236,6 +249,10 @@ class _Changes:
                 yield "bounds", None
                 if over in ("earlier", "later"):
                     yield "bounds", replace(node, over="later" if over == "earlier" else "earlier")
+                if node.whole:
+                    yield "bounds", replace(node, whole=False)
+                if node.first:
+                    yield "bounds", replace(node, first="")
             case Loop(over):
                 yield "bounds", replace(node, reverse=not node.reverse)
                 if over == "token" and self.has_segments:
@@ -262,6 +279,7 @@ class _Changes:
 
 _NEIGHBOURS = {">=": ">", ">": ">=", "<": "<=", "<=": "<", "==": ">="}
 _DECAYS = ("decay_over", "decay_to_cut")
+_RETURN_TWO = ("split_log_decay",)
 
 
 def _decays(tile: Any) -> bool:
