@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from flagen.backends.triton_.chunk_printer import ChunkPrinter
@@ -35,14 +36,14 @@ KNOWN: dict[str, dict[str, Launchable]] = {}
 
 def remember(sha256: str, programs: Programs) -> None:
     """Have the kernels of a spec at hand, whose package is somewhere."""
-    KNOWN[sha256[:16]] = dict(_launchables(programs))
+    KNOWN.setdefault(sha256[:16], {}).update(_launchables(programs))
 
 
+@cache
 def kernels_of(name: str) -> dict[str, Launchable]:
-    """Those of a spec in specs/."""
+    """Those of a spec in specs/, all of them."""
     spec = load_spec(SPECS / f"{name}.yaml")
-    if spec.sha256[:16] not in KNOWN:
-        remember(spec.sha256, lower(make_plan(spec, derive(spec))))
+    remember(spec.sha256, lower(make_plan(spec, derive(spec))))
     return KNOWN[spec.sha256[:16]]
 
 
@@ -52,9 +53,10 @@ def launchable(function: Callable[..., object]) -> Launchable | None:
     found = OF_SPEC.search(text.partition("\n")[0])
     if found is None or is_edited(text):
         return None
-    if found.group(1) not in KNOWN and function.__module__.startswith("generated."):
+    sha256, name = found.group(1), function.__name__
+    if name not in KNOWN.get(sha256, {}) and function.__module__.startswith("generated."):
         kernels_of(function.__module__.split(".")[1])
-    return KNOWN[found.group(1)][function.__name__] if found.group(1) in KNOWN else None
+    return KNOWN[sha256][name] if sha256 in KNOWN else None
 
 
 def _launchables(programs: Programs) -> Iterator[tuple[str, Launchable]]:

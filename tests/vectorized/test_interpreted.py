@@ -26,7 +26,7 @@ def _kinds(kernel: Kernel) -> Iterator[Kind]:
         yield (type(tile), *_of_tile(tile))
     for access in accesses_in(kernel.body):
         given = (bool(access.places), bool(access.ends), access.where is not None, len(access.rows))
-        yield ("access", *given, access.in_memory_order, access.by_strides, kernel.addresses)
+        yield ("access", *given, access.in_memory_order, access.address)
 
 
 def _of_statement(statement: object) -> Iterator[object]:

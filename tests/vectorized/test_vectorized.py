@@ -17,6 +17,7 @@ from flagen.kernel.ir import Array, Given, If, Kernel, Let, Loop, Store, access
 from flagen.plan.tiles import Constant, Function, Product, Value
 from tests.kernel.equivalent import harmless
 from tests.kernel.mutants import Mutant, mutants
+from tests.kernel.numbering import Numbering
 from tests.margins import beyond
 from tests.numeric.problems import Problem, Shape, evaluate, form, make, package, rms_ratio
 from tests.specs import LAYERS, OPERATORS
@@ -88,9 +89,9 @@ def test_a_mistake_in_a_kernel_is_seen(kind, function, more, monkeypatch):
 
 def first_of_each_kind(kernel: Kernel) -> Iterable[Mutant]:
     """A mistake of each kind that a kernel has room for."""
-    found: dict[str, Mutant] = {}
+    found, numbering = dict[str, Mutant](), Numbering(kernel)
     for mutant in mutants(kernel):
-        if mutant.kind not in found and harmless(kernel, mutant) is None:
+        if mutant.kind not in found and harmless(numbering, mutant) is None:
             found[mutant.kind] = mutant
     return found.values()
 
