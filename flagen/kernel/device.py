@@ -23,9 +23,9 @@ ZERO = mpq(0)
 
 
 def _split_log_decay(registers: Registers, log: Lanes) -> Returned:
-    """In powers of two, in two parts, of which the second is there for rounding."""
-    factor = registers.functions.log2_e
-    return Lanes(log.dims, [multiply(x, factor) for x in log.data]), Lanes(log.dims, [ZERO for _ in log.data])
+    """In powers of two, in two parts: what is in which is rounding, so any two do that add up, and are not zero."""
+    coarse, fine = (registers.functions.log2_e * mpq(share, 5) for share in (3, 2))
+    return tuple(Lanes(log.dims, [multiply(x, factor) for x in log.data]) for factor in (coarse, fine))
 
 
 def _decay_over(registers: Registers, rows: Lanes, log: Lanes) -> Returned:

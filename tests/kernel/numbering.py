@@ -1,8 +1,7 @@
 """Which tiles of a kernel are the same in exact arithmetic: those with one number.
 
 A kernel is followed statement by statement; what names hold is numbered by what it is made of. Casts are none here, nor
-are clamps of log decays, far below what a proof has; the finer of the two parts of a log decay is zero, and so is
-whatever is made of nothing but that.
+are clamps of log decays, far below what a proof has.
 """
 
 from __future__ import annotations
@@ -108,8 +107,6 @@ class Numbering:
                 names[target] = self._number(("load", one, fill, once, shares, self._turns))
             case Let(target, value):
                 names[target] = self.of(value, names)
-            case Bind((coarse, fine), (Call("split_log_decay") as call,)):
-                names |= {coarse: self.of(call, names), fine: self.zero}
             case Bind(targets, (Call() as call,)):
                 names |= {name: self._number((name, self.of(call, names))) for name in targets}
             case Bind(targets, values):
