@@ -324,8 +324,8 @@ def _derivatives(call: Call, named: Sequence[str], results: Results, count: int)
 # -------------------------------------------------------------------------------------------------------------- memory
 
 
-Made = dict[Array, Data]
-"""What the ways that ran before have made of each array."""
+Made = dict[tuple[object, ...], Data]
+"""What the ways that ran before have made of each array, by its name and how it lies in memory."""
 
 
 def _run(call: Call, program: Program, memory: Memory, made: Made | None = None) -> None:
@@ -344,7 +344,7 @@ def _as_before(call: Call, made: Made, array: Array, memory: Memory) -> Data:
     """What another way has made of an array, where it is the same: whoever takes it need not run again. What a forward
     leaves behind, and its results, are the same from each way that makes them, be it a way back."""
     found, same = memory.arrays[array.name], call.functions.same
-    before = made.setdefault(array, found)
+    before = made.setdefault((array.name, array.spaces, array.dims, array.life), found)
     if before is found:
         return before
     pairs = zip(before, found, strict=False)
