@@ -225,9 +225,14 @@ def _meant(known: _ById) -> Expr | None:
     be it rounded, or what the table of functions defines it as."""
     call = known.of
     assert isinstance(call, Call)
-    if all(isinstance(part, Number | Negate | Binary | Call) for part in walk(call)):
+    if is_constant(call):
         return Number(interval_of(call, {}).high)
     return definition_of(call)
+
+
+def is_constant(expr: Expr) -> bool:
+    """Whether nothing is in it that a call is given."""
+    return all(isinstance(part, Number | Negate | Binary | Call) for part in walk(expr))
 
 
 def _map(f: Callable[[tuple[Dual, ...]], Dual], tensors: tuple[Tensor, ...], dims: Dims, scope: Scope) -> Tensor:

@@ -11,7 +11,8 @@ from functools import cached_property
 
 from gmpy2 import mpq
 
-from flagen.algebra.exact import ZERO, Dual, Tensor, scalar
+from flagen.algebra.exact import ZERO, Dual, Scope, Tensor, evaluate, is_constant, scalar
+from flagen.algebra.logarithm import log_of
 from flagen.algebra.recurrence import Setting as Recurrence
 from flagen.algebra.recurrence import Token
 from flagen.kernel.elementary import Elementary, number
@@ -23,6 +24,7 @@ from flagen.kernel.registers import Data
 from flagen.kernel.settings import Setting
 from flagen.kernel.sizes import Sizes
 from flagen.spec.model import Binary, Dims, Expr, Input, Interval, Number, Param, Repeat, Spec, State, walk
+from flagen.spec.ranges import interval_of
 
 At = Mapping[Space, int]
 
@@ -51,7 +53,8 @@ class Call:
         functions: type[Elementary] = Elementary,
     ) -> None:
         self.spec, self.setting, self.sizes = spec, setting, sizes
-        self.functions = functions(random_numbers, bases=_bases(spec), constants=_constants(spec))
+        self.functions = functions(random_numbers, bases=_bases(spec))
+        self.functions.constants = _constants(spec, self.functions)
         params = [param for param in spec.params if not param.is_tensor]
         self.numbers = {param.name: self._number(param.range) for param in params}
         self.declared: dict[str, Input | Param | State] = {decl.name: decl for decl in spec.inputs}
@@ -219,9 +222,16 @@ def _bases(spec: Spec) -> tuple[mpq, ...]:
     return _with_logarithms(powers)
 
 
-def _constants(spec: Spec) -> tuple[mpq, ...]:
-    """All of its positive constants, but for 2."""
-    return _with_logarithms(expressions(spec))
+def _constants(spec: Spec, functions: Elementary) -> Mapping[mpq, mpq]:
+    """All of its positive constants, but for 1 and 2, with the logarithms that kernels have for them. A function of
+    constants is one number, in a constant as in its logarithm."""
+    found: dict[mpq, mpq] = {}
+    nothing = Scope({}, {}, {}, functions)
+    for expr in expressions(spec):
+        if is_constant(expr) and interval_of(expr, {}).low > 0:
+            value, log = (evaluate(part, nothing).data[()].value for part in (expr, log_of(expr, {}, {})))
+            found.setdefault(value, log)
+    return {value: log for value, log in found.items() if value not in (1, 2)}
 
 
 def _with_logarithms(found: Iterable[Expr]) -> tuple[mpq, ...]:

@@ -11,7 +11,8 @@ holds between the true ones:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from gmpy2 import mpq
@@ -43,11 +44,11 @@ class Elementary(Oracle):
     """Values and derivatives of functions at the points at which it is asked, the same every time.
 
     bases: the constants of which a spec has powers: kernels take exponentials of their logarithms.
-    constants: all that a spec has, and may decay a state by: kernels over chunks add up their logarithms.
+    constants: all that a spec has, and may decay a state by, with their logarithms, which kernels over chunks add up.
     """
 
     bases: tuple[mpq, ...] = ()
-    constants: tuple[mpq, ...] = ()
+    constants: Mapping[mpq, mpq] = field(default_factory=dict)
 
     def same(self, x: mpq, y: mpq) -> bool:
         """Whether two results are one."""

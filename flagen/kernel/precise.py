@@ -8,9 +8,10 @@ holds that does, but for the last digits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import gmpy2
 from gmpy2 import mpq
@@ -55,9 +56,14 @@ class Precise(Elementary):
     def log(self, x: Dual) -> Dual:
         if x.value <= 0:
             raise ZeroDivisionError("the logarithm of what is not positive")
-        constant = x.value in (2, *self.bases, *self.constants)
-        value = number(math.log(x.value)) if constant else gmpy2.log(gmpy2.mpfr(x.value))
+        rounded = self._logarithms.get(x.value, number(math.log(2)) if x.value == 2 else None)
+        value = gmpy2.log(gmpy2.mpfr(x.value)) if rounded is None else rounded
         return Dual(value, scaled(x, 1 / x.value))
+
+    @cached_property
+    def _logarithms(self) -> Mapping[mpq, mpq]:
+        """Of constants those that kernels have."""
+        return {**{base: number(math.log(base)) for base in self.bases}, **self.constants}
 
     def sqrt(self, x: Dual) -> Dual:
         if x.value <= 0:
@@ -67,8 +73,8 @@ class Precise(Elementary):
 
     def _exponential(self, x: Element) -> Element:
         """A whole power of a constant as such, though its logarithm is rounded: nobody else rounds that."""
-        for base in (*self.bases, *self.constants):
-            n = x / number(math.log(base))
+        for base, log in self._logarithms.items():
+            n = x / log if log else 0
             if n and abs(n) < 2**30 and abs(n - round(n)) <= mpq(1, 1 << _SAME):
                 return gmpy2.mpfr(base) ** round(n)
         return gmpy2.exp(gmpy2.mpfr(x))

@@ -115,6 +115,20 @@ def test_odd_specs_are_proved(name: str) -> None:
     assert len(prove(spec, programs)) >= 2
 
 
+@pytest.mark.parametrize("decay", ["exp(-softplus(0.5))", "1 - 0.5 * sigmoid(2)", "exp(-abs(0.5) ** 1.5)", "0.9"])
+def test_a_decay_of_constants_is_one_number(decay: str) -> None:
+    """Its logarithm is another one, and both are rounded: kernels over chunks add up the second."""
+    lines = prove(
+        *programs_of(f"""
+state: {{S: [K, V]}}
+inputs: {{q: [K], k: [K], v: [V]}}
+update: S = ({decay}) * S + outer(k, v)
+output: o = S.T @ q
+""")
+    )
+    assert any("chunk_" in line for line in lines)
+
+
 FORGOTTEN = (
     ("delta_rule", "cotangent", "o"),
     ("delta_rule", "cotangent", "S"),

@@ -59,6 +59,9 @@ class Programs(Standing):
             return x
         return torch.tensor([x], dtype=torch.int64 if isinstance(x, int) else self.launch.dtype)
 
+    def real(self, x: Tensor) -> Tensor:
+        return x if x.is_floating_point() else x.to(self.launch.dtype)
+
     def number(self, name: str) -> Tensor:
         return self.tensor(float(self.launch.numbers[name]))
 

@@ -73,7 +73,7 @@ def printed(tile: Tile) -> str:
         case Product(factors, dims):
             return _joined(" * ", factors, dims)
         case Arithmetic("**", left, right, dims):
-            return f"device.power({tensor(left, dims)}, {tensor(right, dims)})"
+            return f"device.power({_real(left, dims)}, {_real(right, dims)})"
         case Arithmetic(op, left, right, dims) | Compare(op, left, right, dims):
             return _joined(f" {op} ", (left, right), dims)
         case Both(left, right, dims):
@@ -81,7 +81,7 @@ def printed(tile: Tile) -> str:
         case Either(left, right, dims):
             return _joined(" | ", (left, right), dims)
         case Function(name, args, dims):
-            return f"{_function(name)}({', '.join(tensor(arg, dims) for arg in args)})"
+            return f"{_function(name)}({', '.join(_real(arg, dims) for arg in args)})"
         case Select(where, value, other, dims):
             return f"torch.where({over(where, dims)}, {tensor(value, dims)}, {tensor(other, dims)})"
         case Sum(value, dim):
@@ -137,6 +137,11 @@ def over(tile: Tile, dims: Dims) -> str:
 def tensor(tile: Tile, dims: Dims) -> str:
     """The same, and no Python number."""
     return f"here.tensor({printed(tile)})" if _is_number(tile) else over(tile, dims)
+
+
+def _real(tile: Tile, dims: Dims) -> str:
+    """The same, and no whole number: a head or a size is one."""
+    return f"here.real({tensor(tile, dims)})"
 
 
 def _own(tile: Tile) -> str:

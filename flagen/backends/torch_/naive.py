@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flagen.backends.protocol import Rendering
@@ -29,14 +29,25 @@ def naive_file(plan: Plan) -> Rendering:
             **common_context(spec),
             "prelude": lines,
             "states": states,
-            "by_token": list(body.by_token),
-            "of_token": list(body.by_token.values()),
+            "carried": states[0] if len(states) == 1 else f"({', '.join(states)})",
+            **_tokens(body.by_token),
             "body": statements,
             "output": output,
             "empty_output": ", ".join(("args.batch", "0", "args.HV", *(f"args.{dim}" for dim in spec.output_dims))),
             "l2norm": "l2norm" in before.needs | body.needs,
         },
     )
+
+
+def _tokens(by_token: Mapping[str, str]) -> Mapping[str, str]:
+    """The loop over tokens: what it goes through, and what it calls that; without inputs, numbers that nobody needs."""
+    if not by_token:
+        return {"of_token": "_", "by_token": "range(tokens.start, tokens.stop)"}
+    named = ", ".join(by_token.values())
+    return {
+        "of_token": f"{named}," if len(by_token) == 1 else named,
+        "by_token": f"args.by_token(tokens, {', '.join(by_token)})",
+    }
 
 
 def _expressions(spec: Spec) -> Iterator[Expr]:

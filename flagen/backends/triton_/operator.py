@@ -105,6 +105,7 @@ class Operator:
         return {
             "operator": self.name,
             "form": self.pytorch_form,
+            "falls_back_on": "_in_pytorch" if self.rows_of_form else self.pytorch_form,
             "rows_of_form": self.rows_of_form,
             "backward": self.backward,
             "finals": self.finals,
