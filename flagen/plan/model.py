@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from flagen.algebra import Derivation
 from flagen.algebra.staged import Stage, StagedForm
@@ -64,18 +64,18 @@ class Plan:
         return "\n".join((self.chunk.dump(), _dumped(self.chunk_kernel), _dumped(self.chunk_backward)))
 
 
-def _dumped(form: object) -> str:
-    """A form as text, then the rules for its tiles and warps."""
-    assert isinstance(form, _Dumped)
-    return "\n".join((form.dump(), *(rule.dump() for rule in tilings(form))))
+class _Form(Protocol):
+    """How a spec runs, or why it does not."""
 
-
-@runtime_checkable
-class _Dumped(Protocol):
     def dump(self) -> str: ...
 
 
-def tilings(form: object) -> tuple[Tiling, ...]:
+def _dumped(form: _Form) -> str:
+    """A form as text, then the rules for its tiles and warps."""
+    return "\n".join((form.dump(), *(rule.dump() for rule in tilings(form))))
+
+
+def tilings(form: _Form) -> tuple[Tiling, ...]:
     """The rules for the tiles and warps of a form's kernels; of stages each has its own."""
     match form:
         case FusedPlan():
