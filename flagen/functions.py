@@ -80,9 +80,11 @@ class Function(Operation):
     python: the function of Python's numbers, an atom; `{0}` and `{1}` are the arguments, `{x}` and `{y}` the same as
         operands. It must not overflow where its value does not.
     latex: around `%s`, the arguments; the function's name where this is empty.
+    since: the first version of the language that has it.
     """
 
     summary: str
+    since: int = 1
     definition: str = ""
     rational: bool = False
     log: str = ""
@@ -189,6 +191,14 @@ def _maximum_interval(a: Interval, b: Interval) -> Interval:
 
 def _logaddexp(a: float, b: float) -> float:
     return max(a, b) if math.isinf(a) or math.isinf(b) else max(a, b) + math.log1p(math.exp(-abs(a - b)))
+
+
+def _cos(x: float) -> float:
+    return math.cos(x) if math.isfinite(x) else math.nan
+
+
+def _sin(x: float) -> float:
+    return math.sin(x) if math.isfinite(x) else math.nan
 
 
 # ---------------------------------------------------------------------------------------------------------- the table
@@ -417,6 +427,30 @@ FUNCTIONS: dict[str, Function] = _by_name(
             neutral=-math.inf,
             torch="torch.logaddexp",
             python="(max({0}, {1}) + math.log1p(math.exp(-abs({x} - {y}))))",
+        ),
+        Function(
+            name="cos",
+            since=2,
+            summary="the cosine of an angle in radians",
+            value=_cos,
+            interval=lambda x: Interval(-1.0, 1.0),
+            slopes=("-sin(x)",),
+            torch="torch.cos",
+            python="math.cos({0})",
+            triton="tl.cos",
+            latex=r"\cos\left(%s\right)",
+        ),
+        Function(
+            name="sin",
+            since=2,
+            summary="the sine of an angle in radians",
+            value=_sin,
+            interval=lambda x: Interval(-1.0, 1.0),
+            slopes=("cos(x)",),
+            torch="torch.sin",
+            python="math.sin({0})",
+            triton="tl.sin",
+            latex=r"\sin\left(%s\right)",
         ),
     )
 )

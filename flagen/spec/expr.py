@@ -33,7 +33,7 @@ from flagen.spec.model import (
     RowMap,
     Transpose,
 )
-from flagen.spec.names import did_you_mean, functions, listed
+from flagen.spec.names import did_you_mean, functions, later_hint, listed
 from flagen.spec.printer import to_source
 from flagen.spec.report import Report
 from flagen.spec.shapes import (
@@ -93,6 +93,7 @@ class _Elaborator:
         self.resolve = resolve
         self.report = report
         self.constants = Constants()
+        self.functions = functions(report.version)
 
     def expr(self, node: ast.expr) -> Expr | None:
         match node:
@@ -180,7 +181,7 @@ class _Elaborator:
 
     def call(self, node: ast.Call) -> Expr | None:
         function = node.func.id if isinstance(node.func, ast.Name) else None
-        if function not in functions():
+        if function not in self.functions:
             self.unknown_function(node)
             return None
         if function in REDUCTIONS:
@@ -250,13 +251,16 @@ class _Elaborator:
                 )
                 self.refuse("E408", node.func, f"`{name}` is {kind}, not a function", hint)
             case ast.Name(id=name):
-                otherwise = function_hint(name) or f"the functions are {', '.join(sorted(functions()))}"
-                hint = otherwise if function_hint(name) else did_you_mean(name, functions(), otherwise)
+                hint = later_hint(name, self.report.version) or function_hint(name)
+                otherwise = f"the functions are {', '.join(sorted(self.functions))}"
+                hint = hint or did_you_mean(name, self.functions, otherwise)
                 self.refuse("E408", node.func, f"`{name}` is not a function of the language", hint)
-            case ast.Attribute(attr=name) if name in functions():
+            case ast.Attribute(attr=name) if name in self.functions:
                 self.refuse("E408", node.func, "a function is called by its name alone", f"write `{name}(...)`")
             case ast.Attribute(attr=name):
-                hint = attribute_hint(name) or did_you_mean(name, functions(), "a function is called by its name alone")
+                hint = attribute_hint(name) or did_you_mean(
+                    name, self.functions, "a function is called by its name alone"
+                )
                 self.refuse("E408", node.func, f"`.{name}(...)` is not part of the language", hint)
             case _:
                 self.refuse("E408", node.func, "this is not a function of the language", "a product is written `*`")

@@ -218,7 +218,7 @@ class _Tokens:
             length = closed + 1 - at if closed >= 0 else 1
             inside = text[at + 1 : closed] if closed >= 0 else text[at + 1 :]
             hint = index_hint(before, inside) if self.previous.lastgroup == "name" else hint
-            hint = f"a call is written `{before}({inside})`" if before in functions() else hint
+            hint = f"a call is written `{before}({inside})`" if before in functions(self.report.version) else hint
         elif token == "'" and not self.operand_next:
             hint = "a transpose is written `.T`; there are no strings"
         elif token in "'\"" and self.open and (called := self.open[-1][1]) and (known := function_hint(called.group())):
@@ -227,7 +227,7 @@ class _Tokens:
             hint = "arguments are given by position, and a dim by its name: `sum(x, K)`"
         elif token == "\\" and (command := re.match(r"\\([A-Za-z]+)", text[at:])) is not None:
             length = len(command[0])
-            hint = f"this is no LaTeX: write `{command[1]}`" if command[1] in functions() else hint
+            hint = f"this is no LaTeX: write `{command[1]}`" if command[1] in functions(self.report.version) else hint
         code = "E402" if token.isascii() else "E410"
         return self._refuse(code, at, length, f"{quoted(text[at : at + length])} is not part of the language", hint)
 
@@ -242,7 +242,9 @@ class _Tokens:
             if not self.operand_next and not after_dot:
                 message = f"an operator is missing before {quoted(token)}"
                 before = self.previous.group() if self.previous is not None else ""
-                hint = f"a call is written `{before}({token})`" if before in functions() else _PRODUCTS
+                hint = (
+                    f"a call is written `{before}({token})`" if before in functions(self.report.version) else _PRODUCTS
+                )
                 if _COMMENT.search(self.scalar.text, self.start, self.start + at):
                     hint = "a comment starts with ` #`"
                 return self._refuse("E401", at, len(token), message, hint)

@@ -300,6 +300,8 @@ class Spec:
     update: tuple[Statement, ...]
     output: tuple[Assign, ...]
     chunk: ChunkHints
+    version: int
+    """That of the language."""
     source: Source = field(compare=False, repr=False)
     sha256: str = field(compare=False, default="")
     layer: Layer | None = None

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from flagen.diagnostics import Span
@@ -87,9 +88,24 @@ _KIND_WORDS: dict[SymbolKind, str] = {
 }
 
 
-def functions() -> frozenset[str]:
-    """Every function of the language."""
-    return frozenset((*FUNCTIONS, *REDUCTIONS, *ROW_MAPS, "outer", "dot"))
+VERSIONS = (1, 2)
+"""The versions of the language, the newest last."""
+
+_PLANNED = _words("prev first solve")
+"""Functions that version 2 will have, and that no spec of it may name something else."""
+
+
+@cache
+def functions(version: int = VERSIONS[-1]) -> frozenset[str]:
+    """Every function of a version of the language."""
+    elementwise = (name for name, row in FUNCTIONS.items() if row.since <= version)
+    return frozenset((*elementwise, *REDUCTIONS, *ROW_MAPS, "outer", "dot"))
+
+
+def later_hint(name: str, version: int) -> str:
+    """Which version of the language has a function that this one lacks, or nothing."""
+    later = next((number for number in VERSIONS if number > version and name in functions(number)), None)
+    return "" if later is None else f"version {later} of the language has it: write `flagen: {later}`"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -158,13 +174,13 @@ def camel_case(name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 
-def identifier_problem(name: str, kind: SymbolKind) -> tuple[str, str, str] | None:
+def identifier_problem(name: str, kind: SymbolKind, version: int = VERSIONS[-1]) -> tuple[str, str, str] | None:
     """Why a spec cannot declare `name`: code, message and hint; or None."""
     if not _NAME.match(name):
         near = ascii_name(name)
         hint = "a letter, then at most 63 letters, digits and `_`, all of ASCII"
         return "E301", f"{quoted(name)} is not a name", f"{hint}: `{near}`" if near and _NAME.match(near) else hint
-    reason = _reserved_because(name)
+    reason = _reserved_because(name, version)
     if reason is None and kind in _TAKEN and name in ARGUMENTS:
         reason = "generated functions have an argument of this name"
     if reason is None and kind in _MODULE_OWNS and (name in MODULE_ATTRIBUTES or name.startswith("register_")):
@@ -175,9 +191,13 @@ def identifier_problem(name: str, kind: SymbolKind) -> tuple[str, str, str] | No
     return "E302", f"`{name}` is reserved: {reason}", other
 
 
-def _reserved_because(name: str) -> str | None:
-    if name in functions():
+def _reserved_because(name: str, version: int) -> str | None:
+    if name in functions(version):
         return "it is a function of the language"
+    if version > 1 and name in _PLANNED:
+        return "it is to be a function of the language"
+    if version > 1 and name == "initial_position":
+        return "generated functions are to have an argument of this name"
     if name == "head":
         return "it is the index of the value head"
     if name in SIZES:
@@ -231,7 +251,7 @@ class Symbols:
 
         A reserved name is entered all the same, so that its uses are not reported as unknown names.
         """
-        problem = identifier_problem(name, kind)
+        problem = identifier_problem(name, kind, self.report.version)
         if problem is not None:
             self.report.error(problem[0], span, problem[1], problem[2])
             self.report.misnamed.add(name)

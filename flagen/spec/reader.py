@@ -17,7 +17,7 @@ from flagen.spec.checks import (
 from flagen.spec.fields import Field, Fields
 from flagen.spec.loader import Mapping, Node, Scalar
 from flagen.spec.model import ChunkHints, Spec
-from flagen.spec.names import Symbols, camel_case
+from flagen.spec.names import VERSIONS, Symbols, camel_case
 from flagen.spec.report import Abandon, Report
 from flagen.spec.scope import Scope
 from flagen.spec.sections import Sections
@@ -103,6 +103,7 @@ class _Reader:
             update=update,
             output=output,
             chunk=chunk,
+            version=self.report.version,
             source=self.report.source,
             sha256=sha256,
         )
@@ -145,9 +146,12 @@ class _Reader:
         if "flagen" not in given:
             return
         node = given["flagen"].value
-        if isinstance(node, Scalar) and node.plain and node.text == "1":
+        if isinstance(node, Scalar) and node.plain and node.text in map(str, VERSIONS):
+            self.report.version = int(node.text)
             return
-        self.report.error("E205", node.span, "this flagen reads version 1 of the language", "write `flagen: 1`")
+        first, last = VERSIONS[0], VERSIONS[-1]
+        message = f"this flagen reads the versions {first} and {last} of the language"
+        self.report.error("E205", node.span, message, f"write `flagen: {last}`")
         raise Abandon
 
     def _expect_declarations(self, given: dict[str, Field]) -> None:

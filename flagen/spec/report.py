@@ -109,6 +109,8 @@ class Report:
     def __init__(self, source: Source) -> None:
         self.source = source
         self._found: dict[Diagnostic, None] = {}
+        self.version = 1
+        """The version of the language that the file is written in."""
         self.obscured = False
         """Whether something could not be read that may have used any name: then none is called unused."""
         self.unread = False

@@ -140,7 +140,7 @@ class Scope:
 
     def _unknown_name(self, name: str, span: Span) -> None:
         self.mentioned.add(name)
-        if name in functions():
+        if name in functions(self.report.version):
             self.report.error("E312", span, f"`{name}` is a function", f"give it its arguments: `{name}(...)`")
         elif name in self.later and self.symbols.complete:
             message = f"`{name}` is defined on line {self.later[name]}, after this"
