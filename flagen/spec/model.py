@@ -24,6 +24,7 @@ Dims = tuple[str, ...]
 
 REDUCTIONS = ("sum", "mean", "norm")
 ROW_MAPS = ("l2norm", "softmax")
+ROTATIONS = ("rotate", "rotate_half")
 
 
 @dataclass(frozen=True)
@@ -169,16 +170,79 @@ class RowMap:
         return self.value.dims
 
 
-Expr = Number | Name | StateRead | Negate | Binary | Contract | Transpose | Outer | Call | Reduce | RowMap
+@dataclass(frozen=True)
+class Rotate:
+    """`rotate(value, angle)`: each pair of channels of a vector turned by the angle of that pair, (x, y) to
+    (x cos - y sin, x sin + y cos); pairs for which there is no angle stay. Pairs are neighbours, 2 i and 2 i + 1, or
+    with `half` as far apart as half the channels, i and i + size / 2."""
+
+    value: Expr
+    angle: Expr
+    half: bool
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dim(self) -> str:
+        return self.value.dims[0]
+
+    @cached_property
+    def dims(self) -> Dims:
+        return self.value.dims
+
+
+@dataclass(frozen=True)
+class Over:
+    """`over(value, source, target)`: the same numbers, with the dim `source` called `target`, which is as long."""
+
+    value: Expr
+    source: str
+    target: str
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @cached_property
+    def dims(self) -> Dims:
+        return tuple(self.target if dim == self.source else dim for dim in self.value.dims)
+
+
+@dataclass(frozen=True)
+class Place:
+    """`index(dim)`: for each element along `dim` its place, from 0."""
+
+    dim: str
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return (self.dim,)
+
+
+Expr = (
+    Number
+    | Name
+    | StateRead
+    | Negate
+    | Binary
+    | Contract
+    | Transpose
+    | Outer
+    | Call
+    | Reduce
+    | RowMap
+    | Rotate
+    | Over
+    | Place
+)
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
     """The direct operands of `expr`, left to right."""
     match expr:
-        case Number() | Name() | StateRead():
+        case Number() | Name() | StateRead() | Place():
             return ()
-        case Negate(value) | Transpose(value) | Reduce(_, value) | RowMap(_, value):
+        case Negate(value) | Transpose(value) | Reduce(_, value) | RowMap(_, value) | Over(value):
             return (value,)
+        case Rotate(value, angle):
+            return (value, angle)
         case Binary(_, left, right) | Contract(left, right) | Outer(left, right):
             return (left, right)
         case Call(_, args):

@@ -13,7 +13,7 @@ from typing import Literal
 from flagen.diagnostics import Span
 from flagen.functions import FUNCTIONS
 from flagen.spec.idioms import ascii_name
-from flagen.spec.model import REDUCTIONS, ROW_MAPS, Dims
+from flagen.spec.model import REDUCTIONS, ROTATIONS, ROW_MAPS, Dims
 from flagen.spec.report import Report
 
 SIZES = frozenset(("H", "HV"))
@@ -99,7 +99,8 @@ _PLANNED = _words("prev first solve")
 def functions(version: int = VERSIONS[-1]) -> frozenset[str]:
     """Every function of a version of the language."""
     elementwise = (name for name, row in FUNCTIONS.items() if row.since <= version)
-    return frozenset((*elementwise, *REDUCTIONS, *ROW_MAPS, "outer", "dot"))
+    later = (*ROTATIONS, "over", "index") if version > 1 else ()
+    return frozenset((*elementwise, *REDUCTIONS, *ROW_MAPS, *later, "outer", "dot"))
 
 
 def later_hint(name: str, version: int) -> str:

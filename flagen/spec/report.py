@@ -75,6 +75,8 @@ CODES: dict[str, str] = {
     "E509": "a dim twice in one declaration",
     "E510": "a dim of unknown size",
     "E511": "dims of batch, time or heads",
+    "E515": "a rotation of what has other pairs",
+    "E516": "a dim by the name of one that is not as long",
     # E6: what update and output mean together.
     "E601": "a state that is never updated",
     "E602": "steps and repeat that do not fit",
