@@ -7,7 +7,7 @@ level.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -249,6 +249,12 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return args
 
 
+def names_in_size(expr: Expr) -> Dims:
+    """The dims that a size is made of, in the order in which it names them; not H and HV."""
+    names = (node.name for node in walk(expr) if isinstance(node, Name))
+    return tuple(dict.fromkeys(name for name in names if name not in ("H", "HV")))
+
+
 def walk(expr: Expr) -> Iterator[Expr]:
     """`expr` and everything below it, parents first."""
     yield expr
@@ -257,6 +263,15 @@ def walk(expr: Expr) -> Iterator[Expr]:
 
 
 # -------------------------------------------------------------------------------------------------------- spec
+
+
+@dataclass(frozen=True)
+class Following:
+    """A dim whose size follows from those of others, and from `H` and `HV`."""
+
+    name: str
+    value: Expr
+    span: Span = field(default=NOWHERE, compare=False)
 
 
 @dataclass(frozen=True)
@@ -376,13 +391,18 @@ class Spec:
     """The outputs that have the dtype of the states: only stages have such, for others to go on with."""
     written: Mapping[str, str] = field(default_factory=dict, compare=False)
     """What its author calls what has another name here (`flagen.spec.renaming`)."""
+    following: tuple[Following, ...] = ()
+    """The sizes that follow from others, each behind those it follows from."""
 
     @property
     def dims(self) -> Dims:
-        """Every dim's name, in order of first declaration (states, inputs, params)."""
+        """Every dim's name, in order of first declaration (states, inputs, params), each behind those it follows
+        from."""
         declared = [decl.dims for decl in self.states] + [decl.dims for decl in self.inputs]
         declared += [decl.dims for decl in self.params]
-        return tuple(dict.fromkeys(dim for dims in declared for dim in dims))
+        declared += [tuple(entry.name for entry in self.following)]
+        sources = {entry.name: names_in_size(entry.value) for entry in self.following}
+        return _behind_sources((dim for dims in declared for dim in dims), sources)
 
     @property
     def output_dims(self) -> Dims:
@@ -392,3 +412,17 @@ class Spec:
     def has_value_heads(self) -> bool:
         """Whether some input declares HV; otherwise HV is H."""
         return any(decl.heads == "HV" for decl in self.inputs)
+
+
+def _behind_sources(dims: Iterable[str], sources: Mapping[str, Dims]) -> Dims:
+    """Each dim once, behind those it follows from."""
+    found: dict[str, None] = {}
+    for dim in dims:
+        pending = [dim]
+        while pending:
+            missing = [source for source in sources.get(pending[-1], ()) if source not in found]
+            if missing:
+                pending += reversed(missing)
+            else:
+                found[pending.pop()] = None
+    return tuple(found)
