@@ -172,7 +172,7 @@ class Printer:
         if row.torch.startswith("functional"):
             self.needs.add("functional")
         texts = [self._as_tensor(arg, args, dims, level) for arg in args]
-        return Code(f"{row.torch}({', '.join(texts)})", dims, level)
+        return Code(row.of_tensors(*texts), dims, level)
 
     def _extremum(self, row: Function, args: tuple[Code, ...], dims: Dims, level: Level) -> Code:
         numbers = [arg for arg in args if arg.level == "number"]
