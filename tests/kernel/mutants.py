@@ -51,8 +51,10 @@ from flagen.plan.tiles import (
     Function,
     Masked,
     Negative,
+    OfAngles,
     Once,
     Product,
+    Rotated,
     Scan,
     Select,
     Shifted,
@@ -188,6 +190,13 @@ class _Changes:
                 yield "operands", replace(node, first=Spread(Constant(Fraction(0)), first.dims))
             case Edge(_, _, reverse):
                 yield "offsets", replace(node, reverse=not reverse)
+            case Rotated(value, angle, half=half, dims=dims):
+                yield "operands", replace(node, angle=Negative(angle, angle.dims))
+                yield "operands", Spread(value, dims)
+                yield "offsets", replace(node, half=not half)
+            case OfAngles(gradient, turned, half=half):
+                yield "operands", replace(node, gradient=turned, turned=gradient)
+                yield "offsets", replace(node, half=not half)
             case Select(where, value, other, dims):
                 yield "masks", Product((value, Constant(Fraction(1))), dims) if value.dims == dims else value
                 yield "masks", Select(where, other, value, dims)
