@@ -179,9 +179,14 @@ class _Changes:
             case Once(value, dims):
                 yield "masks", Product((value, Constant(Fraction(1))), dims)
             case Scan(combine, factor, term, first, _, reverse, dims):
-                yield "operands", replace(node, combine="affine" if combine == "logaddexp" else "logaddexp")
-                yield "operands", replace(node, factor=term, term=factor)
-                yield "decays", replace(node, factor=Spread(Constant(Fraction(1)), dims))
+                one = Spread(Constant(Fraction(1)), dims)
+                if factor is None:
+                    yield "operands", replace(node, combine="affine", factor=one)
+                    yield "operands", replace(node, term=Spread(Constant(Fraction(0)), dims))
+                else:
+                    yield "operands", replace(node, combine="affine" if combine == "logaddexp" else "logaddexp")
+                    yield "operands", replace(node, factor=term, term=factor)
+                    yield "decays", replace(node, factor=one)
                 yield "accumulations", replace(node, first=Spread(Constant(Fraction(0)), first.dims))
                 yield "bounds", replace(node, reverse=not reverse)
             case Shifted(value, first, _, reverse, _):
