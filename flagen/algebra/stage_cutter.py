@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -17,17 +18,22 @@ from flagen.spec.model import (
     Derived,
     Dims,
     Expr,
+    Following,
     Input,
     Interval,
     Name,
+    Param,
     Repeat,
     Spec,
     Statement,
     StateRead,
     Transpose,
+    dims_in,
+    sizes_in,
     walk,
 )
 from flagen.spec.printer import to_source
+from flagen.spec.sizes import origins_of
 
 
 class Cutter:
@@ -101,7 +107,9 @@ class Cutter:
         derived = _with_derived(spec.derived, used)
         given = tuple(self._given_inputs(used))
         own = [decl for decl in spec.inputs if decl.name in used]
-        own += self._sizing([*own, *given], used)
+        params = tuple(param for param in spec.params if param.name in used)
+        following = self._following([*own, *given], params, used)
+        own += self._sizing([*own, *given], params, used, following)
         steps = any(isinstance(statement, Repeat) for statement in update)
         return replace(
             spec,
@@ -112,21 +120,57 @@ class Cutter:
             states=(state,),
             inputs=(*own, *given),
             # The function of the whole knows the defaults; they may name dims that a stage does not have.
-            params=tuple(replace(param, default=None) for param in spec.params if param.name in used),
+            params=tuple(replace(param, default=None) for param in params),
             steps=spec.steps if steps else None,
             derived=derived,
             update=tuple(update),
             output=(*before, *output),
             wide_outputs=wide,
+            following=following,
         )
 
-    def _sizing(self, inputs: Sequence[Input], used: set[str]) -> Iterator[Input]:
-        """More inputs, from whose shapes a call knows the sizes of dims that the stage names and no tensor of it has:
-        it has params alone, adds numbers to a state, or names a dim of another state."""
+    def _wanted_dims(self, used: set[str]) -> set[str]:
+        """The dims that the stage names, and those of its state."""
+        return used & set(self.results.spec.dims) | set(self.results.state(self.state or "").dims)
+
+    def _following(self, inputs: Sequence[Input], params: Sequence[Param], used: set[str]) -> tuple[Following, ...]:
+        """The sizes that follow from others in the stage, too: of what it has no tensor of, and where it has tensors of
+        several sizes that belong together. What one tensor alone has the size of, is that size."""
         spec = self.results.spec
-        known = {dim for decl in inputs for dim in decl.dims}
-        known |= {dim for param in spec.params if param.name in used for dim in param.dims}
-        wanted = used & set(spec.dims) | set(self.results.state(self.state or "").dims)
+        known, wanted = _dims_of(*inputs, *params), self._wanted_dims(used)
+        origins = {name: found or ("",) for name, found in origins_of(spec.following).items()}
+        met = Counter(origin for dim in known | wanted for origin in origins.get(dim, (dim,)))
+        of_heads = self._sizes_of_heads()
+        needed = {dim for dim in wanted - known if dim in origins}
+        needed |= {dim for dim in known & origins.keys() - of_heads if any(met[origin] > 1 for origin in origins[dim])}
+        found: list[Following] = []
+        for entry in reversed(spec.following):
+            if entry.name in needed:
+                if entry.name in of_heads:
+                    reason = f"the size of {entry.name} follows from H, and stages have one number of heads"
+                    raise OutsideStages(reason, entry.value.span)
+                found.append(entry)
+                needed |= {*dims_in(entry.value)} - known
+        return tuple(reversed(found))
+
+    def _sizes_of_heads(self) -> set[str]:
+        """The dims whose sizes follow from H where HV is another number: a stage gets every input for all of HV."""
+        spec = self.results.spec
+        found: set[str] = set()
+        if len({decl.heads for decl in spec.inputs}) > 1:
+            for entry in spec.following:
+                if not found.union("H").isdisjoint(sizes_in(entry.value)):
+                    found.add(entry.name)
+        return found
+
+    def _sizing(
+        self, inputs: Sequence[Input], params: Sequence[Param], used: set[str], following: Sequence[Following]
+    ) -> Iterator[Input]:
+        """More inputs, from whose shapes a call knows the sizes of dims that the stage names and no tensor of it has:
+        it has params alone, adds numbers to a state, names a dim of another state, or has one that follows from it."""
+        spec = self.results.spec
+        known = _dims_of(*inputs, *params) | {entry.name for entry in following}
+        wanted = self._wanted_dims(used).union(*(dims_in(entry.value) for entry in following))
         for dim in sorted(wanted - known):
             if sized := [decl for decl in spec.inputs if dim in decl.dims and dim not in known]:
                 inputs = [*inputs, _narrowest(sized)]
@@ -235,6 +279,10 @@ class Trial(Cutter):
 
     def _given_inputs(self, used: set[str]) -> Iterator[Input]:
         return (decl for decl in self.inputs.values() if decl.name in used)
+
+
+def _dims_of(*tensors: Input | Param) -> set[str]:
+    return {dim for decl in tensors for dim in decl.dims}
 
 
 def _narrowest(inputs: Sequence[Input]) -> Input:
