@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from flagen.algebra.flow import OutsideStages, Place
 from flagen.algebra.rewrite import map_children
@@ -23,9 +24,11 @@ from flagen.spec.model import (
     Input,
     Interval,
     Name,
+    Negate,
     Over,
     Param,
     Repeat,
+    Rotate,
     Spec,
     Statement,
     StateRead,
@@ -111,7 +114,9 @@ class Cutter:
         own = [decl for decl in spec.inputs if decl.name in used]
         params = tuple(param for param in spec.params if param.name in used)
         following = self._following([*own, *given], params, used)
-        own += self._sizing([*own, *given], params, used, following)
+        sizing = list(self._sizing([*own, *given], params, used, following))
+        own += [decl for decl in sizing if isinstance(decl, Input)]
+        kept = {decl.name for decl in (*params, *sizing)}
         steps = any(isinstance(statement, Repeat) for statement in update)
         return replace(
             spec,
@@ -122,7 +127,7 @@ class Cutter:
             states=(state,),
             inputs=(*own, *given),
             # The function of the whole knows the defaults; they may name dims that a stage does not have.
-            params=tuple(replace(param, default=None) for param in params),
+            params=tuple(replace(param, default=None) for param in spec.params if param.name in kept),
             steps=spec.steps if steps else None,
             derived=derived,
             update=tuple(update),
@@ -167,18 +172,23 @@ class Cutter:
 
     def _sizing(
         self, inputs: Sequence[Input], params: Sequence[Param], used: set[str], following: Sequence[Following]
-    ) -> Iterator[Input]:
-        """More inputs, from whose shapes a call knows the sizes of dims that the stage names and no tensor of it has:
-        it has params alone, adds numbers to a state, names a dim of another state, or has one that follows from it."""
+    ) -> Iterator[Input | Param]:
+        """More inputs, and params where no input will do, from whose shapes a call knows the sizes of dims that the
+        stage names and no tensor of it has: it has params alone, adds numbers to a state, names a dim of another state,
+        or has one that follows from it."""
         spec = self.results.spec
         known = _dims_of(*inputs, *params) | {entry.name for entry in following}
         wanted = self._wanted_dims(used).union(*(dims_in(entry.value) for entry in following))
+        more: list[Input | Param] = []
         for dim in sorted(wanted - known):
-            if sized := [decl for decl in spec.inputs if dim in decl.dims and dim not in known]:
-                inputs = [*inputs, _narrowest(sized)]
-                known |= set(inputs[-1].dims)
-                yield inputs[-1]
-        yield from () if inputs else (_narrowest(spec.inputs),)
+            given: list[Input | Param] = [decl for decl in spec.inputs if dim in decl.dims]
+            sized = given or [param for param in spec.params if dim in param.dims and param.default is None]
+            if sized and dim not in known:
+                more.append(_narrowest(sized))
+                known |= set(more[-1].dims)
+        yield from more
+        if not inputs and not any(isinstance(decl, Input) for decl in more):
+            yield _narrowest(spec.inputs)
 
     def _given_inputs(self, used: set[str]) -> Iterator[Input]:
         """What of `used` earlier stages give, in the order of these."""
@@ -194,6 +204,8 @@ class Cutter:
         if states <= {self.state}:
             self._keep(*(definition.place for definition in self.flow.locals_in(expr, place)))
             return expr
+        if isinstance(expr, Negate):
+            return Negate(self.cut(expr.value, place), expr.span)
         if self.state not in states and (given := self._given(expr, place)) is not None:
             return given
         if (definition := self.flow.definition(expr, place)) is not None:
@@ -287,9 +299,12 @@ def _dims_of(*tensors: Input | Param) -> set[str]:
     return {dim for decl in tensors for dim in decl.dims}
 
 
-def _narrowest(inputs: Sequence[Input]) -> Input:
-    """The input with the fewest dims."""
-    return min(inputs, key=lambda decl: len(decl.dims))
+T = TypeVar("T", bound=Input | Param)
+
+
+def _narrowest(declared: Sequence[T]) -> T:
+    """What has the fewest dims."""
+    return min(declared, key=lambda decl: len(decl.dims))
 
 
 def _assign(target: str, value: Expr, like: Assign | None = None) -> Assign:
@@ -342,5 +357,5 @@ def _name_of(expr: Expr) -> str:
         for node in walk(expr)
         if isinstance(node, StateRead | Name)
     ]
-    function = f"{expr.function}_" if isinstance(expr, Call) else ""
+    function = f"{expr.function}_" if isinstance(expr, Call) else "rotated_" if isinstance(expr, Rotate) else ""
     return f"{function}{'_'.join(dict.fromkeys(parts))}"

@@ -69,6 +69,11 @@ class Elementary(Oracle):
                 return self.sqrt(*args)
             case "power":
                 return self.power(*args)
+            # What turns by an angle and back is as it was.
+            case "cos" if args[0].value < 0:
+                return self("cos", (-args[0],))
+            case "sin" if args[0].value < 0:
+                return -self("sin", (-args[0],))
             case "infinite":
                 return Dual(_INFINITE if args[0].value > 0 else -_INFINITE)
         row = operation(function)

@@ -36,7 +36,7 @@ def softmax(x: Tensor) -> Tensor:
 def rotated(x: Tensor, angle: Tensor, size: int, pairs: int, *, half: bool) -> Tensor:
     first, second = _channels(size, pairs, half=half)
     cos, sin = angle[..., :pairs].cos(), angle[..., :pairs].sin()
-    turned = x.clone()
+    turned = x.expand(max(len(x), len(angle)), *x.shape[1:]).clone()
     turned[..., first] = x[..., first] * cos - x[..., second] * sin
     turned[..., second] = x[..., first] * sin + x[..., second] * cos
     return turned
