@@ -214,8 +214,12 @@ def _hint(plan: Plan, why: Unavailable) -> str:
     """What has a chunk form in place of the reason that there is none; mostly nothing."""
     from flagen.spec.usage import called_at
 
-    running = called_at(plan.spec.update, why.span) == "maximum"
-    return "a running maximum of logarithms can be `logaddexp(m + f, x)`, which has a chunk form" if running else ""
+    match called_at(plan.spec.update, why.span):
+        case "maximum":
+            return "a running maximum of logarithms can be `logaddexp(m + f, x)`, which has a chunk form"
+        case "floor":
+            return "an angle in turns, without the whole ones, is `fraction(phi + x)`, which has a chunk form"
+    return ""
 
 
 def _remark(code: str, plan: Plan, why: Unavailable | ExpandedPlan, what: str) -> Diagnostic:

@@ -67,6 +67,20 @@ def test_a_running_maximum_is_told_what_has_a_chunk_form(flagen: Flagen, project
     assert flagen("check", "peak").err == ""
 
 
+def test_whole_turns_that_are_taken_off_by_hand_are_told_what_has_a_chunk_form(
+    flagen: Flagen, project: Workspace
+) -> None:
+    text = (
+        "flagen: 2\nname: angle\nstate: {phi: [K]}\ninputs: {x: [K]}\n"
+        "update: phi = phi + x - floor(phi + x)\noutput: o = cos(6.2831853 * phi)\n"
+    )
+    project.spec("angle").write_text(text)
+    said = flagen("check", "angle").err
+    assert "specs/angle.yaml:5:25: note[no-chunk-form]" in said and "`fraction(phi + x)`, which has" in said
+    project.edit("angle", "phi + x - floor(phi + x)", "fraction(phi + x)")
+    assert flagen("check", "angle").err == ""
+
+
 def test_what_chunk_kernels_cost_or_are_missing_for_is_a_note_with_its_place(
     flagen: Flagen, project: Workspace
 ) -> None:

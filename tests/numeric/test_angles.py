@@ -19,6 +19,7 @@ from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Spec
 from tests.fuzz import kernels
 from tests.fuzz.packages import build, imported
+from tests.margins import beyond
 from tests.phases import on_circle, phases
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,8 @@ UNWRAPPED = parse_spec(PHASE.format(name="unwrapped", update="phi + turn"))
 LONG, DRIFT = 65_536, 1 / (2 * math.pi)
 """Tokens, and turns a token on average: one radian."""
 BOUND, LOST = 3e-4, 1e-3
-"""What float32 may lose of a cosine after all these tokens, and what a sum that is never reduced does lose."""
+"""What float32 may lose of a cosine after all these tokens, and what a sum that is never reduced does lose. Every
+processor rounds the first alike: its sums are of two numbers, and remainders are exact."""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def largest_error(function: Callable[..., tuple], x: Tensor, **keywords: object)
 def test_an_angle_keeps_its_digits_over_many_tokens(packages, kind):
     x = turns(LONG)
     wrapped, unwrapped = (getattr(packages(spec), f"{kind}_{spec.name}") for spec in (WRAPPED, UNWRAPPED))
-    assert largest_error(wrapped, x) <= BOUND
+    assert not beyond("cosine", largest_error(wrapped, x), BOUND)
     assert largest_error(unwrapped, x) >= LOST
 
 
