@@ -105,7 +105,12 @@ def functions(version: int = VERSIONS[-1]) -> frozenset[str]:
 def later_hint(name: str, version: int) -> str:
     """Which version of the language has a function that this one lacks, or nothing."""
     later = next((number for number in VERSIONS if number > version and name in functions(number)), None)
-    return "" if later is None else f"version {later} of the language has it: write `flagen: {later}`"
+    return "" if later is None else newer_hint(later)
+
+
+def newer_hint(version: int) -> str:
+    """That `version` of the language has what this one lacks."""
+    return f"version {version} of the language has it: write `flagen: {version}`"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
