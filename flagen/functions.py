@@ -57,11 +57,11 @@ class Operation:
     @cached_property
     def finite_at_minus_infinity(self) -> bool:
         """Whether it makes something finite of a -inf, such as that of a log decay."""
+        if len(self.arguments) == 1:
+            value = self.at(-math.inf)
+            return value is not None and math.isfinite(value)
         whole = self.interval(*(EVERYTHING for _ in self.arguments))
-        if math.isfinite(whole.low) and math.isfinite(whole.high):
-            return True
-        value = self.at(-math.inf) if len(self.arguments) == 1 else None
-        return value is not None and math.isfinite(value)
+        return math.isfinite(whole.low) and math.isfinite(whole.high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Function(Operation):
     log: a formula of its logarithm that is more accurate than `log` of it, or defined by an argument's.
     order: 1 where it is never less than any of its arguments, -1 where it is never more.
     neutral: an argument that leaves the other one as it is.
-    torch: the function of tensors.
+    torch: the function of tensors; where it takes more than the arguments, the call of it, `{0}` for the argument.
     bound: the keyword of `Tensor.clamp` that takes an argument which is a number.
     python: the function of Python's numbers, an atom; `{0}` and `{1}` are the arguments, `{x}` and `{y}` the same as
         operands. It must not overflow where its value does not.
@@ -98,6 +98,10 @@ class Function(Operation):
     @property
     def signature(self) -> str:
         return f"{self.name}({', '.join(self.arguments)})"
+
+    def of_tensors(self, *args: str) -> str:
+        """The call of PyTorch's function, from how its arguments are written."""
+        return self.torch.format(*args) if "{" in self.torch else f"{self.torch}({', '.join(args)})"
 
 
 # ------------------------------------------------------------------------------------------------------------- values
@@ -199,6 +203,21 @@ def _cos(x: float) -> float:
 
 def _sin(x: float) -> float:
     return math.sin(x) if math.isfinite(x) else math.nan
+
+
+def _floor(x: float) -> float:
+    return x if abs(x) == math.inf else math.floor(x)
+
+
+def _fraction(x: float) -> float:
+    return x - _floor(x)
+
+
+def _fraction_interval(x: Interval) -> Interval:
+    # Just below a whole number it is rounded to 1.
+    whole = _floor(x.low)
+    within = math.isfinite(whole) and whole == _floor(x.high)
+    return Interval(x.low - whole, x.high - whole) if within else Interval(0.0, 1.0)
 
 
 # ---------------------------------------------------------------------------------------------------------- the table
@@ -435,6 +454,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             value=_cos,
             interval=lambda x: Interval(-1.0, 1.0),
             slopes=("-sin(x)",),
+            finite=True,
             torch="torch.cos",
             python="math.cos({0})",
             triton="tl.cos",
@@ -447,10 +467,37 @@ FUNCTIONS: dict[str, Function] = _by_name(
             value=_sin,
             interval=lambda x: Interval(-1.0, 1.0),
             slopes=("cos(x)",),
+            finite=True,
             torch="torch.sin",
             python="math.sin({0})",
             triton="tl.sin",
             latex=r"\sin\left(%s\right)",
+        ),
+        Function(
+            name="floor",
+            since=2,
+            summary="the largest whole number that is not above `x`",
+            value=_floor,
+            interval=rising(_floor),
+            slopes=("0",),
+            finite=True,
+            rational=True,
+            torch="torch.floor",
+            python="math.floor({0})",
+            triton="tl.floor",
+            latex=r"\lfloor %s \rfloor",
+        ),
+        Function(
+            name="fraction",
+            since=2,
+            summary="`x - floor(x)`: of an angle in turns, what is left of it without the whole ones",
+            value=_fraction,
+            interval=_fraction_interval,
+            slopes=("1",),
+            finite=True,
+            rational=True,
+            torch="torch.remainder({0}, 1.0)",
+            python="({x} % 1.0)",
         ),
     )
 )

@@ -144,6 +144,13 @@ def test_ranges_hold_every_value(row: Function) -> None:
                 assert found.low - 1e-12 * abs(value) <= value <= found.high + 1e-12 * abs(value), (ranges, args)
 
 
+def test_a_fraction_within_one_period_keeps_its_range() -> None:
+    fraction = FUNCTIONS["fraction"].interval
+    assert fraction(Interval(2.25, 2.75)) == Interval(0.25, 0.75) == fraction(Interval(-1.75, -1.25))
+    for crossing in (Interval(0.75, 1.25), Interval(0.0, 1.0), Interval(0.5, math.inf), EVERYTHING):
+        assert fraction(crossing) == Interval(0.0, 1.0)
+
+
 @every_function
 def test_order_and_neutral_arguments(row: Function) -> None:
     differences = [[meaning(row, *args) - arg for arg in args] for args in points(row)]
@@ -206,8 +213,9 @@ def test_spellings_in_python_and_pytorch(row: Function) -> None:
     for args in points(row):
         expected = meaning(row, *args)
         if row.torch:
-            written = eval(row.torch, {"torch": torch, "functional": functional})
-            assert written(*(torch.tensor(arg, dtype=torch.float64) for arg in args)).item() == expected
+            tensors = {name: torch.tensor(arg, dtype=torch.float64) for name, arg in zip("abc", args, strict=False)}
+            written = eval(row.of_tensors(*tensors), {"torch": torch, "functional": functional, **tensors})
+            assert written.item() == expected
         if row.python:
             texts = [repr(arg) for arg in args]
             operands = dict(zip("xy", (f"({text})" for text in texts), strict=False))

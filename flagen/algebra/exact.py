@@ -31,7 +31,10 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
+    Place,
     Reduce,
+    Rotate,
     RowMap,
     StateRead,
     Transpose,
@@ -196,6 +199,12 @@ def evaluate(expr: Expr, scope: Scope) -> Tensor:
             return _reduce(function, evaluate(value, scope), dim, scope)
         case RowMap(function, value):
             return _row_map(function, evaluate(value, scope), scope)
+        case Rotate(value, angle, half):
+            return _rotate(evaluate(value, scope), evaluate(angle, scope), half, scope)
+        case Over(value):
+            return Tensor(expr.dims, evaluate(value, scope).data)
+        case Place():
+            return scope.build(expr.dims, lambda index: Dual(mpq(index[0])))
 
 
 def _number(value: Fraction | float, oracle: Oracle) -> Dual:
@@ -338,6 +347,17 @@ def _reduce(function: str, value: Tensor, dim: str | None, scope: Scope) -> Tens
         return scope.oracle("sqrt", (amount,)) if squares else amount
 
     return scope.build(kept, element)
+
+
+def _rotate(value: Tensor, angle: Tensor, half: bool, scope: Scope) -> Tensor:
+    (size,) = (scope.sizes[dim] for dim in value.dims)
+    turned = dict(value.data)
+    for (i,), phi in angle.data.items():
+        first, second = ((i,), (i + size // 2,)) if half else ((2 * i,), (2 * i + 1,))
+        x, y = value.data[first], value.data[second]
+        cos, sin = (call(function, (phi,), scope.oracle) for function in ("cos", "sin"))
+        turned[first], turned[second] = x * cos - y * sin, x * sin + y * cos
+    return Tensor(value.dims, turned)
 
 
 def _row_map(function: str, value: Tensor, scope: Scope) -> Tensor:

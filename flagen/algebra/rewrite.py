@@ -13,7 +13,10 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
+    Place,
     Reduce,
+    Rotate,
     RowMap,
     StateRead,
     Transpose,
@@ -23,7 +26,7 @@ from flagen.spec.model import (
 def map_children(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
     """`expr` with `change` applied to each direct operand."""
     match expr:
-        case Number() | Name() | StateRead():
+        case Number() | Name() | StateRead() | Place():
             return expr
         case Negate(value, span):
             return Negate(change(value), span)
@@ -41,3 +44,7 @@ def map_children(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
             return Reduce(function, change(value), dim, span)
         case RowMap(function, value, span):
             return RowMap(function, change(value), span)
+        case Rotate(value, angle, half, span):
+            return Rotate(change(value), change(angle), half, span)
+        case Over(value, source, target, span):
+            return Over(change(value), source, target, span)

@@ -49,6 +49,13 @@ class Precise(Elementary):
     def log2_e(self) -> Element:
         return 1 / gmpy2.log(gmpy2.mpfr(2))
 
+    def __call__(self, function: str, args: tuple[Dual, ...]) -> Dual:
+        if function not in ("cos", "sin"):
+            return super().__call__(function, args)
+        (x,) = args
+        sin, cos = gmpy2.sin_cos(gmpy2.mpfr(x.value))
+        return Dual(cos, scaled(x, -sin)) if function == "cos" else Dual(sin, scaled(x, cos))
+
     def exp(self, x: Dual) -> Dual:
         value = self._exponential(x.value)
         return Dual(value, scaled(x, value))

@@ -11,7 +11,22 @@ from flagen.plan.chunk import ChunkPlan
 from flagen.plan.model import StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
-from flagen.spec.model import Binary, Call, Contract, Expr, Name, Number, Outer, Reduce, Repeat, RowMap, Spec, children
+from flagen.spec.model import (
+    Binary,
+    Call,
+    Contract,
+    Expr,
+    Name,
+    Number,
+    Outer,
+    Place,
+    Reduce,
+    Repeat,
+    Rotate,
+    RowMap,
+    Spec,
+    children,
+)
 
 Chunks = ChunkPlan | ScanPlan | StagedPlan | Unavailable
 
@@ -91,7 +106,7 @@ def _flops(expr: Expr, sizes: Mapping[str, int]) -> int:
     elements = math.prod(sizes[dim] for dim in expr.dims)
     inner = sum(_flops(child, sizes) for child in children(expr))
     match expr:
-        case Number() | Name():
+        case Number() | Name() | Place():
             return 0
         case Contract():
             return inner + 2 * elements * sizes[expr.dim]
@@ -99,6 +114,9 @@ def _flops(expr: Expr, sizes: Mapping[str, int]) -> int:
             return inner + elements
         case Reduce(_, value) | RowMap(_, value):
             return inner + math.prod(sizes[dim] for dim in value.dims)
+        case Rotate(value, angle):
+            # Of each pair with an angle a sine, a cosine, four products and two sums.
+            return inner + 8 * math.prod(sizes[dim] for dim in angle.dims)
     return inner
 
 

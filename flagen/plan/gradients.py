@@ -15,6 +15,7 @@ from typing import Literal
 from flagen.diagnostics import InternalError
 from flagen.functions import FUNCTIONS, operation
 from flagen.plan.tiles import (
+    Along,
     Arithmetic,
     Constant,
     Function,
@@ -22,13 +23,16 @@ from flagen.plan.tiles import (
     MatMul,
     Negative,
     Normalize,
+    OfAngles,
     Once,
     Product,
+    Rotated,
     Size,
     StateTile,
     Sum,
     Tile,
     Value,
+    Widened,
     operands,
     tiles_in,
 )
@@ -84,7 +88,7 @@ class Transposition:
             if not self.reaches(operand):
                 continue
             share = self._share(tile, place, gradient)
-            if not isinstance(tile, MatMul):
+            if not isinstance(tile, MatMul | Rotated | Along):
                 for dim in tile.dims:
                     if dim not in operand.dims:
                         share = self.summed(share, dim)
@@ -120,6 +124,12 @@ class Transposition:
                 return self._share_of_product(gradient, right if place == 0 else left, dim)
             case Normalize(function, value):
                 return self._share_of_row(function, value, tile, gradient)
+            case Rotated():
+                return self._share_of_rotation(tile, place, gradient)
+            case Along(value, dims):
+                return self._renamed(gradient, dict(zip(dims, value.dims, strict=True)))
+            case Widened():
+                return gradient
             case Masked(_, dim):
                 return Masked(gradient, dim, 0.0, self._dims((gradient, Value(dim, "local", (dim,)))))
             case Once():
@@ -201,6 +211,30 @@ class Transposition:
         squares = self.summed(Function("square", (value,), value.dims), along)
         norm = self.plus(squares, Constant(1e-6))
         return self.times(Function("rsqrt", (norm,), norm.dims), centered)
+
+    def _share_of_rotation(self, tile: Rotated, place: int, gradient: Tile) -> Tile:
+        """Of a value the gradient turned back, of the angles what `OfAngles` says; summed over what they lack."""
+        if tile.channel not in gradient.dims:
+            gradient = self.times(gradient, Masked(ONE, tile.channel, 0.0, (tile.channel,)))
+        own = {*tile.dims, *gradient.dims} - {tile.channel}
+        if place == 0:
+            back = self.negative(tile.angle)
+            share: Tile = Rotated(gradient, back, tile.size, tile.pairs, tile.half, self._dims((gradient, tile)))
+        else:
+            dims = self._sorted(own | {tile.pair})
+            share = OfAngles(gradient, tile, tile.size, tile.pairs, tile.half, tile.pair, dims)
+        for dim in self._sorted(own):
+            if dim not in operands(tile)[place].dims and dim in tile.dims:
+                share = self.summed(share, dim)
+        return share
+
+    def _renamed(self, tile: Tile, names: Mapping[str, str]) -> Tile:
+        dims = tuple(names.get(dim, dim) for dim in tile.dims)
+        if dims == tile.dims:
+            return tile
+        if dims != self._sorted({*dims}):
+            raise InternalError(f"axes of a tile over {tile.dims} change places where they become {dims}")
+        return Along(tile, dims)
 
     def _is_wanted(self, tile: Tile) -> bool:
         return isinstance(tile, StateTile) or (isinstance(tile, Value) and tile.name not in self.fixed)

@@ -17,19 +17,23 @@ from typing import Literal
 from flagen.diagnostics import InternalError, Span
 from flagen.plan.tiles import (
     MAX_DIMS,
+    Along,
     Arithmetic,
     Constant,
     Function,
     Head,
+    Lane,
     MatMul,
     Negative,
     Normalize,
     Product,
+    Rotated,
     Size,
     StateTile,
     Sum,
     Tile,
     Value,
+    Widened,
     is_static,
     operands,
 )
@@ -43,7 +47,10 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
+    Place,
     Reduce,
+    Rotate,
     RowMap,
     StateRead,
     Transpose,
@@ -106,7 +113,24 @@ class Lowering:
             case RowMap(function, value):
                 row = self(value)
                 return Normalize(function, row, row.dims)
+            case Rotate(value, angle, half):
+                return self._rotated(self(value), self(angle), half)
+            case Over(value, source, target):
+                return self._renamed(self(value), source, target, expr.span)
+            case Place(dim):
+                return Widened(Lane(dim, (dim,)), (dim,))
         raise InternalError(f"no tile for {expr!r}")
+
+    def _rotated(self, value: Tile, angle: Tile, half: bool) -> Tile:
+        (channel,), (pair,) = value.dims, angle.dims
+        return Rotated(value, angle, Size(channel), Size(pair), half, value.dims)
+
+    def _renamed(self, value: Tile, source: str, target: str, span: Span) -> Tile:
+        """`value` with its lanes as they are: where axes would change places there is no tile."""
+        renamed = tuple(target if dim == source else dim for dim in value.dims)
+        if renamed != self._sorted(renamed, span):
+            raise TooManyDims(renamed, span)
+        return Along(value, renamed)
 
     # A product is flat, so that its factors can be grouped and moved.
 

@@ -24,8 +24,10 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
     Reduce,
     Repeat,
+    Rotate,
     RowMap,
     Spec,
     StateRead,
@@ -131,7 +133,9 @@ def _simpler(expr: Expr) -> Expr:
         case Call(function, (value,)) if value in (ZERO, NOTHING):
             known = FUNCTIONS[function].at(0.0 if value == ZERO else -math.inf)
             return ZERO if known == 0 else ONE if known == 1 else expr
-        case Transpose(value) | Reduce(_, value) | RowMap("l2norm", value) if value == ZERO:
+        case Transpose(value) | Reduce(_, value) | RowMap("l2norm", value) | Over(value) if value == ZERO:
+            return ZERO
+        case Rotate(value, angle) if value == ZERO and not _may_be_infinite(angle):
             return ZERO
     return expr
 

@@ -23,21 +23,26 @@ from itertools import combinations
 from flagen.diagnostics import InternalError
 from flagen.functions import operation
 from flagen.plan.tiles import (
+    Along,
     Arithmetic,
     Constant,
     Function,
     Head,
+    Lane,
     Masked,
     MatMul,
     Negative,
     Normalize,
+    OfAngles,
     Once,
     Product,
+    Rotated,
     Size,
     StateTile,
     Sum,
     Tile,
     Value,
+    Widened,
     is_static,
     operands,
     rebuild,
@@ -163,6 +168,20 @@ class PaddingRules:
                 return 0.0 if found == -math.inf else FINITE if is_finite(found) else ANYTHING
             case Normalize("l2norm", value):
                 return _product((self.padding(value, lanes), FINITE))
+            case Rotated(value, angle):
+                # Channels are made of two, or stay: padding of padding. No padding of angles turns anything.
+                return _product((self.padding(value, lanes), self.padding(angle, lanes), FINITE))
+            case OfAngles(gradient, turned):
+                return (
+                    0.0
+                    if tile.pair in lanes
+                    else _product((self.padding(gradient, lanes), self.padding(turned, lanes)))
+                )
+            case Along(value, dims):
+                names = dict(zip(dims, value.dims, strict=True))
+                return self.padding(value, frozenset(names.get(dim, dim) for dim in lanes))
+            case Widened(Lane()):
+                return FINITE
             case Sum(value, dim):
                 return _summed(self.padding(value, lanes), self.padding(value, lanes | {dim}))
             case MatMul(left, right, dim):

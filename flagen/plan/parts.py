@@ -7,7 +7,20 @@ from dataclasses import dataclass, field, replace
 
 from flagen.plan.backward_actions import Action, Add, Recall, Steps, Take, Zero
 from flagen.plan.schedule import Load, Set, fresh
-from flagen.plan.tiles import Function, MatMul, Normalize, Sum, Tile, Value, is_static, operands, rebuild, tiles_in
+from flagen.plan.tiles import (
+    Function,
+    MatMul,
+    Normalize,
+    OfAngles,
+    Rotated,
+    Sum,
+    Tile,
+    Value,
+    is_static,
+    operands,
+    rebuild,
+    tiles_in,
+)
 
 Key = tuple[Tile, tuple[int, ...]]
 """A tile, and how often each name in it had got a value before: two tiles of one key have one value."""
@@ -27,7 +40,8 @@ def with_parts(actions: Sequence[Action], taken: set[str]) -> tuple[Action, ...]
 
 def _costs(tile: Tile) -> bool:
     """Whether a part is worth a name: products and sums of names are not."""
-    costly = (part for part in tiles_in(tile) if isinstance(part, Function | Sum | MatMul | Normalize))
+    kinds = Function | Sum | MatMul | Normalize | Rotated | OfAngles
+    costly = (part for part in tiles_in(tile) if isinstance(part, kinds))
     return not is_static(tile) and any(not isinstance(part, Function) or part.name != "square" for part in costly)
 
 

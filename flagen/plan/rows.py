@@ -13,18 +13,22 @@ from fractions import Fraction
 from flagen.plan.padding import PaddingRules, is_finite
 from flagen.plan.split import crossed_dims
 from flagen.plan.tiles import (
+    Along,
     Arithmetic,
     Constant,
     Function,
     Head,
+    Lane,
     Masked,
     Negative,
     Normalize,
     Product,
+    Rotated,
     Size,
     Sum,
     Tile,
     Value,
+    Widened,
     operands,
 )
 from flagen.spec.model import Dims
@@ -98,6 +102,19 @@ class RowAxis:
                 if self.axis not in inner.dims:
                     raise TooWide(f"`{function}` of what no token changes")
                 return Normalize(function, inner, inner.dims)
+            case Rotated(value, angle, size, pairs, half):
+                turned, by = self(value), self(angle)
+                dims = tuple(dict.fromkeys((*turned.dims, *(dim for dim in by.dims if dim == self.axis))))
+                return Rotated(turned, by, size, pairs, half, self._sorted(dims))
+            case Along(value, dims):
+                inner = self(value)
+                names = dict(zip(value.dims, dims, strict=True))
+                renamed = tuple(names.get(dim, dim) for dim in inner.dims)
+                if renamed != self._sorted(renamed):
+                    raise TooWide("axes of a tile that change places")
+                return Along(inner, renamed)
+            case Widened(Lane()):
+                return tile
         raise TooWide("a product of matrices in a token")
 
     def operand(self, tile: Tile) -> Operand:

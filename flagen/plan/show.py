@@ -24,8 +24,10 @@ from flagen.plan.tiles import (
     MatMul,
     Negative,
     Normalize,
+    OfAngles,
     Once,
     Product,
+    Rotated,
     Rounded,
     Scan,
     Select,
@@ -72,6 +74,10 @@ def _shown(tile: Tile) -> Printed:
             return Printed(f"matmul_{dim}({show(left)}, {show(right)})")
         case Normalize(function, value):
             return Printed(f"{function}({show(value)})")
+        case Rotated(value, angle, half=half):
+            return Printed(f"{'rotate_half' if half else 'rotate'}({show(value)}, {show(angle)})")
+        case OfAngles(gradient, turned):
+            return Printed(f"of_angles({show(gradient)}, {show(turned)})")
         case Masked(value, dim, fill):
             return Printed(f"where_{dim}({show(value)}, else {fill:g})")
         case Once(value):

@@ -7,7 +7,21 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from flagen.plan.schedule import OUTPUT, Schedule, Set
-from flagen.plan.tiles import Arithmetic, MatMul, Negative, Normalize, Once, Product, Sum, Tile, Value, tiles_in
+from flagen.plan.tiles import (
+    Along,
+    Arithmetic,
+    MatMul,
+    Negative,
+    Normalize,
+    OfAngles,
+    Once,
+    Product,
+    Rotated,
+    Sum,
+    Tile,
+    Value,
+    tiles_in,
+)
 from flagen.spec.model import Dims, Spec
 
 
@@ -62,6 +76,12 @@ def crossed_here(tile: Tile) -> Iterator[str]:
             yield dim
         case Normalize(_, _, dims):
             yield from dims
+        case Rotated():
+            yield from (tile.channel, tile.pair)
+        case OfAngles():
+            yield from (tile.channel, tile.pair)
+        case Along(value, dims):
+            yield from (dim for pair in zip(value.dims, dims, strict=True) if pair[0] != pair[1] for dim in pair)
 
 
 def _states_with(spec: Spec, dim: str) -> int:

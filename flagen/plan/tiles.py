@@ -126,6 +126,48 @@ class Normalize:
 
 
 @dataclass(frozen=True)
+class Rotated:
+    """`value` with each pair of its last dim's channels turned by an angle; pairs without one stay. Pairs are
+    neighbours, or with `half` as far apart as half the channels.
+
+    size, pairs: how many channels there are, and how many angles.
+    """
+
+    value: Tile
+    angle: Tile
+    size: Tile
+    pairs: Tile
+    half: bool
+    dims: Dims
+
+    @property
+    def channel(self) -> str:
+        return self.value.dims[-1]
+
+    @property
+    def pair(self) -> str:
+        return self.angle.dims[-1]
+
+
+@dataclass(frozen=True)
+class OfAngles:
+    """The gradient of the angles, from that of what they made of a value, and this itself, `turned`: for each pair
+    (x, y) with the gradient (dx, dy) of it x dy - y dx, over the dim `pair`."""
+
+    gradient: Tile
+    turned: Tile
+    size: Tile
+    pairs: Tile
+    half: bool
+    pair: str
+    dims: Dims
+
+    @property
+    def channel(self) -> str:
+        return self.turned.dims[-1]
+
+
+@dataclass(frozen=True)
 class Masked:
     """`value`, and `fill` in the lanes that pad `dim` to a power of two."""
 
@@ -340,6 +382,8 @@ Tile = (
     | Sum
     | MatMul
     | Normalize
+    | Rotated
+    | OfAngles
     | Masked
     | Once
     | Spread
@@ -372,6 +416,10 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
             return (value,)
         case Edge(value) | Rounded(value) | Widened(value) | AtLeast(value) | Along(value) | Cumulative(value):
             return (value,)
+        case Rotated(value, angle, size, pairs):
+            return (value, angle, size, pairs)
+        case OfAngles(gradient, turned, size, pairs):
+            return (gradient, turned, size, pairs)
         case Select(where, value, other):
             return (where, value, other)
         case Dot(left, right, _, onto):
@@ -409,6 +457,10 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return MatMul(change(left), change(right), dim, dims)
         case Normalize(function, value, dims):
             return Normalize(function, change(value), dims)
+        case Rotated(value, angle, size, pairs, half, dims):
+            return Rotated(change(value), change(angle), change(size), change(pairs), half, dims)
+        case OfAngles(gradient, turned, size, pairs, half, pair, dims):
+            return OfAngles(change(gradient), change(turned), change(size), change(pairs), half, pair, dims)
         case Masked(value, dim, fill, dims):
             return Masked(change(value), dim, fill, dims)
         case Once(value, dims):

@@ -10,9 +10,10 @@ from flagen.spec.usage import Role, Roles, assignments, names_in, reaching
 
 
 def check_unused(symbols: Symbols, scope: Scope, report: Report) -> None:
-    """Every input, param, derived name and local is read somewhere."""
+    """Every input, param, derived name and local is read somewhere, and every dim that follows from others is had."""
     states = [symbol.name for symbol in symbols.of_kind("state")]
-    for symbol in symbols.of_kind("input", "param", "derived", "local"):
+    sized = [symbol for symbol in symbols.of_kind("dim") if symbol.name in symbols.sized]
+    for symbol in (*symbols.of_kind("input", "param", "derived", "local"), *sized):
         if symbol.used or symbol.name in scope.mentioned | symbols.doubtful:
             continue
         near = misspelt(symbol.name, states) if symbol.kind == "local" else None
@@ -39,6 +40,7 @@ def check_sizes(symbols: Symbols, inputs: tuple[Input, ...], params: tuple[Param
     """The size of every dim can be read off an argument that is always there."""
     known = {dim for decl in inputs for dim in decl.dims}
     known |= {dim for param in params if param.default is None for dim in param.dims}
+    known |= symbols.sized
     lost: dict[int, list[Symbol]] = {}
     for symbol in symbols.of_kind("dim"):
         if symbol.name not in known:

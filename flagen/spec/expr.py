@@ -20,6 +20,7 @@ from flagen.spec.idioms import PREVIOUS, attribute_hint, function_hint, index_hi
 from flagen.spec.loader import Scalar
 from flagen.spec.model import (
     REDUCTIONS,
+    ROTATIONS,
     ROW_MAPS,
     Binary,
     Call,
@@ -29,7 +30,10 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
+    Place,
     Reduce,
+    Rotate,
     RowMap,
     Transpose,
 )
@@ -38,12 +42,15 @@ from flagen.spec.printer import to_source
 from flagen.spec.report import Report
 from flagen.spec.shapes import (
     Misfit,
+    Ratio,
     call_misfit,
     contract_misfit,
     dot_misfit,
+    over_misfit,
     product_misfit,
     reduce_misfit,
     repeated_dim,
+    rotate_misfit,
     row_misfit,
     sum_misfit,
 )
@@ -64,6 +71,7 @@ _OPERATORS: dict[type[ast.operator], Literal["+", "-", "*", "/", "**"]] = {
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(ROW_MAPS, ("x",)),
     **dict.fromkeys(("outer", "dot"), ("a", "b")),
+    **dict.fromkeys(ROTATIONS, ("x", "angle")),
 }
 """The arguments of functions that are neither elementwise nor reductions, which take `(x)` or `(x, dim)`."""
 
@@ -73,21 +81,28 @@ Describe = Callable[[str], str | None]
 
 
 def parse_expression(
-    scalar: Scalar, start: int, resolve: Resolve, report: Report, describe: Describe = lambda _: None
+    scalar: Scalar,
+    start: int,
+    resolve: Resolve,
+    report: Report,
+    describe: Describe = lambda _: None,
+    ratio: Ratio = lambda *_: None,
 ) -> Expr | None:
     """The expression `scalar.text[start:]`; None after a diagnostic."""
     tree = parse_python(scalar, start, report)
     if tree is None:
         report.unread = True
         return None
-    return _Elaborator(scalar, start, resolve, report, describe).expr(tree)
+    return _Elaborator(scalar, start, resolve, report, describe, ratio).expr(tree)
 
 
 class _Elaborator:
     """Walks one expression's syntax tree."""
 
-    def __init__(self, scalar: Scalar, start: int, resolve: Resolve, report: Report, describe: Describe) -> None:
-        self.describe = describe
+    def __init__(
+        self, scalar: Scalar, start: int, resolve: Resolve, report: Report, describe: Describe, ratio: Ratio
+    ) -> None:
+        self.describe, self.ratio = describe, ratio
         self.scalar = scalar
         self.start = start
         self.resolve = resolve
@@ -186,6 +201,10 @@ class _Elaborator:
             return None
         if function in REDUCTIONS:
             return self.reduce(node, function)
+        if function == "over":
+            return self.over(node)
+        if function == "index":
+            return self.index(node)
         names = FUNCTIONS[function].arguments if function in FUNCTIONS else _ARGUMENTS[function]
         args = [self.expr(arg) for arg in node.args]
         if len(args) != len(names):
@@ -205,6 +224,9 @@ class _Elaborator:
                 return self.fitted(node, repeated_dim(outer.dims, "this outer product"), outer)
             case "l2norm" | "softmax":
                 return self.fitted(node, row_misfit(function, args[0].dims), RowMap(function, args[0], span))
+            case "rotate" | "rotate_half":
+                rotated = Rotate(args[0], args[1], function == "rotate_half", span)
+                return self.fitted(node, rotate_misfit(function, args[0].dims, args[1].dims, self.ratio), rotated)
             case _:
                 call = Call(function, tuple(args), span)
                 return self.fitted(node, call_misfit(function, [arg.dims for arg in args]), call)
@@ -230,6 +252,34 @@ class _Elaborator:
         if value is None:
             return None
         return self.fitted(node, reduce_misfit(function, value.dims), Reduce(function, value, dim, self.span(node)))
+
+    def over(self, node: ast.Call) -> Expr | None:
+        if not 2 <= len(node.args) <= 3:
+            self.wrong_count(node, "over(x, K2)` or `over(x, K, K2)")
+            return None
+        value = self.expr(node.args[0])
+        named = [self.dim(argument, "over") for argument in node.args[1:]]
+        if value is None or None in named:
+            return None
+        source, target = named if len(named) == 2 else (value.dims[0] if len(value.dims) == 1 else None, *named)
+        misfit = over_misfit(value.dims, source, str(target), self.ratio)
+        return self.fitted(node, misfit, Over(value, source or "", str(target), self.span(node)))
+
+    def index(self, node: ast.Call) -> Expr | None:
+        if len(node.args) != 1:
+            self.wrong_count(node, "index(K)")
+            return None
+        dim = self.dim(node.args[0], "index")
+        return None if dim is None else Place(dim, self.span(node))
+
+    def dim(self, node: ast.expr, function: str) -> str | None:
+        """The dim that an argument names."""
+        if isinstance(node, ast.Name) and self.describe(node.id) == "a dim":
+            self.resolve(node.id, self.span(node))  # It is used.
+            return node.id
+        shown = f"`{node.id}` is none" if isinstance(node, ast.Name) else "this is none"
+        self.refuse("E407", node, f"`{function}` takes the name of a dim here, and {shown}")
+        return None
 
     def wrong_count(self, node: ast.Call, signature: str, hint: str = "") -> None:
         count = len(node.args)

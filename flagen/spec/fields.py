@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping as Map
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
@@ -59,9 +61,17 @@ class Fields:
             return None
         return self._uncut(node, lists)
 
-    def known(self, node: Node, what: str, keys: Seq[str], required: Seq[str] = ()) -> dict[str, Field] | None:
+    def known(
+        self,
+        node: Node,
+        what: str,
+        keys: Seq[str],
+        required: Seq[str] = (),
+        elsewhere: Map[str, str] = MappingProxyType({}),
+    ) -> dict[str, Field] | None:
         """The entries of a mapping with fixed keys. A misspelt key counts as the missing key it is near to, so that
-        its absence and everything under it are not reported as well."""
+        its absence and everything under it are not reported as well. `elsewhere` has hints for keys that stand in
+        other files."""
         entries = self.entries(node, what)
         if entries is None:
             return None
@@ -70,6 +80,9 @@ class Fields:
         missing = [name for name in required if name not in fields]
         for field in unknown:
             name = field.key.text
+            if name in elsewhere:
+                self.report.error("E202", field.key.span, f"unknown key {quoted(name)}", elsewhere[name])
+                continue
             near = nearest(name, keys)
             if near is None and len(unknown) == len(missing) == 1 and len(required) == 1:
                 near = missing[0]  # Called otherwise.

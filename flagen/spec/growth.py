@@ -23,7 +23,10 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
+    Place,
     Reduce,
+    Rotate,
     RowMap,
     Spec,
     StateRead,
@@ -175,9 +178,9 @@ class _Token:
                 return dict.fromkeys([*self._parts(left), *self._parts(right)])
             case Call(_, args):
                 return dict.fromkeys(state for arg in args for state in self._parts(arg))
-            case RowMap(_, value):
+            case RowMap(_, value) | Rotate(value) | Over(value):
                 return dict.fromkeys(self._parts(value))
-            case Number() | Contract() | Reduce():
+            case Number() | Contract() | Reduce() | Place():
                 return {}
 
     def _sum(self, expr: Binary, op: str, left: Parts, right: Parts) -> Parts:

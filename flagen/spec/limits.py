@@ -25,3 +25,15 @@ MAX_MAGNITUDE = 300
 
 MAX_POWER = 1000
 """A constant exponent: beyond it, exact arithmetic is no longer cheap."""
+
+MAX_SIZE_POWER = 8
+"""A constant exponent in a size that follows from others."""
+
+MAX_SIZE_TERMS = 100
+"""Terms of such a size, multiplied out."""
+
+MAX_SIZE_DEGREE = 64
+"""Factors of such a term."""
+
+MAX_SIZE_BITS = 2048
+"""Binary digits of its coefficient."""

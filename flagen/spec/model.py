@@ -7,7 +7,7 @@ level.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -24,6 +24,7 @@ Dims = tuple[str, ...]
 
 REDUCTIONS = ("sum", "mean", "norm")
 ROW_MAPS = ("l2norm", "softmax")
+ROTATIONS = ("rotate", "rotate_half")
 
 
 @dataclass(frozen=True)
@@ -169,20 +170,89 @@ class RowMap:
         return self.value.dims
 
 
-Expr = Number | Name | StateRead | Negate | Binary | Contract | Transpose | Outer | Call | Reduce | RowMap
+@dataclass(frozen=True)
+class Rotate:
+    """`rotate(value, angle)`: each pair of channels of a vector turned by the angle of that pair, (x, y) to
+    (x cos - y sin, x sin + y cos); pairs for which there is no angle stay. Pairs are neighbours, 2 i and 2 i + 1, or
+    with `half` as far apart as half the channels, i and i + size / 2."""
+
+    value: Expr
+    angle: Expr
+    half: bool
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dim(self) -> str:
+        return self.value.dims[0]
+
+    @cached_property
+    def dims(self) -> Dims:
+        return self.value.dims
+
+
+@dataclass(frozen=True)
+class Over:
+    """`over(value, source, target)`: the same numbers, with the dim `source` called `target`, which is as long."""
+
+    value: Expr
+    source: str
+    target: str
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @cached_property
+    def dims(self) -> Dims:
+        return tuple(self.target if dim == self.source else dim for dim in self.value.dims)
+
+
+@dataclass(frozen=True)
+class Place:
+    """`index(dim)`: for each element along `dim` its place, from 0."""
+
+    dim: str
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return (self.dim,)
+
+
+Expr = (
+    Number
+    | Name
+    | StateRead
+    | Negate
+    | Binary
+    | Contract
+    | Transpose
+    | Outer
+    | Call
+    | Reduce
+    | RowMap
+    | Rotate
+    | Over
+    | Place
+)
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
     """The direct operands of `expr`, left to right."""
     match expr:
-        case Number() | Name() | StateRead():
+        case Number() | Name() | StateRead() | Place():
             return ()
-        case Negate(value) | Transpose(value) | Reduce(_, value) | RowMap(_, value):
+        case Negate(value) | Transpose(value) | Reduce(_, value) | RowMap(_, value) | Over(value):
             return (value,)
+        case Rotate(value, angle):
+            return (value, angle)
         case Binary(_, left, right) | Contract(left, right) | Outer(left, right):
             return (left, right)
         case Call(_, args):
             return args
+
+
+def names_in_size(expr: Expr) -> Dims:
+    """The dims that a size is made of, in the order in which it names them; not H and HV."""
+    names = (node.name for node in walk(expr) if isinstance(node, Name))
+    return tuple(dict.fromkeys(name for name in names if name not in ("H", "HV")))
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
@@ -193,6 +263,15 @@ def walk(expr: Expr) -> Iterator[Expr]:
 
 
 # -------------------------------------------------------------------------------------------------------- spec
+
+
+@dataclass(frozen=True)
+class Following:
+    """A dim whose size follows from those of others, and from `H` and `HV`."""
+
+    name: str
+    value: Expr
+    span: Span = field(default=NOWHERE, compare=False)
 
 
 @dataclass(frozen=True)
@@ -312,13 +391,18 @@ class Spec:
     """The outputs that have the dtype of the states: only stages have such, for others to go on with."""
     written: Mapping[str, str] = field(default_factory=dict, compare=False)
     """What its author calls what has another name here (`flagen.spec.renaming`)."""
+    following: tuple[Following, ...] = ()
+    """The sizes that follow from others, each behind those it follows from."""
 
     @property
     def dims(self) -> Dims:
-        """Every dim's name, in order of first declaration (states, inputs, params)."""
+        """Every dim's name, in order of first declaration (states, inputs, params), each behind those it follows
+        from."""
         declared = [decl.dims for decl in self.states] + [decl.dims for decl in self.inputs]
         declared += [decl.dims for decl in self.params]
-        return tuple(dict.fromkeys(dim for dims in declared for dim in dims))
+        declared += [tuple(entry.name for entry in self.following)]
+        sources = {entry.name: names_in_size(entry.value) for entry in self.following}
+        return _behind_sources((dim for dims in declared for dim in dims), sources)
 
     @property
     def output_dims(self) -> Dims:
@@ -328,3 +412,17 @@ class Spec:
     def has_value_heads(self) -> bool:
         """Whether some input declares HV; otherwise HV is H."""
         return any(decl.heads == "HV" for decl in self.inputs)
+
+
+def _behind_sources(dims: Iterable[str], sources: Mapping[str, Dims]) -> Dims:
+    """Each dim once, behind those it follows from."""
+    found: dict[str, None] = {}
+    for dim in dims:
+        pending = [dim]
+        while pending:
+            missing = [source for source in sources.get(pending[-1], ()) if source not in found]
+            if missing:
+                pending += reversed(missing)
+            else:
+                found[pending.pop()] = None
+    return tuple(found)

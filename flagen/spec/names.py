@@ -13,7 +13,7 @@ from typing import Literal
 from flagen.diagnostics import Span
 from flagen.functions import FUNCTIONS
 from flagen.spec.idioms import ascii_name
-from flagen.spec.model import REDUCTIONS, ROW_MAPS, Dims
+from flagen.spec.model import REDUCTIONS, ROTATIONS, ROW_MAPS, Dims, Following
 from flagen.spec.report import Report
 
 SIZES = frozenset(("H", "HV"))
@@ -99,17 +99,18 @@ _PLANNED = _words("prev first solve")
 def functions(version: int = VERSIONS[-1]) -> frozenset[str]:
     """Every function of a version of the language."""
     elementwise = (name for name, row in FUNCTIONS.items() if row.since <= version)
-    return frozenset((*elementwise, *REDUCTIONS, *ROW_MAPS, "outer", "dot"))
+    later = (*ROTATIONS, "over", "index") if version > 1 else ()
+    return frozenset((*elementwise, *REDUCTIONS, *ROW_MAPS, *later, "outer", "dot"))
 
 
 def later_hint(name: str, version: int) -> str:
     """Which version of the language has a function that this one lacks, or nothing."""
     later = next((number for number in VERSIONS if number > version and name in functions(number)), None)
-    return "" if later is None else newer_hint(later)
+    return "" if later is None else later_version(later)
 
 
-def newer_hint(version: int) -> str:
-    """That `version` of the language has what this one lacks."""
+def later_version(version: int) -> str:
+    """A hint where something came with a later version of the language."""
     return f"version {version} of the language has it: write `flagen: {version}`"
 
 
@@ -243,6 +244,10 @@ class Symbols:
         self.complete = True
         self.doubtful: set[str] = set()
         """Names that are declared as two things; what has such a dim stays unchecked."""
+        self.sized: set[str] = set()
+        """The dims that have an entry in the section `dims`."""
+        self.following: tuple[Following, ...] = ()
+        """The sizes that follow from others, each behind those it follows from; without those that cannot be."""
         self._symbols: dict[str, Symbol] = {}
 
     def get(self, name: str) -> Symbol | None:
@@ -281,5 +286,6 @@ class Symbols:
         """Enter a dim, or meet it again."""
         other = self._symbols.get(name)
         if other is not None and other.kind == "dim":
+            other.used = True
             return True
         return self.declare(name, "dim", span) is not None

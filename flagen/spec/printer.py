@@ -16,7 +16,10 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
+    Place,
     Reduce,
+    Rotate,
     RowMap,
     StateRead,
     Transpose,
@@ -52,6 +55,13 @@ def _printed(expr: Expr) -> Printed:
             return Printed(f"{function}({to_source(value)}{'' if dim is None else f', {dim}'})")
         case RowMap(function, value):
             return Printed(f"{function}({to_source(value)})")
+        case Rotate(value, angle, half):
+            return Printed(f"{'rotate_half' if half else 'rotate'}({to_source(value)}, {to_source(angle)})")
+        case Over(value, source, target):
+            renamed = target if len(value.dims) == 1 else f"{source}, {target}"
+            return Printed(f"over({to_source(value)}, {renamed})")
+        case Place(dim):
+            return Printed(f"index({dim})")
 
 
 def _number(value: Fraction | float) -> Printed:

@@ -22,7 +22,10 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
+    Place,
     Reduce,
+    Rotate,
     RowMap,
     StateRead,
     Transpose,
@@ -66,6 +69,12 @@ def interval_of(
             return _REDUCE[function](interval_of(value, ranges, definitions))
         case RowMap(function, value):
             return _row_map(function, interval_of(value, ranges, definitions))
+        case Rotate(value):
+            return _rotated(interval_of(value, ranges, definitions))
+        case Over(value):
+            return interval_of(value, ranges, definitions)
+        case Place():
+            return Interval(0.0, math.inf)
         case Call(function, args):
             return FUNCTIONS[function].interval(*(interval_of(arg, ranges, definitions) for arg in args))
 
@@ -179,6 +188,12 @@ def _norm(x: Interval) -> Interval:
 
 
 _REDUCE: dict[str, Callable[[Interval], Interval]] = {"sum": _any_sum, "mean": _mean, "norm": _norm}
+
+
+def _rotated(x: Interval) -> Interval:
+    """A pair keeps its length: at most the root of two times the larger of its numbers."""
+    most = math.sqrt(2) * absolute(x).high
+    return Interval(-most, most)
 
 
 def _row_map(function: str, x: Interval) -> Interval:

@@ -17,7 +17,7 @@ from flagen.spec.checks import (
 from flagen.spec.fields import Field, Fields
 from flagen.spec.loader import Mapping, Node, Scalar
 from flagen.spec.model import ChunkHints, Spec
-from flagen.spec.names import VERSIONS, Symbols, camel_case
+from flagen.spec.names import VERSIONS, Symbols, camel_case, later_version
 from flagen.spec.report import Abandon, Report
 from flagen.spec.scope import Scope
 from flagen.spec.sections import Sections
@@ -32,6 +32,8 @@ _KEYS = (
     *("flagen", "name", *_TEXTS, "class_name", "state", "inputs", "params", "steps"),
     *("let", "decay", "gate", "update", "output", "chunk", "layer"),
 )
+_SINCE = {"dims": 2}
+"""The version of the language that a key came with; all others were there from the start."""
 
 
 Find = Callable[[str], "Spec | str"]
@@ -62,8 +64,7 @@ class _Reader:
         self.statements = Statements(self.sections, self.fields, self.symbols, self.scope, report)
 
     def spec(self, sha256: str) -> Spec:
-        found = self.fields.known(self.root, "a spec has this key", _KEYS, _REQUIRED)
-        given = found or {}
+        given = self._keys()
         self._check_version(given)
         read = {field.key.text for field in given.values()}
         if any(key.text not in read and isinstance(value, Mapping) for key, value in self.root.entries):
@@ -74,10 +75,12 @@ class _Reader:
         texts = {key: self.fields.text(given[key].value, f"`{key}` is text") for key in _TEXTS if key in given}
         self._expect_declarations(given)
         sections.steps_given = "steps" in given
+        dims = sections.dims(given["dims"].value) if "dims" in given else []
         states = sections.states(given["state"].value) if "state" in given else ()
         inputs = sections.inputs(given["inputs"].value) if "inputs" in given else ()
         steps = sections.steps(given["steps"].value) if "steps" in given else None
         params = sections.params(given["params"].value) if "params" in given else ()
+        following = self.symbols.following = sections.following(dims)
         if self.symbols.complete and sections.sizes_known:
             check_sizes(self.symbols, inputs, params, self.report)
         self._expect_later(given)
@@ -106,9 +109,19 @@ class _Reader:
             version=self.report.version,
             source=self.report.source,
             sha256=sha256,
+            following=following,
         )
         self._check_whole(spec, {"update", "output"} <= given.keys())
         return self._with_layer(given["layer"].value, spec) if "layer" in given else spec
+
+    def _keys(self) -> dict[str, Field]:
+        """The sections of the file."""
+        stated = next((value for key, value in self.root.entries if key.text == "flagen"), None)
+        version = int(stated.text) if isinstance(stated, Scalar) and stated.text in map(str, VERSIONS) else VERSIONS[0]
+        later = {key: since for key, since in _SINCE.items() if since > version}
+        keys = (*_KEYS, *(key for key in _SINCE if key not in later))
+        elsewhere = {key: later_version(since) for key, since in later.items()}
+        return self.fields.known(self.root, "a spec has this key", keys, _REQUIRED, elsewhere) or {}
 
     def _with_layer(self, node: Node, spec: Spec) -> Spec:
         """`spec` with the layer that `node` describes, and what this uses."""

@@ -75,6 +75,11 @@ CODES: dict[str, str] = {
     "E509": "a dim twice in one declaration",
     "E510": "a dim of unknown size",
     "E511": "dims of batch, time or heads",
+    "E512": "not a size",
+    "E513": "sizes that follow from each other",
+    "E514": "a size that follows from an unknown one",
+    "E515": "a rotation of what has other pairs",
+    "E516": "a dim by the name of one that is not as long",
     # E6: what update and output mean together.
     "E601": "a state that is never updated",
     "E602": "steps and repeat that do not fit",

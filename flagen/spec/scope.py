@@ -2,7 +2,7 @@
 
 The names in scope of an expression:
 
-- in a param's default: the dims, `H` and `HV`;
+- in a size of `dims`, and in a param's default: the dims, `H` and `HV`;
 - in `let`, `decay` and `gate`: these, the step count, `head`, every input and param, and the names defined before;
 - in `update` and `output`: all of these, the states (`S` as it stands, `S_prev` before the token) and the locals
   assigned before. A per-step name, an input or one derived from it, has one value per step: only a `repeat` names it,
@@ -20,7 +20,10 @@ from flagen.spec.model import Expr, Name, NameKind, StateRead
 from flagen.spec.names import SIZES, Symbol, SymbolKind, Symbols, did_you_mean, functions, listed, nearest
 from flagen.spec.report import Report
 
-Place = Literal["default", "derived", "update", "output"]
+Place = Literal["dims", "default", "derived", "update", "output"]
+
+_OF_SIZES: dict[str, tuple[str, str]] = {"dims": ("E512", "size"), "default": ("E313", "default")}
+"""The places of expressions over sizes: the code of another name in one, and what such an expression is."""
 
 _SIGN = re.compile(r"[-+*/@:]*=|<-|:|\u2190|\u2254|$")
 """What parts the sides of a statement, here or in other notations."""
@@ -85,15 +88,15 @@ class Scope:
         return None if symbol is None else symbol.described
 
     def _head(self, span: Span) -> Expr | None:
-        if self.place == "default":
-            self._not_in_default("head", span)
+        if self.place in _OF_SIZES:
+            self._no_size("head", span)
             return None
         return Name("head", "head", (), span)
 
     def _symbol(self, symbol: Symbol, span: Span) -> Expr | None:
         symbol.used = True
-        if self.place == "default" and symbol.kind != "dim":
-            self._not_in_default(symbol.name, span)
+        if self.place in _OF_SIZES and symbol.kind != "dim":
+            self._no_size(symbol.name, span)
             return None
         if symbol.kind == "state":
             return self._state(symbol, False, span)
@@ -124,8 +127,8 @@ class Scope:
         return StateRead(symbol.name, previous, symbol.dims, span)
 
     def _previous(self, symbol: Symbol, span: Span) -> Expr | None:
-        if self.place == "default":
-            self._not_in_default(f"{symbol.name}_prev", span)
+        if self.place in _OF_SIZES:
+            self._no_size(f"{symbol.name}_prev", span)
             return None
         if symbol.kind == "state":
             return self._state(symbol, True, span)
@@ -134,9 +137,9 @@ class Scope:
         self.report.error("E304", span, message, "keep last token's value in a state of its own")
         return None
 
-    def _not_in_default(self, name: str, span: Span) -> None:
-        message = f"a default is an expression over dims, `H` and `HV`; `{name}` is none"
-        self.report.error("E313", span, message)
+    def _no_size(self, name: str, span: Span) -> None:
+        code, what = _OF_SIZES[self.place]
+        self.report.error(code, span, f"a {what} is an expression over dims, `H` and `HV`; `{name}` is none")
 
     def _unknown_name(self, name: str, span: Span) -> None:
         self.mentioned.add(name)
@@ -153,6 +156,10 @@ class Scope:
             known = self._visible()
             if (near := self.symbols.get(nearest(name, known) or "")) is not None:
                 near.used = True
+            if self.place == "dims":
+                hint = did_you_mean(name, known, "give an input, or a param without default, this dim")
+                self.report.error("E514", span, f"nothing has the dim `{name}`, so its size is unknown", hint)
+                return
             hint = (
                 self._part_of(name)
                 or name_hint(name)
@@ -179,7 +186,7 @@ class Scope:
 
     def _visible(self) -> list[str]:
         kinds: tuple[SymbolKind, ...] = ("dim",)
-        if self.place != "default":
+        if self.place not in _OF_SIZES:
             kinds = ("input", "param", "derived", "dim", "step count")
         if self.place in ("update", "output"):
             kinds = ("state", "local", *kinds)

@@ -1,4 +1,4 @@
-"""The declaring sections: state, inputs, params, steps, let, decay, gate, and the small ones around them."""
+"""The declaring sections: dims, state, inputs, params, steps, let, decay, gate, and the small ones around them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from flagen.spec.expr import parse_expression
 from flagen.spec.fields import Field, Fields
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
-from flagen.spec.model import ChunkHints, Derived, Dims, Expr, Input, Interval, Param, State, Steps
+from flagen.spec.model import ChunkHints, Derived, Dims, Expr, Following, Input, Interval, Param, State, Steps
 from flagen.spec.names import (
     SHIPPED,
     Symbols,
@@ -21,6 +21,7 @@ from flagen.spec.names import (
 from flagen.spec.ranges import interval_of
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
+from flagen.spec.sizes import NotASize, Quotient, check_size, in_order, quotient
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*) *=")
@@ -119,6 +120,44 @@ class Sections:
             self.report.error(code, node.span, f"{what}, and no `steps`", "add `steps: {n: num_steps}`")
 
     # -------------------------------------------------------------------------------------------------- declarations
+
+    def dims(self, node: Node) -> list[Field]:
+        """Declare the dims of the section, before the sections that may have them; their sizes are read after those."""
+        entries = self._section(node, "`dims` is a mapping of dims to their sizes", "`dims: {R: K / 2}`")
+        declared = [field for field in entries or () if self.symbols.declare(field.key.text, "dim", field.key.span)]
+        self.symbols.sized = {field.key.text for field in declared}
+        return declared
+
+    def following(self, fields: list[Field]) -> tuple[Following, ...]:
+        """The sizes that the section gives its dims, each behind those it follows from."""
+        found = [entry for entry in map(self._size, fields) if entry is not None]
+        ordered, cycles = in_order(found)
+        for cycle in cycles:
+            first, *others = sorted(cycle, key=lambda entry: entry.span)
+            through = f" through {listed(entry.name for entry in others)}" if others else ""
+            message = f"the size of `{first.name}` follows from itself{through}"
+            hint = "one of them has to follow from the sizes of inputs"
+            self.report.error("E513", first.span, message, hint if others else "give it as a dim of an input")
+        sound = self._sound_sizes(ordered)
+        self.symbols.doubtful |= self.symbols.sized - {entry.name for entry in sound}
+        return sound
+
+    def _size(self, field: Field) -> Following | None:
+        self.scope.place = "dims"
+        value = self.expression(field.value, "the size of a dim is an expression over other dims, `H` and `HV`")
+        return None if value is None else Following(field.key.text, value, field.key.span)
+
+    def _sound_sizes(self, ordered: tuple[Following, ...]) -> tuple[Following, ...]:
+        """Those that can be sizes, and follow from such; the others are reported."""
+        sizes: dict[str, Quotient] = {}
+        for entry in ordered:
+            try:
+                size = quotient(entry.value, sizes)
+                check_size(size, entry.value.span)
+                sizes[entry.name] = size
+            except NotASize as problem:
+                self.report.error("E512", problem.span, problem.message, problem.hint)
+        return tuple(entry for entry in ordered if entry.name in sizes)
 
     def states(self, node: Node) -> tuple[State, ...]:
         entries = self._section(node, "`state` is a mapping of names to dims", "`S: [K, V]`")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 from flagen.spec.model import Dims, Expr
+
+Ratio = Callable[[str, str], Fraction | None]
+"""How many times as long as a second dim a first one is, where that is the same whatever their sizes are."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,36 @@ def row_misfit(function: str, value: Dims) -> Misfit | None:
     if len(value) == 1:
         return None
     return Misfit("E507", f"`{function}` runs over the only dim of a vector; this is {show(value)}")
+
+
+def rotate_misfit(function: str, value: Dims, angle: Dims, ratio: Ratio) -> Misfit | None:
+    """`rotate` and `rotate_half`: a vector, and a vector of angles for at most all of its pairs."""
+    if len(value) != 1 or len(angle) != 1:
+        message = f"`{function}` turns a vector by a vector of angles; these are {show(value)} and {show(angle)}"
+        return Misfit("E515", message)
+    dim, pairs = value[0], angle[0]
+    share = ratio(pairs, dim)
+    if share is not None and share <= Fraction(1, 2):
+        return None
+    message = f"`{function}` turns pairs of `{dim}`, half as many as it is long; the angles are over `{pairs}`"
+    declared = f"{{{pairs}: {dim} / 2}}" if pairs != dim else f"{{R: {dim} / 2}}"
+    hint = f"say how many there are: `dims: {declared}`, or fewer"
+    return Misfit("E515", message, hint if share is None or pairs == dim else f"there are {share} times as many angles")
+
+
+def over_misfit(value: Dims, source: str | None, target: str, ratio: Ratio) -> Misfit | None:
+    """`over`: a dim of the value by the name of another one, which is as long."""
+    if source is None:
+        message = f"`over` with one dim renames that of a vector; this is {show(value)}"
+        return Misfit("E516", message, f"say which one: `over(x, {value[0] if value else 'K'}, {target})`")
+    if source not in value:
+        return Misfit("E516", f"`over` renames `{source}`, which is no dim of its argument, {show(value)}")
+    if target in value:
+        return Misfit("E516", f"its argument has the dim `{target}` already: it is {show(value)}")
+    if ratio(target, source) == 1:
+        return None
+    message = f"`over` calls `{source}` `{target}`, and nothing says that they are equally long"
+    return Misfit("E516", message, f"declare it: `dims: {{{target}: {source}}}`")
 
 
 def assign_misfit(target: str, want: Dims, value: Expr) -> Misfit | None:

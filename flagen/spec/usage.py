@@ -18,7 +18,10 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
+    Place,
     Reduce,
+    Rotate,
     RowMap,
     Statement,
     StateRead,
@@ -155,7 +158,7 @@ class Roles:
                 return Terms(state=True, write=False)
             case Name(name, "local") if name in self._local_terms:
                 return self._local_terms[name]
-            case Number() | Name() | Contract() | Reduce():
+            case Number() | Name() | Contract() | Reduce() | Place():
                 return _WRITE
             case Negate(value) | Transpose(value):
                 return self._terms(value)
@@ -168,5 +171,5 @@ class Roles:
             case Call(_, args):
                 parts = [self._terms(arg) for arg in args]
                 return Terms(any(part.state for part in parts), any(part.write for part in parts))
-            case RowMap(_, value):
+            case RowMap(_, value) | Rotate(value) | Over(value):
                 return self._terms(value)

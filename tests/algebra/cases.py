@@ -57,7 +57,7 @@ def text_of(update: str, output: str = "o = S.T @ q", *, state: str = "S: [K, V]
     names = set(re.findall(r"\w+", f"{update} {output} {more}"))
     inputs = {name: decl for name, decl in _INPUTS.items() if name in names}
     params = {name: decl for name, decl in _PARAMS.items() if name in names}
-    lines = ["flagen: 1", "name: written", f"state: {{{state}}}", "inputs:"]
+    lines = ["flagen: 2", "name: written", f"state: {{{state}}}", "inputs:"]
     lines += [f"  {name}: {decl}" for name, decl in inputs.items()]
     lines += ["params:", *(f"  {name}: {decl}" for name, decl in params.items())] if params else []
     lines += ["steps: {n: num_steps}"] if "repeat" in names else []

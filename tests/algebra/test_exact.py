@@ -45,6 +45,7 @@ RATIONAL = (
     "minimum(k, p)",
     "maximum(k, s)",
     "clamp(k, -1, abs(s))",
+    "fraction(3 * k) * floor(2 * p) + fraction(-s)",
     "outer(k, v) @ (XM @ x @ X)",
 )
 

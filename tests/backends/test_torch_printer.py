@@ -18,6 +18,7 @@ from flagen.backends.torch_.scope import Scope
 from flagen.diagnostics import InternalError, Source
 from flagen.spec.expr import parse_expression
 from flagen.spec.model import Binary, Call, Contract, Expr, Name, Negate, Number, Outer, Spec, Transpose
+from flagen.spec.names import VERSIONS
 from flagen.spec.report import Report
 from tests.algebra.cases import recurrence
 from tests.fuzz.interpreter import Scope as Meaning
@@ -173,7 +174,7 @@ REDUCTIONS = """
     softmax(k); softmax(w); softmax(kj - k); softmax(2 * w); l2norm(k); l2norm(X @ v); l2norm(u + kj); l2norm(-k)
 """
 
-SHAPES = "abs sign sigmoid logsigmoid softplus tanh silu relu exp expm1"
+SHAPES = "abs sign sigmoid logsigmoid softplus tanh silu relu exp expm1 cos sin floor fraction"
 POSITIVE = f"{SHAPES} log log1p sqrt rsqrt"
 
 FUNCTIONS = """
@@ -210,6 +211,7 @@ EXPRESSIONS += [*PAIRS, *OF_ONE, *OF_NEGATIVE, *UNDER_OPERATORS]
 def parsed(text: str) -> Expr:
     """`text` as an expression over the names above and the sizes of dims."""
     report = Report(Source("<test>", text))
+    report.version = VERSIONS[-1]
     sizes = {dim: Name(dim, "size") for dim in SIZES}
     found = parse_expression(as_scalar(text), 0, lambda name, _: (NAMES | sizes)[name], report)
     assert found is not None, report.diagnostics

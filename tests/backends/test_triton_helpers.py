@@ -106,6 +106,14 @@ def test_sign(kernels: ModuleType) -> None:
     assert torch.equal(torch.sign(numbers), run(kernels, "sign", numbers))
 
 
+def test_a_fraction_is_exact_but_just_below_a_whole_number(kernels: ModuleType) -> None:
+    finite = HARD[HARD.isfinite()]
+    got = run(kernels, "fraction", finite)
+    assert torch.equal((finite.double() - finite.double().floor()).float(), got)
+    assert got.min() == 0 and got.max() == 1
+    assert run(kernels, "fraction", HARD[~HARD.isfinite()]).isnan().all()
+
+
 @pytest.mark.parametrize("name", ["minimum", "maximum", "logaddexp"])
 def test_two_arguments(kernels: ModuleType, name: str) -> None:
     points = torch.tensor([*SPECIAL, 1e-20, -1e-3, 0.3, 5.0, -90.0, 1e30])

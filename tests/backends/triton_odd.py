@@ -192,7 +192,21 @@ output: o = x.T @ K_index + x_final
 }
 
 
-ODD = {name: f"flagen: 1\nname: {name}\n{text}" for name, text in _BODIES.items()}
+_OF_VERSION_2 = {
+    "angles": """
+state: {S: [K, V]}
+inputs: {q: [K], k: [K], v: {dims: [V], heads: HV}, a: [K]}
+let: {turns: fraction(a), whole: floor(4 * a)}
+update: S = 0.9 * S + outer(k * cos(6.2831853 * turns), v)
+output: o = S.T @ (q * sin(6.2831853 * turns) + 0.1 * whole)
+""",
+}
+
+ODD = {
+    name: f"flagen: {version}\nname: {name}\n{text}"
+    for version, bodies in ((1, _BODIES), (2, _OF_VERSION_2))
+    for name, text in bodies.items()
+}
 
 
 @dataclass(frozen=True)

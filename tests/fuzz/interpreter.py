@@ -52,6 +52,10 @@ _FUNCTIONS = {
     "maximum": torch.maximum,
     "logaddexp": torch.logaddexp,
     "clamp": lambda x, low, high: torch.minimum(torch.maximum(x, low), high),
+    "cos": torch.cos,
+    "sin": torch.sin,
+    "floor": torch.floor,
+    "fraction": lambda x: x - torch.floor(x),
 }
 
 _OPERATORS = {

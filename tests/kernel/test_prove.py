@@ -16,7 +16,7 @@ from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Spec
 from tests.specs import OPERATORS
 
-HEAD = "flagen: 1\nname: odd\n"
+HEAD = "flagen: 2\nname: odd\n"
 
 ODD = {
     "a sum that a loop makes wider": """
@@ -100,6 +100,12 @@ state: {S: [K, V]}
 inputs: {q: [K], k: [K], v: [V]}
 update: S = S + outer(k, v)
 output: o = (S.T @ q) / relu(sum(S))
+""",
+    "angles, of tokens and of states": """
+state: {h: [D]}
+inputs: {x: [D], a: [D]}
+update: h = 0.5 * h + x * cos(6.2831853 * fraction(a)) * fraction(h * sin(a)) + floor(4 * a)
+output: o = sin(h) * cos(h) * x
 """,
 }
 

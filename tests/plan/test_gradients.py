@@ -65,6 +65,7 @@ FUNCTIONS = {
     "logsigmoid": functional.logsigmoid,
     "relu": torch.relu,
     "clamp": lambda value, low, high: torch.minimum(torch.maximum(value, low), high),
+    "fraction": lambda x: x - x.floor(),
     "part_of": lambda x, y: torch.sigmoid(x - y),
     "power_slope": lambda x, y: torch.where(y == 0, 0, y * x ** (y - 1)),
     "exponent_slope": lambda x, y: torch.where((x == 0) & (y >= 0), 0, x**y * x.log()),

@@ -47,7 +47,7 @@ DECLARED: dict[str, tuple[SymbolKind, Dims]] = {
     "z": ("state", ("K",)),
 }
 ONE_ARGUMENT, TWO_ARGUMENTS = (
-    [name for name, row in FUNCTIONS.items() if len(row.arguments) == count] for count in (1, 2)
+    [name for name, row in FUNCTIONS.items() if len(row.arguments) == count and row.since == 1] for count in (1, 2)
 )
 _OPERATORS = st.sampled_from(["+", "-", "*", "/", "**"])
 _PRODUCTS = st.sampled_from(["*", "/"])
@@ -159,6 +159,10 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "maximum": np.maximum,
     "clamp": lambda x, lo, hi: np.minimum(np.maximum(x, lo), hi),
     "logaddexp": np.logaddexp,
+    "cos": np.cos,
+    "sin": np.sin,
+    "floor": np.floor,
+    "fraction": lambda x: x - np.floor(x),
 }
 
 

@@ -81,7 +81,7 @@ def printed(tile: Tile) -> str:
         case Either(left, right, dims):
             return _joined(" | ", (left, right), dims)
         case Function(name, args, dims):
-            return f"{_function(name)}({', '.join(_real(arg, dims) for arg in args)})"
+            return _function(name, [_real(arg, dims) for arg in args])
         case Select(where, value, other, dims):
             return f"torch.where({over(where, dims)}, {tensor(value, dims)}, {tensor(other, dims)})"
         case Sum(value, dim):
@@ -177,12 +177,13 @@ def _axis(dim: str, dims: Dims) -> int:
     return 1 + dims.index(dim)
 
 
-def _function(name: str) -> str:
+def _function(name: str, args: list[str]) -> str:
     if name in OF_KERNELS:
-        return f"device.{name}"
+        return f"device.{name}({', '.join(args)})"
     if name not in FUNCTIONS:
         raise InternalError(f"the PyTorch printer of kernels does not know the function {name}")
-    return FUNCTIONS[name].torch or f"device.defined({name!r})"
+    row = FUNCTIONS[name]
+    return row.of_tensors(*args) if row.torch else f"device.defined({name!r})({', '.join(args)})"
 
 
 def _matrix_product(left: Tile, right: Tile, dim: str, dims: Dims) -> str:

@@ -19,7 +19,10 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
+    Place,
     Reduce,
+    Rotate,
     RowMap,
     StateRead,
     Transpose,
@@ -97,6 +100,16 @@ class ExpressionPrinter:
                 return Latex(rf"\operatorname{{{function}}}{where}\left({self.print(value)}\right)")
             case RowMap(function, value):
                 return Latex(rf"\operatorname{{{function}}}\left({self.print(value)}\right)")
+            case Rotate(value, angle, half):
+                paired = r"_{\mathrm{half}}" if half else ""
+                return Latex(
+                    rf"R{paired}\left({self.print(angle)}\right)\,{self._printed(value).within(SIGN)}", PRODUCT
+                )
+            case Over(value, source, target):
+                renamed = f"{symbol(source)} \\to {symbol(target)}"
+                return Latex(rf"{self._printed(value).atom}^{{({renamed})}}")
+            case Place(dim):
+                return Latex(rf"\operatorname{{index}}_{{{symbol(dim)}}}")
 
     def _product(self, left: Expr, right: Expr) -> Latex:
         one, other = self._printed(left), self._printed(right)

@@ -7,7 +7,7 @@ order. Broadcasting aligns the named dims; leading axes align by themselves from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -25,7 +25,10 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
+    Place,
     Reduce,
+    Rotate,
     RowMap,
     StateRead,
     Transpose,
@@ -81,7 +84,7 @@ class Printer:
         match expr:
             case Number(value):
                 return self._number(value)
-            case Name() | StateRead():
+            case Name() | StateRead() | Place():
                 return self.look(expr)
             case Negate(value):
                 code = self.print(value)
@@ -102,6 +105,11 @@ class Printer:
                 return self._reduce(function, self.print(value), dim)
             case RowMap(function, value):
                 return self._row_map(function, self.print(value))
+            case Rotate(value, angle, half):
+                return self._rotate(self.print(value), self.print(angle), half)
+            case Over(value):
+                code = self.print(value)
+                return replace(code, dims=tuple(expr.target if dim == expr.source else dim for dim in code.dims))
 
     def aligned(self, code: Code, dims: Dims, level: Level | None = None) -> Code:
         """`code` broadcast to `dims` (and, for a token's value among micro-steps, to their axis)."""
@@ -164,7 +172,7 @@ class Printer:
         if row.torch.startswith("functional"):
             self.needs.add("functional")
         texts = [self._as_tensor(arg, args, dims, level) for arg in args]
-        return Code(f"{row.torch}({', '.join(texts)})", dims, level)
+        return Code(row.of_tensors(*texts), dims, level)
 
     def _extremum(self, row: Function, args: tuple[Code, ...], dims: Dims, level: Level) -> Code:
         numbers = [arg for arg in args if arg.level == "number"]
@@ -194,6 +202,11 @@ class Printer:
             return Code(f"torch.softmax({value.text}, dim=-1)", value.dims, value.level)
         self.needs.add("l2norm")
         return Code(f"l2norm({value.text})", value.dims, value.level)
+
+    def _rotate(self, value: Code, angle: Code, half: bool) -> Code:
+        function, level = "rotate_half" if half else "rotate", level_of((value, angle))
+        vector, angles = (self.aligned(code, code.dims, level).text for code in (value, angle))
+        return Code(f"{function}({vector}, {angles})", value.dims, level)
 
 
 def _code(printed: Printed, dims: Dims, level: Level) -> Code:

@@ -148,7 +148,8 @@ class _Body:
     def _code(self, expr: Expr) -> Code:
         if isinstance(expr, StateRead):
             return Code(f"{expr.name}_prev" if expr.previous else expr.name, expr.dims, "token")
-        assert isinstance(expr, Name)
+        if not isinstance(expr, Name):
+            return self.scope.code(expr)
         if expr.kind == "local":
             dims, level = self.locals[expr.name]
             return Code(expr.name, dims, level)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.printer import Code, Level, Printer
 from flagen.diagnostics import InternalError
-from flagen.spec.model import Expr, Name, Param, Repeat, Spec, walk
+from flagen.spec.model import Expr, Name, Param, Place, Repeat, Spec, walk
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Scope:
 
     def code(self, expr: Expr) -> Code:
         """How the name `expr` is written."""
+        if isinstance(expr, Place):
+            return Code(self.places(expr.dim), expr.dims, "constant")
         if not isinstance(expr, Name):
             raise InternalError(f"a state has no value outside the recurrence: {expr}")
         level = self.level(expr)
@@ -27,6 +29,13 @@ class Scope:
                 return Code(self.spec.steps.argument, (), "number")
             return Code(f"args.{expr.name}", (), "number")
         return Code(expr.name, expr.dims, level)
+
+    def places(self, dim: str) -> str:
+        """What the places along `dim` are called."""
+        name = f"index_{dim}"
+        while name in self.names:
+            name += "_"
+        return name
 
     @property
     def names(self) -> frozenset[str]:
@@ -60,6 +69,7 @@ class Scope:
         """What the value of `expr` depends on: the most any of its names does."""
         order: tuple[Level, ...] = ("number", "constant", "token", "step")
         levels = [self.level(node) for node in walk(expr) if isinstance(node, Name)]
+        levels += ["constant" for node in walk(expr) if isinstance(node, Place)]
         return max(levels, key=order.index, default="number")
 
     def printer(self) -> Printer:
@@ -72,6 +82,7 @@ def prelude(scope: Scope, used: Iterable[Expr]) -> tuple[list[str], Printer]:
     Returns them with the printer that wrote them, which knows what they need.
     """
     spec, printer = scope.spec, scope.printer()
+    used = tuple(used)
     names = names_used(spec, used)
     lines: list[str] = []
     lines += defaults(scope, {param.name for param in spec.params if not param.is_tensor} & names)
@@ -84,6 +95,8 @@ def prelude(scope: Scope, used: Iterable[Expr]) -> tuple[list[str], Printer]:
     lines += [_tensor_param(param, printer) for param in spec.params if param.is_tensor and param.name in names]
     if "head" in names:
         lines.append("head = torch.arange(args.HV, dtype=args.dtype, device=args.device)")
+    for dim in places_used(spec, used, names):
+        lines.append(f"{scope.places(dim)} = torch.arange(args.{dim}, dtype=args.dtype, device=args.device)")
     for derived in spec.derived:
         if derived.name in names:
             lines.append(f"{derived.name} = {printer.print(derived.value).text}")
@@ -117,6 +130,13 @@ def _tensor_param(param: Param, printer: Printer) -> str:
 
 def _targets(names: list[str]) -> str:
     return f"({names[0]},)" if len(names) == 1 else ", ".join(names)
+
+
+def places_used(spec: Spec, used: Iterable[Expr], names: Collection[str]) -> tuple[str, ...]:
+    """The dims along which places are counted, in `used` and the definitions of `names`."""
+    definitions = (derived.value for derived in spec.derived if derived.name in names)
+    every = (node for expr in (*used, *definitions) for node in walk(expr))
+    return tuple(dict.fromkeys(node.dim for node in every if isinstance(node, Place)))
 
 
 def names_used(spec: Spec, used: Iterable[Expr]) -> set[str]:

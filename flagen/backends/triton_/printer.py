@@ -30,8 +30,10 @@ from flagen.plan.tiles import (
     MatMul,
     Negative,
     Normalize,
+    OfAngles,
     Once,
     Product,
+    Rotated,
     Rounded,
     Scan,
     Select,
@@ -104,6 +106,14 @@ class Printer:
                 return Printed(f'tl.dot({", ".join(sides)}, input_precision="ieee")')
             case Normalize(function, value):
                 return Printed(f"{function}({self(value)})")
+            case Rotated(value, angle, size, pairs, half, dims):
+                by = (*(dim for dim in dims if dim != tile.channel), tile.pair)
+                given = self._as_vectors(value, dims), self._as_vectors(angle, by), self(size), self(pairs)
+                return Printed(f"{_rotation('rotate', half)}({', '.join(given)})")
+            case OfAngles(gradient, turned, size, pairs, half, pair, dims):
+                over = (*(dim for dim in dims if dim != pair), tile.channel)
+                given = self._as_vectors(gradient, over), self._as_vectors(turned, over), self(size), self(pairs)
+                return Printed(f"{_rotation('of_angles', half)}({', '.join((*given, self.axes.lanes(pair)))})")
             case Masked(value, dim, fill, dims):
                 mask = self.axes.spread(self.axes.mask(dim), (dim,), dims)
                 return Printed(f"tl.where({mask}, {self._spread(value, dims, SUM)}, {literal(fill).text})")
@@ -179,6 +189,12 @@ class Printer:
             return Printed(f"tl.full({shape}, {text}, tl.float32)")
         return Printed(f"tl.broadcast_to({text}, {shape})")
 
+    def _as_vectors(self, tile: Tile, dims: Dims) -> str:
+        """`tile` over all of `dims`, of which the last one is that of the vectors."""
+        if self.axes.sorted(dims) != dims:
+            raise InternalError(f"vectors over {dims} lie over {self.axes.sorted(dims)} in a tile")
+        return self(tile) if tile.dims == dims else self._full(tile, dims).text
+
     def _end(self, axis: str, dims: Dims, *, last: bool) -> str:
         """Which token of a chunk is the last one, or the first."""
         return self.axes.spread("is_last" if last else "is_first", (axis,), dims)
@@ -201,6 +217,10 @@ class Printer:
         if tile.dims == dims or not tile.dims:
             return printed
         return Printed(self.axes.spread(printed.atom, tile.dims, dims))
+
+
+def _rotation(function: str, half: bool) -> str:
+    return f"{function}_half" if half else function
 
 
 def _unwidened(tile: Tile) -> Tile:

@@ -12,7 +12,7 @@ from flagen.diagnostics import Span
 from flagen.spec.layer.model import CallKind, Expr, Name, NameKind, Value
 from flagen.spec.layer.vocabulary import CONSTANTS, CONSTRUCTORS, FUNCTIONS, NUMBER_FUNCTIONS, RULES
 from flagen.spec.layer.words import Word
-from flagen.spec.names import MODULE_ATTRIBUTES, did_you_mean, listed, nearest, newer_hint, quoted
+from flagen.spec.names import MODULE_ATTRIBUTES, did_you_mean, later_version, listed, nearest, quoted
 from flagen.spec.report import Report
 
 Kind = Literal["config", "dim", "param", "module", "input", "local", "operator"]
@@ -241,7 +241,7 @@ class LayerScope:
         elif elsewhere is not None:
             hint = f"it stands in `{elsewhere}`"
         elif (since := _since(name)) is not None:
-            hint = newer_hint(since)
+            hint = later_version(since)
         else:
             there = ", ".join(sorted(self._here() or NUMBER_FUNCTIONS))
             hint = did_you_mean(name, known, f"there are {there}")

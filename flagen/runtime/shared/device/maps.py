@@ -93,6 +93,12 @@ def sign(x):
 
 
 @triton.jit
+def fraction(x):
+    """What x has beyond its floor; rounded to 1 just below a whole number."""
+    return x - tl.floor(x)
+
+
+@triton.jit
 def _square(x):
     return x * x
 
