@@ -32,7 +32,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
-    Place,
+    Index,
     Reduce,
     Rotate,
     RowMap,
@@ -203,7 +203,7 @@ def evaluate(expr: Expr, scope: Scope) -> Tensor:
             return _rotate(evaluate(value, scope), evaluate(angle, scope), half, scope)
         case Over(value):
             return Tensor(expr.dims, evaluate(value, scope).data)
-        case Place():
+        case Index():
             return scope.build(expr.dims, lambda index: Dual(mpq(index[0])))
 
 

@@ -14,7 +14,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
-    Place,
+    Index,
     Reduce,
     Rotate,
     RowMap,
@@ -26,7 +26,7 @@ from flagen.spec.model import (
 def map_children(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
     """`expr` with `change` applied to each direct operand."""
     match expr:
-        case Number() | Name() | StateRead() | Place():
+        case Number() | Name() | StateRead() | Index():
             return expr
         case Negate(value, span):
             return Negate(change(value), span)

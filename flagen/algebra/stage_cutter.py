@@ -12,22 +12,31 @@ from flagen.algebra.staged import Result, Stage, flat
 from flagen.diagnostics import Span
 from flagen.spec.model import (
     Assign,
+    Binary,
     Call,
     Contract,
     Derived,
     Dims,
     Expr,
+    Following,
+    Index,
     Input,
     Interval,
     Name,
+    Number,
+    Over,
+    Param,
     Repeat,
     Spec,
+    State,
     Statement,
     StateRead,
     Transpose,
+    names_in_size,
     walk,
 )
 from flagen.spec.printer import to_source
+from flagen.spec.sizes import ratio
 
 
 class Cutter:
@@ -101,7 +110,13 @@ class Cutter:
         derived = _with_derived(spec.derived, used)
         given = tuple(self._given_inputs(used))
         own = [decl for decl in spec.inputs if decl.name in used]
-        own += self._sizing([*own, *given], used)
+        params = [param for param in spec.params if param.name in used]
+        tensors: tuple[State | Input | Param, ...] = (state, *own, *given, *params)
+        dims = {dim for decl in tensors for dim in decl.dims}
+        dims |= {dim for assign in (*flat(update), *before, *output) for dim in _dims_in(assign.value)}
+        dims |= {dim for decl in derived for dim in _dims_in(decl.value)}
+        following = self._following(dims)
+        own += self._sizing([*own, *given], params, dims, following)
         steps = any(isinstance(statement, Repeat) for statement in update)
         return replace(
             spec,
@@ -112,7 +127,8 @@ class Cutter:
             states=(state,),
             inputs=(*own, *given),
             # The function of the whole knows the defaults; they may name dims that a stage does not have.
-            params=tuple(replace(param, default=None) for param in spec.params if param.name in used),
+            params=tuple(replace(param, default=None) for param in params),
+            following=following,
             steps=spec.steps if steps else None,
             derived=derived,
             update=tuple(update),
@@ -120,13 +136,29 @@ class Cutter:
             wide_outputs=wide,
         )
 
-    def _sizing(self, inputs: Sequence[Input], used: set[str]) -> Iterator[Input]:
+    def _following(self, dims: set[str]) -> tuple[Following, ...]:
+        """Which of the sizes that the stage has follow from others of them: one may be a multiple of another where it
+        follows from what the stage has not."""
+        spec, kept = self.results.spec, list[Following]()
+        known = dims - {entry.name for entry in spec.following}
+        for entry in (entry for entry in spec.following if entry.name in dims):
+            multiples = ((dim, ratio(spec, entry.name, dim)) for dim in spec.dims if dim in known)
+            if set(names_in_size(entry.value)) <= dims:
+                kept.append(entry)
+            elif found := next(((dim, times) for dim, times in multiples if times is not None), None):
+                size = Name(found[0], "size", (), entry.span)
+                kept.append(replace(entry, value=Binary("*", Number(found[1]), size, entry.span)))
+            known.add(entry.name)
+        return tuple(kept)
+
+    def _sizing(
+        self, inputs: Sequence[Input], params: Sequence[Param], wanted: set[str], following: Sequence[Following]
+    ) -> Iterator[Input]:
         """More inputs, from whose shapes a call knows the sizes of dims that the stage names and no tensor of it has:
         it has params alone, adds numbers to a state, or names a dim of another state."""
         spec = self.results.spec
-        known = {dim for decl in inputs for dim in decl.dims}
-        known |= {dim for param in spec.params if param.name in used for dim in param.dims}
-        wanted = used & set(spec.dims) | set(self.results.state(self.state or "").dims)
+        tensors: tuple[Input | Param, ...] = (*inputs, *params)
+        known = {dim for decl in tensors for dim in decl.dims} | {entry.name for entry in following}
         for dim in sorted(wanted - known):
             if sized := [decl for decl in spec.inputs if dim in decl.dims and dim not in known]:
                 inputs = [*inputs, _narrowest(sized)]
@@ -257,6 +289,18 @@ def _renamed(expr: Expr, names: Mapping[str, str]) -> Expr:
     if isinstance(expr, Name) and expr.kind == "local":
         return replace(expr, name=names.get(expr.name, expr.name))
     return map_children(expr, lambda child: _renamed(child, names))
+
+
+def _dims_in(expr: Expr) -> Iterator[str]:
+    """The dims that an expression names, or is made over."""
+    for node in walk(expr):
+        match node:
+            case Name(name, "size"):
+                yield name
+            case Over(_, source, target):
+                yield from (source, target)
+            case Index(dim):
+                yield dim
 
 
 def _names_in(assigns: Iterable[Assign]) -> set[str]:

@@ -19,7 +19,7 @@ from flagen.spec.model import (
     Name,
     Number,
     Outer,
-    Place,
+    Index,
     Reduce,
     Repeat,
     Rotate,
@@ -106,7 +106,7 @@ def _flops(expr: Expr, sizes: Mapping[str, int]) -> int:
     elements = math.prod(sizes[dim] for dim in expr.dims)
     inner = sum(_flops(child, sizes) for child in children(expr))
     match expr:
-        case Number() | Name() | Place():
+        case Number() | Name() | Index():
             return 0
         case Contract():
             return inner + 2 * elements * sizes[expr.dim]

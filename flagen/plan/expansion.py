@@ -276,6 +276,7 @@ def _recurrence(nf: NormalForm, names: dict[str, str]) -> Spec:
         ),
         params=(),
         steps=None,
+        following=(),
         derived=(),
         update=tuple(
             Assign(S.name, value, True, f"{S.name} = {to_source(value)}", nf.spec.update[-1].span)

@@ -48,7 +48,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
-    Place,
+    Index,
     Reduce,
     Rotate,
     RowMap,
@@ -117,7 +117,7 @@ class Lowering:
                 return self._rotated(self(value), self(angle), half)
             case Over(value, source, target):
                 return self._renamed(self(value), source, target, expr.span)
-            case Place(dim):
+            case Index(dim):
                 return Widened(Lane(dim, (dim,)), (dim,))
         raise InternalError(f"no tile for {expr!r}")
 

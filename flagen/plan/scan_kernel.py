@@ -21,11 +21,13 @@ from flagen.plan.show import show
 from flagen.plan.split import crossed_dims
 from flagen.plan.tiles import (
     MAX_DIMS,
+    Along,
     Constant,
     Head,
     Masked,
     MatMul,
     Normalize,
+    Rotated,
     Size,
     StateTile,
     Sum,
@@ -222,8 +224,13 @@ class Planner:
                 raise NoKernel("it needs a product of matrices for every token", expr.span)
         inner = rebuild(tile, lambda part: self._with_tokens(part, expr))
         over = {dim for part in operands(inner) for dim in part.dims}
-        if isinstance(tile, Sum):
-            over -= {tile.dim}
+        match inner:
+            case Sum(_, dim):
+                over -= {dim}
+            case Rotated():
+                over -= {inner.pair}
+            case Along(_, dims):
+                over = {*dims, *over - {*operands(tile)[0].dims}}
         if isinstance(inner, Normalize) and TOKEN not in over:
             raise NoKernel(f"`{inner.function}` of what is the same for every token", expr.span)
         return with_dims(inner, tuple(dim for dim in self.order if dim in over))

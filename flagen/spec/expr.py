@@ -31,7 +31,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
-    Place,
+    Index,
     Reduce,
     Rotate,
     RowMap,
@@ -270,7 +270,7 @@ class _Elaborator:
             self.wrong_count(node, "index(K)")
             return None
         dim = self.dim(node.args[0], "index")
-        return None if dim is None else Place(dim, self.span(node))
+        return None if dim is None else Index(dim, self.span(node))
 
     def dim(self, node: ast.expr, function: str) -> str | None:
         """The dim that an argument names."""

@@ -24,7 +24,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
-    Place,
+    Index,
     Reduce,
     Rotate,
     RowMap,
@@ -180,7 +180,7 @@ class _Token:
                 return dict.fromkeys(state for arg in args for state in self._parts(arg))
             case RowMap(_, value) | Rotate(value) | Over(value):
                 return dict.fromkeys(self._parts(value))
-            case Number() | Contract() | Reduce() | Place():
+            case Number() | Contract() | Reduce() | Index():
                 return {}
 
     def _sum(self, expr: Binary, op: str, left: Parts, right: Parts) -> Parts:

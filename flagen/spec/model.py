@@ -205,7 +205,7 @@ class Over:
 
 
 @dataclass(frozen=True)
-class Place:
+class Index:
     """`index(dim)`: for each element along `dim` its place, from 0."""
 
     dim: str
@@ -230,14 +230,14 @@ Expr = (
     | RowMap
     | Rotate
     | Over
-    | Place
+    | Index
 )
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
     """The direct operands of `expr`, left to right."""
     match expr:
-        case Number() | Name() | StateRead() | Place():
+        case Number() | Name() | StateRead() | Index():
             return ()
         case Negate(value) | Transpose(value) | Reduce(_, value) | RowMap(_, value) | Over(value):
             return (value,)

@@ -17,7 +17,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
-    Place,
+    Index,
     Reduce,
     Rotate,
     RowMap,
@@ -60,7 +60,7 @@ def _printed(expr: Expr) -> Printed:
         case Over(value, source, target):
             renamed = target if len(value.dims) == 1 else f"{source}, {target}"
             return Printed(f"over({to_source(value)}, {renamed})")
-        case Place(dim):
+        case Index(dim):
             return Printed(f"index({dim})")
 
 

@@ -23,7 +23,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
-    Place,
+    Index,
     Reduce,
     Rotate,
     RowMap,
@@ -73,7 +73,7 @@ def interval_of(
             return _rotated(interval_of(value, ranges, definitions))
         case Over(value):
             return interval_of(value, ranges, definitions)
-        case Place():
+        case Index():
             return Interval(0.0, math.inf)
         case Call(function, args):
             return FUNCTIONS[function].interval(*(interval_of(arg, ranges, definitions) for arg in args))

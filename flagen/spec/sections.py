@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence as Seq
+from functools import partial
 from typing import Literal
 
 from flagen.spec.expr import parse_expression
@@ -21,7 +22,7 @@ from flagen.spec.names import (
 from flagen.spec.ranges import interval_of
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
-from flagen.spec.sizes import NotASize, Quotient, check_size, in_order, quotient
+from flagen.spec.sizes import NotASize, Quotient, check_size, in_order, quotient, ratio
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*) *=")
@@ -319,7 +320,9 @@ class Sections:
 
     def parsed(self, scalar: Scalar, start: int = 0) -> Expr | None:
         """The expression that a text is from `start` on."""
-        value = parse_expression(scalar, start, self.scope.resolve, self.report, self.scope.describe)
+        value = parse_expression(
+            scalar, start, self.scope.resolve, self.report, self.scope.describe, partial(ratio, self.symbols)
+        )
         if value is None:
             # Whatever else is wrong in it, the names in the text are not unused.
             self.scope.mention(scalar.text)

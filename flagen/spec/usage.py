@@ -19,7 +19,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
-    Place,
+    Index,
     Reduce,
     Rotate,
     RowMap,
@@ -158,7 +158,7 @@ class Roles:
                 return Terms(state=True, write=False)
             case Name(name, "local") if name in self._local_terms:
                 return self._local_terms[name]
-            case Number() | Name() | Contract() | Reduce() | Place():
+            case Number() | Name() | Contract() | Reduce() | Index():
                 return _WRITE
             case Negate(value) | Transpose(value):
                 return self._terms(value)

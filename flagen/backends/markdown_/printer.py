@@ -20,7 +20,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
-    Place,
+    Index,
     Reduce,
     Rotate,
     RowMap,
@@ -108,7 +108,7 @@ class ExpressionPrinter:
             case Over(value, source, target):
                 renamed = f"{symbol(source)} \\to {symbol(target)}"
                 return Latex(rf"{self._printed(value).atom}^{{({renamed})}}")
-            case Place(dim):
+            case Index(dim):
                 return Latex(rf"\operatorname{{index}}_{{{symbol(dim)}}}")
 
     def _product(self, left: Expr, right: Expr) -> Latex:

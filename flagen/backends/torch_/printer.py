@@ -26,7 +26,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
-    Place,
+    Index,
     Reduce,
     Rotate,
     RowMap,
@@ -84,7 +84,7 @@ class Printer:
         match expr:
             case Number(value):
                 return self._number(value)
-            case Name() | StateRead() | Place():
+            case Name() | StateRead() | Index():
                 return self.look(expr)
             case Negate(value):
                 code = self.print(value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.printer import Code, Level, Printer
 from flagen.diagnostics import InternalError
-from flagen.spec.model import Expr, Name, Param, Place, Repeat, Spec, walk
+from flagen.spec.model import Expr, Name, Param, Index, Repeat, Spec, walk
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Scope:
 
     def code(self, expr: Expr) -> Code:
         """How the name `expr` is written."""
-        if isinstance(expr, Place):
+        if isinstance(expr, Index):
             return Code(self.places(expr.dim), expr.dims, "constant")
         if not isinstance(expr, Name):
             raise InternalError(f"a state has no value outside the recurrence: {expr}")
@@ -69,7 +69,7 @@ class Scope:
         """What the value of `expr` depends on: the most any of its names does."""
         order: tuple[Level, ...] = ("number", "constant", "token", "step")
         levels = [self.level(node) for node in walk(expr) if isinstance(node, Name)]
-        levels += ["constant" for node in walk(expr) if isinstance(node, Place)]
+        levels += ["constant" for node in walk(expr) if isinstance(node, Index)]
         return max(levels, key=order.index, default="number")
 
     def printer(self) -> Printer:
@@ -136,7 +136,7 @@ def places_used(spec: Spec, used: Iterable[Expr], names: Collection[str]) -> tup
     """The dims along which places are counted, in `used` and the definitions of `names`."""
     definitions = (derived.value for derived in spec.derived if derived.name in names)
     every = (node for expr in (*used, *definitions) for node in walk(expr))
-    return tuple(dict.fromkeys(node.dim for node in every if isinstance(node, Place)))
+    return tuple(dict.fromkeys(node.dim for node in every if isinstance(node, Index)))
 
 
 def names_used(spec: Spec, used: Iterable[Expr]) -> set[str]:
