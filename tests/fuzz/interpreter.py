@@ -21,12 +21,15 @@ from flagen.spec.model import (
     Contract,
     Dims,
     Expr,
+    Index,
     Name,
     Negate,
     Number,
     Outer,
+    Over,
     Reduce,
     Repeat,
+    Rotate,
     RowMap,
     Spec,
     StateRead,
@@ -116,6 +119,13 @@ class Scope:
                 return _FUNCTIONS[function](*(self.spread(arg, expr.dims) for arg in args))
             case Reduce(function, value, dim):
                 return self.reduce(function, value, dim)
+            case Rotate(value, angle, half):
+                return _rotated(self.evaluate(value), self.evaluate(angle), half)
+            case Over(value):
+                return self.evaluate(value)
+            case Index(dim):
+                places = torch.arange(int(self.names[dim].max()), dtype=torch.float64)
+                return places.expand(*self.lead, len(places))
             case RowMap("softmax", value):
                 return torch.softmax(self.evaluate(value), dim=-1)
             case RowMap("l2norm", value):
@@ -143,6 +153,17 @@ class Scope:
         if function == "norm":
             return torch.linalg.vector_norm(x, dim=axes)
         return x.sum(axes) if function == "sum" else x.mean(axes)
+
+
+def _rotated(x: Tensor, angle: Tensor, half: bool) -> Tensor:
+    """Pairs of channels as complex numbers, turned by their angles, those that have none by nothing."""
+    count = x.shape[-1] // 2
+    paired, alone = x[..., : 2 * count], x[..., 2 * count :]
+    paired = paired.unflatten(-1, (2, count)).transpose(-2, -1) if half else paired.unflatten(-1, (count, 2))
+    phi = functional.pad(angle, (0, count - angle.shape[-1]))
+    turned = torch.view_as_complex(paired.contiguous()) * torch.polar(torch.ones_like(phi), phi)
+    pairs = torch.view_as_real(turned)
+    return torch.cat([(pairs.transpose(-2, -1) if half else pairs).flatten(-2), alone], dim=-1)
 
 
 def interpret(spec: Spec, args: Arguments, cu_seqlens: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:

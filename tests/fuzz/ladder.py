@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flagen.spec.model import Input, Interval, Param, Spec
 from tests.fuzz.interpreter import Arguments, Scope, interpret
+from tests.sizes import fitting, given_dims
 
 BOUND = 1e-9
 
@@ -91,7 +92,8 @@ class Problem:
         heads = {"H": shape.H, "HV": shape.HV if spec.has_value_heads else shape.H}
         if all(i.heads == "HV" for i in spec.inputs):
             heads["H"] = shape.HV
-        self.sizes = {dim: (shape.first, shape.second)[place % 2] for place, dim in enumerate(spec.dims)} | heads
+        wanted = {dim: (shape.first, shape.second)[place % 2] for place, dim in enumerate(given_dims(spec))}
+        self.sizes = fitting(spec, wanted, heads) | heads
         self.leaves = dict(self._arguments())
         self.numbers = {
             p.name: self._within(p.range, torch.rand((), generator=self.random).double()).item()
