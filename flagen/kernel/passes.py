@@ -56,6 +56,11 @@ def dims_with_ends(kernel: Kernel) -> frozenset[str]:
     return frozenset(found | {tile.dim for tile in values_of(kernel.body) if isinstance(tile, Masked)})
 
 
+def dims_counted(kernel: Kernel) -> frozenset[str]:
+    """The dims along which an expression counts places."""
+    return frozenset(tile.axis for tile in values_of(kernel.body) if isinstance(tile, Lane))
+
+
 @dataclass(frozen=True)
 class Named:
     """What of its axes a kernel names: the index of each lane, the token or row that a lane has, and which lanes lie

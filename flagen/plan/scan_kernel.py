@@ -24,6 +24,7 @@ from flagen.plan.tiles import (
     Along,
     Constant,
     Head,
+    Lane,
     Masked,
     MatMul,
     Normalize,
@@ -214,7 +215,7 @@ class Planner:
     def _with_tokens(self, tile: Tile, expr: Expr) -> Tile:
         """`tile` with an axis of tokens wherever it depends on the token."""
         match tile:
-            case Constant() | Size() | Head():
+            case Constant() | Size() | Head() | Lane():
                 return tile
             case Value(name, _, dims):
                 return replace(tile, dims=(TOKEN, *dims)) if name in self.by_token else tile

@@ -33,6 +33,27 @@ def softmax(x: Tensor) -> Tensor:
     return x.softmax(-1)
 
 
+def rotated(x: Tensor, angle: Tensor, size: int, pairs: int, *, half: bool) -> Tensor:
+    first, second = _channels(size, pairs, half=half)
+    cos, sin = angle[..., :pairs].cos(), angle[..., :pairs].sin()
+    turned = x.clone()
+    turned[..., first] = x[..., first] * cos - x[..., second] * sin
+    turned[..., second] = x[..., first] * sin + x[..., second] * cos
+    return turned
+
+
+def of_angles(gradient: Tensor, x: Tensor, size: int, pairs: int, lanes: int, *, half: bool) -> Tensor:
+    first, second = _channels(size, pairs, half=half)
+    twisted = x[..., first] * gradient[..., second] - x[..., second] * gradient[..., first]
+    return functional.pad(twisted, (0, lanes - pairs))
+
+
+def _channels(size: int, pairs: int, *, half: bool) -> tuple[Tensor, Tensor]:
+    """The first channel of each pair, and the second."""
+    pair = torch.arange(pairs)
+    return (pair, pair + size // 2) if half else (2 * pair, 2 * pair + 1)
+
+
 def scan_affine(factor: Tensor, term: Tensor, first: Tensor, *, reverse: bool) -> Tensor:
     return _scan(lambda x, place: factor[:, place] * x + term[:, place], first, factor.shape[1], reverse=reverse)
 

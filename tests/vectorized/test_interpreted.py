@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flagen.kernel.ir import Add, Choose, Fill, If, Kernel, Load, Loop, accesses_in, statements_in, values_of
-from flagen.plan.tiles import Arithmetic, Call, Compare, Cumulative, Edge, Function, Normalize, Scan, Shifted
+from flagen.plan.tiles import (
+    Arithmetic,
+    Call,
+    Compare,
+    Cumulative,
+    Edge,
+    Function,
+    Normalize,
+    OfAngles,
+    Rotated,
+    Scan,
+    Shifted,
+)
 from tests.layers.test_operators import INTERPRETED as LAYERS_INTERPRETED
 from tests.specs import LAYERS, OPERATORS
 from tests.tiers import INTERPRETED
@@ -52,6 +64,8 @@ def _of_tile(tile: object) -> Iterator[object]:
             yield name
         case Arithmetic(op) | Compare(op):
             yield op
+        case Rotated(half=half) | OfAngles(half=half):
+            yield half
         case Scan(combine, reverse=reverse):
             yield from (combine, reverse)
         case Shifted(reverse=reverse) | Edge(reverse=reverse) | Cumulative(reverse=reverse):

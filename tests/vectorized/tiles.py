@@ -30,8 +30,10 @@ from flagen.plan.tiles import (
     MatMul,
     Negative,
     Normalize,
+    OfAngles,
     Once,
     Product,
+    Rotated,
     Rounded,
     Scan,
     Select,
@@ -93,6 +95,14 @@ def printed(tile: Tile) -> str:
             return product if onto is None else f"({over(onto, dims)} + {product})"
         case Normalize(function, value):
             return f"device.{function}({_own(value)})"
+        case Rotated(value, angle, size, pairs, half, dims):
+            by = (*(dim for dim in dims if dim != tile.channel), tile.pair)
+            given = full(value, dims), full(angle, by), printed(size), printed(pairs)
+            return f"device.rotated({', '.join(given)}, half={half})"
+        case OfAngles(gradient, turned, size, pairs, half, pair, dims):
+            lies = (*(dim for dim in dims if dim != pair), tile.channel)
+            given = full(gradient, lies), full(turned, lies), printed(size), printed(pairs)
+            return f"device.of_angles({', '.join(given)}, here.launch.sizes.blocks[{pair!r}], half={half})"
         case Masked(value, dim, fill, dims):
             inside = _spread(f"here.inside({dim!r})", (dim,), dims)
             return f"torch.where({inside}, {over(value, dims)}, {literal(fill)})"

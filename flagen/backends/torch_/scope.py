@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.printer import Code, Level, Printer
 from flagen.diagnostics import InternalError
-from flagen.spec.model import Expr, Name, Param, Index, Repeat, Spec, walk
+from flagen.spec.model import Expr, Index, Name, Param, Repeat, Spec, walk
 
 
 @dataclass(frozen=True)

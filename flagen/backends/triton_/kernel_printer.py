@@ -34,7 +34,7 @@ from flagen.kernel.ir import (
     Statement,
     Store,
 )
-from flagen.kernel.passes import dims_with_ends, edges_named, evaluates_head, has_key_heads, reads_steps
+from flagen.kernel.passes import dims_counted, dims_with_ends, edges_named, evaluates_head, has_key_heads, reads_steps
 from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Tile, Value
 from flagen.spec.model import Dims
@@ -124,11 +124,12 @@ class KernelPrinter:
             yield f"{INDENT}segment = tl.load(first_segment_ptr + sequence)"
 
     def _axes(self) -> Iterator[str]:
-        used = dims_with_ends(self.kernel)
+        ends, counted = dims_with_ends(self.kernel), dims_counted(self.kernel)
         for dim in self.kernel.dims:
-            if dim in used:
+            if dim in ends | counted:
                 start = f"block * BLOCK_{dim} + " if dim == self.kernel.block_of else ""
                 yield f"{self.axes.index(dim)} = {start}tl.arange(0, BLOCK_{dim})"
+            if dim in ends:
                 yield f"{self.axes.mask(dim)} = {self.axes.index(dim)} < {dim}"
         if TOKEN in self.kernel.order:
             yield "rows = tl.arange(0, CHUNK)"
