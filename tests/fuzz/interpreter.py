@@ -131,23 +131,7 @@ class Scope:
             case RowMap("l2norm", value):
                 x = self.evaluate(value)
                 return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-6)
-            case Rotate(value, angle, half):
-                return self.rotate(self.evaluate(value), self.evaluate(angle), half)
-            case Over(value):
-                return self.evaluate(value)
-            case Index(dim):
-                size = int(self.names[dim].flatten()[0])
-                return torch.arange(size, dtype=torch.float64).expand(*self.lead, size)
         raise AssertionError(f"no meaning for {expr}")
-
-    def rotate(self, x: Tensor, angle: Tensor, half: bool) -> Tensor:
-        """Pairs as complex numbers, times one of length 1; the others times 1."""
-        size = x.shape[-1]
-        turn = torch.polar(torch.ones_like(angle), angle)
-        turn = torch.nn.functional.pad(turn, (0, size // 2 - angle.shape[-1]), value=1.0)
-        real, imaginary = (x[..., : size // 2], x[..., size // 2 :]) if half else (x[..., 0::2], x[..., 1::2])
-        turned = torch.complex(real.contiguous(), imaginary.contiguous()) * turn
-        return torch.cat((turned.real, turned.imag), -1) if half else torch.view_as_real(turned).flatten(-2)
 
     def spread(self, expr: Expr, dims: Dims) -> Tensor:
         """The value of `expr` with an axis for each of `dims`: its own in the same order, and perhaps more."""
