@@ -4,13 +4,11 @@ follow from others, and dims by other names; places along a dim."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hypothesis import strategies as st
-
 from tests.fuzz.dense import DenseAuthor
-from tests.fuzz.specs import Decl, Dims, Place, drawn
+from tests.fuzz.specs import Decl, Dims, Place
 
 _TURN = "6.283185307179586 * "
 _WORD = re.compile(r"\b[A-Za-z_]\w*")
@@ -143,15 +141,8 @@ class TurnedAuthor(DenseAuthor):
         given = {dim for decl in inputs.values() for dim in decl.dims}
         needed = {dim for dims in self.states.values() for dim in dims}
         needed |= {dim for decl in (*inputs.values(), *params.values()) for dim in decl.dims}
-        needed |= used & {self.rows, self.columns, "M", "RK", "RC", "J", "JC"} | (
-            {self.rows} if "scale" in params else set()
-        )
+        needed |= used & {self.rows, self.columns, "M", *self.following}
+        needed |= {self.rows} if "scale" in params else set()
         needed = self.needed(" ".join(needed)) - given - set(self.following) - {"H", "HV"}
         vectors = {decl.dims[0]: name for name, decl in self.inputs.items() if len(decl.dims) == 1 and not decl.step}
         return [vectors[dim] for dim in sorted(needed)]
-
-
-@st.composite
-def turned_specs(draw: Callable) -> str:
-    """Specs of version 2."""
-    return TurnedAuthor(drawn(draw)).turned()
