@@ -11,11 +11,11 @@ subtract, multiply, divide, square (`x ** 2`) and call. `flagen.spec.formulas` r
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from flagen import values
 from flagen.intervals import EVERYTHING, Interval, absolute, rising, rising_from
 
 
@@ -104,122 +104,6 @@ class Function(Operation):
         return self.torch.format(*args) if "{" in self.torch else f"{self.torch}({', '.join(args)})"
 
 
-# ------------------------------------------------------------------------------------------------------------- values
-
-
-_LEAST = 5e-324
-"""The smallest positive number."""
-
-
-def _exp(x: float) -> float:
-    try:
-        return math.exp(x)
-    except OverflowError:
-        return math.inf
-
-
-def _exp_interval(x: Interval) -> Interval:
-    # Of a finite argument neither zero nor infinite, though floats underflow and overflow.
-    low = _exp(x.low) if math.isinf(x.low) else min(_exp(x.low), sys.float_info.max)
-    return Interval(low, _exp(x.high) or (0.0 if math.isinf(x.high) else _LEAST))
-
-
-def _log(x: float) -> float:
-    return -math.inf if x == 0 else math.log(x)
-
-
-def _log1p(x: float) -> float:
-    return -math.inf if x == -1 else math.log1p(x)
-
-
-def _expm1(x: float) -> float:
-    try:
-        return math.expm1(x)
-    except OverflowError:
-        return math.inf
-
-
-def _rsqrt_interval(x: Interval) -> Interval:
-    if x.high <= 0:
-        return EVERYTHING
-    low = max(x.low, 0.0)
-    return Interval(1 / math.sqrt(x.high), 1 / math.sqrt(low) if low > 0 else math.inf)
-
-
-def _sign(x: float) -> float:
-    return float((x > 0) - (x < 0))
-
-
-def _sigmoid(x: float) -> float:
-    if x >= 0:
-        return 1 / (1 + math.exp(-x))
-    if math.isinf(x):
-        return 0.0
-    power = math.exp(x) or _LEAST
-    return power / (1 + power)
-
-
-def _softplus(x: float) -> float:
-    return x if x == math.inf else max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-
-
-def _logsigmoid(x: float) -> float:
-    return 0.0 - _softplus(0.0 - x)
-
-
-def _silu(x: float) -> float:
-    return x * _sigmoid(x)
-
-
-_SILU_LEAST_AT = -1.2784645427610738
-_SILU_LEAST = -0.2784645427610738
-
-
-def _silu_interval(x: Interval) -> Interval:
-    # Falls from 0 to its one minimum, rises from there on.
-    ends = [0.0 if end == -math.inf else _silu(end) for end in (x.low, x.high)]
-    return Interval(_SILU_LEAST if x.low <= _SILU_LEAST_AT <= x.high else min(ends), max(ends))
-
-
-def _relu(x: float) -> float:
-    return max(x, 0.0)
-
-
-def _minimum_interval(a: Interval, b: Interval) -> Interval:
-    return Interval(min(a.low, b.low), min(a.high, b.high))
-
-
-def _maximum_interval(a: Interval, b: Interval) -> Interval:
-    return Interval(max(a.low, b.low), max(a.high, b.high))
-
-
-def _logaddexp(a: float, b: float) -> float:
-    return max(a, b) if math.isinf(a) or math.isinf(b) else max(a, b) + math.log1p(math.exp(-abs(a - b)))
-
-
-def _cos(x: float) -> float:
-    return math.cos(x) if math.isfinite(x) else math.nan
-
-
-def _sin(x: float) -> float:
-    return math.sin(x) if math.isfinite(x) else math.nan
-
-
-def _floor(x: float) -> float:
-    return x if abs(x) == math.inf else math.floor(x)
-
-
-def _fraction(x: float) -> float:
-    return x - _floor(x)
-
-
-def _fraction_interval(x: Interval) -> Interval:
-    # Just below a whole number it is rounded to 1.
-    whole = _floor(x.low)
-    within = math.isfinite(whole) and whole == _floor(x.high)
-    return Interval(x.low - whole, x.high - whole) if within else Interval(0.0, 1.0)
-
-
 # ---------------------------------------------------------------------------------------------------------- the table
 
 _SIGMOID = "math.exp(min({0}, 0.0) - math.log1p(math.exp(-abs({0}))))"
@@ -234,8 +118,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="exp",
             summary="e to the power of `x`",
-            value=_exp,
-            interval=_exp_interval,
+            value=values.exp,
+            interval=values.exp_interval,
             slopes=("y",),
             log="x",
             torch="torch.exp",
@@ -246,8 +130,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="log",
             summary="the natural logarithm",
-            value=_log,
-            interval=rising_from(0.0, _log),
+            value=values.log,
+            interval=rising_from(0.0, values.log),
             slopes=("1 / x",),
             torch="torch.log",
             python="math.log({0})",
@@ -257,8 +141,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="log1p",
             summary="`log(1 + x)`, accurate near 0",
-            value=_log1p,
-            interval=rising_from(-1.0, _log1p),
+            value=values.log1p,
+            interval=rising_from(-1.0, values.log1p),
             slopes=("1 / (1 + x)",),
             exact="log(1 + x)",
             torch="torch.log1p",
@@ -267,8 +151,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="expm1",
             summary="`exp(x) - 1`, accurate near 0",
-            value=_expm1,
-            interval=rising(_expm1),
+            value=values.expm1,
+            interval=rising(values.expm1),
             slopes=("y + 1",),
             exact="exp(x) - 1",
             torch="torch.expm1",
@@ -290,7 +174,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             name="rsqrt",
             summary="`1 / sqrt(x)`",
             value=lambda x: 1 / math.sqrt(x),
-            interval=_rsqrt_interval,
+            interval=values.rsqrt_interval,
             slopes=("-(0.5 * y * y ** 2)",),
             exact="1 / sqrt(x)",
             log="-0.5 * log(x)",
@@ -315,8 +199,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="sign",
             summary="1, 0 or -1",
-            value=_sign,
-            interval=rising(_sign),
+            value=values.sign,
+            interval=rising(values.sign),
             slopes=("0",),
             finite=True,
             rational=True,
@@ -326,8 +210,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="sigmoid",
             summary="`1 / (1 + exp(-x))`",
-            value=_sigmoid,
-            interval=rising(_sigmoid),
+            value=values.sigmoid,
+            interval=rising(values.sigmoid),
             slopes=("y * (1 - y)",),
             exact="1 / (1 + exp(-x))",
             finite=True,
@@ -339,8 +223,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="logsigmoid",
             summary="`log(sigmoid(x))`",
-            value=_logsigmoid,
-            interval=rising(_logsigmoid),
+            value=values.logsigmoid,
+            interval=rising(values.logsigmoid),
             slopes=("sigmoid(-x)",),
             exact="-log(1 + exp(-x))",
             finite=True,
@@ -350,8 +234,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="softplus",
             summary="`log(1 + exp(x))`",
-            value=_softplus,
-            interval=rising(_softplus),
+            value=values.softplus,
+            interval=rising(values.softplus),
             slopes=("sigmoid(x)",),
             exact="log(1 + exp(x))",
             finite=True,
@@ -374,8 +258,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="silu",
             summary="`x * sigmoid(x)`",
-            value=_silu,
-            interval=_silu_interval,
+            value=values.silu,
+            interval=values.silu_interval,
             slopes=("sigmoid(x) * (1 + x * (1 - sigmoid(x)))",),
             exact="x / (1 + exp(-x))",
             finite=True,
@@ -385,8 +269,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="relu",
             summary="`maximum(x, 0)`",
-            value=_relu,
-            interval=rising(_relu),
+            value=values.relu,
+            interval=rising(values.relu),
             slopes=("relu(sign(x))",),
             finite=True,
             rational=True,
@@ -399,7 +283,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             arguments=("a", "b"),
             summary="the smaller",
             value=min,
-            interval=_minimum_interval,
+            interval=values.minimum_interval,
             slopes=("0.5 * (1 + sign(b - a))", "0.5 * (1 - sign(b - a))"),
             finite=True,
             rational=True,
@@ -414,7 +298,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             arguments=("a", "b"),
             summary="the larger",
             value=max,
-            interval=_maximum_interval,
+            interval=values.maximum_interval,
             slopes=("0.5 * (1 + sign(a - b))", "0.5 * (1 - sign(a - b))"),
             finite=True,
             rational=True,
@@ -430,15 +314,15 @@ FUNCTIONS: dict[str, Function] = _by_name(
             summary="`minimum(maximum(x, lo), hi)`",
             definition="minimum(maximum(x, lo), hi)",
             value=lambda x, lo, hi: min(max(x, lo), hi),
-            interval=lambda x, lo, hi: _minimum_interval(_maximum_interval(x, lo), hi),
+            interval=lambda x, lo, hi: values.minimum_interval(values.maximum_interval(x, lo), hi),
             finite=True,
         ),
         Function(
             name="logaddexp",
             arguments=("a", "b"),
             summary="`log(exp(a) + exp(b))`",
-            value=_logaddexp,
-            interval=lambda a, b: Interval(_logaddexp(a.low, b.low), _logaddexp(a.high, b.high)),
+            value=values.logaddexp,
+            interval=lambda a, b: Interval(values.logaddexp(a.low, b.low), values.logaddexp(a.high, b.high)),
             slopes=("part_of(a, b)", "part_of(b, a)"),
             exact="log(exp(a) + exp(b))",
             finite=True,
@@ -451,7 +335,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             name="cos",
             since=2,
             summary="the cosine of an angle in radians",
-            value=_cos,
+            value=values.cos,
             interval=lambda x: Interval(-1.0, 1.0),
             slopes=("-sin(x)",),
             finite=True,
@@ -464,7 +348,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
             name="sin",
             since=2,
             summary="the sine of an angle in radians",
-            value=_sin,
+            value=values.sin,
             interval=lambda x: Interval(-1.0, 1.0),
             slopes=("cos(x)",),
             finite=True,
@@ -477,8 +361,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
             name="floor",
             since=2,
             summary="the largest whole number that is not above `x`",
-            value=_floor,
-            interval=rising(_floor),
+            value=values.floor,
+            interval=rising(values.floor),
             slopes=("0",),
             finite=True,
             rational=True,
@@ -491,8 +375,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
             name="fraction",
             since=2,
             summary="`x - floor(x)`: of an angle in turns, what is left of it without the whole ones",
-            value=_fraction,
-            interval=_fraction_interval,
+            value=values.fraction,
+            interval=values.fraction_interval,
             slopes=("1",),
             finite=True,
             rational=True,

@@ -232,6 +232,8 @@ class _Element:
                 return self._affine(self._of(left), lambda part: self._over(part, right, expr), expr)
             case Call("logaddexp", (left, right)):
                 return self._logaddexp(left, right, expr)
+            case Call("fraction", (value,)):
+                return self._phase(value)
             case Call(function) | Reduce(function):
                 raise OutsideScan(f"the update of `{name}` is not affine in it: `{function}`", expr.span)
             case Binary(op):
@@ -239,27 +241,60 @@ class _Element:
         raise OutsideScan(f"the update mixes elements of `{name}`", expr.span)
 
     def _affine(self, of: _Map, change: Callable[[Expr], Expr], expr: Expr) -> _Map:
-        if of.kind != "affine":
-            raise OutsideScan(f"a logaddexp of `{self.state.name}` may be shifted, and nothing else", expr.span)
+        self._is_affine(of, expr)
         return _Map("affine", change(of.factor), change(of.term))
+
+    def _is_affine(self, of: _Map, expr: Expr) -> None:
+        if of.kind == "logaddexp":
+            raise OutsideScan(f"a logaddexp of `{self.state.name}` may be shifted, and nothing else", expr.span)
+        if of.kind == "phase":
+            self._refuse_phase(expr)
+
+    def _refuse_phase(self, expr: Expr) -> NoReturn:
+        reason = f"a fraction of `{self.state.name}` may be shifted inside another fraction, and nothing else"
+        raise OutsideScan(reason, expr.span)
 
     def _sum(self, op: Literal["+", "-"], left: Expr, right: Expr, expr: Expr) -> _Map:
         if self._reads(left) and self._reads(right):
             one, other = self._of(left), self._of(right)
             for part, side in ((one, left), (other, right)):
-                if part.kind != "affine":
-                    raise OutsideScan(f"a logaddexp of `{self.state.name}` may be shifted, and nothing else", side.span)
+                self._is_affine(part, side)
             factor = self._plus(op, one.factor, other.factor, expr)
             return _Map("affine", factor, self._plus(op, one.term, other.term, expr))
         if self._reads(left):
-            one = self._of(left)
+            one = self._shifted(left)
             factor = one.factor if one.kind == "affine" else self._plus(op, one.factor, right, expr)
             return _Map(one.kind, factor, self._plus(op, one.term, right, expr))
-        other = self._of(right)
+        other = self._shifted(right)
         if op == "-":
             other = self._affine(other, _negated, expr)
         factor = other.factor if other.kind == "affine" else self._plus("+", left, other.factor, expr)
         return _Map(other.kind, factor, self._plus("+", left, other.term, expr))
+
+    def _shifted(self, expr: Expr) -> _Map:
+        """`expr`, to which something is added that does not read the state."""
+        of = self._of(expr)
+        if of.kind == "phase":
+            self._refuse_phase(expr)
+        return of
+
+    def _phase(self, value: Expr) -> _Map:
+        of = self._of(self._unwound(value))
+        self._is_affine(of, value)
+        if of.factor != ONE:
+            raise OutsideScan(f"`{self.state.name}` is scaled inside a fraction", value.span)
+        return _Map("phase", ONE, of.term)
+
+    def _unwound(self, expr: Expr) -> Expr:
+        """What stands in a fraction, without the fractions of the state that it is a sum of: they drop whole turns."""
+        match expr:
+            case Call("fraction", (value,)) if self._reads(value):
+                return self._unwound(value)
+            case Binary("+" | "-", left, right):
+                return replace(expr, left=self._unwound(left), right=self._unwound(right))
+            case Negate(value):
+                return replace(expr, value=self._unwound(value))
+        return expr
 
     def _logaddexp(self, left: Expr, right: Expr, expr: Expr) -> _Map:
         if self._reads(left) and self._reads(right):
@@ -268,6 +303,8 @@ class _Element:
         of = self._of(inner)
         if of.kind == "logaddexp":
             return _Map("logaddexp", of.factor, Call("logaddexp", (of.term, other), expr.span))
+        if of.kind == "phase":
+            self._refuse_phase(inner)
         if of.factor != ONE:
             raise OutsideScan(f"`{self.state.name}` is scaled inside a logaddexp", inner.span)
         return _Map("logaddexp", of.term, other)

@@ -2,12 +2,16 @@
 
     affine       X_t = a_t X_{t-1} + b_t                  (a1, b1) then (a2, b2) is (a1 a2, a2 b1 + b2)
     logaddexp    X_t = logaddexp(X_{t-1} + w_t, c_t)      (w1, c1) then (w2, c2) is (w1 + w2, logaddexp(c1 + w2, c2))
+    phase        X_t = fraction(X_{t-1} + b_t)            b1 then b2 is fraction(b1 + b2)
 
 Elements of an associative operation, whose products up to each token are the states; `double` takes those of C tokens
 in log2 C steps. a, b, w and c may use states that are earlier in the form, before the token (`Z_prev`) or after it.
 
+A phase is an angle in turns: a sum in R/Z, the reals modulo 1. As fraction(fraction(x) + y) = fraction(x + y), whole
+turns may be dropped after every addition, so nothing that is added up ever exceeds 2, however many tokens there are.
+
 The adjoint is a scan, too, whatever the kind. With D the gradient that reaches X_t from the results and from later
-states, P the one that reaches X_{t-1} there, and s_t = dX_t / dX_{t-1} (a_t, or exp(X_{t-1} + w_t - X_t)):
+states, P the one that reaches X_{t-1} there, and s_t = dX_t / dX_{t-1} (a_t, exp(X_{t-1} + w_t - X_t), or 1):
 
     mu_t = P_t + s_t (D_t + mu_{t+1})            lambda_t = D_t + mu_{t+1}
 
@@ -40,7 +44,7 @@ from flagen.spec.model import (
 from flagen.spec.printer import to_source
 
 ZERO, ONE = Number(Fraction(0)), Number(Fraction(1))
-Kind = Literal["affine", "logaddexp"]
+Kind = Literal["affine", "logaddexp", "phase"]
 E = TypeVar("E")
 
 
@@ -48,8 +52,9 @@ E = TypeVar("E")
 class Scan:
     """What a token does to one state.
 
-    affine: X = factor * X_prev + term. logaddexp: X = logaddexp(X_prev + factor, term). Neither reads X; their dims are
-    dims of the state, some perhaps missing.
+    affine: X = factor * X_prev + term. logaddexp: X = logaddexp(X_prev + factor, term). phase:
+    X = fraction(X_prev + term), with a factor of 1. Neither reads X; their dims are dims of the state, some perhaps
+    missing.
     """
 
     state: State
@@ -64,15 +69,23 @@ class Scan:
         if self.kind == "logaddexp":
             decayed = before if self.factor == ZERO else Binary("+", before, self.factor)
             return Call("logaddexp", (decayed, self.term))
+        if self.kind == "phase":
+            return Call("fraction", (before if self.term == ZERO else Binary("+", before, self.term),))
         kept = before if self.factor == ONE else Binary("*", self.factor, before)
         if self.factor == ZERO:
             return self.term
         return kept if self.term == ZERO else Binary("+", kept, self.term)
 
     @property
+    def element(self) -> tuple[tuple[str, Expr], ...]:
+        """The parts of its element, each under its letter."""
+        parts = (self.term,) if self.kind == "phase" else (self.factor, self.term)
+        return tuple(zip(LETTERS[self.kind], parts, strict=True))
+
+    @property
     def slope(self) -> Expr:
         """dX / dX_prev."""
-        if self.kind == "affine":
+        if self.kind != "logaddexp":
             return self.factor
         before, after = (StateRead(self.state.name, previous, self.state.dims) for previous in (True, False))
         decayed = before if self.factor == ZERO else Binary("+", before, self.factor)
@@ -81,8 +94,9 @@ class Scan:
     @property
     def low_rank(self) -> bool:
         """Whether the state is a matrix that outer products are written to, decayed along at most one dim: matrix
-        products serve it better than a scan of every element."""
-        return len(self.state.dims) > 1 and len(self.factor.dims) < 2 and _separable(self.term)
+        products serve it better than a scan of every element. No product adds up phases."""
+        matrix = len(self.state.dims) > 1 and self.kind != "phase"
+        return matrix and len(self.factor.dims) < 2 and _separable(self.term)
 
 
 @dataclass(frozen=True)
@@ -125,8 +139,7 @@ class ScanForm:
         lines = [f"scan form of {self.spec.name}: {len(self.scans)} elementwise, all tokens at once"]
         for part in self.update:
             if isinstance(part, Scan):
-                letters = ("a", "b") if part.kind == "affine" else ("w", "c")
-                sources = f"{letters[0]} = {to_source(part.factor)}, {letters[1]} = {to_source(part.term)}"
+                sources = ", ".join(f"{letter} = {to_source(value)}" for letter, value in part.element)
                 lines.append(f"{_scanned(part)}     {sources}")
             else:
                 lines.append(f"{part.target} = {to_source(part.value)}")
@@ -141,11 +154,7 @@ class ScanForm:
         ]
         for scan in self.scans:
             x = scan.state.name
-            if scan.kind == "affine":
-                lines.append(f"{x}: b_t = a_t * b_(t-n) + b_t, then a_t = a_t * a_(t-n); in the end {x}_t = b_t")
-            else:
-                step = "c_t = logaddexp(c_(t-n) + w_t, c_t), then w_t = w_t + w_(t-n)"
-                lines.append(f"{x}: {step}; in the end {x}_t = c_t")
+            lines.append(f"{x}: {_STEP[scan.kind]}; in the end {x}_t = {LETTERS[scan.kind][-1]}_t")
         return "\n".join(lines)
 
     def dump_adjoint(self) -> str:
@@ -175,9 +184,26 @@ def _separable(expr: Expr) -> bool:
     return len(expr.dims) < 2
 
 
+LETTERS: dict[Kind, tuple[str, ...]] = {"affine": ("a", "b"), "logaddexp": ("w", "c"), "phase": ("b",)}
+"""What the parts of an element are called: factor and term, or the term alone."""
+
+_STEP: dict[Kind, str] = {
+    "affine": "b_t = a_t * b_(t-n) + b_t, then a_t = a_t * a_(t-n)",
+    "logaddexp": "c_t = logaddexp(c_(t-n) + w_t, c_t), then w_t = w_t + w_(t-n)",
+    "phase": "b_t = fraction(b_(t-n) + b_t)",
+}
+"""What doubling does to the elements."""
+
+
 def _scanned(scan: Scan) -> str:
     x = scan.state.name
-    return f"{x} = a * {x}_prev + b" if scan.kind == "affine" else f"{x} = logaddexp({x}_prev + w, c)"
+    match scan.kind:
+        case "affine":
+            return f"{x} = a * {x}_prev + b"
+        case "logaddexp":
+            return f"{x} = logaddexp({x}_prev + w, c)"
+        case "phase":
+            return f"{x} = fraction({x}_prev + b)"
 
 
 def double(elements: Sequence[E], join: Callable[[E, E], E]) -> list[E]:

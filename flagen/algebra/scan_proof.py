@@ -9,10 +9,12 @@ A logaddexp is proved over exponentials: the state stands for its exponential Z,
     X = logaddexp(X_prev + w, c)      is      Z = Z_prev e^w + e^c
 
 with e^w and e^c random rationals; whoever else reads X reads log(Z), another random number. Gradients stay those of X.
+A phase is a rational, and so is its fraction.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -278,8 +280,11 @@ class _Comparison:
             factor, term = token.elements[name]
             elements.append({i: (factor.at(dims, i).value, term.at(dims, i).value) for i in indices})
         elements[0] = {i: (mpq(1), a * carry[i] + b) for i, (a, b) in elements[0].items()}
+        if scan.kind == "phase":
+            elements = [_without_turns(element) for element in elements]
+        join = _joined_phases if scan.kind == "phase" else _joined
         before = carry
-        for token, product in zip(tokens, double(elements, _joined), strict=True):
+        for token, product in zip(tokens, double(elements, join), strict=True):
             after = {i: b for i, (_, b) in product.items()}
             token.states[name] = Tensor(dims, {i: Dual(value) for i, value in after.items()})
             token.states[f"{name}_prev"] = Tensor(dims, {i: Dual(value) for i, value in before.items()})
@@ -435,6 +440,17 @@ class _Reverse:
 def _joined(first: dict[Index, tuple[mpq, mpq]], second: dict[Index, tuple[mpq, mpq]]) -> dict[Index, tuple[mpq, mpq]]:
     """One affine map after another, element by element."""
     return {i: (first[i][0] * a, a * first[i][1] + b) for i, (a, b) in second.items()}
+
+
+def _joined_phases(
+    first: dict[Index, tuple[mpq, mpq]], second: dict[Index, tuple[mpq, mpq]]
+) -> dict[Index, tuple[mpq, mpq]]:
+    """One turn after another: what is left of both."""
+    return _without_turns(_joined(first, second))
+
+
+def _without_turns(element: dict[Index, tuple[mpq, mpq]]) -> dict[Index, tuple[mpq, mpq]]:
+    return {i: (a, b - math.floor(b)) for i, (a, b) in element.items()}
 
 
 def _values(tensor: Tensor) -> Values:

@@ -122,8 +122,10 @@ class _Check:
                 self._is_over(f"{name}_prev", dims)
             case Sum(value, dim) if dim not in value.dims:
                 raise InternalError(f"a sum over {dim} of a tile over {value.dims}")
-            case Scan(_, factor, term, first, axis, _, dims):
-                self._has_rows((factor, term), first, axis, dims)
+            case Scan(combine, factor, _, first, axis, _, dims):
+                if (factor is None) != (combine == "phase"):
+                    raise InternalError(f"a {combine} scan {'without' if factor is None else 'with'} a factor")
+                self._has_rows(operands(tile)[:-1], first, axis, dims)
             case Shifted(value, first, axis, _, dims):
                 self._has_rows((value,), first, axis, dims)
             case Dot(left, right, dim, onto, dims):

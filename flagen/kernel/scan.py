@@ -101,7 +101,8 @@ class _Lowering:
         """Scan a state: all the chunk's tokens, those before them, and the last one for the next chunk."""
         name, over = walk.state.name, self.over(walk.state.dims)
         first = Value(walk.first, "local", over[1:])
-        factor, term = self.spread(walk.factor, over), self.spread(walk.term, over)
+        factor = None if walk.kind == "phase" else self.spread(walk.factor, over)
+        term = self.spread(walk.term, over)
         yield Let(name, Scan(walk.kind, factor, term, first, TOKEN, False, over))
         after = Value(name, "local", over)
         if walk.before is not None:

@@ -72,6 +72,7 @@ from flagen.plan.tiles import (
     Value,
     Whole,
     Widened,
+    operands,
 )
 from flagen.spec.model import Dims
 
@@ -286,10 +287,12 @@ class TileValues:
             case Cumulative(value, axis, reverse, dims):
                 self._has_to_lie(value, dims)
                 return self._by_program(dims, lambda lanes: self._cumulative(lanes, axis, reverse), value)
-            case Scan(_, factor, term, first, _, _, dims):
-                for each, over in ((factor, dims), (term, dims), (first, dims[1:])):
-                    self._has_to_lie(each, over)
-                return self._by_program(dims, partial(self._scan, tile), factor, term, first)
+            case Scan(_, _, _, first, _, _, dims):
+                parts = operands(tile)
+                for each in parts[:-1]:
+                    self._has_to_lie(each, dims)
+                self._has_to_lie(first, dims[1:])
+                return self._by_program(dims, partial(self._scan, tile), *parts)
             case Shifted(value, first, axis, reverse, dims):
                 self._has_to_lie(value, dims)
                 self._has_to_lie(first, dims[1:])
@@ -391,19 +394,25 @@ class TileValues:
         sums = list(itertools.accumulate(reversed(rows) if reverse else rows, lambda x, y: list(map(add, x, y))))
         return _flat(reversed(sums) if reverse else sums)
 
-    def _scan(self, scan: Scan, factors: Lanes, terms: Lanes, first: Lanes) -> Data:
-        """Row after row: the operation is associative."""
-        factor, term = self.registers.rows(factors, scan.axis), self.registers.rows(terms, scan.axis)
+    def _scan(self, scan: Scan, *parts: Lanes) -> Data:
+        """Row after row: the operation is associative. The last of `parts` is the row before the first."""
+        *elements, first = parts
+        by_row = list(zip(*(self.registers.rows(each, scan.axis) for each in elements), strict=True))
         row, rows = first.data, []
-        for place in reversed(range(len(term))) if scan.reverse else range(len(term)):
-            row = [self._combined(scan.combine, *parts) for parts in zip(row, factor[place], term[place], strict=True)]
+        for element in reversed(by_row) if scan.reverse else by_row:
+            row = [self._combined(scan.combine, x, each) for x, *each in zip(row, *element, strict=True)]
             rows.append(row)
         return _flat(reversed(rows) if scan.reverse else rows)
 
-    def _combined(self, combine: str, x: Element, factor: Element, term: Element) -> Element:
-        if combine == "affine":
-            return add(multiply(factor, x), term)
-        return self._applied(combine, (add(x, factor), term))
+    def _combined(self, combine: str, x: Element, element: Sequence[Element]) -> Element:
+        match combine, element:
+            case "affine", (factor, term):
+                return add(multiply(factor, x), term)
+            case "logaddexp", (factor, term):
+                return self._applied(combine, (add(x, factor), term))
+            case "phase", (term,):
+                return self._applied("fraction", (add(x, term),))
+        raise InternalError(f"no {combine} scan has elements of {len(element)}")
 
     def _normalized(self, function: str, lanes: Lanes) -> Data:
         """A row map along the last dim."""

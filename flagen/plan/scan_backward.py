@@ -249,7 +249,7 @@ class _Planner(Planner):
         )
         self.rules.note(target, dims, 0.0, frozenset((TOKEN,)))
         whole = Value(target, "local", dims)
-        if walk.kind == "affine":
+        if walk.kind != "logaddexp":
             gradients: tuple[Tile, Tile] = (self.t.times(whole, before), whole)
         else:
             gradients = (self.t.times(whole, slope), self.t.times(whole, slopes[1]))
@@ -259,7 +259,7 @@ class _Planner(Planner):
 
     def _slopes(self, walk: Walk, before: Tile) -> tuple[Tile, Tile]:
         """The derivatives of a state after a token by the state before, and by the term."""
-        if walk.kind == "affine":
+        if walk.kind != "logaddexp":
             return walk.factor, Constant(1.0)
         factor = walk.factor.value if isinstance(walk.factor, Masked) else walk.factor
         term = walk.term.value if isinstance(walk.term, Masked) else walk.term

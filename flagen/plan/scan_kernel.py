@@ -47,7 +47,11 @@ TOKEN = "token"
 SIZES = (16, 32, 64)
 """Tokens of a chunk that kernels are made for."""
 
-IDENTITY = {"affine": (1.0, 0.0), "logaddexp": (0.0, float("-inf"))}
+IDENTITY: dict[Kind, tuple[float, float]] = {
+    "affine": (1.0, 0.0),
+    "logaddexp": (0.0, float("-inf")),
+    "phase": (1.0, 0.0),
+}
 """The element of each scan that changes nothing."""
 
 
@@ -141,6 +145,8 @@ def show_action(action: Action) -> Iterator[str]:
             yield f"load {source.name} [{', '.join(source.dims)}]"
         case Set(target, value):
             yield f"{target} = {show(value)}"
+        case Walk(state, "phase", _, term):
+            yield f"{state.name} = phase scan({show(term)})"
         case Walk(state, kind, factor, term):
             yield f"{state.name} = {kind} scan({show(factor)}, {show(term)})"
         case Store(result, value):

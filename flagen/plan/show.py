@@ -40,6 +40,7 @@ from flagen.plan.tiles import (
     Value,
     Whole,
     Widened,
+    operands,
 )
 from flagen.printing import ATOM, SIGN, Printed, joined, negative
 
@@ -84,8 +85,9 @@ def _shown(tile: Tile) -> Printed:
             return Printed(f"once({show(value)})")
         case Spread(value):
             return _shown(value)
-        case Scan(combine, factor, term, first):
-            return Printed(f"{combine} scan({show(factor)}, {show(term)}, from {show(first)})")
+        case Scan(combine):
+            *parts, start = map(show, operands(tile))
+            return Printed(f"{combine} scan({', '.join(parts)}, from {start})")
         case Shifted(value, first):
             return Printed(f"shifted({show(value)}, from {show(first)})")
         case Edge(value, reverse=reverse):

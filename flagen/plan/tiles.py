@@ -202,12 +202,13 @@ class Scan:
 
         affine       X = factor * X + term
         logaddexp    X = logaddexp(X + factor, term)
+        phase        X = fraction(X + term), with no factor
 
     In reverse from the last row to the first. The operation is associative, and rows are not taken one by one.
     """
 
-    combine: Literal["affine", "logaddexp"]
-    factor: Tile
+    combine: Literal["affine", "logaddexp", "phase"]
+    factor: Tile | None
     term: Tile
     first: Tile
     axis: str
@@ -425,7 +426,7 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
         case Dot(left, right, _, onto):
             return (left, right) if onto is None else (left, right, onto)
         case Scan(_, factor, term, first):
-            return (factor, term, first)
+            return (term, first) if factor is None else (factor, term, first)
         case Shifted(value, first):
             return (value, first)
         case Product(factors):
@@ -468,7 +469,8 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
         case Spread(value, dims):
             return Spread(change(value), dims)
         case Scan(combine, factor, term, first, axis, reverse, dims):
-            return Scan(combine, change(factor), change(term), change(first), axis, reverse, dims)
+            changed = None if factor is None else change(factor)
+            return Scan(combine, changed, change(term), change(first), axis, reverse, dims)
         case Shifted(value, first, axis, reverse, dims):
             return Shifted(change(value), change(first), axis, reverse, dims)
         case Edge(value, axis, reverse, dims):

@@ -113,10 +113,10 @@ def rotate_misfit(function: str, value: Dims, angle: Dims, ratio: Ratio) -> Misf
     share = ratio(pairs, dim)
     if share is not None and share <= Fraction(1, 2):
         return None
-    message = f"`{function}` turns pairs of `{dim}`, half as many as it is long; the angles are over `{pairs}`"
-    declared = f"{{{pairs}: {dim} / 2}}" if pairs != dim else f"{{R: {dim} / 2}}"
-    hint = f"say how many there are: `dims: {declared}`, or fewer"
-    return Misfit("E515", message, hint if share is None or pairs == dim else f"there are {share} times as many angles")
+    many = "nothing says how many there are" if share is None else "there are more of them"
+    message = f"`{function}` turns pairs of `{dim}`, by one angle a pair or fewer; over `{pairs}` {many}"
+    declared = f"{{{pairs if pairs != dim else 'R'}: {dim} / 2}}"
+    return Misfit("E515", message, f"`dims: {declared}` says that there is one for each pair")
 
 
 def over_misfit(value: Dims, source: str | None, target: str, ratio: Ratio) -> Misfit | None:
@@ -128,10 +128,14 @@ def over_misfit(value: Dims, source: str | None, target: str, ratio: Ratio) -> M
         return Misfit("E516", f"`over` renames `{source}`, which is no dim of its argument, {show(value)}")
     if target in value:
         return Misfit("E516", f"its argument has the dim `{target}` already: it is {show(value)}")
-    if ratio(target, source) == 1:
+    times = ratio(target, source)
+    if times == 1:
         return None
+    if times is not None:
+        return Misfit("E516", f"`over` calls `{source}` `{target}`, which is {times} times as long")
+    first, second = sorted((source, target), key=lambda dim: (len(dim), dim))
     message = f"`over` calls `{source}` `{target}`, and nothing says that they are equally long"
-    return Misfit("E516", message, f"declare it: `dims: {{{target}: {source}}}`")
+    return Misfit("E516", message, f"declare it: `dims: {{{second}: {first}}}`")
 
 
 def assign_misfit(target: str, want: Dims, value: Expr) -> Misfit | None:

@@ -65,6 +65,25 @@ FOUND = {
         "o = z",
         (("z", "logaddexp", "-s - s", "logaddexp(q - s - s, k)"),),
     ),
+    "an angle in turns": Found(
+        "phi: [K]", "phi = fraction(q * s + (phi + k))", "o = phi", (("phi", "phase", "1", "q * s + k"),)
+    ),
+    "turns that go back": Found("phi: [K]", "phi = fraction(phi - q)", "o = phi", (("phi", "phase", "1", "-q"),)),
+    "turns that only lose their whole": Found(
+        "phi: [K]", "phi = fraction(phi)", "o = phi + q", (("phi", "phase", "1", "0"),)
+    ),
+    "turns after turns": Found(
+        "phi: [K]",
+        "- phi = fraction(phi + q)\n- back = fraction(phi) - k\n- phi = fraction(back + fraction(q))",
+        "o = phi",
+        (("phi", "phase", "1", "q - k + fraction(q)"),),
+    ),
+    "later by an angle": Found(
+        "phi: [K], h: [K]",
+        "- phi = fraction(phi + q)\n- h = cos(phi) * h + sin(phi_prev)",
+        "o = h",
+        (("phi", "phase", "1", "q"), ("h", "affine", "cos(phi)", "sin(phi_prev)")),
+    ),
     "later by earlier": Found(
         "h: [K], z: [K]",
         "- z = z + q\n- h = (z_prev - z) * h + z",
@@ -170,6 +189,29 @@ REFUSALS = {
     "a sum of log-sum-exps": Refusal(
         "h = <<logaddexp(h, q)>> + h", "a logaddexp of `h` may be shifted, and nothing else"
     ),
+    "turns of a multiple": Refusal("h = fraction(<<2 * h + q>>)", "`h` is scaled inside a fraction"),
+    "turns mirrored": Refusal("h = fraction(<<q - h>>)", "`h` is scaled inside a fraction"),
+    "turns of a log-sum-exp": Refusal(
+        "h = fraction(<<logaddexp(h, q)>>)", "a logaddexp of `h` may be shifted, and nothing else"
+    ),
+    "turns without their whole, and more": Refusal(
+        "h = <<fraction(h + q)>> + k", "a fraction of `h` may be shifted inside another fraction, and nothing else"
+    ),
+    "turns that are scaled": Refusal(
+        "h = <<s * fraction(h + q)>>", "a fraction of `h` may be shifted inside another fraction, and nothing else"
+    ),
+    "two turns": Refusal(
+        "h = <<fraction(h + q)>> + h", "a fraction of `h` may be shifted inside another fraction, and nothing else"
+    ),
+    "a log-sum-exp of turns": Refusal(
+        "h = logaddexp(<<fraction(h)>>, q)",
+        "a fraction of `h` may be shifted inside another fraction, and nothing else",
+    ),
+    "turns scaled in a fraction": Refusal(
+        "h = fraction(q + <<2 * fraction(h)>>)",
+        "a fraction of `h` may be shifted inside another fraction, and nothing else",
+    ),
+    "whole turns alone": Refusal("h = h - <<floor(h)>> + q", "the update of `h` is not affine in it: `floor`"),
     "decays added over different dims": Refusal(
         "h = <<gk * h + gv * h>>",
         "the update of `h` brings tensors over [K] and [V] together",
@@ -226,13 +268,16 @@ def mutants(form: ScanForm) -> Iterator[tuple[str, ScanForm]]:
         if not isinstance(part, Scan):
             continue
         name = part.state.name
-        doubled = {"affine": Negate(part.term), "logaddexp": Call("logaddexp", (part.term, part.term))}[part.kind]
+        doubled = Call("logaddexp", (part.term, part.term)) if part.kind == "logaddexp" else Negate(part.term)
         changes = {"term": doubled}
         if part.factor != ONE or part.kind == "logaddexp":
             changes["factor"] = ONE if part.factor != ONE else Negate(ONE)
         for field, value in changes.items():
             update = (*form.update[:place], replace(part, **{field: value}), *form.update[place + 1 :])
             yield f"{field} of {name}", replace(form, update=update)
+        if part.kind == "phase":
+            update = (*form.update[:place], replace(part, kind="affine"), *form.update[place + 1 :])
+            yield f"kind of {name}", replace(form, update=update)
     for place, assign in enumerate(form.outputs):
         swapped = _swapped(assign.value)
         if swapped != assign.value:
@@ -265,7 +310,13 @@ def test_a_wrong_product_does_not_pass(name, monkeypatch):
         scan_proof.prove(scan_form(spec_of(name)))
 
 
-@pytest.mark.parametrize("name", ["rwkv4", "two_matrices"])
+def test_turns_that_keep_their_whole_do_not_pass(monkeypatch):
+    monkeypatch.setattr(scan_proof, "_without_turns", lambda element: element)
+    with pytest.raises(InternalError, match="is not the recurrence's"):
+        scan_proof.prove(scan_form(spec_of("turning")))
+
+
+@pytest.mark.parametrize("name", ["rwkv4", "two_matrices", "turning"])
 def test_a_wrong_slope_does_not_pass(name, monkeypatch):
     """Gradients are looked at, too: those of the states before a token go missing."""
     pull = scan_proof._Reverse._pull

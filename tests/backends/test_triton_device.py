@@ -11,10 +11,11 @@ import pytest
 
 from flagen.backends.triton_.device import FUNCTIONS
 from flagen.project import DEVICE
-from flagen.spec import parse_spec
+from flagen.spec import load_spec, parse_spec
 from tests.fuzz.packages import build
 
-GENERATED = Path(__file__).parents[2] / "generated"
+ROOT = Path(__file__).parents[2]
+GENERATED = ROOT / "generated"
 MODULES = {path.stem: path for path in DEVICE.glob("[!_]*.py")}
 
 
@@ -50,7 +51,9 @@ def test_no_package_has_its_own() -> None:
 @pytest.mark.parametrize("module", ["chunks", "scans"])
 def test_each_is_called(module: str) -> None:
     """By the kernels of a package, or by another of them; what maps there are, the language says."""
-    called = {name for tree in kernels().values() for where, name in imported(tree) if where == module}
+    turning = build(load_spec(ROOT / "examples" / "specs" / "turning_channels.yaml"))
+    trees = [*kernels().values(), *(ast.parse(text) for text in turning.values() if "triton.jit" in text)]
+    called = {name for tree in trees for where, name in imported(tree) if where == module}
     nodes = ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
     assert {*FUNCTIONS[module]} <= called | {node.id for node in nodes if isinstance(node, ast.Name)}
 

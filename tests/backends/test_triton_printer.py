@@ -120,6 +120,10 @@ EXPECTED: list[tuple[Tile, str]] = [
         Scan("logaddexp", rows, rows, first, "token", False, rows.dims),
         "_logaddexp_scan(x, x, x_first[None, :], is_first[:, None])",
     ),
+    (
+        Scan("phase", None, rows, first, "token", False, rows.dims),
+        "_phase_scan(x, x_first[None, :], is_first[:, None])",
+    ),
     (Shifted(rows, first, "token", False, rows.dims), "_row_before(x, x_first[None, :], is_first[:, None])"),
     (Shifted(rows, first, "token", True, rows.dims), "_row_after(x, x_first[None, :], is_last[:, None])"),
     (Edge(rows, "token", False, ("K",)), "_only_row(x, is_last[:, None])"),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flagen.spec.model import Input, Interval, Param, Spec
 from tests.fuzz.interpreter import Arguments, Scope, interpret
+from tests.phases import compared
 from tests.sizes import fitting, given_dims
 
 BOUND = 1e-9
@@ -171,7 +172,7 @@ class Problem:
         inputs = {i.name: leaves[i.name] for i in spec.inputs}
         args = Arguments(inputs, params, numbers, self.sizes, shape.steps, states)
         o, final = interpret(spec, args, self.cu_seqlens)
-        return {"o": o, **{f"final {name}": x for name, x in final.items()}}
+        return self.named(o, tuple(final[state.name] for state in spec.states))
 
     def _default(self, param: Param) -> float:
         """The default of `param`, an expression over sizes."""
@@ -210,7 +211,7 @@ class Problem:
         return {"initial_state": initial, "output_final_state": True, "cu_seqlens": self.cu_seqlens}
 
     def named(self, o: Tensor, final: Tensor | tuple[Tensor, ...] | None) -> dict[str, Tensor]:
-        """What a call returned, by name."""
+        """What a call returned, by name, as it is compared."""
         assert final is not None, "the final state was asked for"
-        finals = final if len(self.spec.states) > 1 else (final,)
+        finals = compared(self.spec, final if isinstance(final, tuple) else (final,))
         return {"o": o, **{f"final {state.name}": x for state, x in zip(self.spec.states, finals, strict=True)}}

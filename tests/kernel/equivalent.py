@@ -237,7 +237,7 @@ def _beyond(tile: Tile, dim: str, known: Numbers) -> float | None:
             return 0.0 if beyond(value) == 0 else None
         case Arithmetic("+" | "-", left, right):
             return 0.0 if beyond(left) == beyond(right) == 0 else None
-        case Scan("affine", _, left, right, axis) | Shifted(left, right, axis) if axis != dim:
+        case Scan("affine" | "phase", _, left, right, axis) | Shifted(left, right, axis) if axis != dim:
             return 0.0 if beyond(left) == beyond(right) == 0 else None
         case Product(factors):
             return 0.0 if any(beyond(factor) == 0 for factor in factors) else None

@@ -51,8 +51,10 @@ from flagen.plan.tiles import (
     Function,
     Masked,
     Negative,
+    OfAngles,
     Once,
     Product,
+    Rotated,
     Scan,
     Select,
     Shifted,
@@ -177,9 +179,14 @@ class _Changes:
             case Once(value, dims):
                 yield "masks", Product((value, Constant(Fraction(1))), dims)
             case Scan(combine, factor, term, first, _, reverse, dims):
-                yield "operands", replace(node, combine="affine" if combine == "logaddexp" else "logaddexp")
-                yield "operands", replace(node, factor=term, term=factor)
-                yield "decays", replace(node, factor=Spread(Constant(Fraction(1)), dims))
+                one = Spread(Constant(Fraction(1)), dims)
+                if factor is None:
+                    yield "operands", replace(node, combine="affine", factor=one)
+                    yield "operands", replace(node, term=Spread(Constant(Fraction(0)), dims))
+                else:
+                    yield "operands", replace(node, combine="affine" if combine == "logaddexp" else "logaddexp")
+                    yield "operands", replace(node, factor=term, term=factor)
+                    yield "decays", replace(node, factor=one)
                 yield "accumulations", replace(node, first=Spread(Constant(Fraction(0)), first.dims))
                 yield "bounds", replace(node, reverse=not reverse)
             case Shifted(value, first, _, reverse, _):
@@ -188,6 +195,13 @@ class _Changes:
                 yield "operands", replace(node, first=Spread(Constant(Fraction(0)), first.dims))
             case Edge(_, _, reverse):
                 yield "offsets", replace(node, reverse=not reverse)
+            case Rotated(value, angle, half=half, dims=dims):
+                yield "operands", replace(node, angle=Negative(angle, angle.dims))
+                yield "operands", Spread(value, dims)
+                yield "offsets", replace(node, half=not half)
+            case OfAngles(gradient, turned, half=half):
+                yield "operands", replace(node, gradient=turned, turned=gradient)
+                yield "offsets", replace(node, half=not half)
             case Select(where, value, other, dims):
                 yield "masks", Product((value, Constant(Fraction(1))), dims) if value.dims == dims else value
                 yield "masks", Select(where, other, value, dims)

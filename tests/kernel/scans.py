@@ -21,13 +21,24 @@ output: o = z
 """
 """A state that all blocks have."""
 
-CASES = ("hgrn", "rwkv4", "mamba", "lightnet", "precond_gated_deltanet", "count")
+TURNING = """
+flagen: 2
+name: turning
+state: {p: [K]}
+inputs: {x: [K], a: [K]}
+update: p = fraction(p + a)
+output: o = x * cos(6.283185307179586 * p) + p_prev
+"""
+"""An angle in turns."""
+
+OWN = {"count": SHARED, "turning": TURNING}
+CASES = ("hgrn", "rwkv4", "mamba", "lightnet", "precond_gated_deltanet", *OWN)
 
 
 @cache
 def of(name: str) -> Programs:
     """The programs of a spec that goes chunk by chunk, or of its stage that is a scan."""
-    spec = parse_spec(SHARED, "count.yaml") if name == "count" else load_spec(SPECS / f"{name}.yaml")
+    spec = parse_spec(OWN[name], f"{name}.yaml") if name in OWN else load_spec(SPECS / f"{name}.yaml")
     programs = pipeline.lower(pipeline.make_plan(spec, pipeline.derive(spec)))
     return next(each for each in (programs, *programs.stages) if is_scan(each.chunk))
 

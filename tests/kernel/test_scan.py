@@ -21,7 +21,7 @@ from flagen.kernel.registers import Lanes, Registers
 from flagen.kernel.sizes import Illegal, Sizes
 from flagen.kernel.tile_values import TileValues
 from flagen.plan.rows import TOKEN
-from flagen.plan.tiles import Constant, Edge, Masked, Scan, Shifted, Spread, Sum, Value
+from flagen.plan.tiles import Arithmetic, Constant, Edge, Masked, Scan, Shifted, Spread, Sum, Value
 from tests.kernel.scans import CASES, of
 from tests.kernel.trial import noted, tried
 from tests.tiers import exhaustive
@@ -168,6 +168,29 @@ def test_a_mistake_in_the_forward_is_refused(mistake):
     assert "chunk_rwkv4" in refused("rwkv4", "chunk", FORWARD[mistake])
 
 
+TURNS = {
+    "whole turns are kept": on(
+        Scan,
+        lambda node: (
+            replace(node, combine="affine", factor=Spread(Constant(1.0), node.dims)) if node.factor is None else node
+        ),
+    ),
+    "turns start from nothing": on(Scan, lambda node: from_nothing(node) if node.factor is None else node),
+    "turns go the other way": on(
+        Scan, lambda node: replace(node, reverse=not node.reverse) if node.factor is None else node
+    ),
+    "nothing is turned": on(
+        Scan, lambda node: replace(node, term=Spread(Constant(0.0), node.dims)) if node.factor is None else node
+    ),
+}
+
+
+@pytest.mark.parametrize("which", ["chunk", "chunk_backward"])
+@pytest.mark.parametrize("mistake", TURNS)
+def test_a_mistake_in_turns_is_refused(mistake, which):
+    assert "turning" in refused("turning", which, TURNS[mistake])
+
+
 @pytest.mark.parametrize("mistake", BACKWARD)
 def test_a_mistake_in_the_backward_is_refused(mistake):
     assert "chunk_rwkv4" in refused("rwkv4", "chunk_backward", BACKWARD[mistake])
@@ -209,6 +232,7 @@ def registers(chunk: range | None) -> Registers:
     return Registers((TOKEN, "K"), None, sizes, Elementary(random.Random(0)), {}, at={"block": 0}, chunk=chunk)
 
 
+QUARTERS = Arithmetic("/", Value("x", "local", (TOKEN, "K")), Constant(4.0), (TOKEN, "K"))
 X, START = Value("x", "local", (TOKEN, "K")), Value("start", "local", ("K",))
 
 
@@ -233,6 +257,8 @@ def evaluated(tile):
         (Sum(X, TOKEN, ("K",)), [9, 12]),
         (Scan("affine", X, X, START, TOKEN, False, X.dims), [11, 42, 36, 172, 185, 1038]),
         (Scan("affine", X, X, START, TOKEN, True, X.dims), [169, 1018, 168, 508, 55, 126]),
+        (Scan("phase", None, QUARTERS, START, TOKEN, False, X.dims), [0.25, 0.5, 0, 0.5, 0.25, 0]),
+        (Scan("phase", None, QUARTERS, START, TOKEN, True, X.dims), [0.25, 0, 0, 0.5, 0.25, 0.5]),
     ],
 )
 def test_what_is_done_with_rows(tile, expected):
@@ -253,8 +279,13 @@ def test_tiles_of_rows_are_checked_where_kernels_are_made():
     for wrong in (
         Scan("affine", START, X, START, TOKEN, False, X.dims),
         Scan("affine", X, X, X, TOKEN, False, X.dims),
+        Scan("phase", None, START, START, TOKEN, False, X.dims),
         Shifted(X, START, "K", False, X.dims),
         Edge(X, "K", False, START.dims),
     ):
         with pytest.raises(InternalError, match="along"):
             check(replace(kernel, order=X.dims, body=(Let("y", wrong),)))
+    for kind, factor, reason in (("phase", X, "a phase scan with a factor"), ("affine", None, "without a factor")):
+        with pytest.raises(InternalError, match=reason):
+            scan = Scan(kind, factor, X, START, TOKEN, False, X.dims)
+            check(replace(kernel, order=X.dims, body=(Let("y", scan),)))

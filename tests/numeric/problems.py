@@ -21,6 +21,7 @@ from flagen.spec import load_spec
 from flagen.spec.model import Input, Param, Spec
 from flagen.spec.model import State as SpecState
 from tests.margins import beyond
+from tests.phases import compared
 from tests.specs import OPERATORS
 
 ROOT = Path(__file__).parents[2]
@@ -321,8 +322,11 @@ def named_states(name: str, when: str, state: State | None) -> dict[str, Tensor]
 
 
 def named_results(name: str, o: Tensor, final_state: State | None) -> dict[str, Tensor]:
-    """What a call returned, by name."""
-    return {"o": o, **named_states(name, "final", final_state)}
+    """What a call returned, by name, as it is compared."""
+    if final_state is None:
+        return {"o": o}
+    finals = (final_state,) if isinstance(final_state, Tensor) else final_state
+    return {"o": o, **named_states(name, "final", compared(spec_of(name), finals))}
 
 
 def evaluate(

@@ -20,6 +20,7 @@ from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Input, Param, Spec
 from tests.fuzz.packages import build, imported
 from tests.numeric.problems import cotangent
+from tests.phases import compared
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ("hgrn", "rwkv4", "mamba")
@@ -65,6 +66,18 @@ update:
   - m = exp(z_prev + w - z) * m + exp(k - z) * v
 output: o = m + exp(minimum(z - y, 0)) + 0.1 * sigmoid(y_prev)
 """,
+    # Angles in turns, of one head and of all channels: two statements, one of which goes back; read before and after.
+    "turning": """
+state: {p: [D], r: [], m: [D]}
+inputs: {x: [D], a: {dims: [D], heads: HV}, dt: {dims: [], heads: HV, range: [0, 1]}}
+params: {w: {dims: [D], per: head}}
+update:
+  - p = fraction(p + 0.5 * tanh(a) * dt)
+  - p = fraction(w - dt + p)
+  - r = fraction(dt + r)
+  - m = 0.5 * m + x * cos(6.283185307179586 * (p - r))
+output: o = m * sin(6.283185307179586 * p_prev) + x * cos(6.283185307179586 * r)
+""",
     # No input has the state's dims, and nothing depends on the token but the count.
     "constant": """
 state: {n: [D], c: []}
@@ -94,7 +107,7 @@ NAMES = (*COMMITTED, *ODD)
 def spec_of(name: str) -> Spec:
     if name in COMMITTED:
         return load_spec(ROOT / "specs" / f"{name}.yaml")
-    return parse_spec(f"flagen: 1\nname: {name}\n{_BODIES[name]}", f"{name}.yaml")
+    return parse_spec(f"flagen: 2\nname: {name}\n{_BODIES[name]}", f"{name}.yaml")
 
 
 _packages = ExitStack()
@@ -132,6 +145,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Problem:
+    name: str
     tensors: Mapping[str, Tensor]
     optional: frozenset[str]
     states: tuple[Tensor, ...] | None
@@ -189,7 +203,13 @@ def make(name: str, shape: Shape, *, state: bool = True, seed: int = 0) -> Probl
     if shape.lengths is not None:
         offsets = torch.tensor([0, *torch.tensor(shape.lengths).cumsum(0).tolist()])
     optional = frozenset(p.name for p in params if p.default is not None)
-    return Problem(tensors, optional, states if state else None, offsets)
+    return Problem(name, tensors, optional, states if state else None, offsets)
+
+
+def named_results(problem: Problem, o: Tensor, finals: tuple[Tensor, ...] | None) -> dict[str, Tensor]:
+    """What a call returned, by name, as it is compared."""
+    states = () if finals is None else compared(spec_of(problem.name), finals)
+    return {"o": o, **{f"final {place}": x for place, x in enumerate(states)}}
 
 
 def evaluate(
@@ -201,7 +221,7 @@ def evaluate(
     wanted = {*problem.tensors, *starts} if wrt is None else set(wrt)
     problem = problem.map(lambda name, x: x.detach().clone().requires_grad_(name in wanted))
     o, finals = problem.call(function, **keywords)
-    results = {"o": o, **{f"final {place}": x for place, x in enumerate(finals or ())}}
+    results = named_results(problem, o, finals)
     leaves = {**problem.tensors, **dict(zip(starts, problem.states or (), strict=True))}
     leaves = {name: x for name, x in leaves.items() if x.requires_grad}
     # Cotangents that bf16 has, or half of what a gradient is off by would be their rounding.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.numeric.problems import assert_close
-from tests.numeric.scans import COMMITTED, NAMES, Shape, evaluate, form, make
+from tests.numeric.scans import COMMITTED, NAMES, Shape, evaluate, form, make, named_results
 from tests.tiers import ladder, variants
 
 pytestmark = [pytest.mark.usefixtures("kernels"), pytest.mark.usefixtures("poisoned_memory")]
@@ -73,8 +73,8 @@ def test_split_and_resume(name):
     o, states = first.call(form("chunk", name))
     rest = problem.map(lambda key, x: x[:, 21:] if key in inputs else x)
     again, ends = rest.call(form("chunk", name), initial_state=states if len(states) > 1 else states[0])
-    expected = {"o": whole, **{str(i): x for i, x in enumerate(finals)}}
-    assert_close(expected, {"o": torch.cat([o, again], 1), **{str(i): x for i, x in enumerate(ends)}}, 1e-5)
+    expected = named_results(problem, whole, finals)
+    assert_close(expected, named_results(problem, torch.cat([o, again], 1), ends), 1e-5)
 
 
 @variants(NAMES, also=("two_matrices", "logs"))

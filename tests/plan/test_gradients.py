@@ -16,21 +16,26 @@ from flagen.functions import FUNCTIONS as LANGUAGE
 from flagen.plan.gradients import Transposition
 from flagen.plan.lowering import Lowering
 from flagen.plan.tiles import (
+    Along,
     Arithmetic,
     Constant,
     Function,
     Head,
+    Lane,
     Masked,
     MatMul,
     Negative,
     Normalize,
+    OfAngles,
     Once,
     Product,
+    Rotated,
     Size,
     StateTile,
     Sum,
     Tile,
     Value,
+    Widened,
     tiles_in,
 )
 from flagen.spec import parse_spec
@@ -38,9 +43,9 @@ from flagen.spec.model import Dims
 
 torch.set_num_threads(1)
 
-ORDER = ("token", "K", "V")
-SIZES = {"token": 3, "K": 5, "V": 4}
-REAL = {"token": 3, "K": 4, "V": 4}
+ORDER = ("token", "K", "K2", "R", "V")
+SIZES = {"token": 3, "K": 5, "K2": 5, "R": 3, "V": 4}
+REAL = {"token": 3, "K": 4, "K2": 4, "R": 1, "V": 4}
 """What of each axis is no padding."""
 
 x, y = (Value(name, "input", ("K",)) for name in "xy")
@@ -50,6 +55,8 @@ S = StateTile("S", False, ("K", "V"))
 rows = Value("rows", "input", ("token", "K"))
 each = Value("each", "input", ("token",))
 v = Value("v", "input", ("V",))
+phi = Value("phi", "input", ("R",))
+phis = Value("phis", "input", ("token", "R"))
 
 
 def l2norm(x: Tensor) -> Tensor:
@@ -113,10 +120,50 @@ def evaluate(tile: Tile, names: Mapping[str, Tensor]) -> Tensor:
             return l2norm(evaluate(value, names))
         case Normalize(_, value):
             return torch.softmax(evaluate(value, names), dim=-1)
+        case Rotated(value, angle, half=half):
+            lies = (*(dim for dim in tile.dims if dim != tile.channel), tile.pair)
+            turned, by = over(value), spread(evaluate(angle, names), angle.dims, lies)
+            return rotated(turned.expand([SIZES[dim] for dim in tile.dims]), by, half=half)
+        case OfAngles(gradient, turned, half=half):
+            lies = (*(dim for dim in tile.dims if dim != tile.pair), tile.channel)
+            sides = (spread(evaluate(part, names), part.dims, lies) for part in (gradient, turned))
+            return of_angles(*sides, half=half)
+        case Along(value) | Widened(value):
+            return evaluate(value, names)
+        case Lane(axis):
+            return torch.arange(SIZES[axis], dtype=torch.float64)
         case Masked(value, dim, fill):
             mask = spread(torch.arange(SIZES[dim]) < REAL[dim], (dim,), tile.dims)
             return torch.where(mask, over(value), fill)
     raise AssertionError(tile)
+
+
+def channels(pair: int, *, half: bool) -> list[int]:
+    return [pair, pair + REAL["K"] // 2] if half else [2 * pair, 2 * pair + 1]
+
+
+def rotated(x: Tensor, angle: Tensor, *, half: bool) -> Tensor:
+    """Lanes beyond the ends have neither partners nor angles."""
+    for pair in range(REAL["R"]):
+        cos, sin = angle[..., pair].cos(), angle[..., pair].sin()
+        first, second = (x[..., place] for place in channels(pair, half=half))
+        turned = (first * cos - second * sin, first * sin + second * cos)
+        lanes = dict(zip(channels(pair, half=half), turned, strict=True))
+        x = torch.stack(torch.broadcast_tensors(*(lanes.get(i, x[..., i]) for i in range(x.shape[-1]))), -1)
+    return x
+
+
+def of_angles(gradient: Tensor, x: Tensor, *, half: bool) -> Tensor:
+    found = []
+    for pair in range(REAL["R"]):
+        i, j = channels(pair, half=half)
+        found.append(x[..., i] * gradient[..., j] - x[..., j] * gradient[..., i])
+    return functional.pad(torch.stack(found, -1), (0, SIZES["R"] - len(found)))
+
+
+def turned(value: Tile, angle: Tile, *, half: bool = False) -> Tile:
+    dims = tuple(dim for dim in ORDER if dim in {*value.dims, *angle.dims} - {"R"})
+    return Rotated(value, angle, Size("K"), Size("R"), half, dims)
 
 
 def of(function: str, *args: Tile) -> Function:
@@ -215,6 +262,19 @@ def test_what_is_fixed_gets_no_gradient():
         MatMul(Value("R", "local", ("token", "V")), S, "V", ("token", "K")),
         MatMul(S, Value("R", "local", ("token", "V")), "V", ("K", "token")),
         Once(x, ("K",)),
+        turned(x, phi),
+        turned(x, phi, half=True),
+        turned(Product((x, a), ("K",)), Negative(phi, ("R",))),
+        turned(rows, phis),
+        turned(rows, phi, half=True),
+        turned(x, phis),
+        turned(turned(x, phi), phi, half=True),
+        Product((v, Sum(Masked(turned(x, phi), "K", 0.0, ("K",)), "K", ())), ("V",)),
+        Sum(Product((turned(x, phi), S), ("K", "V")), "K", ("V",)),
+        Along(Product((x, x), ("K",)), ("K2",)),
+        Product((Along(x, ("K2",)), Sum(x, "K", ()), a), ("K2",)),
+        Product((Along(rows, ("token", "K2")), Along(each, ("token",))), ("token", "K2")),
+        Product((x, Widened(Lane("K", ("K",)), ("K",))), ("K",)),
         Normalize("l2norm", x, ("K",)),
         Normalize("softmax", Product((x, a), ("K",)), ("K",)),
         Product((each, Normalize("l2norm", rows, ("token", "K"))), ("token", "K")),

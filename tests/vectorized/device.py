@@ -65,6 +65,13 @@ def scan_logaddexp(factor: Tensor, term: Tensor, first: Tensor, *, reverse: bool
     return _scan(after, first, factor.shape[1], reverse=reverse)
 
 
+def scan_phase(term: Tensor, first: Tensor, *, reverse: bool) -> Tensor:
+    def after(x: Tensor, place: int) -> Tensor:
+        return (x + term[:, place]).remainder(1.0)
+
+    return _scan(after, first, term.shape[1], reverse=reverse)
+
+
 def _scan(after: Any, first: Tensor, rows: int, *, reverse: bool) -> Tensor:
     row, found = first, []
     for place in reversed(range(rows)) if reverse else range(rows):

@@ -46,6 +46,7 @@ from flagen.plan.tiles import (
     Value,
     Whole,
     Widened,
+    operands,
     tiles_in,
 )
 from flagen.spec.model import Dims
@@ -110,9 +111,9 @@ def printed(tile: Tile) -> str:
             return f"here.once({_own(value)})"
         case Spread(value, dims):
             return full(value, dims)
-        case Scan(combine, factor, term, first, _, reverse, dims):
-            parts = f"{full(factor, dims)}, {full(term, dims)}, {full(first, dims[1:])}"
-            return f"device.scan_{combine}({parts}, reverse={reverse})"
+        case Scan(combine, _, _, first, _, reverse, dims):
+            parts = ", ".join(full(each, dims) for each in operands(tile)[:-1])
+            return f"device.scan_{combine}({parts}, {full(first, dims[1:])}, reverse={reverse})"
         case Shifted(value, first, _, reverse, dims):
             return f"device.shifted({full(value, dims)}, {full(first, dims[1:])}, reverse={reverse})"
         case Edge(value, _, reverse):

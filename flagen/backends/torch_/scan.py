@@ -97,10 +97,10 @@ class _Body:
             return
         name = part.state.name
         operands = [self.last[name]]
+        kind: str = part.kind
         if part.kind == "affine" and part.factor == ONE:
             kind = "sum"
-        else:
-            kind = part.kind
+        elif part.kind != "phase":
             operands.append(self._by_token(part.factor, part.state.dims))
         operands.append(self._whole(part.term, part.state.dims))
         yield f"{name} = scans.{kind}_scan({', '.join(operands)})"

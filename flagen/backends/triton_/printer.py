@@ -47,6 +47,7 @@ from flagen.plan.tiles import (
     Whole,
     Widened,
     is_static,
+    operands,
 )
 from flagen.printing import CHOICE, COMPARE, joined, negative
 from flagen.spec.model import Dims
@@ -55,6 +56,7 @@ SCANS = {
     ("affine", False): "_affine_scan",
     ("affine", True): "_back_scan",
     ("logaddexp", False): "_logaddexp_scan",
+    ("phase", False): "_phase_scan",
 }
 """The functions of kernels that scan."""
 
@@ -121,8 +123,8 @@ class Printer:
                 return Printed(f"tl.where(block == 0, {self(value)}, 0.0)")
             case Spread(value, dims):
                 return self._full(value, dims)
-            case Scan(combine, factor, term, first, axis, reverse, dims):
-                parts = ", ".join(self._spread(part, dims, SUM) for part in (factor, term, first))
+            case Scan(combine, _, _, _, axis, reverse, dims):
+                parts = ", ".join(self._spread(part, dims, SUM) for part in operands(tile))
                 return Printed(f"{SCANS[combine, reverse]}({parts}, {self._end(axis, dims, last=reverse)})")
             case Shifted(value, first, axis, reverse, dims):
                 known, edge = "_row_after" if reverse else "_row_before", self._end(axis, dims, last=reverse)

@@ -48,6 +48,20 @@ def sum_scan(state: Tensor, b: Tensor) -> Tensor:
     return state[:, None] + b.cumsum(1)
 
 
+def phase_scan(state: Tensor, b: Tensor) -> Tensor:
+    """The states X_t = X_(t-1) + b_t of a chunk without their whole parts, [batch, tokens, HV, ...], after `state`,
+    [batch, HV, ...].
+
+    After each doubling, b is what twice as many tokens as before, up to each token, add; no sum exceeds 2.
+    """
+    b = torch.cat([state[:, None] + b[:, :1], b[:, 1:]], dim=1).remainder(1.0)
+    shift = 1
+    while shift < b.shape[1]:
+        b = torch.cat([b[:, :shift], (b[:, :-shift] + b[:, shift:]).remainder(1.0)], dim=1)
+        shift *= 2
+    return b
+
+
 def logaddexp_scan(state: Tensor, w: Tensor, c: Tensor) -> Tensor:
     """The states X_t = logaddexp(X_(t-1) + w_t, c_t) of a chunk, [batch, tokens, HV, ...], after `state`,
     [batch, HV, ...].

@@ -6,7 +6,7 @@ What has one row is handed to them in a shape that broadcasts.
 import triton
 import triton.language as tl
 
-from .maps import logaddexp
+from .maps import fraction, logaddexp
 
 
 @triton.jit
@@ -35,6 +35,19 @@ def _logaddexp_scan(w, c, first, is_first):
     c = tl.where(is_first, logaddexp(first + w, c), c)
     _, states = tl.associative_scan((w, c), 0, _logaddexp_product)
     return states
+
+
+@triton.jit
+def _phase_product(b1, b2):
+    """X = fraction(X + b1), then X = fraction(X + b2)."""
+    return fraction(b1 + b2)
+
+
+@triton.jit
+def _phase_scan(b, first, is_first):
+    """The states X = fraction(X + b) after each token of a chunk, from the one before it."""
+    b = fraction(tl.where(is_first, first + b, b))
+    return tl.associative_scan(b, 0, _phase_product)
 
 
 @triton.jit
