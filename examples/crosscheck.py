@@ -31,6 +31,7 @@ from flagen.diagnostics import SpecError
 from flagen.project import Project, UsageError
 from flagen.spec import load_spec
 from flagen.spec.model import Interval, Spec
+from flagen.spec.sizes import fitting
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTHS = (70, 0, 1, 57)
@@ -99,9 +100,10 @@ def arguments(spec: Spec, package: ModuleType) -> tuple[Tensors, dict[str, objec
     generator = torch.Generator().manual_seed(0)
     steps = spec.steps.default or 2 if spec.steps else 1
     heads = {"H": HEADS, "HV": VALUE_HEADS if spec.has_value_heads else HEADS}
+    sizes = fitting(spec, {**dict.fromkeys(spec.dims, DIM), **heads})
 
     def draw(dims: tuple[str, ...], range_: Interval, *leading: int) -> Tensor:
-        x = torch.randn(*leading, *(DIM for _ in dims), generator=generator, dtype=torch.float64)
+        x = torch.randn(*leading, *(sizes[dim] for dim in dims), generator=generator, dtype=torch.float64)
         return within(normalize(x, dim=-1) if dims and unbounded(range_) else x, range_).to(DEVICE)
 
     def inputs(batch: int, tokens: int) -> Tensors:

@@ -16,10 +16,10 @@ def describe(spec: Spec) -> str:
 def _lines(spec: Spec) -> Iterator[str]:
     yield f"{spec.name}: {spec.title}" if spec.title else spec.name
     yield from filter(None, (spec.paper, spec.description))
+    yield from _section("dims", ((entry.name, to_source(entry.value)) for entry in spec.following))
     yield from _section(
         "state", ((s.name, f"{_shape(*s.dims)} per value head, starts at {s.init:g}") for s in spec.states)
     )
-    yield from _section("dims", ((entry.name, to_source(entry.value)) for entry in spec.following))
     yield from _section("inputs", ((decl.name, _input(decl, spec)) for decl in spec.inputs))
     yield from _section("params", ((decl.name, _param(decl)) for decl in spec.params))
     if spec.steps:

@@ -31,7 +31,7 @@ SPEC_MODEL |= {f"flagen.spec.renaming.{name}" for name in ("renamed", "expressio
 # A layer as data, and the one table of what its words are.
 SPEC_MODEL |= {f"flagen.spec.layer.{name}" for name in ("model", "renaming", "vocabulary", "words")}
 # How operators bind, and what elementwise functions are, which all stages read; and that as expressions.
-SPEC_MODEL |= {"flagen.printing", "flagen.functions", "flagen.spec.formulas"}
+SPEC_MODEL |= {"flagen.printing", "flagen.functions", "flagen.spec.formulas", "flagen.spec.sizes"}
 LAYERS: dict[str, set[str]] = {
     "diagnostics": set(),
     "printing": {"flagen.diagnostics"},

@@ -23,11 +23,11 @@ from flagen.algebra.evaluate_system import OutOfOrder, Timeline, Values, decay_g
 from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, decimal, evaluate, scalar, total
 from flagen.algebra.normal_form import Decay, NormalForm, Position
 from flagen.algebra.recurrence import Setting, Token
+from flagen.algebra.small_sizes import HEADS, small_sizes
 from flagen.diagnostics import InternalError
 from flagen.spec.model import Dims, Expr, Interval, Spec
 
 _ANYWHERE = Interval()
-_SIZES = (2, 3)
 _ATTEMPTS = 5
 
 
@@ -120,7 +120,7 @@ class _Comparison:
         self.spec = self.nf.spec
         self.chunk, self.adjoint, self.case, self.numbers = chunk, adjoint, case, numbers
         self.oracle = Oracle(numbers)
-        self.sizes = {dim: _SIZES[place % len(_SIZES)] for place, dim in enumerate(self.spec.dims)}
+        self.sizes = small_sizes(self.spec)
         self.directions = _differentiated(self.spec)
 
     def run(self) -> None:
@@ -142,8 +142,7 @@ class _Comparison:
 
     def _setting(self) -> Setting:
         constants = {p.name: self._random(p.dims, p.name if p.is_tensor else None, p.range) for p in self.spec.params}
-        heads = {"H": 2, "HV": 4, "head": 1}
-        constants |= {name: scalar(Dual(mpq(value))) for name, value in heads.items()}
+        constants |= {name: scalar(Dual(mpq(value))) for name, value in (*HEADS.items(), ("head", 1))}
         if self.spec.steps:
             constants[self.spec.steps.symbol] = scalar(Dual(mpq(self.case.steps)))
         return Setting(self.spec, self.sizes, constants, self.oracle)

@@ -26,10 +26,10 @@ from flagen.algebra.proof import Proof
 from flagen.algebra.recurrence import Setting, Token
 from flagen.algebra.rewrite import map_children
 from flagen.algebra.scan import ONE, ZERO, Scan, ScanForm, double
+from flagen.algebra.small_sizes import HEADS, small_sizes
 from flagen.diagnostics import InternalError
 from flagen.spec.model import Assign, Binary, Call, Expr, Interval, Name, Negate, Spec, StateRead
 
-_SIZES = (2, 3)
 _ATTEMPTS = 5
 _LENGTHS = (1, 2, 3, 4, 5)
 Index = tuple[int, ...]
@@ -194,7 +194,7 @@ class _Comparison:
         self.spec, self.form = logs.spec(form.spec), logs.form(form)
         self.case = case
         self.oracle = Oracle(numbers)
-        self.sizes = {dim: _SIZES[place % len(_SIZES)] for place, dim in enumerate(self.spec.dims)}
+        self.sizes = small_sizes(self.spec)
         self.directions = _directions(self.spec)
         self.dims = {state.name: state.dims for state in self.spec.states}
         self.setting = self._setting()
@@ -217,7 +217,7 @@ class _Comparison:
     def _setting(self) -> Setting:
         spec = self.spec
         constants = {p.name: self._random(p.dims, p.name if p.is_tensor else None, p.range) for p in spec.params}
-        constants |= {name: scalar(Dual(mpq(value))) for name, value in (("H", 2), ("HV", 4), ("head", 1))}
+        constants |= {name: scalar(Dual(mpq(value))) for name, value in (*HEADS.items(), ("head", 1))}
         return Setting(spec, self.sizes, constants, self.oracle)
 
     def _token(self) -> Token:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,6 @@ from flagen.algebra.staged import Result, Stage, flat
 from flagen.diagnostics import Span
 from flagen.spec.model import (
     Assign,
-    Binary,
     Call,
     Contract,
     Derived,
@@ -23,20 +23,19 @@ from flagen.spec.model import (
     Input,
     Interval,
     Name,
-    Number,
     Over,
     Param,
     Repeat,
     Spec,
-    State,
     Statement,
     StateRead,
     Transpose,
-    names_in_size,
+    dims_in,
+    sizes_in,
     walk,
 )
 from flagen.spec.printer import to_source
-from flagen.spec.sizes import ratio
+from flagen.spec.sizes import origins_of
 
 
 class Cutter:
@@ -110,13 +109,9 @@ class Cutter:
         derived = _with_derived(spec.derived, used)
         given = tuple(self._given_inputs(used))
         own = [decl for decl in spec.inputs if decl.name in used]
-        params = [param for param in spec.params if param.name in used]
-        tensors: tuple[State | Input | Param, ...] = (state, *own, *given, *params)
-        dims = {dim for decl in tensors for dim in decl.dims}
-        dims |= {dim for assign in (*flat(update), *before, *output) for dim in _dims_in(assign.value)}
-        dims |= {dim for decl in derived for dim in _dims_in(decl.value)}
-        following = self._following(dims)
-        own += self._sizing([*own, *given], params, dims, following)
+        params = tuple(param for param in spec.params if param.name in used)
+        following = self._following([*own, *given], params, used)
+        own += self._sizing([*own, *given], params, used, following)
         steps = any(isinstance(statement, Repeat) for statement in update)
         return replace(
             spec,
@@ -128,37 +123,56 @@ class Cutter:
             inputs=(*own, *given),
             # The function of the whole knows the defaults; they may name dims that a stage does not have.
             params=tuple(replace(param, default=None) for param in params),
-            following=following,
             steps=spec.steps if steps else None,
             derived=derived,
             update=tuple(update),
             output=(*before, *output),
             wide_outputs=wide,
+            following=following,
         )
 
-    def _following(self, dims: set[str]) -> tuple[Following, ...]:
-        """Which of the sizes that the stage has follow from others of them: one may be a multiple of another where it
-        follows from what the stage has not."""
-        spec, kept = self.results.spec, list[Following]()
-        known = dims - {entry.name for entry in spec.following}
-        for entry in (entry for entry in spec.following if entry.name in dims):
-            multiples = ((dim, ratio(spec, entry.name, dim)) for dim in spec.dims if dim in known)
-            if set(names_in_size(entry.value)) <= dims:
-                kept.append(entry)
-            elif found := next(((dim, times) for dim, times in multiples if times is not None), None):
-                size = Name(found[0], "size", (), entry.span)
-                kept.append(replace(entry, value=Binary("*", Number(found[1]), size, entry.span)))
-            known.add(entry.name)
-        return tuple(kept)
+    def _wanted_dims(self, used: set[str]) -> set[str]:
+        """The dims that the stage names, and those of its state."""
+        return used & set(self.results.spec.dims) | set(self.results.state(self.state or "").dims)
+
+    def _following(self, inputs: Sequence[Input], params: Sequence[Param], used: set[str]) -> tuple[Following, ...]:
+        """The sizes that follow from others in the stage, too: of what it has no tensor of, and where it has tensors of
+        several sizes that belong together. What one tensor alone has the size of, is that size."""
+        spec = self.results.spec
+        known, wanted = _dims_of(*inputs, *params), self._wanted_dims(used)
+        origins = {name: found or ("",) for name, found in origins_of(spec.following).items()}
+        met = Counter(origin for dim in known | wanted for origin in origins.get(dim, (dim,)))
+        of_heads = self._sizes_of_heads()
+        needed = {dim for dim in wanted - known if dim in origins}
+        needed |= {dim for dim in known & origins.keys() - of_heads if any(met[origin] > 1 for origin in origins[dim])}
+        found: list[Following] = []
+        for entry in reversed(spec.following):
+            if entry.name in needed:
+                if entry.name in of_heads:
+                    reason = f"the size of {entry.name} follows from H, and stages have one number of heads"
+                    raise OutsideStages(reason, entry.value.span)
+                found.append(entry)
+                needed |= {*dims_in(entry.value)} - known
+        return tuple(reversed(found))
+
+    def _sizes_of_heads(self) -> set[str]:
+        """The dims whose sizes follow from H where HV is another number: a stage gets every input for all of HV."""
+        spec = self.results.spec
+        found: set[str] = set()
+        if len({decl.heads for decl in spec.inputs}) > 1:
+            for entry in spec.following:
+                if not found.union("H").isdisjoint(sizes_in(entry.value)):
+                    found.add(entry.name)
+        return found
 
     def _sizing(
-        self, inputs: Sequence[Input], params: Sequence[Param], wanted: set[str], following: Sequence[Following]
+        self, inputs: Sequence[Input], params: Sequence[Param], used: set[str], following: Sequence[Following]
     ) -> Iterator[Input]:
         """More inputs, from whose shapes a call knows the sizes of dims that the stage names and no tensor of it has:
-        it has params alone, adds numbers to a state, or names a dim of another state."""
+        it has params alone, adds numbers to a state, names a dim of another state, or has one that follows from it."""
         spec = self.results.spec
-        tensors: tuple[Input | Param, ...] = (*inputs, *params)
-        known = {dim for decl in tensors for dim in decl.dims} | {entry.name for entry in following}
+        known = _dims_of(*inputs, *params) | {entry.name for entry in following}
+        wanted = self._wanted_dims(used).union(*(dims_in(entry.value) for entry in following))
         for dim in sorted(wanted - known):
             if sized := [decl for decl in spec.inputs if dim in decl.dims and dim not in known]:
                 inputs = [*inputs, _narrowest(sized)]
@@ -269,6 +283,10 @@ class Trial(Cutter):
         return (decl for decl in self.inputs.values() if decl.name in used)
 
 
+def _dims_of(*tensors: Input | Param) -> set[str]:
+    return {dim for decl in tensors for dim in decl.dims}
+
+
 def _narrowest(inputs: Sequence[Input]) -> Input:
     """The input with the fewest dims."""
     return min(inputs, key=lambda decl: len(decl.dims))
@@ -291,21 +309,20 @@ def _renamed(expr: Expr, names: Mapping[str, str]) -> Expr:
     return map_children(expr, lambda child: _renamed(child, names))
 
 
-def _dims_in(expr: Expr) -> Iterator[str]:
-    """The dims that an expression names, or is made over."""
+def _names_in(assigns: Iterable[Assign]) -> set[str]:
+    """Every name in what is assigned, those of dims among them."""
+    return {name for assign in assigns for name in _named(assign.value)}
+
+
+def _named(expr: Expr) -> Iterator[str]:
     for node in walk(expr):
         match node:
-            case Name(name, "size"):
+            case Name(name):
                 yield name
             case Over(_, source, target):
                 yield from (source, target)
             case Index(dim):
                 yield dim
-
-
-def _names_in(assigns: Iterable[Assign]) -> set[str]:
-    """Every name in what is assigned."""
-    return {node.name for assign in assigns for node in walk(assign.value) if isinstance(node, Name)}
 
 
 def _with_derived(derived: Sequence[Derived], used: set[str]) -> tuple[Derived, ...]:
@@ -314,7 +331,7 @@ def _with_derived(derived: Sequence[Derived], used: set[str]) -> tuple[Derived, 
     for decl in reversed(derived):
         if decl.name in used:
             kept.insert(0, decl)
-            used |= {node.name for node in walk(decl.value) if isinstance(node, Name)}
+            used |= set(_named(decl.value))
     return tuple(kept)
 
 

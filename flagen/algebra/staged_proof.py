@@ -13,11 +13,11 @@ from gmpy2 import mpq
 
 from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, evaluate, scalar
 from flagen.algebra.recurrence import Setting
+from flagen.algebra.small_sizes import HEADS, small_sizes
 from flagen.algebra.staged import StagedForm
 from flagen.diagnostics import InternalError
 from flagen.spec.model import Dims, Interval, Spec
 
-_SIZES = (2, 3)
 TOKENS = 3
 ATTEMPTS = 5
 Tensors = Mapping[str, Tensor]
@@ -53,12 +53,12 @@ class Sample:
     def __init__(self, spec: Spec, steps: int, numbers: random.Random) -> None:
         self.steps = steps
         self.oracle = Oracle(numbers)
-        self.sizes = {dim: _SIZES[place % len(_SIZES)] for place, dim in enumerate(spec.dims)}
+        self.sizes = small_sizes(spec)
         self.constants = dict(self._constants(spec))
 
     def _constants(self, spec: Spec) -> Iterator[tuple[str, Tensor]]:
         yield from ((param.name, self.random(param.dims, param.range)) for param in spec.params)
-        yield from ((name, scalar(Dual(mpq(value)))) for name, value in {"H": 2, "HV": 4, "head": 1}.items())
+        yield from ((name, scalar(Dual(mpq(value)))) for name, value in (*HEADS.items(), ("head", 1)))
         if spec.steps:
             yield spec.steps.symbol, scalar(Dual(mpq(self.steps)))
 

@@ -47,14 +47,14 @@ def parameters(spec: Spec) -> tuple[Parameter, ...]:
     """Every parameter in signature order: inputs, tensor params, then keywords."""
     tensors = [p for p in spec.params if p.is_tensor]
     positional = [Parameter(i.name, "Tensor", None, False, input_doc(spec, i)) for i in spec.inputs]
-    positional += [Parameter(p.name, "Tensor", None, False, param_doc(p)) for p in tensors if p.default is None]
+    positional += [Parameter(p.name, "Tensor", None, False, param_doc(spec, p)) for p in tensors if p.default is None]
     optional = [
-        Parameter(p.name, "Tensor | None", "None", True, param_doc(p)) for p in tensors if p.default is not None
+        Parameter(p.name, "Tensor | None", "None", True, param_doc(spec, p)) for p in tensors if p.default is not None
     ]
     scalars = [
-        Parameter(p.name, "float", None, True, param_doc(p))
+        Parameter(p.name, "float", None, True, param_doc(spec, p))
         if p.default is None
-        else Parameter(p.name, "float | None", "None", True, param_doc(p))
+        else Parameter(p.name, "float | None", "None", True, param_doc(spec, p))
         for p in spec.params
         if not p.is_tensor
     ]
@@ -69,7 +69,7 @@ def _steps(spec: Spec) -> tuple[Parameter, ...]:
 
 
 def _carried(spec: Spec) -> tuple[Parameter, ...]:
-    states = f"{state_shapes(spec)}; default {first_state(spec)}."
+    states = f"{state_shapes(spec)}{_size_note(spec, 'states')}; default {first_state(spec)}."
     return (
         Parameter("initial_state", f"{state_annotation(spec)} | None", "None", True, states),
         Parameter("output_final_state", "bool", "False", True, "also return the state after the last token."),
@@ -164,7 +164,7 @@ def input_doc(spec: Spec, decl: Input) -> str:
     head_note = "; HV is a multiple of H" if decl.heads == "HV" and _first_value_input(spec) == decl.name else ""
     text = one_line(decl.description).rstrip(".,;:")
     what = f"{text + ', ' if text else ''}{input_shape(spec, decl)}{range_note(decl.range)}{head_note}"
-    return f"{what}{_padding_note(spec, decl)}."
+    return f"{what}{_size_note(spec, decl.name)}{_padding_note(spec, decl)}."
 
 
 def _padding_note(spec: Spec, decl: Input) -> str:
@@ -179,11 +179,23 @@ def _padding_note(spec: Spec, decl: Input) -> str:
     )
 
 
-def param_doc(decl: Param) -> str:
+def param_doc(spec: Spec, decl: Param) -> str:
     text = one_line(decl.description).rstrip(".,;:")
     shape = param_shape(decl) if decl.is_tensor else "a number"
     default = "" if decl.default is None else f"; default {to_source(decl.default)}"
-    return f"{text + ', ' if text else ''}{shape}{range_note(decl.range)}{default}."
+    return f"{text + ', ' if text else ''}{shape}{range_note(decl.range)}{_size_note(spec, decl.name)}{default}."
+
+
+def _size_note(spec: Spec, name: str) -> str:
+    """What the sizes are that follow from others, with the first argument that has them; `states` for the last."""
+    carriers = [(decl.name, decl.dims) for decl in spec.inputs]
+    carriers += [(decl.name, decl.dims) for decl in spec.params]
+    carriers += [("states", decl.dims) for decl in spec.states]
+    first: dict[str, str] = {}
+    for carrier, dims in carriers:
+        first |= {dim: carrier for dim in dims if dim not in first}
+    own = [f"{entry.name} is {to_source(entry.value)}" for entry in spec.following if first.get(entry.name) == name]
+    return "".join(f"; {note}" for note in own)
 
 
 def _first_value_input(spec: Spec) -> str | None:

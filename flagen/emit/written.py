@@ -108,6 +108,11 @@ class _File:
                 self.edits.append((place, place + len(name) + 5, f" as {code[name]}:"))
             case ast.Attribute(value=ast.Name(id="self"), attr=name):
                 self._edit(node, self._length(node) - len(name), name, self.names.get(name, name))
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="CALL"), attr="size")):
+                # Sizes of a call are known to each other by the names in the table of arguments.
+                for keyword in node.keywords:
+                    self._walk(keyword.value, code)
+                return
             case ast.Call(func=function):
                 for keyword in node.keywords:
                     if keyword.arg is not None and _is_public(function):

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from flagen.inspection.model import Size
 from flagen.spec.model import Interval, Spec
+from flagen.spec.sizes import fitting
 
 SAVING = "save_states"
 """The argument with which an operator keeps states for its gradients, instead of computing them again."""
@@ -44,6 +45,7 @@ def sizes(spec: Spec, workload: Workload) -> dict[str, int]:
     named |= {dim: workload.size[place % 2] for place, dim in enumerate(ends)}
     grouped = spec.has_value_heads and any(decl.heads == "H" for decl in spec.inputs)
     named |= {"H": workload.H, "HV": workload.H * (workload.groups if grouped else 1)}
+    named = fitting(spec, named)
     if spec.steps is not None:
         named[spec.steps.symbol] = spec.steps.default or 2
     return named

@@ -8,11 +8,13 @@ in groups, micro-steps, with and without all that a call may leave out.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from flagen.kernel.sizes import Sizes
 from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
 from flagen.spec.model import Spec
+from flagen.spec.sizes import fitting
 
 
 @dataclass(frozen=True)
@@ -49,29 +51,34 @@ class Setting:
 
     def sizes(self, spec: Spec, block_of: str | None) -> Sizes:
         """The sizes of a launch of programs that have a block of a dim."""
-        dims, blocks = {}, {TOKEN: self.chunk}
-        for place, dim in enumerate(dim for dim in spec.dims if dim != block_of):
-            dims[dim] = self.whole[place % len(self.whole)]
-            blocks[dim] = 1 << (dims[dim] - 1).bit_length()
-        if block_of is not None:
-            dims[block_of], blocks[block_of] = self.cut
+        whole = dict(zip((dim for dim in spec.dims if dim != block_of), itertools.cycle(self.whole)))
+        dims = self._fitting(spec, whole if block_of is None else {**whole, block_of: self.cut[0]})
+        blocks = {dim: _lanes(dims[dim]) for dim in whole}
+        blocks |= {TOKEN: self.chunk} if block_of is None else {TOKEN: self.chunk, block_of: self.cut[1]}
         steps = {} if spec.steps is None else {spec.steps.symbol: self.steps}
-        key_heads = self.H if len({decl.heads for decl in spec.inputs}) > 1 else self.HV
-        return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment)
+        return Sizes(self.lengths, self._key_heads(spec), self.HV, dims, blocks, steps, self.segment)
 
     def row_sizes(self, spec: Spec, rows: str) -> Sizes:
         """The sizes of a launch of programs that multiply rows of a chunk, each for a token, or for one micro-step if
         `rows` says so; they have blocks of any dim."""
         chunk = self.rows or self.chunk if rows == ROW else self.chunk
-        dims = dict(zip(spec.dims, itertools.cycle(self.whole)))
+        dims = self._fitting(spec, dict(zip(spec.dims, itertools.cycle(self.whole))))
         steps = {} if spec.steps is None else {spec.steps.symbol: self.steps}
-        key_heads = self.H if len({decl.heads for decl in spec.inputs}) > 1 else self.HV
+        key_heads = self._key_heads(spec)
         blocks = {dim: _lanes(size) for dim, size in dims.items()}
         blocks |= {BETWEEN: chunk, WRITTEN: chunk, MEMBER: _lanes(self.HV // key_heads)}
         blocks |= {TOKEN: _lanes(chunk // self.steps), ROW: chunk} if rows == ROW else {TOKEN: chunk}
         words = {"LEVELS": chunk.bit_length() - 1, "LEAF_LEVELS": self.leaf.bit_length() - 1, "LEAF": self.leaf}
         cut = dict.fromkeys(dims, self.cut[1])
         return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment, cut, words)
+
+    def _fitting(self, spec: Spec, wanted: Mapping[str, int]) -> dict[str, int]:
+        """The sizes nearest to those that are wanted of which each is what it follows from."""
+        sizes = fitting(spec, {**wanted, "H": self._key_heads(spec), "HV": self.HV})
+        return {dim: sizes[dim] for dim in wanted}
+
+    def _key_heads(self, spec: Spec) -> int:
+        return self.H if len({decl.heads for decl in spec.inputs}) > 1 else self.HV
 
     def widened(self) -> Setting:
         """The same with all sizes larger, for a spec that divides by a size less one."""

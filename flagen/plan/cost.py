@@ -27,6 +27,7 @@ from flagen.spec.model import (
     Spec,
     children,
 )
+from flagen.spec.sizes import fitting
 
 Chunks = ChunkPlan | ScanPlan | StagedPlan | Unavailable
 
@@ -54,8 +55,9 @@ class Cost:
 
 
 def cost(spec: Spec, chunk: Chunks | None, size: int) -> Cost:
-    """The cost of `spec` with every dim of `size`, at its default number of micro-steps."""
-    sizes = dict.fromkeys(spec.dims, size)
+    """The cost of `spec` with every dim of `size` that does not follow from others, at its default number of
+    micro-steps."""
+    sizes = fitting(spec, {**dict.fromkeys(spec.dims, size), "H": 1, "HV": 1})
     steps = (spec.steps.default or 1) if spec.steps else 1
     return Cost(
         size=size,

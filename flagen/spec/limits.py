@@ -37,3 +37,9 @@ MAX_SIZE_DEGREE = 64
 
 MAX_SIZE_BITS = 2048
 """Binary digits of its coefficient."""
+
+MAX_SIZE_SEARCH = 64
+"""How far from the sizes that a proof wants those may be that it takes, so that others follow from them."""
+
+MAX_SIZE_TRIALS = 20_000
+"""How many are tried."""

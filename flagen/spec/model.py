@@ -39,6 +39,7 @@ class Number:
         return ()
 
 
+Operator = Literal["+", "-", "*", "/", "**"]
 NameKind = Literal["input", "param", "derived", "local", "size", "head"]
 
 
@@ -78,7 +79,7 @@ class Binary:
     """`left op right`, elementwise. Broadcasting is by name: the dims of one side are a subset of the other's, and the
     result has the dims of the larger side (the left one's order where they are equal)."""
 
-    op: Literal["+", "-", "*", "/", "**"]
+    op: Operator
     left: Expr
     right: Expr
     span: Span = field(default=NOWHERE, compare=False)
@@ -249,10 +250,14 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return args
 
 
-def names_in_size(expr: Expr) -> Dims:
-    """The dims that a size is made of, in the order in which it names them; not H and HV."""
-    names = (node.name for node in walk(expr) if isinstance(node, Name))
-    return tuple(dict.fromkeys(name for name in names if name not in ("H", "HV")))
+def sizes_in(expr: Expr) -> tuple[str, ...]:
+    """The names that a size is made of, in the order in which it has them."""
+    return tuple(dict.fromkeys(node.name for node in walk(expr) if isinstance(node, Name)))
+
+
+def dims_in(expr: Expr) -> Dims:
+    """Those of them that are dims: neither H nor HV."""
+    return tuple(name for name in sizes_in(expr) if name not in ("H", "HV"))
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
@@ -401,7 +406,7 @@ class Spec:
         declared = [decl.dims for decl in self.states] + [decl.dims for decl in self.inputs]
         declared += [decl.dims for decl in self.params]
         declared += [tuple(entry.name for entry in self.following)]
-        sources = {entry.name: names_in_size(entry.value) for entry in self.following}
+        sources = {entry.name: dims_in(entry.value) for entry in self.following}
         return _behind_sources((dim for dims in declared for dim in dims), sources)
 
     @property

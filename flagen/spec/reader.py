@@ -80,7 +80,7 @@ class _Reader:
         inputs = sections.inputs(given["inputs"].value) if "inputs" in given else ()
         steps = sections.steps(given["steps"].value) if "steps" in given else None
         params = sections.params(given["params"].value) if "params" in given else ()
-        following = self.symbols.following = sections.following(dims)
+        following = sections.following(dims)
         if self.symbols.complete and sections.sizes_known:
             check_sizes(self.symbols, inputs, params, self.report)
         self._expect_later(given)

@@ -10,7 +10,7 @@ from typing import Literal
 from flagen.spec.expr import parse_expression
 from flagen.spec.fields import Field, Fields
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
-from flagen.spec.model import ChunkHints, Derived, Dims, Expr, Following, Input, Interval, Param, State, Steps
+from flagen.spec.model import ChunkHints, Derived, Dims, Expr, Following, Input, Interval, Param, State, Steps, sizes_in
 from flagen.spec.names import (
     SHIPPED,
     Symbols,
@@ -22,7 +22,7 @@ from flagen.spec.names import (
 from flagen.spec.ranges import interval_of
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
-from flagen.spec.sizes import NotASize, Quotient, check_size, in_order, quotient, ratio
+from flagen.spec.sizes import NoneFit, NotASize, Quotient, check_size, fitting, in_order, quotient, ratio
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*) *=")
@@ -139,9 +139,12 @@ class Sections:
             message = f"the size of `{first.name}` follows from itself{through}"
             hint = "one of them has to follow from the sizes of inputs"
             self.report.error("E513", first.span, message, hint if others else "give it as a dim of an input")
-        sound = self._sound_sizes(ordered)
-        self.symbols.doubtful |= self.symbols.sized - {entry.name for entry in sound}
-        return sound
+        self.symbols.following = self._sound_sizes(ordered)
+        unsound = self.symbols.sized - {entry.name for entry in self.symbols.following}
+        self.symbols.doubtful |= unsound
+        if not unsound:
+            self._check_fitting()
+        return self.symbols.following
 
     def _size(self, field: Field) -> Following | None:
         self.scope.place = "dims"
@@ -159,6 +162,19 @@ class Sections:
             except NotASize as problem:
                 self.report.error("E512", problem.span, problem.message, problem.hint)
         return tuple(entry for entry in ordered if entry.name in sizes)
+
+    def _check_fitting(self) -> None:
+        """There are sizes that go together, as small as a proof has them, with one head and with several."""
+        dims = dict.fromkeys((symbol.name for symbol in self.symbols.of_kind("dim")), 2)
+        try:
+            for heads in ({"H": 1, "HV": 1}, {"H": 1, "HV": 2}, {"H": 2, "HV": 4}):
+                fitting(self.symbols, dims | heads)
+        except NoneFit as problem:
+            message = "no small sizes make this a positive integer"
+            if any(name in ("H", "HV") for name in sizes_in(problem.entry.value)):
+                message += ", be there one head or several"
+            hint = "what flagen generates is proved at small sizes first"
+            self.report.error("E512", problem.entry.value.span, message, hint)
 
     def states(self, node: Node) -> tuple[State, ...]:
         entries = self._section(node, "`state` is a mapping of names to dims", "`S: [K, V]`")

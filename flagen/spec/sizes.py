@@ -1,4 +1,4 @@
-"""Sizes that follow from others: what they come to, and which are a multiple of which.
+"""Sizes that follow from others: what they come to, which are a multiple of which, and sizes that go together.
 
 A size is a quotient of two polynomials in the sizes that calls give, with exact coefficients. Two of them are the same
 where one's numerator times the other's denominator is the same polynomial either way.
@@ -6,14 +6,23 @@ where one's numerator times the other's denominator is the same polynomial eithe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, islice
 from typing import Protocol
 
-from flagen.diagnostics import Span
-from flagen.spec.limits import MAX_SIZE_BITS, MAX_SIZE_DEGREE, MAX_SIZE_POWER, MAX_SIZE_TERMS
-from flagen.spec.model import Binary, Expr, Following, Name, Negate, Number, names_in_size
+from flagen.diagnostics import InternalError, Span
+from flagen.spec.limits import (
+    MAX_SIZE_BITS,
+    MAX_SIZE_DEGREE,
+    MAX_SIZE_POWER,
+    MAX_SIZE_SEARCH,
+    MAX_SIZE_TERMS,
+    MAX_SIZE_TRIALS,
+)
+from flagen.spec.model import Binary, Expr, Following, Name, Negate, Number, Operator, dims_in, sizes_in
 
 Monomial = tuple[tuple[str, int], ...]
 """A product of sizes, each with its power, in order of their names."""
@@ -165,7 +174,7 @@ def _cycles(left: Mapping[str, Following]) -> Iterator[tuple[Following, ...]]:
 
 def _among(entry: Following, entries: Mapping[str, Following]) -> list[str]:
     """Those of `entries` that a size follows from."""
-    return [source for source in names_in_size(entry.value) if source in entries]
+    return [source for source in dims_in(entry.value) if source in entries]
 
 
 def quotients(following: Iterable[Following]) -> dict[str, Quotient]:
@@ -199,6 +208,147 @@ def quotient(expr: Expr, sizes: Mapping[str, Quotient]) -> Quotient:
     raise NotASize(expr.span, "a size is made of others and of numbers with `+`, `-`, `*`, `/` and `**`")
 
 
+def origins_of(following: Iterable[Following]) -> dict[str, tuple[str, ...]]:
+    """The dims of arguments that each size which follows from others follows from in the end."""
+    origins: dict[str, tuple[str, ...]] = {}
+    for entry in following:
+        found = (origin for dim in dims_in(entry.value) for origin in origins.get(dim, (dim,)))
+        origins[entry.name] = tuple(dict.fromkeys(found))
+    return origins
+
+
+class NoneFit(Exception):
+    """No small sizes make what follows from them positive integers; `entry` is the first that fails."""
+
+    def __init__(self, entry: Following) -> None:
+        super().__init__(f"no small sizes make {entry.name} a positive integer")
+        self.entry = entry
+
+
+def fitting(known: Follows, wanted: Mapping[str, int]) -> dict[str, int]:
+    """The sizes nearest to those that are wanted of which each is what it follows from, larger ones before smaller; if
+    there are none near, the smallest.
+
+    `wanted` has every dim that calls give, and H and HV, which stay what they are, where sizes follow from them.
+
+    Raises:
+        NoneFit: there are no small ones either.
+    """
+    sizes = dict(wanted)
+    for group in _groups(known.following):
+        sizes = group.fitting(sizes)
+    return sizes
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Sizes that follow from what others of the group do, too, and all that they follow from."""
+
+    entries: tuple[Following, ...]
+    sources: tuple[str, ...]
+
+    def fitting(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        """The nearest sizes with those of this group."""
+        free = [name for name in self.sources if name not in ("H", "HV")]
+        most, count = 0, MAX_SIZE_TRIALS // len(self.entries)
+        near = islice(_near([wanted[name] for name in free]), count)
+        for trial in chain(near, islice(_near([2] * len(free)), count)):
+            sizes = {**wanted, **dict(zip(free, trial, strict=True))}
+            fit = _follow(self.entries, sizes)
+            if fit == len(self.entries):
+                return sizes
+            most = max(most, fit)
+        raise NoneFit(self.entries[most])
+
+
+def _groups(following: Iterable[Following]) -> list[_Group]:
+    groups: list[_Group] = []
+    for entry in following:
+        names = {entry.name, *dims_in(entry.value)}
+        met = [group for group in groups if names & {*group.sources, *(each.name for each in group.entries)}]
+        groups = [group for group in groups if group not in met]
+        entries = (*(each for group in met for each in group.entries), entry)
+        sources = (*(name for group in met for name in group.sources), *sizes_in(entry.value))
+        computed = {each.name for each in entries}
+        groups.append(_Group(entries, tuple(name for name in dict.fromkeys(sources) if name not in computed)))
+    return groups
+
+
+def _near(wanted: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Sizes at a growing distance from those that are wanted."""
+    if not wanted:
+        yield ()
+        return
+    for distance in range(MAX_SIZE_SEARCH):
+        for steps in _steps(len(wanted), distance):
+            sizes = tuple(size + step for size, step in zip(wanted, steps, strict=True))
+            if min(sizes) > 0:
+                yield sizes
+
+
+def _steps(count: int, distance: int) -> Iterator[tuple[int, ...]]:
+    """Steps up and down that come to a distance together, those up first."""
+    if count == 1:
+        yield from ((distance,), (-distance,))[: 1 + (distance > 0)]
+        return
+    for first in sorted(range(-distance, distance + 1), reverse=True):
+        yield from ((first, *others) for others in _steps(count - 1, distance - abs(first)))
+
+
+def _follow(entries: Sequence[Following], sizes: dict[str, int]) -> int:
+    """Add the sizes that follow to `sizes`, until one is none; how many are."""
+    for count, entry in enumerate(entries):
+        try:
+            size = _value(entry.value, sizes)
+        except ZeroDivisionError:
+            return count
+        if size.denominator > 1 or size < 1:
+            return count
+        sizes[entry.name] = int(size)
+    return len(entries)
+
+
+_OPERATORS: Mapping[Operator, Callable[[Fraction, Fraction], Fraction]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "**": operator.pow,
+}
+
+
+def _value(expr: Expr, sizes: Mapping[str, int]) -> Fraction:
+    """A size in numbers."""
+    match expr:
+        case Number(Fraction() as value):
+            return value
+        case Name(name):
+            return Fraction(sizes[name])
+        case Negate(value):
+            return -_value(value, sizes)
+        case Binary(op, left, right):
+            return _OPERATORS[op](_value(left, sizes), _value(right, sizes))
+    raise InternalError(f"no size has {expr!r}")
+
+
+def as_fraction(expr: Expr) -> tuple[Expr, Expr]:
+    """A size as one expression over another, in neither of which anything is divided."""
+    match expr:
+        case Number(Fraction() as value):
+            return Number(Fraction(value.numerator)), Number(Fraction(value.denominator))
+        case Name():
+            return expr, _ONE
+        case Negate(value):
+            over, under = as_fraction(value)
+            return Negate(over), under
+        case Binary("**", left, right):
+            over, under = (_to_the(part, abs(_power(right, {}))) for part in as_fraction(left))
+            return (over, under) if _power(right, {}) >= 0 else (under, over)
+        case Binary(op, left, right):
+            return _joined(op, as_fraction(left), as_fraction(right))
+    raise InternalError(f"no size has {expr!r}")
+
+
 def check_size(value: Quotient, span: Span) -> None:
     """Raise NotASize where a size is no positive integer whatever others are."""
     constant = value.constant
@@ -216,6 +366,32 @@ def _power(expr: Expr, sizes: Mapping[str, Quotient]) -> int:
     if abs(power) > MAX_SIZE_POWER:
         raise NotASize(expr.span, f"an exponent in a size is at most {MAX_SIZE_POWER} in magnitude")
     return int(power)
+
+
+_ONE = Number(Fraction(1))
+
+
+def _joined(op: Operator, left: tuple[Expr, Expr], right: tuple[Expr, Expr]) -> tuple[Expr, Expr]:
+    match op:
+        case "*":
+            return _times(left[0], right[0]), _times(left[1], right[1])
+        case "/":
+            return _times(left[0], right[1]), _times(left[1], right[0])
+    if left[1] == right[1]:
+        return Binary(op, left[0], right[0]), left[1]
+    return Binary(op, _times(left[0], right[1]), _times(right[0], left[1])), _times(left[1], right[1])
+
+
+def _times(left: Expr, right: Expr) -> Expr:
+    if isinstance(left, Number) and isinstance(right, Number):
+        return Number(left.value * right.value)
+    if _ONE in (left, right):
+        return left if right == _ONE else right
+    return Binary("*", left, right)
+
+
+def _to_the(expr: Expr, power: int) -> Expr:
+    return expr if expr == _ONE or power == 1 else Binary("**", expr, Number(Fraction(power)))
 
 
 def _combined(op: str, left: Quotient, right: Quotient, expr: Expr) -> Quotient:

@@ -17,6 +17,7 @@ from flagen.inspection.calls import within
 from flagen.inspection.recorder import launch_options, record
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Spec
+from flagen.spec.sizes import fitting
 from flagen.triton_cpu.offline import inspect_kernel
 from tests.backends.triton_odd import ODD
 from tests.fuzz.packages import build, imported
@@ -41,7 +42,7 @@ def _reports(spec: Spec, package: ModuleType, arch: str) -> Iterator[tuple[str, 
     importlib.import_module(f"{package.__name__}.fused_recurrent_backward_kernels")
     module = importlib.import_module(f"{package.__name__}.fused_recurrent_backward")
     known = SIZES | {dim: 64 for dim in spec.dims if dim not in SIZES}
-    sizes = {**known, "H": 2, "HV": 4 if spec.has_value_heads else 2}
+    sizes = fitting(spec, {**known, "H": 2, "HV": 4 if spec.has_value_heads else 2})
 
     def empty(*shape: int | str, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         return torch.empty([sizes.get(size, size) for size in shape], dtype=dtype)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from flagen.spec.model import Input, Interval, Param, Spec
+from flagen.spec.sizes import fitting
 from tests.fuzz.interpreter import Arguments, Scope, interpret
 from tests.phases import compared
-from tests.sizes import fitting, given_dims
 
 BOUND = 1e-9
 
@@ -93,8 +93,8 @@ class Problem:
         heads = {"H": shape.H, "HV": shape.HV if spec.has_value_heads else shape.H}
         if all(i.heads == "HV" for i in spec.inputs):
             heads["H"] = shape.HV
-        wanted = {dim: (shape.first, shape.second)[place % 2] for place, dim in enumerate(given_dims(spec))}
-        self.sizes = fitting(spec, wanted, heads) | heads
+        wanted = {dim: (shape.first, shape.second)[place % 2] for place, dim in enumerate(spec.dims)}
+        self.sizes = fitting(spec, wanted | heads)
         self.leaves = dict(self._arguments())
         self.numbers = {
             p.name: self._within(p.range, torch.rand((), generator=self.random).double()).item()

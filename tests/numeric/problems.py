@@ -20,6 +20,7 @@ from torch.nn.functional import logsigmoid, normalize, softplus
 from flagen.spec import load_spec
 from flagen.spec.model import Input, Param, Spec
 from flagen.spec.model import State as SpecState
+from flagen.spec.sizes import fitting
 from tests.margins import beyond
 from tests.phases import compared
 from tests.specs import OPERATORS
@@ -208,12 +209,15 @@ class Shape:
         return self.B if self.lengths is None else len(self.lengths)
 
     def sizes(self, spec: Spec) -> dict[str, int]:
-        """The size of each dim of a spec's states, matrices first."""
+        """The size of each dim of a spec's states, matrices first; and those that follow from them."""
+        following = {entry.name for entry in spec.following}
         states = sorted(spec.states, key=lambda state: -len(state.dims))
-        first, *others = dict.fromkeys(dim for state in states for dim in state.dims)
+        first, *others = dict.fromkeys(dim for state in states for dim in state.dims if dim not in following)
         *between, last = others or [None]
         sizes = {first: self.K, **dict.fromkeys(between, self.M), last: self.V}
-        return {dim: size for dim, size in sizes.items() if dim is not None}
+        known = {dim: size for dim, size in sizes.items() if dim is not None}
+        fit = fitting(spec, {**known, "H": self.H, "HV": self.H * self.groups})
+        return {dim: fit[dim] for dim in (*known, *following)}
 
 
 @dataclass(frozen=True)

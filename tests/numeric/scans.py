@@ -18,6 +18,7 @@ from torch import Tensor
 
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Input, Param, Spec
+from flagen.spec.sizes import fitting
 from tests.fuzz.packages import build, imported
 from tests.numeric.problems import cotangent
 from tests.phases import compared
@@ -178,8 +179,9 @@ def make(name: str, shape: Shape, *, state: bool = True, seed: int = 0) -> Probl
     """A random float64 problem; log decays are -inf and 0 now and then, as they may be."""
     spec = spec_of(name)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {shape} {seed}".encode()))
-    sizes = dict(zip(spec.dims, (*shape.sizes, *[shape.sizes[-1]] * len(spec.dims)), strict=False))
+    wanted = dict(zip(spec.dims, (*shape.sizes, *[shape.sizes[-1]] * len(spec.dims)), strict=False))
     heads = {"H": shape.H, "HV": shape.H * (shape.groups if spec.has_value_heads else 1)}
+    sizes = fitting(spec, wanted | heads)
     tokens = shape.T if shape.lengths is None else sum(shape.lengths)
 
     def normal(*size: int) -> Tensor:

@@ -43,6 +43,7 @@ def derivation_file(plan: Plan) -> Rendering:
             "paper": markdown(spec.paper),
             "description": markdown(spec.description),
             "recurrence": list(_recurrence(spec, printer)),
+            "sizes": [(symbol(entry.name), printer.print(entry.value)) for entry in spec.following],
             "steps": (symbol(spec.steps.symbol), spec.steps.argument) if spec.steps else None,
             "reason": markdown(plan.chunk.reason) if isinstance(plan.chunk, Unavailable) else "",
             "normal_form": [] if nf is None else list(_normal_form(nf, printer)),

@@ -9,7 +9,10 @@ from flagen.backends.range_check import with_ranges
 from flagen.backends.signature import leading_axes
 from flagen.backends.text import tuple_of
 from flagen.plan.model import Plan
-from flagen.spec.model import Input, Spec
+from flagen.spec import to_source
+from flagen.spec.model import Following, Input, Spec, sizes_in
+from flagen.spec.renaming import expression_renamed
+from flagen.spec.sizes import as_fraction
 
 
 def arguments_file(plan: Plan) -> Rendering:
@@ -32,9 +35,22 @@ def arguments_file(plan: Plan) -> Rendering:
             ],
             "steps": spec.steps.argument if spec.steps else None,
             "declared_ranges": _ranges(spec),
+            "following": [_size(spec, entry) for entry in spec.following],
             "written": {dim: spec.written[dim] for dim in spec.dims if dim in spec.written},
         },
     )
+
+
+def _size(spec: Spec, entry: Following) -> dict[str, str]:
+    """The rule by which a size follows from others."""
+    of = sizes_in(entry.value)
+    over, under = (to_source(part) for part in as_fraction(entry.value))
+    return {
+        "dim": entry.name,
+        "formula": to_source(expression_renamed(entry.value, spec.written)),
+        "of": tuple_of(map(repr, of)),
+        "quotient": f"lambda{' ' * bool(of)}{', '.join(of)}: ({over}, {under})",
+    }
 
 
 def _axes(*names: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import (
@@ -21,7 +22,7 @@ from flagen.plan.free_names import free_name
 from flagen.plan.model import Plan, StagedPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.unavailable import Unavailable
-from flagen.spec.model import Expr, Interval, Name, Param, Spec, walk
+from flagen.spec.model import Expr, Following, Interval, Name, Param, Spec, sizes_in, walk
 
 
 def package_file(plan: Plan) -> Rendering:
@@ -73,7 +74,15 @@ def module_file(plan: Plan) -> Rendering:
     spec = plan.spec
     tensors = [p for p in spec.params if p.is_tensor]
     scalars = [p for p in spec.params if not p.is_tensor]
-    sizes = dict.fromkeys(size for p in tensors for size in _sizes(p))
+    needed = dict.fromkeys(size for p in tensors for size in _sizes(p))
+    following = _following(spec, needed)
+    computed = {entry.name for entry in following}
+    sources = (size for entry in following for size in sizes_in(entry.value))
+    sizes = [size for size in dict.fromkeys((*needed, *sources)) if size not in computed]
+
+    def known(size: str) -> str:
+        return f"self.{size}" if size in computed else size
+
     documented = {p.name: p for p in parameters(spec)}
     settings = [(p.name, "float" if p.default is None else "float | None", p.default is None) for p in scalars]
     keywords = (*(name for name, _, _ in settings), *_step_argument(spec))
@@ -89,11 +98,15 @@ def module_file(plan: Plan) -> Rendering:
             "sizes": [
                 {"name": size, "doc": "value heads" if size == "HV" else f"size of dim {size}"} for size in sizes
             ],
+            "computed": [
+                {"name": entry.name, "of": ", ".join(f"{size}={known(size)}" for size in sizes_in(entry.value))}
+                for entry in following
+            ],
             "params": [
                 {
                     "name": p.name,
-                    "shape": tuple_of((("HV",) if p.per_head else ()) + p.dims),
-                    "doc": param_doc(p),
+                    "shape": tuple_of(map(known, (("HV",) if p.per_head else ()) + p.dims)),
+                    "doc": param_doc(spec, p),
                     "initial": _initial(p),
                 }
                 for p in tensors
@@ -150,6 +163,16 @@ def _sizes(param: Param) -> tuple[str, ...]:
     """The sizes a param's shape and default need."""
     names = () if param.default is None else tuple(n.name for n in walk(param.default) if isinstance(n, Name))
     return (*(("HV",) if param.per_head else ()), *param.dims, *names)
+
+
+def _following(spec: Spec, sizes: Iterable[str]) -> list[Following]:
+    """Those of `sizes` that follow from others, and what they follow from that does so too."""
+    found, pending = set[str](), set(sizes)
+    for entry in reversed(spec.following):
+        if entry.name in pending:
+            found.add(entry.name)
+            pending |= {*sizes_in(entry.value)}
+    return [entry for entry in spec.following if entry.name in found]
 
 
 def _initial(param: Param) -> str:

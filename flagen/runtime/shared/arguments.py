@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
@@ -23,6 +23,21 @@ class State:
 
     axes: Axes
     init: float = 0.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a dim that follows from others.
+
+    Args:
+        formula: what it is, in words.
+        of: the sizes that it is made of.
+        quotient: two integers from these, of which one over the other is the size.
+    """
+
+    formula: str
+    of: Axes
+    quotient: Callable[..., tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,7 @@ class Call(Generic[Sizes]):
         steps: what the number of micro-steps a token is called, where there are such.
         ranges: the values that inputs and params are declared to have.
         written: what messages call axes that are sizes under another name.
+        following: the sizes that follow from others, each behind those it follows from.
     """
 
     sizes: type[Sizes]
@@ -106,6 +122,7 @@ class Call(Generic[Sizes]):
     steps: str = ""
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     written: Mapping[str, str] = field(default_factory=dict)
+    following: Mapping[str, Size] = field(default_factory=dict)
 
     def check(
         self,
@@ -120,7 +137,8 @@ class Call(Generic[Sizes]):
         With `shapes_only` the numbers in `cu_seqlens` stay unread and `offsets` None: all that torch.compile can trace.
 
         Raises:
-            ValueError: a shape, dtype, device or head count that does not fit, with its name and what was expected.
+            ValueError: a shape, dtype, device or head count that does not fit, with its name and what was expected; a
+                size that follows from others and is no positive int.
         """
         if self.steps and (not isinstance(steps, int | torch.SymInt) or steps < 1):
             raise ValueError(f"{self.steps}: expected a positive int, got {steps!r}")
@@ -133,6 +151,8 @@ class Call(Generic[Sizes]):
             if named[name] is not None or name not in self.optional:
                 self._fit(sizes, name, named[name], axes)
         given = {name: tensor for name, tensor in named.items() if tensor is not None}
+        for dim in self.following:
+            self._follow(sizes, dim, given)
         first = next(iter(self.inputs))
         device = given[first].device
         for name, tensor in given.items():
@@ -156,6 +176,21 @@ class Call(Generic[Sizes]):
             states=tuple(self.states.values()),
             **{axis: size for axis, size in sizes.items() if axis not in self.leading},
         )
+
+    def size(self, dim: str, /, **sizes: int) -> int:
+        """The size of a dim that follows from others, from these.
+
+        Raises:
+            ValueError: it is no positive int.
+        """
+        rule = self.following[dim]
+        over, under = rule.quotient(*[sizes[name] for name in rule.of])
+        if under == 0 or over % under or over // under < 1:
+            value = f"is {over / under}" if under else "has no value"
+            known = ", ".join(f"{self.layout((name,))} = {sizes[name]}" for name in rule.of)
+            expected = f"{self.layout((dim,))}: expected a positive int"
+            raise ValueError(f"{expected}; it is {rule.formula}, which {value} for {known}")
+        return over // under
 
     @property
     def leading(self) -> tuple[str, str]:
@@ -215,6 +250,17 @@ class Call(Generic[Sizes]):
             if axis in ("H", "HV") and size == 0:
                 raise ValueError(f"{name}: expected at least one head ({axis}), got shape {shape}")
         return tensor
+
+    def _follow(self, sizes: dict[str, int], dim: str, given: Mapping[str, Tensor]) -> None:
+        """Learn the size of a dim that follows from others; that of a tensor which has it must be the same."""
+        size = self.size(dim, **sizes)
+        if sizes.setdefault(dim, size) != size:
+            tensors = {**self.inputs, **self.params}
+            name = next(name for name in given if dim in tensors[name])
+            formula = self.following[dim].formula
+            known = f"{formula} = {size}" if formula != str(size) else formula
+            expected = f"[{self.layout(tensors[name])}] with {self.layout((dim,))} = {known}"
+            raise ValueError(f"{name}: expected shape {expected}, got {tuple(given[name].shape)}")
 
     def _fit_heads(self, sizes: dict[str, int]) -> None:
         """Learn H and HV, where inputs have only one of them; else the first must divide the other."""
