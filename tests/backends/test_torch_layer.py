@@ -112,6 +112,20 @@ def test_a_dim_that_only_a_mark_asks_for_is_computed(tmp_path: Path) -> None:
     assert "wide = 3 * num_heads" in constructor and "if wide > 2:\n" in constructor
 
 
+def test_what_version_2_has_besides(tmp_path: Path) -> None:
+    start = "  modules:\n =>   init: {o_proj.weight: identity()}\n  modules:\n"
+    text = edited(tmp_path, version="flagen: 1 => flagen: 2", start=start, call="b_proj(x), => b_proj(detach(x)),")
+    assert "self.b_proj(x.detach())" in method(text, "forward")
+    assert "self.o_proj.weight.copy_(torch.eye(*self.o_proj.weight.shape[-2:]))" in method(text, "reset_parameters")
+
+
+def test_a_word_of_version_2_is_a_name_in_version_1(tmp_path: Path) -> None:
+    text = (VALID / "gated_deltanet.yaml").read_text().replace("q_proj", "identity").replace("k_proj", "detach")
+    path = tmp_path / "gated_deltanet.yaml"
+    path.write_text(text)
+    assert "self.identity(x)" in method(written(path), "forward")
+
+
 def test_inputs_stand_before_cu_seqlens_and_outputs_come_last(everything: str) -> None:
     spec, _ = check_file(VALID / "layer_of_everything.yaml")
     assert spec.layer is not None

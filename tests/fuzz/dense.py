@@ -43,6 +43,8 @@ class DenseAuthor(StagedAuthor):
     tame: bool = False
     """Whether nothing sums over `value`, a dim of the state: kernels of chunks own blocks of it."""
     value: str = ""
+    version: int = 1
+    """Of the language, which says what is a name in it."""
 
     def dense(self) -> str:
         """A spec of any family, its names now and then others than usual."""
@@ -363,7 +365,7 @@ class DenseAuthor(StagedAuthor):
         names: dict[str, str] = {}
         for name in old:
             free = set(SIZES if name in dims else NAMES) - set(old) - set(names.values())
-            fitting = [new for new in sorted(free) if identifier_problem(new, "param") is None]
+            fitting = [new for new in sorted(free) if identifier_problem(new, "param", self.version) is None]
             if name not in fixed and self.chance(60):
                 names[name] = self.pick(*fitting)
         names |= {f"{name}_prev": f"{new}_prev" for name, new in names.items()}

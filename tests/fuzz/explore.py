@@ -2,9 +2,10 @@
 
     python -m tests.fuzz.explore --count 1000 --start 0 --stage kernels
 
-Each number is one spec, the same one everywhere. A spec is refused with documented codes or it builds, and its kernels
-are proved; then all its forms are its recurrence. Kernels run in PyTorch, those of every tenth spec in
-Triton's interpreter, with --interpret all. What fails is printed with its number, and with --show as text.
+Each number is one spec, the same one everywhere; those of version 2 begin at 2000000. A spec is refused with documented
+codes or it builds, and its kernels are proved; then all its forms are its recurrence. Kernels run in PyTorch, those of
+every tenth spec in Triton's interpreter, with --interpret all. What fails is printed with its number, and with --show
+as text.
 """
 
 from __future__ import annotations
@@ -30,13 +31,30 @@ from flagen.diagnostics import SpecError
 from flagen.plan import Plan, StagedPlan
 from flagen.plan.chunk import ChunkPlan
 from flagen.spec import CODES, parse_spec
-from flagen.spec.model import Binary, Call, Contract, Expr, Name, Negate, Reduce, RowMap, Spec, walk
+from flagen.spec.model import (
+    Binary,
+    Call,
+    Contract,
+    Expr,
+    Index,
+    Name,
+    Negate,
+    Over,
+    Reduce,
+    Rotate,
+    RowMap,
+    Spec,
+    walk,
+)
 from tests.fuzz import kernels, ladder
 from tests.fuzz.dense import DenseAuthor
 from tests.fuzz.packages import imported, planned, written
+from tests.fuzz.turned import TurnedAuthor
 from tests.vectorized.launches import vectorized
 
 STAGES = ("build", "naive", "kernels")
+OF_VERSION_2 = 2_000_000
+"""The number from which on specs are of version 2 of the language."""
 _INTERPRETED = 10
 """Of so many specs the kernels of one run in Triton's interpreter."""
 
@@ -60,7 +78,8 @@ class Covered:
 
 def text_of(number: int) -> str:
     """The spec of this number."""
-    return DenseAuthor(random.Random(number).randrange).dense()
+    below = random.Random(number).randrange
+    return DenseAuthor(below).dense() if number < OF_VERSION_2 else TurnedAuthor(below).turned()
 
 
 def explore(numbers: range, stage: str, *, interpret: bool = True, follow: bool = False) -> Covered:
@@ -128,6 +147,8 @@ def shape(spec: Spec) -> Iterator[tuple[str, str]]:
     yield "heads", "shared" if spec.has_value_heads else "all alike"
     if spec.steps is not None:
         yield "specs", "with micro-steps"
+    if spec.following:
+        yield "specs", "with dims that follow"
 
 
 def roles(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -159,6 +180,12 @@ def kinds_in(spec: Spec, expr: Expr) -> Iterator[str]:
                 yield "map"
             case Reduce() | Contract():
                 yield "reduction"
+            case Rotate():
+                yield "rotation"
+            case Over():
+                yield "renaming"
+            case Index():
+                yield "place"
             case Name(name, "param"):
                 yield "per head" if next(param for param in spec.params if param.name == name).per_head else "param"
             case Name(_, "head"):

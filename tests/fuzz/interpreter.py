@@ -119,28 +119,19 @@ class Scope:
                 return _FUNCTIONS[function](*(self.spread(arg, expr.dims) for arg in args))
             case Reduce(function, value, dim):
                 return self.reduce(function, value, dim)
+            case Rotate(value, angle, half):
+                return _rotated(self.evaluate(value), self.evaluate(angle), half)
+            case Over(value):
+                return self.evaluate(value)
+            case Index(dim):
+                places = torch.arange(int(self.names[dim].max()), dtype=torch.float64)
+                return places.expand(*self.lead, len(places))
             case RowMap("softmax", value):
                 return torch.softmax(self.evaluate(value), dim=-1)
             case RowMap("l2norm", value):
                 x = self.evaluate(value)
                 return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-6)
-            case Rotate(value, angle, half):
-                return self.rotate(self.evaluate(value), self.evaluate(angle), half)
-            case Over(value):
-                return self.evaluate(value)
-            case Index(dim):
-                size = int(self.names[dim].flatten()[0])
-                return torch.arange(size, dtype=torch.float64).expand(*self.lead, size)
         raise AssertionError(f"no meaning for {expr}")
-
-    def rotate(self, x: Tensor, angle: Tensor, half: bool) -> Tensor:
-        """Pairs as complex numbers, times one of length 1; the others times 1."""
-        size = x.shape[-1]
-        turn = torch.polar(torch.ones_like(angle), angle)
-        turn = torch.nn.functional.pad(turn, (0, size // 2 - angle.shape[-1]), value=1.0)
-        real, imaginary = (x[..., : size // 2], x[..., size // 2 :]) if half else (x[..., 0::2], x[..., 1::2])
-        turned = torch.complex(real.contiguous(), imaginary.contiguous()) * turn
-        return torch.cat((turned.real, turned.imag), -1) if half else torch.view_as_real(turned).flatten(-2)
 
     def spread(self, expr: Expr, dims: Dims) -> Tensor:
         """The value of `expr` with an axis for each of `dims`: its own in the same order, and perhaps more."""
@@ -162,6 +153,17 @@ class Scope:
         if function == "norm":
             return torch.linalg.vector_norm(x, dim=axes)
         return x.sum(axes) if function == "sum" else x.mean(axes)
+
+
+def _rotated(x: Tensor, angle: Tensor, half: bool) -> Tensor:
+    """Pairs of channels as complex numbers, turned by their angles, those that have none by nothing."""
+    count = x.shape[-1] // 2
+    paired, alone = x[..., : 2 * count], x[..., 2 * count :]
+    paired = paired.unflatten(-1, (2, count)).transpose(-2, -1) if half else paired.unflatten(-1, (count, 2))
+    phi = functional.pad(angle, (0, count - angle.shape[-1]))
+    turned = torch.view_as_complex(paired.contiguous()) * torch.polar(torch.ones_like(phi), phi)
+    pairs = torch.view_as_real(turned)
+    return torch.cat([(pairs.transpose(-2, -1) if half else pairs).flatten(-2), alone], dim=-1)
 
 
 def interpret(spec: Spec, args: Arguments, cu_seqlens: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -25,7 +25,7 @@ from flagen.spec.layer.words import Parameter
 
 _NEGATED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">", "is": "is not", "is not": "is"}
 
-_METHODS = ("exp", "log", "log1p", "sqrt", "abs", "sigmoid", "tanh", "relu", "float")
+_METHODS = ("exp", "log", "log1p", "sqrt", "abs", "sigmoid", "tanh", "relu", "float", "detach")
 _FUNCTIONAL = ("silu", "softplus", "logsigmoid")
 
 _WRITTEN: Mapping[str, tuple[str, int]] = {
@@ -216,6 +216,8 @@ class LayerPrinter:
             case Call("xavier_uniform" | "orthogonal" as name, "init"):
                 gain = self.text(self.bound(value, RULES[name].given)["gain"])
                 return f"nn.init.{name}_({parameter}, gain={gain})"
+            case Call("identity", "init"):
+                return f"{parameter}.copy_(torch.eye(*{parameter}.shape[-2:]))"
             case _:
                 filled_by = "copy_" if _drawn(value) else "fill_"
                 return f"{parameter}.{filled_by}({_Start(self, parameter).print(value).text})"

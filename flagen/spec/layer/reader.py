@@ -123,7 +123,7 @@ class LayerReader:
         problem = class_name_problem(scalar.text, self.package)
         if problem is None and scalar.text in MODULE_ATTRIBUTES:
             problem = "every module has an attribute of this name"
-        if problem is None and scalar.text in OWN | RULES.keys():
+        if problem is None and scalar.text in OWN | {rule.name for rule in RULES.values() if rule.since == 1}:
             problem = f"`{scalar.text}` is a name the generated code uses"
         if problem is not None:
             self.report.error("E207", scalar.span, f"{quoted(scalar.text)} cannot name a class", problem)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from flagen.diagnostics import Span
 from flagen.spec.layer.model import CallKind, Expr, Name, NameKind, Value
 from flagen.spec.layer.vocabulary import CONSTANTS, CONSTRUCTORS, FUNCTIONS, NUMBER_FUNCTIONS, RULES
-from flagen.spec.names import MODULE_ATTRIBUTES, did_you_mean, listed, nearest, quoted
+from flagen.spec.layer.words import Word
+from flagen.spec.names import MODULE_ATTRIBUTES, did_you_mean, later_version, listed, nearest, quoted
 from flagen.spec.report import Report
 
 Kind = Literal["config", "dim", "param", "module", "input", "local", "operator"]
@@ -103,7 +104,7 @@ class LayerScope:
     def declare(self, name: str, kind: Kind, span: Span) -> Declared | None:
         """Enter a name; None, and a diagnostic, where it cannot be one."""
         self.later.pop(name, None)
-        problem = _problem(name, kind)
+        problem = _problem(name, kind, self.report.version)
         if problem is not None:
             self.report.error(problem[0], span, problem[1], problem[2])
             self.report.misnamed.add(name)
@@ -187,12 +188,22 @@ class LayerScope:
     def _callable(self) -> dict[str, CallKind]:
         words: dict[str, CallKind] = dict.fromkeys(NUMBER_FUNCTIONS, "function")
         if self.place == "modules":
-            words |= dict.fromkeys(CONSTRUCTORS, "constructor")
+            words |= dict.fromkeys(self._here(), "constructor")
         if self.place == "init":
-            words |= dict.fromkeys(RULES, "init")
+            words |= dict.fromkeys(self._here(), "init")
         if self.place == "forward":
-            words |= dict.fromkeys(FUNCTIONS, "function")
+            words |= dict.fromkeys(self._here(), "function")
         return words
+
+    def _here(self) -> list[str]:
+        """The words of this place alone, as far as this version of the language has them."""
+        words = _STANDING.get(self.place, {}).values()
+        return [word.name for word in words if word.since <= self.report.version]
+
+    def _elsewhere(self, name: str) -> str | None:
+        """Where else the word `name` stands."""
+        since = _since(name)
+        return None if since is None or since > self.report.version else _ALL_WORDS[name]
 
     def _not_here(self, name: str, declared: Declared, span: Span) -> None:
         message = f"`{name}` is {declared.described}, and is there only in `forward`"
@@ -204,7 +215,7 @@ class LayerScope:
         if name in self.later:
             message = f"`{name}` is defined on line {self.later[name]}, after this"
             self.report.error("E308", span, message, "expressions use the names before them")
-        elif name in _ALL_WORDS or name == OPERATOR:
+        elif self._elsewhere(name) is not None or name == OPERATOR:
             self.report.error("E312", span, f"`{name}` is a function", f"give it its arguments: `{name}(...)`")
         elif self.complete and name not in self._unknown:
             self._unknown.add(name)
@@ -224,19 +235,23 @@ class LayerScope:
             near.used = True
         what = {"modules": "a module", "init": "an init rule", "forward": "a function or module"}
         message = f"`{name}` is not {what.get(self.place, 'a function')} of the language"
-        elsewhere = _ALL_WORDS.get(name)
+        elsewhere = self._elsewhere(name)
         if name in self.later:
             message, hint = f"`{name}` is assigned on line {self.later[name]}, and cannot be called", ""
         elif elsewhere is not None:
             hint = f"it stands in `{elsewhere}`"
+        elif (since := _since(name)) is not None:
+            hint = later_version(since)
         else:
-            words: dict[Place, Iterable[str]] = {"modules": CONSTRUCTORS, "init": RULES, "forward": FUNCTIONS}
-            there = ", ".join(sorted(words.get(self.place, NUMBER_FUNCTIONS)))
+            there = ", ".join(sorted(self._here() or NUMBER_FUNCTIONS))
             hint = did_you_mean(name, known, f"there are {there}")
         if self.complete and name not in self._unknown:
             self._unknown.add(name)
             self.report.error("E408", span, message, hint)
 
+
+_STANDING: Mapping[Place, Mapping[str, Word]] = {"modules": CONSTRUCTORS, "init": RULES, "forward": FUNCTIONS}
+"""The words that stand in one place alone."""
 
 _ALL_WORDS: dict[str, str] = {
     **dict.fromkeys(NUMBER_FUNCTIONS, "dims"),
@@ -247,7 +262,13 @@ _ALL_WORDS: dict[str, str] = {
 """Every word, and where it stands."""
 
 
-def _problem(name: str, kind: Kind) -> tuple[str, str, str] | None:
+def _since(name: str) -> int | None:
+    """The first version of the language that has the word `name`; None where no version has."""
+    found = [words[name].since for words in _STANDING.values() if name in words]
+    return min(found, default=1 if name in NUMBER_FUNCTIONS else None)
+
+
+def _problem(name: str, kind: Kind, version: int) -> tuple[str, str, str] | None:
     """Why a layer cannot declare `name`: code, message and hint; or None."""
     if not _NAME.match(name):
         return (
@@ -258,7 +279,7 @@ def _problem(name: str, kind: Kind) -> tuple[str, str, str] | None:
     reason = None
     if keyword.iskeyword(name) or name in ("true", "false", "null"):
         reason = "it is a keyword"
-    elif name in FUNCTIONS or name in NUMBER_FUNCTIONS or name in RULES or (name in CONSTRUCTORS and kind != "module"):
+    elif (since := _since(name)) is not None and since <= version and (name not in CONSTRUCTORS or kind != "module"):
         reason = "it is a function of the language"
     elif name == OPERATOR:
         reason = "it is the operator"

@@ -360,6 +360,7 @@ FUNCTIONS: dict[str, Function] = {
             lambda given: repeated_first(given["x"], given["n"]),
             "a param's first dim: each of its elements `n` times, one after the other",
         ),
+        Function("detach", parameters("x"), (), _same, "`x`, and no gradient goes through it", since=2),
         Function("per_head", parameters("x"), (), lambda given: per_head(given["x"]), "`[n]` as `[n, 1]`: one a head"),
     )
 }
@@ -394,6 +395,7 @@ RULES: dict[str, Rule] = {
         Rule("normal", parameters("mean, std"), "drawn from a normal distribution"),
         Rule("xavier_uniform", parameters("gain"), "drawn evenly, by the size of a matrix, times `gain`", whole=True),
         Rule("orthogonal", parameters("gain"), "an orthogonal matrix, times `gain`", whole=True),
+        Rule("identity", (), "1 where the last two dims are at one place, else 0", whole=True, since=2),
         Rule("log", parameters("x"), "of every element"),
         Rule("exp", parameters("x"), "of every element"),
         Rule("sqrt", parameters("x"), "of every element"),

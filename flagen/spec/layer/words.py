@@ -62,6 +62,8 @@ class Constructor:
     result: Callable[[Given, Given], Shape | tuple[Shape, ...]]
     doc: str
     keeps: Literal["inputs", "token", "position"] | None = None
+    since: int = 1
+    """The version of the language that it is from."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Function:
     known: tuple[Parameter, ...]
     result: Callable[[Given], Shape | tuple[Shape, ...]]
     doc: str
+    since: int = 1
+    """The version of the language that it is from."""
 
     @property
     def given(self) -> tuple[Parameter, ...]:
@@ -88,6 +92,8 @@ class Rule:
     doc: str
     whole: bool = False
     """Whether it fills a matrix as a whole, so that nothing is computed from it."""
+    since: int = 1
+    """The version of the language that it is from."""
 
 
 Word = Constructor | Function | Rule
