@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 
 from flagen.intervals import EVERYTHING, Interval
 
@@ -106,6 +107,25 @@ def cos(x: float) -> float:
 
 def sin(x: float) -> float:
     return math.sin(x) if math.isfinite(x) else math.nan
+
+
+def cos_interval(x: Interval) -> Interval:
+    return _wave_interval(cos, x, 0.0)
+
+
+def sin_interval(x: Interval) -> Interval:
+    return _wave_interval(sin, x, math.pi / 2)
+
+
+def _wave_interval(wave: Callable[[float], float], x: Interval, top: float) -> Interval:
+    """Of what rises and falls between -1 and 1, and is 1 at `top`."""
+    if not (math.isfinite(x.low) and math.isfinite(x.high)):
+        return Interval(-1.0, 1.0)
+    ends = wave(x.low), wave(x.high)
+    first, last = (x.low - top) / math.pi, (x.high - top) / math.pi
+    extremes = range(math.ceil(first), min(math.floor(last), math.ceil(first) + 1) + 1)
+    reached = (*ends, *(1.0 if half % 2 == 0 else -1.0 for half in extremes))
+    return Interval(min(reached), max(reached))
 
 
 def floor(x: float) -> float:

@@ -144,6 +144,26 @@ def test_ranges_hold_every_value(row: Function) -> None:
                 assert found.low - 1e-12 * abs(value) <= value <= found.high + 1e-12 * abs(value), (ranges, args)
 
 
+@every_function
+def test_the_range_of_a_number_is_its_value(row: Function) -> None:
+    """A function of constants is that one number to kernels and proofs."""
+    for args in points(row):
+        value = row.at(*args)
+        assert value is not None
+        found = row.interval(*(Interval(arg, arg) for arg in args))
+        assert found.low == pytest.approx(value, rel=1e-15, abs=0) == found.high, args
+
+
+def test_a_wave_reaches_its_extremes_within_a_range() -> None:
+    cos, sin = (FUNCTIONS[name].interval for name in ("cos", "sin"))
+    assert cos(Interval(-1.0, 1.0)) == Interval(math.cos(1), 1.0)
+    assert cos(Interval(1.0, 4.0)) == Interval(-1.0, math.cos(1))
+    assert sin(Interval(0.0, 1.0)) == Interval(0.0, math.sin(1))
+    assert sin(Interval(1.0, 2.0)) == Interval(math.sin(1), 1.0)
+    for whole in (Interval(0.0, 6.3), Interval(-100.0, 100.0), EVERYTHING, Interval(0.0, math.inf)):
+        assert cos(whole) == sin(whole) == Interval(-1.0, 1.0)
+
+
 def test_a_fraction_within_one_period_keeps_its_range() -> None:
     fraction = FUNCTIONS["fraction"].interval
     assert fraction(Interval(2.25, 2.75)) == Interval(0.25, 0.75) == fraction(Interval(-1.75, -1.25))

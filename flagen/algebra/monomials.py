@@ -28,7 +28,9 @@ from flagen.spec.model import (
     Negate,
     Number,
     Outer,
+    Over,
     Reduce,
+    Rotate,
     StateRead,
     Transpose,
     walk,
@@ -159,6 +161,10 @@ class Expansion:
                 if expr.function == "sum":
                     return total
                 return total * sympy.Mul(*(self._element(_reciprocal_size(d), {}) for d in dims))
+            case Rotate():
+                raise OutsideNormalForm(f"`{_shown(expr)}` turns what is read of the state", expr.span)
+            case Over():
+                raise OutsideNormalForm(f"`{_shown(expr)}` names a dim of what is read of the state anew", expr.span)
         raise OutsideNormalForm(f"`{_shown(expr)}` is not affine in the state", expr.span)
 
     def _state_free(self, expr: Expr, indices: Indices) -> sympy.Expr:

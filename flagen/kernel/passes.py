@@ -203,13 +203,18 @@ def numbers_read(body: Iterable[Statement], spec: Spec) -> tuple[str, ...]:
 
 
 def sizes_read(body: Iterable[Statement], spec: Spec) -> tuple[str, ...]:
-    """Micro-steps and heads, where the kernel has to know them."""
+    """Micro-steps, heads and sizes that are only numbers, where the kernel has to know them."""
     statements = tuple(body)
     named = {tile.name for tile in values_of(statements) if isinstance(tile, Size)}
     loops = any(isinstance(s, Loop) and s.over == "micro_step" and s.body for s in statements_in(statements))
     steps = () if spec.steps is None else (spec.steps.symbol,)
     heads = "H" in named or any("key_head" in found.array.spaces for found in accesses_in(statements))
-    return (*(steps if loops or named & {*steps} else ()), *(("H",) if heads else ()), "HV")
+    return (
+        *plain_sizes(statements, spec),
+        *(steps if loops or named & {*steps} else ()),
+        *(("H",) if heads else ()),
+        "HV",
+    )
 
 
 def rounds(body: Iterable[Statement]) -> bool:
@@ -228,3 +233,9 @@ def arrays_named(body: Iterable[Statement]) -> frozenset[str]:
             case Operands(array):
                 found.add(array.name)
     return frozenset(found)
+
+
+def plain_sizes(body: Iterable[Statement], spec: Spec) -> tuple[str, ...]:
+    """The sizes that expressions name and nothing has as a dim."""
+    named = {tile.name for tile in values_of(tuple(body)) if isinstance(tile, Size)}
+    return tuple(sorted(named & {*spec.dims} - {*spec.axes}))

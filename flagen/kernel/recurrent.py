@@ -22,6 +22,7 @@ from flagen.kernel.ir import (
     Store,
     access,
 )
+from flagen.kernel.passes import plain_sizes
 from flagen.plan import schedule
 from flagen.plan.free_names import final_name, initial_name
 from flagen.plan.fused import FusedPlan
@@ -75,6 +76,17 @@ def fused_recurrent(plan: FusedPlan) -> Program:
     initial = [initial_array(state, initial_name(state.name, plan.names)) for state in spec.states]
     final = [final_array(state, final_name(state.name, plan.names)) for state in spec.states]
     steps = () if spec.steps is None else (spec.steps.symbol,)
+    body: tuple[Statement, ...] = (
+        Note(),
+        *_forward(plan, plan.schedule.once, output),
+        Note(),
+        Row("state_row", ("sequence", "head")),
+        *(_start(state, array) for state, array in zip(spec.states, initial, strict=True)),
+        Note(),
+        Loop("token", tuple(_forward(plan, plan.schedule.token, output)), stages=STAGES, note=FETCHED),
+        Note(),
+        *(_finish(plan, state, array) for state, array in zip(spec.states, final, strict=True)),
+    )
     kernel = Kernel(
         name="",
         run="sequence",
@@ -83,19 +95,9 @@ def fused_recurrent(plan: FusedPlan) -> Program:
         arrays=(*tensors_of(spec), *initial, CU_SEQLENS, output, *final),
         numbers=tuple(param.name for param in spec.params if not param.is_tensor),
         lengths=("T",),
-        sizes=(*steps, *(("H", "HV") if plan.needs_key_heads else ("HV",)), *plan.order),
+        sizes=(*plain_sizes(body, spec), *steps, *(("H", "HV") if plan.needs_key_heads else ("HV",)), *plan.order),
         names=plan.names,
-        body=(
-            Note(),
-            *_forward(plan, plan.schedule.once, output),
-            Note(),
-            Row("state_row", ("sequence", "head")),
-            *(_start(state, array) for state, array in zip(spec.states, initial, strict=True)),
-            Note(),
-            Loop("token", tuple(_forward(plan, plan.schedule.token, output)), stages=STAGES, note=FETCHED),
-            Note(),
-            *(_finish(plan, state, array) for state, array in zip(spec.states, final, strict=True)),
-        ),
+        body=body,
     )
     return Program(f"fused_recurrent_{spec.name}", (kernel,))
 

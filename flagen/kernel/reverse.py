@@ -187,7 +187,7 @@ class _Lowering(Lowering):
             arrays=(*tensors, *coming, *states, CU_SEQLENS, FIRST_SEGMENT, *given),
             numbers=numbers_read(body, self.spec),
             lengths=("T", "SEGMENT"),
-            sizes=(*sizes_read(body, self.spec), *self.spec.dims),
+            sizes=(*sizes_read(body, self.spec), *self.spec.axes),
             names=self.plan.names,
             body=tuple(body),
         )

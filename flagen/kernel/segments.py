@@ -64,7 +64,7 @@ def segment_backward(plan: FusedBackwardPlan) -> Program:
 class _Lowering(Lowering):
     def __init__(self, plan: FusedBackwardPlan) -> None:
         spec = plan.forward.spec
-        super().__init__(spec, spec.dims, plan.output_gradient, ("segment", "head"), blocked=not plan.whole_values)
+        super().__init__(spec, spec.axes, plan.output_gradient, ("segment", "head"), blocked=not plan.whole_values)
         self.plan, self.arrays = plan, StateArrays(plan)
         (self.state,) = spec.states
         self.S, self.dS = self.local(plan.state, self.state.dims), self.local(plan.state_gradient, self.state.dims)

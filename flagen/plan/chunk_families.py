@@ -82,7 +82,7 @@ def _check(nf: NormalForm) -> None:
     spec, state, output = nf.spec, nf.spec.states[0], nf.spec.output[-1]
     if len(spec.states) != (1 if nf.column is None else 2):
         raise NoKernel("there are more states than the matrix and a vector that rides on it", state.span)
-    if others := sorted(set(spec.dims) - {nf.key, nf.value}):
+    if others := sorted(set(spec.axes) - {nf.key, nf.value}):
         raise NoKernel(f"`{others[0]}` is no dim of the state `{state.name}`", state.span)
     if not all(math.isfinite(state.init) for state in spec.states):
         raise NoKernel("the state starts at an infinity", state.span)

@@ -88,7 +88,7 @@ def plan_fused_recurrent(spec: Spec) -> FusedPlan | Unavailable:
         reason = f"needs an intermediate over [{', '.join(wide.dims)}]; a kernel holds at most {MAX_DIMS} dims at once"
         return Unavailable(reason, wide.span)
     split, schedule = choose_split(spec, schedule)
-    return FusedPlan(spec, spec.dims, _masked(spec, schedule), split)
+    return FusedPlan(spec, spec.axes, _masked(spec, schedule), split)
 
 
 def _masked(spec: Spec, schedule: Schedule) -> Schedule:

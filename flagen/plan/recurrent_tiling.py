@@ -56,7 +56,7 @@ def fused_backward_tiling(plan: FusedBackwardPlan) -> Tiling:
         f"A walk sums over {plan.key} alone: small blocks of {plan.value}, many programs. In a segment there are sums "
         f"over {plan.value}, too:\nas much of the state as registers hold."
     )
-    parameters = tuple(f"{dim}: int" for dim in plan.forward.spec.dims)
+    parameters = tuple(f"{dim}: int" for dim in plan.forward.spec.axes)
     body = tuple(_fused_backward(plan))
     return Tiling("launch_config", parameters, "tuple[dict[str, int], dict[str, int]]", docs, body)
 
@@ -118,7 +118,7 @@ def _large(plan: FusedPlan) -> list[Dims]:
 def _fused_backward(plan: FusedBackwardPlan) -> Iterator[Choice | Tiles]:
     key, value = f"BLOCK_{plan.key}", f"BLOCK_{plan.value}"
     size = f"triton.next_power_of_2({plan.value})"
-    others = [f"BLOCK_{dim}" for dim in plan.forward.spec.dims if dim not in (plan.key, plan.value)]
+    others = [f"BLOCK_{dim}" for dim in plan.forward.spec.axes if dim not in (plan.key, plan.value)]
     warps = Choice("num_warps", f"min(16, max(1, {key} * {value} // 2048))")
     constants = (*(Choice(block, block) for block in (key, value, *others)), warps)
     yield Choice(key, f"triton.next_power_of_2({plan.key})")

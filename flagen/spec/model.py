@@ -410,6 +410,18 @@ class Spec:
         return _behind_sources((dim for dims in declared for dim in dims), sources)
 
     @property
+    def axes(self) -> Dims:
+        """The dims that something has; the others are numbers that expressions and other sizes name."""
+        had = {dim for state in self.states for dim in state.dims}
+        had |= {dim for decl in self.inputs for dim in decl.dims} | {dim for decl in self.params for dim in decl.dims}
+        every = (statement.body if isinstance(statement, Repeat) else (statement,) for statement in self.update)
+        values = [assign.value for body in every for assign in body]
+        values += [assign.value for assign in self.output]
+        values += [entry.value for entry in self.derived]
+        had |= {dim for value in values for part in walk(value) for dim in part.dims}
+        return tuple(dim for dim in self.dims if dim in had)
+
+    @property
     def output_dims(self) -> Dims:
         return self.output[-1].value.dims
 

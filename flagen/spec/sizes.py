@@ -298,14 +298,20 @@ def _steps(count: int, distance: int) -> Iterator[tuple[int, ...]]:
 def _follow(entries: Sequence[Following], sizes: dict[str, int]) -> int:
     """Add the sizes that follow to `sizes`, until one is none; how many are."""
     for count, entry in enumerate(entries):
-        try:
-            size = _value(entry.value, sizes)
-        except ZeroDivisionError:
+        size = size_at(entry.value, sizes)
+        if size is None:
             return count
-        if size.denominator > 1 or size < 1:
-            return count
-        sizes[entry.name] = int(size)
+        sizes[entry.name] = size
     return len(entries)
+
+
+def size_at(expr: Expr, sizes: Mapping[str, int]) -> int | None:
+    """What a size comes to; None where that is no positive integer."""
+    try:
+        size = _value(expr, sizes)
+    except ZeroDivisionError:
+        return None
+    return int(size) if size.denominator == 1 and size > 0 else None
 
 
 _OPERATORS: Mapping[Operator, Callable[[Fraction, Fraction], Fraction]] = {

@@ -138,6 +138,18 @@ def test_every_kernel_of_stages_is_the_recurrence(staged):
     assert {"o", "d u", "d m", "final P", "final Q"} <= told
 
 
+@pytest.mark.usefixtures("kernels", "poisoned_memory")
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_a_size_may_be_a_number_alone():
+    """Which no kernel has blocks of, and none is refused for."""
+    spec = load_spec(OWN.parents[1] / "tests" / "spec" / "valid" / "following_sizes.yaml")
+    assert "M" in spec.dims and "M" not in spec.axes
+    assert not any("`M`" in remark.message for remark in remarks_on(planned(spec)))
+    with imported(build(spec)) as package:
+        assert ladder.check(spec, package, shapes=ladder.SHAPES[:2]) == 2
+        assert {"o", "d q", "d c", "final P"} <= kernels.check(spec, package, shapes=kernels.SHAPES[:1])
+
+
 HEADS = """\
 flagen: 2
 name: sizes_of_heads
@@ -146,7 +158,9 @@ dims: {M: 2 * HV / H}
 state: {n: [M], S: [K, V]}
 inputs: {q: [K], k: [K], v: {dims: [V], heads: HV}, a: {dims: [], heads: HV, range: [-.inf, 0]}}
 decay: {alpha: exp(a)}
-update: [n = alpha * n + mean(v), S = alpha * S + sum(n) * outer(k, v)]
+update:
+  - n = alpha * n + mean(v)
+  - S = alpha * S + sum(n) * outer(k, v)
 output: o = S.T @ q
 """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flagen.diagnostics import Source, Span
-from flagen.spec import check_file, check_spec, load_spec, parse_spec
+from flagen.spec import check_file, check_spec, load_spec, parse_spec, to_source
 from flagen.spec.model import (
     Assign,
     Expr,
@@ -30,6 +30,7 @@ from flagen.spec.model import (
     Steps,
     walk,
 )
+from flagen.spec.renaming import as_written, renamed
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -42,6 +43,7 @@ def load(name: str) -> Spec:
 
 
 def every_expression(spec: Spec) -> Iterator[Expr]:
+    yield from (entry.value for entry in spec.following)
     yield from (param.default for param in spec.params if param.default is not None)
     yield from (entry.value for entry in spec.derived)
     yield from (assign.value for assign in every_assignment(spec))
@@ -112,6 +114,27 @@ def test_defaults_of_a_declaration() -> None:
 
 def test_a_running_log_sum_exp_starts_at_minus_infinity() -> None:
     assert load("lightnet").states[1].init == -math.inf
+
+
+def test_sizes_that_follow_from_others_are_dims_like_any() -> None:
+    spec = load("following_sizes")
+    assert [(entry.name, to_source(entry.value)) for entry in spec.following] == [
+        ("K2", "K"),
+        ("R", "(K + 2) / 4"),
+        ("M", "2"),
+        ("G", "HV / H"),
+        ("L", "3 * M ** 2"),
+    ]
+    assert spec.dims == ("K", "K2", "R", "M", "L", "G")
+    other = renamed(spec, {"M": "M_", "K": "key", "R": "R_"})
+    assert [to_source(entry.value) for entry in other.following] == [
+        "key",
+        "(key + 2) / 4",
+        "2",
+        "HV / H",
+        "3 * M_ ** 2",
+    ]
+    assert as_written(other) == spec
 
 
 def test_class_names_are_given_or_made() -> None:

@@ -9,7 +9,9 @@ from flagen.spec.layer.expressions import bind
 from flagen.spec.layer.model import Call, Expr
 from flagen.spec.layer.shapes import Shape, shown
 from flagen.spec.layer.words import Parameter
-from flagen.spec.model import Dims, Spec
+from flagen.spec.model import Dims, Spec, sizes_in
+from flagen.spec.printer import to_source
+from flagen.spec.sizes import size_at
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Fit:
                 yield from self._number(param.name, param.default is not None)
         if self.spec.steps is not None:
             yield from self._number(self.spec.steps.argument, self.spec.steps.default is not None)
+        yield from self._following()
         h, hv = self.sizes.get("H"), self.sizes.get("HV")
         if h is not None and hv is not None and hv % h:
             hint = f"`{self.told['H']}` has {h} heads; there are as many value heads, or a multiple"
@@ -77,6 +80,22 @@ class Fit:
         sizes = [self.sizes.get(dim) for dim in (heads, *self.spec.output_dims)]
         known = tuple(size for size in sizes if size is not None)
         return ("B", "T", *known) if len(known) == len(sizes) else None
+
+    def _following(self) -> Iterator[tuple[str, str, str]]:
+        """The sizes that follow from others, where those are known."""
+        for entry in self.spec.following:
+            sizes = {"HV": self.sizes.get("H"), **self.sizes}
+            of = {name: size for name in sizes_in(entry.value) if (size := sizes.get(name)) is not None}
+            if len(of) < len(sizes_in(entry.value)):
+                continue
+            size = size_at(entry.value, of)
+            told = self.told.get(entry.name) or next((self.told[name] for name in of if name in self.told), None)
+            known = f" for {', '.join(f'{name} = {value}' for name, value in of.items())}" if of else ""
+            rule = f"`{entry.name}` is `{to_source(entry.value)}`"
+            if size is None and told is not None:
+                yield told, f"{rule}, which is no positive integer{known}", ""
+            elif size is not None and self.sizes.setdefault(entry.name, size) != size and told is not None:
+                yield told, f"{rule}, which is {size}{known}, and {self.sizes[entry.name]} in `{told}`", ""
 
     def _tokens(self) -> str | None:
         """The time of a per-step input; None where the number of steps is not known."""
