@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 
 import pytest
 from hypothesis import example, given
@@ -14,6 +15,7 @@ from flagen.spec.expr import parse_expression
 from flagen.spec.loader import Lines, Scalar
 from flagen.spec.model import Binary, Contract, Expr, Negate, Number, Reduce, Transpose
 from flagen.spec.report import Report
+from flagen.spec.sizes import ratio
 from tests.spec.trees import expressions, scope
 from tests.tiers import examples
 
@@ -25,7 +27,8 @@ def as_scalar(text: str) -> Scalar:
 
 def parse(text: str) -> tuple[Expr | None, Report]:
     names, report = scope()
-    return parse_expression(as_scalar(text), 0, names.resolve, report), report
+    ratios = partial(ratio, names.symbols)
+    return parse_expression(as_scalar(text), 0, names.resolve, report, names.describe, ratios), report
 
 
 def parsed(text: str) -> Expr:

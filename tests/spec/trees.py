@@ -18,11 +18,15 @@ from flagen.spec.model import (
     Contract,
     Dims,
     Expr,
+    Following,
+    Index,
     Name,
     Negate,
     Number,
     Outer,
+    Over,
     Reduce,
+    Rotate,
     RowMap,
     StateRead,
     Transpose,
@@ -33,21 +37,25 @@ from flagen.spec.ranges import Interval
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
 
-SIZES = {"K": 2, "V": 3, "H": 2, "HV": 4}
+SIZES = {"K": 2, "V": 3, "K2": 2, "R": 1, "H": 2, "HV": 4}
 DECLARED: dict[str, tuple[SymbolKind, Dims]] = {
     "K": ("dim", ()),
     "V": ("dim", ()),
+    "K2": ("dim", ()),
+    "R": ("dim", ()),
     "q": ("input", ("K",)),
     "k": ("input", ("K",)),
     "v": ("input", ("V",)),
     "beta": ("input", ()),
     "w": ("param", ("K", "V")),
+    "a": ("input", ("K2",)),
+    "phi": ("input", ("R",)),
     "x": ("local", ()),
     "S": ("state", ("K", "V")),
     "z": ("state", ("K",)),
 }
 ONE_ARGUMENT, TWO_ARGUMENTS = (
-    [name for name, row in FUNCTIONS.items() if len(row.arguments) == count and row.since == 1] for count in (1, 2)
+    [name for name, row in FUNCTIONS.items() if len(row.arguments) == count] for count in (1, 2)
 )
 _OPERATORS = st.sampled_from(["+", "-", "*", "/", "**"])
 _PRODUCTS = st.sampled_from(["*", "/"])
@@ -55,9 +63,12 @@ _REDUCTIONS = st.sampled_from(["sum", "mean", "norm"])
 
 
 def scope() -> tuple[Scope, Report]:
-    """The scope of an update where everything in DECLARED is declared."""
+    """The scope of an update where everything in DECLARED is declared, in version 2: K2 is K, and R half of it."""
     report = Report(Source("<tree>", ""))
+    report.version = 2
     symbols = Symbols(report)
+    half = Binary("/", Name("K", "size"), Number(Fraction(2)))
+    symbols.following = (Following("K2", Name("K", "size")), Following("R", half))
     names = Scope(symbols, report)
     names.place = "update"
     for name, (kind, dims) in DECLARED.items():
@@ -70,11 +81,13 @@ LEAVES: dict[Dims, list[Expr]] = {
     + [Name("head", "head"), Name("beta", "input"), Name("x", "local")],
     ("K",): [Name("q", "input", ("K",)), Name("k", "input", ("K",))]
     + [StateRead("z", previous, ("K",)) for previous in (False, True)],
-    ("V",): [Name("v", "input", ("V",))],
+    ("V",): [Name("v", "input", ("V",)), Index("V")],
     ("K", "V"): [Name("w", "param", ("K", "V"))] + [StateRead("S", previous, ("K", "V")) for previous in (False, True)],
     ("V", "K"): [Transpose(StateRead("S", False, ("K", "V")))],
 }
 
+_PHI = Name("phi", "input", ("R",))
+_ANGLES = st.sampled_from([_PHI, Negate(_PHI), Binary("*", Number(Fraction(2)), _PHI), Index("R")])
 _NUMBERS = st.one_of(
     st.integers(0, 64).map(Fraction),
     st.integers(0, 9999).map(lambda digits: Fraction(digits, 1000)),
@@ -93,7 +106,9 @@ def expressions(draw: st.DrawFn, dims: Dims, depth: int = 4) -> Expr:
     if depth == 0:
         return leaf
     anywhere = ("leaf", "negate", "same", "left", "right", "one", "two", "clamp")
+    special: tuple[str, ...]
     special = (("dot", "reduce"), ("row", "contract", "reduce"), ("transpose", "outer", "rows", "columns"))[len(dims)]
+    special += ("rotate", "over") if dims == ("K",) else ()
     other = ("V",) if dims == ("K",) else ("K",)
     expr: Expr
     match draw(st.sampled_from(anywhere + special)):
@@ -121,6 +136,10 @@ def expressions(draw: st.DrawFn, dims: Dims, depth: int = 4) -> Expr:
             expr = Contract(below(other), below(other + dims))
         case "dot":
             expr = Contract(below(("K",)), below(("K",)))
+        case "rotate":
+            expr = Rotate(below(dims), draw(_ANGLES), draw(st.booleans()))
+        case "over":
+            expr = Over(Name("a", "input", ("K2",)), "K2", "K")
         case "reduce" if dims:
             expr = Reduce(draw(_REDUCTIONS), below(dims + other), other[0])
         case "reduce":
@@ -193,6 +212,16 @@ def evaluate(expr: Expr, values: Values) -> np.ndarray:
             if function == "norm":
                 return np.sqrt(np.sum(array * array, axis))
             return np.sum(array, axis) if function == "sum" else np.mean(array, axis)
+        case Rotate(value, angle, half):
+            x, turns = evaluate(value, values), np.exp(1j * evaluate(angle, values))
+            pairs = x.reshape(2, -1).T if half else x.reshape(-1, 2)
+            turned = (pairs[:, 0] + 1j * pairs[:, 1]) * np.append(turns, np.ones(len(pairs) - len(turns)))
+            both = np.stack((turned.real, turned.imag), 0 if half else 1)
+            return both.reshape(-1)
+        case Over(value):
+            return evaluate(value, values)
+        case Index(dim):
+            return np.arange(float(SIZES[dim]))
         case RowMap("softmax", value):
             weights = np.exp(evaluate(value, values) - np.max(evaluate(value, values)))
             return weights / weights.sum()
