@@ -32,6 +32,7 @@ from flagen.kernel.elements import (
     multiply,
     negative,
 )
+from flagen.kernel.pairs import Pairs
 from flagen.kernel.registers import Data, Lanes, Registers
 from flagen.kernel.sizes import Illegal
 from flagen.plan.rows import L2NORM_EPSILON
@@ -276,14 +277,15 @@ class TileValues:
             case Normalize(function, value, dims):
                 return self._by_program(dims, lambda lanes: self._normalized(function, lanes), value)
             case Rotated(value, angle, _, _, half, dims):
-                channel, pair = tile.channel, tile.pair
-                by = (*(dim for dim in dims if dim != channel), pair)
-                turned = partial(self._turned, channel, pair, half)
-                return self._by_program(dims, turned, Spread(value, dims), Spread(angle, by))
+                by = (*(dim for dim in dims if dim != tile.channel), tile.pair)
+                pairs = Pairs(self.sizes, tile.channel, tile.pair, half)
+                return self._by_program(
+                    dims, partial(pairs.turned, self._applied), Spread(value, dims), Spread(angle, by)
+                )
             case OfAngles(gradient, turned, _, _, half, pair, dims):
-                over = (*(dim for dim in dims if dim != pair), tile.channel)
-                twisted = partial(self._twisted, tile.channel, pair, half)
-                return self._by_program(dims, twisted, Spread(gradient, over), Spread(turned, over))
+                over = (*(dim for dim in dims if dim != pair), turned.dims[-1])
+                pairs = Pairs(self.sizes, turned.dims[-1], pair, half)
+                return self._by_program(dims, pairs.twisted, Spread(gradient, over), Spread(turned, over))
             case Cumulative(value, axis, reverse, dims):
                 self._has_to_lie(value, dims)
                 return self._by_program(dims, lambda lanes: self._cumulative(lanes, axis, reverse), value)
@@ -431,40 +433,6 @@ class TileValues:
         squares = reduce(add, [multiply(x, x) for x in row], number(L2NORM_EPSILON))
         factor = self._applied("rsqrt", (squares,))
         return [multiply(x, factor) for x in row]
-
-    def _turned(self, channel: str, pair: str, half: bool, value: Lanes, angle: Lanes) -> Data:
-        """Each row with its pairs turned; lanes beyond the ends have no partner, and no angle."""
-        found: Data = []
-        for x, phi in zip(self._vectors(value, channel), self._vectors(angle, pair), strict=True):
-            row = list(x)
-            for (i, j), by in zip(self._pairs(channel, pair, half), phi, strict=False):
-                cos, sin = self._applied("cos", (by,)), self._applied("sin", (by,))
-                row[i] = add(multiply(x[i], cos), negative(multiply(x[j], sin)))
-                row[j] = add(multiply(x[i], sin), multiply(x[j], cos))
-            found += row
-        return found
-
-    def _twisted(self, channel: str, pair: str, half: bool, gradient: Lanes, turned: Lanes) -> Data:
-        """For each row x dy - y dx of its pairs, and zero beyond the last one."""
-        found: Data = []
-        for dx, x in zip(self._vectors(gradient, channel), self._vectors(turned, channel), strict=True):
-            row: Data = [ZERO] * self.sizes.blocks[pair]
-            for place, (i, j) in enumerate(self._pairs(channel, pair, half)):
-                row[place] = add(multiply(x[i], dx[j]), negative(multiply(x[j], dx[i])))
-            found += row
-        return found
-
-    def _vectors(self, lanes: Lanes, dim: str) -> list[Data]:
-        """The vectors along the last dim of a program's tile, which has all of it."""
-        width = self.sizes.blocks[dim]
-        if lanes.dims[-1:] != (dim,) or width < self.sizes.of(dim):
-            raise Illegal(f"pairs along {dim} of a tile over {lanes.dims} with {width} lanes of it")
-        return [lanes.data[at : at + width] for at in range(0, len(lanes.data), width)]
-
-    def _pairs(self, channel: str, pair: str, half: bool) -> list[tuple[int, int]]:
-        """Which channels make each pair that has an angle."""
-        between, pairs = self.sizes.of(channel) // 2, range(self.sizes.of(pair))
-        return [(place, place + between) if half else (2 * place, 2 * place + 1) for place in pairs]
 
     def _call(self, call: Call, dims: Dims) -> Evaluator:
         function = self.called(call)

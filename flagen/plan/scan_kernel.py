@@ -37,7 +37,6 @@ from flagen.plan.tiles import (
     operands,
     rebuild,
     tiles_in,
-    with_dims,
 )
 from flagen.spec.model import Assign, Dims, Expr, Spec, State
 
@@ -240,7 +239,8 @@ class Planner:
                 over = {*dims, *over - {*operands(tile)[0].dims}}
         if isinstance(inner, Normalize) and TOKEN not in over:
             raise NoKernel(f"`{inner.function}` of what is the same for every token", expr.span)
-        return with_dims(inner, tuple(dim for dim in self.order if dim in over))
+        spread: Tile = replace(inner, dims=tuple(dim for dim in self.order if dim in over))
+        return spread
 
     def _named(self, name: str, expr: Expr) -> Tile:
         """The tile of a name, which is known from here on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 from flagen.plan.tiles import (
@@ -41,6 +43,7 @@ from flagen.plan.tiles import (
     Whole,
     Widened,
     operands,
+    rebuild,
 )
 from flagen.printing import ATOM, SIGN, Printed, joined, negative
 
@@ -48,6 +51,13 @@ from flagen.printing import ATOM, SIGN, Printed, joined, negative
 def show(tile: Tile) -> str:
     """`tile` in the notation of the spec language, with `sum_K`, `where_K` and the like for what it lacks."""
     return _shown(tile).text
+
+
+def values_renamed(tile: Tile, names: Mapping[str, str]) -> Tile:
+    """`tile` with each of `names` called what they say."""
+    if isinstance(tile, Value):
+        return replace(tile, name=names.get(tile.name, tile.name))
+    return rebuild(tile, lambda operand: values_renamed(operand, names))
 
 
 def _shown(tile: Tile) -> Printed:

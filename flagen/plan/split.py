@@ -78,8 +78,8 @@ def crossed_here(tile: Tile) -> Iterator[str]:
             yield from dims
         case Rotated():
             yield from (tile.channel, tile.pair)
-        case OfAngles():
-            yield from (tile.channel, tile.pair)
+        case OfAngles(_, turned, pair=pair):
+            yield from (turned.dims[-1], pair)
         case Along(value, dims):
             yield from (dim for pair in zip(value.dims, dims, strict=True) if pair[0] != pair[1] for dim in pair)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -15,9 +15,6 @@ LOG2_E = math.log2(math.e)
 
 MAX_DIMS = 2
 """A tile has at most this many axes: three would not fit the registers, and no paper's state has them."""
-
-
-# ------------------------------------------------------------------------------------------------------------- the tree
 
 
 @dataclass(frozen=True)
@@ -151,8 +148,8 @@ class Rotated:
 
 @dataclass(frozen=True)
 class OfAngles:
-    """The gradient of the angles, from that of what they made of a value, and this itself, `turned`: for each pair
-    (x, y) with the gradient (dx, dy) of it x dy - y dx, over the dim `pair`."""
+    """The gradient of angles over the dim `pair`: of each pair (x, y), `turned` by one, with its gradient (dx, dy), it
+    is x dy - y dx."""
 
     gradient: Tile
     turned: Tile
@@ -161,10 +158,6 @@ class OfAngles:
     half: bool
     pair: str
     dims: Dims
-
-    @property
-    def channel(self) -> str:
-        return self.turned.dims[-1]
 
 
 @dataclass(frozen=True)
@@ -417,25 +410,21 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
             return (value,)
         case Edge(value) | Rounded(value) | Widened(value) | AtLeast(value) | Along(value) | Cumulative(value):
             return (value,)
-        case Rotated(value, angle, size, pairs):
-            return (value, angle, size, pairs)
-        case OfAngles(gradient, turned, size, pairs):
-            return (gradient, turned, size, pairs)
+        case Rotated(first, second, size, pairs) | OfAngles(first, second, size, pairs):
+            return (first, second, size, pairs)
         case Select(where, value, other):
             return (where, value, other)
         case Dot(left, right, _, onto):
             return (left, right) if onto is None else (left, right, onto)
         case Scan(_, factor, term, first):
             return (term, first) if factor is None else (factor, term, first)
-        case Shifted(value, first):
-            return (value, first)
         case Product(factors):
             return factors
         case Function(_, args) | Call(_, args):
             return args
-        case Arithmetic(_, left, right) | Compare(_, left, right) | MatMul(left, right):
+        case Arithmetic(_, left, right) | Compare(_, left, right):
             return (left, right)
-        case Both(left, right) | Either(left, right):
+        case MatMul(left, right) | Both(left, right) | Either(left, right) | Shifted(left, right):
             return (left, right)
 
 
@@ -497,19 +486,6 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return Cumulative(change(value), axis, reverse, dims)
         case Call(function, args, dims):
             return Call(function, tuple(map(change, args)), dims)
-
-
-def values_renamed(tile: Tile, names: Mapping[str, str]) -> Tile:
-    """`tile` with each of `names` called what they say."""
-    if isinstance(tile, Value):
-        return replace(tile, name=names.get(tile.name, tile.name))
-    return rebuild(tile, lambda operand: values_renamed(operand, names))
-
-
-def with_dims(tile: Tile, dims: Dims) -> Tile:
-    """`tile` over other dims than it says: those of operands that have changed."""
-    changed: Tile = replace(tile, dims=dims)
-    return changed
 
 
 def tiles_in(tile: Tile) -> Iterator[Tile]:

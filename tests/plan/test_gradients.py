@@ -125,7 +125,7 @@ def evaluate(tile: Tile, names: Mapping[str, Tensor]) -> Tensor:
             turned, by = over(value), spread(evaluate(angle, names), angle.dims, lies)
             return rotated(turned.expand([SIZES[dim] for dim in tile.dims]), by, half=half)
         case OfAngles(gradient, turned, half=half):
-            lies = (*(dim for dim in tile.dims if dim != tile.pair), tile.channel)
+            lies = (*(dim for dim in tile.dims if dim != tile.pair), turned.dims[-1])
             sides = (spread(evaluate(part, names), part.dims, lies) for part in (gradient, turned))
             return of_angles(*sides, half=half)
         case Along(value) | Widened(value):

@@ -101,7 +101,7 @@ def printed(tile: Tile) -> str:
             given = full(value, dims), full(angle, by), printed(size), printed(pairs)
             return f"device.rotated({', '.join(given)}, half={half})"
         case OfAngles(gradient, turned, size, pairs, half, pair, dims):
-            lies = (*(dim for dim in dims if dim != pair), tile.channel)
+            lies = (*(dim for dim in dims if dim != pair), turned.dims[-1])
             given = full(gradient, lies), full(turned, lies), printed(size), printed(pairs)
             return f"device.of_angles({', '.join(given)}, here.launch.sizes.blocks[{pair!r}], half={half})"
         case Masked(value, dim, fill, dims):

@@ -11,8 +11,7 @@ from flagen.backends.triton_.describe import count
 from flagen.backends.triton_.kernel import Docs
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.row_planner import Part, RowLoad
-from flagen.plan.show import show
-from flagen.plan.tiles import values_renamed
+from flagen.plan.show import show, values_renamed
 from flagen.spec.model import Expr
 from flagen.spec.printer import to_source
 

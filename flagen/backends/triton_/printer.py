@@ -113,7 +113,7 @@ class Printer:
                 given = self._as_vectors(value, dims), self._as_vectors(angle, by), self(size), self(pairs)
                 return Printed(f"{_rotation('rotate', half)}({', '.join(given)})")
             case OfAngles(gradient, turned, size, pairs, half, pair, dims):
-                over = (*(dim for dim in dims if dim != pair), tile.channel)
+                over = (*(dim for dim in dims if dim != pair), turned.dims[-1])
                 given = self._as_vectors(gradient, over), self._as_vectors(turned, over), self(size), self(pairs)
                 return Printed(f"{_rotation('of_angles', half)}({', '.join((*given, self.axes.lanes(pair)))})")
             case Masked(value, dim, fill, dims):
