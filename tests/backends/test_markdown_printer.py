@@ -25,7 +25,7 @@ output: o = S.T @ (q + {})
         ("rotate(q, -theta)", r"\operatorname{rotate}\left(q, -\theta\right)"),
         ("rotate_half(q, theta)", r"\operatorname{rotate\_half}\left(q, \theta\right)"),
         ("over(p, K)", r"p^{(\mathrm{K2} \to K)}"),
-        ("q * index(K)", r"q\,\operatorname{index}_{K}"),
+        ("q * index(K)", r"q \odot \operatorname{index}_{K}"),
     ],
 )
 def test_a_formula_reads_as_the_spec_does(expression: str, formula: str) -> None:
