@@ -176,7 +176,7 @@ class RowPlanner:
     def _tile(self, expr: Expr) -> Tile:
         tile = self.masks.mask(self._lowered(expr))
         if self.nf.value in crossed_dims(tile):
-            self.refuse(f"something sums over {self.nf.value}, of which a program owns a block", expr.span)
+            self.refuse(f"something runs over all of {self.nf.value}, of which a program owns a block", expr.span)
         return tile
 
     def _lowered(self, expr: Expr) -> Tile:
