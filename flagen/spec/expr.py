@@ -228,9 +228,9 @@ class _Elaborator:
                 return self.fitted(node, repeated_dim(outer.dims, "this outer product"), outer)
             case "l2norm" | "softmax":
                 return self.fitted(node, row_misfit(function, args[0].dims), RowMap(function, args[0], span))
-            case "rotate" | "rotate_half" if self.ratio is None:
-                return None
             case "rotate" | "rotate_half":
+                if self.ratio is None:
+                    return None
                 rotated = Rotate(args[0], args[1], function == "rotate_half", span)
                 return self.fitted(node, rotate_misfit(function, args[0].dims, args[1].dims, self.ratio), rotated)
             case _:
