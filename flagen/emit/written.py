@@ -56,7 +56,8 @@ def in_words(text: str, names: Names) -> str:
     if not names:
         return text
     words = {**names, **{f"{new}_prev": f"{old}_prev" for new, old in names.items()}}
-    return re.sub(r"\w+", lambda word: words.get(word[0], word[0]), text)
+    # Of what has an index in a formula, `R_{t}`, the `_` is no part of the name.
+    return re.sub(r"\w+(?![\w{])", lambda word: words.get(word[0], word[0]), text)
 
 
 class _File:

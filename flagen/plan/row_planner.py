@@ -14,8 +14,8 @@ from flagen.plan.lowering import Lowering, TooManyDims
 from flagen.plan.padding import PaddingRules
 from flagen.plan.rows import ROW, TOKEN, Operand, RowAxis, TooWide, cleared, finite, values_in
 from flagen.plan.schedule import Load, Set
-from flagen.plan.split import crossed_dims
-from flagen.plan.tiles import Head, Negative, Product, Size, Tile, Value, tiles_in
+from flagen.plan.split import crossed_here
+from flagen.plan.tiles import Along, Head, Negative, Product, Rotated, Size, Tile, Value, tiles_in
 from flagen.spec.model import Binary, Derived, Expr, Input, Interval, Name, Negate, Param, Spec, walk
 from flagen.spec.ranges import interval_of
 
@@ -175,8 +175,10 @@ class RowPlanner:
 
     def _tile(self, expr: Expr) -> Tile:
         tile = self.masks.mask(self._lowered(expr))
-        if self.nf.value in crossed_dims(tile):
-            self.refuse(f"something sums over {self.nf.value}, of which a program owns a block", expr.span)
+        for part in tiles_in(tile):
+            if self.nf.value in crossed_here(part):
+                what = "turns" if isinstance(part, Rotated) else "renames" if isinstance(part, Along) else "sums over"
+                self.refuse(f"something {what} {self.nf.value}, of which a program owns a block", expr.span)
         return tile
 
     def _lowered(self, expr: Expr) -> Tile:

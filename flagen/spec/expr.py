@@ -86,9 +86,9 @@ def parse_expression(
     resolve: Resolve,
     report: Report,
     describe: Describe = lambda _: None,
-    ratio: Ratio = lambda *_: None,
+    ratio: Ratio | None = lambda *_: None,
 ) -> Expr | None:
-    """The expression `scalar.text[start:]`; None after a diagnostic."""
+    """The expression `scalar.text[start:]`; None after a diagnostic. Without `ratio` sizes could not be read."""
     tree = parse_python(scalar, start, report)
     if tree is None:
         report.unread = True
@@ -100,7 +100,7 @@ class _Elaborator:
     """Walks one expression's syntax tree."""
 
     def __init__(
-        self, scalar: Scalar, start: int, resolve: Resolve, report: Report, describe: Describe, ratio: Ratio
+        self, scalar: Scalar, start: int, resolve: Resolve, report: Report, describe: Describe, ratio: Ratio | None
     ) -> None:
         self.describe, self.ratio = describe, ratio
         self.scalar = scalar
@@ -187,7 +187,11 @@ class _Elaborator:
                 part.id for part in ast.walk(node) if isinstance(part, ast.Name) and self.describe(part.id) is None
             )
             of_module = next((known for name in names if (known := name_hint(name))), "")
-            hint = of_module or attribute_hint(node.attr) or "the only attribute is `.T`, the transpose"
+            hint = (
+                of_module
+                or attribute_hint(node.attr, self.report.version)
+                or "the only attribute is `.T`, the transpose"
+            )
             self.refuse("E409", node, f"`.{node.attr}` is not part of the language", hint)
             return None
         value = self.expr(node.value)
@@ -225,6 +229,8 @@ class _Elaborator:
             case "l2norm" | "softmax":
                 return self.fitted(node, row_misfit(function, args[0].dims), RowMap(function, args[0], span))
             case "rotate" | "rotate_half":
+                if self.ratio is None:
+                    return None
                 rotated = Rotate(args[0], args[1], function == "rotate_half", span)
                 return self.fitted(node, rotate_misfit(function, args[0].dims, args[1].dims, self.ratio), rotated)
             case _:
@@ -258,8 +264,11 @@ class _Elaborator:
             self.wrong_count(node, "over(x, K2)` or `over(x, K, K2)")
             return None
         value = self.expr(node.args[0])
-        named = [self.dim(argument, "over") for argument in node.args[1:]]
-        if value is None or None in named:
+        known = () if value is None else value.dims
+        same = f"`dims: {{{ast.unparse(node.args[-1])}: {known[0]}}}` declares it" if known else ""
+        hints = ("", same) if len(node.args) == 3 else (same,)
+        named = [self.dim(argument, "over", hint) for argument, hint in zip(node.args[1:], hints, strict=True)]
+        if value is None or None in named or self.ratio is None:
             return None
         source, target = named if len(named) == 2 else (value.dims[0] if len(value.dims) == 1 else None, *named)
         misfit = over_misfit(value.dims, source, str(target), self.ratio)
@@ -272,13 +281,14 @@ class _Elaborator:
         dim = self.dim(node.args[0], "index")
         return None if dim is None else Index(dim, self.span(node))
 
-    def dim(self, node: ast.expr, function: str) -> str | None:
-        """The dim that an argument names."""
+    def dim(self, node: ast.expr, function: str, unknown: str = "") -> str | None:
+        """The dim that an argument names; `unknown` is a hint where it names nothing."""
         if isinstance(node, ast.Name) and self.describe(node.id) == "a dim":
             self.resolve(node.id, self.span(node))  # It is used.
             return node.id
         shown = f"`{node.id}` is none" if isinstance(node, ast.Name) else "this is none"
-        self.refuse("E407", node, f"`{function}` takes the name of a dim here, and {shown}")
+        nothing = isinstance(node, ast.Name) and self.describe(node.id) is None
+        self.refuse("E407", node, f"`{function}` takes the name of a dim here, and {shown}", unknown if nothing else "")
         return None
 
     def wrong_count(self, node: ast.Call, signature: str, hint: str = "") -> None:
@@ -301,14 +311,14 @@ class _Elaborator:
                 )
                 self.refuse("E408", node.func, f"`{name}` is {kind}, not a function", hint)
             case ast.Name(id=name):
-                hint = later_hint(name, self.report.version) or function_hint(name)
+                hint = later_hint(name, self.report.version) or function_hint(name, self.report.version)
                 otherwise = f"the functions are {', '.join(sorted(self.functions))}"
                 hint = hint or did_you_mean(name, self.functions, otherwise)
                 self.refuse("E408", node.func, f"`{name}` is not a function of the language", hint)
             case ast.Attribute(attr=name) if name in self.functions:
                 self.refuse("E408", node.func, "a function is called by its name alone", f"write `{name}(...)`")
             case ast.Attribute(attr=name):
-                hint = attribute_hint(name) or did_you_mean(
+                hint = attribute_hint(name, self.report.version) or did_you_mean(
                     name, self.functions, "a function is called by its name alone"
                 )
                 self.refuse("E408", node.func, f"`.{name}(...)` is not part of the language", hint)

@@ -221,8 +221,15 @@ class _Tokens:
             hint = f"a call is written `{before}({inside})`" if before in functions(self.report.version) else hint
         elif token == "'" and not self.operand_next:
             hint = "a transpose is written `.T`; there are no strings"
-        elif token in "'\"" and self.open and (called := self.open[-1][1]) and (known := function_hint(called.group())):
+        elif (
+            token in "'\""
+            and self.open
+            and (called := self.open[-1][1])
+            and (known := function_hint(called.group(), self.report.version))
+        ):
             return self._refuse("E408", called.start(), len(called.group()), _no_function(called.group()), known)
+        elif token == "%" and self.report.version > 1:
+            hint = "the remainder by 1 is written `fraction(x)`; there is no other"
         elif token == "=" and self.open:
             hint = "arguments are given by position, and a dim by its name: `sum(x, K)`"
         elif token == "\\" and (command := re.match(r"\\([A-Za-z]+)", text[at:])) is not None:

@@ -12,6 +12,7 @@ _SPREAD = "dims have names, and are spread by them: leave it out"
 _CHOICE = "there are no comparisons; `minimum`, `maximum`, `clamp`, `sign` and `relu` choose by size"
 _IDENTITY = "an identity is not written: `(I - b k k^T) S` is `S - b * outer(k, S.T @ k)`"
 _POWER = "a power is written `x ** 2`"
+_ROTATION = "pairs of channels turn in `rotate(x, angle)`, halves in `rotate_half(x, angle)`"
 _ARROW = "a statement is `name = expression`"
 
 CHARACTERS = {
@@ -85,10 +86,23 @@ _FUNCTIONS = {
     "elu": "write `maximum(x, 0) + minimum(expm1(x), 0)`",
 }
 
+_FUNCTIONS_OF_VERSION_2 = {
+    **dict.fromkeys("cosine".split(), "it is `cos(x)`"),
+    **dict.fromkeys("sine".split(), "it is `sin(x)`"),
+    "tan": "write `sin(x) / cos(x)`",
+    **dict.fromkeys("ceil ceiling".split(), "write `-floor(-x)`"),
+    "round": "write `floor(x + 0.5)`",
+    "trunc": "write `sign(x) * floor(abs(x))`",
+    **dict.fromkeys("mod fmod remainder".split(), "write `fraction(x)`: by 1, and so of an angle in turns"),
+    **dict.fromkeys("arange iota range position".split(), "places along a dim are `index(K)`, from 0"),
+    **dict.fromkeys("rope rotary apply_rotary apply_rotary_emb apply_rotary_pos_emb".split(), _ROTATION),
+    **dict.fromkeys("rename relabel".split(), "a dim has another name in `over(x, K2)`"),
+}
+
 _NAMES = {
     "e": "e to the power of x is `exp(x)`",
     "I": _IDENTITY,
-    "pi": "write the number: 3.14159265",
+    "pi": "write the number: 3.141592653589793",
     **dict.fromkeys(("inf", "nan"), "an expression has no such number; a range writes infinity `.inf`"),
     **dict.fromkeys(("true", "false"), "there are no truth values"),
     **dict.fromkeys(
@@ -115,16 +129,18 @@ _BEFORE = re.compile(r"\s*(?:t\s*-\s*1|-\s*1|i\s*-\s*1|n\s*-\s*1)\s*\Z")
 _NOW = re.compile(r"\s*(?:t|i|n|\.\.\.|:)\s*\Z")
 
 
-def function_hint(name: str) -> str:
+def function_hint(name: str, version: int) -> str:
     """How the language writes what a function of another one does, or nothing."""
-    return _FUNCTIONS.get(name, "")
+    if (hint := _FUNCTIONS_OF_VERSION_2.get(name)) is None:
+        return _FUNCTIONS.get(name, "")
+    return hint if version >= 2 else f"{hint}, in version 2 of the language: `flagen: 2`"
 
 
-def attribute_hint(name: str) -> str:
+def attribute_hint(name: str, version: int) -> str:
     """How the language writes an attribute or method of a tensor, or nothing."""
     if name in ("shape", "size", "dim", "ndim"):
         return "the size of a dim is its name, as in `K ** -0.5`"
-    return "a transpose is written `.T`" if name in ("t", "tr", "mT", "H", "mH") else _FUNCTIONS.get(name, "")
+    return "a transpose is written `.T`" if name in ("t", "tr", "mT", "H", "mH") else function_hint(name, version)
 
 
 def name_hint(name: str) -> str:

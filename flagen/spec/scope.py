@@ -25,6 +25,9 @@ Place = Literal["dims", "default", "derived", "update", "output"]
 _OF_SIZES: dict[str, tuple[str, str]] = {"dims": ("E512", "size"), "default": ("E313", "default")}
 """The places of expressions over sizes: the code of another name in one, and what such an expression is."""
 
+_OF_A_CALL = frozenset(("T", "t", "B"))
+"""What papers call the length of a sequence, and how many there are."""
+
 _SIGN = re.compile(r"[-+*/@:]*=|<-|:|\u2190|\u2254|$")
 """What parts the sides of a statement, here or in other notations."""
 _WORD = re.compile(r"[^\W\d]\w*")
@@ -157,7 +160,10 @@ class Scope:
             if (near := self.symbols.get(nearest(name, known) or "")) is not None:
                 near.used = True
             if self.place == "dims":
-                hint = did_you_mean(name, known, "give an input, or a param without default, this dim")
+                unlike = "give an input, or a param without default, this dim"
+                if name in _OF_A_CALL:
+                    unlike = "batch and time are not written: no size follows from them"
+                hint = did_you_mean(name, known, unlike)
                 self.report.error("E514", span, f"nothing has the dim `{name}`, so its size is unknown", hint)
                 return
             hint = (

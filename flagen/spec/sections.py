@@ -125,7 +125,10 @@ class Sections:
     def dims(self, node: Node) -> list[Field]:
         """Declare the dims of the section, before the sections that may have them; their sizes are read after those."""
         entries = self._section(node, "`dims` is a mapping of dims to their sizes", "`dims: {R: K / 2}`")
-        declared = [field for field in entries or () if self.symbols.declare(field.key.text, "dim", field.key.span)]
+        for field in entries or ():
+            self.symbols.declare(field.key.text, "dim", field.key.span)
+        # One with a reserved name has its size all the same: what needs it is not at fault.
+        declared = [field for field in entries or () if self.symbols.get(field.key.text) is not None]
         self.symbols.sized = {field.key.text for field in declared}
         return declared
 
@@ -336,9 +339,8 @@ class Sections:
 
     def parsed(self, scalar: Scalar, start: int = 0) -> Expr | None:
         """The expression that a text is from `start` on."""
-        value = parse_expression(
-            scalar, start, self.scope.resolve, self.report, self.scope.describe, partial(ratio, self.symbols)
-        )
+        sizes = partial(ratio, self.symbols) if self.symbols.complete else None
+        value = parse_expression(scalar, start, self.scope.resolve, self.report, self.scope.describe, sizes)
         if value is None:
             # Whatever else is wrong in it, the names in the text are not unused.
             self.scope.mention(scalar.text)

@@ -113,8 +113,10 @@ def rotate_misfit(function: str, value: Dims, angle: Dims, ratio: Ratio) -> Misf
     share = ratio(pairs, dim)
     if share is not None and share <= Fraction(1, 2):
         return None
-    many = "nothing says how many there are" if share is None else "there are more of them"
-    message = f"`{function}` turns pairs of `{dim}`, by one angle a pair or fewer; over `{pairs}` {many}"
+    many = "`dims` does not say that there are so few" if share is None else "there are more of them"
+    message = f"`{function}` turns pairs of `{dim}`, by one angle a pair or fewer; {many} over `{pairs}`"
+    if share is not None and share >= 2:
+        return Misfit("E515", message, f"the angles come second: `{function}(x, angle)`")
     declared = f"{{{pairs if pairs != dim else 'R'}: {dim} / 2}}"
     return Misfit("E515", message, f"`dims: {declared}` says that there is one for each pair")
 
@@ -123,7 +125,8 @@ def over_misfit(value: Dims, source: str | None, target: str, ratio: Ratio) -> M
     """`over`: a dim of the value by the name of another one, which is as long."""
     if source is None:
         message = f"`over` with one dim renames that of a vector; this is {show(value)}"
-        return Misfit("E516", message, f"say which one: `over(x, {value[0] if value else 'K'}, {target})`")
+        others = [dim for dim in value if dim != target]
+        return Misfit("E516", message, f"say which one: `over(x, {others[0]}, {target})`" if others else "")
     if source not in value:
         return Misfit("E516", f"`over` renames `{source}`, which is no dim of its argument, {show(value)}")
     if target in value:

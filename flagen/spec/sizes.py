@@ -22,7 +22,7 @@ from flagen.spec.limits import (
     MAX_SIZE_TERMS,
     MAX_SIZE_TRIALS,
 )
-from flagen.spec.model import Binary, Expr, Following, Name, Negate, Number, Operator, dims_in, sizes_in
+from flagen.spec.model import Binary, Call, Expr, Following, Name, Negate, Number, Operator, dims_in, sizes_in
 
 Monomial = tuple[tuple[str, int], ...]
 """A product of sizes, each with its power, in order of their names."""
@@ -205,7 +205,9 @@ def quotient(expr: Expr, sizes: Mapping[str, Quotient]) -> Quotient:
                 return _combined(op, quotient(left, sizes), quotient(right, sizes), expr)
     except OverflowError:
         raise NotASize(expr.span, "this is too long for a size") from None
-    raise NotASize(expr.span, "a size is made of others and of numbers with `+`, `-`, `*`, `/` and `**`")
+    floor = isinstance(expr, Call) and expr.function == "floor"
+    hint = "leave out `floor`: a call in which the size is no integer is refused" if floor else ""
+    raise NotASize(expr.span, "a size is made of others and of numbers with `+`, `-`, `*`, `/` and `**`", hint)
 
 
 def origins_of(following: Iterable[Following]) -> dict[str, tuple[str, ...]]:

@@ -51,6 +51,25 @@ def test_ownership(name: str, said: str) -> None:
     assert ownership(plan(name)) == said
 
 
+@pytest.mark.parametrize("turned", ["S.T @ q", "S.T @ rotate(q, theta)"])
+def test_a_program_that_turns_what_it_reads_owns_the_whole_state(turned: str) -> None:
+    text = f"""
+flagen: 2
+name: turned
+dims: {{R: V / 2, P: K / 2}}
+state: {{S: [K, V]}}
+inputs: {{q: [K], k: [K], v: [V], angle: [R], theta: [P]}}
+update: S = S + outer(k, rotate(v - S.T @ k, angle))
+output: o = {turned} * (1 + 0 * sum(theta))
+"""
+    planned = plan_fused_recurrent(parse_spec(text))
+    assert isinstance(planned, FusedPlan)
+    assert ownership(planned) == (
+        "A program owns S of one head of one sequence: there are sums or rotations over K and V, so no part of it can"
+        " go on alone."
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "moved"),
     [

@@ -105,6 +105,12 @@ def test_documents() -> None:
     assert in_words("row_ row__t", {}) == "row_ row__t"
 
 
+def test_the_index_of_a_symbol_stays_one() -> None:
+    names, symbols = {"R_": "R"}, {r"\mathrm{R\_}": "R"}
+    got = as_written("DERIVATION.md", r"$\mathrm{R\_}_{t} + \mathrm{R\_}$ of R_, R_prev and {R_}", names, (), symbols)
+    assert got == "$R_{t} + R$ of R, R_prev and {R}"
+
+
 @pytest.mark.parametrize("path", ["layer.py", "naive_recurrent.py"])
 def test_without_names_nothing_changes(path: str) -> None:
     assert as_written(path, TEXT, {}, (), {}) == TEXT

@@ -161,7 +161,9 @@ def _rotated(x: Tensor, angle: Tensor, half: bool) -> Tensor:
     paired, alone = x[..., : 2 * count], x[..., 2 * count :]
     paired = paired.unflatten(-1, (2, count)).transpose(-2, -1) if half else paired.unflatten(-1, (count, 2))
     phi = functional.pad(angle, (0, count - angle.shape[-1]))
-    turned = torch.view_as_complex(paired.contiguous()) * torch.polar(torch.ones_like(phi), phi)
+    turned = torch.view_as_complex(paired.clone(memory_format=torch.contiguous_format)) * torch.polar(
+        torch.ones_like(phi), phi
+    )
     pairs = torch.view_as_real(turned)
     return torch.cat([(pairs.transpose(-2, -1) if half else pairs).flatten(-2), alone], dim=-1)
 

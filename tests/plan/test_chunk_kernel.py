@@ -109,3 +109,14 @@ def test_the_declared_range_decides_how_an_inverse_is_taken(range_of_beta, contr
 )
 def test_what_has_no_kernels_of_its_own_says_why(rest, reason):
     assert reason in refusal(rest + "\n")
+
+
+@pytest.mark.parametrize(
+    ("size", "key", "reason"),
+    [("K", "over(v, K)", "something renames V"), ("K / 2", "rotate(k, v)", "something turns V")],
+)
+def test_values_that_are_needed_whole_are_told_with_what_needs_them(size, key, reason):
+    text = f"dims: {{V: {size}}}\nstate: {{S: [K, V]}}\ninputs: {{q: [K], k: [K], v: [V]}}\n"
+    spec = parse_spec(f"flagen: 2\nname: whole\n{text}update: S = S + outer(k + {key}, v)\noutput: o = S.T @ q\n")
+    plan = make_plan(spec, algebra.derive(spec)).chunk_kernel
+    assert isinstance(plan, ExpandedPlan) and reason in plan.reason

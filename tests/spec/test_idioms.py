@@ -20,19 +20,30 @@ output: "o = {}"
 """
 
 
-def told(expression: str) -> tuple[str, str]:
+def told(expression: str, text: str = SPEC) -> tuple[str, str]:
     """The code and the hint of the one thing that is wrong with an output."""
-    (found,) = check_spec(SPEC.format(expression))[1]
+    (found,) = check_spec(text.format(expression))[1]
     return found.code, found.hint
 
 
-@pytest.mark.parametrize("name", sorted({**idioms._FUNCTIONS}))
+@pytest.mark.parametrize("name", sorted({**idioms._FUNCTIONS, **idioms._FUNCTIONS_OF_VERSION_2}))
 def test_a_function_of_another_library_is_one_mistake_with_a_hint(name: str) -> None:
-    assert name not in functions()
-    assert told(f"S.T @ {name}(q)") == ("E408", idioms.function_hint(name))
+    assert name not in functions(2)
+    assert told(f"S.T @ {name}(q)") == ("E408", idioms.function_hint(name, 1))
+    of_version_2 = SPEC.replace("flagen: 1", "flagen: 2")
+    assert told(f"S.T @ {name}(q)", of_version_2) == ("E408", idioms.function_hint(name, 2))
 
 
-@pytest.mark.parametrize("hint", sorted({*idioms._FUNCTIONS.values(), *idioms._NAMES.values()}))
+@pytest.mark.parametrize("name", sorted(idioms._FUNCTIONS_OF_VERSION_2))
+def test_what_only_version_2_can_write_is_told_with_the_version(name: str) -> None:
+    assert "`flagen: 2`" in idioms.function_hint(name, 1)
+    assert "version" not in idioms.function_hint(name, 2)
+
+
+@pytest.mark.parametrize(
+    "hint",
+    sorted({*idioms._FUNCTIONS.values(), *idioms._NAMES.values(), *idioms._FUNCTIONS_OF_VERSION_2.values()}),
+)
 def test_what_a_hint_tells_to_write_is_in_the_language(hint: str) -> None:
     for text in re.findall(r"(?:[Ww]rite|written|is|of two:) `([^`=]*)`", hint):
         if "k^T" in text or text in (".T", "self."):
@@ -40,7 +51,9 @@ def test_what_a_hint_tells_to_write_is_in_the_language(hint: str) -> None:
         names = dict.fromkeys(re.findall(r"(?<![.\w])[A-Za-z]\w*", re.sub(r"[0-9.]+e-?[0-9]+", "", text)))
         local = "\n".join(f"  - {name} = norm(v)" for name in names if name in ("a", "b", "x", "y"))
         value = f"0 * ({text})" if "S" not in text and "@" not in text else text
-        spec = SPEC.format("PLACEHOLDER").replace(
+        of_version_2 = hint in idioms._FUNCTIONS_OF_VERSION_2.values()
+        version = SPEC.replace("flagen: 1", "flagen: 2") if of_version_2 else SPEC
+        spec = version.format("PLACEHOLDER").replace(
             'output: "o = PLACEHOLDER"', f"output:\n{local}\n  - probe = {value}\n"
         )
         codes = {found.code for found in check_spec(spec + "  - o = S.T @ q\n")[1]}

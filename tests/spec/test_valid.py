@@ -137,6 +137,26 @@ def test_sizes_that_follow_from_others_are_dims_like_any() -> None:
     assert as_written(other) == spec
 
 
+def test_a_dim_that_is_renamed_is_renamed_in_expressions_too() -> None:
+    text = """
+flagen: 2
+name: renamed
+dims: {R: K, V: row}
+state: {S: [K, V]}
+inputs: {q: [K], k: [R], v: [row], m: [R, row]}
+update: S = S + outer(over(k, K) * index(K), over(v, V)) + over(over(m, R, K), row, V)
+output: o = S.T @ q * mean(index(row)) * sum(k, R)
+"""
+    spec = parse_spec(text)
+    other = renamed(spec, {"R": "R_", "row": "row_", "V": "V_"})
+    assert [to_source(statement.value) for statement in (*other.update, *other.output)] == [
+        "S + outer(over(k, K) * index(K), over(v, V_)) + over(over(m, R_, K), row_, V_)",
+        "S.T @ q * mean(index(row_)) * sum(k, R_)",
+    ]
+    assert [statement.value.dims for statement in other.update] == [("K", "V_")]
+    assert as_written(other) == spec
+
+
 def test_class_names_are_given_or_made() -> None:
     assert load("chunk_hints").class_name == "ChunkHints2"
     assert load("rwkv4").class_name == "Rwkv4"

@@ -101,10 +101,8 @@ class ExpressionPrinter:
             case RowMap(function, value):
                 return Latex(rf"\operatorname{{{function}}}\left({self.print(value)}\right)")
             case Rotate(value, angle, half):
-                paired = r"_{\mathrm{half}}" if half else ""
-                return Latex(
-                    rf"R{paired}\left({self.print(angle)}\right)\,{self._printed(value).within(SIGN)}", PRODUCT
-                )
+                function = r"rotate\_half" if half else "rotate"
+                return Latex(rf"\operatorname{{{function}}}\left({self.print(value)}, {self.print(angle)}\right)")
             case Over(value, source, target):
                 renamed = f"{symbol(source)} \\to {symbol(target)}"
                 return Latex(rf"{self._printed(value).atom}^{{({renamed})}}")

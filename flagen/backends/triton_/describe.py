@@ -6,7 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from flagen.backends.printed import product_of, total_of
 from flagen.plan.fused import FusedPlan
-from flagen.spec.model import Dims
+from flagen.spec.model import Dims, Repeat, Rotate, Spec, walk
+
+
+def turns(spec: Spec) -> bool:
+    """Whether there is a rotation, for which a program needs all of a vector."""
+    bodies = (statement.body if isinstance(statement, Repeat) else (statement,) for statement in spec.update)
+    assigns = (*(assign for body in bodies for assign in body), *spec.output)
+    values = (*(derived.value for derived in spec.derived), *(assign.value for assign in assigns))
+    return any(isinstance(node, Rotate) for value in values for node in walk(value))
 
 
 def ownership(plan: FusedPlan) -> str:
@@ -14,7 +22,8 @@ def ownership(plan: FusedPlan) -> str:
     spec, split = plan.spec, plan.split
     if split is None:
         crossed = listed(dim for dim in plan.order if any(dim in state.dims for state in spec.states))
-        reason = f": there are sums over {crossed}, so no part of it can go on alone" if crossed else ""
+        what = "sums or rotations" if turns(spec) else "sums"
+        reason = f": there are {what} over {crossed}, so no part of it can go on alone" if crossed else ""
         return f"A program owns {listed(state.name for state in spec.states)} of one head of one sequence{reason}."
     cut = listed(state.name for state in spec.states if split.dim in state.dims)
     whole = listed(state.name for state in spec.states if split.dim not in state.dims)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flagen.backends.triton_.describe import count, listed
+from flagen.backends.triton_.describe import count, listed, turns
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.spec.model import Input, Param, State
@@ -15,7 +15,8 @@ def ownership(plan: ScanKernelPlan) -> str:
     """Which part of the work one program has, and why it can have it."""
     states = listed(state.name for state in plan.spec.states)
     if plan.split is None:
-        return f"A program owns {states} of one head of one sequence, for something sums over each of their dims."
+        what = "sums or rotations run" if turns(plan.spec) else "something sums"
+        return f"A program owns {states} of one head of one sequence, for {what} over each of their dims."
     cut = listed(state.name for state in plan.spec.states if plan.split in state.dims)
     whole = listed(state.name for state in plan.spec.states if plan.split not in state.dims)
     what = f"of {cut}, of one head of one sequence" if cut else "of one head of one sequence"
