@@ -81,6 +81,7 @@ class Function(Operation):
         operands. It must not overflow where its value does not.
     latex: around `%s`, the arguments; the function's name where this is empty.
     since: the first version of the language that has it.
+    periodic: whether it takes an angle, in radians or in turns: of which an error counts however large it is.
     """
 
     summary: str
@@ -94,6 +95,7 @@ class Function(Operation):
     bound: str = ""
     python: str = ""
     latex: str = ""
+    periodic: bool = False
 
     @property
     def signature(self) -> str:
@@ -334,6 +336,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="cos",
             since=2,
+            periodic=True,
             summary="the cosine of an angle in radians",
             value=values.cos,
             interval=values.cos_interval,
@@ -347,6 +350,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="sin",
             since=2,
+            periodic=True,
             summary="the sine of an angle in radians",
             value=values.sin,
             interval=values.sin_interval,
@@ -374,6 +378,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
         Function(
             name="fraction",
             since=2,
+            periodic=True,
             summary="`x - floor(x)`: of an angle in turns, what is left of it without the whole ones",
             value=values.fraction,
             interval=values.fraction_interval,

@@ -12,6 +12,7 @@ from flagen.algebra.rewrite import map_children
 from flagen.algebra.stage_results import Results, Wanted, fresh
 from flagen.algebra.staged import Result, Stage, flat
 from flagen.diagnostics import Span
+from flagen.functions import FUNCTIONS
 from flagen.spec.model import (
     Assign,
     Call,
@@ -52,6 +53,7 @@ class Cutter:
         self.results, self.flow, self.state, self.is_log = results, results.flow, state, is_log
         self.exponents: list[tuple[Expr, set[str]]] = []
         self.in_exponent = False
+        self.in_angle = False
         self.kept: dict[Place, Assign] = {}
 
     # --------------------------------------------------------------------------------------------------------- the spec
@@ -215,7 +217,18 @@ class Cutter:
             return expr
         if isinstance(expr, StateRead):
             raise OutsideStages(f"{expr.name} is used whole, not read by a vector", expr.span)
+        if isinstance(expr, Rotate):
+            return replace(expr, value=self.cut(expr.value, place), angle=self._cut_angle(expr.angle, place))
+        if isinstance(expr, Call) and FUNCTIONS[expr.function].periodic:
+            return replace(expr, args=tuple(self._cut_angle(arg, place) for arg in expr.args))
         return map_children(expr, lambda child: self.cut(child, place))
+
+    def _cut_angle(self, expr: Expr, place: Place) -> Expr:
+        """The same of an angle, of which whole turns do not count."""
+        outside, self.in_angle = self.in_angle, True
+        angle = self.cut(expr, place)
+        self.in_angle = outside
+        return angle
 
     def _keep(self, *places: Place) -> None:
         for place in places:
@@ -248,8 +261,10 @@ class Cutter:
         return None if state is None else self.results.want(state, value, at, wide=True, name=name)
 
     def _wants_wide(self, value: Expr) -> bool:
-        """Rows of a matrix state are rounded to the dtype of the inputs anyway; numbers, decays and scans are not."""
-        return self.state is None or self.state in self.results.scans or not value.dims or self.in_exponent
+        """Rows of a matrix state are rounded to the dtype of the inputs anyway; numbers, decays, angles and scans are
+        not."""
+        kept = self.in_exponent or self.in_angle
+        return self.state is None or self.state in self.results.scans or not value.dims or kept
 
     def _is_of_whole_token(self, expr: Expr, place: Place) -> bool:
         """Whether `expr`, in a `repeat`, is the same in every micro-step."""

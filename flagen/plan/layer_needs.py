@@ -101,6 +101,8 @@ def _factors(expr: Expr, dims: dict[str, Expr]) -> Iterator[str]:
             yield from _factors(dims[name], dims)
         case Binary("+" | "*" | "//", left, right):
             yield from (*_factors(left, dims), *_factors(right, dims))
+        case Binary("-", left, _):
+            yield from _factors(left, dims)
         case Logic("or", values):
             yield from (name for value in values for name in _factors(value, dims))
         case IfElse(_, then, otherwise):

@@ -81,7 +81,7 @@ def _fused(plan: FusedPlan) -> Iterator[Choice]:
 
 def _fused_block(plan: FusedPlan, split: Split) -> Choice:
     tiles = [_without(split, dims) for dims in _large(plan) if split.dim in dims]
-    indices = f"1024 // {_sum_of_blocks(tiles)}"
+    indices = f"1024 // {_sum_of_blocks(tiles)}" if tiles else "1024"
     if len(tiles) > 1:  # The sum of their blocks may be no power of two.
         indices = f"triton.next_power_of_2({indices})"
     if split.partial:

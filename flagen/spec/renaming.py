@@ -8,7 +8,7 @@ from typing import Any
 
 from flagen.spec.model import Expr, Spec
 
-_DECLARING = frozenset(("name", "target", "dim", "symbol", "argument"))
+_DECLARING = frozenset(("name", "target", "dim", "source", "symbol", "argument"))
 """Fields of a spec's tree that hold a name of the spec."""
 
 _KEPT = frozenset(("name", "layer", "used", "source", "written"))

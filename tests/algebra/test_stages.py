@@ -56,6 +56,19 @@ def test_what_vectors_become_is_evaluated_where_they_are():
     assert not key.wide, "rows are rounded anyway"
 
 
+def test_an_angle_goes_on_as_it_is():
+    """In bfloat16 ten turns are no angle; a factor is one."""
+    update = "- phi = fraction(phi + c)\n- S = exp(g) * S + outer(k, v)"
+    for output, wide in [
+        ("cos(S.T @ q + 60 * phi)", True),
+        ("fraction(S.T @ q + 60 * phi)", True),
+        ("S.T @ q * (60 * phi)", False),
+        ("S.T @ q * cos(60 * phi)", False),
+    ]:
+        form = stages(update, f"o = {output}", "phi: [V], S: [K, V]")
+        assert [decl.wide for decl in form.passed] == [wide]
+
+
 def test_what_is_read_of_a_matrix_goes_on_as_it_is():
     form = stages(
         "- F = exp(g) * F + outer(k, v)\n- S = S + outer(k, silu(F.T @ q))",

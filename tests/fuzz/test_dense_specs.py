@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.fuzz.explore import climbed, explore, text_of
+from tests.fuzz.explore import OF_VERSION_2, climbed, explore, text_of
 from tests.fuzz.test_random_specs import EXAMPLES
 from tests.tiers import tiered
 
@@ -36,6 +36,11 @@ def test_they_build_and_pytorch_runs_what_they_say(number):
 @numbers(1_000_000, 6, 200)
 def test_kernels_run_what_they_say(number, poisoned_memory):
     climbed(number, "kernels")
+
+
+@numbers(OF_VERSION_2, 6, 200)
+def test_those_of_version_2_build_and_pytorch_runs_what_they_say(number):
+    climbed(number, "naive")
 
 
 def test_what_fails_is_told_and_stops_nothing(monkeypatch):

@@ -19,7 +19,7 @@ from flagen.plan.tiles import OfAngles, Rotated, Size, Tile, Value
 from flagen.spec.model import Dims
 from generated.shared import rotations
 
-SIZES = [(8, 4), (8, 2), (8, 1), (6, 3), (12, 3), (12, 6), (16, 5), (2, 1)]
+SIZES = [(8, 4), (8, 2), (8, 1), (6, 3), (12, 3), (12, 6), (16, 5), (2, 1), (15, 5), (15, 7), (9, 3), (3, 1)]
 """Channels, and how many of their pairs have an angle."""
 
 ROWS = 4

@@ -306,6 +306,18 @@ LAYERS: dict[str, Layer] = {
             },
         ),
     ),
+    "mamba3_layer": Layer(
+        "Mamba3",
+        configs(
+            {"head_dim": 16, "state_size": 8},
+            {"head_dim": 8, "state_size": 12, "n_groups": 2, "expand": 1, "is_outproj_norm": True, "use_bias": True},
+            {"head_dim": 16, "state_size": 16, "n_groups": 2, "A_floor": 0.7, "dt_min": 0.01, "norm_eps": 1e-3},
+        ),
+        (
+            {"hidden_size": 48, "head_dim": 8, "state_size": 20, "n_groups": 3},
+            {"hidden_size": 48, "head_dim": 8, "state_size": 20, "is_outproj_norm": True, "use_bias": True},
+        ),
+    ),
     "abc_attention": Layer(
         "ABCAttention",
         configs(
@@ -330,6 +342,18 @@ LAYERS: dict[str, Layer] = {
         (
             {**OF_64, "num_slots": 5},
             {**OF_64, "num_kv_heads": 2, "feature_map": "t2r", "use_short_conv": True},
+        ),
+    ),
+    "cyclic_flow_attention": Layer(
+        "CyclicFlowAttention",
+        configs(
+            {"num_heads": 2, "head_dim": 8, "num_slots": 8},
+            {"num_heads": 2, "head_dim": 8, "num_slots": 14, "conv_bias": True, "expand_k": 0.5, "expand_v": 2.0},
+            {"num_heads": 2, "head_dim": 8, "num_slots": 6, "use_short_conv": False, "norm_eps": 1e-3},
+        ),
+        (
+            {**OF_40, "num_slots": 10, "expand_v": 2.0},
+            {**OF_40, "num_slots": 4, "use_short_conv": False},
         ),
     ),
     "lightnet_attention": Layer(

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable
@@ -30,10 +32,12 @@ repair()  # Before fla looks at Triton.
 
 import fla.layers
 import fla.layers.abc
+import fla.layers.cyfa
 import fla.layers.delta_net
 import fla.layers.gated_deltanet
 import fla.layers.gated_deltaproduct
 import fla.layers.hgrn
+import fla.layers.mamba3
 import fla.layers.simple_gla
 import fla.ops.lightnet.chunk
 import fla.ops.lightnet.fused_recurrent
@@ -42,12 +46,14 @@ import torch
 from fla.models.utils import Cache
 from fla.ops.abc.chunk import chunk_abc
 from fla.ops.abc.naive import naive_recurrent_abc
+from fla.ops.cyfa import naive_recurrent_cyfa
 from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
 from torch import Tensor, nn
 
 from tests.layers.cases import LAYERS, Config
 from tests.layers.scenarios import AsOurs, scenarios
+from tests.numeric.operator_references import mamba3, turned
 
 
 def additive_gate(
@@ -87,6 +93,7 @@ ALONE = {
     "mamba2_layer": "ignores cu_seqlens",
     "rwkv7_attention": "keeps another's token for a sequence that is empty",
     "simple_gated_linear_attention": "fails where there is a mask and gradients are wanted",
+    "cyclic_flow_attention": "has kernels for a GPU alone, and their reference fails of a sequence that is empty",
 }
 """Layers that run each sequence of a pack alone, and each without its padding where gradients are wanted."""
 AFRESH = {"abc_attention": "cannot resume, refuses cu_seqlens, and what is masked adds to the slots all the same"}
@@ -146,6 +153,81 @@ def l2norm(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
+def of_a_circle(checkpoint_level: int = 0, **more: Any) -> tuple[Tensor, Any]:
+    """fla's reference in PyTorch of its operator of cyclic flow attention."""
+    return naive_recurrent_cyfa(**more)  # type: ignore[no-any-return]
+
+
+def trapezoid(
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    ADT: Tensor,
+    DT: Tensor,
+    Trap: Tensor,
+    Q_bias: Tensor,
+    K_bias: Tensor,
+    Angles: Tensor,
+    D: Tensor,
+    Z: Tensor | None,
+    return_final_states: bool,
+    cu_seqlens: Tensor | None,
+    **_: Any,
+) -> Any:
+    """mamba_ssm's operator of Mamba-3, which needs a GPU, by the recurrence that is written by hand here; it is that of
+    mamba_ssm's own reference."""
+    rates = (x.transpose(1, 2) for x in (ADT, DT, Trap))
+    o, state = mamba3(
+        *(Q, K, V, *rates, Angles, Q_bias, K_bias, D), output_final_state=return_final_states, cu_seqlens=cu_seqlens
+    )
+    o = (o if Z is None else o * torch.nn.functional.silu(Z)).to(V.dtype)
+    if state is None:
+        return o
+    phi, S, k, v = (x.to(V.dtype) for x in state)
+    return o, 2 * math.pi * phi, S.transpose(-1, -2), k, v
+
+
+def turned_once(
+    q: Tensor, k: Tensor, angle_state: Tensor, angle_proj: Tensor, dt: Tensor, bias_q: Tensor, bias_k: Tensor, **_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of one token: what it does to queries and keys, [B, 1, H, N], and to the angles."""
+    angle = (angle_state + math.pi * torch.tanh(angle_proj) * dt[..., None]) % (2 * math.pi)
+    rows = [(x + bias).flatten(0, 2) for x, bias in ((q, bias_q), (k, bias_k))]
+    both = [torch.stack([turned(x, phi) for x, phi in zip(each, angle.flatten(0, 1), strict=True)]) for each in rows]
+    return both[0].view_as(q), both[1].view_as(k), angle
+
+
+def written_once(
+    ssm_state: Tensor,
+    k_state: Tensor,
+    v_state: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    trap: Tensor,
+    *_: Tensor,
+    out: Tensor,
+    z: Tensor | None,
+    **__: Any,
+) -> None:
+    """The same of one token: what it does to the state, and what it reads."""
+    now = (trap * dt)[..., None, None] * x[..., None] * B[:, 0, :, None]
+    before = ((1 - trap) * dt)[..., None, None] * v_state[..., None] * k_state[:, 0, :, None]
+    ssm_state.copy_(torch.exp(A * dt)[..., None, None] * (ssm_state + before) + now)
+    o = torch.einsum("bhpn,bhn->bhp", ssm_state, C[:, 0]) + D[:, None] * x
+    out.copy_((o if z is None else o * torch.nn.functional.silu(z)).view_as(out))
+
+
+fla.layers.cyfa.chunk_cyfa = fla.layers.cyfa.fused_recurrent_cyfa = of_a_circle
+fla.layers.mamba3.mamba3_siso_combined = trapezoid
+fla.layers.mamba3.apply_rotary_qk_inference_fwd = turned_once
+fla.layers.mamba3.mamba3_step_fn = written_once
+_forward = textwrap.dedent(inspect.getsource(fla.layers.mamba3.Mamba3.forward))
+exec(_forward.replace('if "cuda" not in', 'if "" not in'), vars(fla.layers.mamba3))  # It refuses to run without a GPU.
+fla.layers.mamba3.Mamba3.forward = fla.layers.mamba3.forward
 fla.layers.gated_deltanet.chunk_gated_delta_rule = gated_delta_rule
 fla.layers.gated_deltaproduct.chunk_gated_delta_product = micro_steps
 fla.layers.abc.chunk_abc = slots
@@ -317,6 +399,11 @@ def as_ours(package: str, cls: type[nn.Module]) -> AsOurs:
         return lambda states: [states[0].transpose(-1, -2), *states[1:]] if states else []
     if package == "abc_attention":  # Of an empty sequence nothing is written.
         return lambda states: [*states[:2], *(z.masked_fill(z == 0, -torch.inf) for z in states[2:])]
+    if package == "mamba3_layer":
+        turns = 2 * math.pi
+        return lambda states: states and [(states[0] / turns) % 1, states[1].mT, states[2].squeeze(1), states[3]]
+    if package == "cyclic_flow_attention":
+        return lambda states: states and [*states[:2], (states[2] / (states[0].shape[-1] - 1)) % 1]
     if package == "precond_gated_deltanet":
         return lambda states: [s.repeat_interleave(states[0].shape[1] // s.shape[1], 1) for s in states]
     return list

@@ -18,6 +18,10 @@ from tests.tiers import tiered
 TIMES = 1.25
 """How many times fla's own error: what is left of chance in the median of six sequences."""
 
+OF_PRODUCTS = {"cyclic_flow_attention": 1.6, "mamba3_layer": 1.6}
+"""How many times that with kernels, which multiply in bf16: theirs are for a GPU alone, and what was recorded in their
+place multiplies in float32."""
+
 CASES = [(package, index) for package in LAYERS for index, _ in enumerate(LAYERS[package].configs)]
 
 
@@ -36,8 +40,8 @@ def compare(package: str, index: int, monkeypatch: pytest.MonkeyPatch, kernels: 
         expected = reference(layer, config)
         found = None if kernels else errors(expected, layer, config)
     found = found or errors(expected, layer, config)
-    theirs = recorded()[package][index]
-    assert not [f for name, error in found.items() for f in beyond(name, error, TIMES * theirs[name])]
+    theirs, times = recorded()[package][index], TIMES * (OF_PRODUCTS.get(package, 1) if kernels else 1)
+    assert not [f for name, error in found.items() for f in beyond(name, error, times * theirs[name])]
 
 
 @pytest.mark.filterwarnings("ignore:Operators run without kernels")

@@ -17,6 +17,7 @@ HEADS = {"num_heads": 2}
 CONFIGS = {
     "abc": [HEADS, {**HEADS, "use_short_conv": True, "tie_word_embeddings": True}],
     "comba": [{**HEADS, "head_dim": 16}],
+    "cyclic_flow_attention": [{**HEADS, "head_dim": 16, "num_slots": 8}],
     "delta_net": [HEADS, {**HEADS, "use_gate": True, "expand_v": 2.0}],
     "gated_deltanet": [{**HEADS, "head_dim": 16}, {**HEADS, "head_dim": 16, "num_v_heads": 4, "use_gate": False}],
     "gated_deltaproduct": [
@@ -32,6 +33,10 @@ CONFIGS = {
     "linear_attn": [HEADS, {**HEADS, "feature_map": "hedgehog", "norm_q": True, "norm_k": True}],
     "mamba": [{}, {"state_size": 8, "use_bias": True}],
     "mamba2": [{"head_dim": 16, "state_size": 8, "chunk_size": 16}, {"head_dim": 16, "state_size": 8, "n_groups": 2}],
+    "mamba3": [
+        {"head_dim": 16, "state_size": 8},
+        {"head_dim": 16, "state_size": 8, "n_groups": 2, "is_outproj_norm": True},
+    ],
     "precond_gated_deltanet": [{**HEADS, "head_dim": 16}],
     "precond_kda": [{**HEADS, "head_dim": 16}],
     "retnet": [HEADS, {**HEADS, "num_kv_heads": 1, "intermediate_size": 48}],

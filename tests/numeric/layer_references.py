@@ -12,8 +12,10 @@ from torch import Tensor, exp, sigmoid
 from torch.nn.functional import logsigmoid, softplus
 
 from tests.numeric.operator_references import (
+    CYCLIC,
     abc_attn,
     comba,
+    cyclic,
     delta_rule,
     gated_delta_product,
     gated_delta_rule,
@@ -27,6 +29,7 @@ from tests.numeric.operator_references import (
     linear_attn,
     mamba,
     mamba2,
+    mamba3,
     precond_gated_delta_rule,
     precond_kda,
     retention,
@@ -108,6 +111,19 @@ def mamba_layer(h, x, dt, B, C, A_log, D):
 @recurrence("B x", per_head="A_log dt_bias D")
 def mamba2_layer(S, x, dt, B, C, A_log, dt_bias, D, *, least=0.0, most=math.inf):
     return mamba2.__wrapped__(S, x, softplus(dt + dt_bias).clamp(least, most), B, C, -exp(A_log), D)
+
+
+@recurrence(
+    states={"phi": "angles", "S": "k v", "last_k": "k", "last_v": "v"},
+    per_head="dt_bias q_bias k_bias D",
+    output="v",
+)
+def mamba3_layer(phi, S, last_k, last_v, q, k, v, a, dt, trap, angles, z, dt_bias, q_bias, k_bias, D, *, least=0.0001):
+    step = softplus(dt + dt_bias)
+    rate = -softplus(a).clamp(min=least)
+    operands = q, k, v, rate * step, step, trap, angles, q_bias, k_bias, D
+    states, o = mamba3.__wrapped__(phi, S, last_k, last_v, *operands)
+    return states, o * silu(z)
 
 
 @recurrence(states={"S": "k v", "z": "k"}, first={"z": -math.inf}, output="v")
@@ -240,3 +256,10 @@ def gated_slot_attention(Sk, Sv, q, k, v, f, *, slope=1, normalizer=8, scale=Non
 def abc_attention(Sk, Sv, z, q, k, v, s, *, lowest=-32, highest=32, scale=None):
     (z, Sk, Sv), o = abc_attn.__wrapped__(z, Sk, Sv, q, k, v, s.clamp(lowest, highest), scale=scale)
     return (Sk, Sv, z), o
+
+
+@recurrence(states=CYCLIC, per_head="A_log dt_bias readout", output="v")
+def cyclic_flow_attention(Sk, Sv, clock, q, k, v, a, d, b, A_log, dt_bias, readout, *, scale=None):
+    g = log_forget(A_log, a + dt_bias)
+    states, o = cyclic(Sk, Sv, clock, q, k, v, g, sigmoid(d), sigmoid(b), readout, scale)
+    return states, len(readout) * o

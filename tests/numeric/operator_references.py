@@ -225,6 +225,74 @@ def precond_kda(S, A, q, k, v, g, beta, ga, ba, *, scale=None, x=2, center=0, ep
     return (S, A), read(S, q, scale)
 
 
+# ------------------------------------------------------------------------------------------------------------ rotations
+
+
+def turned(x: Tensor, angle: Tensor) -> Tensor:
+    """Neighbours in x, each pair a complex number, turned by the angles; pairs for which there is none stay."""
+    pairs = torch.view_as_complex(x.reshape(-1, 2))
+    moved = pairs[: len(angle)] * torch.polar(torch.ones_like(angle), angle)
+    return torch.view_as_real(torch.cat([moved, pairs[len(angle) :]])).flatten()
+
+
+@recurrence(states={"phi": "angles", "S": "k v", "last_k": "k", "last_v": "v"}, per_head="q_bias k_bias D", output="v")
+def mamba3(phi, S, last_k, last_v, q, k, v, adt, dt, trap, angles, q_bias, k_bias, D):
+    phi = (phi + 0.5 * torch.tanh(angles) * dt) % 1
+    q, k = turned(q + q_bias, 2 * math.pi * phi), turned(k + k_bias, 2 * math.pi * phi)
+    now = dt * torch.sigmoid(trap)
+    before = dt - now
+    S = exp(adt) * (S + before * outer(last_k, last_v)) + now * outer(k, v)
+    return (phi, S, k, v), retrieve(S, q) + D * v
+
+
+def rms_normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return weight * x / torch.sqrt((x * x).mean() + eps)
+
+
+def waves(C: int, place: Tensor) -> Tensor:
+    """The (C + 1) / 2 waves that fit a circle of C slots, at places on it: [..., (C + 1) / 2], of length 1 together."""
+    number = torch.arange((C + 1) // 2).double()
+    height = (1 + number.clamp(max=1)).sqrt() / C**0.5
+    return torch.polar(height, 2 * math.pi / C * number * place[..., None])
+
+
+CYCLIC = {"Sk": "k readout+1", "Sv": "readout+1 v", "clock": ""}
+
+
+def cyclic(Sk, Sv, clock, q, k, v, g, delta, beta, readout, scale):
+    """A token is written where the clock stands, and is read as many slots behind it as have gone by since then."""
+    C = len(readout)
+    clock = (clock + delta / C) % 1
+    write = beta * torch.view_as_real(waves(C, -C * clock)).flatten()
+    Sk, Sv = exp(g) * Sk + outer(k, write), exp(g) * Sv + outer(write, v)
+    slots = torch.view_as_real(waves(C, torch.arange(C) - C * clock)).flatten(1)
+    weights = torch.softmax(readout @ slots @ read(Sk, q, scale), dim=0)
+    return (Sk, Sv, clock), retrieve(Sv, slots.T @ (readout.T @ weights))
+
+
+@recurrence(states=CYCLIC, per_head="readout", shared="q_norm_weight k_norm_weight", output="v")
+def cyfa(
+    Sk,
+    Sv,
+    clock,
+    q,
+    k,
+    v,
+    g,
+    delta,
+    beta,
+    readout,
+    q_norm_weight,
+    k_norm_weight,
+    *,
+    q_norm_eps,
+    k_norm_eps,
+    scale=None,
+):
+    q, k = rms_normed(q, q_norm_weight, q_norm_eps), rms_normed(k, k_norm_weight, k_norm_eps)
+    return cyclic(Sk, Sv, clock, q, k, v, g, delta, beta, readout, scale)
+
+
 # ---------------------------------------------------------------------------------------------------------- elementwise
 
 

@@ -115,6 +115,10 @@ VARIANTS = {
     "precond_gated_delta_rule": _variant(
         k=unit, g=log_decay, beta=uniform(0, 1), ga=log_decay, ba=uniform(0, 1), A=softplus
     ),
+    "mamba3": _variant(ends={"dt": (0, 20)}, adt=log_decay, dt=softplus, phi=uniform(0, 1)),
+    "cyfa": _variant(
+        {"q_norm_eps": 1e-5, "k_norm_eps": 1e-5}, g=log_decay, beta=uniform(0, 1), readout=unit, clock=uniform(0, 1)
+    ),
     "precond_kda": _variant(k=unit, g=log_decay, beta=uniform(0, 1), ga=log_decay, ba=uniform(0, 1), A=softplus),
     "hgrn": _variant(gates="g", g=log_decay),
     "rwkv4": _variant(log_weight="k", gates="w", w=log_decay),
@@ -128,6 +132,7 @@ VARIANTS = {
     "rwkv6_attention": _variant(),
     "rwkv7_attention": _variant(),
     "mamba2_layer": _variant({"least": 0.1, "most": 2}),
+    "mamba3_layer": _variant(phi=uniform(0, 1)),
     "lightnet_attention": _variant(log_weight="k"),
     "hgrn_attention": _variant(gates="f", floor=negative),
     "mamba_layer": _variant(gates="dt A_log"),
@@ -142,6 +147,7 @@ VARIANTS = {
     "precond_kimi_delta_attention": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
     "gated_slot_attention": _variant(),
     "abc_attention": _variant(),
+    "cyclic_flow_attention": _variant(dt_bias=below, readout=unit, clock=uniform(0, 1)),
 }
 
 
@@ -209,13 +215,15 @@ class Shape:
         return self.B if self.lengths is None else len(self.lengths)
 
     def sizes(self, spec: Spec) -> dict[str, int]:
-        """The size of each dim of a spec's states, matrices first; and those that follow from them."""
+        """The size of each dim of a spec's states, matrices first, and M of a dim that no state has; and those that
+        follow from them."""
         following = {entry.name for entry in spec.following}
         states = sorted(spec.states, key=lambda state: -len(state.dims))
         first, *others = dict.fromkeys(dim for state in states for dim in state.dims if dim not in following)
         *between, last = others or [None]
         sizes = {first: self.K, **dict.fromkeys(between, self.M), last: self.V}
         known = {dim: size for dim, size in sizes.items() if dim is not None}
+        known |= {dim: self.M for dim in spec.dims if dim not in (*known, *following)}
         fit = fitting(spec, {**known, "H": self.H, "HV": self.H * self.groups})
         return {dim: fit[dim] for dim in (*known, *following)}
 

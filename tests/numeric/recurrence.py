@@ -33,10 +33,10 @@ def recurrence(
     """Turn a rule into a function of whole tensors, with the signature of the variant of that name.
 
     A matrix S is sized by the last dims of two inputs, `rows_and_columns`; other states are named in `states`, with the
-    inputs that size each of their dims, in the order in which the rule takes and returns them. They start at 0 or at
-    `first`. `per_step` names the inputs with a row for each micro-step of a token; `per_head` and `shared` the params,
-    which have one entry for each value head, or one for all, and no token. `output` names an input as wide as the
-    output, unless that is as wide as the columns of S.
+    tensors that size each of their dims, `x+1` where it is one more, in the order in which the rule takes and returns
+    them. They start at 0 or at `first`. `per_step` names the inputs with a row for each micro-step of a token;
+    `per_head` and `shared` the params, which have one entry for each value head, or one for all, and no token. `output`
+    names an input as wide as the output, unless that is as wide as the columns of S.
     """
     sized_by = states or {"S": rows_and_columns}
 
@@ -70,6 +70,10 @@ def recurrence(
                 spans = [(0, start, end) for start, end in pairwise(ends)]
             context = {name: value for name, value in {"HV": HV}.items() if name in known}
 
+            def size(of: str) -> int:
+                name, _, more = of.partition("+")
+                return tensors[name].shape[-1] + int(more or 0)
+
             def operand(name: str, b: int, t: int, head: int) -> Tensor:
                 x = inputs[name]
                 h = head // (HV // x.shape[2])
@@ -81,7 +85,7 @@ def recurrence(
                 if initial_state is not None:
                     given_states = (initial_state,) if isinstance(initial_state, Tensor) else initial_state
                     return tuple(x[n, head].double() for x in given_states)
-                sizes = {name: [tensors[of].shape[-1] for of in sizing.split()] for name, sizing in sized_by.items()}
+                sizes = {name: [size(of) for of in sizing.split()] for name, sizing in sized_by.items()}
                 return tuple(torch.full(size, (first or {}).get(name, 0.0)).double() for name, size in sizes.items())
 
             def run_head(n: int, head: int) -> tuple[Tensor, tuple[Tensor, ...]]:

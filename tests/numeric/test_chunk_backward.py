@@ -25,6 +25,7 @@ from tests.numeric.problems import (
     VARIANTS,
     Problem,
     Shape,
+    as_state,
     cotangent,
     form,
     make,
@@ -61,10 +62,14 @@ def arguments(name: str) -> list[str]:
 
 
 def cotangents(problem: Problem, without: Collection[str] = ()) -> list[Tensor | None]:
-    """Those of o and of each final state that `evaluate` takes, but for the outputs `without`."""
-    outputs = named_results(problem.name, *problem.call(form("naive_recurrent", problem.name)))
-    given = ((x.dtype, None if key in without else cotangent(key, x)) for key, x in outputs.items())
-    return [None if x is None else x.to(dtype) for dtype, x in given]
+    """Those of o and of each final state that `evaluate` takes, but for the outputs `without`: of a phase, which is
+    compared as a point of the circle, the gradient along it."""
+    o, final = problem.call(form("naive_recurrent", problem.name))
+    states = () if final is None else (final,) if isinstance(final, Tensor) else final
+    given = [x.detach().requires_grad_() for x in (o, *states)]
+    outputs = named_results(problem.name, given[0], as_state(tuple(given[1:])))
+    loss = sum((x.double() * cotangent(key, x)).sum() for key, x in outputs.items() if key not in without)
+    return list(torch.autograd.grad(loss, given, allow_unused=True))
 
 
 def gradients(

@@ -57,6 +57,7 @@ def build(problem: Problem, **settings: object) -> nn.Module:
     for param in (p for p in spec.params if p.is_tensor):
         axes = ("HV", *param.dims) if param.per_head else param.dims
         sizes |= dict(zip(axes, problem.tensors[param.name].shape, strict=True))
+    sizes = {name: size for name, size in sizes.items() if name not in {entry.name for entry in spec.following}}
     module = getattr(package(problem.name), spec.class_name)(**sizes, **problem.scalars, **settings)
     with torch.no_grad():
         for name, param in module.named_parameters():

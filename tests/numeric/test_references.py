@@ -239,6 +239,64 @@ def test_slots_that_hold_a_token_each_are_softmax_attention():
     agree({"o": torch.einsum("bhij,bjhv->bihv", weights, v)}, {"o": got["o"]})
 
 
+def test_mamba3_without_its_angles_writes_two_tokens_as_simple_gla_does(shape):
+    # Each token twice: first the one before it under the decay, with what of the step is not its own, then itself.
+    p = make("mamba3", shape, state=False)
+    q, k, v, adt, dt, trap, _, _, _, D = p.tensors.values()
+    q, k, own = heads(q, 4), heads(k, 4), torch.sigmoid(trap) * dt
+    starts = torch.zeros(adt.shape[1], dtype=torch.bool)
+    starts[0 if p.cu_seqlens is None else p.cu_seqlens[:-1][p.cu_seqlens.diff() > 0]] = True
+
+    def before(x: Tensor) -> Tensor:
+        return torch.roll(x, 1, dims=1).masked_fill(starts.view(1, -1, *[1] * (x.ndim - 2)), 0)
+
+    def twice(one: Tensor, other: Tensor) -> Tensor:
+        return torch.stack([one, other], dim=2).flatten(1, 2)
+
+    written = twice(before(k) * ((dt - own) * torch.exp(adt))[..., None], k * own[..., None])
+    offsets = None if p.cu_seqlens is None else 2 * p.cu_seqlens
+    decays = twice(adt, torch.zeros_like(adt))
+    expected = call(ref.simple_gla, p, twice(q, q), written, twice(before(v), v), decays, scale=1.0, cu_seqlens=offsets)
+    plain = torch.zeros_like(p.tensors["q_bias"])
+    still = p.with_tensors(angles=torch.zeros_like(p.tensors["angles"]), q_bias=plain, k_bias=plain)
+    got = run(ref.mamba3, still)
+    agree(
+        {"o": expected["o"][:, 1::2] + D[:, None] * v, "S": expected["final_state"]},
+        {"o": got["o"], "S": got["S_final"]},
+    )
+
+
+def test_mamba3_turned_evenly_is_attention_with_rotary_embeddings():
+    p = make("mamba3", SHAPE, state=False)
+    own = torch.full_like(p.tensors["trap"], torch.inf)
+    even = torch.full_like(p.tensors["dt"], 1.0)
+    rate = p.tensors["angles"][:, :1].expand_as(p.tensors["angles"])
+    p = p.with_tensors(trap=own, dt=even, adt=torch.zeros_like(own), angles=rate, D=torch.zeros_like(p.tensors["D"]))
+    q, k, v = (heads(p.tensors[x], 4) for x in "qkv")
+    q, k = q + p.tensors["q_bias"], k + p.tensors["k_bias"]
+    turn = torch.pi * torch.tanh(rate) * torch.arange(SHAPE.T)[:, None, None]
+    pairs = torch.view_as_complex(q.unflatten(-1, (-1, 2))), torch.view_as_complex(k.unflatten(-1, (-1, 2)))
+    turned = torch.nn.functional.pad(turn, (0, pairs[0].shape[-1] - turn.shape[-1]))
+    of_q, of_k = (x * torch.exp(1j * turned) for x in pairs)
+    scores = torch.einsum("bihr,bjhr->bhij", of_q, of_k.conj()).real.tril()
+    agree({"o": torch.einsum("bhij,bjhv->bihv", scores, v)}, {"o": run(ref.mamba3, p)["o"]})
+
+
+def test_cyfa_a_slot_a_token_is_softmax_attention_to_the_last_tokens():
+    """Slots that hold none yet score 0, and add nothing but to the denominator."""
+    p = make("cyfa", SHAPE, state=False, q_norm_eps=0.0, k_norm_eps=0.0)
+    ones, C = torch.ones_like(p.tensors["beta"]), p.tensors["readout"].shape[-1]
+    plain = torch.eye(C).double().expand_as(p.tensors["readout"])
+    p = p.with_tensors(g=torch.zeros_like(ones), delta=ones, beta=ones, readout=plain)
+    normed = {x: p.tensors[x] / p.tensors[x].square().mean(-1, keepdim=True).sqrt() for x in "qk"}
+    q, k = (heads(normed[x] * p.tensors[f"{x}_norm_weight"], 4) for x in "qk")
+    weights = torch.exp(5**-0.5 * scores(q, k))
+    empty = torch.arange(C - 1, C - 1 - SHAPE.T, -1)
+    assert empty.min() > 0
+    weights = weights / (weights.sum(-1) + empty)[..., None]
+    agree({"o": torch.einsum("bhij,bjhv->bihv", weights, p.tensors["v"])}, {"o": run(ref.cyfa, p)["o"]})
+
+
 @pytest.mark.parametrize("state", [True, False])
 def test_abc_is_gsa_under_the_decays_of_a_softmax_over_time(state):
     p = make("abc_attn", SHAPE, state=state)

@@ -10,6 +10,7 @@ from flagen import pipeline
 from flagen.kernel.ir import Program
 from flagen.plan.model import tilings
 from flagen.plan.tiling import Choice, Tiles, Tiling, Where
+from flagen.spec import parse_spec
 from tests.specs import SPECS
 from tests.tiers import REPRESENTATIVES
 
@@ -56,3 +57,19 @@ def test_a_rule_names_what_it_returns() -> None:
     one = Tiles("walk = inside", (Choice("num_warps", "4"),))
     assert Tiling("f", (), "tuple[dict[str, int], ...]", "Docs.", (one,)).returned == ("walk", "inside")
     assert Tiling("f", (), "dict[str, int]", "Docs.", (Tiles("", one.constants),)).returned == ()
+
+
+def test_a_rule_where_the_largest_tile_is_not_of_the_state() -> None:
+    """What is cut into blocks is none of its dims: nothing says how many indices fit."""
+    spec = parse_spec("""
+flagen: 1
+name: vector
+state: {h: [V]}
+inputs: {v: [V], m: [K, M]}
+update: h = (1 - mean(m)) * h + v
+output: o = h
+""")
+    plan = pipeline.make_plan(spec, pipeline.derive(spec))
+    rule, *_ = tilings(plan.fused)
+    told = {part.name: part.value for part in rule.body if isinstance(part, Choice)}
+    assert told["BLOCK_V"] == "min(triton.next_power_of_2(V), 64)"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from flagen.backends.printed import total_of
+from flagen.backends.signature import output_dtype
 from flagen.backends.torch_.rows import ReadScope, RowPrinter, Rows, expressions, vectors, written_rows
 from flagen.backends.torch_.scope import names_used, prelude
 from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, function_context
@@ -42,8 +43,9 @@ def expanded_launcher_context(plan: ExpandedPlan, program: Program) -> Mapping[s
         ),
         "launched": over["declarations"],
         "output_dtype": "torch.float32",
-        "returned": [result_of(spec.output_dims, "torch.float32")],
+        "returned": [result_of(spec.output_dims, output_dtype(spec))],
         "expansion": {
+            "dtype": output_dtype(spec),
             "note": _note(plan),
             "rows": rows,
             "rounded": rounded,

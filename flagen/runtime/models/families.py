@@ -114,6 +114,7 @@ _MAMBA = {
 FAMILIES: tuple[Family, ...] = (
     Family("abc", "ABCAttention", {"expand_k": 0.5, "expand_v": 1, "num_slots": 64}, {}),
     Family("comba", "Comba", {"num_hidden_layers": 21}),
+    Family("cyclic_flow_attention", "CyclicFlowAttention", {"num_heads": 8, "pad_token_id": 2}),
     Family("delta_net", "DeltaNet", {"num_heads": 16}),
     Family("gated_deltanet", "GatedDeltaNet", {"num_hidden_layers": 21}),
     Family(
@@ -163,6 +164,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("mamba", "Mamba", _MAMBA, {"dt_init": "dt_init_scheme"}, block="none", derived=_mamba),
     Family("mamba2", "Mamba2", {**_MAMBA, "residual_in_fp32": True}, {}, block="none", derived=_mamba2),
+    Family("mamba3", "Mamba3", {**_MAMBA, "residual_in_fp32": True}, {}, block="none"),
     Family("precond_gated_deltanet", "PrecondGatedDeltaNet", {"num_hidden_layers": 21, "a_log_init_lower": 0}),
     Family("precond_kda", "PrecondKDA", {"a_log_init_lower": 1}),
 )

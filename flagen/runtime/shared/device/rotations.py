@@ -20,9 +20,12 @@ def rotate(x, angle, size: tl.constexpr, pairs: tl.constexpr):
 def rotate_half(x, angle, size: tl.constexpr, pairs: tl.constexpr):
     """The same of pairs that are half of the channels apart."""
     lanes = tl.arange(0, x.shape[len(x.shape) - 1])
-    second = lanes // (size // 2)
-    partner = tl.where(lanes < size, (lanes + size // 2) % size, lanes)
-    return _turned(x, angle, partner, second, tl.where(lanes < size, lanes % (size // 2), size), pairs)
+    half: tl.constexpr = size // 2
+    second = lanes // half
+    # Of an odd size the last channel has no partner.
+    pair = tl.where(lanes < 2 * half, lanes % half, half)
+    partner = tl.where(lanes < half, lanes + half, tl.where(lanes < 2 * half, lanes - half, lanes))
+    return _turned(x, angle, partner, second, pair, pairs)
 
 
 @triton.jit
