@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from flagen.spec import to_source
-from flagen.spec.model import Assign, Input, Param, Repeat, Spec, Statement
+from flagen.spec.model import Assign, Input, Param, Repeat, Spec, State, Statement
 
 
 def describe(spec: Spec) -> str:
@@ -17,9 +17,7 @@ def _lines(spec: Spec) -> Iterator[str]:
     yield f"{spec.name}: {spec.title}" if spec.title else spec.name
     yield from filter(None, (spec.paper, spec.description))
     yield from _section("dims", ((entry.name, to_source(entry.value)) for entry in spec.following))
-    yield from _section(
-        "state", ((s.name, f"{_shape(*s.dims)} per value head, starts at {s.init:g}") for s in spec.states)
-    )
+    yield from _section("state", ((state.name, _state(state)) for state in spec.states))
     yield from _section("inputs", ((decl.name, _input(decl, spec)) for decl in spec.inputs))
     yield from _section("params", ((decl.name, _param(decl)) for decl in spec.params))
     if spec.steps:
@@ -45,6 +43,11 @@ def _section(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
         yield ""
         yield title
         yield from (f"  {name:{width}}  {text}" for name, text in rows)
+
+
+def _state(state: State) -> str:
+    meaning = f"; before a token it is {state.meaning}" if state.meaning else ""
+    return f"{_shape(*state.dims)} per value head, starts at {state.init:g}{meaning}"
 
 
 def _input(decl: Input, spec: Spec) -> str:

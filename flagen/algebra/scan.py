@@ -83,6 +83,11 @@ class Scan:
         return tuple(zip(LETTERS[self.kind], parts, strict=True))
 
     @property
+    def is_shift(self) -> bool:
+        """Whether the state is nothing of what it was: nothing is scanned, and before a token it is the row before."""
+        return self.kind == "affine" and self.factor == ZERO
+
+    @property
     def slope(self) -> Expr:
         """dX / dX_prev."""
         if self.kind != "logaddexp":
@@ -154,7 +159,8 @@ class ScanForm:
         ]
         for scan in self.scans:
             x = scan.state.name
-            lines.append(f"{x}: {_STEP[scan.kind]}; in the end {x}_t = {LETTERS[scan.kind][-1]}_t")
+            doubled = f"{_STEP[scan.kind]}; in the end {x}_t = {LETTERS[scan.kind][-1]}_t"
+            lines.append(f"{x}: {f'{x}_t = b_t, no scan' if scan.is_shift else doubled}")
         return "\n".join(lines)
 
     def dump_adjoint(self) -> str:

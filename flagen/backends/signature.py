@@ -69,7 +69,7 @@ def _steps(spec: Spec) -> tuple[Parameter, ...]:
 
 
 def _carried(spec: Spec) -> tuple[Parameter, ...]:
-    states = f"{state_shapes(spec)}{_size_note(spec, 'states')}; default {first_state(spec)}."
+    states = f"{state_shapes(spec)}{states_note(spec)}{_size_note(spec, 'states')}; default {first_state(spec)}."
     return (
         Parameter("initial_state", f"{state_annotation(spec)} | None", "None", True, states),
         Parameter("output_final_state", "bool", "False", True, "also return the state after the last token."),
@@ -152,6 +152,18 @@ def state_shapes(spec: Spec) -> str:
     """`[N, HV, K, V]`, or a tuple of such shapes in declared order."""
     shapes = [f"[{', '.join((leading_axes(spec)[2], 'HV', *state.dims))}]" for state in spec.states]
     return shapes[0] if len(shapes) == 1 else f"({', '.join(shapes)})"
+
+
+def states_note(spec: Spec) -> str:
+    """What those states are that no one declared: `; the last 2 are what prev(k) and prev(v) are at the next token`."""
+    meanings = [state.meaning for state in spec.states if state.meaning]
+    if not meanings:
+        return ""
+    if len(spec.states) == 1:
+        return f": what {meanings[0]} is at the next token"
+    which = "the last one is" if len(meanings) == 1 else f"the last {len(meanings)} are"
+    named = " and ".join(part for part in (", ".join(meanings[:-1]), meanings[-1]) if part)
+    return f"; {which} what {named} {'is' if len(meanings) == 1 else 'are'} at the next token"
 
 
 def first_state(spec: Spec) -> str:

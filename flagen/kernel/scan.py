@@ -32,7 +32,7 @@ from flagen.plan.free_names import final_name, free_name, initial_name
 from flagen.plan.scan import Result
 from flagen.plan.scan_backward import Give, ScanBackwardPlan, Take, WalkBack
 from flagen.plan.scan_kernel import TOKEN, ScanKernelPlan, Walk, needs_key_heads
-from flagen.plan.tiles import Arithmetic, Edge, Masked, Scan, Shifted, Spread, Tile, Value
+from flagen.plan.tiles import Arithmetic, Constant, Edge, Masked, Product, Scan, Shifted, Spread, Sum, Tile, Value
 from flagen.spec.model import Dims, Input, State
 
 Action = schedule.Load | schedule.Set | Walk | scan_kernel.Store | Take | WalkBack | Give
@@ -101,14 +101,30 @@ class _Lowering:
         """Scan a state: all the chunk's tokens, those before them, and the last one for the next chunk."""
         name, over = walk.state.name, self.over(walk.state.dims)
         first = Value(walk.first, "local", over[1:])
+        after = Value(name, "local", over)
+        if walk.is_shift:
+            yield Let(name, self.spread(walk.term, over))
+            yield from self._before(walk, after, first)
+            if self.hands_on:
+                yield Let(walk.first, self._last_token(after))
+            return
         factor = None if walk.kind == "phase" else self.spread(walk.factor, over)
         term = self.spread(walk.term, over)
         yield Let(name, Scan(walk.kind, factor, term, first, TOKEN, False, over))
-        after = Value(name, "local", over)
-        if walk.before is not None:
-            yield Let(walk.before, Shifted(after, first, TOKEN, False, over))
+        yield from self._before(walk, after, first)
         if self.hands_on:
             yield Let(walk.first, Edge(after, TOKEN, False, over[1:]))
+
+    def _before(self, walk: Walk, after: Tile, first: Tile) -> Iterator[Statement]:
+        """The state before each token, where someone reads it."""
+        if walk.before is not None:
+            yield Let(walk.before, Shifted(after, first, TOKEN, False, after.dims))
+
+    def _last_token(self, rows: Tile) -> Tile:
+        """The row of the chunk's last token, behind which there are perhaps others that pad the chunk."""
+        inside = Masked(Constant(1.0), TOKEN, 0.0, (TOKEN,))
+        is_last = Arithmetic("-", inside, Shifted(inside, Constant(0.0), TOKEN, True, (TOKEN,)), (TOKEN,))
+        return Sum(Product((self.spread(is_last, rows.dims), rows), rows.dims), TOKEN, rows.dims[1:])
 
     def store_by_one(self, array: Array, name: str) -> Statement:
         """Store what has no token where a launch wants it: one of the blocks that all have it."""
@@ -277,7 +293,12 @@ class _Backward(_Lowering):
         slope, term = self.spread(walk.slope, over), self.spread(walk.term, over)
         after = Value(walk.after, "local", over[1:])
         before = Value(walk.before, "local", over)
-        yield Let(walk.before, Scan("affine", slope, term, after, TOKEN, True, over))
+        if walk.is_shift:
+            beyond = self.spread(Masked(Constant(0.0), TOKEN, 1.0, (TOKEN,)), over)
+            behind = Product((beyond, self.spread(after, over)), over)
+            yield Let(walk.before, Arithmetic("+", term, behind, over))
+        else:
+            yield Let(walk.before, Scan("affine", slope, term, after, TOKEN, True, over))
         whole: Tile = Shifted(before, after, TOKEN, True, over)
         if walk.reaching is not None:
             whole = Arithmetic("+", walk.reaching, whole, over)

@@ -50,6 +50,11 @@ class WalkBack:
     before: str
     target: str
 
+    @property
+    def is_shift(self) -> bool:
+        """Whether the state is nothing of what it was, so that no gradient goes through it to the state before."""
+        return self.slope == Constant(0.0)
+
 
 @dataclass(frozen=True)
 class Give:
@@ -113,6 +118,8 @@ def _show(action: Action) -> Iterator[str]:
     match action:
         case Take(result, target):
             yield f"load {target}, the gradient of {result.name}"
+        case WalkBack(state, term=term, target=target) if action.is_shift:
+            yield f"{target} = gradient of {state.name}, that before the next token: {show(term)}"
         case WalkBack(state, slope, term, _, _, _, target):
             yield f"{target} = gradient of {state.name} by reverse scan({show(slope)}, {show(term)})"
         case Give(source, value):
@@ -233,13 +240,14 @@ class _Planner(Planner):
         past = self.found.pop(f"{name}_prev", None)
         slopes = self._slopes(walk, before)
         slope = self._bound(f"{name}_slope", slopes[0])
-        terms = [part for part in (past, None if reaching is None else self.t.times(slope, reaching)) if part]
+        through = None if reaching is None or walk.is_shift else self.t.times(slope, reaching)
+        terms = [part for part in (past, through) if part]
         term: Tile = Constant(0.0) if not terms else terms[0] if len(terms) == 1 else self.t.plus(*terms)
         target = fresh(f"d{name}", self.taken)
         self.actions.append(
             WalkBack(
                 state=walk.state,
-                slope=self._or_identity(slope, 1.0),
+                slope=slope if walk.is_shift else self._or_identity(slope, 1.0),
                 term=self._or_identity(self.rules.mask(term), 0.0),
                 reaching=reaching,
                 after=fresh(f"d{name}_after", self.taken),

@@ -68,6 +68,11 @@ class Walk:
     first: str
     before: str | None
 
+    @property
+    def is_shift(self) -> bool:
+        """Whether the state is `term` alone: nothing is scanned, and for tokens that pad the chunk it is zero."""
+        return self.kind == "affine" and self.factor == Constant(0.0)
+
 
 @dataclass(frozen=True)
 class Store:
@@ -144,6 +149,8 @@ def show_action(action: Action) -> Iterator[str]:
             yield f"load {source.name} [{', '.join(source.dims)}]"
         case Set(target, value):
             yield f"{target} = {show(value)}"
+        case Walk(state, term=term) if action.is_shift:
+            yield f"{state.name} = {show(term)}, of every token"
         case Walk(state, "phase", _, term):
             yield f"{state.name} = phase scan({show(term)})"
         case Walk(state, kind, factor, term):
@@ -260,6 +267,8 @@ class Planner:
             self._or_identity(self.tile(expr), identity)
             for expr, identity in zip((part.factor, part.term), IDENTITY[part.kind], strict=True)
         )
+        if part.is_shift:
+            factor, term = Constant(0.0), self._zero_beyond(term)
         before = f"{state.name}_prev" if self._reads_before(state.name) else None
         return Walk(state, part.kind, factor, term, self.first[state.name], before)
 
@@ -270,6 +279,10 @@ class Planner:
             return tile
         dims = tile.dims if TOKEN in tile.dims else (TOKEN, *tile.dims)
         return tile if isinstance(tile, Constant) and tile.value == identity else Masked(tile, TOKEN, identity, dims)
+
+    def _zero_beyond(self, tile: Tile) -> Tile:
+        """`tile`, which is the same for all tokens or zero for those that pad a chunk, zero there."""
+        return tile if TOKEN in tile.dims else Masked(tile, TOKEN, 0.0, (TOKEN, *tile.dims))
 
     def _reads_before(self, state: str) -> bool:
         return state in self.scan.form.previous

@@ -61,7 +61,7 @@ def check_meaning(spec: Spec, report: Report) -> None:
     for assign in (*assignments(spec.update), *spec.output):
         values.setdefault(assign.target, []).append(assign.value)
     _check_reach(spec, values, report)
-    roles = Roles(spec.update, spec.derived)
+    roles = Roles(spec.update, spec.derived, frozenset(state.name for state in spec.states if state.meaning))
     read_by_output = {name for assign in spec.output for name in names_in(assign.value)}
     read = {name for exprs in values.values() for value in exprs for name in names_in(value)}
     # What nothing reads is reported as that, and so is a local that was to be a state: what it reads has no role yet.

@@ -60,6 +60,9 @@ __all__ = ["Resolve", "parse_expression", "to_source"]
 Resolve = Callable[[str, Span], Expr | None]
 """What a name means where the expression stands; None after a diagnostic, or where its declaration had one."""
 
+Before = Callable[[Expr, int, Span], Expr | None]
+"""What a value was some tokens ago, `prev(x, n)`; None after a diagnostic."""
+
 _OPERATORS: dict[type[ast.operator], Literal["+", "-", "*", "/", "**"]] = {
     ast.Add: "+",
     ast.Sub: "-",
@@ -87,22 +90,30 @@ def parse_expression(
     report: Report,
     describe: Describe = lambda _: None,
     ratio: Ratio | None = lambda *_: None,
+    before: Before = lambda *_: None,
 ) -> Expr | None:
     """The expression `scalar.text[start:]`; None after a diagnostic. Without `ratio` sizes could not be read."""
     tree = parse_python(scalar, start, report)
     if tree is None:
         report.unread = True
         return None
-    return _Elaborator(scalar, start, resolve, report, describe, ratio).expr(tree)
+    return _Elaborator(scalar, start, resolve, report, describe, ratio, before).expr(tree)
 
 
 class _Elaborator:
     """Walks one expression's syntax tree."""
 
     def __init__(
-        self, scalar: Scalar, start: int, resolve: Resolve, report: Report, describe: Describe, ratio: Ratio | None
+        self,
+        scalar: Scalar,
+        start: int,
+        resolve: Resolve,
+        report: Report,
+        describe: Describe,
+        ratio: Ratio | None,
+        before: Before,
     ) -> None:
-        self.describe, self.ratio = describe, ratio
+        self.describe, self.ratio, self.before = describe, ratio, before
         self.scalar = scalar
         self.start = start
         self.resolve = resolve
@@ -209,6 +220,8 @@ class _Elaborator:
             return self.over(node)
         if function == "index":
             return self.index(node)
+        if function == "prev":
+            return self.prev(node)
         names = FUNCTIONS[function].arguments if function in FUNCTIONS else _ARGUMENTS[function]
         args = [self.expr(arg) for arg in node.args]
         if len(args) != len(names):
@@ -281,6 +294,26 @@ class _Elaborator:
         dim = self.dim(node.args[0], "index")
         return None if dim is None else Index(dim, self.span(node))
 
+    def prev(self, node: ast.Call) -> Expr | None:
+        if not 1 <= len(node.args) <= 2:
+            self.wrong_count(node, "prev(x)` or `prev(x, 2)")
+            return None
+        value = self.expr(node.args[0])
+        tokens = self.tokens(node.args[1]) if len(node.args) == 2 else 1
+        return None if value is None or tokens is None else self.before(value, tokens, self.span(node))
+
+    def tokens(self, node: ast.expr) -> int | None:
+        """How many tokens ago, which an argument says."""
+        value = self.number(node) if isinstance(node, ast.Constant) else None
+        if isinstance(value, Number) and isinstance(value.value, Fraction):
+            if value.value >= 1 and value.value.denominator == 1:
+                return int(value.value)
+        elif isinstance(node, ast.Constant):
+            return None  # Reported as no number.
+        message = "the second argument of `prev` is how many tokens ago: a whole number, at least 1"
+        self.refuse("E407", node, message, "of this token the value is `x` itself, of the one before `prev(x)`")
+        return None
+
     def dim(self, node: ast.expr, function: str, unknown: str = "") -> str | None:
         """The dim that an argument names; `unknown` is a hint where it names nothing."""
         if isinstance(node, ast.Name) and self.describe(node.id) == "a dim":
@@ -310,6 +343,10 @@ class _Elaborator:
                     else f"a product is written `{name} * (...)`"
                 )
                 self.refuse("E408", node.func, f"`{name}` is {kind}, not a function", hint)
+            case ast.Name(id=name) if name in PREVIOUS - self.functions and "prev" in self.functions:
+                self.refuse(
+                    "E408", node.func, f"`{name}` is not a function of the language", "n tokens ago is `prev(x, n)`"
+                )
             case ast.Name(id=name):
                 hint = later_hint(name, self.report.version) or function_hint(name, self.report.version)
                 otherwise = f"the functions are {', '.join(sorted(self.functions))}"

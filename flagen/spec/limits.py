@@ -26,6 +26,9 @@ MAX_MAGNITUDE = 300
 MAX_POWER = 1000
 """A constant exponent: beyond it, exact arithmetic is no longer cheap."""
 
+MAX_LOOK_BACK = 64
+"""Values of earlier tokens that `prev` keeps, of all its expressions together."""
+
 MAX_SIZE_POWER = 8
 """A constant exponent in a size that follows from others."""
 

@@ -285,6 +285,8 @@ class State:
     dims: Dims
     init: float
     span: Span = field(default=NOWHERE, compare=False)
+    meaning: str = ""
+    """What the state before a token is, where no one declared it: `prev(k, 2)`."""
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ _KIND_WORDS: dict[SymbolKind, str] = {
 VERSIONS = (1, 2)
 """The versions of the language, the newest last."""
 
-_PLANNED = _words("prev first solve")
+_PLANNED = _words("first solve")
 """Functions that version 2 will have, and that no spec of it may name something else."""
 
 
@@ -99,7 +99,7 @@ _PLANNED = _words("prev first solve")
 def functions(version: int = VERSIONS[-1]) -> frozenset[str]:
     """Every function of a version of the language."""
     elementwise = (name for name, row in FUNCTIONS.items() if row.since <= version)
-    later = (*ROTATIONS, "over", "index") if version > 1 else ()
+    later = (*ROTATIONS, "over", "index", "prev") if version > 1 else ()
     return frozenset((*elementwise, *REDUCTIONS, *ROW_MAPS, *later, "outer", "dot"))
 
 
@@ -252,6 +252,10 @@ class Symbols:
 
     def get(self, name: str) -> Symbol | None:
         return self._symbols.get(name)
+
+    def names(self) -> frozenset[str]:
+        """Every declared name."""
+        return frozenset(self._symbols)
 
     def of_kind(self, *kinds: SymbolKind) -> list[Symbol]:
         return [symbol for symbol in self._symbols.values() if symbol.kind in kinds]

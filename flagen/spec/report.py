@@ -49,6 +49,7 @@ CODES: dict[str, str] = {
     "E312": "a function without its arguments",
     "E313": "a default over more than sizes",
     "E314": "a state that never reaches the output",
+    "E315": "a value that is not kept from token to token",
     # E4: the grammar of expressions.
     "E401": "not an expression",
     "E402": "a construct the language does not have",

@@ -137,7 +137,9 @@ class Scope:
             return self._state(symbol, True, span)
         symbol.used = True
         message = f"only a state has a value before the token, and `{symbol.name}` is {symbol.described}"
-        self.report.error("E304", span, message, "keep last token's value in a state of its own")
+        otherwise = "keep last token's value in a state of its own"
+        hint = f"write `prev({symbol.name})`" if "prev" in functions(self.report.version) else otherwise
+        self.report.error("E304", span, message, hint)
         return None
 
     def _no_size(self, name: str, span: Span) -> None:

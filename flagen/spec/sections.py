@@ -10,6 +10,7 @@ from typing import Literal
 from flagen.spec.expr import parse_expression
 from flagen.spec.fields import Field, Fields
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
+from flagen.spec.look_back import LookBack
 from flagen.spec.model import ChunkHints, Derived, Dims, Expr, Following, Input, Interval, Param, State, Steps, sizes_in
 from flagen.spec.names import (
     SHIPPED,
@@ -73,6 +74,7 @@ class Sections:
         self.symbols = symbols
         self.scope = scope
         self.report = report
+        self.look_back = LookBack(symbols, scope, report)
         self.ranges: dict[str, Interval] = {}
         self.definitions: dict[str, Expr] = {}
         self.sizes_known = True
@@ -340,7 +342,8 @@ class Sections:
     def parsed(self, scalar: Scalar, start: int = 0) -> Expr | None:
         """The expression that a text is from `start` on."""
         sizes = partial(ratio, self.symbols) if self.symbols.complete else None
-        value = parse_expression(scalar, start, self.scope.resolve, self.report, self.scope.describe, sizes)
+        before = self.look_back.before
+        value = parse_expression(scalar, start, self.scope.resolve, self.report, self.scope.describe, sizes, before)
         if value is None:
             # Whatever else is wrong in it, the names in the text are not unused.
             self.scope.mention(scalar.text)

@@ -256,6 +256,8 @@ class Statements:
     def _bind_local(self, target: Target, value: Expr | None) -> bool | None:
         self.scope.later.pop(target.name, None)
         symbol = self.symbols.declare(target.name, "local", target.span, None if value is None else value.dims)
+        if value is not None:
+            self.sections.look_back.define(target.name, value)
         return None if symbol is None else False
 
     def _bind_state(self, target: Target, dims: tuple[str, ...] | None, value: Expr | None) -> bool | None:

@@ -88,9 +88,12 @@ def reaching(targets: set[str], values: Mapping[str, list[Expr]]) -> set[str]:
 
 class Roles:
     """What every derived name does to the states: found by following the update's assignments to states, through the
-    locals they read."""
+    locals they read. What was kept by `prev` is a value like any other: `kept` are the states that stand for it."""
 
-    def __init__(self, update: tuple[Statement, ...], derived: tuple[Derived, ...]) -> None:
+    def __init__(
+        self, update: tuple[Statement, ...], derived: tuple[Derived, ...], kept: frozenset[str] = frozenset()
+    ) -> None:
+        self.kept = kept
         self.roles: dict[str, set[Role]] = {}
         every = list(assignments(update))
         self._locals = {assign.target: assign.value for assign in every if not assign.to_state}
@@ -146,19 +149,22 @@ class Roles:
         """The names that stand in the terms of `factor` which are no state; what reads a state is no scale either."""
         if not self._terms(factor).write:
             return set()
-        if isinstance(factor, (Contract, Reduce)) and any(isinstance(node, StateRead) for node in walk(factor)):
+        if isinstance(factor, (Contract, Reduce)) and any(map(self._is_state, walk(factor))):
             return set()
         if isinstance(factor, Name):
             return {factor.name}
         return {name for child in children(factor) for name in self._coefficients(child)}
 
+    def _is_state(self, expr: Expr) -> bool:
+        return isinstance(expr, StateRead) and expr.name not in self.kept
+
     def _terms(self, expr: Expr) -> Terms:
         match expr:
-            case StateRead():
+            case StateRead() if self._is_state(expr):
                 return Terms(state=True, write=False)
             case Name(name, "local") if name in self._local_terms:
                 return self._local_terms[name]
-            case Number() | Name() | Contract() | Reduce() | Index():
+            case Number() | Name() | StateRead() | Contract() | Reduce() | Index():
                 return _WRITE
             case Negate(value) | Transpose(value):
                 return self._terms(value)

@@ -31,7 +31,17 @@ output: o = x * cos(6.283185307179586 * p) + p_prev
 """
 """An angle in turns."""
 
-OWN = {"count": SHARED, "turning": TURNING}
+SHIFTED = """
+flagen: 2
+name: shifted
+state: {last: [K]}
+inputs: {x: [K], y: [K]}
+update: last = x * x
+output: o = y * last_prev + last
+"""
+"""A value of the token before."""
+
+OWN = {"count": SHARED, "turning": TURNING, "shifted": SHIFTED}
 CASES = ("hgrn", "rwkv4", "mamba", "lightnet", "precond_gated_deltanet", *OWN)
 
 

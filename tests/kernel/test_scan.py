@@ -15,13 +15,13 @@ from flagen.diagnostics import InternalError
 from flagen.kernel.check import check
 from flagen.kernel.elementary import Elementary
 from flagen.kernel.ir import Access, Add, Array, FirstBlock, Given, If, Index, Let, Load, Loop, Program, Store
-from flagen.kernel.passes import live
+from flagen.kernel.passes import live, values_of
 from flagen.kernel.prove import prove_chunk
 from flagen.kernel.registers import Lanes, Registers
 from flagen.kernel.sizes import Illegal, Sizes
 from flagen.kernel.tile_values import TileValues
 from flagen.plan.rows import TOKEN
-from flagen.plan.tiles import Arithmetic, Constant, Edge, Masked, Scan, Shifted, Spread, Sum, Value
+from flagen.plan.tiles import Arithmetic, Constant, Edge, Masked, Product, Scan, Shifted, Spread, Sum, Value
 from tests.kernel.scans import CASES, of
 from tests.kernel.trial import noted, tried
 from tests.tiers import exhaustive
@@ -57,7 +57,8 @@ def test_nothing_that_is_made_goes_unused():
         for program in (of(name).chunk, of(name).chunk_backward):
             (kernel,) = program.kernels
             body = next(s.body for s in kernel.body if isinstance(s, Loop))
-            handed_on = [tile.target for tile in body if isinstance(tile, Let) and isinstance(tile.value, Edge)]
+            lets = [statement for statement in body if isinstance(statement, Let)]
+            handed_on = [let.target for let in lets if isinstance(let.value, Edge) or let.target.endswith("_first")]
             totals = [statement.target for statement in body if isinstance(statement, Add)]
             assert live(body, [*handed_on, *totals]) == body
 
@@ -189,6 +190,37 @@ TURNS = {
 @pytest.mark.parametrize("mistake", TURNS)
 def test_a_mistake_in_turns_is_refused(mistake, which):
     assert "turning" in refused("turning", which, TURNS[mistake])
+
+
+SHIFTS = {
+    "rows are not shifted": ("chunk", on(Shifted, lambda node: node.value if len(node.dims) > 1 else node)),
+    "the row that pads the chunk is handed on": (
+        "chunk",
+        on(Sum, lambda node: Edge(node.value.factors[1], TOKEN, False, node.dims) if node.dim == TOKEN else node),
+    ),
+    "the last row is handed on again": ("chunk", on(Sum, lambda node: Product((Constant(2.0), node), node.dims))),
+    "the gradient of the last row is lost": (
+        "chunk_backward",
+        on(Product, lambda node: Constant(0.0) if isinstance(node.factors[0], Spread) else node),
+    ),
+    "gradients are not shifted": (
+        "chunk_backward",
+        on(Shifted, lambda node: node.value if node.reverse and len(node.dims) > 1 else node),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", SHIFTS)
+def test_a_mistake_in_a_shift_is_refused(mistake):
+    which, change = SHIFTS[mistake]
+    assert "shifted" in refused("shifted", which, change)
+
+
+def test_a_shift_scans_nothing():
+    programs = of("shifted")
+    for program in (programs.chunk, programs.chunk_backward):
+        (kernel,) = program.kernels
+        assert not [tile for tile in values_of(kernel.body) if isinstance(tile, Scan)]
 
 
 @pytest.mark.parametrize("mistake", BACKWARD)

@@ -100,10 +100,10 @@ class _Body:
         kind: str = part.kind
         if part.kind == "affine" and part.factor == ONE:
             kind = "sum"
-        elif part.kind != "phase":
+        elif part.kind != "phase" and not part.is_shift:
             operands.append(self._by_token(part.factor, part.state.dims))
-        operands.append(self._whole(part.term, part.state.dims))
-        yield f"{name} = scans.{kind}_scan({', '.join(operands)})"
+        operands.append(term := self._whole(part.term, part.state.dims))
+        yield f"{name} = {term}" if part.is_shift else f"{name} = scans.{kind}_scan({', '.join(operands)})"
         if name in self.plan.form.previous:
             yield f"{name}_prev = scans.before({name}, {self.last[name]})"
 
