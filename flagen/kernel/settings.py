@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from flagen.kernel.sizes import Sizes
 from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
 from flagen.spec.model import Spec
-from flagen.spec.sizes import fitting
+from flagen.spec.sizes import small_fitting
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Setting:
 
     def _fitting(self, spec: Spec, wanted: Mapping[str, int]) -> dict[str, int]:
         """The sizes nearest to those that are wanted of which each is what it follows from."""
-        sizes = fitting(spec, {**wanted, "H": self._key_heads(spec), "HV": self.HV})
+        sizes = small_fitting(spec, {**wanted, "H": self._key_heads(spec), "HV": self.HV})
         return {dim: sizes[dim] for dim in wanted}
 
     def _key_heads(self, spec: Spec) -> int:

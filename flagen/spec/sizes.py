@@ -6,9 +6,10 @@ where one's numerator times the other's denominator is the same polynomial eithe
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, islice
 from typing import Protocol
@@ -236,8 +237,23 @@ def fitting(known: Follows, wanted: Mapping[str, int]) -> dict[str, int]:
     Raises:
         NoneFit: there are no small ones either.
     """
+    return _fitting(known.following, wanted)
+
+
+def small_fitting(known: Follows, wanted: Mapping[str, int]) -> dict[str, int]:
+    """The same for proofs, which know sizes by their names alone: what is one number in all calls, as `L: 64`, is as
+    long as wanted; several such numbers are as small as they can be in the same proportions. `wanted` has every dim."""
+    numbers = {entry.name: entry.value.value for entry in known.following if isinstance(entry.value, Number)}
+    if len(numbers) == 1:
+        return _fitting((entry for entry in known.following if entry.name not in numbers), wanted)
+    common = math.gcd(*map(int, numbers.values())) if numbers else 1
+    smaller = {name: Number(Fraction(number) / common) for name, number in numbers.items()}
+    return _fitting((replace(entry, value=smaller.get(entry.name, entry.value)) for entry in known.following), wanted)
+
+
+def _fitting(following: Iterable[Following], wanted: Mapping[str, int]) -> dict[str, int]:
     sizes = dict(wanted)
-    for group in _groups(known.following):
+    for group in _groups(following):
         sizes = group.fitting(sizes)
     return sizes
 

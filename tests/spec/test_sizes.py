@@ -8,7 +8,7 @@ import pytest
 
 from flagen.spec import check_spec, parse_spec
 from flagen.spec.model import Spec
-from flagen.spec.sizes import ratio
+from flagen.spec.sizes import ratio, small_fitting
 
 TEXT = """\
 flagen: 2
@@ -74,3 +74,19 @@ def test_a_long_chain_of_sizes_is_read_in_no_time() -> None:
     powers = ", ".join(f"D{i}: D{i + 1} ** 8" for i in range(300))
     found = check_spec(TEXT.format(state="D0", dims=f"{powers}, D300: K", last="1"))[1]
     assert [problem.message for problem in found] == ["this is too long for a size"] * len(found) != []
+
+
+@pytest.mark.parametrize(
+    ("dims", "expected"),
+    [
+        ("L: 64", {"K": 2, "V": 3, "L": 5}),
+        ("L: 64, M: L / 2", {"K": 2, "V": 3, "L": 6, "M": 3}),
+        ("L: 64, M: 16", {"K": 2, "V": 3, "L": 4, "M": 1}),
+        ("L: 64, M: 7", {"K": 2, "V": 3, "L": 64, "M": 7}),
+        ("L: K / 2", {"K": 2, "V": 3, "L": 1}),
+    ],
+)
+def test_proofs_take_small_sizes(dims: str, expected: dict[str, int]) -> None:
+    known = spec("L", dims, "M" if "M" in dims else "1")
+    found = small_fitting(known, {"K": 2, "V": 3, "L": 5, "M": 7, "H": 2, "HV": 2})
+    assert {dim: found[dim] for dim in expected} == expected
