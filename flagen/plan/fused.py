@@ -18,6 +18,10 @@ from flagen.plan.tiles import MAX_DIMS, Head, MatMul, Size
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Dims, Spec
 
+MAX_WHOLE = 2
+"""How many matrices a program may hold of which it has not just a block: with three of 128 by 128 an assembler works
+for a quarter of an hour on what it then keeps in memory."""
+
 
 @dataclass(frozen=True)
 class FusedPlan:
@@ -57,6 +61,13 @@ class FusedPlan:
         return (*states, *previous, *inputs, *params)
 
     @property
+    def whole_matrices(self) -> int:
+        """How many matrices of which a program has not just a block it holds while it walks."""
+        made = (action.value.dims for action in self.schedule.once if isinstance(action, Set))
+        own = {self.split.dim} if self.split else set()
+        return sum(len(dims) == MAX_DIMS and own.isdisjoint(dims) for dims in (*self.tiles, *made))
+
+    @property
     def matrix_dims(self) -> frozenset[str]:
         """Dims of the operands of matrix products, which want blocks of a least size."""
         products = (tile for tile in self.schedule.evaluated() if isinstance(tile, MatMul))
@@ -88,7 +99,14 @@ def plan_fused_recurrent(spec: Spec) -> FusedPlan | Unavailable:
         reason = f"needs an intermediate over [{', '.join(wide.dims)}]; a kernel holds at most {MAX_DIMS} dims at once"
         return Unavailable(reason, wide.span)
     split, schedule = choose_split(spec, schedule)
-    return FusedPlan(spec, spec.axes, _masked(spec, schedule), split)
+    plan = FusedPlan(spec, spec.axes, _masked(spec, schedule), split)
+    if (count := plan.whole_matrices) > MAX_WHOLE:
+        own = f" beside its blocks of {split.dim}" if split else ""
+        reason = (
+            f"keeps {count} matrices whole{own}, states, params and what is made of them; {MAX_WHOLE} fit registers"
+        )
+        return Unavailable(reason, spec.states[0].span)
+    return plan
 
 
 def _masked(spec: Spec, schedule: Schedule) -> Schedule:
