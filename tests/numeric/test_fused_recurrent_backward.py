@@ -29,6 +29,7 @@ from tests.numeric.problems import (
     make,
     package,
     spec_of,
+    with_form,
 )
 from tests.numeric.test_chunk_backward import arguments, assert_gradients, expected_gradients
 from tests.numeric.test_chunk_backward import gradients as gradients_of
@@ -61,8 +62,8 @@ def check(problem: Problem, bound: float, gates: float | None = None, without: C
     assert_gradients(expected_gradients(problem, without), got, bound, gates, VARIANTS[problem.name].gates)
 
 
-def test_every_variant_has_kernels():
-    assert KERNELS == NAMES
+def test_every_recurrent_kernel_has_a_backward():
+    assert with_form("fused_recurrent") == KERNELS
 
 
 # `flagen build` proves of every variant that they are the gradients; here is how they round, print and are launched.
