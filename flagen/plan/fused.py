@@ -18,8 +18,8 @@ from flagen.plan.tiles import MAX_DIMS, Head, MatMul, Size
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Dims, Spec
 
-MAX_WHOLE = 2
-"""How many matrices a program may hold of which it has not just a block: with three of 128 by 128 an assembler works
+MAX_WHOLE = 3
+"""How many matrices a program may hold of which it has not just a block: with five of 128 by 128 an assembler works
 for a quarter of an hour on what it then keeps in memory."""
 
 
