@@ -40,6 +40,8 @@ class _Check:
         self.order = order
         self.dims: dict[str, Dims] = {}
         """The dims of the tiles that have a name so far."""
+        self.gone: set[str] = set()
+        """The names that were given in a loop alone: behind it they are there no longer."""
 
     def body(self, body: Iterable[Statement]) -> None:
         for statement in body:
@@ -82,6 +84,9 @@ class _Check:
                 self.body(inner)
                 if self.dims != before:  # A turn takes what the one before has left.
                     self.body(inner)
+                if not statement.whole:  # Else it is none.
+                    self.gone |= self.dims.keys() - before.keys()
+                    self.dims = {name: dims for name, dims in self.dims.items() if name in before}
             case If(_, then, otherwise):
                 self.body((*then, *otherwise))
 
@@ -92,6 +97,8 @@ class _Check:
         return tuple(dim for dim in self.order if dim in dims)
 
     def _is_over(self, name: str, dims: Dims) -> None:
+        if name in self.gone and name not in self.dims:
+            raise InternalError(f"`{name}` is given in a loop alone, and is used behind it")
         if self.dims.get(name, self._sorted(dims)) != self._sorted(dims):
             raise InternalError(f"`{name}` is over {self.dims[name]}, and is used as if it were over {dims}")
 

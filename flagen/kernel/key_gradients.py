@@ -54,7 +54,7 @@ from flagen.plan.backward_levels import Add as Added
 from flagen.plan.backward_levels import Store as Stored
 from flagen.plan.key_backward import OWN, KeyBackwardPlan
 from flagen.plan.row_planner import Part, RowLoad, RowSet
-from flagen.plan.rows import MEMBER, TOKEN, WRITTEN
+from flagen.plan.rows import MEMBER, TOKEN, WRITTEN, values_in
 from flagen.plan.schedule import Load as Loaded
 from flagen.plan.schedule import Set
 from flagen.plan.tiles import (
@@ -132,6 +132,7 @@ class KeyGradients(Pairs):
         yield from (Note(), Barrier(_STORED))
         yield self._for_blocks(self.key, *self._key_block())
         yield from (Note(), self._for_members(*self._head_end()))
+        yield from self._sources(self.backward.heads, SHARED)
         yield from self._actions(SHARED)
 
     def _key_block(self) -> Iterator[Statement]:
@@ -147,7 +148,22 @@ class KeyGradients(Pairs):
             *self.pairs(),
             *self._own_actions(),
         )
+        yield from self._sources(self.backward.keys, KEYS)
         yield from self._actions(KEYS)
+
+    def _sources(self, part: Part, level: Level) -> Iterator[Statement]:
+        """What of `part` is read where all value heads have been added up: behind their loop, what that has loaded is
+        there no longer."""
+        needed, found = set(_names(self.backward.actions[level])), list[Loaded | Set | RowLoad | RowSet]()
+        for action in reversed((*part.once, *part.rows)):
+            match action:
+                case Set(target, value) | RowSet(target, _, value) if target in needed:
+                    found.insert(0, action)
+                    needed |= {read.name for read in values_in(value)}
+                case Loaded(source) | RowLoad(source) if source.name in needed:
+                    found.insert(0, action)
+        yield from self.fixed(action for action in found if isinstance(action, Loaded | Set))
+        yield from self.of_rows(action for action in found if isinstance(action, RowLoad | RowSet))
 
     def _for_members(self, *body: Statement) -> Statement:
         return Loop("member", body, keeps=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from flagen.spec import parse_spec
 from flagen.spec.model import Interval, Spec
+from flagen.spec.sizes import fitting
 from tests.fuzz import packages
 
 _BODIES = {
@@ -200,6 +202,13 @@ let: {turns: fraction(a), whole: floor(4 * a)}
 update: S = 0.9 * S + outer(k * cos(6.2831853 * turns), v)
 output: o = S.T @ (q * sin(6.2831853 * turns) + 0.1 * whole)
 """,
+    "turned": """
+dims: {R: K / 4, P: K / 2, K2: K}
+state: {S: [K, V]}
+inputs: {q: [K], k: [K], v: {dims: [V], heads: HV}, a: [R], b: {dims: [P], heads: HV}, w: [K2]}
+update: S = 0.9 * S + outer(rotate(k + 0.1 * over(w, K), a), v)
+output: o = S.T @ rotate_half(q * cos(0.1 * index(K)), b)
+""",
 }
 
 ODD = {
@@ -269,7 +278,8 @@ def make_call(
 ) -> Call:
     """A call with random arguments; `lengths` packs sequences of these lengths."""
     spec, generator = package.spec, torch.Generator().manual_seed(seed)
-    sizes = dict(zip(spec.dims, SIZES, strict=False))
+    sizes = dict(zip(spec.dims, itertools.cycle(SIZES)))
+    sizes = fitting(spec, {**sizes, "H": H, "HV": H * groups if spec.has_value_heads else H})
     runs = B if lengths is None else len(lengths)
     B, T = (B, T) if lengths is None else (1, sum(lengths))
     HV = H * groups if spec.has_value_heads else H

@@ -8,10 +8,10 @@ from flagen.backends.triton_.kernel_printer import KernelPrinter
 from flagen.diagnostics import InternalError
 from flagen.kernel.backward import Lowering
 from flagen.kernel.check import check
-from flagen.kernel.ir import Kernel, Loop
+from flagen.kernel.ir import Kernel, Let, Loop
 from flagen.plan.backward_actions import Add, Give, Gradient, Leave, Vector, Zero
 from flagen.plan.schedule import Set
-from flagen.plan.tiles import Value
+from flagen.plan.tiles import Constant, Value
 from flagen.spec import parse_spec
 
 SPEC = parse_spec("""
@@ -66,3 +66,18 @@ def test_a_gradient_that_lacks_a_dim_is_stored_along_its_own_axis():
 def test_dims_that_do_not_fit_are_an_error(actions):
     with pytest.raises(InternalError, match="over"):
         lines(*actions)
+
+
+def test_what_is_given_in_a_loop_alone_is_gone_behind_it():
+    """Triton compiles no name that a loop has given; its interpreter, which is Python, would run it."""
+    given, read = Let("x", Constant(1.0)), Let("y", Value("x", "local", ()))
+
+    def kernel(*body):
+        return Kernel("", "sequence", None, WHOLE, (), (), ("T",), ("HV", *WHOLE), frozenset(), body)
+
+    check(kernel(given, Loop("token", (given,)), read))
+    check(kernel(Loop("token", (given, read)), given, read))
+    check(kernel(Loop("block", (given,), dim="K", whole=True), read))
+    for body in ((Loop("token", (given,)), read), (Loop("token", (Loop("micro_step", (given,)), read)),)):
+        with pytest.raises(InternalError, match="`x` is given in a loop alone, and is used behind it"):
+            check(kernel(*body))
