@@ -13,7 +13,7 @@ import flagen
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 500
-MAX_LINES_OF_KERNELS = 540
+MAX_LINES_OF_KERNELS = 560
 """Of a generated file of backward kernels: the front end of a layer makes some longer."""
 
 
