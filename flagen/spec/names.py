@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 from flagen.diagnostics import Span
@@ -95,7 +94,6 @@ _PLANNED = _words("first solve")
 """Functions that version 2 will have, and that no spec of it may name something else."""
 
 
-@cache
 def functions(version: int = VERSIONS[-1]) -> frozenset[str]:
     """Every function of a version of the language."""
     elementwise = (name for name, row in FUNCTIONS.items() if row.since <= version)

@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 
 from flagen.algebra import derive
+from flagen.backends.torch_.scope import Scope
 from flagen.plan.own_names import is_word
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Repeat, Spec
@@ -80,6 +81,7 @@ def made_up(spec: Spec) -> set[str]:
     names = {f"{name}_t" for name in names_of(spec)} | {f"{state.name}_prev" for state in spec.states}
     names |= {f"{name}_n" for name in names_of(spec)} | {f"{state.name}_last" for state in spec.states} | {"o_all"}
     names |= {"read", *(f"read{number}" for number in range(4)), spec.class_name, "l2norm"}
+    names |= {Scope(spec).places(dim) for dim in spec.dims}
     names |= {f"{form}_{spec.name}" for form in ("naive_recurrent", "naive_chunk", "fused_recurrent", "chunk")}
     return names | set(between_stages(spec))
 

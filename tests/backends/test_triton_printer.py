@@ -33,8 +33,10 @@ from flagen.plan.tiles import (
     MatMul,
     Negative,
     Normalize,
+    OfAngles,
     Once,
     Product,
+    Rotated,
     Rounded,
     Scan,
     Select,
@@ -56,6 +58,7 @@ k = Value("k", "input", ("K",))
 v = Value("v", "input", ("V",))
 c = Value("c", "param", ())
 rows = Value("x", "local", ("token", "K"))
+turns = Value("turns", "local", ("token", "V"))
 first = Value("x_first", "local", ("K",))
 LANES = Lane("token", ("token",))
 EARLY = Compare("<", LANES, Whole(3), ("token",))
@@ -138,6 +141,10 @@ EXPECTED: list[tuple[Tile, str]] = [
     (Rounded(Arithmetic("+", k, c, ("K",)), ("K",)), "(k + c).to(dtype)"),
     (Widened(k, ("K",)), "k.to(tl.float32)"),
     (Along(v, ("P",)), "v"),
+    (Rotated(k, v, Size("K"), Size("V"), False, ("K",)), "rotate(k, v, K, V)"),
+    (Rotated(rows, turns, Size("K"), Size("V"), True, rows.dims), "rotate_half(x, turns, K, V)"),
+    (OfAngles(k, Negative(k, ("K",)), Size("K"), Size("V"), True, "V", ("V",)), "of_angles_half(k, -k, K, V, BLOCK_V)"),
+    (OfAngles(rows, rows, Size("K"), Size("V"), False, "V", turns.dims), "of_angles(x, x, K, V, BLOCK_V)"),
     (AtLeast(k, -2.0, ("K",)), "tl.maximum(k, -2.0, propagate_nan=tl.PropagateNan.ALL)"),
     (Cumulative(rows, "token", False, rows.dims), "tl.cumsum(x, axis=0)"),
     (Cumulative(rows, "token", True, rows.dims), "tl.cumsum(x, axis=0, reverse=True)"),

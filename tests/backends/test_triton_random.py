@@ -35,19 +35,21 @@ BLOCK = 16
 
 # Declares what the trees are made of, so that the rules know where a state starts.
 SPEC = parse_spec("""\
-flagen: 1
+flagen: 2
 name: tree
+dims: {K2: K, R: K / 2}
 state: {S: [K, V], z: [K]}
-inputs: {q: [K], k: [K], v: [V], beta: []}
+inputs: {q: [K], k: [K], v: [V], a: [K2], phi: [R], beta: []}
 params: {w: {dims: [K, V]}}
 update:
-  - z = z + k + q
+  - z = z + k + q + over(a, K) + sum(phi)
   - S = S + beta * outer(k, v) + w
 output: o = S.T @ z
 """)
 NAMES: dict[str, Dims] = {name: dims for name, (kind, dims) in trees.DECLARED.items() if kind != "dim"}
 NAMES |= {"S_prev": NAMES["S"], "z_prev": NAMES["z"]}
-SIZES = {"K": 2, "V": 3, "H": 2, "HV": 4, "head": 1}
+DIMS = ("K", "V", "K2", "R")
+SIZES = {"K": 2, "V": 3, "K2": 2, "R": 1, "H": 2, "HV": 4, "head": 1}
 
 MODERATE = st.one_of(st.integers(1, 6), st.integers(1, 3000).map(lambda digits: Fraction(digits, 1000)))
 """Numbers that float32 computes with as float64 does."""
@@ -57,8 +59,8 @@ def source(expr: Expr) -> str:
     """A module with a kernel that evaluates `expr` on whatever its pointers hold."""
     rules = PaddingRules(SPEC)
     rules.assign("x", Value("beta", "input", ()))  # A local, equal to the input.
-    tile = rules.mask(Lowering(("K", "V"))(expr))
-    axes = Axes(("K", "V"))
+    tile = rules.mask(Lowering(DIMS)(expr))
+    axes = Axes(DIMS)
     text = Printer(axes).assigned(tile)
 
     def access(name: str, dims: Dims) -> str:
@@ -68,13 +70,13 @@ def source(expr: Expr) -> str:
         return f", mask={axes.within(dims)}{other}" if dims else ""
 
     pointers = "".join(f"{name}_ptr, " for name in NAMES)
-    sizes = ", ".join(f"{name}: tl.constexpr" for name in ("H", "HV", "K", "V"))
+    sizes = ", ".join(f"{name}: tl.constexpr" for name in ("H", "HV", *DIMS))
     return "\n".join(
         [
             "import triton\nimport triton.language as tl",
             *(f"from flagen.runtime.shared.device.{m} import {', '.join(names)}" for m, names in OF_A_TOKEN.items()),
             f"@triton.jit\ndef kernel({pointers}o_ptr, head, {sizes}):",
-            *(f"    {d}_index = tl.arange(0, {BLOCK})\n    {d}_mask = {d}_index < {d}" for d in ("K", "V")),
+            *(f"    {d}_index = tl.arange(0, {BLOCK})\n    {d}_mask = {d}_index < {d}" for d in DIMS),
             *(f"    {n} = tl.load({access(n, dims)}{masked(dims, ', other=0.0')})" for n, dims in NAMES.items()),
             f"    o = {text}",
             f"    tl.store({access('o', expr.dims)}, o{masked(expr.dims)})",
@@ -116,7 +118,7 @@ def run(module: Path, expr: Expr, data: trees.Values) -> np.ndarray:
     spec.loader.exec_module(loaded)
     out = torch.full([SIZES[dim] for dim in expr.dims], float("nan"))
     tensors = [torch.tensor(data[name], dtype=torch.float32) for name in NAMES]
-    loaded.kernel[(1,)](*tensors, out, float(SIZES["head"]), *(SIZES[name] for name in ("H", "HV", "K", "V")))
+    loaded.kernel[(1,)](*tensors, out, float(SIZES["head"]), *(SIZES[name] for name in ("H", "HV", *DIMS)))
     return out.double().numpy()
 
 

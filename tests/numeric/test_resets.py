@@ -59,4 +59,5 @@ def test_a_reset_is_exact(kind, name):
 def test_most_gates_can_reset():
     gated = [name for name in NAMES if any((d.range.low, d.range.high) == (-math.inf, 0) for d in spec_of(name).inputs)]
     kept = {"comba", "dplr", "rwkv6"}  # What these write or read at a token, they read of the state before it decays.
-    assert [name for name in gated if name not in kept] == FORGETTING
+    clocks = {"cyfa", "mamba3"}  # Their angles are sums over all tokens, which no gate ends.
+    assert [name for name in gated if name not in kept | clocks] == FORGETTING
