@@ -230,6 +230,18 @@ class Edge:
     dims: Dims
 
 
+@dataclass(frozen=True)
+class InSequence:
+    """Which tokens along an axis have one in their sequence that is `ago` tokens before them, or behind them where that
+    is negative; or which of them is the sequence's first place, or the place behind its last token: where there is no
+    token, the two are one.
+    """
+
+    place: Literal["token", "start", "end"]
+    ago: int
+    dims: Dims
+
+
 # What kernels that multiply rows of a chunk do besides.
 
 
@@ -384,6 +396,7 @@ Tile = (
     | Scan
     | Shifted
     | Edge
+    | InSequence
     | Whole
     | Coordinate
     | Lane
@@ -404,7 +417,7 @@ Tile = (
 def operands(tile: Tile) -> tuple[Tile, ...]:
     """What `tile` is computed from, left to right."""
     match tile:
-        case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane():
+        case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane() | InSequence():
             return ()
         case Negative(value) | Sum(value) | Normalize(_, value) | Masked(value) | Once(value) | Spread(value):
             return (value,)
@@ -431,7 +444,7 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
 def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
     """`tile` with `change` applied to each of its operands."""
     match tile:
-        case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane():
+        case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane() | InSequence():
             return tile
         case Negative(value, dims):
             return Negative(change(value), dims)

@@ -33,6 +33,8 @@ from flagen.kernel.ir import (
     Condition,
     FirstBlock,
     Given,
+    HasEnd,
+    HasStart,
     If,
     Index,
     Kernel,
@@ -43,12 +45,13 @@ from flagen.kernel.ir import (
     Statement,
     Store,
 )
+from flagen.plan.rows import TOKEN
 
 Number = z3.ArithRef
 Fact = z3.BoolRef
 
 _TIMEOUT_MS = 10_000
-WIDE: frozenset[Space] = frozenset({"sequence", "segment", "chunk", "counted_chunk", "slot", "token", "row"})
+WIDE: frozenset[Space] = frozenset({"sequence", "segment", "chunk", "stretch", "counted_chunk", "slot", "token", "row"})
 """What is counted in 64 bits: there may be 2^31 of it, or of it times the elements of a row."""
 
 
@@ -103,12 +106,13 @@ class Touch:
 @dataclass(frozen=True)
 class _Stands:
     """Where a program stands that touches an element: what holds there, the element, what tells programs apart, and
-    what follows one another."""
+    what follows one another, of all there are and inside of a sequence."""
 
     facts: tuple[Fact, ...]
     at: tuple[Number, ...]
     grid: tuple[Number, ...]
     stretches: tuple[Stretch, ...]
+    inside: tuple[Stretch, ...]
 
 
 @dataclass
@@ -131,7 +135,7 @@ class Bounds:
     def __post_init__(self) -> None:
         self.size = {
             name: z3.Int(name)
-            for name in ("SEQUENCES", "SEGMENTS", "CHUNKS", "TOKENS", "SEGMENT", "H", "HV", "STEPS", "BLOCKS")
+            for name in "SEQUENCES SEGMENTS CHUNKS STRETCHES TOKENS SEGMENT H HV STEPS BLOCKS".split()
         }
         self.dim = {dim: z3.Int(dim) for dim in self.kernel.dims}
         self.lanes_of = {dim: z3.Int(f"BLOCK_{dim}") for dim in self.kernel.order}
@@ -164,6 +168,7 @@ class Bounds:
         head, key_head = self.own("head"), self.own("key_head")
         self.block, self.base = self.own("block"), self.own("block_start")
         self.chunks = Stretch(number, self.own("first_chunk"), self.own("chunks_end"))
+        self.rows = Stretch(number, self.own("first_stretch"), self.own("stretches_end"))
         facts = [
             *(x >= 1 for x in (*self.dim.values(), *self.lanes_of.values())),
             *(size[name] >= 1 for name in ("SEGMENT", "H", "STEPS", "BLOCKS")),
@@ -178,6 +183,9 @@ class Bounds:
             self.chunks.start >= 0,
             self.chunks.start <= self.chunks.end,
             self.chunks.end <= size["CHUNKS"],
+            self.rows.start >= 0,
+            self.rows.start < self.rows.end,
+            self.rows.end <= size["STRETCHES"],
             *from_zero(head, size["HV"]),
             *from_zero(key_head, size["H"]),
             *from_zero(self.block, size["BLOCKS"]),
@@ -187,7 +195,17 @@ class Bounds:
             facts += [size["BLOCKS"] == 1, self.base == 0]
         at: dict[Space, Number] = {"sequence": number, "head": head, "key_head": key_head, "block": self.block}
         place = Place(at, tuple(facts))
+        if kernel.run == "stretch":
+            return self._in_stretch(place)
         return self._in_segment(place) if kernel.run == "segment" else place
+
+    def _in_stretch(self, place: Place) -> Place:
+        """A stretch begins with a place of its sequence, be it the one behind the last token; tokens beyond are
+        masked."""
+        number, start = self.own("stretch"), self.own("stretch_start")
+        inside = replace(place, at={**place.at, "stretch": number}, chunk=start)
+        rows = (self.rows.start <= number, number < self.rows.end)
+        return inside.where(*rows, self.sequence.start <= start, start <= self.sequence.end)
 
     def _in_segment(self, place: Place) -> Place:
         number, start, end = self.own("segment"), self.own("segment_start"), self.own("segment_end")
@@ -251,6 +269,12 @@ class Bounds:
             case LastToken():
                 assert place.segment is not None
                 return place.at["token"] == place.segment.end - 1
+            case HasStart():
+                assert place.chunk is not None
+                return place.chunk == self.sequence.start
+            case HasEnd():
+                assert place.chunk is not None
+                return self.sequence.end < place.chunk + self.lanes_of[TOKEN]
 
     def _touch(self, access: Access, place: Place, *, stores: bool) -> None:
         if self.arrays is not None and access.array.name not in self.arrays:
@@ -263,7 +287,7 @@ class Bounds:
                 return
             at.append(there)
             if index.axis in access.within:
-                unmasked.append(there < self.sequence.end)
+                unmasked += [there < self.sequence.end, *([there >= self.sequence.start] if index.ago else [])]
         lanes = []
         for dim in access.array.dims:
             lane = self._lane(dim, facts)
@@ -281,7 +305,7 @@ class Bounds:
             return z3.IntVal(index.number)
         if index.axis is None:
             return place.at.get(index.space)
-        return None if place.chunk is None else place.chunk + self._lane(index.axis, facts)
+        return None if place.chunk is None else place.chunk + self._lane(index.axis, facts) - index.ago
 
     def _lane(self, axis: str, facts: list[Fact]) -> Number:
         """One of the lanes of an axis."""
@@ -304,6 +328,7 @@ class Bounds:
             "sequence": self.size["SEQUENCES"],
             "segment": self.size["SEGMENTS"],
             "chunk": self.size["CHUNKS"],
+            "stretch": self.size["STRETCHES"],
             "token": self.size["TOKENS"],
             "micro_step": self.size["STEPS"],
             "head": self.size["HV"],
@@ -321,39 +346,51 @@ class Bounds:
             here.stretches, there.stretches, strict=False
         ):  # Where only one has a last one, it is left.
             facts += (one.before(two), two.before(one), one.same(two))
+        for one, two in zip(here.inside, there.inside, strict=True):
+            together = here.grid[0] == there.grid[0]
+            facts.append(z3.Implies(together, z3.And(one.before(two), two.before(one), one.same(two))))
         facts.append(z3.Or(*(x != y for x, y in zip(here.grid, there.grid, strict=True))))
         same = z3.And(*(x == y for x, y in zip(here.at, there.at, strict=True)))
         self._claim(f"{touch.access.array.name} is met by two programs", facts, z3.Not(same))
 
     def _stands(self, touch: Touch) -> _Stands:
         stretches, grid = tuple(self._stretches(touch.place)), tuple(self._grid(touch.place))
-        return _Stands((*touch.facts, *touch.unmasked), touch.at, grid, stretches)
+        return _Stands((*touch.facts, *touch.unmasked), touch.at, grid, stretches, tuple(self._inside(touch.place)))
 
     def _of_other(self, touch: Touch) -> _Stands:
         """Where another program stands that touches the same: all in one expression, for it takes time to go through
         one."""
         if id(touch) not in self._others:
             own = self._stands(touch)
-            parts = [*own.facts, *own.at, *own.grid, *(x for each in own.stretches for x in each.numbers)]
+            follow = (*own.stretches, *own.inside)
+            parts = [*own.facts, *own.at, *own.grid, *(x for each in follow for x in each.numbers)]
             together = z3.Function("together", *(x.sort() for x in parts), z3.BoolSort())
             found = iter(z3.substitute(together(*parts), *self._own).children())
             facts, at, grid = (tuple(islice(found, len(each))) for each in (own.facts, own.at, own.grid))
             stretches = tuple(Stretch(*islice(found, 3)) for _ in own.stretches)
-            self._others[id(touch)] = _Stands(facts, at, grid, stretches)
+            inside = tuple(Stretch(*islice(found, 3)) for _ in own.inside)
+            self._others[id(touch)] = _Stands(facts, at, grid, stretches, inside)
         return self._others[id(touch)]
 
     def _grid(self, place: Place) -> Iterator[Number]:
         """What tells programs apart."""
         yield from (self.sequence.number, place.at["head"], self.block)
-        if self.kernel.run == "segment":
-            yield place.at["segment"]
+        if self.kernel.run in ("segment", "stretch"):
+            yield place.at[self.kernel.run]
 
     def _stretches(self, place: Place) -> Iterator[Stretch]:
         """What follows one another: sequences, their segments and rows of chunks, blocks; segments of one."""
         number = self.sequence.number
-        yield from (self.sequence, Stretch(number, self.first, self.first + self.count), self.chunks, self._block)
+        segments = Stretch(number, self.first, self.first + self.count)
+        yield from (self.sequence, segments, self.chunks, self.rows, self._block)
         if place.segment is not None:
             yield place.segment
+
+    def _inside(self, place: Place) -> Iterator[Stretch]:
+        """What follows one another in one sequence."""
+        if self.kernel.run == "stretch":
+            assert place.chunk is not None
+            yield Stretch(place.at["stretch"], place.chunk, place.chunk + self.lanes_of[TOKEN])
 
     @property
     def _block(self) -> Stretch:
@@ -396,6 +433,10 @@ def _lemmas() -> Iterator[tuple[str, list[Fact], Fact]]:
     last = z3.If(first + size < end, first + size, end)
     inside = z3.And(start <= first, first < last, last <= end, last <= first + size)
     yield "a segment has a token, and none beyond its sequence", segments, inside
+    stretches = [length >= 0, size >= 1, (count - 1) * size <= length, length < count * size, *from_zero(a, count)]
+    yield "a stretch begins with a place of its sequence", stretches, z3.And(start <= first, first <= end)
+    one_has_it = z3.Implies(a == count - 1, end < first + size)
+    yield "the last stretch has the place behind the last token", stretches, one_has_it
     yield from _lemmas_of_chunks()
     group, heads, head = z3.Ints("group heads head")
     key_head = [group >= 1, heads >= 1, *from_zero(head, group * heads), x * group <= head, head < x * group + group]

@@ -34,8 +34,9 @@ SPECS = {**OPERATORS, **LAYERS}
 RECURRENT = ("gated_delta_product", "gsa", "linear_attn_normalized")
 """Those that mistakes are made in: they have segments, micro-steps, states of each token, and what only the first block
 stores."""
-SCANS = ("mamba", "count")
-"""Of those with chunks: they have states that are kept, shares of blocks, and what only the first block stores."""
+SCANS = ("mamba", "count", "window")
+"""Of those with chunks, or stretches: they have states that are kept, shares of blocks, and what only the first block
+stores."""
 
 
 @cache
@@ -141,7 +142,7 @@ def masks_dropped(kernel: Kernel) -> Mistakes:
 
 def coordinates_fixed(kernel: Kernel) -> Mistakes:
     """All store where one should."""
-    shared = {"sequence", "segment", "chunk", "token", "head", "block"}
+    shared = {"sequence", "segment", "chunk", "stretch", "token", "head", "block"}
     for statement in statements_in(kernel.body):
         if isinstance(statement, Store):
             at = statement.target.at
