@@ -44,13 +44,12 @@ Space = Literal[
 ]
 """What rows of an array are counted by. A token, segment or chunk is one of all sequences together; `place` is that of
 a token in its segment, `loop` a loop over micro-steps of a token, `border` one of the ends of packed sequences. A `row`
-is a micro-step of a token. A stretch has as many tokens as a chunk, and a sequence one more than it fills. Chunks are
-counted with room for one more in each sequence; as `counted_chunk` without gaps; a `slot` is what every two of a
-sequence have in common."""
+is a micro-step of a token. Chunks are counted with room for one more in each sequence, as `counted_chunk` without gaps;
+every two of one have a `slot`. A stretch has as many tokens as a chunk, and a sequence one more than it fills."""
 
 Run = Literal["sequence", "segment", "chunk", "stretch"]
-"""What a program walks: a whole sequence, or a segment of one, or a single chunk; or a stretch, whose places are all of
-one sequence, and one of them, in one of its stretches, is that behind the last token."""
+"""What a program walks: a whole sequence, or a segment of one, or a single chunk, or a stretch: the place behind the
+last token of a sequence is one of a stretch of it."""
 
 
 # --------------------------------------------------------------------------------------------------------------- arrays
@@ -87,8 +86,8 @@ class Array:
 
 @dataclass(frozen=True)
 class Index:
-    """A coordinate of a row: where the program stands in a space, a number, or the place of each lane along an axis, be
-    it that of the token `ago` tokens before, or behind where that is negative: as far as its sequence has one."""
+    """A coordinate of a row: where the program stands in a space, a number, or the place of each lane along an axis; or
+    of what is `ago` tokens before, or behind where that is negative, as far as the sequence has it."""
 
     space: Space
     number: int | None = None
@@ -389,7 +388,7 @@ class Kernel:
     """A program for each run, value head and block.
 
     name: which of its program's kernels it is; empty for the only one.
-    run: a whole sequence, or one segment of one, or one chunk, or one stretch.
+    run: a whole sequence, or one segment, chunk or stretch of one.
     block_of: the dim of which a program has a block, and not all.
     order: the order of a tile's axes; where it takes whole chunks, first that of their tokens.
     of_key_heads: there is a program for each key head, which has all value heads of it.

@@ -7,10 +7,10 @@ a chunk.
 A program stands somewhere in the grid, in one turn of each loop around an access, and looks at one lane of each dim:
 integers with facts about them. A lane along the axis of tokens is one of the chunk's. Where a sequence, a segment or a
 block begins is such an integer, too, and not a product: what there is to know is their order, which keeps arithmetic
-linear; so it is with the rows of a sequence's chunks. `LEMMAS` are the facts that come from products, proved from the
-formulas that are printed. Of what a launcher hands on, two things are taken for granted: that
-`cu_seqlens` does not decrease and ends with the number of tokens, which a call checks, and that `first_segment` counts
-the segments of the sequences before. So is that a program finds its coordinates from its number.
+linear; so it is with the rows of a sequence's chunks. `tests.kernel.lemmas` has what comes from products, proved
+from the formulas that are printed. Of what a launcher hands on, three things are taken for granted: that `cu_seqlens`
+does not decrease and ends with the number of tokens, which a call checks, and that `first_segment` and `first_stretch`
+count the segments and the stretches of the sequences before. So is that a program finds its coordinates from its number.
 
 An address is what a row's number comes to, times the elements of a row, and the lanes: in 64 bits where the row counts
 sequences, segments, chunks or tokens first, as those are; in 32 bits otherwise, and the lanes always. `fits` says
@@ -416,65 +416,6 @@ def fits(access: Access) -> bool:
 def from_zero(x: Number, extent: Number) -> tuple[Fact, Fact]:
     """x is one of 0 to `extent`."""
     return x >= 0, x < extent
-
-
-# -------------------------------------------------------------------------------------------------------------- lemmas
-
-
-def _lemmas() -> Iterator[tuple[str, list[Fact], Fact]]:
-    a, b, size, count, x = z3.Ints("a b size count x")
-    blocks = [a >= 0, a < b, b < count, size >= 1]
-    # Blocks of a dim, sequences of a batch, segments of one sequence and those of a batch: one after the other.
-    yield "the b-th stretch begins where the a-th has ended", blocks, a * size + size <= b * size
-    yield "the last stretch ends with the whole", blocks, b * size + size <= count * size
-    length, start = z3.Ints("length start")
-    segments = [length >= 0, size >= 1, count * size >= length, (count - 1) * size < length, *from_zero(a, count)]
-    first, end = start + a * size, start + length
-    last = z3.If(first + size < end, first + size, end)
-    inside = z3.And(start <= first, first < last, last <= end, last <= first + size)
-    yield "a segment has a token, and none beyond its sequence", segments, inside
-    stretches = [length >= 0, size >= 1, (count - 1) * size <= length, length < count * size, *from_zero(a, count)]
-    yield "a stretch begins with a place of its sequence", stretches, z3.And(start <= first, first <= end)
-    one_has_it = z3.Implies(a == count - 1, end < first + size)
-    yield "the last stretch has the place behind the last token", stretches, one_has_it
-    yield from _lemmas_of_chunks()
-    group, heads, head = z3.Ints("group heads head")
-    key_head = [group >= 1, heads >= 1, *from_zero(head, group * heads), x * group <= head, head < x * group + group]
-    yield "the key head of a value head", key_head, z3.And(*from_zero(x, heads))
-    rows, row, elements, element = z3.Ints("rows row elements element")
-    short = [*from_zero(row, rows), *from_zero(element, elements), rows * elements < 2**31]
-    yield "an element of a short array", short, z3.And(*from_zero(row * elements + element, z3.IntVal(2**31)))
-    limit, lane, stride = z3.Ints("limit lane stride")
-    lanes = [
-        limit >= 1,
-        limit <= 2**15,
-        *from_zero(x, limit),
-        *from_zero(lane, z3.IntVal(2**15)),
-        stride >= 1,
-        stride <= 2**15,
-    ]
-    yield "a lane, masked or not", lanes, z3.And(*from_zero((x + lane) * stride + (x + lane), z3.IntVal(2**31)))
-
-
-CHUNKS_FOLLOW = "the chunks of a sequence have rows before those of a later one, and before the end"
-
-
-def _lemmas_of_chunks() -> Iterator[tuple[str, list[Fact], Fact]]:
-    """Of a sequence whose first token is in the `chunk`-th stretch of `size` tokens of the batch; that of a later one,
-    or the end of all, is in the `stretch`-th."""
-    size, sequence, later, length, count, x = z3.Ints("size sequence later length count x")
-    first, other, chunk, stretch = z3.Ints("first other chunk stretch")
-    facts = [size >= 1, length >= 0, count >= 0, first >= 0, *from_zero(first - chunk * size, size)]
-    facts += [count * size >= length, (count - 1) * size < length]
-    follows = [sequence < later, first + length <= other, *from_zero(other - stretch * size, size)]
-    rows = chunk + sequence + count <= stretch + later
-    yield CHUNKS_FOLLOW, [*facts, *follows], rows
-    start = first + x * size
-    within = [*facts, *from_zero(x, count)]
-    yield "a chunk begins with a token of its sequence", within, z3.And(first <= start, start < first + length)
-
-
-LEMMAS = {title: (facts, claim) for title, facts, claim in _lemmas()}
 
 
 Verdict = Literal["follows", "does not follow", "nothing can be there", "not known"]

@@ -25,7 +25,8 @@ from flagen.kernel.ir import (
     Store,
     statements_in,
 )
-from tests.kernel.bounds import CHUNKS_FOLLOW, LEMMAS, WIDE, Bounds, verdict
+from tests.kernel.bounds import WIDE, Bounds, verdict
+from tests.kernel.lemmas import CHUNKS_FOLLOW, LEMMAS
 from tests.kernel.scans import of, scans_in
 from tests.specs import LAYERS, OPERATORS
 from tests.tiers import variants
