@@ -14,8 +14,10 @@ from flagen.spec import load_spec
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for path in (ROOT / "generated").rglob("*.py") if "tl.program_id" in path.read_text())
-TABLES = {"cu_seqlens_ptr", "chunk_sequence_ptr", "first_chunk_ptr", "segment_sequence_ptr", "first_segment_ptr"}
-"""As long as there are sequences, chunks or segments. The launcher makes all but the first in int64."""
+TABLES = {"cu_seqlens_ptr"} | {
+    f"{name}_ptr" for space in ("chunk", "segment", "stretch") for name in (f"{space}_sequence", f"first_{space}")
+}
+"""As long as there are sequences, chunks, segments or stretches. The launcher makes all but the first in int64."""
 
 
 def kernels(tree: ast.Module) -> Iterator[ast.FunctionDef]:

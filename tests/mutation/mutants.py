@@ -25,7 +25,9 @@ INTEGRAL_CALLS = {
     "min",
     "max",
 }
-TABLES = {"cu_seqlens_ptr", "chunk_sequence_ptr", "first_chunk_ptr", "segment_sequence_ptr", "first_segment_ptr"}
+TABLES = {"cu_seqlens_ptr"} | {
+    f"{name}_ptr" for space in ("chunk", "segment", "stretch") for name in (f"{space}_sequence", f"first_{space}")
+}
 SWAPPED = {"K": "V", "V": "K", "M": "V", "D": "HV", "H": "HV", "HV": "H"}
 """Sizes that are mistaken for one another, where a kernel has both."""
 
