@@ -21,6 +21,10 @@ class OutsideStages(Exception):
         self.span = span
 
 
+class MixedStates(OutsideStages):
+    """States need one another, or one is used whole: they may be registers."""
+
+
 @dataclass(frozen=True)
 class Definition:
     """A local's value, where it is assigned, and the states that it depends on."""
@@ -137,7 +141,7 @@ class Flow:
         while path.count(path[-1]) == 1:
             path.append(next(name for name in self.uses[path[-1]] if name in waiting))
         cycle = path[path.index(path[-1]) :]
-        return OutsideStages(
+        return MixedStates(
             f"no state can be run before the others: {', and '.join(map(_needs, cycle, cycle[1:]))}",
             self.uses[cycle[0]][cycle[1]],
         )

@@ -146,6 +146,13 @@ def comba(S, q, k, v, p, g, beta, *, scale=None):
     return S, read(S, q, scale)
 
 
+@recurrence(states={"S": "k v", "M": "k v"}, output="v")
+def momentum_delta_rule(S, M, q, k, v, log_alpha, log_mu, p, beta, eta, *, scale=None):
+    M = exp(log_mu) * M - eta * outer(k, v - retrieve(S, p))
+    S = exp(log_alpha) * S - beta * M
+    return (S, M), read(S, q, scale)
+
+
 @recurrence("k v")
 def iplr(S, q, k, v, a, b, *, scale=None):
     S = S + outer(b, retrieve(S, a)) + outer(k, v)
