@@ -194,7 +194,7 @@ def _remarks_on_chunks(plan: Plan) -> tuple[Diagnostic, ...]:
     kernels, backward = plan.chunk_kernel, plan.chunk_backward
     if isinstance(kernels, StagedPlan):
         return tuple(
-            replace(remark, message=f"stage of {stage.stage.state.name}: {remark.message}")
+            replace(remark, message=f"stage of {stage.stage.called}: {remark.message}")
             for stage in kernels.stages
             for remark in _remarks_on_chunks(stage.plan)
         )

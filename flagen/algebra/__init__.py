@@ -131,8 +131,8 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
         from flagen.algebra.staged_proof import prove_stages
 
         lines = [
-            f"stage of {part.spec.states[0].name}: {line}"
-            for part in derivation.stages
+            f"stage of {stage.called}: {line}"
+            for stage, part in zip(derivation.staged.stages, derivation.stages, strict=True)
             for line in prove(part.spec, part).lines
         ]
         riding = () if derivation.riding is None else prove_riding(derivation.riding)

@@ -51,13 +51,15 @@ ONE = Number(Fraction(1))
 def riding_form(form: StagedForm, matrix: NormalForm | None) -> NormalForm | None:
     """The normal form of both states of `form`, where one of them rides; `matrix` is that of the stage of the other,
     if it has one. None where none does."""
-    vectors = [stage for stage in form.stages if len(stage.state.dims) == 1]
-    if matrix is None or len(form.stages) != 2 or len(vectors) != 1 or form.output is None:
+    vectors = [stage for stage in form.stages if len(stage.states[0].dims) == 1]
+    if matrix is None or len(form.stages) != 2 or len(form.spec.states) != 2 or len(vectors) != 1:
+        return None
+    if form.output is None:
         return None
     (vector,), (main,) = vectors, [stage for stage in form.stages if stage not in vectors]
     if any(form.given(stage) or len(stage.results) != 1 for stage in form.stages):
         return None
-    if vector.state.dims != (matrix.key,) or not _is_simple(matrix):
+    if vector.states[0].dims != (matrix.key,) or not _is_simple(matrix):
         return None
     ones = _free_name("ones", form.spec)
     try:
@@ -68,12 +70,12 @@ def riding_form(form: StagedForm, matrix: NormalForm | None) -> NormalForm | Non
         return None
     (step,) = widened.steps
     scale = _scale(step.writes[0], ones)
-    read = _free_name(f"{widened.reads[0].name}_{vector.state.name}", form.spec)
+    read = _free_name(f"{widened.reads[0].name}_{vector.states[0].name}", form.spec)
     output = _renamed(widened.output, widened.reads[0].name, read)
     if scale is None or any(isinstance(node, Name) and node.name == ones for node in walk(output)):
         return None
     results = {main.results[0].name: matrix.output, vector.results[0].name: output}
-    column = Column(vector.state, None if scale == ONE else scale, read)
+    column = Column(vector.states[0], None if scale == ONE else scale, read)
     return replace(matrix, spec=form.spec, output=_with(form.output, results), column=column)
 
 
@@ -134,11 +136,11 @@ class _Widened:
 
     def __init__(self, stage: Stage, value: str, ones: str) -> None:
         self.stage, self.value = stage, value
-        self.dims = (*stage.state.dims, value)
+        self.dims = (*stage.states[0].dims, value)
         self.ones = Name(ones, "input", (value,))
 
     def spec(self) -> Spec:
-        spec, state = self.stage.spec, self.stage.state
+        spec, state = self.stage.spec, self.stage.states[0]
         update = [self._assign(statement) for statement in spec.update if not isinstance(statement, Repeat)]
         targets = [assign.target for assign in spec.output]
         if len(update) != len(spec.update) or not all(statement.to_state for statement in update):
@@ -169,7 +171,7 @@ class _Widened:
             case Binary("*", left, right) if reads_state(left) != reads_state(right):
                 one, other = (self._written(side) if reads_state(side) else side for side in (left, right))
                 return replace(expr, left=one, right=other)
-            case _ if expr.dims == self.stage.state.dims and not reads_state(expr):
+            case _ if expr.dims == self.stage.states[0].dims and not reads_state(expr):
                 return Outer(expr, self.ones, expr.span)
         raise _NoColumn
 

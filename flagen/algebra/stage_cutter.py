@@ -1,4 +1,4 @@
-"""The stage of one state: what its update and the output are, with inputs for what they use of other states."""
+"""The stage of a state, or of some: what their update and the output are, with inputs for what these use of others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 from flagen.algebra.flow import MixedStates, OutsideStages, Place
 from flagen.algebra.rewrite import map_children
 from flagen.algebra.stage_results import Results, Wanted, fresh
-from flagen.algebra.staged import Result, Stage, flat
+from flagen.algebra.staged import Result, Stage, flat, in_words
 from flagen.diagnostics import Span
 from flagen.functions import FUNCTIONS
 from flagen.spec.model import (
@@ -43,14 +43,18 @@ from flagen.spec.sizes import origins_of
 
 
 class Cutter:
-    """Rewrites statements for the stage of `state`: what they use of others becomes an input. Without a `state`, for
+    """Rewrites statements for the stage of `states`: what they use of others becomes an input. Without `states`, for
     what is evaluated behind all stages.
 
     is_log: whether an exponential is a decay, of which the stage wants to know the exponent.
     """
 
-    def __init__(self, results: Results, state: str | None, is_log: Callable[[Expr], bool] = lambda _: False) -> None:
-        self.results, self.flow, self.state, self.is_log = results, results.flow, state, is_log
+    def __init__(
+        self, results: Results, states: Sequence[str], is_log: Callable[[Expr], bool] = lambda _: False
+    ) -> None:
+        self.results, self.flow, self.is_log = results, results.flow, is_log
+        self.states = frozenset(states)
+        self.declared = tuple(map(results.state, states))
         self.exponents: list[tuple[Expr, set[str]]] = []
         self.in_exponent = False
         self.in_angle = False
@@ -59,12 +63,11 @@ class Cutter:
     # --------------------------------------------------------------------------------------------------------- the spec
 
     def stage(self, wanted: Sequence[Wanted] = (), *, has_output: bool = True) -> Stage:
-        """The stage of this state, with the results that are wanted of it, and with the output of the whole spec."""
-        assert self.state is not None
+        """The stage of these states, with the results that are wanted of it, and with the output of the whole spec."""
         for place, assign in self.flow.statements.items():
-            if assign.to_state and assign.target == self.state:
+            if assign.to_state and assign.target in self.states:
                 self._keep(place)
-        is_scan = self.state in self.results.scans
+        is_scan = self.states <= self.results.scans
         captured: dict[int, list[Assign]] = {}
         output = []
         for each in wanted:
@@ -100,7 +103,7 @@ class Cutter:
         yield _assign("o", self.cut(last.value, self.flow.end), last)
 
     def _spec(self, captured: dict[int, list[Assign]], output: list[Assign], wide: frozenset[str]) -> Spec:
-        spec, state = self.results.spec, self.results.state(self.state or "")
+        spec, names = self.results.spec, [state.name for state in self.declared]
         update: list[Statement] = []
         for number, statement in enumerate(spec.update):
             update += captured.get(number, ())
@@ -122,11 +125,11 @@ class Cutter:
         steps = any(isinstance(statement, Repeat) for statement in update)
         return replace(
             spec,
-            name=f"{spec.name}_{state.name.lower()}",
-            title=f"{spec.title or spec.name}, the stage of {state.name}",
+            name=f"{spec.name}_{'_to_'.join(dict.fromkeys((names[0], names[-1]))).lower()}",
+            title=f"{spec.title or spec.name}, the stage of {in_words(names)}",
             paper="",
-            class_name=f"{spec.class_name}{state.name}",
-            states=(state,),
+            class_name=f"{spec.class_name}{''.join(names)}",
+            states=self.declared,
             inputs=(*own, *given),
             # The function of the whole knows the defaults; they may name dims that a stage does not have.
             params=tuple(replace(param, default=None) for param in spec.params if param.name in kept),
@@ -139,8 +142,8 @@ class Cutter:
         )
 
     def _wanted_dims(self, used: set[str]) -> set[str]:
-        """The dims that the stage names, and those of its state."""
-        return used & set(self.results.spec.dims) | set(self.results.state(self.state or "").dims)
+        """The dims that the stage names, and those of its states."""
+        return used & set(self.results.spec.dims) | {dim for state in self.declared for dim in state.dims}
 
     def _following(self, inputs: Sequence[Input], params: Sequence[Param], used: set[str]) -> tuple[Following, ...]:
         """The sizes that follow from others in the stage, too: of what it has no tensor of, and where it has tensors of
@@ -201,17 +204,17 @@ class Cutter:
     def cut(self, expr: Expr, place: Place) -> Expr:
         """`expr` at `place` in terms of what this stage has, and of what others give it."""
         states = self.flow.states_in(expr, place)
-        if self.state is None and not states:
+        if not self.states and not states:
             return self.results.inlined(expr, place)
-        if states <= {self.state}:
+        if states <= self.states:
             self._keep(*(definition.place for definition in self.flow.locals_in(expr, place)))
             return expr
         if isinstance(expr, Negate):
             return Negate(self.cut(expr.value, place), expr.span)
-        if self.state not in states and (given := self._given(expr, place)) is not None:
+        if not self.states & states and (given := self._given(expr, place)) is not None:
             return given
         if (definition := self.flow.definition(expr, place)) is not None:
-            if self.state is None:  # Behind the stages there are no statements.
+            if not self.states:  # Behind the stages there are no statements.
                 return self.cut(definition.value, definition.place)
             self._keep(definition.place)
             return expr
@@ -239,8 +242,8 @@ class Cutter:
                     self.kept[place] = _assign(assign.target, value, assign)
 
     def _given(self, expr: Expr, place: Place) -> Expr | None:
-        """`expr`, which this state has no part in, as something that an earlier stage gives; None if only parts of it
-        can be."""
+        """`expr`, which these states have no part in, as something that an earlier stage gives; None if only parts of
+        it can be."""
         value, at = self.flow.opened(expr, place)
         if isinstance(value, Call) and value.function == "exp" and self.is_log(value):
             self.in_exponent = True
@@ -264,7 +267,7 @@ class Cutter:
         """Rows of a matrix state are rounded to the dtype of the inputs anyway; numbers, decays, angles and scans are
         not."""
         kept = self.in_exponent or self.in_angle
-        return self.state is None or self.state in self.results.scans or not value.dims or kept
+        return self.states <= self.results.scans or not value.dims or kept
 
     def _is_of_whole_token(self, expr: Expr, place: Place) -> bool:
         """Whether `expr`, in a `repeat`, is the same in every micro-step."""
@@ -281,10 +284,10 @@ class Cutter:
 
 
 class Trial(Cutter):
-    """What the stage of a state is like, whatever other states give it, read by a vector made up for that."""
+    """What the stage of states is like, whatever other states give it, read by a vector made up for that."""
 
-    def __init__(self, results: Results, state: str) -> None:
-        super().__init__(results, state)
+    def __init__(self, results: Results, states: Sequence[str]) -> None:
+        super().__init__(results, states)
         self.inputs: dict[str, Input] = {}
 
     def _given(self, expr: Expr, place: Place) -> Expr | None:
@@ -296,7 +299,7 @@ class Trial(Cutter):
         return self._anything(expr.dims, expr.span)
 
     def _output(self) -> Iterator[Assign]:
-        state = self.results.state(self.state or "")
+        state = self.declared[-1]
         here = StateRead(state.name, False, state.dims, state.span)
         key = state.dims[:1]
         yield _assign("o", Contract(Transpose(here), self._anything(key, state.span)) if len(state.dims) == 2 else here)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flagen.spec.model import Assign, Dims, Expr, Input, Repeat, Spec, State, Statement
@@ -21,17 +21,22 @@ class Result:
 
 @dataclass(frozen=True)
 class Stage:
-    """The recurrence of one state. For inputs its spec has those of the whole that it uses, then what earlier stages
-    give it; each output of the spec is a result. The output of the whole spec is called `o` here, too."""
+    """The recurrence of one state, or of several elementwise ones over the same dims. For inputs its spec has those of
+    the whole that it uses, then what earlier stages give it; each output of the spec is a result. The output of the
+    whole spec is called `o` here, too."""
 
     spec: Spec
     results: tuple[Result, ...]
     is_scan: bool
 
     @property
-    def state(self) -> State:
-        (state,) = self.spec.states
-        return state
+    def states(self) -> tuple[State, ...]:
+        return self.spec.states
+
+    @property
+    def called(self) -> str:
+        """The names of its states, as one says them."""
+        return in_words([state.name for state in self.states])
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -60,7 +65,7 @@ class StagedForm:
         """The stages as text, a paragraph each."""
         lines = [f"{self.spec.name} in stages"]
         for stage in self.stages:
-            lines.append(f"stage {stage.state.name} [{', '.join(stage.state.dims)}]")
+            lines.append(f"stage {stage.called} [{', '.join(stage.states[0].dims)}]")
             lines += [f"    given {decl.name} [{', '.join(decl.dims)}] in {decl.range}" for decl in self.given(stage)]
             shown = stage.shown
             every = flat((*shown.update, *shown.output))
@@ -72,6 +77,12 @@ class StagedForm:
     def given(self, stage: Stage) -> tuple[Input, ...]:
         """What `stage` gets from earlier ones."""
         return tuple(decl for decl in stage.spec.inputs if decl in self.passed)
+
+
+def in_words(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def flat(statements: Iterable[Statement]) -> Iterator[Assign]:

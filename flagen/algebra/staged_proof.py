@@ -43,7 +43,7 @@ def prove_stages(form: StagedForm, *, seed: int = 0) -> tuple[str, ...]:
             break
         else:
             raise InternalError(f"{spec.name}: no random point without a zero denominator found")
-    states = ", ".join(stage.state.name for stage in form.stages)
+    states = ", ".join(state.name for stage in form.stages for state in stage.states)
     return (f"stages of {states}, one after another = recurrence: random rational points, {TOKENS} tokens",)
 
 
@@ -82,7 +82,8 @@ class _Sequence(Sample):
         first = {state.name: self.random(state.dims) for state in spec.states}
         whole = Setting(spec, self.sizes, self.constants, self.oracle)
         parts = [Setting(stage.spec, self.sizes, self.constants, self.oracle) for stage in self.form.stages]
-        states, of_stages = dict(first), [{stage.state.name: first[stage.state.name]} for stage in self.form.stages]
+        states = dict(first)
+        of_stages = [{state.name: first[state.name] for state in stage.states} for stage in self.form.stages]
         for number in range(TOKENS):
             inputs = {i.name: self.random(i.dims, i.range) for i in spec.inputs if i.per == "token"}
             by_step = [
@@ -96,9 +97,9 @@ class _Sequence(Sample):
                 named, of_stages[place] = part.run(part.token(given, by_step), of_stages[place])
                 outputs = zip(stage.results, stage.outputs, strict=True)
                 given |= {result.name: named[output] for result, output in outputs}
-                name = stage.state.name
-                if not equal(of_stages[place][name], states[name]):
-                    return f"the state {name} of its stage after token {number} is not the recurrence's"
+                for name, state in of_stages[place].items():
+                    if not equal(state, states[name]):
+                        return f"the state {name} of its stage after token {number} is not the recurrence's"
             if not equal(given["o"] if self.form.output is None else self._evaluate(token.whole, given), output):
                 return f"the stages' output of token {number} is not the recurrence's"
         return None

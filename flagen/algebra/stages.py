@@ -1,4 +1,5 @@
-"""A recurrence of several states as stages: recurrences of one state each, with inputs that earlier ones give.
+"""A recurrence of several states as stages: recurrences of one state each, or of a few that are taken at once, with
+inputs that earlier ones give.
 
 The states of a spec form a graph: a state comes after those that its update uses. Where that graph has no cycle, each
 is the state of a *stage*, a spec of the same language. What it uses of earlier states reaches it as one more input:
@@ -11,6 +12,12 @@ what is read of a matrix, or whatever the update makes of vectors. For example
 has a stage of z that gives `log_decay = z_prev - z` and `exp_k_z = exp(k - z)`, and then, with these for inputs, one of
 S: `S = exp(log_decay) * S + outer(exp_k_z, v)`. An output that takes several states is evaluated behind all stages.
 
+Elementwise states are taken at once, in one stage, where they lie over the same dims and have to do with one another:
+one needs the other, or they read the same input, or some vector is made of both. What is between them then stays in
+registers, and the input is read once. No stage comes in between: a state joins others only where all that it needs is
+there before them. So a short convolution of three states, each what the one before it was a token ago, is one stage,
+which gives the rows of the matrix behind it.
+
 A stage's own chunk form, adjoint and kernels are those of any spec. That the stages together are the recurrence is
 proved by `flagen.algebra.staged_proof`; gradients go back through them by the chain rule.
 """
@@ -19,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from flagen.algebra.find_scan import OutsideScan, scan_form
 from flagen.algebra.flow import OutsideStages, Place
@@ -48,10 +56,13 @@ class _Stages:
         self.flow, self.order, self.scans = self.results.flow, self.results.order, self.results.scans
         for name in self.order:
             self._classify(name)
+        self.groups = self._groups()
+        """The states that are taken at once, in the order of their stages."""
+        self.order[:] = [name for group in self.groups for name in group]
 
     def _classify(self, name: str) -> None:
         """Find out whether a state is a matrix with a normal form or a scan, whatever it gets from other states."""
-        trial = Trial(self.results, name).stage().spec
+        trial = Trial(self.results, [name]).stage().spec
         try:
             normal_form(trial)
             return
@@ -68,43 +79,107 @@ class _Stages:
                 return
         raise _no_chunk_form(name, why)
 
+    # ---------------------------------------------------------------------------------------------------------- at once
+
+    def _groups(self) -> list[list[str]]:
+        groups: list[list[str]] = []
+        for name in self.order:
+            known = {state: place for place, group in enumerate(groups) for state in group}
+            after = max((known[state] for state in self.flow.uses[name]), default=0)
+            joined = next((group for group in groups[after:] if self._is_one_stage(name, group)), None)
+            if joined is None:
+                groups.append([name])
+            else:
+                joined.append(name)
+        return groups
+
+    def _is_one_stage(self, name: str, group: list[str]) -> bool:
+        """Whether a state is taken at once with those of a group."""
+        if not self.scans.issuperset((name, *group)) or not self._are_over_the_same(name, *group):
+            return False
+        if not any(self._have_to_do_with_one_another(name, other) for other in group):
+            return False
+        try:
+            scan_form(Trial(self.results, [*group, name]).stage().spec)
+        except OutsideScan:
+            return False
+        return True
+
+    def _are_over_the_same(self, *names: str) -> bool:
+        return len({frozenset(self.results.state(name).dims) for name in names}) == 1
+
+    def _have_to_do_with_one_another(self, one: str, other: str) -> bool:
+        both = {one, other}
+        return (
+            other in self.flow.uses[one]
+            or not self._rows_read(one).isdisjoint(self._rows_read(other))
+            or any(both <= states <= self.scans for states in self._vectors)
+        )
+
+    def _rows_read(self, name: str) -> frozenset[str]:
+        """The inputs that the update of a state reads of which a token has as much as of the state."""
+        dims = frozenset(self.results.state(name).dims)
+        rows = {decl.name for decl in self.spec.inputs if frozenset(decl.dims) == dims}
+        derived = {decl.name: decl.value for decl in self.spec.derived}
+        found: set[str] = set()
+        for place, assign in self.flow.statements.items():
+            pending = [(assign.value, place)] if assign.to_state and assign.target == name else []
+            while pending:
+                expr, at = pending.pop()
+                named = {node.name for node in walk(expr) if isinstance(node, Name)}
+                pending += [(found.value, found.place) for found in self.flow.locals_in(expr, at)]
+                pending += [(derived[let], at) for let in sorted(named & derived.keys())]
+                found |= named & rows
+        return frozenset(found)
+
+    @cached_property
+    def _vectors(self) -> frozenset[frozenset[str]]:
+        """The states that each vector of the spec, and each number, is made of."""
+        nodes = ((node, place) for place, assign in self.flow.statements.items() for node in walk(assign.value))
+        return frozenset(self.flow.states_in(node, place) for node, place in nodes if len(node.dims) < 2)
+
+    # ------------------------------------------------------------------------------------------------------- the stages
+
     def run(self) -> StagedForm:
         value = self.spec.output[-1].value
         used = self.flow.states_in(value, self.flow.end)
         last = max(used or self.order, key=self.order.index)
+        (final,) = (group for group in self.groups if last in group)
         output = None
-        if self._takes_others(last, value, self.flow.end):
-            output = Cutter(self.results, None).cut(value, self.flow.end)
+        if self._takes_others(final, value, self.flow.end):
+            output = Cutter(self.results, ()).cut(value, self.flow.end)
         stages: list[Stage] = []
-        for name in reversed(self.order):
-            stages += reversed(self._stages_of(name, has_output=output is None and name == last))
+        for group in reversed(self.groups):
+            stages += reversed(self._stages_of(group, has_output=output is None and group == final))
         passed = tuple(self.results.as_input(each) for each in self.results.every())
         return StagedForm(self.spec, tuple(_with_names(reversed(stages))), passed, output)
 
-    def _takes_others(self, last: str, expr: Expr, place: Place) -> bool:
-        """Whether the output has more to do with other states than that a vector depends on them which `last` is read
-        by."""
+    def _takes_others(self, last: Sequence[str], expr: Expr, place: Place) -> bool:
+        """Whether the output has more to do with other states than that a vector depends on them which one of `last` is
+        read by."""
         expr, place = self.flow.opened(expr, place)
         states = self.flow.states_in(expr, place)
-        if states <= {last} or states <= self.scans or self.flow.read_by(expr, place) == last:
+        if states <= {*last} or states <= self.scans or self.flow.read_by(expr, place) in last:
             return False
         parts = children(expr)
         return not parts or any(self._takes_others(last, part, place) for part in parts)
 
-    def _stages_of(self, name: str, *, has_output: bool) -> list[Stage]:
-        """The stage of a state. A matrix of which several reads are wanted is walked once for each of them."""
-        wanted = self.results.wanted[name]
+    def _stages_of(self, group: Sequence[str], *, has_output: bool) -> list[Stage]:
+        """The stage of states that are taken at once. A matrix of which several reads are wanted is walked once for
+        each of them."""
+        wanted = [each for name in group for each in self.results.wanted[name]]
+        name = group[0]
         if not wanted and not has_output:
             raise OutsideStages(f"nothing reads {name}", self.results.state(name).span)
         if name in self.scans:
-            return [Cutter(self.results, name).stage(wanted, has_output=has_output)]
+            return [Cutter(self.results, group).stage(wanted, has_output=has_output)]
         first = [self._matrix(name, [], has_output=True)] if has_output else []
         return [*first, *(self._matrix(name, [each], has_output=False) for each in wanted)]
 
     def _matrix(self, name: str, wanted: Sequence[Wanted], *, has_output: bool) -> Stage:
         """An exponential that decays the state reaches the stage by its exponent, others as they are."""
         before = {other: list(each) for other, each in self.results.wanted.items()}, set(self.results.taken)
-        trial = Cutter(self.results, name, is_log=lambda _: True)
+        trial = Cutter(self.results, [name], is_log=lambda _: True)
         try:
             form = normal_form(trial.stage(wanted, has_output=has_output).spec)
         except OutsideNormalForm as outside:
@@ -112,7 +187,7 @@ class _Stages:
         decays = {node.name for decay in form.decays for node in walk(decay.log) if isinstance(node, Name)}
         self.results.wanted, self.results.taken = before
         logs = [expr for expr, exponents in trial.exponents if exponents & decays]
-        return Cutter(self.results, name, is_log=logs.__contains__).stage(wanted, has_output=has_output)
+        return Cutter(self.results, [name], is_log=logs.__contains__).stage(wanted, has_output=has_output)
 
 
 def _no_chunk_form(state: str, why: OutsideNormalForm | OutsideScan) -> OutsideStages:

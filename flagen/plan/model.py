@@ -148,7 +148,7 @@ class StagedPlan:
             given = [decl.name for decl in self.form.given(planned.stage)]
             gives = [result.name for result in planned.stage.results]
             takes = f"{', '.join(given)} -> " if given else ""
-            lines.append(f"stage {number}, of {planned.stage.state.name}: {takes}{', '.join(gives)}")
+            lines.append(f"stage {number}, of {planned.stage.called}: {takes}{', '.join(gives)}")
             lines += [f"    {line}" for line in planned.plan.chunk_dump().splitlines()]
         if self.form.output is not None:
             names = {node.name for node in walk(self.form.output) if isinstance(node, Name)}

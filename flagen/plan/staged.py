@@ -20,8 +20,9 @@ def plan_stages(form: StagedForm, plans: tuple[Plan, ...]) -> StagedPlan:
     seen: set[str] = set()
     stages = []
     for stage, plan in zip(form.stages, plans, strict=True):
-        stages.append(PlannedStage(stage, plan, stage.state.name in seen))
-        seen.add(stage.state.name)
+        names = {state.name for state in stage.states}
+        stages.append(PlannedStage(stage, plan, names <= seen))
+        seen |= names
     return StagedPlan(form, tuple(stages))
 
 

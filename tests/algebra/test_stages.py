@@ -109,7 +109,7 @@ def test_two_reads_of_a_matrix_are_two_stages():
         "o = S.T @ q",
         "S: [K, V], F: [K, V]",
     )
-    assert [stage.state.name for stage in form.stages] == ["F", "F", "S"]
+    assert [stage.called for stage in form.stages] == ["F", "F", "S"]
     assert [stage.spec.name for stage in form.stages] == ["written_f", "written_f_2", "written_s"]
 
 
@@ -172,6 +172,34 @@ def test_a_stage_knows_every_size_that_it_needs():
     assert {dim for decl in form.stages[0].spec.inputs for dim in decl.dims} == {"K"}
     form = stages("- F = F + outer(k, x)\n- S = S + outer(k, v)", "o = M * (S.T @ (F @ x))", "S: [K, V], F: [K, M]")
     assert "M" in {dim for decl in form.stages[1].spec.inputs for dim in decl.dims}
+
+
+# ------------------------------------------------------------------------------------------------------------- at once
+
+
+@pytest.mark.parametrize(
+    ("update", "state", "called"),
+    [
+        ("- y = exp(g) * y + k\n- z = z + y\n- S = S + outer(z, v)", "y: [K], z: [K]", ["y and z", "S"]),
+        ("- y = y + k\n- z = z + k * s\n- S = S + outer(y, dot(z, k) * v)", "y: [K], z: [K]", ["y and z", "S"]),
+        ("- y = y + k\n- z = z + q\n- S = S + outer(y * z, v)", "y: [K], z: [K]", ["y and z", "S"]),
+        ("- y = y + k\n- z = z + q\n- S = S + outer(y, dot(z, z) * v)", "y: [K], z: [K]", ["y", "z", "S"]),
+        ("- y = y + k\n- n = n + dot(y, k)\n- z = z + n * k\n- S = S + outer(z, v)", "y: [K], n: [], z: [K]", None),
+    ],
+    ids=["one needs the other", "both read k", "a vector is made of both", "unrelated", "another one in between"],
+)
+def test_elementwise_states_are_taken_at_once(update, state, called):
+    form = stages(update, "o = S.T @ q", f"S: [K, V], {state}")
+    assert [stage.called for stage in form.stages] == (called or ["y", "n", "z", "S"])
+
+
+def test_no_states_are_taken_at_once_across_a_matrix():
+    form = stages(
+        "- y = exp(g) * y + v\n- F = F + outer(k, y)\n- z = z + y * (F.T @ q)\n- S = S + outer(k, z)",
+        "o = S.T @ q",
+        "S: [K, V], F: [K, V], y: [V], z: [V]",
+    )
+    assert [stage.called for stage in form.stages] == ["y", "F", "z", "S"]
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

@@ -182,3 +182,10 @@ def test_what_is_kept_is_a_stage_before_the_matrix():
     staged = algebra.derive(TRAPEZOID).staged
     assert staged is not None
     assert [stage.is_scan for stage in staged.stages] == [True, True, True, False]
+
+
+def test_a_short_convolution_is_one_stage():
+    staged = algebra.derive(SPECS["short_conv"]).staged
+    assert staged is not None
+    assert [stage.called for stage in staged.stages] == ["k_1, k_2 and k_3", "S"]
+    assert [decl.name for decl in staged.passed] == ["silu_x"]

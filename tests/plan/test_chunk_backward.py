@@ -203,7 +203,7 @@ def test_what_a_stage_is_given_has_the_heads_of_the_states(heads):
     staged = make_plan(spec, algebra.derive(spec)).chunk_backward
     assert isinstance(staged, StagedPlan)
     assert [decl.heads for decl in staged.form.passed] == [heads]
-    (stage,) = (stage for stage in staged.stages if stage.stage.state.name == "S")
+    (stage,) = (stage for stage in staged.stages if stage.stage.called == "S")
     assert isinstance(stage.plan.chunk_backward, ChunkBackwardPlan | KeyBackwardPlan)
 
 

@@ -156,7 +156,8 @@ def _stages(plan: StagedPlan) -> Iterator[tuple[str, str, list[str]]]:
     for stage in plan.stages:
         printer = ExpressionPrinter(_Subscripts(stage.spec).of)
         page = f"{package_of(stage, plan.spec.name)}/DERIVATION.md"
-        yield symbol(stage.stage.state.name), page, list(_recurrence(stage.stage.shown, printer))
+        states = ", ".join(symbol(state.name) for state in stage.stage.states)
+        yield states, page, list(_recurrence(stage.stage.shown, printer))
 
 
 def _output_of_stages(plan: StagedPlan) -> str:

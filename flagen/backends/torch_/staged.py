@@ -92,9 +92,11 @@ class _Names:
         self.taken = {*Scope(plan.spec).names, *(decl.name for decl in plan.form.passed), "args", "o"}
         states = [state.name for state in self.spec.states]
         self.first = {name: self._fresh(f"{name}_first") for name in states}
-        self.final = {name: self._fresh(f"{name}_final") for name in states}
         self.firsts = list(self.first.values())
-        self.finals = list(self.final.values())
+        self.final = {stage.spec.name: self._final(stage) for stage in plan.stages if not stage.repeats}
+        """What a stage's last state, or the tuple of its last states, is called."""
+        finals = dict(pair for stage in plan.stages if not stage.repeats for pair in self._last_states(stage))
+        self.finals = [finals[name] for name in states]
         self.repeats_heads = any(self._repeats(stage) for stage in plan.stages)
 
     def _fresh(self, name: str) -> str:
@@ -103,10 +105,20 @@ class _Names:
         self.taken.add(name)
         return name
 
+    def _final(self, stage: PlannedStage) -> str:
+        first, *others = (state.name for state in stage.stage.states)
+        return self._fresh(f"{first}_to_{others[-1]}_finals" if others else f"{first}_final")
+
+    def _last_states(self, stage: PlannedStage) -> Iterator[tuple[str, str]]:
+        """How each of a stage's last states is written where they are wanted."""
+        called, states = self.final[stage.spec.name], stage.stage.states
+        for place, state in enumerate(states):
+            yield state.name, called if len(states) == 1 else f"{called}[{place}]"
+
     def targets(self, stage: PlannedStage) -> Iterator[str]:
         """What a stage's results and its last state are called."""
         yield from (result.name for result in stage.stage.results)
-        yield "_" if stage.repeats else self.final[stage.stage.state.name]
+        yield "_" if stage.repeats else self.final[stage.spec.name]
 
     def arguments(self, stage: PlannedStage) -> Iterator[str]:
         """What a stage is called with."""
@@ -116,7 +128,9 @@ class _Names:
         yield from (f"{param.name}={param.name}" for param in spec.params if not param.is_tensor)
         if spec.steps is not None:
             yield f"{spec.steps.argument}={spec.steps.argument}"
-        yield f"initial_state={self.first[stage.stage.state.name]}"
+        firsts = [self.first[state.name] for state in stage.stage.states]
+        several = f"None if {firsts[0]} is None else ({', '.join(firsts)})"
+        yield f"initial_state={firsts[0] if len(firsts) == 1 else several}"
         if not stage.repeats:
             yield "output_final_state=output_final_state"
         yield "cu_seqlens=cu_seqlens"

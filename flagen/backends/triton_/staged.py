@@ -27,7 +27,7 @@ def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
         "pytorch_call": f"naive_chunk_{spec.name}({', '.join(_passed(spec, size))})",
         "sizes": SIZES,
-        "in_pytorch": [stage.stage.state.name for stage, _ in plan.without_kernels()],
+        "in_pytorch": [stage.stage.called for stage, _ in plan.without_kernels()],
     }
 
 
