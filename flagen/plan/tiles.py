@@ -195,12 +195,13 @@ class Scan:
 
         affine       X = factor * X + term
         logaddexp    X = logaddexp(X + factor, term)
+        maximum      X = maximum(X + factor, term)
         phase        X = fraction(X + term), with no factor
 
     In reverse from the last row to the first. The operation is associative, and rows are not taken one by one.
     """
 
-    combine: Literal["affine", "logaddexp", "phase"]
+    combine: Literal["affine", "logaddexp", "maximum", "phase"]
     factor: Tile | None
     term: Tile
     first: Tile
