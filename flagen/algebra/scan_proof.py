@@ -371,6 +371,8 @@ class _Reverse:
         units = [(name, index) for name in names for index in scope.indices(case.dims[name.removesuffix("_prev")])]
         self.place = {unit: plain + number for number, unit in enumerate(units)}
         self.size = plain + len(units)
+        constants = {name: self._widened(tensor) for name, tensor in case.setting.constants.items()}
+        self.setting = replace(case.setting, constants=constants)
         self.tokens = [self._with_units(token) for token in tokens]
         self.gradients = [case._zeros(self.size) for _ in tokens]
         """Of every direction and every state's element, at each token."""
@@ -387,10 +389,8 @@ class _Reverse:
         wide = {name: self._widened(tensor) for name, tensor in token.names.items()}
         states = {name: self._variables(name, tensor) for name, tensor in token.states.items()}
         again = _Token(wide, states, {})
-        constants = {name: self._widened(tensor) for name, tensor in case.setting.constants.items()}
-        setting = replace(case.setting, constants=constants)
         for part in (*case.form.update, *case.form.outputs):
-            _evaluate(part, again, setting)
+            _evaluate(part, again, self.setting)
         return again
 
     def _widened(self, tensor: Tensor) -> Tensor:
@@ -421,7 +421,7 @@ class _Reverse:
                 states = (token.states[f"{name}_prev"], token.states[name])
                 factor = {i: a * states[0].data[i].value / states[1].data[i].value for i, a in factor.items()}
             elif scan.kind == "maximum":
-                slope = evaluate(scan.slope, self.case.setting.scope(token.names, states=token.states))
+                slope = evaluate(scan.slope, self.setting.scope(token.names, states=token.states))
                 factor = {i: slope.at(dims, i).value for i in indices}
             slopes.append(factor)
             to, fro = ({i: gradient[self.place[n, i]] for i in indices} for n in (name, f"{name}_prev"))

@@ -76,6 +76,9 @@ FOUND = {
         "o = m",
         (("m", "maximum", "-s - s", "maximum(q - s - s, k)"),),
     ),
+    "a running maximum under a param": Found(
+        "m: [K]", "m = maximum(m - s * k, g)", "o = m", (("m", "maximum", "-(s * k)", "g"),)
+    ),
     "a bound from below": Found("h: [K]", "h = maximum(h + q, 0)", "o = h", (("h", "maximum", "q", "0"),)),
     "an angle in turns": Found(
         "phi: [K]", "phi = fraction(q * s + (phi + k))", "o = phi", (("phi", "phase", "1", "q * s + k"),)
