@@ -77,7 +77,7 @@ FOUND = {
         (("m", "maximum", "-s - s", "maximum(q - s - s, k)"),),
     ),
     "a running maximum under a param": Found(
-        "m: [K]", "m = maximum(m - s * k, g)", "o = m", (("m", "maximum", "-(s * k)", "g"),)
+        "m: [K]", "m = maximum(m - u * k, q)", "o = m", (("m", "maximum", "-(u * k)", "q"),)
     ),
     "a bound from below": Found("h: [K]", "h = maximum(h + q, 0)", "o = h", (("h", "maximum", "q", "0"),)),
     "an angle in turns": Found(
