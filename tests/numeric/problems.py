@@ -118,6 +118,9 @@ VARIANTS = {
     "precond_gated_delta_rule": _variant(
         k=unit, g=log_decay, beta=uniform(0, 1), ga=log_decay, ba=uniform(0, 1), A=softplus
     ),
+    "mlstm": _variant(log_weight="i"),
+    "slstm": _variant(Rz=half_unit, Ri=half_unit, Rf=half_unit, Rg=half_unit, n=softplus),
+    "rg_lru": _variant(Lambda=below),
     "mamba3": _variant(ends={"dt": (0, 20)}, adt=log_decay, dt=softplus, phi=uniform(0, 1)),
     "cyfa": _variant(
         {"q_norm_eps": 1e-5, "k_norm_eps": 1e-5}, g=log_decay, beta=uniform(0, 1), readout=unit, clock=uniform(0, 1)

@@ -151,10 +151,10 @@ def test_the_solve_loses_little_more_than_a_substitution(seed):
 @pytest.mark.parametrize("state", [True, False], ids=["finite state", "no state"])
 @pytest.mark.parametrize("name", [name for name in NAMES if VARIANTS[name].log_weight])
 def test_tokens_without_weight(name, state):
-    """At -inf in some channels, in all, and for many tokens on end; a running log-sum-exp has to have begun."""
+    """At -inf in some channels or heads, in all, and for many tokens on end; a log-sum-exp has to have begun."""
     problem = make(name, SHAPE, state=state)
     weights = problem.tensors[VARIANTS[name].log_weight].clone()
-    weights[:, 2::3, :, ::2] = -math.inf
+    weights[:, 2::3, ..., ::2] = -math.inf
     weights[:, 5] = -math.inf
     weights[:, 17:35] = -math.inf
     check_every_form(problem.with_tensors(**{VARIANTS[name].log_weight: weights}), chunk_size=16)
