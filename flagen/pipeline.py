@@ -215,8 +215,10 @@ def _hint(plan: Plan, why: Unavailable) -> str:
     from flagen.spec.usage import called_at
 
     match called_at(plan.spec.update, why.span):
-        case "maximum":
-            return "a running maximum of logarithms can be `logaddexp(m + f, x)`, which has a chunk form"
+        case "minimum":
+            return "a running minimum is one of the negative, `m = maximum(m - w, -x)`, which has a chunk form"
+        case "relu":
+            return "a sum that does not fall below 0 is `maximum(m + x, 0)`, which has a chunk form"
         case "floor":
             return "an angle in turns, without the whole ones, is `fraction(phi + x)`, which has a chunk form"
     return ""

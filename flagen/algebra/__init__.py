@@ -87,17 +87,33 @@ def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
 
 
 def _staged(spec: Spec) -> Derivation:
-    from flagen.algebra.flow import OutsideStages
+    from flagen.algebra.flow import MixedStates, OutsideStages
     from flagen.algebra.riding import riding_form
     from flagen.algebra.stages import staged_form
 
     try:
         form = staged_form(spec)
     except OutsideStages as outside:
-        return Derivation(spec, None, None, None, NoChunkForm(outside.reason, outside.span))
+        return _mixed(spec, NoChunkForm(outside.reason, outside.span), whole=isinstance(outside, MixedStates))
     stages = tuple(map(_of_stage, form.stages))
     matrix = next((stage.normal_form for stage in stages if stage.normal_form is not None), None)
     return Derivation(spec, None, None, None, None, None, form, stages, riding_form(form, matrix))
+
+
+def _mixed(spec: Spec, outside: NoChunkForm, *, whole: bool) -> Derivation:
+    """The chunk form of states that numbers mix. Else there is none, for the reason `outside`; or, where states use
+    others `whole`, for the reason that keeps them from being mixed."""
+    from flagen.algebra.registers import are_registers, registers_form
+
+    if not are_registers(spec):
+        return Derivation(spec, None, None, None, outside)
+    try:
+        sorted_ = registers_form(spec)
+    except OutsideNormalForm as reason:
+        missing = NoChunkForm(reason.reason, reason.span) if whole else outside
+        return Derivation(spec, None, None, None, missing)
+    chunk = chunk_form(sorted_)
+    return Derivation(spec, sorted_, chunk, adjoint(chunk), None)
 
 
 def _of_stage(stage: Stage) -> Derivation:

@@ -1,9 +1,10 @@
 """The adjoint of a system of equations, by transposing it term by term.
 
 Every term is linear in each of its factors, so the cotangent of a factor is the cotangent of the left side times the
-other factors, under the same decays and the same mask. Two rules are not transposition:
+other factors, under the same decays and the same mask. Three rules are not transposition:
 
     U = (I - L)^{-1} R    dR = (I - L)^{-T} dU and dL = [j seen by i] dR U^T: no gradient through the inverse is needed
+    weights of registers  are products of mixes: the derivative by one is what stands before it and behind it
     a decay offset        meets one tensor in every term that has it: its gradient is that tensor times its cotangent
 """
 
@@ -24,6 +25,8 @@ from flagen.algebra.equations import (
     Statement,
     System,
     Term,
+    Weights,
+    WeightsGradient,
 )
 from flagen.diagnostics import InternalError
 
@@ -59,7 +62,14 @@ def adjoint(chunk: ChunkForm) -> Adjoint:
     return Adjoint(chunk, System(given, system.offsets, tuple(statements)))
 
 
-def _gradient(system: System, name: str, index: Letters) -> Equation:
+def _gradient(system: System, name: str, index: Letters) -> Equation | WeightsGradient:
+    """How d`name` comes about."""
+    weights = [statement for statement in system.statements if isinstance(statement, Weights)]
+    uses = tuple(use for use in weights if name in {end.tensor for end in (use.mixes, use.reader, use.writer) if end})
+    return WeightsGradient(Factor(f"d{name}", index), uses) if uses else _by_terms(system, name, index)
+
+
+def _by_terms(system: System, name: str, index: Letters) -> Equation:
     """d`name` at `index`: every term that uses it, transposed.
 
     Where `name` is masked, so is its cotangent: the entries behind the mask reach nothing, and their decays may
@@ -82,6 +92,8 @@ def _mask(system: System, name: str) -> Mask | None:
     if not system.defines(name):
         return None
     statement = system.equation(name)
+    if isinstance(statement, Weights):
+        return statement.mask
     masks = {term.mask for term in statement.terms} if isinstance(statement, Equation) else {None}
     return masks.pop() if len(masks) == 1 else None
 

@@ -12,6 +12,8 @@ Indices, by what they run over:
     t       tokens
     x       key channels
     y       value channels
+    p r     registers: states that numbers mix
+    s       micro-steps
 """
 
 from __future__ import annotations
@@ -22,7 +24,17 @@ from typing import Literal
 
 Letters = tuple[str, ...]
 
-FAMILY: Mapping[str, str] = {"i": "delta", "j": "delta", "m": "write", "t": "token", "x": "key", "y": "value"}
+FAMILY: Mapping[str, str] = {
+    "i": "delta",
+    "j": "delta",
+    "m": "write",
+    "t": "token",
+    "x": "key",
+    "y": "value",
+    "p": "register",
+    "r": "register",
+    "s": "step",
+}
 """What each index runs over."""
 
 
@@ -129,6 +141,45 @@ class Solve:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """What reaches a reader of what a writer left in the registers: `reader` times the mixes between them times
+    `writer`, both a number for each register.
+
+    The mixes are those of the micro-steps that the offset `upto` counts and `since` does not. Without a reader they
+    reach every register at the chunk's end, and without a writer they start from every register before the chunk.
+    """
+
+    target: Factor
+    mixes: Factor
+    reader: Factor | None
+    upto: str
+    writer: Factor | None
+    since: str
+    mask: Mask | None = None
+
+    def __str__(self) -> str:
+        row = f"[{self.reader.index[0]}]" if self.reader else ""
+        column = f"[{self.writer.index[0]}]" if self.writer else ""
+        since = f" after {self.since}{column}" if self.since else ""
+        ends = (self.reader, f"{self.mixes.tensor}(to {self.upto}{row}{since})", self.writer)
+        parts = [str(self.mask)] if self.mask else []
+        return f"{self.target} = {' '.join([*parts, *(str(end) for end in ends if end)])}"
+
+
+@dataclass(frozen=True)
+class WeightsGradient:
+    """The gradient of what stands in `uses` as their reader, their writer or their mixes."""
+
+    target: Factor
+    uses: tuple[Weights, ...]
+
+    def __str__(self) -> str:
+        name = self.target.tensor.removeprefix("d")
+        through = ", ".join(f"d{use.target}" for use in self.uses)
+        return f"{self.target} = derivative by {name} of what weighs {through}"
+
+
+@dataclass(frozen=True)
 class OffsetGradient:
     """`target[row (, x)] = sum over signed pairs of factor * cotangent`: how a decay offset's gradient comes out of
     tensors that are there already."""
@@ -141,7 +192,7 @@ class OffsetGradient:
         return f"{self.target} = {text.removeprefix('+ ')}"
 
 
-Statement = Equation | Solve | OffsetGradient
+Statement = Equation | Solve | Weights | WeightsGradient | OffsetGradient
 
 
 def called(statement: Statement, names: Mapping[str, str]) -> Statement:
@@ -153,14 +204,26 @@ def called(statement: Statement, names: Mapping[str, str]) -> Statement:
 
     def term(of: Term) -> Term:
         exponents = tuple(replace(e, offset=offsets.get(e.offset, e.offset)) for e in of.exponents)
-        mask = None if of.mask is None else replace(of.mask, reader=names.get(of.mask.reader, of.mask.reader))
-        return replace(of, factors=tuple(map(factor, of.factors)), exponents=exponents, mask=mask)
+        return replace(of, factors=tuple(map(factor, of.factors)), exponents=exponents, mask=masked(of.mask))
+
+    def masked(of: Mask | None) -> Mask | None:
+        return None if of is None else replace(of, reader=names.get(of.reader, of.reader))
+
+    def weights(of: Weights) -> Weights:
+        ends = (end if end is None else factor(end) for end in (of.reader, of.writer))
+        reader, writer = ends
+        upto, since = (offsets.get(offset, offset) for offset in (of.upto, of.since))
+        return Weights(factor(of.target), factor(of.mixes), reader, upto, writer, since, masked(of.mask))
 
     match statement:
         case Equation(target, terms):
             return Equation(factor(target), tuple(map(term, terms)))
         case Solve(target, matrix, right, transposed):
             return Solve(factor(target), names.get(matrix, matrix), names.get(right, right), transposed)
+        case Weights():
+            return weights(statement)
+        case WeightsGradient(target, uses):
+            return WeightsGradient(factor(target), tuple(map(weights, uses)))
         case OffsetGradient(target, pairs):
             return OffsetGradient(factor(target), tuple((sign, factor(x), factor(y)) for sign, x, y in pairs))
 

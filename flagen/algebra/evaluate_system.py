@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from operator import itemgetter
 
 from gmpy2 import mpq
@@ -20,40 +18,11 @@ from flagen.algebra.equations import (
     Statement,
     System,
     Term,
+    Weights,
+    WeightsGradient,
 )
-
-Values = dict[tuple[int, ...], mpq]
-
-
-class OutOfOrder(Exception):
-    """A decay runs backwards in time: such a factor exists in no recurrence, and may be infinite."""
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """When the rows of one chunk read and write, counted in micro-steps from the chunk's start.
-
-    decays: e^g of each micro-step, by key channel.
-    seen: by reader, for each of its rows, how many micro-steps' writes it sees.
-    writes: by column index letter, the micro-step each row writes in.
-    counts: by offset, for each of its rows, how many micro-steps' decays it includes.
-    sizes: by index family (delta, write, token, key, value), how many there are.
-    """
-
-    decays: tuple[tuple[mpq, ...], ...]
-    seen: Mapping[str, tuple[int, ...]]
-    writes: Mapping[str, tuple[int, ...]]
-    counts: Mapping[str, tuple[int, ...]]
-    sizes: Mapping[str, int]
-
-    def between(self, start: int, stop: int, channel: int) -> mpq:
-        """e^{sum of g} over micro-steps start (inclusive) to stop (exclusive)."""
-        if stop < start:
-            raise OutOfOrder
-        result = mpq(1)
-        for step in range(start, stop):
-            result *= self.decays[step][channel]
-        return result
+from flagen.algebra.evaluate_weights import evaluate_weights, evaluate_weights_gradient
+from flagen.algebra.timeline import OutOfOrder, Timeline, Values, indices
 
 
 def run(system: System, timeline: Timeline, given: Mapping[str, Values]) -> dict[str, Values]:
@@ -77,6 +46,10 @@ def _statement(statement: Statement, timeline: Timeline, values: Mapping[str, Va
             return _equation(statement, timeline, values)
         case Solve():
             return _solve(statement, timeline, values)
+        case Weights():
+            return evaluate_weights(statement, timeline, values)
+        case WeightsGradient():
+            return evaluate_weights_gradient(statement, timeline, values)
         case OffsetGradient():
             return _offset_gradient(statement, timeline, values)
 
@@ -96,13 +69,13 @@ def decay_gradient(system: System, timeline: Timeline, values: Mapping[str, Valu
 
 
 def _equation(equation: Equation, timeline: Timeline, values: Mapping[str, Values]) -> Values:
-    result = {index: mpq(0) for index in _indices(equation.target.index, timeline)}
+    result = {index: mpq(0) for index in indices(equation.target.index, timeline)}
     for term in equation.terms:
         letters = tuple(sorted(term.letters | set(equation.target.index)))
         target = _part(equation.target.index, letters)
         factors = [(values[factor.tensor], _part(factor.index, letters)) for factor in term.factors]
         visible = _visible(term, letters, timeline)
-        for index in _indices(letters, timeline):
+        for index in indices(letters, timeline):
             if not visible(index):
                 continue
             product = mpq(term.sign)
@@ -160,9 +133,9 @@ def _solve(solve: Solve, timeline: Timeline, values: Mapping[str, Values]) -> Va
 
 
 def _offset_gradient(statement: OffsetGradient, timeline: Timeline, values: Mapping[str, Values]) -> Values:
-    result = {index: mpq(0) for index in _indices(statement.target.index, timeline)}
+    result = {index: mpq(0) for index in indices(statement.target.index, timeline)}
     for sign, left, right in statement.pairs:
-        for index in _indices(left.index, timeline):
+        for index in indices(left.index, timeline):
             at = dict(zip(left.index, index, strict=True))
             key = tuple(at[letter] for letter in statement.target.index)
             result[key] += sign * values[left.tensor][index] * values[right.tensor][_at(right, at)]
@@ -171,7 +144,3 @@ def _offset_gradient(statement: OffsetGradient, timeline: Timeline, values: Mapp
 
 def _at(factor: Factor, at: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(at[letter] for letter in factor.index)
-
-
-def _indices(letters: Letters, timeline: Timeline) -> itertools.product[tuple[int, ...]]:
-    return itertools.product(*(range(timeline.sizes[FAMILY[letter]]) for letter in letters))

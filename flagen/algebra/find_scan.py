@@ -12,7 +12,7 @@ from typing import Literal, NoReturn
 
 from flagen.algebra.limits import Extent, extent
 from flagen.algebra.rewrite import map_children
-from flagen.algebra.scan import ONE, ZERO, Kind, Scan, ScanForm
+from flagen.algebra.scan import ONE, SHIFTED, ZERO, Kind, Scan, ScanForm
 from flagen.diagnostics import Span
 from flagen.spec.model import (
     Assign,
@@ -230,8 +230,8 @@ class _Element:
                 if self._reads(right):
                     raise OutsideScan(f"the update divides by `{name}`", right.span)
                 return self._affine(self._of(left), lambda part: self._over(part, right, expr), expr)
-            case Call("logaddexp", (left, right)):
-                return self._logaddexp(left, right, expr)
+            case Call("logaddexp" | "maximum" as function, (left, right)):
+                return self._of_shifted(function, left, right, expr)
             case Call("fraction", (value,)):
                 return self._phase(value)
             case Call(function) | Reduce(function):
@@ -245,8 +245,8 @@ class _Element:
         return _Map("affine", change(of.factor), change(of.term))
 
     def _is_affine(self, of: _Map, expr: Expr) -> None:
-        if of.kind == "logaddexp":
-            raise OutsideScan(f"a logaddexp of `{self.state.name}` may be shifted, and nothing else", expr.span)
+        if of.kind in SHIFTED:
+            raise OutsideScan(f"a {of.kind} of `{self.state.name}` may be shifted, and nothing else", expr.span)
         if of.kind == "phase":
             self._refuse_phase(expr)
 
@@ -296,18 +296,17 @@ class _Element:
                 return replace(expr, value=self._unwound(value))
         return expr
 
-    def _logaddexp(self, left: Expr, right: Expr, expr: Expr) -> _Map:
+    def _of_shifted(self, kind: Literal["logaddexp", "maximum"], left: Expr, right: Expr, expr: Expr) -> _Map:
         if self._reads(left) and self._reads(right):
-            raise OutsideScan(f"both sides of the logaddexp read `{self.state.name}`", expr.span)
+            raise OutsideScan(f"both sides of the {kind} read `{self.state.name}`", expr.span)
         inner, other = (left, right) if self._reads(left) else (right, left)
         of = self._of(inner)
-        if of.kind == "logaddexp":
-            return _Map("logaddexp", of.factor, Call("logaddexp", (of.term, other), expr.span))
-        if of.kind == "phase":
-            self._refuse_phase(inner)
+        if of.kind == kind:
+            return _Map(kind, of.factor, Call(kind, (of.term, other), expr.span))
+        self._is_affine(of, inner)
         if of.factor != ONE:
-            raise OutsideScan(f"`{self.state.name}` is scaled inside a logaddexp", inner.span)
-        return _Map("logaddexp", of.term, other)
+            raise OutsideScan(f"`{self.state.name}` is scaled inside a {kind}", inner.span)
+        return _Map(kind, of.term, other)
 
     # ----------------------------------------------------------------------------------------------------- arithmetic
 

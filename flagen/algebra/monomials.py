@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -95,9 +95,18 @@ class Expansion:
     def cancelled(self, expr: Expr) -> Expr:
         """The state-free `expr` with its sums multiplied out and what cancels gone: `1 - (1 - a)` is `a`."""
         _check_product(expr, sums_stay=False)
-        terms = self._expanded(self._multiplied_out(expr, {dim: dim for dim in expr.dims}), expr.span)
-        ordered = sorted(terms, key=lambda m: [_position(e) for e in m.elements])
+        return self.expression(self._multiplied_out(expr, {dim: dim for dim in expr.dims}), expr.span)
+
+    def expression(self, polynomial: sympy.Expr, span: Span = NOWHERE) -> Expr:
+        """A polynomial in this expansion's symbols as an expression, its terms as they stand in the source."""
+        ordered = sorted(self._expanded(polynomial, span), key=lambda m: [_position(e) for e in m.elements])
         return total(scaled(m.coefficient, product(m.elements)) for m in ordered) or Number(Fraction(0))
+
+    def number(self, elements: Sequence[Element]) -> sympy.Expr:
+        """A product of elements with no index left, as a polynomial in this expansion's symbols."""
+        if all(not element.index for element in elements):
+            return sympy.Mul(*(self.symbols[element] for element in elements))
+        return self._element(product(elements) or Number(Fraction(1)), {})
 
     def _multiplied_out(self, expr: Expr, indices: Indices) -> sympy.Expr:
         match expr:

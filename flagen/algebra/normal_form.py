@@ -6,6 +6,13 @@
 
 A state is *oriented* first: decay and erase act on its key dim. A token is a sequence of micro-steps; `repeat` blocks
 run theirs once for each of the n steps. `flagen.algebra.orient` finds this form; here it is only described.
+
+Several matrix states that numbers mix are *registers*, X[p] for each of them (`flagen.algebra.registers` finds them):
+
+    u_t = z_t + (sum_p c_t[p] X_{t-1}[p])^T y_t
+    X_t[p] = Diag(e^{g_t}) sum_r A_t[p, r] X_{t-1}[r] + a_t[p] w_t u_t^T          reads: (sum_p b_t[p] X[p])^T q
+
+One state is one register with A = a = b = c = 1, and nothing is said of these.
 """
 
 from __future__ import annotations
@@ -30,29 +37,41 @@ class Decay:
     per_key: bool
 
 
+Numbers = tuple[Expr, ...]
+"""A number for each register; empty where there is one state, which has the number 1."""
+
+
 @dataclass(frozen=True)
 class DeltaRow:
-    """u = z + S^T y, then S += w u^T. `after_decay`: y reads the state after this micro-step's decay."""
+    """u = z + S^T y, then S += w u^T. `after_decay`: y reads the state after this micro-step's decay. Of registers,
+    y reads them times `of`, and they get what is written times `into`."""
 
     w: Expr
     y: Expr
     z: Expr | None
     after_decay: bool
+    of: Numbers = ()
+    into: Numbers = ()
 
 
 @dataclass(frozen=True)
 class WriteRow:
-    """S += k v^T; `k` is None where the write is the same for every key channel, `v` likewise for values."""
+    """S += k v^T; `k` is None where the write is the same for every key channel, `v` likewise for values. Registers get
+    it times `into`."""
 
     k: Expr
     v: Expr
+    into: Numbers = ()
 
 
 @dataclass(frozen=True)
 class MicroStep:
+    """What a micro-step does. `mix`: what each register gets of each, row by row, beside the decay."""
+
     decay: Decay | None
     deltas: tuple[DeltaRow, ...]
     writes: tuple[WriteRow, ...]
+    mix: tuple[Numbers, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,12 +99,14 @@ class Position:
 
 @dataclass(frozen=True)
 class Read:
-    """`name` stands for S^T q (left, over the value dim) or S q (right, over the key dim) in the output expression."""
+    """`name` stands for S^T q (left, over the value dim) or S q (right, over the key dim) in the output expression; of
+    registers, S is the sum of them times `of`."""
 
     name: str
     q: Expr
     side: Literal["left", "right"]
     position: Position
+    of: Numbers = ()
 
 
 @dataclass(frozen=True)
@@ -101,8 +122,8 @@ class Column:
 @dataclass(frozen=True)
 class NormalForm:
     """A spec's recurrence, sorted. `key` and `value` are the oriented state's dims; `transposed`: the declared state is
-    [value, key]. `output` is what becomes `o`, in terms of the reads' names and the token's inputs. A spec of two
-    states has a `column`."""
+    [value, key]. `output` is what becomes `o`, in terms of the reads' names and the token's inputs. A spec of several
+    states has a `column`, or they are `registers`."""
 
     spec: Spec
     key: str
@@ -112,10 +133,11 @@ class NormalForm:
     reads: tuple[Read, ...]
     output: Expr
     column: Column | None = None
+    registers: tuple[State, ...] = ()
 
     @property
     def state(self) -> State:
-        """The matrix state."""
+        """The matrix state, or the first of the registers."""
         return next(state for state in self.spec.states if len(state.dims) == 2)
 
     @property
@@ -159,6 +181,8 @@ class NormalForm:
         """The normal form as text, a line a row."""
         side = f"S is [{self.key}, {self.value}]" + (", the declared state transposed" if self.transposed else "")
         lines = [f"normal form of {self.spec.name}: {side}; decay: {self.decay_kind}"]
+        if self.registers:
+            lines.append(f"registers X: {', '.join(state.name for state in self.registers)}")
         for number, block in enumerate(self.blocks):
             times = f"repeated {self.spec.steps.symbol} times" if block.repeated and self.spec.steps else "once"
             lines.append(f"block {number} ({times})")
@@ -168,7 +192,8 @@ class NormalForm:
                 lines += [f"  {line}" for line in _dump_step(step)]
         for read in self.reads:
             form = "S.T @ q" if read.side == "left" else "S @ q"
-            lines.append(f"{read.name} = {form}, {self.describe(read.position)}     q = {to_source(read.q)}")
+            of = f", S = {_numbers(read.of)} X" if read.of else ""
+            lines.append(f"{read.name} = {form}, {self.describe(read.position)}     q = {to_source(read.q)}{of}")
         if self.column is not None:
             scale = "1" if self.column.scale is None else to_source(self.column.scale)
             lines.append(f"{self.column.state.name} is a column of S, of the value {scale}; read as {self.column.read}")
@@ -189,11 +214,21 @@ def _dump_step(step: MicroStep) -> list[str]:
     lines = []
     if step.decay:
         lines.append(f"S = Diag(exp(g)) S     g = {to_source(step.decay.log)}")
+    if step.mix:
+        lines.append(f"X = A X     A = [{', '.join(_numbers(row) for row in step.mix)}]")
     for row in step.deltas:
         when = "after the decay" if row.after_decay else "before the decay"
         z = "0" if row.z is None else to_source(row.z)
+        numbers = f", S = {_numbers(row.of)} X, into X by {_numbers(row.into)}" if row.of else ""
         lines.append(
-            f"S += w (z + S.T y).T, y reading {when}     w = {to_source(row.w)}, y = {to_source(row.y)}, z = {z}"
+            f"S += w (z + S.T y).T, y reading {when}     "
+            f"w = {to_source(row.w)}, y = {to_source(row.y)}, z = {z}{numbers}"
         )
-    lines += [f"S += k v.T     k = {to_source(write.k)}, v = {to_source(write.v)}" for write in step.writes]
+    for write in step.writes:
+        numbers = f", into X by {_numbers(write.into)}" if write.into else ""
+        lines.append(f"S += k v.T     k = {to_source(write.k)}, v = {to_source(write.v)}{numbers}")
     return lines
+
+
+def _numbers(numbers: Numbers) -> str:
+    return f"[{', '.join(to_source(number) for number in numbers)}]"

@@ -19,13 +19,16 @@ from gmpy2 import mpq
 from flagen.algebra.adjoint import Adjoint
 from flagen.algebra.chunk import ChunkForm, split_solve
 from flagen.algebra.equations import System
-from flagen.algebra.evaluate_system import OutOfOrder, Timeline, Values, decay_gradient, run
+from flagen.algebra.evaluate_system import decay_gradient, run
 from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, decimal, evaluate, scalar, total
-from flagen.algebra.normal_form import Decay, NormalForm, Position
+from flagen.algebra.normal_form import Decay, NormalForm, Numbers, Position
 from flagen.algebra.recurrence import Setting, Token
 from flagen.algebra.small_sizes import HEADS, small_sizes
+from flagen.algebra.timeline import OutOfOrder, Timeline, Values
 from flagen.diagnostics import InternalError
-from flagen.spec.model import Dims, Expr, Interval, Spec
+from flagen.spec.model import Dims, Expr, Interval, Spec, State
+
+States = Mapping[str, Tensor]
 
 _ANYWHERE = Interval()
 _ATTEMPTS = 5
@@ -126,7 +129,7 @@ class _Comparison:
     def run(self) -> None:
         setting = self._setting()
         tokens = [self._token(setting) for _ in range(2 * self.case.chunk)]
-        start = self._initial_state()
+        start = self._initial_states()
         outputs, final = self._recurrence(setting, tokens, start)
         chunks = [
             _Chunk(self.nf, setting, tokens[first : first + self.case.chunk])
@@ -134,8 +137,9 @@ class _Comparison:
         ]
         forward = self._forward(self.chunk.system, chunks, start)
         self._compare_values(forward, chunks, setting, outputs, final)
-        split = self._forward(split_solve(self.chunk), chunks, start)
-        self._compare_values(split, chunks, setting, outputs, final)
+        if not self.nf.registers:
+            split = self._forward(split_solve(self.chunk), chunks, start)
+            self._compare_values(split, chunks, setting, outputs, final)
         self._compare_gradients(forward, chunks, setting, start, outputs, final)
 
     # ------------------------------------------------------------------------------------------------------ random data
@@ -155,8 +159,10 @@ class _Comparison:
         ]
         return setting.token(whole, steps)
 
-    def _initial_state(self) -> Tensor:
-        (state,) = self.spec.states
+    def _initial_states(self) -> dict[str, Tensor]:
+        return {state.name: self._initial_state(state) for state in self.spec.states}
+
+    def _initial_state(self, state: State) -> Tensor:
         if self.case.initial:
             return self._random(state.dims, "initial state")
         return _scope(self.sizes, self.oracle).build(state.dims, lambda _: Dual(decimal(state.init)))
@@ -177,17 +183,15 @@ class _Comparison:
 
     # ------------------------------------------------------------------------------------------------------- both ways
 
-    def _recurrence(self, setting: Setting, tokens: Sequence[Token], start: Tensor) -> tuple[list[Tensor], Tensor]:
-        name = self.spec.states[0].name
-        state, outputs = start, []
+    def _recurrence(self, setting: Setting, tokens: Sequence[Token], start: States) -> tuple[list[Tensor], States]:
+        states, outputs = start, []
         for token in tokens:
-            output, states = setting.step(token, {name: state})
-            state = states[name]
+            output, states = setting.step(token, states)
             outputs.append(output)
-        return outputs, state
+        return outputs, states
 
-    def _forward(self, system: System, chunks: Sequence[_Chunk], start: Tensor) -> list[dict[str, Values]]:
-        state = self._oriented(start)
+    def _forward(self, system: System, chunks: Sequence[_Chunk], start: States) -> list[dict[str, Values]]:
+        state = {index: element.value for index, element in self._oriented(start).items()}
         results = []
         for chunk in chunks:
             values = run(system, chunk.timeline, {**chunk.given, "S0": state})
@@ -195,9 +199,14 @@ class _Comparison:
             results.append(values)
         return results
 
-    def _oriented(self, state: Tensor) -> Values:
+    def _oriented(self, states: States) -> dict[tuple[int, ...], Dual]:
+        """The elements of the state, or of every register, by key and value."""
         dims = (self.nf.key, self.nf.value)
-        return {index: state.at(dims, index).value for index in _scope(self.sizes, self.oracle).indices(dims)}
+        within = list(_scope(self.sizes, self.oracle).indices(dims))
+        if not self.nf.registers:
+            return {index: states[self.nf.state.name].at(dims, index) for index in within}
+        every = enumerate(self.nf.registers)
+        return {(p, *index): states[state.name].at(dims, index) for p, state in every for index in within}
 
     def _compare_values(
         self,
@@ -205,9 +214,9 @@ class _Comparison:
         chunks: Sequence[_Chunk],
         setting: Setting,
         outputs: Sequence[Tensor],
-        final: Tensor,
+        final: States,
     ) -> None:
-        if forward[-1]["S1"] != self._oriented(final):
+        if forward[-1]["S1"] != {index: element.value for index, element in self._oriented(final).items()}:
             raise _Differs("the chunk form's final state is not the recurrence's")
         derived = [
             o for chunk, values in zip(chunks, forward, strict=True) for o in self._outputs(chunk, values, setting)
@@ -237,21 +246,21 @@ class _Comparison:
         forward: Sequence[Mapping[str, Values]],
         chunks: Sequence[_Chunk],
         setting: Setting,
-        start: Tensor,
+        start: States,
         outputs: Sequence[Tensor],
-        final: Tensor,
+        final: States,
     ) -> None:
         """<cotangent, derivative of the recurrence> = <gradients of the adjoint, derivatives of the rows>."""
         weights = [{index: self.oracle.rational() for index in o.data} for o in outputs]
-        state_weights = {index: self.oracle.rational() for index in self._oriented(final)}
+        last = self._oriented(final)
+        state_weights = {index: self.oracle.rational() for index in last}
         expected = total(
             Dual(mpq(0), _weighted(weight[index], element))
             for weight, o in zip(weights, outputs, strict=True)
             for index, element in o.data.items()
         )
-        dims = (self.nf.key, self.nf.value)
         expected = expected + total(
-            Dual(mpq(0), _weighted(weight, final.at(dims, index))) for index, weight in state_weights.items()
+            Dual(mpq(0), _weighted(weight, last[index])) for index, weight in state_weights.items()
         )
 
         found = Dual(mpq(0))
@@ -265,8 +274,9 @@ class _Comparison:
             gradients = run(self.adjoint.system, chunk.timeline, given)
             found = found + chunk.pulled(gradients, self.adjoint.system)
             cotangent = gradients["dS0"]
+        first = self._oriented(start)
         for index, weight in cotangent.items():
-            found = found + Dual(mpq(0), _weighted(weight, start.at(dims, index)))
+            found = found + Dual(mpq(0), _weighted(weight, first[index]))
         got = found.tangents or (mpq(0),) * len(self.directions)
         want = expected.tangents or (mpq(0),) * len(self.directions)
         for name, one, other in zip(self.directions, got, want, strict=True):
@@ -319,6 +329,8 @@ class _Chunk:
     def __init__(self, nf: NormalForm, setting: Setting, tokens: Sequence[Token]) -> None:
         self.nf, self.setting, self.tokens = nf, setting, tokens
         self.rows: dict[str, list[Tensor]] = {"w": [], "y": [], "z": [], "k": [], "v": []}
+        self.numbers: dict[str, list[tuple[Dual, ...]]] = {"aw": [], "cy": [], "ak": []}
+        self.mixes: list[tuple[tuple[Dual, ...], ...]] = []
         self.factors: list[Tensor] = []
         self.groups: dict[str, list[int]] = {"delta": [], "write": []}
         self.after: list[bool] = []
@@ -328,17 +340,35 @@ class _Chunk:
         self.per_token = len(self.factors) // len(tokens)
         for number, read in enumerate(nf.reads):
             self.rows[f"q{number}"] = [self._evaluate(read.q, token.whole) for token in tokens]
-        self.dims = {"w": nf.key, "y": nf.key, "z": nf.value, "k": nf.key, "v": nf.value}
-        self.dims |= {f"q{n}": nf.key if read.side == "left" else nf.value for n, read in enumerate(nf.reads)}
-        self.given: dict[str, Values] = {
-            name: {(r, c): t.at((dim,), (c,)).value for r, t in enumerate(rows) for c in self._channels(dim)}
+            self.numbers[f"cq{number}"] = [self._numbers(read.of, token.whole) for token in tokens]
+        dims = {"w": nf.key, "y": nf.key, "z": nf.value, "k": nf.key, "v": nf.value}
+        dims |= {f"q{n}": nf.key if read.side == "left" else nf.value for n, read in enumerate(nf.reads)}
+        self.elements: dict[str, dict[tuple[int, ...], Dual]] = {
+            name: {(r, c): t.at((dims[name],), (c,)) for r, t in enumerate(rows) for c in self._channels(dims[name])}
             for name, rows in self.rows.items()
-            for dim in (self.dims[name],)
-        }  # a tensor that the system does not use is not in its way
+        }
+        """What the system is given, with tangents; a tensor that it does not use is not in its way."""
+        self.elements |= {
+            name: {(row, p): number for row, numbers in enumerate(rows) for p, number in enumerate(numbers)}
+            for name, rows in self.numbers.items()
+        }
+        self.elements["mix"] = {
+            (step, p, r): entry
+            for step, mix in enumerate(self.mixes)
+            for p, row in enumerate(mix)
+            for r, entry in enumerate(row)
+        }
+        self.given: dict[str, Values] = {
+            name: {index: element.value for index, element in elements.items()}
+            for name, elements in self.elements.items()
+        }
         self.timeline = self._timeline()
 
     def _evaluate(self, expr: Expr | None, *names: Mapping[str, Tensor]) -> Tensor:
         return scalar(Dual(mpq(0))) if expr is None else evaluate(expr, self.setting.scope(*names))
+
+    def _numbers(self, exprs: Numbers, *names: Mapping[str, Tensor]) -> tuple[Dual, ...]:
+        return tuple(self._evaluate(expr, *names).data[()] for expr in exprs)
 
     def _channels(self, dim: str) -> range:
         return range(self.setting.sizes[dim])
@@ -349,12 +379,16 @@ class _Chunk:
                 for place, step in enumerate(block.steps):
                     lead = block.lead if turn == 0 and place == 0 else None
                     self.factors.append(self._factor([d for d in (lead, step.decay) if d], token.whole, names))
+                    self.mixes.append(tuple(self._numbers(row, token.whole, names) for row in step.mix))
                     for row in step.deltas:
+                        self.numbers["aw"].append(self._numbers(row.into, token.whole, names))
+                        self.numbers["cy"].append(self._numbers(row.of, token.whole, names))
                         self.groups["delta"].append(len(self.factors) - 1)
                         self.after.append(row.after_decay)
                         for name, expr in (("w", row.w), ("y", row.y), ("z", row.z)):
                             self.rows[name].append(self._evaluate(expr, token.whole, names))
                     for write in step.writes:
+                        self.numbers["ak"].append(self._numbers(write.into, token.whole, names))
                         self.groups["write"].append(len(self.factors) - 1)
                         for name, expr in (("k", write.k), ("v", write.v)):
                             self.rows[name].append(self._evaluate(expr, token.whole, names))
@@ -392,6 +426,8 @@ class _Chunk:
             "token": len(self.tokens),
             "key": len(key),
             "value": len(self._channels(self.nf.value)),
+            "register": len(self.nf.registers),
+            "step": len(self.factors),
         }
         decays = tuple(
             tuple(f.at((self.nf.key,), (c,)).value for c in key) if self.nf.decay_kind == "key" else (f.data[()].value,)
@@ -409,9 +445,9 @@ class _Chunk:
     def pulled(self, gradients: Mapping[str, Values], system: System) -> Dual:
         """<gradients, derivatives of this chunk's rows and decays>."""
         result = Dual(mpq(0))
-        for name, rows in self.rows.items():
-            for (row, channel), slope in gradients.get(f"d{name}", {}).items():
-                result = result + Dual(mpq(0), _weighted(slope, rows[row].at((self.dims[name],), (channel,))))
+        for name, elements in self.elements.items():
+            for index, slope in gradients.get(f"d{name}", {}).items():
+                result = result + Dual(mpq(0), _weighted(slope, elements[index]))
         if system.offsets:
             slopes = decay_gradient(system, self.timeline, gradients)
             for factor, gradient in zip(self.factors, slopes, strict=True):

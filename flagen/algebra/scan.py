@@ -2,6 +2,7 @@
 
     affine       X_t = a_t X_{t-1} + b_t                  (a1, b1) then (a2, b2) is (a1 a2, a2 b1 + b2)
     logaddexp    X_t = logaddexp(X_{t-1} + w_t, c_t)      (w1, c1) then (w2, c2) is (w1 + w2, logaddexp(c1 + w2, c2))
+    maximum      X_t = maximum(X_{t-1} + w_t, c_t)        (w1, c1) then (w2, c2) is (w1 + w2, maximum(c1 + w2, c2))
     phase        X_t = fraction(X_{t-1} + b_t)            b1 then b2 is fraction(b1 + b2)
 
 Elements of an associative operation, whose products up to each token are the states; `double` takes those of C tokens
@@ -11,7 +12,8 @@ A phase is an angle in turns: a sum in R/Z, the reals modulo 1. As fraction(frac
 turns may be dropped after every addition, so nothing that is added up ever exceeds 2, however many tokens there are.
 
 The adjoint is a scan, too, whatever the kind. With D the gradient that reaches X_t from the results and from later
-states, P the one that reaches X_{t-1} there, and s_t = dX_t / dX_{t-1} (a_t, exp(X_{t-1} + w_t - X_t), or 1):
+states, P the one that reaches X_{t-1} there, and s_t = dX_t / dX_{t-1} (a_t; exp(X_{t-1} + w_t - X_t); of a maximum 1
+or 0, and a half where both sides are equal; of a phase 1):
 
     mu_t = P_t + s_t (D_t + mu_{t+1})            lambda_t = D_t + mu_{t+1}
 
@@ -44,7 +46,7 @@ from flagen.spec.model import (
 from flagen.spec.printer import to_source
 
 ZERO, ONE = Number(Fraction(0)), Number(Fraction(1))
-Kind = Literal["affine", "logaddexp", "phase"]
+Kind = Literal["affine", "logaddexp", "maximum", "phase"]
 E = TypeVar("E")
 
 
@@ -52,7 +54,7 @@ E = TypeVar("E")
 class Scan:
     """What a token does to one state.
 
-    affine: X = factor * X_prev + term. logaddexp: X = logaddexp(X_prev + factor, term). phase:
+    affine: X = factor * X_prev + term. logaddexp: X = logaddexp(X_prev + factor, term), and maximum likewise. phase:
     X = fraction(X_prev + term), with a factor of 1. Neither reads X; their dims are dims of the state, some perhaps
     missing.
     """
@@ -66,15 +68,20 @@ class Scan:
     def update(self) -> Expr:
         """The new state in terms of `X_prev`."""
         before = StateRead(self.state.name, True, self.state.dims)
-        if self.kind == "logaddexp":
-            decayed = before if self.factor == ZERO else Binary("+", before, self.factor)
-            return Call("logaddexp", (decayed, self.term))
+        if self.kind in SHIFTED:
+            return Call(self.kind, (self.decayed, self.term))
         if self.kind == "phase":
             return Call("fraction", (before if self.term == ZERO else Binary("+", before, self.term),))
         kept = before if self.factor == ONE else Binary("*", self.factor, before)
         if self.factor == ZERO:
             return self.term
         return kept if self.term == ZERO else Binary("+", kept, self.term)
+
+    @property
+    def decayed(self) -> Expr:
+        """`X_prev + factor`, which the term is brought together with in a logaddexp or a maximum."""
+        before = StateRead(self.state.name, True, self.state.dims)
+        return before if self.factor == ZERO else Binary("+", before, self.factor)
 
     @property
     def element(self) -> tuple[tuple[str, Expr], ...]:
@@ -90,11 +97,14 @@ class Scan:
     @property
     def slope(self) -> Expr:
         """dX / dX_prev."""
-        if self.kind != "logaddexp":
-            return self.factor
-        before, after = (StateRead(self.state.name, previous, self.state.dims) for previous in (True, False))
-        decayed = before if self.factor == ZERO else Binary("+", before, self.factor)
-        return Call("exp", (Binary("-", decayed, after),))
+        match self.kind:
+            case "logaddexp":
+                after = StateRead(self.state.name, False, self.state.dims)
+                return Call("exp", (Binary("-", self.decayed, after),))
+            case "maximum":
+                larger = Call("sign", (Binary("-", self.decayed, self.term),))
+                return Binary("*", Number(Fraction(1, 2)), Binary("+", ONE, larger))
+        return self.factor
 
     @property
     def low_rank(self) -> bool:
@@ -190,12 +200,21 @@ def _separable(expr: Expr) -> bool:
     return len(expr.dims) < 2
 
 
-LETTERS: dict[Kind, tuple[str, ...]] = {"affine": ("a", "b"), "logaddexp": ("w", "c"), "phase": ("b",)}
+SHIFTED: frozenset[Kind] = frozenset(("logaddexp", "maximum"))
+"""The kinds that are a function of the state, to which the factor is added, and of the term."""
+
+LETTERS: dict[Kind, tuple[str, ...]] = {
+    "affine": ("a", "b"),
+    "logaddexp": ("w", "c"),
+    "maximum": ("w", "c"),
+    "phase": ("b",),
+}
 """What the parts of an element are called: factor and term, or the term alone."""
 
 _STEP: dict[Kind, str] = {
     "affine": "b_t = a_t * b_(t-n) + b_t, then a_t = a_t * a_(t-n)",
     "logaddexp": "c_t = logaddexp(c_(t-n) + w_t, c_t), then w_t = w_t + w_(t-n)",
+    "maximum": "c_t = maximum(c_(t-n) + w_t, c_t), then w_t = w_t + w_(t-n)",
     "phase": "b_t = fraction(b_(t-n) + b_t)",
 }
 """What doubling does to the elements."""
@@ -206,8 +225,8 @@ def _scanned(scan: Scan) -> str:
     match scan.kind:
         case "affine":
             return f"{x} = a * {x}_prev + b"
-        case "logaddexp":
-            return f"{x} = logaddexp({x}_prev + w, c)"
+        case "logaddexp" | "maximum" as function:
+            return f"{x} = {function}({x}_prev + w, c)"
         case "phase":
             return f"{x} = fraction({x}_prev + b)"
 

@@ -9,19 +9,20 @@ A logaddexp is proved over exponentials: the state stands for its exponential Z,
     X = logaddexp(X_prev + w, c)      is      Z = Z_prev e^w + e^c
 
 with e^w and e^c random rationals; whoever else reads X reads log(Z), another random number. Gradients stay those of X.
-A phase is a rational, and so is its fraction.
+A maximum of rationals is one of them; a phase is a rational, and so is its fraction. A state that is -inf before the
+first token is there a number below all others.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gmpy2 import mpq
 
-from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, decimal, evaluate, scalar
+from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, call, decimal, evaluate, scalar
 from flagen.algebra.proof import Proof
 from flagen.algebra.recurrence import Setting, Token
 from flagen.algebra.rewrite import map_children
@@ -31,6 +32,8 @@ from flagen.diagnostics import InternalError
 from flagen.spec.model import Assign, Binary, Call, Expr, Interval, Name, Negate, Spec, StateRead
 
 _ATTEMPTS = 5
+_INFINITY = mpq(10**30)
+"""Beyond all that proofs meet."""
 _LENGTHS = (1, 2, 3, 4, 5)
 Index = tuple[int, ...]
 Values = dict[Index, mpq]
@@ -229,7 +232,7 @@ class _Comparison:
             return self._random(self.dims[state], _start(state), within)
         value = mpq(0)  # the exponential of -inf
         if state not in self.logs:
-            value = decimal(init)
+            value = decimal(init) if math.isfinite(init) else mpq(math.copysign(1, init)) * _INFINITY
         elif init != -float("inf"):
             value = self.oracle("exp", (Dual(decimal(init)),)).value
         return self._scope().build(self.dims[state], lambda _: Dual(value))
@@ -279,10 +282,10 @@ class _Comparison:
         for token in tokens:
             factor, term = token.elements[name]
             elements.append({i: (factor.at(dims, i).value, term.at(dims, i).value) for i in indices})
-        elements[0] = {i: (mpq(1), a * carry[i] + b) for i, (a, b) in elements[0].items()}
+        join = _join(scan)
+        elements[0] = join({i: (mpq(1), carry[i]) for i in indices}, elements[0])
         if scan.kind == "phase":
             elements = [_without_turns(element) for element in elements]
-        join = _joined_phases if scan.kind == "phase" else _joined
         before = carry
         for token, product in zip(tokens, double(elements, join), strict=True):
             after = {i: b for i, (_, b) in product.items()}
@@ -368,6 +371,8 @@ class _Reverse:
         units = [(name, index) for name in names for index in scope.indices(case.dims[name.removesuffix("_prev")])]
         self.place = {unit: plain + number for number, unit in enumerate(units)}
         self.size = plain + len(units)
+        constants = {name: self._widened(tensor) for name, tensor in case.setting.constants.items()}
+        self.setting = replace(case.setting, constants=constants)
         self.tokens = [self._with_units(token) for token in tokens]
         self.gradients = [case._zeros(self.size) for _ in tokens]
         """Of every direction and every state's element, at each token."""
@@ -384,10 +389,8 @@ class _Reverse:
         wide = {name: self._widened(tensor) for name, tensor in token.names.items()}
         states = {name: self._variables(name, tensor) for name, tensor in token.states.items()}
         again = _Token(wide, states, {})
-        constants = {name: self._widened(tensor) for name, tensor in case.setting.constants.items()}
-        setting = replace(case.setting, constants=constants)
         for part in (*case.form.update, *case.form.outputs):
-            _evaluate(part, again, setting)
+            _evaluate(part, again, self.setting)
         return again
 
     def _widened(self, tensor: Tensor) -> Tensor:
@@ -417,6 +420,9 @@ class _Reverse:
             if log:
                 states = (token.states[f"{name}_prev"], token.states[name])
                 factor = {i: a * states[0].data[i].value / states[1].data[i].value for i, a in factor.items()}
+            elif scan.kind == "maximum":
+                slope = evaluate(scan.slope, self.setting.scope(token.names, states=token.states))
+                factor = {i: slope.at(dims, i).value for i in indices}
             slopes.append(factor)
             to, fro = ({i: gradient[self.place[n, i]] for i in indices} for n in (name, f"{name}_prev"))
             elements.append({i: (factor[i], fro[i] + factor[i] * to[i]) for i in indices})
@@ -431,25 +437,45 @@ class _Reverse:
             before, state = (token.states[n] for n in (f"{name}_prev", name))
             for i in indices:
                 # The state before is a constant here: what flows through it is in the scan.
-                update = factor_.at(dims, i) * Dual(before.data[i].value) + term.at(dims, i)
+                constant, (a, b) = Dual(before.data[i].value), (part.at(dims, i) for part in (factor_, term))
+                if scan.kind == "maximum":
+                    update = call("maximum", (constant + a, b), self.case.oracle)
+                else:
+                    update = a * constant + b
                 weight = total[i] / state.data[i].value if log else total[i]
                 _add(gradient, {(): weight}, scalar(update))
         return reached[-1]
 
 
-def _joined(first: dict[Index, tuple[mpq, mpq]], second: dict[Index, tuple[mpq, mpq]]) -> dict[Index, tuple[mpq, mpq]]:
+_Element = dict[Index, tuple[mpq, mpq]]
+
+
+def _join(scan: Scan) -> Callable[[_Element, _Element], _Element]:
+    """What one element makes of another, as the kind of `scan` has it."""
+    match scan.kind:
+        case "maximum":
+            return _joined_maxima
+        case "phase":
+            return _joined_phases
+    return _joined
+
+
+def _joined(first: _Element, second: _Element) -> _Element:
     """One affine map after another, element by element."""
     return {i: (first[i][0] * a, a * first[i][1] + b) for i, (a, b) in second.items()}
 
 
-def _joined_phases(
-    first: dict[Index, tuple[mpq, mpq]], second: dict[Index, tuple[mpq, mpq]]
-) -> dict[Index, tuple[mpq, mpq]]:
+def _joined_maxima(first: _Element, second: _Element) -> _Element:
+    """One running maximum after another."""
+    return {i: (first[i][0] + w, max(first[i][1] + w, c)) for i, (w, c) in second.items()}
+
+
+def _joined_phases(first: _Element, second: _Element) -> _Element:
     """One turn after another: what is left of both."""
     return _without_turns(_joined(first, second))
 
 
-def _without_turns(element: dict[Index, tuple[mpq, mpq]]) -> dict[Index, tuple[mpq, mpq]]:
+def _without_turns(element: _Element) -> _Element:
     return {i: (a, b - math.floor(b)) for i, (a, b) in element.items()}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from flagen.algebra.flow import OutsideStages, Place
+from flagen.algebra.flow import MixedStates, OutsideStages, Place
 from flagen.algebra.rewrite import map_children
 from flagen.algebra.stage_results import Results, Wanted, fresh
 from flagen.algebra.staged import Result, Stage, flat, in_words
@@ -219,7 +219,7 @@ class Cutter:
             self._keep(definition.place)
             return expr
         if isinstance(expr, StateRead):
-            raise OutsideStages(f"{expr.name} is used whole, not read by a vector", expr.span)
+            raise MixedStates(f"{expr.name} is used whole, not read by a vector", expr.span)
         if isinstance(expr, Rotate):
             return replace(expr, value=self.cut(expr.value, place), angle=self._cut_angle(expr.angle, place))
         if isinstance(expr, Call) and FUNCTIONS[expr.function].periodic:

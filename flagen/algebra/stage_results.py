@@ -9,6 +9,7 @@ from typing import Literal
 from flagen.algebra.flow import Flow, Place
 from flagen.algebra.rewrite import map_children
 from flagen.algebra.staged import Result
+from flagen.functions import FUNCTIONS
 from flagen.spec.model import Binary, Call, Derived, Expr, Input, Interval, Name, Param, Spec, State, StateRead, walk
 from flagen.spec.printer import to_source
 from flagen.spec.ranges import interval_of
@@ -30,9 +31,9 @@ class Results:
     free, of which a result may have that of one of `locals`.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, mixed: tuple[frozenset[str], ...] = ()) -> None:
         self.spec = spec
-        self.flow = Flow(spec)
+        self.flow = Flow(spec, mixed)
         self.order = self.flow.order()
         self.locals = {assign.target for assign in self.flow.statements.values() if not assign.to_state} - {"o"}
         self.taken = self.locals | declared_in(spec) | {"o"}
@@ -78,12 +79,12 @@ class Results:
         return map_children(expr, lambda child: self.inlined(child, place))
 
     def _falls(self, expr: Expr) -> bool:
-        """Whether `expr` is at most 0 because it is a term of a `logaddexp`, less the whole."""
+        """Whether `expr` is at most 0 because it is an argument of a `logaddexp` or of a `maximum`, less the whole."""
         if not (isinstance(expr, Binary) and expr.op == "-" and isinstance(expr.right, StateRead)):
             return False
         name = expr.right.name
         assigned = [a.value for a in self.flow.statements.values() if a.to_state and a.target == name]
-        if len(assigned) != 1 or not isinstance(assigned[0], Call) or assigned[0].function != "logaddexp":
+        if len(assigned) != 1 or not isinstance(assigned[0], Call) or FUNCTIONS[assigned[0].function].order <= 0:
             return False
         return not expr.right.previous and expr.left in [_as_before(term, name) for term in assigned[0].args]
 

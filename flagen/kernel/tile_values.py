@@ -418,7 +418,7 @@ class TileValues:
         match combine, element:
             case "affine", (factor, term):
                 return add(multiply(factor, x), term)
-            case "logaddexp", (factor, term):
+            case "logaddexp" | "maximum", (factor, term):
                 return self._applied(combine, (add(x, factor), term))
             case "phase", (term,):
                 return self._applied("fraction", (add(x, term),))

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from flagen.algebra.adjoint import adjoint
 from flagen.algebra.chunk import ChunkForm, split_solve
-from flagen.algebra.equations import Equation, OffsetGradient, Solve, Statement, System
+from flagen.algebra.equations import Equation, OffsetGradient, Solve, Statement, System, Weights, WeightsGradient
 from flagen.algebra.normal_form import NormalForm, Position
 
 DEFAULT_CHUNK = 64
@@ -52,7 +52,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """Phases of the split chunk form.
+    """Phases of the chunk form, split where there is one state.
 
     Rows of a chunk stand on one timeline in (token, micro-step, slot) order; a micro-step has `slots` rows (as many as
     it may bring at once), `rows` is how many a token has. Missing rows are zero rows.
@@ -104,7 +104,7 @@ def plan_chunk(form: ChunkForm) -> ChunkPlan:
     """Sort the equations of `form` by whether they need the state before the chunk, and whether the next state needs
     them."""
     nf = form.normal_form
-    system = split_solve(form)
+    system = form.system if nf.registers else split_solve(form)
     carried = _carried(system)
     needed = _needed_for(system, "S1") & carried
     before = tuple(s for s in system.statements if s.target.tensor not in carried)
@@ -153,6 +153,11 @@ def _uses(statement: Statement) -> set[str]:
             return {tensor for term in terms for tensor in term.tensors()}
         case Solve(_, matrix, right):
             return {matrix, right}
+        case Weights(_, mixes, reader, _, writer):
+            return {factor.tensor for factor in (mixes, reader, writer) if factor is not None}
+        case WeightsGradient(target, uses):
+            given = set().union(*map(_uses, uses)) - {target.tensor.removeprefix("d")}
+            return given | {f"d{use.target.tensor}" for use in uses}
         case OffsetGradient(_, pairs):
             return {factor.tensor for _, left, right in pairs for factor in (left, right)}
 

@@ -27,6 +27,9 @@ SIZES = (16, 32, 64)
 
 def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable:
     """The kernels of `chunk`: its own, else those of its rows; or why there are none yet."""
+    if registers := chunk.normal_form.registers:
+        names = " and ".join(f"`{state.name}`" for state in registers)
+        return Unavailable(f"{names} are mixed by numbers", registers[0].span)
     try:
         return _own_kernels(chunk)
     except NoKernel as missing:

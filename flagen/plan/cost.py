@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flagen.algebra.equations import FAMILY, Equation, Solve, Statement
+from flagen.algebra.equations import FAMILY, Equation, Solve, Statement, Weights
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.model import StagedPlan
 from flagen.plan.scan import ScanPlan
@@ -126,6 +126,7 @@ def _chunk_flops(chunk: ChunkPlan, sizes: Mapping[str, int], steps: int) -> int:
     rows = (chunk.rows.fixed + chunk.rows.repeated * steps) * chunk.size
     nf = chunk.normal_form
     extents = {"delta": rows, "write": rows, "token": chunk.size, "key": sizes[nf.key], "value": sizes[nf.value]}
+    extents |= {"register": len(nf.registers), "step": rows}
     statements = (*chunk.before, *chunk.after, *(s for s in chunk.scan if s.target.tensor == "S1"))
     return sum(_statement_flops(statement, extents) for statement in statements) // chunk.size
 
@@ -135,6 +136,12 @@ def _statement_flops(statement: Statement, extents: Mapping[str, int]) -> int:
         case Equation(_, terms):
             products = [term for term in terms if len(term.factors) > 1]
             return sum(2 * math.prod(extents[FAMILY[letter]] for letter in term.letters) for term in products)
+        case Weights(target, reader=None, writer=writer):
+            # Every row mixes what is kept for each writer, or for each register before the chunk.
+            columns = extents[FAMILY[target.index[0] if writer is not None else target.index[1]]]
+            return 2 * extents["register"] ** 2 * columns * extents["step"]
+        case Weights(target):
+            return 2 * extents["register"] * math.prod(extents[FAMILY[letter]] for letter in target.index)
         case Solve(target):
             rows, channels = (extents[FAMILY[x]] for x in target.index)
             return rows * rows * channels

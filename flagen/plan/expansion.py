@@ -182,7 +182,7 @@ class _Expansion:
         for read in (read for read in self.waiting if read.position == position):
             last = self._last()
             if last is None or last.q is not None:
-                self._add(Row(None, (), (), read.q))
+                self._add(Row(None, (), (), q=read.q))
             else:
                 (*others, _), block = self.blocks[-1].steps, self.blocks[-1]
                 self.blocks[-1] = replace(block, steps=(*others, replace(last, q=read.q)))

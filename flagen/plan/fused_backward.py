@@ -135,9 +135,10 @@ def plan_fused_backward(
     """
     if isinstance(forward, Unavailable):
         return forward
-    if derivation.normal_form is not None:
+    nf = derivation.normal_form
+    if nf is not None and not nf.registers:
         with suppress(NoKernel, TooManyDims):
-            return _Planner(forward, derivation.normal_form).plan()
+            return _Planner(forward, nf).plan()
     return plan_reverse_mode(forward)
 
 

@@ -73,6 +73,10 @@ class Transposition:
         """Whether a gradient is wanted of anything in `tile`."""
         return any(self._is_wanted(part) for part in tiles_in(tile))
 
+    def derivative(self, tile: Tile, place: int) -> Tile:
+        """The derivative of a function of numbers by its operand at `place`."""
+        return self._share(tile, place, ONE)
+
     # ------------------------------------------------------------------------------------------------------- the walk
 
     def _parts(self, tile: Tile, gradient: Tile) -> Iterator[tuple[Leaf, Tile]]:

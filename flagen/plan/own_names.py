@@ -36,8 +36,8 @@ _PYTHON = _words("""
 _TORCH = _words("""
     annotations args Arguments arguments axes batch by_step by_token CALL Call dataclass device dtype einsum Ellipsis
     final final_state finals functional fused_recurrent j layouts math Module module naive name nn NoneType offsets
-    operators outputs Parameter promote Recurrence run runs scans self sequences shapes_only Size sizes State t Tensor
-    tensor tensors tokens torch
+    operators outputs Parameter promote Recurrence registers run runs scans self sequences shapes_only Size sizes State
+    t Tensor tensor tensors tokens torch
 """)
 """Of the PyTorch forms, of modules and of the table of arguments."""
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from flagen.plan.gradients import Transposition
+from flagen.algebra.scan import SHIFTED
+from flagen.plan.gradients import ONE, Transposition
 from flagen.plan.lowering import TooManyDims
 from flagen.plan.row_planner import NoKernel
 from flagen.plan.scan import Result, ScanPlan
@@ -259,7 +260,7 @@ class _Planner(Planner):
         )
         self.rules.note(target, dims, 0.0, frozenset((TOKEN,)))
         whole = Value(target, "local", dims)
-        if walk.kind != "logaddexp":
+        if walk.kind not in SHIFTED:
             gradients: tuple[Tile, Tile] = (self.t.times(whole, before), whole)
         else:
             gradients = (self.t.times(whole, slope), self.t.times(whole, slopes[1]))
@@ -269,13 +270,16 @@ class _Planner(Planner):
 
     def _slopes(self, walk: Walk, before: Tile) -> tuple[Tile, Tile]:
         """The derivatives of a state after a token by the state before, and by the term."""
-        if walk.kind != "logaddexp":
+        if walk.kind not in SHIFTED:
             return walk.factor, Constant(1.0)
         factor = walk.factor.value if isinstance(walk.factor, Masked) else walk.factor
         term = walk.term.value if isinstance(walk.term, Masked) else walk.term
         decayed = before
         if not (isinstance(factor, Constant) and factor.value == 0):
             decayed = Arithmetic("+", before, factor, before.dims)
+        if walk.kind == "maximum":
+            slope = self.t.derivative(Function("maximum", (decayed, term), before.dims), 0)
+            return slope, self.t.minus(ONE, slope)
         return (
             Function("part_of", (decayed, term), before.dims),
             Function("part_of", (term, decayed), before.dims),

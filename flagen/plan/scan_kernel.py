@@ -52,6 +52,7 @@ SIZES = (16, 32, 64)
 IDENTITY: dict[Kind, tuple[float, float]] = {
     "affine": (1.0, 0.0),
     "logaddexp": (0.0, float("-inf")),
+    "maximum": (0.0, float("-inf")),
     "phase": (1.0, 0.0),
 }
 """The element of each scan that changes nothing."""

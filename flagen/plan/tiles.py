@@ -194,13 +194,13 @@ class Scan:
     """X after each row along `axis`, from `first` before the first of them:
 
         affine       X = factor * X + term
-        logaddexp    X = logaddexp(X + factor, term)
+        logaddexp    X = logaddexp(X + factor, term), and maximum likewise
         phase        X = fraction(X + term), with no factor
 
     In reverse from the last row to the first. The operation is associative, and rows are not taken one by one.
     """
 
-    combine: Literal["affine", "logaddexp", "phase"]
+    combine: Literal["affine", "logaddexp", "maximum", "phase"]
     factor: Tile | None
     term: Tile
     first: Tile

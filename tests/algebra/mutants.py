@@ -9,9 +9,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from flagen.algebra.equations import FAMILY, Equation, Letters, Mask, OffsetGradient, Solve, Statement, System, Term
-from flagen.algebra.evaluate_system import Timeline
-from flagen.algebra.normal_form import Block, DeltaRow, MicroStep, NormalForm, Position, WriteRow
+from flagen.algebra.equations import (
+    FAMILY,
+    Equation,
+    Factor,
+    Letters,
+    Mask,
+    OffsetGradient,
+    Solve,
+    Statement,
+    System,
+    Term,
+    Weights,
+    WeightsGradient,
+)
+from flagen.algebra.normal_form import Block, DeltaRow, MicroStep, NormalForm, Numbers, Position
+from flagen.algebra.scan import ZERO
+from flagen.algebra.timeline import Timeline
 from flagen.spec.model import Binary, Negate
 
 T = TypeVar("T")
@@ -55,10 +69,37 @@ def _of_statement(system: System, place: int, statement: Statement, nf: NormalFo
                     yield Mutant(f"{term}: {mutant.what}", equation, mutant.same_because)
         case Solve():
             yield Mutant("transposed", replace(statement, transposed=not statement.transposed))
+        case Weights():
+            yield from _of_weights(system, statement, nf)
+        case WeightsGradient(_, uses):
+            for number, use in enumerate(uses):
+                yield Mutant(f"without {use}", replace(statement, uses=changed(uses, number)))
         case OffsetGradient(_, pairs):
             for number, (sign, left, right) in enumerate(pairs):
                 yield Mutant("negated", replace(statement, pairs=changed(pairs, number, (-sign, left, right))))
                 yield Mutant("without a pair", replace(statement, pairs=changed(pairs, number)))
+
+
+def _of_weights(system: System, weights: Weights, nf: NormalForm) -> Iterator[Mutant[Statement]]:
+    """A reader or a writer with the numbers of another, or at its place; or what it does not see is not hidden."""
+    if weights.mask is not None:
+        yield Mutant("unmasked", replace(weights, mask=None))
+
+    def others(end: Factor) -> Iterator[str]:
+        for tensor, index in system.inputs.items():
+            if tensor != end.tensor and _families(index) == _families(end.index):
+                yield tensor
+
+    if (reader := weights.reader) is not None:
+        for tensor in others(reader):
+            yield Mutant(f"{tensor} for {reader.tensor}", replace(weights, reader=replace(reader, tensor=tensor)))
+            at = f"G{tensor[1:]}"
+            yield Mutant(f"to {at}", replace(weights, upto=at), _same_offsets(nf, at, weights.upto))
+    if (writer := weights.writer) is not None:
+        for tensor in others(writer):
+            yield Mutant(f"{tensor} for {writer.tensor}", replace(weights, writer=replace(writer, tensor=tensor)))
+            at = f"G{tensor[1:]}"
+            yield Mutant(f"after {at}", replace(weights, since=at), _same_offsets(nf, at, weights.since))
 
 
 def _of_term(system: System, term: Term, known: dict[str, Letters], nf: NormalForm) -> Iterator[Mutant[Term]]:
@@ -100,6 +141,9 @@ def _masked_twice(system: System, term: Term) -> str | None:
     """The cotangent of masked scores is masked where it is defined and where it is used; either mask does, where no
     decay has to be kept from running backwards."""
     scores = ("dL", "dN", "dA", "dB")
+    defined = {statement.target: statement for statement in system.statements}
+    if any(isinstance(defined.get(factor), Weights) for factor in term.factors):
+        return "what a reader does not see has the weight 0"
     for name in (factor.tensor for factor in term.factors):
         if name.startswith(scores) and _masks(system, name):
             return f"{name} is masked where it is defined"
@@ -149,6 +193,9 @@ def of_normal_form(nf: NormalForm) -> Iterator[Mutant[NormalForm]]:
     for number, read in enumerate(nf.reads):
         negated = replace(read, q=Negate(read.q))
         yield Mutant(f"{read.name}: negated", replace(nf, reads=changed(nf.reads, number, negated)))
+        for mistaken in _of_numbers(read.of):
+            reads = changed(nf.reads, number, replace(read, of=mistaken.value))
+            yield Mutant(f"{read.name}, of: {mistaken.what}", replace(nf, reads=reads))
         for position in _near(nf, read.position):
             moved = replace(read, position=position)
             what = f"{read.name}: {nf.describe(position)}, not {nf.describe(read.position)}"
@@ -189,9 +236,24 @@ def _of_step(nf: NormalForm, step: MicroStep) -> Iterator[Mutant[MicroStep]]:
             deltas = changed(step.deltas, number, mutant.value)
             yield Mutant(f"delta row: {mutant.what}", replace(step, deltas=deltas), mutant.same_because)
     for number, write in enumerate(step.writes):
-        negated = WriteRow(Negate(write.k), write.v)
+        negated = replace(write, k=Negate(write.k))
         yield Mutant("without a write row", replace(step, writes=changed(step.writes, number)))
         yield Mutant("write row: negated", replace(step, writes=changed(step.writes, number, negated)))
+        for mistaken in _of_numbers(write.into):
+            writes = changed(step.writes, number, replace(write, into=mistaken.value))
+            yield Mutant(f"write row, into: {mistaken.what}", replace(step, writes=writes))
+    for number, numbers in enumerate(step.mix):
+        for mistaken in _of_numbers(numbers):
+            yield Mutant(f"mix: {mistaken.what}", replace(step, mix=changed(step.mix, number, mistaken.value)))
+
+
+def _of_numbers(numbers: Numbers) -> Iterator[Mutant[Numbers]]:
+    """The numbers of registers, one of them negated, or in the place of the next."""
+    for place, number in enumerate(numbers):
+        if number != ZERO:
+            yield Mutant("negated", changed(numbers, place, Negate(number)))
+    if len(set(numbers)) > 1:
+        yield Mutant("exchanged", (*numbers[1:], numbers[0]))
 
 
 def _of_delta(nf: NormalForm, row: DeltaRow) -> Iterator[Mutant[DeltaRow]]:
@@ -201,7 +263,11 @@ def _of_delta(nf: NormalForm, row: DeltaRow) -> Iterator[Mutant[DeltaRow]]:
         yield Mutant("z negated", replace(row, z=Negate(row.z)))
         yield Mutant("without z", replace(row, z=None))
     yield Mutant("w and y exchanged", replace(row, w=row.y, y=row.w))
-    same = "nothing decays" if nf.decay_kind == "none" else None
+    for mistaken in _of_numbers(row.of):
+        yield Mutant(f"of: {mistaken.what}", replace(row, of=mistaken.value))
+    for mistaken in _of_numbers(row.into):
+        yield Mutant(f"into: {mistaken.what}", replace(row, into=mistaken.value))
+    same = "nothing decays" if nf.decay_kind == "none" and not nf.registers else None
     yield Mutant("the other side of the decay", replace(row, after_decay=not row.after_decay), same)
 
 

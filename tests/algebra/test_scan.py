@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
+from gmpy2 import mpq
 
 from flagen import algebra
 from flagen.algebra import scan_proof
+from flagen.algebra.exact import Oracle
 from flagen.algebra.find_scan import OutsideScan, scan_form
 from flagen.algebra.rewrite import map_children
 from flagen.algebra.scan import ONE, Scan, ScanForm
 from flagen.diagnostics import InternalError, Span
 from flagen.spec import parse_spec, to_source
-from flagen.spec.model import Call, Negate, StateRead
+from flagen.spec.model import Binary, Call, Negate, StateRead
 from tests.algebra.cases import recurrence, text_of, variant
 from tests.numeric.scans import COMMITTED, NAMES, spec_of
 
@@ -65,6 +67,19 @@ FOUND = {
         "o = z",
         (("z", "logaddexp", "-s - s", "logaddexp(q - s - s, k)"),),
     ),
+    "a running maximum": Found(
+        "m: {dims: [K], init: -.inf}", "m = maximum(q, m + g)", "o = m", (("m", "maximum", "g", "q"),)
+    ),
+    "maxima, shifted and nested": Found(
+        "m: [K]",
+        "- m = maximum(m, q) - s\n- m = maximum(m - s, k)",
+        "o = m",
+        (("m", "maximum", "-s - s", "maximum(q - s - s, k)"),),
+    ),
+    "a running maximum under a param": Found(
+        "m: [K]", "m = maximum(m - u * k, q)", "o = m", (("m", "maximum", "-(u * k)", "q"),)
+    ),
+    "a bound from below": Found("h: [K]", "h = maximum(h + q, 0)", "o = h", (("h", "maximum", "q", "0"),)),
     "an angle in turns": Found(
         "phi: [K]", "phi = fraction(q * s + (phi + k))", "o = phi", (("phi", "phase", "1", "q * s + k"),)
     ),
@@ -189,6 +204,18 @@ REFUSALS = {
     "a sum of log-sum-exps": Refusal(
         "h = <<logaddexp(h, q)>> + h", "a logaddexp of `h` may be shifted, and nothing else"
     ),
+    "a maximum of a multiple": Refusal("h = maximum(<<s * h>>, q)", "`h` is scaled inside a maximum"),
+    "a maximum mirrored": Refusal("h = maximum(q, <<k - h>>)", "`h` is scaled inside a maximum"),
+    "a scaled maximum": Refusal("h = <<s * maximum(h, q)>>", "a maximum of `h` may be shifted, and nothing else"),
+    "a sum of maxima": Refusal("h = h + <<maximum(h, q)>>", "a maximum of `h` may be shifted, and nothing else"),
+    "both sides of a maximum": Refusal("h = <<maximum(h - q, h + q)>>", "both sides of the maximum read `h`"),
+    "a maximum of a log-sum-exp": Refusal(
+        "h = maximum(<<logaddexp(h, q)>>, k)", "a logaddexp of `h` may be shifted, and nothing else"
+    ),
+    "a log-sum-exp of a maximum": Refusal(
+        "h = logaddexp(<<maximum(h, q)>>, k)", "a maximum of `h` may be shifted, and nothing else"
+    ),
+    "a running minimum": Refusal("h = <<minimum(h, q)>>", "the update of `h` is not affine in it: `minimum`"),
     "turns of a multiple": Refusal("h = fraction(<<2 * h + q>>)", "`h` is scaled inside a fraction"),
     "turns mirrored": Refusal("h = fraction(<<q - h>>)", "`h` is scaled inside a fraction"),
     "turns of a log-sum-exp": Refusal(
@@ -275,7 +302,7 @@ def mutants(form: ScanForm) -> Iterator[tuple[str, ScanForm]]:
         for field, value in changes.items():
             update = (*form.update[:place], replace(part, **{field: value}), *form.update[place + 1 :])
             yield f"{field} of {name}", replace(form, update=update)
-        if part.kind == "phase":
+        if part.kind in ("maximum", "phase"):
             update = (*form.update[:place], replace(part, kind="affine"), *form.update[place + 1 :])
             yield f"kind of {name}", replace(form, update=update)
     for place, assign in enumerate(form.outputs):
@@ -316,7 +343,24 @@ def test_turns_that_keep_their_whole_do_not_pass(monkeypatch):
         scan_proof.prove(scan_form(spec_of("turning")))
 
 
-@pytest.mark.parametrize("name", ["rwkv4", "two_matrices", "turning"])
+def test_a_wrong_derivative_of_a_maximum_does_not_pass(monkeypatch):
+    monkeypatch.setattr(Scan, "slope", ONE)
+    with pytest.raises(InternalError, match="is not the recurrence's derivative"):
+        scan_proof.prove(scan_form(spec_of("peaks")))
+
+
+def test_ties_are_shared_as_the_recurrence_does(monkeypatch):
+    """Of whole numbers many are equal."""
+    form = scan_form(recurrence("m = maximum(m + q, k)", "o = m", state="m: [K]"))
+    monkeypatch.setattr(Oracle, "rational", lambda self, *_: mpq(self.random.choice((-1, 0, 1))))
+    scan_proof.prove(form)
+    (scan,) = form.scans
+    monkeypatch.setattr(Scan, "slope", Call("relu", (Call("sign", (Binary("-", scan.decayed, scan.term),)),)))
+    with pytest.raises(InternalError, match="is not the recurrence's derivative"):
+        scan_proof.prove(form)
+
+
+@pytest.mark.parametrize("name", ["rwkv4", "two_matrices", "turning", "peaks"])
 def test_a_wrong_slope_does_not_pass(name, monkeypatch):
     """Gradients are looked at, too: those of the states before a token go missing."""
     pull = scan_proof._Reverse._pull

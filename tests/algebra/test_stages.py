@@ -217,14 +217,14 @@ class Refusal:
 
 REFUSALS = {
     "a cycle": Refusal(
-        "- S = exp(g) * S + outer(k, v - <<F>>.T @ k)\n- F = exp(g) * F + outer(k, v - S.T @ q)",
+        "- S = exp(g) * S + outer(k, v - <<F>>.T @ x)\n- F = exp(g) * F + outer(x, v - S.T @ q)",
         "no state can be run before the others: S needs F, and F needs S",
-        "S: [K, V], F: [K, V]",
+        "S: [K, V], F: [M, V]",
     ),
     "a matrix that is not read": Refusal(
-        "- F = F + outer(k, v)\n- S = S + outer(k, v) + s * <<F>>",
+        "- F = F + outer(x, v)\n- S = S + outer(k, v) + X @ MV.T @ <<F>>",
         "F is used whole, not read by a vector",
-        "S: [K, V], F: [K, V]",
+        "S: [K, V], F: [M, V]",
     ),
     "a stage that is not affine": Refusal(
         "- F = <<tanh(F)>> + outer(k, v)\n- S = S + outer(k, F.T @ q)",

@@ -88,7 +88,9 @@ TABLE = {
 def test_normal_form(name):
     derivation = variant(name)
     if name not in TABLE:
-        assert derivation.normal_form is None, f"{name} has a normal form: say here which"
+        nf = derivation.normal_form
+        # Those of registers are in tests/algebra/test_registers.py.
+        assert nf is None or nf.registers, f"{name} has a normal form: say here which"
         return
     assert derivation.normal_form is not None, derivation.no_chunk_form
     assert row_of(derivation.normal_form) == TABLE[name]

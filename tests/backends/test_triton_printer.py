@@ -125,6 +125,10 @@ EXPECTED: list[tuple[Tile, str]] = [
         "_logaddexp_scan(x, x, x_first[None, :], is_first[:, None])",
     ),
     (
+        Scan("maximum", rows, rows, first, "token", False, rows.dims),
+        "_maximum_scan(x, x, x_first[None, :], is_first[:, None])",
+    ),
+    (
         Scan("phase", None, rows, first, "token", False, rows.dims),
         "_phase_scan(x, x_first[None, :], is_first[:, None])",
     ),

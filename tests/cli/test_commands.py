@@ -52,18 +52,27 @@ def test_what_keeps_a_spec_from_a_chunk_form_is_a_note_with_its_place(flagen: Fl
     assert "tanh(S)" in done.err and "^^^^^^^" in done.err
 
 
-def test_a_running_maximum_is_told_what_has_a_chunk_form(flagen: Flagen, project: Workspace) -> None:
+@pytest.mark.parametrize(
+    ("refused", "hint", "mended"),
+    [
+        ("m = minimum(m + f, i)", "a running minimum is", "m = maximum(m - f, -i)"),
+        ("m = relu(m + f)", "a sum that does not fall below 0 is", "m = maximum(m + f, 0)"),
+    ],
+)
+def test_a_running_extremum_is_told_what_has_a_chunk_form(
+    flagen: Flagen, project: Workspace, refused: str, hint: str, mended: str
+) -> None:
     """And whoever does what the hint says gets it."""
     text = (
         "flagen: 1\nname: peak\nstate: {S: [K, V], m: []}\n"
         "inputs: {q: [K], k: [K], v: [V], f: {dims: [], range: [-.inf, 0]}, i: []}\n"
-        "update:\n  - m = maximum(f + m_prev, i)\n  - S = exp(f + m_prev - m) * S + exp(i - m) * outer(k, v)\n"
+        f"update:\n  - {refused}\n  - S = exp(f) * S + tanh(m) * outer(i * k, v)\n"
         "output: o = S.T @ q\n"
     )
     project.spec("peak").write_text(text)
     said = flagen("check", "peak").err
-    assert "specs/peak.yaml:6:9: note[no-chunk-form]" in said and "hint: a running maximum" in said
-    project.edit("peak", "maximum", "logaddexp")
+    assert "specs/peak.yaml:6:9: note[no-chunk-form]" in said and f"hint: {hint}" in said
+    project.edit("peak", refused, mended)
     assert flagen("check", "peak").err == ""
 
 

@@ -339,7 +339,10 @@ class DenseAuthor(StagedAuthor):
         lines = [f"h = {self.decay_factor(place, dims)} * h + {self.free(dims, place)}"]
         if self.chance(30):
             self.begin_at["h"] = "-.inf"
-            lines = [f"h = logaddexp(h + {self.pick('A', '0.5 * A', 'g')}, {self.free(dims, place)})"]
+            function, aging = self.pick("logaddexp", "maximum"), self.pick("A", "0.5 * A", "g")
+            lines = [f"h = {function}(h + {aging}, {self.free(dims, place)})"]
+        elif self.chance(20):
+            lines = [f"h = maximum(h - {self.free(dims, place)}, {self.pick(self.free(dims, place), '0.1', '-1')})"]
         if self.chance(40):
             self.states["f"] = dims
             term = f"{self.free(dims, place)} * {self.pick('h', 'h_prev')}"

@@ -95,11 +95,11 @@ class StagedAuthor(Author):
         return replace(feed, keys=(*feed.keys, name))
 
     def log_sum(self, update: list, feed: Feed, row: Dims) -> Feed:
-        """A softmax over time: its running denominator is the decay."""
+        """A softmax over time, whose running denominator is the decay; or one that is scaled by its largest weight."""
         self.states["lse"] = row
         self.begin_at["lse"] = "-.inf"
         weight, aging = self.free(row, Place()), self.pick("", "", " + A") if row == ("M",) else self.pick("", " + gk")
-        update.append(f"lse = logaddexp(lse{aging}, {weight})")
+        update.append(f"lse = {self.pick('logaddexp', 'logaddexp', 'maximum')}(lse{aging}, {weight})")
         keys = (*feed.keys, f"exp({weight} - lse)")
         return replace(feed, keys=keys, decays=(*feed.decays, f"exp(lse_prev{aging} - lse)"), whole_key=True)
 

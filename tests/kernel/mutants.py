@@ -186,7 +186,7 @@ class _Changes:
                     yield "operands", replace(node, combine="affine", factor=one)
                     yield "operands", replace(node, term=Spread(Constant(Fraction(0)), dims))
                 else:
-                    yield "operands", replace(node, combine="affine" if combine == "logaddexp" else "logaddexp")
+                    yield "operands", replace(node, combine="logaddexp" if combine == "affine" else "affine")
                     yield "operands", replace(node, factor=term, term=factor)
                     yield "decays", replace(node, factor=one)
                 yield "accumulations", replace(node, first=Spread(Constant(Fraction(0)), first.dims))

@@ -21,6 +21,18 @@ output: o = z
 """
 """A state that all blocks have."""
 
+PEAK = """
+flagen: 1
+name: peak
+state: {m: {dims: [K], init: -.inf}, h: [K]}
+inputs: {x: [K], y: [K], w: {dims: [], range: [-.inf, 0]}}
+update:
+  - m = maximum(m + w, x)
+  - h = maximum(h + y, 0) - w
+output: o = h * exp(m_prev + w - m) + m
+"""
+"""A running maximum, and a sum that keeps above a number."""
+
 TURNING = """
 flagen: 2
 name: turning
@@ -52,7 +64,7 @@ output: o = y * two_prev + w * one_prev + one
 """
 """Values of the last two tokens, and nothing that is scanned: a kernel without a walk."""
 
-OWN = {"count": SHARED, "turning": TURNING, "shifted": SHIFTED, "window": WINDOW}
+OWN = {"count": SHARED, "peak": PEAK, "turning": TURNING, "shifted": SHIFTED, "window": WINDOW}
 CASES = ("hgrn", "rwkv4", "mamba", "lightnet", "precond_gated_deltanet", *OWN)
 
 

@@ -35,7 +35,7 @@ from flagen.kernel.registers import Lanes, Registers
 from flagen.kernel.sizes import Illegal, Sizes
 from flagen.kernel.tile_values import TileValues
 from flagen.plan.rows import TOKEN
-from flagen.plan.tiles import Arithmetic, Constant, Edge, Masked, Product, Scan, Shifted, Spread, Sum, Value
+from flagen.plan.tiles import Arithmetic, Constant, Edge, Masked, Negative, Product, Scan, Shifted, Spread, Sum, Value
 from tests.kernel.scans import CASES, of
 from tests.kernel.trial import noted, tried
 from tests.tiers import exhaustive
@@ -290,6 +290,7 @@ def registers(chunk: range | None) -> Registers:
 
 QUARTERS = Arithmetic("/", Value("x", "local", (TOKEN, "K")), Constant(4.0), (TOKEN, "K"))
 X, START = Value("x", "local", (TOKEN, "K")), Value("start", "local", ("K",))
+LESS = Negative(X, X.dims)
 
 
 def evaluated(tile):
@@ -313,6 +314,8 @@ def evaluated(tile):
         (Sum(X, TOKEN, ("K",)), [9, 12]),
         (Scan("affine", X, X, START, TOKEN, False, X.dims), [11, 42, 36, 172, 185, 1038]),
         (Scan("affine", X, X, START, TOKEN, True, X.dims), [169, 1018, 168, 508, 55, 126]),
+        (Scan("maximum", LESS, X, START, TOKEN, False, X.dims), [9, 18, 6, 14, 5, 8]),
+        (Scan("maximum", LESS, X, START, TOKEN, True, X.dims), [2, 8, 3, 10, 5, 14]),
         (Scan("phase", None, QUARTERS, START, TOKEN, False, X.dims), [0.25, 0.5, 0, 0.5, 0.25, 0]),
         (Scan("phase", None, QUARTERS, START, TOKEN, True, X.dims), [0.25, 0, 0, 0.5, 0.25, 0.5]),
     ],

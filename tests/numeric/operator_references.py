@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, einsum, exp
+from torch import Tensor, einsum, exp, sigmoid, sqrt
+from torch.nn.functional import logsigmoid, softplus
 
 from tests.numeric.recurrence import recurrence
 
@@ -146,6 +147,13 @@ def comba(S, q, k, v, p, g, beta, *, scale=None):
     return S, read(S, q, scale)
 
 
+@recurrence(states={"S": "k v", "M": "k v"}, output="v")
+def momentum_delta_rule(S, M, q, k, v, log_alpha, log_mu, p, beta, eta, *, scale=None):
+    M = exp(log_mu) * M - eta * outer(k, v - retrieve(S, p))
+    S = exp(log_alpha) * S - beta * M
+    return (S, M), read(S, q, scale)
+
+
 @recurrence("k v")
 def iplr(S, q, k, v, a, b, *, scale=None):
     S = S + outer(b, retrieve(S, a)) + outer(k, v)
@@ -186,6 +194,16 @@ def lightnet(S, z, q, k, v, *, scale=None):
     keep, write = shares(z, k)
     S = keep[:, None] * S + outer(write, v)
     return (S, log_sum(z, k)), read(S, q, scale)
+
+
+@recurrence(states={"S": "k v", "n": "k", "m": ""}, output="v")
+def mlstm(S, n, m, q, k, v, i, f, *, scale=None, eps=1e-6):
+    stabilizer = torch.maximum(logsigmoid(f) + m, i)
+    forget, put = exp(logsigmoid(f) + m - stabilizer), exp(i - stabilizer)
+    S, n = forget * S + put * outer(k, v), forget * n + put * k
+    scaled = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    normalizer = torch.maximum((n @ scaled).abs(), exp(-stabilizer))
+    return (S, n, stabilizer), retrieve(S, scaled) / (normalizer + eps)
 
 
 @recurrence(states={"Sk": "k s", "Sv": "s v"}, output="v")
@@ -300,6 +318,23 @@ def cyfa(
 def hgrn(h, x, g):
     h = exp(g) * h + x
     return h, h
+
+
+@recurrence(states={"h": "x"}, per_head="Lambda", output="x")
+def rg_lru(h, x, r, i, Lambda, *, c=8.0):
+    a = exp(-c * softplus(Lambda) * sigmoid(r))
+    h = a * h + sqrt(1 - a**2) * (sigmoid(i) * x)
+    return h, h
+
+
+@recurrence(states={"h": "z", "c": "z", "n": "z", "m": "z"}, first={"m": -math.inf}, per_head="Rz Ri Rf Rg", output="z")
+def slstm(h, c, n, m, z, i, f, g, Rz, Ri, Rf, Rg):
+    z, i, f, g = z + h @ Rz, i + h @ Ri, f + h @ Rf, g + h @ Rg
+    stabilizer = torch.maximum(logsigmoid(f) + m, i)
+    forget, put = exp(logsigmoid(f) + m - stabilizer), exp(i - stabilizer)
+    c, n = forget * c + put * torch.tanh(z), forget * n + put
+    h = sigmoid(g) * c / n
+    return (h, c, n, stabilizer), h
 
 
 @recurrence(states={"z": "k", "p": "k"}, first={"z": -math.inf}, per_head="w u", output="k")

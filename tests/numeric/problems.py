@@ -104,6 +104,9 @@ VARIANTS = {
     "kda": _variant(k=unit, g=log_decay, beta=uniform(0, 1)),
     "gdn2": _variant(k=unit, g=log_decay, b=uniform(0, 1), w=uniform(0, 1)),
     "comba": _variant(k=unit, p=half_unit, g=log_decay, beta=uniform(0, 1)),
+    "momentum_delta_rule": _variant(
+        k=unit, p=half_unit, log_alpha=log_decay, log_mu=log_decay, beta=uniform(0, 1), eta=uniform(0, 1)
+    ),
     "iplr": _variant(a=half_unit, b=half_unit),
     "dplr": _variant(a=unit, b=half_unit, gk=log_decay),
     "rwkv7": _variant(w=uniform(-0.6065, 0), a=half_unit, b=half_unit),
@@ -115,6 +118,9 @@ VARIANTS = {
     "precond_gated_delta_rule": _variant(
         k=unit, g=log_decay, beta=uniform(0, 1), ga=log_decay, ba=uniform(0, 1), A=softplus
     ),
+    "mlstm": _variant(log_weight="i"),
+    "slstm": _variant(Rz=half_unit, Ri=half_unit, Rf=half_unit, Rg=half_unit, n=softplus),
+    "rg_lru": _variant(Lambda=below),
     "mamba3": _variant(ends={"dt": (0, 20)}, adt=log_decay, dt=softplus, phi=uniform(0, 1)),
     "cyfa": _variant(
         {"q_norm_eps": 1e-5, "k_norm_eps": 1e-5}, g=log_decay, beta=uniform(0, 1), readout=unit, clock=uniform(0, 1)

@@ -67,6 +67,18 @@ update:
   - m = exp(z_prev + w - z) * m + exp(k - z) * v
 output: o = m + exp(minimum(z - y, 0)) + 0.1 * sigmoid(y_prev)
 """,
+    # Running maxima: read before and after; over another one, nested and shifted; of a head, and not below a number.
+    "peaks": """
+state: {m: {dims: [D], init: -.inf}, p: [D], r: [], h: [D]}
+inputs: {k: {dims: [D], heads: HV}, v: [D], w: {dims: [], range: [-.inf, 0]}, x: {dims: [], heads: HV}}
+update:
+  - m = maximum(k, m + w)
+  - p = maximum(maximum(p - 0.1, v), m)
+  - p = p + 0.5 * tanh(k)
+  - r = maximum(x + r - 0.2, 0.25)
+  - h = exp(m_prev + w - m) * h + exp(k - m) * v
+output: o = h + p_prev * tanh(m) + exp(m - p) * r
+""",
     # Angles in turns, of one head and of all channels: two statements, one of which goes back; read before and after.
     "turning": """
 state: {p: [D], r: [], m: [D]}

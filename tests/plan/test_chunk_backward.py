@@ -21,8 +21,9 @@ DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "ga
 
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"}
 RIGHT_READS = {"oja"}
-SCANS = {"hgrn", "mamba", "rwkv4"}
-STAGED = set(SPECS) - (ADDITIVE | DELTA | BY_KEY | RIGHT_READS | SCANS)
+SCANS = {"hgrn", "mamba", "rg_lru", "rwkv4"}
+NO_KERNELS = {"momentum_delta_rule", "slstm"}
+STAGED = set(SPECS) - (ADDITIVE | DELTA | BY_KEY | RIGHT_READS | SCANS | NO_KERNELS)
 
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}, b: {dims: [], heads: HV}"
 WRITE = "update: S = S + outer(k, v)"
@@ -57,7 +58,8 @@ def test_the_variants_with_a_backward(name):
     assert isinstance(plan, RightBackwardPlan) == (name in RIGHT_READS)
     assert isinstance(plan, ScanBackwardPlan) == (name in SCANS)
     assert isinstance(plan, StagedPlan) == (name in STAGED)
-    if not isinstance(plan, ScanBackwardPlan | StagedPlan):
+    assert isinstance(plan, Unavailable) == (name in NO_KERNELS)
+    if not isinstance(plan, ScanBackwardPlan | StagedPlan | Unavailable):
         tensors = {decl.name for decl in spec.inputs} | {param.name for param in spec.params if param.is_tensor}
         read, stored = ({plan.reads}, plan.turned.stored) if name in RIGHT_READS else (set(), plan.stored)
         assert {gradient.name for gradient in stored} == tensors - read

@@ -8,7 +8,7 @@ import pytest
 
 from flagen import algebra
 from flagen.algebra import NormalForm
-from flagen.algebra.equations import Equation, Solve, Statement
+from flagen.algebra.equations import Equation, Solve, Statement, Weights
 from flagen.algebra.normal_form import Position
 from flagen.plan.chunk import DEFAULT_CHUNK, ChunkPlan, Count, plan_chunk
 from flagen.spec import load_spec, parse_spec
@@ -29,6 +29,8 @@ def uses(statement: Statement) -> set[str]:
             return {tensor for term in terms for tensor in term.tensors()}
         case Solve(_, matrix, right):
             return {matrix, right}
+        case Weights(_, mixes, reader, _, writer):
+            return {factor.tensor for factor in (mixes, reader, writer) if factor is not None}
     raise AssertionError(f"a chunk form has no {statement}")
 
 

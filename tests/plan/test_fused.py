@@ -53,8 +53,11 @@ def test_every_variant_has_a_plan_that_splits_its_state(path: Path) -> None:
     if path.stem == "cyfa":
         assert isinstance(planned, Unavailable) and "5 matrices whole beside its blocks of V" in planned.reason
         return
+    if path.stem == "slstm":
+        assert isinstance(planned, Unavailable) and "4 matrices whole, states, params" in planned.reason
+        return
     assert isinstance(planned, FusedPlan)
-    others = {"mamba2": "P", "mamba": "E", "hgrn": "D", "rwkv4": "D"}
+    others = {"mamba2": "P", "mamba": "E", "hgrn": "D", "rg_lru": "D", "rwkv4": "D"}
     expected = Split("K", partial=True) if path.stem == "oja" else Split(others.get(path.stem, "V"), partial=False)
     assert planned.split == expected
 

@@ -27,7 +27,8 @@ inputs:
 
 
 def has_normal_form(path: Path) -> bool:
-    return derive(load_spec(path)).normal_form is not None
+    nf = derive(load_spec(path)).normal_form
+    return nf is not None and not nf.registers
 
 
 NAMES = [name for name, path in OPERATORS.items() if has_normal_form(path)]

@@ -65,6 +65,13 @@ def scan_logaddexp(factor: Tensor, term: Tensor, first: Tensor, *, reverse: bool
     return _scan(after, first, factor.shape[1], reverse=reverse)
 
 
+def scan_maximum(factor: Tensor, term: Tensor, first: Tensor, *, reverse: bool) -> Tensor:
+    def after(x: Tensor, place: int) -> Tensor:
+        return torch.maximum(x + factor[:, place], term[:, place])
+
+    return _scan(after, first, factor.shape[1], reverse=reverse)
+
+
 def scan_phase(term: Tensor, first: Tensor, *, reverse: bool) -> Tensor:
     def after(x: Tensor, place: int) -> Tensor:
         return (x + term[:, place]).remainder(1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from flagen.algebra.normal_form import Decay, NormalForm
+from flagen.algebra.normal_form import Decay, NormalForm, Numbers
 from flagen.backends.markdown_.printer import EquationPrinter, ExpressionPrinter, symbol
 from flagen.backends.markdown_.scan import scan_context
 from flagen.backends.protocol import Rendering
@@ -50,6 +50,7 @@ def derivation_file(plan: Plan) -> Rendering:
             "orientation": "" if nf is None else _orientation(nf),
             "chunk_form": [] if chunk is None else [equations.print(s) for s in chunk.form.system.statements],
             "adjoint": [] if adjoint is None else [equations.print(s) for s in adjoint.system.statements],
+            "registers": [] if nf is None else [symbol(state.name) for state in nf.registers],
             "decays": nf is not None and nf.decay_kind != "none",
             "key": "" if nf is None else symbol(nf.key),
             "value": "" if nf is None else symbol(nf.value),
@@ -120,22 +121,34 @@ def _normal_form(nf: NormalForm, printer: ExpressionPrinter) -> Iterator[tuple[s
             where = times if len(nf.blocks) == 1 else f"block {number}, {times}"
             if step.decay:
                 yield "decay", _decay(step.decay, printer), where
+            if step.mix:
+                entries = r" \\ ".join(" & ".join(map(printer.print, row)) for row in step.mix)
+                yield "mix", rf"\Phi = \begin{{pmatrix}} {entries} \end{{pmatrix}}", where
             for row in step.deltas:
                 z = "0" if row.z is None else printer.print(row.z)
                 when = "after" if row.after_decay else "before"
                 text = f"w = {printer.print(row.w)}, \\quad y = {printer.print(row.y)}, \\quad z = {z}"
+                text += _numbers(printer, a=row.into, c=row.of)
                 remark = f"{where}; y reads {when} the decay" if nf.decay_kind != "none" else where
                 yield "delta row", text, remark
             for write in step.writes:
-                yield "write row", f"k = {printer.print(write.k)}, \\quad v = {printer.print(write.v)}", where
+                text = f"k = {printer.print(write.k)}, \\quad v = {printer.print(write.v)}"
+                yield "write row", text + _numbers(printer, a=write.into), where
     for read in nf.reads:
         product = r"S^\top q" if read.side == "left" else r"S\,q"
         text = rf"{_read_name(nf, read.name)} = {product}, \quad q = {printer.print(read.q)}"
+        text += _numbers(printer, c=read.of)
         yield f"{read.side} read", text, nf.describe(read.position)
     output = printer.print(nf.output)
     for read in nf.reads:
         output = output.replace(symbol(read.name), _read_name(nf, read.name))
     yield "output", f"o = {output}", ""
+
+
+def _numbers(printer: ExpressionPrinter, **numbers: Numbers) -> str:
+    """By which numbers registers get a row or are read; nothing of one state."""
+    printed = ((name, ", ".join(map(printer.print, each))) for name, each in numbers.items() if each)
+    return "".join(rf", \quad {name} = ({text})" for name, text in printed)
 
 
 def _stages(plan: StagedPlan) -> Iterator[tuple[str, str, list[str]]]:
@@ -179,7 +192,7 @@ def _read_name(nf: NormalForm, name: str) -> str:
 
 
 def _orientation(nf: NormalForm) -> str:
-    text = f"S is [{nf.key}, {nf.value}]"
+    text = f"{'Each register' if nf.registers else 'S'} is [{nf.key}, {nf.value}]"
     if nf.decays or nf.has_delta:
         text += f"; decay and erase act on {nf.key}"
     return f"{text}, so the declared state is transposed" if nf.transposed else text

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from flagen.algebra.equations import Equation, Exponent, Factor, Mask, OffsetGradient, Solve, Statement, Term
+from flagen.algebra.equations import (
+    Equation,
+    Exponent,
+    Factor,
+    Mask,
+    OffsetGradient,
+    Solve,
+    Statement,
+    Term,
+    Weights,
+    WeightsGradient,
+)
 from flagen.functions import FUNCTIONS
 from flagen.printing import PRODUCT, SIGN, SUM, Printed, joined
 from flagen.spec.model import (
@@ -169,8 +181,39 @@ class EquationPrinter:
             case Solve(target, matrix, right, transposed):
                 power = r"-\top" if transposed else "-1"
                 return f"{self._name(target.tensor)} &= (I - {self._name(matrix)})^{{{power}}} {self._name(right)}"
+            case Weights():
+                return f"{self._factor(statement.target)} &= {self._weights(statement)}"
+            case WeightsGradient(target, uses):
+                return rf"{self._factor(target)} &= {' + '.join(self._through(target, use) for use in uses)}"
             case OffsetGradient(target, pairs):
                 return f"{self._gradient(target)} &= {self._pairs(pairs, target)}"
+
+    def _weights(self, weights: Weights) -> str:
+        """Reader, mixes and writer: what stands between two rows, from behind the writer's to the reader's."""
+        upto = self._offset(weights.upto, weights.reader.index[0] if weights.reader else "")
+        since = self._offset(weights.since, weights.writer.index[0]) if weights.writer else "0"
+        mixes = rf"\Phi_{{{since} \to {upto}}}"
+        ends = (
+            rf"{self._name(weights.reader.tensor)}_{{{weights.reader.index[0]}}}^\top" if weights.reader else "",
+            f"{self._name(weights.writer.tensor)}_{{{weights.writer.index[0]}}}" if weights.writer else "",
+        )
+        product = r"\,".join(part for part in (ends[0], mixes, ends[1]) if part)
+        product = product if all(ends) else rf"({product})_{{{self._free(weights)}}}"
+        return rf"{_mask(weights.mask)}\,{product}" if weights.mask else product
+
+    def _free(self, weights: Weights) -> str:
+        """The registers that a weight is of."""
+        rows = {end.index[0] for end in (weights.reader, weights.writer) if end}
+        return "".join(letter for letter in weights.target.index if letter not in rows)
+
+    def _through(self, target: Factor, use: Weights) -> str:
+        """What comes back through one weight."""
+        gradient = Factor(f"d{use.target.tensor}", use.target.index)
+        summed = " ".join(letter for letter in use.target.index if letter not in target.index)
+        slope = rf"\frac{{\partial {self._factor(use.target)}}}{{\partial {self._factor(_undone(target))}}}"
+        return (
+            rf"\sum_{{{summed}}} {self._factor(gradient)}\,{slope}" if summed else rf"{self._factor(gradient)}\,{slope}"
+        )
 
     def _sum(self, terms: tuple[Term, ...], target: Factor) -> str:
         if not terms:
@@ -181,7 +224,7 @@ class EquationPrinter:
         return text.strip()
 
     def _term(self, term: Term, target: Factor) -> str:
-        summed = sorted(term.letters - set(target.index), key="ijmtxy".index)
+        summed = sorted(term.letters - set(target.index), key="ijmtprxy".index)
         parts = [rf"\sum_{{{' '.join(summed)}}}"] if summed else []
         if term.mask:
             parts.append(_mask(term.mask))
@@ -223,7 +266,18 @@ class EquationPrinter:
         if tensor.startswith("d") and len(tensor) > 1:
             return rf"\mathrm{{d}}{self._name(tensor[1:])}"
         letter, digits = tensor[:1], tensor[1:]
+        if tensor == "mix":
+            return r"\Phi"
+        if letter in "acFEM" and digits:
+            # Numbers of registers are called after the rows that they belong to.
+            rows = "".join(name for name in re.findall(r"[a-z]\d*", digits))
+            rows = rows if self.numbered else re.sub(r"\d", "", rows)
+            return f"{letter}^{{{rows}}}"
         return f"{letter}^{{{digits}}}" if digits and self.numbered else letter
+
+
+def _undone(gradient: Factor) -> Factor:
+    return Factor(gradient.tensor.removeprefix("d"), gradient.index)
 
 
 def _mask(mask: Mask) -> str:

@@ -8,6 +8,7 @@ from flagen.backends.markdown_.printer import ExpressionPrinter, symbol
 _PRODUCTS: dict[Kind, str] = {
     "affine": r"(a_1, b_1) \cdot (a_2, b_2) &= (a_1 \odot a_2,\; a_2 \odot b_1 + b_2)",
     "logaddexp": r"(w_1, c_1) \cdot (w_2, c_2) &= (w_1 + w_2,\; \operatorname{logaddexp}(c_1 + w_2, c_2))",
+    "maximum": r"(w_1, c_1) \cdot (w_2, c_2) &= (w_1 + w_2,\; \operatorname{maximum}(c_1 + w_2, c_2))",
     "phase": r"b_1 \cdot b_2 &= \operatorname{fraction}(b_1 + b_2)",
 }
 
@@ -32,8 +33,8 @@ def _update(scan: Scan) -> str:
     match scan.kind:
         case "affine":
             return rf"{x}_t = a_t \odot {x}_{{t-1}} + b_t"
-        case "logaddexp":
-            return rf"{x}_t = \operatorname{{logaddexp}}({x}_{{t-1}} + w_t, c_t)"
+        case "logaddexp" | "maximum" as function:
+            return rf"{x}_t = \operatorname{{{function}}}({x}_{{t-1}} + w_t, c_t)"
         case "phase":
             return rf"{x}_t = \operatorname{{fraction}}({x}_{{t-1}} + b_t)"
 

@@ -14,7 +14,7 @@ from flagen.backends.text import wrapped
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.equations import EquationPrinter
 from flagen.backends.torch_.printer import Printer
-from flagen.backends.torch_.rows import ReadScope, RowPrinter, Rows, expressions, written_rows
+from flagen.backends.torch_.rows import ReadScope, RowPrinter, Rows, expressions, rows_of_numbers, written_rows
 from flagen.backends.torch_.scope import prelude
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.model import Plan
@@ -32,6 +32,8 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
     reads = [names[f"O{number}"] for number in range(len(nf.reads))]
     rows_printer = RowPrinter(nf, Printer(scope.code))
     arguments = [(names.get(row, row), rows_printer.row(row, value)) for row, value in rows.items()]
+    numbers = {name: value for name, value in rows_of_numbers(nf).items() if name in chunk.system.inputs}
+    arguments += [(names.get(name, name), rows_printer.numbers(value)) for name, value in numbers.items()]
     o = printer.aligned(printer.print(nf.output), spec.output_dims).text
     size = Parameter("chunk_size", "int", str(chunk.size), True, "tokens per chunk.")
     return Rendering(
@@ -43,6 +45,8 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "prelude": lines,
             "rows": arguments,
             "row_names": [name for name, _ in arguments],
+            "chunked": [name for name, _ in arguments if name != "mix"],
+            "registers": [state.name for state in nf.registers],
             "reads": [scope.read_name(read.name) for read in nf.reads],
             "output": o,
             "transposed": nf.transposed,
@@ -59,7 +63,8 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "kept": chunk.kept,
             "read": _returned(f"rows.tokens({value}, tokens)" for value in reads),
             "nothing_read": _returned(
-                f"S.new_zeros(S.shape[0], 0, S.shape[1], S.shape[{_axis(read)}])" for read in nf.reads
+                f"S.new_zeros(S.shape[0], 0, S.shape[1], S.shape[{_axis(read) + bool(nf.registers)}])"
+                for read in nf.reads
             ),
             "after": equations.after,
             "first": arguments[0][0],
@@ -84,8 +89,16 @@ def _names(chunk: ChunkPlan) -> dict[str, str]:
     """Tensors of the system whose names carry a number that a single read does not need."""
     single = len(chunk.normal_form.reads) == 1
     numbered = (
-        {f"{letter}{n}": letter for letter in "qABO" for n in range(len(chunk.normal_form.reads))} if single else {}
+        {
+            f"{letter}{n}": letter
+            for letter in ("q", "A", "B", "O", "cq", "Fq")
+            for n in range(len(chunk.normal_form.reads))
+        }
+        if single
+        else {}
     )
+    if single:
+        numbered |= {"Mq0w": "Mqw", "Mq0k": "Mqk"}
     return {**numbered, **{f"O{n}": "o" if single else f"o{n}" for n in range(len(chunk.normal_form.reads))}}
 
 
@@ -96,11 +109,17 @@ def _legend(chunk: ChunkPlan) -> list[str]:
         + (", i and j delta rows" if nf.has_delta else "")
         + (", m write rows" if nf.has_write else "")
     ]
+    if nf.registers:
+        lines[0] += ", p and r registers"
     lines[0] += f", x over {nf.key}, y over {nf.value}; repeated ones are summed."
+    if nf.registers:
+        lines.append("mix(to b after a) is the product of the mixes of all rows behind a up to b, last one leftmost.")
     if nf.decay_kind != "none":
         lines.append(
             "G* is the sum of g from the chunk's start to where a row reads or writes, Gend to the chunk's end."
         )
+    elif nf.registers:
+        lines.append("G* is where a row reads or writes, Gend the chunk's end.")
     return lines
 
 
@@ -146,6 +165,12 @@ class _ScanPrinter(EquationPrinter):
     local: frozenset[str] | set[str] = frozenset()
     scanned: list[str] = field(default_factory=list)
 
+    def _given(self, tensor: str) -> str:
+        return tensor if tensor in self.local else self._one_chunk(tensor)
+
+    def _one(self, name: str) -> str:
+        return self._one_chunk(name)
+
     def _decayed(self, factor: Factor, exponents: tuple[Exponent, ...], *, bare: bool = True) -> str:
         if factor.tensor in self.local:
             name = self.name(factor)
@@ -154,8 +179,9 @@ class _ScanPrinter(EquationPrinter):
             return f"{self._one_chunk(self._factor(exponents))} * {name}"
         if not exponents:
             return self._one_chunk(self.name(factor))
+        where = "to_end" if any(exponent.sign < 0 for exponent in exponents) else "from_start"
         return self._one_chunk(
-            self._shared(f"{self.name(factor)}_to_end", f"{self.name(factor)} * {self._factor(exponents)}")
+            self._shared(f"{self.name(factor)}_{where}", f"{self.name(factor)} * {self._factor(exponents)}")
         )
 
     def _one_chunk(self, name: str) -> str:

@@ -6,13 +6,17 @@ stay at most 1:
     e^{+read}              on the rows that carry it          w * from the chunk's start
     e^{end - write}        on the rows that carry it          w * to the chunk's end
     e^{read - write}       between two families of rows       a [readers, rows] matrix; halving for per-key decay
+
+Of registers, scores are multiplied by what of each row reaches each reader, and the other terms are einsums with the
+letters of the system.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
-from flagen.algebra.equations import Equation, Exponent, Factor, Solve, Statement, Term
+from flagen.algebra.equations import FAMILY, Equation, Exponent, Factor, Solve, Statement, Term, Weights
 from flagen.backends.printed import total_of
 from flagen.diagnostics import InternalError
 from flagen.plan.chunk import ChunkPlan, Count, Reader
@@ -49,25 +53,48 @@ class EquationPrinter:
     # ------------------------------------------------------------------------------------------------------- statements
 
     def lines(self, statements: tuple[Statement, ...]) -> list[str]:
-        """One line a statement; solves that share a matrix become one solve."""
+        """One line a statement; solves that share a matrix become one solve, and what reaches one reader one line."""
         result: list[str] = []
-        pending: list[Solve] = []
-        for statement in statements:
-            if isinstance(statement, Solve):
-                pending.append(statement)
-                continue
-            result += self._solves(pending)
-            pending = []
-            assert isinstance(statement, Equation)
-            result.append(f"{self.name(statement.target)} = {self.value(statement)}")
-        return result + self._solves(pending)
+        for _, group in groupby(statements, _together):
+            match list(group):
+                case [Solve(), *_] as solves:
+                    result += self._solves([each for each in solves if isinstance(each, Solve)])
+                case [Weights(), *_] as weights:
+                    result.append(self._weights([each for each in weights if isinstance(each, Weights)]))
+                case equations:
+                    for each in equations:
+                        assert isinstance(each, Equation)
+                        result.append(f"{self.name(each.target)} = {self.value(each)}")
+        return result
+
+    def _weights(self, weights: list[Weights]) -> str:
+        """What reaches one reader: of the registers before the chunk, and of each family of rows."""
+        into = [f"a{rows}" for rows in ("w", "k") if rows in self.plan.system.inputs]
+        reach = self._shared("reach", f"registers.reach({', '.join(('mix', *into))})")
+        families = f", families={len(into)}" if len(into) > 1 else ""
+        targets = ", ".join(self.name(each.target) for each in weights)
+        if (reader := weights[0].reader) is None:
+            return f"{targets} = registers.at_end({reach}{families})"
+        timeline = self.timeline(reader.tensor.removeprefix("c"))
+        match timeline.simple:
+            case 0:
+                rows = "[..., 1:, :, :]"
+            case -1:
+                rows = "[..., :-1, :, :]"
+            case _:
+                rows = f"[..., {self._last(timeline)} + 1, :, :]"
+        return f"{targets} = registers.weights({self.name(reader)}, {reach}{rows}{families})"
 
     def _solves(self, solves: list[Solve]) -> list[str]:
-        if not solves:
-            return []
         targets = ", ".join(self.name(solve.target) for solve in solves)
         rights = ", ".join(self.names.get(solve.right, solve.right) for solve in solves)
-        return [f"{targets} = rows.solve({solves[0].matrix}, {rights})"]
+        if len(solves) == 1:
+            targets = f"({targets},)"
+        return [f"{targets} = rows.solve({self._given(solves[0].matrix)}, {rights})"]
+
+    def _given(self, tensor: str) -> str:
+        """A tensor that the statements before have, or are given."""
+        return tensor
 
     def value(self, equation: Equation) -> str:
         """The right side of `equation`."""
@@ -82,6 +109,12 @@ class EquationPrinter:
         if len(term.factors) == 1:
             (factor,) = term.factors
             return self._decayed(factor, term.exponents)
+        if "register" in {FAMILY[letter] for letter in term.letters}:
+            return self._einsum(term, target)
+        if len(term.factors) == 3:
+            # What does not reach a reader has the weight 0: nothing is left to mask.
+            weight, *factors = term.factors
+            return f"{self.name(weight)} * ({self._term(replace(term, factors=tuple(factors), mask=None), target)})"
         left, right = self._ordered(term, target)
         (summed,) = set(left.index) & set(right.index) - set(target.index)
         reads = [e for e in term.exponents if e.sign > 0]
@@ -91,6 +124,22 @@ class EquationPrinter:
         else:
             product = self._product(left, right, term.exponents, summed, target)
         return self._masked(term, target, product)
+
+    def _einsum(self, term: Term, target: Factor) -> str:
+        """A term of registers; its decays go with the rows that carry them, or with the state."""
+        rows = next((exponent.row for exponent in term.exponents if exponent.row), None)
+        carriers = [f for f in term.factors if rows in f.index and ("x" in f.index if self.per_key else _is_row(f))]
+        printed = [self._decayed(f, term.exponents if f in carriers[:1] else ()) for f in term.factors]
+        letters = ",".join(f"...{''.join(factor.index)}" for factor in term.factors)
+        text = f'torch.einsum("{letters}->...{"".join(target.index)}", {", ".join(printed)})'
+        if not term.exponents or carriers:
+            return text
+        decay = self._one(self._factor(term.exponents))
+        return f"{decay if rows else f'{decay}[..., None, :, :]'} * {text}"
+
+    def _one(self, name: str) -> str:
+        """What is the same for all rows of a chunk."""
+        return name
 
     def _ordered(self, term: Term, target: Factor) -> tuple[Factor, Factor]:
         one, other = term.factors
@@ -227,6 +276,21 @@ class EquationPrinter:
     def _seen(self, reader: Reader) -> str:
         name = self.names.get(reader.tensor, reader.tensor)
         return self._shared(f"sees_{name}", f"{self._rows()} < {self._first_seen(reader)}[:, None]")
+
+
+def _is_row(factor: Factor) -> bool:
+    """Whether a factor is a row, and not what reaches or leaves registers."""
+    return not any(FAMILY[letter] == "register" for letter in factor.index)
+
+
+def _together(statement: Statement) -> tuple[object, ...]:
+    """Statements that are one line have the same."""
+    match statement:
+        case Solve(_, matrix):
+            return ("solve", matrix)
+        case Weights(upto=upto):
+            return ("weights", upto)
+    return ("equations",)
 
 
 def _oriented(text: str, factor: Factor, as_is: bool) -> str:

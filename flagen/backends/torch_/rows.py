@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
-from flagen.algebra.normal_form import Block, Decay, MicroStep, NormalForm, Read
+from flagen.algebra.normal_form import Block, Decay, DeltaRow, MicroStep, NormalForm, Numbers, Read
+from flagen.algebra.scan import ONE, ZERO
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.backends.torch_.scope import Scope
@@ -14,6 +16,7 @@ from flagen.plan.chunk import Count, rows_per_token
 from flagen.spec.model import Expr, Name
 
 RowOf = Callable[[MicroStep, int], Expr | None]
+NumbersOf = Callable[[MicroStep, int], Numbers]
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,32 @@ class Rows:
 
     dim: str
     of: RowOf | Expr
+
+
+@dataclass(frozen=True)
+class NumberRows:
+    """Numbers for each register, or a whole mix of them: what each (micro-step, slot) has; or those of a read, of which
+    a token has one."""
+
+    of: NumbersOf | Numbers
+
+
+def rows_of_numbers(nf: NormalForm) -> Mapping[str, NumberRows]:
+    """How the rows of `nf` mix, read and write its registers, by the names of the chunk form."""
+    count = len(nf.registers)
+    none = (ZERO,) * count
+    apart = tuple(ONE if place % (count + 1) == 0 else ZERO for place in range(count * count))
+
+    def of_delta(part: Callable[[DeltaRow], Numbers]) -> NumbersOf:
+        return lambda step, slot: part(step.deltas[slot]) if slot < len(step.deltas) else none
+
+    return {
+        "mix": NumberRows(lambda step, slot: tuple(chain.from_iterable(step.mix)) if slot == 0 else apart),
+        "aw": NumberRows(of_delta(lambda row: row.into)),
+        "cy": NumberRows(of_delta(lambda row: row.of)),
+        "ak": NumberRows(lambda step, slot: step.writes[slot].into if slot < len(step.writes) else none),
+        **{f"cq{number}": NumberRows(read.of) for number, read in enumerate(nf.reads)},
+    }
 
 
 def written_rows(nf: NormalForm) -> Mapping[str, Rows]:
@@ -46,6 +75,9 @@ def expressions(nf: NormalForm) -> Iterator[Expr]:
     """Everything that the rows of `nf` are made of."""
     yield from (decay.log for decay in nf.decays)
     yield from vectors(nf)
+    for step in nf.steps:
+        yield from chain(*step.mix, *(row.of + row.into for row in step.deltas), *(row.into for row in step.writes))
+    yield from chain.from_iterable(read.of for read in nf.reads)
 
 
 def vectors(nf: NormalForm) -> Iterator[Expr]:
@@ -92,6 +124,18 @@ class RowPrinter:
         if len(blocks) == 1:
             return blocks[0][1] or blocks[0][0] if self.single else blocks[0][0]
         return f"torch.cat({tuple_of(text for text, _ in blocks)}, dim=2)"
+
+    def numbers(self, rows: NumberRows) -> str:
+        """Rows of numbers, [batch, tokens, (rows of a token,) HV, numbers]."""
+        if not callable(rows.of):
+            return self._numbers(rows.of)
+        of, (block,) = rows.of, self.nf.blocks
+        parts = [self._numbers(of(step, slot)) for step in block.steps for slot in range(self.nf.slots)]
+        return parts[0] if self.single else f"torch.stack({tuple_of(parts)}, dim=2)"
+
+    def _numbers(self, numbers: Numbers) -> str:
+        printed = (self.printer.aligned(self.printer.print(number), ()).text for number in numbers)
+        return f"registers.numbers(args, {', '.join(printed)})"
 
     def _block(self, block: Block, row: Rows, *, decays: bool) -> tuple[str, str | None]:
         """The block's rows with their axis, and, where it is one row of one micro-step, without it."""

@@ -103,6 +103,8 @@ class _Body:
         elif part.kind != "phase" and not part.is_shift:
             operands.append(self._by_token(part.factor, part.state.dims))
         operands.append(term := self._whole(part.term, part.state.dims))
+        if part.kind == "maximum" and self._print(part.term).level == "number":
+            operands.append("tied=1.0")  # A bound that is a number gets no gradient.
         yield f"{name} = {term}" if part.is_shift else f"{name} = scans.{kind}_scan({', '.join(operands)})"
         if name in self.plan.form.previous:
             yield f"{name}_prev = scans.before({name}, {self.last[name]})"

@@ -57,6 +57,7 @@ SCANS = {
     ("affine", False): "_affine_scan",
     ("affine", True): "_back_scan",
     ("logaddexp", False): "_logaddexp_scan",
+    ("maximum", False): "_maximum_scan",
     ("phase", False): "_phase_scan",
 }
 """The functions of kernels that scan."""

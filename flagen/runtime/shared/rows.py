@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,16 +18,17 @@ from .arguments import Arguments
 def by_sequence(
     form: Callable[..., tuple[Tensor, ...]],
     args: Arguments,
-    initial_state: Tensor | None,
+    initial_state: Any,
     chunk_size: int,
     *,
     transposed: bool = False,
     **rows: Tensor,
 ) -> tuple[Tensor, ...]:
     """The chunk form of every run of tokens: each read [batch, tokens, HV, ...], then the final states; of the
-    transposed state where that is what it is of."""
+    transposed state where that is what it is of. Several states are registers, [batch, HV, registers, ...]."""
     runs = []
-    for tokens, S in args.sequences(initial_state):
+    for tokens, first in args.sequences(initial_state):
+        S = torch.stack(first, dim=2) if isinstance(first, tuple) else first
         part = {name: row[:, tokens] for name, row in rows.items()}
         *read, final = form(S.mT if transposed else S, chunk_size, **part)
         runs.append((*read, final.mT if transposed else final))

@@ -78,6 +78,43 @@ def logaddexp_scan(state: Tensor, w: Tensor, c: Tensor) -> Tensor:
     return c
 
 
+def maximum_scan(state: Tensor, w: Tensor, c: Tensor, tied: float = 0.5) -> Tensor:
+    """The states X_t = maximum(X_(t-1) + w_t, c_t) of a chunk, [batch, tokens, HV, ...], after `state`,
+    [batch, HV, ...]. Where both sides are equal, `tied` is the part of the gradient that X_(t-1) + w_t gets.
+
+    Doubling tells which side is the larger at each token. With that known a state is affine in the one before, and has
+    the gradients of the recurrence where several are equal, too, which those of a tree of maxima would not be.
+    """
+    w = w.expand(c.shape)
+    with torch.no_grad():
+        decayed = before(_maxima(state, w, c), state) + w
+        larger = ~((decayed < c) | c.isnan())  # Whatever is NaN, is what the maximum is.
+        a = torch.where(decayed == c, tied, larger.to(c.dtype))
+    b = _part(a, w) + _part(1 - a, c)
+    b = torch.cat([_part(a[:, :1], state[:, None]) + b[:, :1], b[:, 1:]], dim=1)
+    shift = 1
+    while shift < b.shape[1]:
+        b = torch.cat([b[:, :shift], _part(a[:, shift:], b[:, :-shift]) + b[:, shift:]], dim=1)
+        a = torch.cat([a[:, :shift], a[:, shift:] * a[:, :-shift]], dim=1)
+        shift *= 2
+    return b
+
+
+def _maxima(state: Tensor, w: Tensor, c: Tensor) -> Tensor:
+    c = torch.cat([torch.maximum(state[:, None] + w[:, :1], c[:, :1]), c[:, 1:]], dim=1)
+    shift = 1
+    while shift < c.shape[1]:
+        c = torch.cat([c[:, :shift], torch.maximum(c[:, :-shift] + w[:, shift:], c[:, shift:])], dim=1)
+        w = torch.cat([w[:, :shift], w[:, :-shift] + w[:, shift:]], dim=1)
+        shift *= 2
+    return c
+
+
+def _part(a: Tensor, x: Tensor) -> Tensor:
+    """a times x, and nothing of an x that is infinite where a is zero."""
+    return torch.where(a > 0, a * x, 0.0)
+
+
 def logaddexp(x: Tensor, y: Tensor) -> Tensor:
     """logaddexp whose gradient is zero, and not NaN, where both sides are -inf."""
     nothing = torch.maximum(x, y) == -math.inf

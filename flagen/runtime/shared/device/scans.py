@@ -6,7 +6,7 @@ What has one row is handed to them in a shape that broadcasts.
 import triton
 import triton.language as tl
 
-from .maps import fraction, logaddexp
+from .maps import fraction, logaddexp, maximum
 
 
 @triton.jit
@@ -34,6 +34,20 @@ def _logaddexp_scan(w, c, first, is_first):
     """The states X = logaddexp(X + w, c) after each token of a chunk, from the one before it."""
     c = tl.where(is_first, logaddexp(first + w, c), c)
     _, states = tl.associative_scan((w, c), 0, _logaddexp_product)
+    return states
+
+
+@triton.jit
+def _maximum_product(w1, c1, w2, c2):
+    """X = maximum(X + w1, c1), then X = maximum(X + w2, c2)."""
+    return w1 + w2, maximum(c1 + w2, c2)
+
+
+@triton.jit
+def _maximum_scan(w, c, first, is_first):
+    """The states X = maximum(X + w, c) after each token of a chunk, from the one before it."""
+    c = tl.where(is_first, maximum(first + w, c), c)
+    _, states = tl.associative_scan((w, c), 0, _maximum_product)
     return states
 
 
