@@ -10,8 +10,7 @@ block begins is such an integer, too, and not a product: what there is to know i
 linear; so it is with the rows of a sequence's chunks. `tests.kernel.lemmas` has what comes from products, proved
 from the formulas that are printed. Of what a launcher hands on, three things are taken for granted: that `cu_seqlens`
 does not decrease and ends with the number of tokens, which a call checks, and that `first_segment` and `first_stretch`
-count the segments and the stretches of the sequences before. So is that a program finds its coordinates from its
-number.
+count the segments and the stretches of the sequences before. So is that a program finds its place from its number.
 
 An address is what a row's number comes to, times the elements of a row, and the lanes: in 64 bits where the row counts
 sequences, segments, chunks or tokens first, as those are; in 32 bits otherwise, and the lanes always. `fits` says

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from gmpy2 import mpq
 
+from flagen import pipeline
 from flagen.diagnostics import InternalError
 from flagen.kernel.check import check
 from flagen.kernel.elementary import Elementary
@@ -35,7 +36,9 @@ from flagen.kernel.registers import Lanes, Registers
 from flagen.kernel.sizes import Illegal, Sizes
 from flagen.kernel.tile_values import TileValues
 from flagen.plan.rows import TOKEN
+from flagen.plan.scan_kernel import MAX_WINDOW
 from flagen.plan.tiles import Arithmetic, Constant, Edge, Masked, Negative, Product, Scan, Shifted, Spread, Sum, Value
+from flagen.spec import parse_spec
 from tests.kernel.scans import CASES, of
 from tests.kernel.trial import noted, tried
 from tests.tiers import exhaustive
@@ -236,6 +239,23 @@ def test_a_shift_scans_nothing():
         (kernel,) = program.kernels
         lets = [s for s in statements_in(kernel.body) if isinstance(s, Let)]
         assert {let.target for let in lets if isinstance(let.value, Scan)} == scanned
+
+
+@pytest.mark.parametrize(("tokens", "run"), [(MAX_WINDOW, "stretch"), (MAX_WINDOW + 1, "sequence")])
+def test_a_long_window_is_walked(tokens, run):
+    """What is evaluated again grows with the square of its length."""
+    text = f"""
+        flagen: 2
+        name: far
+        state: {{c: [K]}}
+        inputs: {{x: [K]}}
+        update: c = x
+        output: o = c_prev + prev(x, {tokens})
+    """
+    spec = parse_spec(text, "far.yaml")
+    programs = pipeline.lower(pipeline.make_plan(spec, pipeline.derive(spec)))
+    assert [program.kernels[0].run for program in (programs.chunk, programs.chunk_backward)] == [run, run]
+    prove_chunk(spec, programs.chunk, programs.chunk_backward)
 
 
 def test_a_window_walks_nothing():
