@@ -38,11 +38,13 @@ class Definition:
 class Flow:
     """Every statement of a spec by its place, and what each local stands for there.
 
+    mixed: sets of matrices that numbers mix: they are taken at once.
     uses: the states that each state has to come after, and where it says so: those that its update depends on, and
         those that a vector depends on by which it is read.
     """
 
     spec: Spec
+    mixed: tuple[frozenset[str], ...] = ()
     statements: dict[Place, Assign] = field(default_factory=dict)
     uses: dict[str, dict[str, Span]] = field(default_factory=dict)
     _locals: dict[Place, Mapping[str, Definition]] = field(default_factory=dict)
@@ -107,11 +109,55 @@ class Flow:
         return expr, place
 
     def read_by(self, node: Expr, place: Place) -> str | None:
-        """The matrix state that `node` reads by a vector, down to one dim: it and no part of it."""
+        """The matrix state that `node` reads by a vector, down to one dim: it and no part of it. Of states that are
+        mixed, which a vector may read together, the first one."""
         if not isinstance(node, Contract | Reduce) or len(node.dims) > 1:
             return None
         matrices = {name for part in _matrix_parts(node) for name in self._states_of(part, place)}
-        return matrices.pop() if len(matrices) == 1 else None
+        return (
+            min(matrices) if len(matrices) == 1 or any(matrices <= group for group in self.mixed if matrices) else None
+        )
+
+    def mixing(self) -> tuple[frozenset[str], ...]:
+        """The sets of matrices of the same dims that use one another whole, or need one another."""
+        groups = {state.name: frozenset((state.name,)) for state in self.spec.states}
+        dims = {state.name: state.dims for state in self.spec.states}
+        for place, assign in self.statements.items():
+            for other in self._whole(assign.value, place) if assign.to_state else ():
+                if len(dims[other]) == 2 and dims[other] == dims[assign.target]:
+                    joined = groups[other] | groups[assign.target]
+                    groups |= dict.fromkeys(joined, joined)
+        for one in groups:
+            for other in groups:
+                if (
+                    dims[one] == dims[other]
+                    and len(dims[one]) == 2
+                    and {one, other} <= self._reached(one) & self._reached(other)
+                ):
+                    joined = groups[one] | groups[other]
+                    groups |= dict.fromkeys(joined, joined)
+        return tuple(dict.fromkeys(group for group in groups.values() if len(group) > 1))
+
+    def _whole(self, expr: Expr, place: Place) -> Iterator[str]:
+        """The matrices in `expr` that nothing reads by a vector."""
+        if isinstance(expr, StateRead):
+            yield expr.name
+        elif (definition := self.definition(expr, place)) is not None:
+            yield from self._whole(definition.value, definition.place)
+        elif not (isinstance(expr, Contract | Reduce) and len(expr.dims) < 2):
+            for child in children(expr):
+                yield from self._whole(child, place)
+
+    def _reached(self, state: str) -> set[str]:
+        """The states that a state needs, and those that they need."""
+        found: set[str] = set()
+        pending = list(self.uses[state])
+        while pending:
+            name = pending.pop()
+            if name not in found:
+                found.add(name)
+                pending += self.uses[name]
+        return found
 
     def is_stable(self, expr: Expr, first: Place, last: Place) -> bool:
         """Whether `expr` means the same at both places: nothing that it names is assigned in between."""
@@ -121,7 +167,8 @@ class Flow:
         return not named & changed
 
     def order(self) -> list[str]:
-        """The states, each after those it has to come after; otherwise as they are declared.
+        """The states, each after those it has to come after, those that are mixed in one place; otherwise as they are
+        declared.
 
         Raises:
             OutsideStages: there is no such order.
@@ -129,17 +176,27 @@ class Flow:
         done: list[str] = []
         waiting = [state.name for state in self.spec.states]
         while waiting:
-            free = next((name for name in waiting if self.uses[name].keys() <= set(done)), None)
+            free = next((name for name in waiting if self.needs(name) <= set(done)), None)
             if free is None:
                 raise self._cycle(waiting)
-            waiting.remove(free)
-            done.append(free)
+            together = self.together(free)
+            done += [name for name in waiting if name in together]
+            waiting = [name for name in waiting if name not in together]
         return done
+
+    def together(self, state: str) -> frozenset[str]:
+        """The states that are mixed with one, and it."""
+        return next((group for group in self.mixed if state in group), frozenset((state,)))
+
+    def needs(self, state: str) -> set[str]:
+        """What a state, and those that are mixed with it, have to come after."""
+        together = self.together(state)
+        return {other for name in together for other in self.uses[name]} - together
 
     def _cycle(self, waiting: list[str]) -> OutsideStages:
         path = [waiting[0]]
         while path.count(path[-1]) == 1:
-            path.append(next(name for name in self.uses[path[-1]] if name in waiting))
+            path.append(next(name for name in self.uses[path[-1]] if name in waiting and name != path[-1]))
         cycle = path[path.index(path[-1]) :]
         return MixedStates(
             f"no state can be run before the others: {', and '.join(map(_needs, cycle, cycle[1:]))}",

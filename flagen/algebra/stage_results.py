@@ -31,9 +31,9 @@ class Results:
     free, of which a result may have that of one of `locals`.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, mixed: tuple[frozenset[str], ...] = ()) -> None:
         self.spec = spec
-        self.flow = Flow(spec)
+        self.flow = Flow(spec, mixed)
         self.order = self.flow.order()
         self.locals = {assign.target for assign in self.flow.statements.values() if not assign.to_state} - {"o"}
         self.taken = self.locals | declared_in(spec) | {"o"}

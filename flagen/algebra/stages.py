@@ -16,7 +16,7 @@ Elementwise states are taken at once, in one stage, where they lie over the same
 one needs the other, or they read the same input, or some vector is made of both. What is between them then stays in
 registers, and the input is read once. No stage comes in between: a state joins others only where all that it needs is
 there before them. So a short convolution of three states, each what the one before it was a token ago, is one stage,
-which gives the rows of the matrix behind it.
+which gives the rows of the matrix behind it. So are matrices that numbers mix (`flagen.algebra.registers`).
 
 A stage's own chunk form, adjoint and kernels are those of any spec. That the stages together are the recurrence is
 proved by `flagen.algebra.staged_proof`; gradients go back through them by the chain rule.
@@ -29,12 +29,13 @@ from dataclasses import replace
 from functools import cached_property
 
 from flagen.algebra.find_scan import OutsideScan, scan_form
-from flagen.algebra.flow import OutsideStages, Place
+from flagen.algebra.flow import Flow, MixedStates, OutsideStages, Place
 from flagen.algebra.monomials import OutsideNormalForm
 from flagen.algebra.orient import normal_form
+from flagen.algebra.registers import registers_form
 from flagen.algebra.stage_cutter import Cutter, Trial
 from flagen.algebra.stage_results import Results, Wanted, fresh
-from flagen.algebra.staged import Stage, StagedForm
+from flagen.algebra.staged import Stage, StagedForm, in_words
 from flagen.spec.model import Expr, Name, Spec, children, walk
 
 
@@ -44,18 +45,25 @@ def staged_form(spec: Spec) -> StagedForm:
     Raises:
         OutsideStages: states need each other, or one is neither a scan nor has a normal form.
     """
-    return _Stages(spec).run()
+    try:
+        return _Stages(spec).run()
+    except MixedStates:
+        mixed = Flow(spec).mixing()
+        if not mixed or any(len(group) == len(spec.states) for group in mixed):
+            raise
+        return _Stages(spec, mixed).run()
 
 
 class _Stages:
     """Builds stages from the last to the first: each has to give what later ones want of it."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, mixed: tuple[frozenset[str], ...] = ()) -> None:
         self.spec = spec
-        self.results = Results(spec)
+        self.results = Results(spec, mixed)
         self.flow, self.order, self.scans = self.results.flow, self.results.order, self.results.scans
         for name in self.order:
-            self._classify(name)
+            if len(self.flow.together(name)) == 1:
+                self._classify(name)
         self.groups = self._groups()
         """The states that are taken at once, in the order of their stages."""
         self.order[:] = [name for group in self.groups for name in group]
@@ -85,8 +93,9 @@ class _Stages:
         groups: list[list[str]] = []
         for name in self.order:
             known = {state: place for place, group in enumerate(groups) for state in group}
-            after = max((known[state] for state in self.flow.uses[name]), default=0)
-            joined = next((group for group in groups[after:] if self._is_one_stage(name, group)), None)
+            after = max((known[state] for state in self.flow.needs(name)), default=0)
+            mixed = self.flow.together(name)
+            joined = next((g for g in groups[after:] if not mixed.isdisjoint(g) or self._is_one_stage(name, g)), None)
             if joined is None:
                 groups.append([name])
             else:
@@ -173,21 +182,23 @@ class _Stages:
             raise OutsideStages(f"nothing reads {name}", self.results.state(name).span)
         if name in self.scans:
             return [Cutter(self.results, group).stage(wanted, has_output=has_output)]
-        first = [self._matrix(name, [], has_output=True)] if has_output else []
-        return [*first, *(self._matrix(name, [each], has_output=False) for each in wanted)]
+        first = [self._matrix(group, [], has_output=True)] if has_output else []
+        return [*first, *(self._matrix(group, [each], has_output=False) for each in wanted)]
 
-    def _matrix(self, name: str, wanted: Sequence[Wanted], *, has_output: bool) -> Stage:
-        """An exponential that decays the state reaches the stage by its exponent, others as they are."""
+    def _matrix(self, group: Sequence[str], wanted: Sequence[Wanted], *, has_output: bool) -> Stage:
+        """An exponential that decays the state reaches the stage by its exponent, others as they are. States that
+        numbers mix reach their stage together."""
         before = {other: list(each) for other, each in self.results.wanted.items()}, set(self.results.taken)
-        trial = Cutter(self.results, [name], is_log=lambda _: True)
+        trial = Cutter(self.results, group, is_log=lambda _: True)
+        form_of = normal_form if len(group) == 1 else registers_form
         try:
-            form = normal_form(trial.stage(wanted, has_output=has_output).spec)
+            form = form_of(trial.stage(wanted, has_output=has_output).spec)
         except OutsideNormalForm as outside:
-            raise _no_chunk_form(name, outside) from None
+            raise _no_chunk_form(in_words(group), outside) from None
         decays = {node.name for decay in form.decays for node in walk(decay.log) if isinstance(node, Name)}
         self.results.wanted, self.results.taken = before
         logs = [expr for expr, exponents in trial.exponents if exponents & decays]
-        return Cutter(self.results, [name], is_log=logs.__contains__).stage(wanted, has_output=has_output)
+        return Cutter(self.results, group, is_log=logs.__contains__).stage(wanted, has_output=has_output)
 
 
 def _no_chunk_form(state: str, why: OutsideNormalForm | OutsideScan) -> OutsideStages:

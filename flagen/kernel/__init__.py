@@ -15,6 +15,7 @@ from flagen.kernel.right_backward import right_chunk_backward
 from flagen.kernel.scalar_backward import scalar_chunk_backward
 from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
+from flagen.kernel.window import window_backward, window_forward
 from flagen.plan import Plan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
@@ -73,6 +74,8 @@ def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
     if isinstance(kernel, ScanKernelPlan):
         assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
+        if kernel.is_window:
+            return _checked(window_forward(kernel)), _checked(window_backward(backward))
         return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
     forward, back = _over_rows(plan), _of_rows_back(plan)
     return forward and _checked(forward), back and _checked(back)

@@ -63,7 +63,8 @@ class Addresses:
         axes = [axis for axis in access.rows if axis not in dims]
 
         def along() -> tuple[int, ...]:
-            return (*map(registers.first, dims), *map(registers.first, axes), *map(registers.end, axes))
+            where = (registers.sequence.start, registers.sequence.stop) if access.ago else ()
+            return (*map(registers.first, dims), *map(registers.first, axes), *map(registers.end, axes), *where)
 
         return along
 
@@ -124,10 +125,12 @@ class Addresses:
         extents = self.extents(array)
         stride, extent = math.prod(extents[place + 1 :]) * self._length(array), extents[place]
         steps = registers.steps if axis == ROW and any(index.space == "token" for index in access.at) else 1
-        first, end = registers.first(axis), registers.end(axis)
+        first, within = registers.first(axis), range(registers.end(axis))
+        if access.ago:
+            first, within = first - access.ago, registers.sequence
         rows: list[int | None] = []
         for lane in range(first, first + self.sizes.blocks[axis]):
-            if axis in access.within and lane >= end:
+            if axis in access.within and lane not in within:
                 rows.append(None)
                 continue
             _check(array, index, lane // steps, extent)

@@ -29,6 +29,8 @@ from flagen.kernel.ir import (
     Fill,
     FirstBlock,
     Given,
+    HasEnd,
+    HasStart,
     If,
     Kernel,
     LastToken,
@@ -101,6 +103,8 @@ class Executable:
             registers.chunk = None
             if self.kernel.run == "chunk":
                 self._stand_at(self.at["sequence"], self.at["counted_chunk"])
+            if self.kernel.run == "stretch":
+                self._stretch_out()
             registers.values, registers.turns = {}, {}
             self.body()
             self.program += registers.programs
@@ -123,6 +127,11 @@ class Executable:
             for sequence, (start, end) in enumerate(itertools.pairwise(self.sizes.first_chunks)):
                 for chunk in range(start, end):
                     yield {"sequence": sequence, "counted_chunk": chunk}
+            return
+        if self.kernel.run == "stretch":
+            for sequence, (start, end) in enumerate(itertools.pairwise(self.sizes.first_stretches)):
+                for stretch in range(start, end):
+                    yield {"sequence": sequence, "stretch": stretch}
             return
         first = 0
         for sequence, segments in enumerate(self.sizes.segments):
@@ -165,6 +174,12 @@ class Executable:
         self.registers.chunk = range(start, min(start + self.sizes.chunk, end))
         self.at["counted_chunk"] = chunk
         self.at["slot"] = (self.sizes.first_chunks[sequence] + sequence) // 2 + within // 2
+
+    def _stretch_out(self) -> None:
+        """Have the tokens of the stretch along the axis of tokens."""
+        whole, size = self._span(), self.sizes.chunk
+        start = whole.start + (self.at["stretch"] - self.sizes.first_stretches[self.at["sequence"]]) * size
+        self.registers.chunk = range(start, min(start + size, whole.stop))
 
     def _neighbours(self, later: bool) -> Iterator[int]:
         """The chunks before this one, or behind it, that have a slot with it: it is stood at each of them in turn."""
@@ -359,6 +374,10 @@ class Executable:
                 return self.at["block"] == 0
             case LastToken():
                 return self.at["token"] == self._span()[-1]
+            case HasStart():
+                return self.registers.tokens.start == self._span().start
+            case HasEnd():
+                return self._span().stop < self.registers.tokens.start + self.sizes.chunk
 
     def _fill(self, fill: Fill) -> Evaluator:
         dims, value = self.registers.sorted(fill.dims), ZERO if fill.number is None else number(fill.number)

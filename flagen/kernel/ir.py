@@ -5,7 +5,7 @@
     Routine    what kernels do with one chunk, with names of its own
     Statement  Load | Let | Bind | Add | Scale | Fill | Choose | Store | Loop | If | Apply | Row | Operands | Barrier |
                Note
-    Condition  Given | FirstBlock | LastToken
+    Condition  Given | FirstBlock | LastToken | HasStart | HasEnd
     Access     an array, and an Index for each of the spaces that its rows lie in
     values     the tiles of `flagen.plan.tiles`
 
@@ -29,6 +29,7 @@ Space = Literal[
     "sequence",
     "segment",
     "chunk",
+    "stretch",
     "counted_chunk",
     "slot",
     "token",
@@ -43,11 +44,12 @@ Space = Literal[
 ]
 """What rows of an array are counted by. A token, segment or chunk is one of all sequences together; `place` is that of
 a token in its segment, `loop` a loop over micro-steps of a token, `border` one of the ends of packed sequences. A `row`
-is a micro-step of a token. Chunks are counted with room for one more in each sequence; as `counted_chunk` without gaps;
-a `slot` is what every two of a sequence have in common."""
+is a micro-step of a token. Chunks are counted with room for one more in each sequence, as `counted_chunk` without gaps;
+every two of one have a `slot`. A stretch has as many tokens as a chunk, and a sequence one more than it fills."""
 
-Run = Literal["sequence", "segment", "chunk"]
-"""What a program walks: a whole sequence, or a segment of one, or a single chunk."""
+Run = Literal["sequence", "segment", "chunk", "stretch"]
+"""What a program walks: a whole sequence, or a segment of one, or a single chunk, or a stretch: the place behind the
+last token of a sequence is one of a stretch of it."""
 
 
 # --------------------------------------------------------------------------------------------------------------- arrays
@@ -84,11 +86,13 @@ class Array:
 
 @dataclass(frozen=True)
 class Index:
-    """A coordinate of a row: where the program stands in a space, a number, or the place of each lane along an axis."""
+    """A coordinate of a row: where the program stands in a space, a number, or the place of each lane along an axis; or
+    of what is `ago` tokens before, or behind where that is negative, as far as the sequence has it."""
 
     space: Space
     number: int | None = None
     axis: str | None = None
+    ago: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,11 @@ class Access:
         return tuple(index.axis for index in self.at if index.axis is not None)
 
     @cached_property
+    def ago(self) -> int:
+        """How many tokens before those of the lanes its rows are."""
+        return next((index.ago for index in self.at if index.axis is not None), 0)
+
+    @cached_property
     def dims(self) -> Dims:
         """What the tile lies over."""
         placed = dict(self.places)
@@ -143,9 +152,9 @@ def access(array: Array, *, loop: int = 0) -> Access:
     return Access(array, at, array.dims)
 
 
-def access_rows(array: Array) -> Access:
-    """The rows of `array` of every token of the chunk."""
-    at = tuple(Index(space, axis=TOKEN if space == "token" else None) for space in array.spaces)
+def access_rows(array: Array, ago: int = 0) -> Access:
+    """The rows of `array` of every token of the chunk, or of those that many tokens before."""
+    at = tuple(Index(space, axis=TOKEN, ago=ago) if space == "token" else Index(space) for space in array.spaces)
     return Access(array, at, (TOKEN, *array.dims))
 
 
@@ -337,7 +346,17 @@ class LastToken:
     """The token is the last one of the program's segment."""
 
 
-Condition = Given | FirstBlock | LastToken
+@dataclass(frozen=True)
+class HasStart:
+    """The first place of its sequence is one of the program's stretch."""
+
+
+@dataclass(frozen=True)
+class HasEnd:
+    """The place behind the last token of its sequence is one of the program's stretch."""
+
+
+Condition = Given | FirstBlock | LastToken | HasStart | HasEnd
 
 
 # -------------------------------------------------------------------------------------------------------------- kernels
@@ -369,7 +388,7 @@ class Kernel:
     """A program for each run, value head and block.
 
     name: which of its program's kernels it is; empty for the only one.
-    run: a whole sequence, or one segment of one, or one chunk.
+    run: a whole sequence, or one segment, chunk or stretch of one.
     block_of: the dim of which a program has a block, and not all.
     order: the order of a tile's axes; where it takes whole chunks, first that of their tokens.
     of_key_heads: there is a program for each key head, which has all value heads of it.

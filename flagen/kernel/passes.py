@@ -30,7 +30,7 @@ from flagen.kernel.ir import (
     values_of,
 )
 from flagen.plan.rows import ROW, TOKEN
-from flagen.plan.tiles import Edge, Head, Lane, Masked, Rounded, Scan, Shifted, Size, Value
+from flagen.plan.tiles import Edge, Head, InSequence, Lane, Masked, Rounded, Scan, Shifted, Size, Value
 from flagen.spec.model import Spec
 
 
@@ -100,6 +100,13 @@ def edges_named(kernel: Kernel) -> tuple[bool, bool]:
             case Edge(reverse=reverse):
                 ends.add("first" if reverse else "last")
     return "first" in ends, "last" in ends
+
+
+def tokens_ago(kernel: Kernel) -> tuple[int, ...]:
+    """How many tokens before those of the program's lanes, or behind them, others are that it asks for."""
+    found = {access.ago for access in accesses_in(kernel.body)}
+    found |= {tile.ago for tile in values_of(kernel.body) if isinstance(tile, InSequence)}
+    return tuple(sorted(found - {0}, reverse=True))
 
 
 def live(body: Sequence[Statement], wanted: Iterable[str]) -> tuple[Statement, ...]:

@@ -77,6 +77,11 @@ class Registers:
         return next(iter(self.sizes.steps.values()), 1)
 
     @property
+    def sequence(self) -> range:
+        """The tokens of the sequence."""
+        return range(*self.sizes.borders[self.at["sequence"] :][:2])
+
+    @property
     def tokens(self) -> range:
         if self.chunk is None:
             raise Illegal("no chunk here")

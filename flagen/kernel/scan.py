@@ -19,6 +19,7 @@ from flagen.kernel.ir import (
     Note,
     Program,
     Row,
+    Run,
     Space,
     Statement,
     Store,
@@ -42,18 +43,23 @@ _KEPT_ROW = "No two chunks have the same row, wherever sequences end."
 
 def scan_forward(plan: ScanKernelPlan, backward: ScanBackwardPlan) -> Program:
     """The kernel of `chunk_<name>`, which keeps what that of its gradients asks for."""
-    return Program(f"chunk_{plan.spec.name}", (_Forward(plan).kernel(backward.kept),))
+    return Program(f"chunk_{plan.spec.name}", (Forward(plan).kernel(backward.kept),))
 
 
 def scan_backward(plan: ScanBackwardPlan) -> Program:
     """The kernel of `chunk_backward_<name>`."""
-    return Program(f"chunk_backward_{plan.spec.name}", (_Backward(plan).kernel(),))
+    return Program(f"chunk_backward_{plan.spec.name}", (Backward(plan).kernel(),))
 
 
-class _Lowering:
-    """Lowers what both kernels do; `hands_on`: states go from chunk to chunk."""
+class Lowering:
+    """Lowers what both kernels do; `hands_on`: states go from chunk to chunk.
+
+    run, begin: what a program has, and the arrays that say where that begins.
+    """
 
     hands_on = True
+    run: Run = "sequence"
+    begin: tuple[Array, ...] = (CU_SEQLENS,)
 
     def __init__(self, plan: ScanKernelPlan, names: frozenset[str]) -> None:
         self.plan, self.spec, self.names = plan, plan.spec, names
@@ -72,9 +78,9 @@ class _Lowering:
 
     def shares(self, dims: Dims) -> tuple[Space, ...]:
         """Of what all blocks add to, each stores its own share."""
-        return () if self._owned(dims) else ("block",)
+        return () if self.owned(dims) else ("block",)
 
-    def _owned(self, dims: Dims) -> bool:
+    def owned(self, dims: Dims) -> bool:
         """Whether each program has a part of its own of what lies over `dims`."""
         return self.plan.split is None or self.plan.split in dims
 
@@ -126,9 +132,18 @@ class _Lowering:
         is_last = Arithmetic("-", inside, Shifted(inside, Constant(0.0), TOKEN, True, (TOKEN,)), (TOKEN,))
         return Sum(Product((self.spread(is_last, rows.dims), rows), rows.dims), TOKEN, rows.dims[1:])
 
+    def initials(self) -> list[Array]:
+        return [initial_array(state, initial_name(state.name, self.names)) for state in self.spec.states]
+
+    def start(self, state: State, initial: Array) -> Statement:
+        """The state before the first token."""
+        name = self.first[state.name]
+        given = Load(name, access(initial), fill=state.init)
+        return If((Given(initial, False),), (Fill(name, state.dims, state.init),), (given,))
+
     def store_by_one(self, array: Array, name: str) -> Statement:
         """Store what has no token where a launch wants it: one of the blocks that all have it."""
-        once = () if self._owned(array.dims) else (FirstBlock(),)
+        once = () if self.owned(array.dims) else (FirstBlock(),)
         return If((Given(array), *once), (Store(access(array), self.local(name, array.dims)),))
 
     # ----------------------------------------------------------------------------------------------------------- tiles
@@ -154,7 +169,7 @@ class _Lowering:
         heads = ("H", "HV") if needs_key_heads(self.spec, plan.evaluated()) else ("HV",)
         return Kernel(
             name="",
-            run="sequence",
+            run=self.run,
             block_of=plan.split,
             order=plan.order,
             arrays=(*tensors_of(self.spec), *arrays),
@@ -166,15 +181,16 @@ class _Lowering:
         )
 
 
-class _Forward(_Lowering):
+class Forward(Lowering):
+    """The kernel of the results: it walks the chunks of a sequence."""
+
     def __init__(self, plan: ScanKernelPlan) -> None:
         super().__init__(plan, plan.taken)
 
     def kernel(self, keeps: Sequence[State]) -> Kernel:
         """Walks the chunks; `keeps`: states that a gradient wants as they are before each chunk."""
         spec, plan = self.spec, self.plan
-        initial = [initial_array(state, initial_name(state.name, self.names)) for state in spec.states]
-        final = [final_array(state, final_name(state.name, self.names)) for state in spec.states]
+        initial, final = self.initials(), self.finals()
         kept = [self.kept(state) for state in keeps]
         keeping = [self.store_by_one(self.kept(state), self.first[state.name]) for state in keeps]
         chunk = (
@@ -182,28 +198,29 @@ class _Forward(_Lowering):
             *keeping,
             *self.statements(plan.chunk),
         )
-        results = [self.result(result, result.name, "result") for result in plan.plan.results]
         body = (
             Note(),
             *self.statements(plan.once),
             Note(),
             Row("state_row", ("sequence", "head")),
-            *(self._start(state, array) for state, array in zip(spec.states, initial, strict=True)),
+            *(self.start(state, array) for state, array in zip(spec.states, initial, strict=True)),
             Note(),
             Loop("chunk", chunk),
             Note(),
             *(self.store_by_one(x, self.first[s.name]) for s, x in zip(spec.states, final, strict=True)),
         )
-        return self.assembled((*initial, CU_SEQLENS, *results, *final, *kept), body)
+        return self.assembled((*initial, *self.begin, *self.results(), *final, *kept), body)
 
-    def _start(self, state: State, initial: Array) -> Statement:
-        """The state before the first chunk."""
-        name = self.first[state.name]
-        given = Load(name, access(initial), fill=state.init)
-        return If((Given(initial, False),), (Fill(name, state.dims, state.init),), (given,))
+    def results(self) -> list[Array]:
+        return [self.result(result, result.name, "result") for result in self.plan.plan.results]
+
+    def finals(self) -> list[Array]:
+        return [final_array(state, final_name(state.name, self.names)) for state in self.spec.states]
 
 
-class _Backward(_Lowering):
+class Backward(Lowering):
+    """The kernel of the gradients: it walks them from the last to the first."""
+
     hands_on = False
 
     def __init__(self, plan: ScanBackwardPlan) -> None:
@@ -213,7 +230,6 @@ class _Backward(_Lowering):
     def kernel(self) -> Kernel:
         """Walks the chunks from the last to the first."""
         back = self.back
-        results = [self.result(take.result, take.target, "cotangent") for take in back.chunk if isinstance(take, Take)]
         params = [give for give in back.gives if not isinstance(give.source, Input)]
         carried = [*(walk.after for walk in back.backs), *(give.total for give in params)]
         chunk = (
@@ -226,17 +242,17 @@ class _Backward(_Lowering):
             *self.statements(back.once),
             Note(),
             Row("state_row", ("sequence", "head")),
-            *map(self._start, back.backs),
+            *map(self.start_of_gradient, back.backs),
             *(Fill(give.total, give.source.dims, 0.0) for give in params),
             Note(),
             Loop("chunk", chunk, reverse=True),
             Note(),
-            *(self._store_wanted(self.initial_gradient(walk), walk.after) for walk in back.backs),
-            *(self._store_wanted(self.gradient(give), give.total) for give in params),
+            *(self.store_wanted(self.initial_gradient(walk), walk.after) for walk in back.backs),
+            *(self.store_wanted(self.gradient(give), give.total) for give in params),
         )
         arrays = (
-            CU_SEQLENS,
-            *results,
+            *self.begin,
+            *self.cotangents(),
             *map(self.final_gradient, back.backs),
             *map(self.kept, back.kept),
             *map(self.gradient, back.gives),
@@ -245,6 +261,10 @@ class _Backward(_Lowering):
         return self.assembled(arrays, body)
 
     # ---------------------------------------------------------------------------------------------------------- arrays
+
+    def cotangents(self) -> list[Array]:
+        takes = (action for action in self.back.chunk if isinstance(action, Take))
+        return [self.result(take.result, take.target, "cotangent") for take in takes]
 
     def final_gradient(self, walk: WalkBack) -> Array:
         name = free_name(f"d{walk.state.name}_final", self.names)
@@ -258,9 +278,9 @@ class _Backward(_Lowering):
         return Array(name, ("sequence", "head", *shares), state.dims, life, state.name, optional=True)
 
     def gradient(self, give: Give) -> Array:
-        """Where the gradient of an input goes, or a sequence's part of that of a param, if it is wanted."""
+        """Where the gradient of an input goes, or a program's part of that of a param, if it is wanted."""
         source, of_input = give.source, isinstance(give.source, Input)
-        rows: Space = "token" if of_input else "sequence"
+        rows: Space = "token" if of_input else self.run
         spaces = (rows, "head", *self.shares(source.dims))
         return Array(give.total, spaces, source.dims, "gradient", source.name, own_dtype=of_input, optional=True)
 
@@ -281,8 +301,8 @@ class _Backward(_Lowering):
             case _:
                 yield from super().statement(action)
 
-    def _start(self, walk: WalkBack) -> Statement:
-        """The gradient of the state after the last chunk; where blocks have shares of it, it comes in once."""
+    def start_of_gradient(self, walk: WalkBack) -> Statement:
+        """The gradient of the state after the last token; where blocks have shares of it, it comes in once."""
         array, dims = self.final_gradient(walk), walk.state.dims
         given = Load(walk.after, access(array), once=bool(self.shares(dims)))
         return If((Given(array, False),), (Fill(walk.after, dims, 0.0),), (given,))
@@ -305,5 +325,5 @@ class _Backward(_Lowering):
         yield Let(walk.target, Masked(whole, TOKEN, 0.0, over))
         yield Let(walk.after, Edge(before, TOKEN, True, over[1:]))
 
-    def _store_wanted(self, array: Array, name: str) -> Statement:
+    def store_wanted(self, array: Array, name: str) -> Statement:
         return If((Given(array),), (Store(access(array), self.local(name, array.dims)),))

@@ -168,7 +168,7 @@ SETTINGS = (
 CHUNKS = (
     Setting(
         "packed with an empty sequence and a ragged chunk",
-        (3, 0, 2),
+        (3, 0, 2, 1),
         packed=True,
         H=2,
         HV=4,
@@ -208,6 +208,20 @@ CHUNKS = (
         cut=(3, 4),
         chunk=4,
         asked_from=1,
+    ),
+    Setting(
+        "two chunks from no state to no state",
+        (3,),
+        packed=False,
+        H=1,
+        HV=1,
+        steps=1,
+        initial=False,
+        final=False,
+        everything=True,
+        whole=(1, 2),
+        cut=(2, 2),
+        chunk=2,
     ),
     _WITHOUT_TOKENS,
 )

@@ -51,6 +51,11 @@ class Sizes:
         return (0, *itertools.accumulate(-(-length // self.chunk) for length in self.lengths))
 
     @cached_property
+    def first_stretches(self) -> tuple[int, ...]:
+        """How many stretches there are before each sequence, and in all."""
+        return (0, *itertools.accumulate(length // self.chunk + 1 for length in self.lengths))
+
+    @cached_property
     def borders(self) -> tuple[int, ...]:
         return (0, *itertools.accumulate(self.lengths))
 
@@ -75,6 +80,7 @@ class Sizes:
             "sequence": len(self.lengths),
             "segment": sum(self.segments),
             "chunk": self.borders[-1] // self.blocks.get(TOKEN, 1) + len(self.lengths),
+            "stretch": self.first_stretches[-1] if TOKEN in self.blocks else 0,
             "counted_chunk": self.first_chunks[-1] if TOKEN in self.blocks else 0,
             "slot": (self.first_chunks[-1] + len(self.lengths)) // 2 if TOKEN in self.blocks else 0,
             "token": self.borders[-1],

@@ -35,7 +35,7 @@ from flagen.kernel.elements import (
 from flagen.kernel.pairs import Pairs
 from flagen.kernel.registers import Data, Lanes, Registers
 from flagen.kernel.sizes import Illegal
-from flagen.plan.rows import L2NORM_EPSILON
+from flagen.plan.rows import L2NORM_EPSILON, TOKEN
 from flagen.plan.tiles import (
     LOG2_E,
     Along,
@@ -52,6 +52,7 @@ from flagen.plan.tiles import (
     Either,
     Function,
     Head,
+    InSequence,
     Lane,
     Masked,
     MatMul,
@@ -263,6 +264,8 @@ class TileValues:
                 return Evaluator((), lambda: registers.everywhere(mpq(self._coordinate(of))).data)
             case Lane(axis):
                 return self._lane(axis)
+            case InSequence(place, ago, dims):
+                return Evaluator(dims, lambda: self._in_sequence(place, ago))
             case Once(value):
                 return self._in_first_block(self.evaluator(value))
             case Masked(value, dim, fill, dims):
@@ -345,6 +348,11 @@ class TileValues:
             return [mpq(first + lane) for lane in lanes] * self.registers.programs
 
         return Evaluator((axis,), evaluate)
+
+    def _in_sequence(self, place: str, ago: int) -> Data:
+        whole, first = self.registers.sequence, self.registers.tokens.start - ago
+        places = {"token": whole, "start": (whole.start,), "end": (whole.stop,)}[place]
+        return [lane in places for lane in range(first, first + self.sizes.blocks[TOKEN])] * self.registers.programs
 
     def _in_first_block(self, inner: Evaluator) -> Evaluator:
         def evaluate() -> Data:

@@ -108,8 +108,10 @@ class ScanBackwardPlan:
 
     def dump(self) -> str:
         """The plan as text."""
-        lines = [f"keeps {', '.join(state.name for state in self.kept) or 'no state'} before each chunk"]
-        for title, actions in (("once:", self.once), ("for each chunk, from the last to the first:", self.chunk)):
+        kept = () if self.forward.is_window else self.kept
+        lines = [f"keeps {', '.join(state.name for state in kept) or 'no state'} before each chunk"]
+        order = "for each chunk:" if self.forward.is_window else "for each chunk, from the last to the first:"
+        for title, actions in (("once:", self.once), (order, self.chunk)):
             if actions:
                 lines += [title, *(f"    {line}" for action in actions for line in _show(action))]
         return "\n".join(lines)

@@ -43,6 +43,9 @@ from flagen.spec.model import Assign, Dims, Expr, Spec, State
 TOKEN = "token"
 """The axis of a tile along which the tokens of a chunk lie; no dim of a spec may have its name."""
 
+MAX_WINDOW = 8
+"""How many tokens back kernels without a walk look: what they evaluate again grows with the square of that."""
+
 SIZES = (16, 32, 64)
 """Tokens of a chunk that kernels are made for."""
 
@@ -116,6 +119,25 @@ class ScanKernelPlan:
     def walks(self) -> tuple[Walk, ...]:
         return tuple(action for action in self.chunk if isinstance(action, Walk))
 
+    @cached_property
+    def is_window(self) -> bool:
+        """Whether no state is anything of what it was, nor made of tokens long ago: then kernels need not walk."""
+        return all(walk.is_shift for walk in self.walks) and self._window <= MAX_WINDOW
+
+    @property
+    def _window(self) -> int:
+        """How many tokens back anything looks, where states are nothing of what they were."""
+        back: dict[str, int] = {}
+        for action in self.chunk:
+            looks = (back.get(value.name, 0) for tile in _tiles((action,)) for value in _values(tile))
+            match action:
+                case Set(target):
+                    back[target] = max(looks, default=0)
+                case Walk(state):
+                    back[state.name] = max(looks, default=0)
+                    back[f"{state.name}_prev"] = back[state.name] + 1
+        return max(back.values(), default=0)
+
     def evaluated(self) -> Iterator[Tile]:
         """Every expression and every part of one."""
         for tile in _tiles((*self.once, *self.chunk)):
@@ -129,7 +151,8 @@ class ScanKernelPlan:
     def dump(self) -> str:
         """The plan as text."""
         owned = f"a block of {self.split} of" if self.split else "all of"
-        lines = [f"a program owns {owned} the states of a head, and walks chunks of {self.size} tokens"]
+        has = f"has {self.size} tokens" if self.is_window else f"walks chunks of {self.size} tokens"
+        lines = [f"a program owns {owned} the states of a head, and {has}"]
         for title, actions in (("once:", self.once), ("for each chunk:", self.chunk)):
             if actions:
                 lines += [title, *(f"    {line}" for action in actions for line in show_action(action))]

@@ -21,6 +21,7 @@ from flagen.plan.tiles import (
     Either,
     Function,
     Head,
+    InSequence,
     Lane,
     Masked,
     MatMul,
@@ -102,6 +103,8 @@ def _shown(tile: Tile) -> Printed:
             return Printed(f"shifted({show(value)}, from {show(first)})")
         case Edge(value, reverse=reverse):
             return Printed(f"{'first' if reverse else 'last'}({show(value)})")
+        case InSequence(place, ago):
+            return Printed(f"is_{place}{f'({ago} ago)' if ago else ''}")
         case Along(value) | Rounded(value) | Widened(value):
             return _shown(value)
         case AtLeast(value, least):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -230,6 +230,18 @@ class Edge:
     dims: Dims
 
 
+@dataclass(frozen=True)
+class InSequence:
+    """Which tokens along an axis have one in their sequence that is `ago` tokens before them, or behind them where that
+    is negative; or which of them is the sequence's first place, or the place behind its last token: where there is no
+    token, the two are one.
+    """
+
+    place: Literal["token", "start", "end"]
+    ago: int
+    dims: Dims
+
+
 # What kernels that multiply rows of a chunk do besides.
 
 
@@ -384,6 +396,7 @@ Tile = (
     | Scan
     | Shifted
     | Edge
+    | InSequence
     | Whole
     | Coordinate
     | Lane
@@ -404,7 +417,7 @@ Tile = (
 def operands(tile: Tile) -> tuple[Tile, ...]:
     """What `tile` is computed from, left to right."""
     match tile:
-        case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane():
+        case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane() | InSequence():
             return ()
         case Negative(value) | Sum(value) | Normalize(_, value) | Masked(value) | Once(value) | Spread(value):
             return (value,)
@@ -431,10 +444,14 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
 def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
     """`tile` with `change` applied to each of its operands."""
     match tile:
-        case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane():
+        case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane() | InSequence():
             return tile
-        case Negative(value, dims):
-            return Negative(change(value), dims)
+        case Negative(value) | Masked(value) | Once(value) | Spread(value) | Edge(value):
+            return replace(tile, value=change(value))
+        case Rounded(value) | Widened(value) | Along(value):
+            return replace(tile, value=change(value))
+        case Both(left, right) | Either(left, right):
+            return replace(tile, left=change(left), right=change(right))
         case Product(factors, dims):
             return Product(tuple(map(change, factors)), dims)
         case Arithmetic(op, left, right, dims):
@@ -451,37 +468,19 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return Rotated(change(value), change(angle), change(size), change(pairs), half, dims)
         case OfAngles(gradient, turned, size, pairs, half, pair, dims):
             return OfAngles(change(gradient), change(turned), change(size), change(pairs), half, pair, dims)
-        case Masked(value, dim, fill, dims):
-            return Masked(change(value), dim, fill, dims)
-        case Once(value, dims):
-            return Once(change(value), dims)
-        case Spread(value, dims):
-            return Spread(change(value), dims)
         case Scan(combine, factor, term, first, axis, reverse, dims):
             changed = None if factor is None else change(factor)
             return Scan(combine, changed, change(term), change(first), axis, reverse, dims)
         case Shifted(value, first, axis, reverse, dims):
             return Shifted(change(value), change(first), axis, reverse, dims)
-        case Edge(value, axis, reverse, dims):
-            return Edge(change(value), axis, reverse, dims)
         case Compare(op, left, right, dims):
             return Compare(op, change(left), change(right), dims)
-        case Both(left, right, dims):
-            return Both(change(left), change(right), dims)
-        case Either(left, right, dims):
-            return Either(change(left), change(right), dims)
         case Select(where, value, other, dims):
             return Select(change(where), change(value), change(other), dims)
         case Dot(left, right, dim, onto, dims):
             return Dot(change(left), change(right), dim, None if onto is None else change(onto), dims)
-        case Rounded(value, dims):
-            return Rounded(change(value), dims)
-        case Widened(value, dims):
-            return Widened(change(value), dims)
         case AtLeast(value, least, dims):
             return AtLeast(change(value), least, dims)
-        case Along(value, dims):
-            return Along(change(value), dims)
         case Cumulative(value, axis, reverse, dims):
             return Cumulative(change(value), axis, reverse, dims)
         case Call(function, args, dims):

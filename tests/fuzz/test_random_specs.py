@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from flagen.diagnostics import SpecError
 from flagen.spec import CODES, parse_spec
 from tests.fuzz.ladder import check
+from tests.fuzz.mixed import mixed_specs
 from tests.fuzz.packages import build, imported
 from tests.fuzz.specs import affine_specs, wild_specs
 from tests.fuzz.staged import staged_specs
@@ -54,6 +55,12 @@ def test_updates_that_papers_write(text):
 @some(5)
 @given(wild_specs())
 def test_updates_that_nobody_writes(text):
+    compiled(text)
+
+
+@some(5)
+@given(mixed_specs())
+def test_states_that_numbers_mix(text):
     compiled(text)
 
 

@@ -7,10 +7,10 @@ a chunk.
 A program stands somewhere in the grid, in one turn of each loop around an access, and looks at one lane of each dim:
 integers with facts about them. A lane along the axis of tokens is one of the chunk's. Where a sequence, a segment or a
 block begins is such an integer, too, and not a product: what there is to know is their order, which keeps arithmetic
-linear; so it is with the rows of a sequence's chunks. `LEMMAS` are the facts that come from products, proved from the
-formulas that are printed. Of what a launcher hands on, two things are taken for granted: that
-`cu_seqlens` does not decrease and ends with the number of tokens, which a call checks, and that `first_segment` counts
-the segments of the sequences before. So is that a program finds its coordinates from its number.
+linear; so it is with the rows of a sequence's chunks. `tests.kernel.lemmas` has what comes from products, proved
+from the formulas that are printed. Of what a launcher hands on, three things are taken for granted: that `cu_seqlens`
+does not decrease and ends with the number of tokens, which a call checks, and that `first_segment` and `first_stretch`
+count the segments and the stretches of the sequences before. So is that a program finds its place from its number.
 
 An address is what a row's number comes to, times the elements of a row, and the lanes: in 64 bits where the row counts
 sequences, segments, chunks or tokens first, as those are; in 32 bits otherwise, and the lanes always. `fits` says
@@ -33,6 +33,8 @@ from flagen.kernel.ir import (
     Condition,
     FirstBlock,
     Given,
+    HasEnd,
+    HasStart,
     If,
     Index,
     Kernel,
@@ -43,12 +45,13 @@ from flagen.kernel.ir import (
     Statement,
     Store,
 )
+from flagen.plan.rows import TOKEN
 
 Number = z3.ArithRef
 Fact = z3.BoolRef
 
 _TIMEOUT_MS = 10_000
-WIDE: frozenset[Space] = frozenset({"sequence", "segment", "chunk", "counted_chunk", "slot", "token", "row"})
+WIDE: frozenset[Space] = frozenset({"sequence", "segment", "chunk", "stretch", "counted_chunk", "slot", "token", "row"})
 """What is counted in 64 bits: there may be 2^31 of it, or of it times the elements of a row."""
 
 
@@ -103,12 +106,13 @@ class Touch:
 @dataclass(frozen=True)
 class _Stands:
     """Where a program stands that touches an element: what holds there, the element, what tells programs apart, and
-    what follows one another."""
+    what follows one another, of all there are and inside of a sequence."""
 
     facts: tuple[Fact, ...]
     at: tuple[Number, ...]
     grid: tuple[Number, ...]
     stretches: tuple[Stretch, ...]
+    inside: tuple[Stretch, ...]
 
 
 @dataclass
@@ -131,7 +135,7 @@ class Bounds:
     def __post_init__(self) -> None:
         self.size = {
             name: z3.Int(name)
-            for name in ("SEQUENCES", "SEGMENTS", "CHUNKS", "TOKENS", "SEGMENT", "H", "HV", "STEPS", "BLOCKS")
+            for name in "SEQUENCES SEGMENTS CHUNKS STRETCHES TOKENS SEGMENT H HV STEPS BLOCKS".split()
         }
         self.dim = {dim: z3.Int(dim) for dim in self.kernel.dims}
         self.lanes_of = {dim: z3.Int(f"BLOCK_{dim}") for dim in self.kernel.order}
@@ -164,6 +168,7 @@ class Bounds:
         head, key_head = self.own("head"), self.own("key_head")
         self.block, self.base = self.own("block"), self.own("block_start")
         self.chunks = Stretch(number, self.own("first_chunk"), self.own("chunks_end"))
+        self.rows = Stretch(number, self.own("first_stretch"), self.own("stretches_end"))
         facts = [
             *(x >= 1 for x in (*self.dim.values(), *self.lanes_of.values())),
             *(size[name] >= 1 for name in ("SEGMENT", "H", "STEPS", "BLOCKS")),
@@ -178,6 +183,9 @@ class Bounds:
             self.chunks.start >= 0,
             self.chunks.start <= self.chunks.end,
             self.chunks.end <= size["CHUNKS"],
+            self.rows.start >= 0,
+            self.rows.start < self.rows.end,
+            self.rows.end <= size["STRETCHES"],
             *from_zero(head, size["HV"]),
             *from_zero(key_head, size["H"]),
             *from_zero(self.block, size["BLOCKS"]),
@@ -187,7 +195,17 @@ class Bounds:
             facts += [size["BLOCKS"] == 1, self.base == 0]
         at: dict[Space, Number] = {"sequence": number, "head": head, "key_head": key_head, "block": self.block}
         place = Place(at, tuple(facts))
+        if kernel.run == "stretch":
+            return self._in_stretch(place)
         return self._in_segment(place) if kernel.run == "segment" else place
+
+    def _in_stretch(self, place: Place) -> Place:
+        """A stretch begins with a place of its sequence, be it the one behind the last token; tokens beyond are
+        masked."""
+        number, start = self.own("stretch"), self.own("stretch_start")
+        inside = replace(place, at={**place.at, "stretch": number}, chunk=start)
+        rows = (self.rows.start <= number, number < self.rows.end)
+        return inside.where(*rows, self.sequence.start <= start, start <= self.sequence.end)
 
     def _in_segment(self, place: Place) -> Place:
         number, start, end = self.own("segment"), self.own("segment_start"), self.own("segment_end")
@@ -251,6 +269,12 @@ class Bounds:
             case LastToken():
                 assert place.segment is not None
                 return place.at["token"] == place.segment.end - 1
+            case HasStart():
+                assert place.chunk is not None
+                return place.chunk == self.sequence.start
+            case HasEnd():
+                assert place.chunk is not None
+                return self.sequence.end < place.chunk + self.lanes_of[TOKEN]
 
     def _touch(self, access: Access, place: Place, *, stores: bool) -> None:
         if self.arrays is not None and access.array.name not in self.arrays:
@@ -263,7 +287,7 @@ class Bounds:
                 return
             at.append(there)
             if index.axis in access.within:
-                unmasked.append(there < self.sequence.end)
+                unmasked += [there < self.sequence.end, *([there >= self.sequence.start] if index.ago else [])]
         lanes = []
         for dim in access.array.dims:
             lane = self._lane(dim, facts)
@@ -281,7 +305,7 @@ class Bounds:
             return z3.IntVal(index.number)
         if index.axis is None:
             return place.at.get(index.space)
-        return None if place.chunk is None else place.chunk + self._lane(index.axis, facts)
+        return None if place.chunk is None else place.chunk + self._lane(index.axis, facts) - index.ago
 
     def _lane(self, axis: str, facts: list[Fact]) -> Number:
         """One of the lanes of an axis."""
@@ -304,6 +328,7 @@ class Bounds:
             "sequence": self.size["SEQUENCES"],
             "segment": self.size["SEGMENTS"],
             "chunk": self.size["CHUNKS"],
+            "stretch": self.size["STRETCHES"],
             "token": self.size["TOKENS"],
             "micro_step": self.size["STEPS"],
             "head": self.size["HV"],
@@ -321,39 +346,51 @@ class Bounds:
             here.stretches, there.stretches, strict=False
         ):  # Where only one has a last one, it is left.
             facts += (one.before(two), two.before(one), one.same(two))
+        for one, two in zip(here.inside, there.inside, strict=True):
+            together = here.grid[0] == there.grid[0]
+            facts.append(z3.Implies(together, z3.And(one.before(two), two.before(one), one.same(two))))
         facts.append(z3.Or(*(x != y for x, y in zip(here.grid, there.grid, strict=True))))
         same = z3.And(*(x == y for x, y in zip(here.at, there.at, strict=True)))
         self._claim(f"{touch.access.array.name} is met by two programs", facts, z3.Not(same))
 
     def _stands(self, touch: Touch) -> _Stands:
         stretches, grid = tuple(self._stretches(touch.place)), tuple(self._grid(touch.place))
-        return _Stands((*touch.facts, *touch.unmasked), touch.at, grid, stretches)
+        return _Stands((*touch.facts, *touch.unmasked), touch.at, grid, stretches, tuple(self._inside(touch.place)))
 
     def _of_other(self, touch: Touch) -> _Stands:
         """Where another program stands that touches the same: all in one expression, for it takes time to go through
         one."""
         if id(touch) not in self._others:
             own = self._stands(touch)
-            parts = [*own.facts, *own.at, *own.grid, *(x for each in own.stretches for x in each.numbers)]
+            follow = (*own.stretches, *own.inside)
+            parts = [*own.facts, *own.at, *own.grid, *(x for each in follow for x in each.numbers)]
             together = z3.Function("together", *(x.sort() for x in parts), z3.BoolSort())
             found = iter(z3.substitute(together(*parts), *self._own).children())
             facts, at, grid = (tuple(islice(found, len(each))) for each in (own.facts, own.at, own.grid))
             stretches = tuple(Stretch(*islice(found, 3)) for _ in own.stretches)
-            self._others[id(touch)] = _Stands(facts, at, grid, stretches)
+            inside = tuple(Stretch(*islice(found, 3)) for _ in own.inside)
+            self._others[id(touch)] = _Stands(facts, at, grid, stretches, inside)
         return self._others[id(touch)]
 
     def _grid(self, place: Place) -> Iterator[Number]:
         """What tells programs apart."""
         yield from (self.sequence.number, place.at["head"], self.block)
-        if self.kernel.run == "segment":
-            yield place.at["segment"]
+        if self.kernel.run in ("segment", "stretch"):
+            yield place.at[self.kernel.run]
 
     def _stretches(self, place: Place) -> Iterator[Stretch]:
         """What follows one another: sequences, their segments and rows of chunks, blocks; segments of one."""
         number = self.sequence.number
-        yield from (self.sequence, Stretch(number, self.first, self.first + self.count), self.chunks, self._block)
+        segments = Stretch(number, self.first, self.first + self.count)
+        yield from (self.sequence, segments, self.chunks, self.rows, self._block)
         if place.segment is not None:
             yield place.segment
+
+    def _inside(self, place: Place) -> Iterator[Stretch]:
+        """What follows one another in one sequence."""
+        if self.kernel.run == "stretch":
+            assert place.chunk is not None
+            yield Stretch(place.at["stretch"], place.chunk, place.chunk + self.lanes_of[TOKEN])
 
     @property
     def _block(self) -> Stretch:
@@ -379,61 +416,6 @@ def fits(access: Access) -> bool:
 def from_zero(x: Number, extent: Number) -> tuple[Fact, Fact]:
     """x is one of 0 to `extent`."""
     return x >= 0, x < extent
-
-
-# -------------------------------------------------------------------------------------------------------------- lemmas
-
-
-def _lemmas() -> Iterator[tuple[str, list[Fact], Fact]]:
-    a, b, size, count, x = z3.Ints("a b size count x")
-    blocks = [a >= 0, a < b, b < count, size >= 1]
-    # Blocks of a dim, sequences of a batch, segments of one sequence and those of a batch: one after the other.
-    yield "the b-th stretch begins where the a-th has ended", blocks, a * size + size <= b * size
-    yield "the last stretch ends with the whole", blocks, b * size + size <= count * size
-    length, start = z3.Ints("length start")
-    segments = [length >= 0, size >= 1, count * size >= length, (count - 1) * size < length, *from_zero(a, count)]
-    first, end = start + a * size, start + length
-    last = z3.If(first + size < end, first + size, end)
-    inside = z3.And(start <= first, first < last, last <= end, last <= first + size)
-    yield "a segment has a token, and none beyond its sequence", segments, inside
-    yield from _lemmas_of_chunks()
-    group, heads, head = z3.Ints("group heads head")
-    key_head = [group >= 1, heads >= 1, *from_zero(head, group * heads), x * group <= head, head < x * group + group]
-    yield "the key head of a value head", key_head, z3.And(*from_zero(x, heads))
-    rows, row, elements, element = z3.Ints("rows row elements element")
-    short = [*from_zero(row, rows), *from_zero(element, elements), rows * elements < 2**31]
-    yield "an element of a short array", short, z3.And(*from_zero(row * elements + element, z3.IntVal(2**31)))
-    limit, lane, stride = z3.Ints("limit lane stride")
-    lanes = [
-        limit >= 1,
-        limit <= 2**15,
-        *from_zero(x, limit),
-        *from_zero(lane, z3.IntVal(2**15)),
-        stride >= 1,
-        stride <= 2**15,
-    ]
-    yield "a lane, masked or not", lanes, z3.And(*from_zero((x + lane) * stride + (x + lane), z3.IntVal(2**31)))
-
-
-CHUNKS_FOLLOW = "the chunks of a sequence have rows before those of a later one, and before the end"
-
-
-def _lemmas_of_chunks() -> Iterator[tuple[str, list[Fact], Fact]]:
-    """Of a sequence whose first token is in the `chunk`-th stretch of `size` tokens of the batch; that of a later one,
-    or the end of all, is in the `stretch`-th."""
-    size, sequence, later, length, count, x = z3.Ints("size sequence later length count x")
-    first, other, chunk, stretch = z3.Ints("first other chunk stretch")
-    facts = [size >= 1, length >= 0, count >= 0, first >= 0, *from_zero(first - chunk * size, size)]
-    facts += [count * size >= length, (count - 1) * size < length]
-    follows = [sequence < later, first + length <= other, *from_zero(other - stretch * size, size)]
-    rows = chunk + sequence + count <= stretch + later
-    yield CHUNKS_FOLLOW, [*facts, *follows], rows
-    start = first + x * size
-    within = [*facts, *from_zero(x, count)]
-    yield "a chunk begins with a token of its sequence", within, z3.And(first <= start, start < first + length)
-
-
-LEMMAS = {title: (facts, claim) for title, facts, claim in _lemmas()}
 
 
 Verdict = Literal["follows", "does not follow", "nothing can be there", "not known"]

@@ -49,6 +49,7 @@ from flagen.plan.tiles import (
     Dot,
     Edge,
     Function,
+    InSequence,
     Masked,
     Negative,
     OfAngles,
@@ -116,6 +117,7 @@ last of them is instead."""
 class _Changes:
     def __init__(self, kernel: Kernel) -> None:
         self.arrays = tuple(dict.fromkeys(access.array for access in accesses_in(kernel.body)))
+        self.run = kernel.run
         self.has_segments = any(isinstance(s, Loop) and s.over == "segment" for s in statements_in(kernel.body))
         self.named: dict[tuple[str, ...], list[str]] = {}
         self.made: set[str] = set()
@@ -219,6 +221,9 @@ class _Changes:
                     yield "decays", Spread(Constant(Fraction(1)), dims)
                 if function not in _RETURN_TWO:
                     yield from (("operands", arg) for arg in args[:1] if arg.dims == dims)
+            case InSequence(place, ago):
+                yield "offsets", replace(node, ago=ago + 1)
+                yield "bounds", replace(node, place="end" if place == "start" else "start")
             case Whole(number):
                 yield "offsets", Whole(number + 1)
             case Coordinate():
@@ -284,6 +289,8 @@ class _Changes:
         """Another array, or another row of this one."""
         for place, index in enumerate(at):
             elsewhere = Index(index.space, 0 if index.number is None else index.number + 1)
+            if self.run == "stretch" and index.axis is not None:
+                elsewhere = replace(index, ago=index.ago + 1)
             yield "offsets", replace(node, at=(*at[:place], elsewhere, *at[place + 1 :]))
         alike = [a for a in self.arrays if a != array and (a.spaces, a.dims) == (array.spaces, array.dims)]
         for other in alike[:2]:

@@ -46,14 +46,25 @@ output: o = x * cos(6.283185307179586 * p) + p_prev
 SHIFTED = """
 flagen: 2
 name: shifted
-state: {last: [K]}
-inputs: {x: [K], y: [K]}
-update: last = x * x
-output: o = y * last_prev + last
+state: {last: [K], z: [K]}
+inputs: {x: [K], y: [K], a: {dims: [], range: [-.inf, 0]}}
+update: [last = x * x, z = exp(a) * z + y]
+output: o = y * last_prev + last + z
 """
-"""A value of the token before."""
+"""A value of the token before, beside a scan."""
 
-OWN = {"count": SHARED, "peak": PEAK, "turning": TURNING, "shifted": SHIFTED}
+WINDOW = """
+flagen: 2
+name: window
+state: {one: [K], two: [K]}
+inputs: {x: [K], y: [K]}
+params: {w: {dims: [K], per: head}}
+update: [two = y * one, one = x * x + w]
+output: o = y * two_prev + w * one_prev + one
+"""
+"""Values of the last two tokens, and nothing that is scanned: a kernel without a walk."""
+
+OWN = {"count": SHARED, "peak": PEAK, "turning": TURNING, "shifted": SHIFTED, "window": WINDOW}
 CASES = ("hgrn", "rwkv4", "mamba", "lightnet", "precond_gated_deltanet", *OWN)
 
 

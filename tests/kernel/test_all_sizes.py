@@ -25,7 +25,8 @@ from flagen.kernel.ir import (
     Store,
     statements_in,
 )
-from tests.kernel.bounds import CHUNKS_FOLLOW, LEMMAS, WIDE, Bounds, verdict
+from tests.kernel.bounds import WIDE, Bounds, verdict
+from tests.kernel.lemmas import CHUNKS_FOLLOW, LEMMAS
 from tests.kernel.scans import of, scans_in
 from tests.specs import LAYERS, OPERATORS
 from tests.tiers import variants
@@ -34,8 +35,9 @@ SPECS = {**OPERATORS, **LAYERS}
 RECURRENT = ("gated_delta_product", "gsa", "linear_attn_normalized")
 """Those that mistakes are made in: they have segments, micro-steps, states of each token, and what only the first block
 stores."""
-SCANS = ("mamba", "count")
-"""Of those with chunks: they have states that are kept, shares of blocks, and what only the first block stores."""
+SCANS = ("mamba", "count", "window")
+"""Of those with chunks, or stretches: they have states that are kept, shares of blocks, and what only the first block
+stores."""
 
 
 @cache
@@ -141,7 +143,7 @@ def masks_dropped(kernel: Kernel) -> Mistakes:
 
 def coordinates_fixed(kernel: Kernel) -> Mistakes:
     """All store where one should."""
-    shared = {"sequence", "segment", "chunk", "token", "head", "block"}
+    shared = {"sequence", "segment", "chunk", "stretch", "token", "head", "block"}
     for statement in statements_in(kernel.body):
         if isinstance(statement, Store):
             at = statement.target.at

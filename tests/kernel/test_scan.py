@@ -14,7 +14,21 @@ from gmpy2 import mpq
 from flagen.diagnostics import InternalError
 from flagen.kernel.check import check
 from flagen.kernel.elementary import Elementary
-from flagen.kernel.ir import Access, Add, Array, FirstBlock, Given, If, Index, Let, Load, Loop, Program, Store
+from flagen.kernel.ir import (
+    Access,
+    Add,
+    Array,
+    FirstBlock,
+    Given,
+    If,
+    Index,
+    Let,
+    Load,
+    Loop,
+    Program,
+    Store,
+    statements_in,
+)
 from flagen.kernel.passes import live, values_of
 from flagen.kernel.prove import prove_chunk
 from flagen.kernel.registers import Lanes, Registers
@@ -56,7 +70,7 @@ def test_nothing_that_is_made_goes_unused():
     for name in CASES:
         for program in (of(name).chunk, of(name).chunk_backward):
             (kernel,) = program.kernels
-            body = next(s.body for s in kernel.body if isinstance(s, Loop))
+            body = next((s.body for s in kernel.body if isinstance(s, Loop)), kernel.body)
             lets = [statement for statement in body if isinstance(statement, Let)]
             handed_on = [let.target for let in lets if isinstance(let.value, Edge) or let.target.endswith("_first")]
             totals = [statement.target for statement in body if isinstance(statement, Add)]
@@ -218,9 +232,19 @@ def test_a_mistake_in_a_shift_is_refused(mistake):
 
 def test_a_shift_scans_nothing():
     programs = of("shifted")
+    for program, scanned in ((programs.chunk, {"z"}), (programs.chunk_backward, {"z", "dz_before"})):
+        (kernel,) = program.kernels
+        lets = [s for s in statements_in(kernel.body) if isinstance(s, Let)]
+        assert {let.target for let in lets if isinstance(let.value, Scan)} == scanned
+
+
+def test_a_window_walks_nothing():
+    programs = of("window")
     for program in (programs.chunk, programs.chunk_backward):
         (kernel,) = program.kernels
-        assert not [tile for tile in values_of(kernel.body) if isinstance(tile, Scan)]
+        assert kernel.run == "stretch"
+        assert not [tile for tile in values_of(kernel.body) if isinstance(tile, Scan | Shifted | Edge)]
+        assert not [statement for statement in statements_in(kernel.body) if isinstance(statement, Loop)]
 
 
 @pytest.mark.parametrize("mistake", BACKWARD)

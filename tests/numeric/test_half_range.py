@@ -16,6 +16,7 @@ READ = {"mamba2": "C", "rwkv6": "r", "rwkv7": "r"}
 WRITTEN = {"mamba2": "x", **dict.fromkeys(("oja", "gsa", "abc_attn", "linear_attn_normalized"), "k")}
 """What the state is linear in, where that is not v."""
 LINEAR = {
+    "momentum_delta_rule": {"S_initial", "M_initial"},
     **{name: {"Sk_initial"} for name in ("gsa", "abc_attn")},
     "linear_attn_normalized": {"S_initial", "z_initial"},
     **{name: {"S_initial"} for name in ("lightnet", "precond_gated_delta_rule", "precond_kda")},

@@ -102,6 +102,8 @@ def _lengths(kernel: Kernel, runs: int, T: int, sizes: Sizes, cu_seqlens: Tensor
     """The length of each sequence: of those that are packed, or as many as there are programs for."""
     if cu_seqlens is not None:
         return tuple(end - start for start, end in pairwise(cu_seqlens.tolist()))
+    if kernel.run == "stretch":
+        return (T,) * (runs // (T // sizes.chunk + 1))
     tokens = {"sequence": max(T, 1), "segment": sizes.segment, "chunk": sizes.chunk if TOKEN in sizes.blocks else 1}
     return (T,) * (runs // max(1, -(-T // tokens[kernel.run])))
 
@@ -113,6 +115,8 @@ def _check_borders(arrays: Mapping[str, Tensor], sizes: Sizes) -> None:
     expected["segment_sequence"] = _repeated(segments)
     if TOKEN in sizes.blocks:
         expected["first_chunk"] = list(sizes.first_chunks[:-1])
+        expected["first_stretch"] = list(sizes.first_stretches[:-1])
+        expected["stretch_sequence"] = _repeated([end - start for start, end in pairwise(sizes.first_stretches)])
         expected["chunk_sequence"] = _repeated([end - start for start, end in pairwise(sizes.first_chunks)])
     for name, numbers in expected.items():
         assert name not in arrays or arrays[name].tolist()[: len(numbers)] == numbers, name
@@ -127,8 +131,8 @@ def _repeated(counts: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class _Run:
-    """A sequence, or a segment or a chunk of one: its first token, its number among all, and in its sequence; the
-    tokens that it has, and those of the chunk behind it."""
+    """A sequence, or a segment, a chunk or a stretch of one: its first token, its number among all, and in its
+    sequence; the tokens that it has, and those of the chunk behind it."""
 
     sequence: int
     start: int
@@ -159,6 +163,13 @@ def _runs(kernel: Kernel, sizes: Sizes) -> Iterator[tuple[Way, _Run]]:
         if kernel.run == "sequence":
             yield Way(length), _Run(sequence, start, sequence, 0, length)
             continue
+        if kernel.run == "stretch":
+            starts = range(0, length + 1, sizes.chunk)
+            for within, first in enumerate(starts):
+                way = Way(start=not within, end=first == starts[-1])
+                yield way, _Run(sequence, start + first, number, within, min(sizes.chunk, length - first))
+                number += 1
+            continue
         size = sizes.segment if kernel.run == "segment" else sizes.chunk
         tokens = [min(size, length - first) for first in range(0, length, size)]
         for within, here in enumerate(tokens):
@@ -181,6 +192,7 @@ def _programs(launch: Launch, way: Way, runs: Sequence[_Run], blocks: Tensor) ->
         places |= {"head": head, "key_head": head // (sizes.HV // sizes.H)}
     first_segment = torch.tensor([0, *accumulate(sizes.segments)])
     places["segment"] = number if kernel.run == "segment" else first_segment[sequence]
+    places["stretch"] = number
     chunks = NOWHERE
     if TOKEN in sizes.blocks:
         first_chunk = torch.tensor(sizes.first_chunks)
@@ -189,4 +201,5 @@ def _programs(launch: Launch, way: Way, runs: Sequence[_Run], blocks: Tensor) ->
         places["slot"] = (first_chunk[sequence] + sequence) // 2 + within // 2
         places["chunk"] = start // sizes.blocks[TOKEN] + sequence
     at: dict[Space, Place] = {space: (place, 0) for space, place in places.items()}
-    return Programs(launch, way, at, start, block, within, chunks, (tokens, behind))
+    length = torch.tensor(sizes.lengths)[sequence]
+    return Programs(launch, way, at, start, block, within, chunks, (tokens, behind), length)

@@ -21,6 +21,8 @@ from flagen.kernel.ir import (
     Fill,
     FirstBlock,
     Given,
+    HasEnd,
+    HasStart,
     If,
     Kernel,
     LastToken,
@@ -225,4 +227,8 @@ def _condition(condition: Condition) -> str:
             return "here.is_first_block"
         case LastToken():
             return "here.is_last_token"
+        case HasStart():
+            return "here.way.start"
+        case HasEnd():
+            return "here.way.end"
     raise InternalError(f"the PyTorch printer of kernels does not know {type(condition).__name__}")

@@ -108,7 +108,10 @@ class Programs(Standing):
 
     def load(self, access: Access, name: str, fill: float, expressions: Expressions = NO_EXPRESSIONS) -> Tensor:
         found, offset = self._elements(access, expressions)
-        return self._with_fill(self._from(name, offset)[found.index], found, fill)
+        memory = self._from(name, offset)
+        if not len(memory) and found.hidden is not None and found.hidden.all():
+            return torch.full(found.index.shape, fill, dtype=self.launch.dtype)
+        return self._with_fill(memory[found.index], found, fill)
 
     def load_shares(self, access: Access, name: str, fill: float, expressions: Expressions = NO_EXPRESSIONS) -> Tensor:
         """The sum of what each block of the kernel that stored it has left."""
@@ -181,7 +184,7 @@ class Programs(Standing):
         for space, stride in layout.spaces:
             index = index + _along(self.place(space)[0] * stride, None, over)
         for space, axis, stride in layout.rows:
-            lanes = torch.arange(blocks[axis])
+            lanes = torch.arange(blocks[axis]) - access.ago
             lanes = lanes // self.steps if (space, axis) == ("token", ROW) else lanes
             index = index + _along(self.first_row(space)[0][:, None] + lanes, axis, over) * stride
         for dim, stride in layout.dims:
@@ -189,7 +192,10 @@ class Programs(Standing):
             index = index + (lanes if dim in placed else _along(lanes, dim, over)) * stride
         hidden = None if where is None else ~where
         for dim in access.within:
-            beyond = self._beyond(dim, over, placed, ends)
+            if access.ago and dim in access.rows:
+                beyond = ~_along(self.in_sequence("token", access.ago), dim, over)
+            else:
+                beyond = self._beyond(dim, over, placed, ends)
             if beyond.any():
                 hidden = beyond if hidden is None else hidden | beyond
         if hidden is None:

@@ -41,12 +41,15 @@ class Launch:
 @dataclass(frozen=True)
 class Way:
     """What programs have in common: how many tokens their run has, if it is no chunk, and whether it is the last one of
-    its sequence; whether the chunk before theirs has a slot with it, and whether the one behind has."""
+    its sequence; whether the chunk before theirs has a slot with it, and whether the one behind has; whether their
+    stretch has the first place of the sequence, and whether it has that behind the last token."""
 
     tokens: int = 0
     last: bool = True
     earlier: bool = False
     later: bool = False
+    start: bool = False
+    end: bool = False
 
 
 @dataclass
@@ -55,7 +58,8 @@ class Standing:
 
     start: the first token of its run.
     block: the number of its block.
-    within: the number of its chunk in its sequence, out of `chunks`.
+    within: the number of its chunk, or stretch, in its sequence, out of `chunks`.
+    length: the tokens of its sequence.
     rows: the tokens of its chunk, if it has one, and of the chunk behind that.
     """
 
@@ -67,6 +71,7 @@ class Standing:
     within: Tensor = NOWHERE
     chunks_of_sequence: Tensor = NOWHERE
     rows: tuple[Tensor, Tensor] = (NOWHERE, NOWHERE)
+    length: Tensor = NOWHERE
     size: dict[str, object] = field(default_factory=dict)
     span: range = range(0)
     """The tokens that a loop over tokens has, counted from `start`."""
@@ -86,7 +91,7 @@ class Standing:
         if "LEAF_LEVELS" in self.launch.words:
             self.size["LEAF"] = 1 << self.word("LEAF_LEVELS")
         self.span = range(self.way.tokens)
-        if self.launch.kernel.run == "chunk":
+        if self.launch.kernel.run in ("chunk", "stretch"):
             self.first_token, self.tokens_of_chunk = 0, self.rows[0]
 
     def word(self, name: str) -> int:
@@ -234,6 +239,14 @@ class Standing:
         """The place of each lane: of a row in its chunk, of an index in its dim."""
         base, offset = self.first_index(dim)
         return base[:, None] + (offset + torch.arange(self.launch.sizes.blocks[dim]))
+
+    def in_sequence(self, place: str, ago: int) -> Tensor:
+        """Which lanes of a stretch have a token that many tokens before; or are at a place of the sequence."""
+        size = self.launch.sizes.chunk
+        lanes, length = self.within[:, None] * size + torch.arange(size) - ago, self.length[:, None]
+        if place == "token":
+            return (lanes >= 0) & (lanes < length)
+        return lanes == (length if place == "end" else 0)
 
     def inside(self, dim: str) -> Tensor:
         """Which lanes are no padding."""

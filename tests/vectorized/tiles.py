@@ -25,6 +25,7 @@ from flagen.plan.tiles import (
     Either,
     Function,
     Head,
+    InSequence,
     Lane,
     Masked,
     MatMul,
@@ -118,6 +119,8 @@ def printed(tile: Tile) -> str:
             return f"device.shifted({full(value, dims)}, {full(first, dims[1:])}, reverse={reverse})"
         case Edge(value, _, reverse):
             return f"{_own(value)}[:, {0 if reverse else -1}]"
+        case InSequence(place, ago):
+            return f"here.in_sequence({place!r}, {ago})"
         case Coordinate(of):
             return f"here.coordinate({of!r})"
         case Lane(axis):

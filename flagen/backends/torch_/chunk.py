@@ -179,8 +179,9 @@ class _ScanPrinter(EquationPrinter):
             return f"{self._one_chunk(self._factor(exponents))} * {name}"
         if not exponents:
             return self._one_chunk(self.name(factor))
+        where = "to_end" if any(exponent.sign < 0 for exponent in exponents) else "from_start"
         return self._one_chunk(
-            self._shared(f"{self.name(factor)}_to_end", f"{self.name(factor)} * {self._factor(exponents)}")
+            self._shared(f"{self.name(factor)}_{where}", f"{self.name(factor)} * {self._factor(exponents)}")
         )
 
     def _one_chunk(self, name: str) -> str:

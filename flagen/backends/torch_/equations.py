@@ -128,15 +128,14 @@ class EquationPrinter:
     def _einsum(self, term: Term, target: Factor) -> str:
         """A term of registers; its decays go with the rows that carry them, or with the state."""
         rows = next((exponent.row for exponent in term.exponents if exponent.row), None)
-        printed = []
-        for factor in term.factors:
-            carries = rows in factor.index and not _of_registers(factor)
-            printed.append(self._decayed(factor, term.exponents if carries else ()))
+        carriers = [f for f in term.factors if rows in f.index and ("x" in f.index if self.per_key else _is_row(f))]
+        printed = [self._decayed(f, term.exponents if f in carriers[:1] else ()) for f in term.factors]
         letters = ",".join(f"...{''.join(factor.index)}" for factor in term.factors)
         text = f'torch.einsum("{letters}->...{"".join(target.index)}", {", ".join(printed)})'
-        if term.exponents and rows is None:
-            return f"{self._one(self._factor(term.exponents))}[..., None, :, :] * {text}"
-        return text
+        if not term.exponents or carriers:
+            return text
+        decay = self._one(self._factor(term.exponents))
+        return f"{decay if rows else f'{decay}[..., None, :, :]'} * {text}"
 
     def _one(self, name: str) -> str:
         """What is the same for all rows of a chunk."""
@@ -279,9 +278,9 @@ class EquationPrinter:
         return self._shared(f"sees_{name}", f"{self._rows()} < {self._first_seen(reader)}[:, None]")
 
 
-def _of_registers(factor: Factor) -> bool:
-    """Whether a factor is what reaches or leaves registers, and no row."""
-    return any(FAMILY[letter] == "register" for letter in factor.index)
+def _is_row(factor: Factor) -> bool:
+    """Whether a factor is a row, and not what reaches or leaves registers."""
+    return not any(FAMILY[letter] == "register" for letter in factor.index)
 
 
 def _together(statement: Statement) -> tuple[object, ...]:

@@ -31,6 +31,11 @@ class Axes:
         """Which of them lie within the dim."""
         return free_name(f"{dim}_mask", self._taken)
 
+    def mask_ago(self, ago: int) -> str:
+        """Which tokens have one in their sequence that many tokens before them."""
+        when = f"_{ago}_ago" if ago > 0 else f"_in_{-ago}" if ago else ""
+        return free_name(f"{TOKEN}_mask{when}", self._taken)
+
     def lanes(self, dim: str) -> str:
         """How many lanes a tile has along `dim`."""
         match dim:
@@ -77,7 +82,9 @@ class Axes:
         start = [product(counted, product(*(Printed(self.size(dim)) for dim in dims))).text] if row else []
         return total_of(*start, *offsets)
 
-    def within(self, dims: Dims) -> str:
-        """The mask of a tile over `dims`; empty for a scalar, which has no lane to mask."""
+    def within(self, dims: Dims, ago: int = 0) -> str:
+        """The mask of a tile over `dims`, whose rows are those of tokens that many tokens ago; empty for a scalar,
+        which has no lane to mask."""
         over = self.sorted(dims)
-        return " & ".join(self.spread(self.mask(dim), (dim,), over) for dim in over)
+        masks = ((dim, self.mask_ago(ago) if ago and dim == TOKEN else self.mask(dim)) for dim in over)
+        return " & ".join(self.spread(mask, (dim,), over) for dim, mask in masks)

@@ -19,6 +19,8 @@ from flagen.kernel.ir import (
     Fill,
     FirstBlock,
     Given,
+    HasEnd,
+    HasStart,
     If,
     Index,
     Kernel,
@@ -34,7 +36,15 @@ from flagen.kernel.ir import (
     Statement,
     Store,
 )
-from flagen.kernel.passes import dims_counted, dims_with_ends, edges_named, evaluates_head, has_key_heads, reads_steps
+from flagen.kernel.passes import (
+    dims_counted,
+    dims_with_ends,
+    edges_named,
+    evaluates_head,
+    has_key_heads,
+    reads_steps,
+    tokens_ago,
+)
 from flagen.plan.rows import TOKEN
 from flagen.plan.tiles import Tile, Value
 from flagen.spec.model import Dims
@@ -111,6 +121,9 @@ class KernelPrinter:
             end = "tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)"
             yield f"{INDENT}end_token = tl.minimum(first_token + SEGMENT, {end})"
             return
+        if self.kernel.run == "stretch":
+            yield from self._span_of_stretch()
+            return
         counts_segments = any(isinstance(s, Loop) and s.over == "segment" for s in self.kernel.body)
         yield "if cu_seqlens_ptr is None:"
         yield f"{INDENT}first_token = sequence * T"
@@ -122,6 +135,30 @@ class KernelPrinter:
         yield f"{INDENT}end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)"
         if counts_segments:
             yield f"{INDENT}segment = tl.load(first_segment_ptr + sequence)"
+
+    def _span_of_stretch(self) -> Iterator[str]:
+        """The tokens of the sequence, and the first place of the stretch."""
+        yield "if cu_seqlens_ptr is None:"
+        yield f"{INDENT}stretches = T // CHUNK + 1"
+        yield f"{INDENT}sequence = stretch // stretches"
+        yield f"{INDENT}first_token = sequence * T"
+        yield f"{INDENT}end_token = first_token + T"
+        yield f"{INDENT}start = first_token + stretch % stretches * CHUNK"
+        yield "else:"
+        yield f"{INDENT}sequence = tl.load(stretch_sequence_ptr + stretch)"
+        yield f"{INDENT}first_token = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)"
+        yield f"{INDENT}end_token = tl.load(cu_seqlens_ptr + sequence + 1).to(tl.int64)"
+        yield f"{INDENT}start = first_token + (stretch - tl.load(first_stretch_ptr + sequence)) * CHUNK"
+
+    def _places(self) -> Iterator[str]:
+        """The tokens of a stretch, and which of them have others before them or behind."""
+        yield "token = start + rows"
+        yield f"{self.axes.mask(TOKEN)} = token < end_token"
+        for ago in tokens_ago(self.kernel):
+            away = f"{'+' if ago > 0 else '-'} {abs(ago)}"
+            first = f"(token >= first_token {away}) & " if ago > 0 else ""
+            end = f"token < end_token {away}"
+            yield f"{self.axes.mask_ago(ago)} = {first}{f'({end})' if first else end}"
 
     def _axes(self) -> Iterator[str]:
         ends, counted = dims_with_ends(self.kernel), dims_counted(self.kernel)
@@ -138,6 +175,8 @@ class KernelPrinter:
                 yield "is_first = rows == 0"
             if last:
                 yield "is_last = rows == CHUNK - 1"
+        if self.kernel.run == "stretch":
+            yield from self._places()
 
     # ------------------------------------------------------------------------------------------------------ statements
 
@@ -200,6 +239,10 @@ class KernelPrinter:
                 return "block == 0"
             case LastToken():
                 return "token == end_token - 1"
+            case HasStart():
+                return "start == first_token"
+            case HasEnd():
+                return "end_token < start + CHUNK"
 
     def _filled(self, fill: Fill) -> str:
         shape = self.axes.shape(fill.dims)
@@ -300,7 +343,7 @@ class KernelPrinter:
         return f"tl.store({pointer} + {self._address(target)}, {stored}{cast}{self._mask(target)})"
 
     def _mask(self, access: Access, other: str = "") -> str:
-        return f", mask={self.axes.within(access.within)}{other}" if access.within else ""
+        return f", mask={self.axes.within(access.within, access.ago)}{other}" if access.within else ""
 
     def _address(self, access: Access) -> str:
         return self.axes.address(self._row(access), access.array.dims, access.rows)
@@ -324,6 +367,8 @@ class KernelPrinter:
                 return "token - segment_start"
             case "micro_step":
                 return self._step()
+            case "token" if index.ago:
+                return f"token {'-' if index.ago > 0 else '+'} {abs(index.ago)}"
         return _COORDINATES.get(index.space, index.space)
 
     def _extent(self, index: Index, access: Access) -> str:

@@ -25,6 +25,7 @@ from flagen.plan.tiles import (
     Either,
     Function,
     Head,
+    InSequence,
     Lane,
     Masked,
     MatMul,
@@ -132,6 +133,10 @@ class Printer:
                 return Printed(f"{known}({self(value)}, {self._spread(first, dims, SUM)}, {edge})")
             case Edge(value, axis, reverse):
                 return Printed(f"_only_row({self(value)}, {self._end(axis, value.dims, last=not reverse)})")
+            case InSequence("token", ago):
+                return Printed(self.axes.mask_ago(ago))
+            case InSequence(place):
+                return Printed(f"token == {'first' if place == 'start' else 'end'}_token", COMPARE)
             case Whole(value):
                 return Printed(str(value), SIGN if value < 0 else ATOM)
             case Lane(axis):

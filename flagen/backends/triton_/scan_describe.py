@@ -13,6 +13,12 @@ from flagen.spec.printer import to_source
 
 def ownership(plan: ScanKernelPlan) -> str:
     """Which part of the work one program has, and why it can have it."""
+    if plan.is_window:
+        owned = f"BLOCK_{plan.split} indices of {plan.split}" if plan.split else "all"
+        return (
+            f"A program owns {owned} of CHUNK tokens. No state is anything of what it was: the one before a token is"
+            " made of other tokens, whose rows are loaded again, from the cache; so are those behind for a gradient."
+        )
     states = listed(state.name for state in plan.spec.states)
     if plan.split is None:
         what = "sums or rotations run" if turns(plan.spec) else "something sums"
@@ -49,7 +55,8 @@ def traffic_back(plan: ScanBackwardPlan) -> str:
         text += f"; of the gradients of {listed(shares)} each block writes a share of its own"
     params = [give.source.name for give in plan.gives if isinstance(give.source, Param)]
     if params:
-        text += f". Those of {listed(params)} are added up over the tokens of a sequence first"
+        of = "program" if forward.is_window else "sequence"
+        text += f". Those of {listed(params)} are added up over the tokens of a {of} first"
     return f"{text}."
 
 

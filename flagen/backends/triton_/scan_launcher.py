@@ -14,7 +14,8 @@ from flagen.backends.triton_.chunk_launcher import PACKED
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.launcher import default_values
 from flagen.backends.triton_.operator import Operator, result_of
-from flagen.kernel.ir import Array, Kernel, Life, Program
+from flagen.kernel.ir import Array, Kernel, Life, Program, Run
+from flagen.kernel.recurrent import CU_SEQLENS
 from flagen.plan.free_names import free_name
 from flagen.plan.scan import Result, ScanPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
@@ -112,6 +113,8 @@ def scan_launcher_context(
         "defaults": list(default_values(spec)),
         "config_arguments": _axes(*kernel.dims),
         "split": kernel.block_of,
+        "walks": kernel.run == "sequence",
+        "programs": _programs(kernel),
         "launch": [*pointers, "*outputs", *_numbers(kernel, "CHUNK=chunk_size")],
     }
 
@@ -139,7 +142,7 @@ def _pointers(kernel: Kernel, named: Mapping[Life, Callable[[Array], str]]) -> l
     passed = []
     for array in kernel.arrays:
         if array.life == "begin":
-            passed.append(PACKED)
+            passed.append(PACKED if array == CU_SEQLENS else array.name)
         elif array.life == "argument" and not array.optional:
             passed.append(f"{array.name}.contiguous()")
         elif array.life in named:
@@ -151,6 +154,15 @@ def _numbers(kernel: Kernel, chunk_size: str) -> list[str]:
     """What a launch passes behind the arrays, but for blocks."""
     sizes = (chunk_size if size == "CHUNK" else f"args.{size}" for size in kernel.sizes)
     return [*(f"float({number})" for number in kernel.numbers), "args.tokens", *sizes]
+
+
+def _programs(kernel: Kernel) -> str:
+    """How many programs are launched."""
+    return product_of(_RUNS[kernel.run], "args.HV", *(["blocks"] if kernel.block_of else []))
+
+
+_RUNS: Mapping[Run, str] = {"sequence": "args.runs", "stretch": "stretches"}
+"""How many of them a launch has."""
 
 
 def _if_given(name: str) -> str:
@@ -197,6 +209,7 @@ def scan_backward_launcher_context(plan: ScanBackwardPlan, program: Program) -> 
             *_pointers(
                 kernel,
                 {
+                    "argument": lambda x: _if_given(initials[x.of]),
                     "cotangent": lambda x: _if_given(cotangents[x.of]) if x.optional else cotangents[x.of],
                     "residual": lambda x: x.name,
                     "gradient": lambda x: x.name,
@@ -204,7 +217,8 @@ def scan_backward_launcher_context(plan: ScanBackwardPlan, program: Program) -> 
             ),
             *_numbers(kernel, "chunk_size"),
         ],
-        "programs": product_of("args.runs", "args.HV", *(["blocks"] if kernel.block_of else [])),
+        "walks": kernel.run == "sequence",
+        "programs": _programs(kernel),
     }
 
 
@@ -214,8 +228,9 @@ def _heads(array: Array) -> str:
 
 
 def _room(array: Array) -> str:
-    """The shape of a gradient that is added up over sequences, heads and blocks."""
-    return ", ".join(("args.runs", "args.HV", "blocks" if "block" in array.spaces else "1", *map(_axes, array.dims)))
+    """The shape of a gradient that is added up over sequences, or stretches of them, heads and blocks."""
+    runs = "stretches" if "stretch" in array.spaces else "args.runs"
+    return ", ".join((runs, "args.HV", "blocks" if "block" in array.spaces else "1", *map(_axes, array.dims)))
 
 
 def _total(spec: Spec, name: str, initials: Mapping[str, str], array: Array | None) -> str:

@@ -44,6 +44,16 @@ def segments_by_length(args: Arguments, cu_seqlens: Tensor | None) -> tuple[int,
     return size, segments, first_segment
 
 
+def stretches_of(args: Arguments, cu_seqlens: Tensor | None, size: int) -> tuple[int, Tensor | None, Tensor | None]:
+    """How many stretches of `size` places there are, of which each sequence has as many as its tokens, and the place
+    behind them, take; of packed sequences, also each stretch's sequence and each sequence's first."""
+    if cu_seqlens is None or args.offsets is None:
+        return args.runs * (args.tokens // size + 1), None, None
+    stretches = sum((end - start) // size + 1 for start, end in pairwise(args.offsets))
+    counts = cu_seqlens.long().diff() // size + 1
+    return stretches, torch.repeat_interleave(counts, output_size=stretches), counts.cumsum(0) - counts
+
+
 def room(argument: Tensor, *heads: int) -> Tensor:
     """Room for the gradient of an argument from every head and block; in float32 where several of them are summed."""
     batch, rows, _, *channels = argument.shape
