@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -54,6 +55,24 @@ def test_what_vectors_become_is_evaluated_where_they_are():
     decay, key = form.passed
     assert decay.wide, "a rounded log decay is another decay"
     assert not key.wide, "rows are rounded anyway"
+
+
+@pytest.mark.parametrize(
+    ("update", "decay", "highest"),
+    [
+        ("m = maximum(m + g, s)", "m_prev + g - m", 0),
+        ("m = maximum(s, m + g)", "m_prev + g - m", 0),
+        ("m = logaddexp(m + g, s)", "m_prev + g - m", 0),
+        ("m = maximum(m + g, s)", "m_prev - m", math.inf),  # An argument, and nothing else, is no greater.
+        ("m = maximum(m + g, s)", "m - m_prev", math.inf),
+        ("m = m + g", "m_prev - m", math.inf),
+    ],
+)
+def test_a_maximum_is_at_least_each_of_its_arguments(update, decay, highest):
+    text = f"- {update}\n- S = exp({decay}) * S + exp(s - m) * outer(k, v)"
+    form = stages(text, "o = S.T @ q", "S: [K, V], m: []")
+    (within,) = (decl.range for decl in form.passed if decl.name == "log_decay")
+    assert within.high == highest
 
 
 def test_an_angle_goes_on_as_it_is():

@@ -25,10 +25,10 @@ PEAK = """
 flagen: 1
 name: peak
 state: {m: {dims: [K], init: -.inf}, h: [K]}
-inputs: {x: [K], y: [K], w: {dims: [], range: [-.inf, 0]}}
+inputs: {x: [K], w: {dims: [], range: [-.inf, 0]}, y: [K]}
 update:
   - m = maximum(m + w, x)
-  - h = maximum(h + y, 0) - w
+  - h = maximum(h + y, 0) + w
 output: o = h * exp(m_prev + w - m) + m
 """
 """A running maximum, and a sum that keeps above a number."""

@@ -87,6 +87,17 @@ def test_ties_are_shared_as_the_recurrence_shares_them(form, kind, text):
         assert torch.equal(one, other)
 
 
+@pytest.mark.interpreted
+@pytest.mark.parametrize("text", [PEAK, BOUNDED])
+def test_the_interpreter_has_the_same_kernels(form, text):
+    x, w = (each.float().mul(2).round() for each in drawn(37))
+    first = torch.tensor([0.0, 1.0, -math.inf, 0.0]).reshape(1, 1, 4)
+    chunk, recurrent = (form(kind, text) for kind in ("chunk", "naive_recurrent"))
+    assert torch.equal(chunk(x, w, initial_state=first)[0], recurrent(x, w, initial_state=first)[0])
+    pairs = zip(*(pulled(function, x, w, first=first) for function in (chunk, recurrent)), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
 @pytest.mark.parametrize("kind", FORMS)
 def test_what_is_nothing_stays_nothing(form, kind):
     """A state of -inf has gradients of zero and a half, and none that is NaN; and so has a decay of all there was."""
