@@ -91,9 +91,17 @@ TOP: dict[str, set[str]] = {
 MAX_BLOCKS = 60
 
 
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Every statement in a node: imports are no part of anything else."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield child
+            yield from statements(child)
+
+
 def imported(path: Path, package: str) -> Iterator[tuple[int, str]]:
     """Every module that the file imports, with its line; `package` is what its relative imports start from."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -12,6 +12,7 @@ import pytest
 
 from flagen.diagnostics import SpecError
 from flagen.spec import load_spec, parse_spec
+from tests.specs import LAYERS, OPERATORS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,6 +57,14 @@ def test_the_first_example_is_the_spec_it_names() -> None:
         ours.update,
         ours.output,
     )
+
+
+def test_what_there_is_is_counted() -> None:
+    """Operators, layers and examples; and every operator has its place in the table of variants."""
+    assert f"has {len(OPERATORS)} operators ready, and {len(LAYERS)} layers" in README
+    assert f"has {len(list((ROOT / 'examples' / 'specs').glob('*.yaml')))} more that no paper has" in README
+    rows = [line for line in README.splitlines() if line.startswith("| ")]
+    assert not [name for name in OPERATORS if not any(f"`{name}`" in row for row in rows)]
 
 
 def test_starting_a_variant(tmp_path: Path) -> None:

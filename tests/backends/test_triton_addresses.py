@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from flagen.spec import load_spec
@@ -32,6 +33,12 @@ def calls(node: ast.AST) -> Iterator[ast.Call]:
 
 
 def name(call: ast.Call) -> str:
+    """What is called: a name, or an attribute of one, of which there are too many to print them all."""
+    match call.func:
+        case ast.Name(text):
+            return text
+        case ast.Attribute(ast.Name(module), text):
+            return f"{module}.{text}"
     return ast.unparse(call.func)
 
 
@@ -66,9 +73,10 @@ def first_name(node: ast.AST) -> str:
     """The pointer that an address starts from."""
     while isinstance(node, ast.BinOp):
         node = node.left
-    return ast.unparse(node)
+    return node.id if isinstance(node, ast.Name) else ast.unparse(node)
 
 
+@cache
 def constants(package: str) -> set[str]:
     """Pointers to what has no tokens: params."""
     return {f"{param.name}_ptr" for param in load_spec(ROOT / "specs" / f"{package}.yaml").params}
