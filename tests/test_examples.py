@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.tiers import tiered
+from tests.tiers import exhaustive, tiered
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANT = "gla"
@@ -40,8 +40,11 @@ def crosscheck(
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False, timeout=900)
 
 
-def test_operators_agree(checkout: Path) -> None:
-    done = crosscheck(checkout, run=("examples/crosscheck.py",))
+@pytest.mark.parametrize(
+    "run", [("-c", FEW), pytest.param(("examples/crosscheck.py",), marks=exhaustive)], ids=["few tokens", "all"]
+)
+def test_operators_agree(checkout: Path, run: tuple[str, ...]) -> None:
+    done = crosscheck(checkout, run=run)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "gradient of initial S" in done.stdout
     assert "naive_chunk ┃ chunk   ┃ fused_recurrent" in done.stdout

@@ -40,7 +40,7 @@ def test_a_mutant_differs():
 
 
 def test_a_few_show():
-    try_mistakes("hgrn", "--each", "2", "--limit", "8")
+    try_mistakes("hgrn", "--each", "2", "--limit", "4")
 
 
 @exhaustive
