@@ -160,6 +160,8 @@ class _Finder:
             raise OutsideNormalForm(size.problem, statement.span)
         self.extents[statement.target] = size
         value = settled(statement.value)
+        if problem := extent(value, {}).problem:
+            raise OutsideNormalForm(problem, statement.span)
         (self.now if statement.to_state else self.locals)[statement.target] = value
 
     def _written_out(self, expr: Expr) -> Expr:

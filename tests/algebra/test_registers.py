@@ -128,3 +128,9 @@ def test_micro_steps_are_refused():
 
 def test_states_that_need_no_other_are_stages_still():
     assert derived("- M = exp(g) * M + outer(k, v)\n- S = S + outer(k, M.T @ q)", state=TWO).staged is not None
+
+
+def test_what_grows_without_end_is_refused():
+    update = [line for _ in range(25) for line in ("S = s * S + M + outer(k, S.T @ k)", "M = M + s * S + outer(k, v)")]
+    refused = derived("\n".join(f"- {statement}" for statement in update), state=TWO).no_chunk_form
+    assert refused is not None and "too large an expression" in refused.reason
