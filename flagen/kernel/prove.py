@@ -23,7 +23,7 @@ from flagen.kernel.settings import CHUNKS, ROWS, SETTINGS, Setting
 from flagen.kernel.sizes import Illegal, Sizes
 from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.schedule import OUTPUT
-from flagen.spec.model import Spec
+from flagen.spec.model import Name, Spec, walk
 
 if TYPE_CHECKING:
     from flagen.kernel import Programs
@@ -157,9 +157,11 @@ def _ways(program: Program) -> list[Program]:
 
 
 def _outputs(spec: Spec) -> tuple[str, ...]:
-    """What there has to be of each token: the output, or what a stage makes for others."""
+    """What there has to be of each token: the output, or what a stage makes for others. What another statement of the
+    output reads may be a local of it."""
+    read = {node.name for assign in spec.output for node in walk(assign.value) if isinstance(node, Name)}
     targets = tuple(assign.target for assign in spec.output)
-    return (OUTPUT,) if OUTPUT in targets else targets
+    return (OUTPUT,) if OUTPUT in targets else tuple(name for name in targets if name not in read)
 
 
 def _prove_both(call: Call, forward: Program, backward: Program | None, named: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid, softplus
 
 from tests.numeric.operator_references import (
     CYCLIC,
+    MAMBA3,
     abc_attn,
     comba,
     cyclic,
@@ -114,16 +115,17 @@ def mamba2_layer(S, x, dt, B, C, A_log, dt_bias, D, *, least=0.0, most=math.inf)
 
 
 @recurrence(
-    states={"phi": "angles", "S": "k v", "last_k": "k", "last_v": "v"},
+    states=MAMBA3,
     per_head="dt_bias q_bias k_bias D",
     output="v",
 )
-def mamba3_layer(phi, S, last_k, last_v, q, k, v, a, dt, trap, angles, z, dt_bias, q_bias, k_bias, D, *, least=0.0001):
+def mamba3_layer(
+    phi, S, last_k, last_v, last_now, q, k, v, a, dt, trap, angles, dt_bias, q_bias, k_bias, D, *, least=0.0001
+):
     step = softplus(dt + dt_bias)
     rate = -softplus(a).clamp(min=least)
     operands = q, k, v, rate * step, step, trap, angles, q_bias, k_bias, D
-    states, o = mamba3.__wrapped__(phi, S, last_k, last_v, *operands)
-    return states, o * silu(z)
+    return mamba3.__wrapped__(phi, S, last_k, last_v, last_now, *operands)
 
 
 @recurrence(states={"S": "k v", "z": "k"}, first={"z": -math.inf}, output="v")

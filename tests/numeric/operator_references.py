@@ -253,14 +253,18 @@ def turned(x: Tensor, angle: Tensor) -> Tensor:
     return torch.view_as_real(torch.cat([moved, pairs[len(angle) :]])).flatten()
 
 
-@recurrence(states={"phi": "angles", "S": "k v", "last_k": "k", "last_v": "v"}, per_head="q_bias k_bias D", output="v")
-def mamba3(phi, S, last_k, last_v, q, k, v, adt, dt, trap, angles, q_bias, k_bias, D):
+MAMBA3 = {"phi": "angles", "S": "k v", "last_k": "k", "last_v": "v", "last_now": ""}
+
+
+@recurrence(states=MAMBA3, per_head="q_bias k_bias D", output="v")
+def mamba3(phi, S, last_k, last_v, last_now, q, k, v, adt, dt, trap, angles, q_bias, k_bias, D):
+    """The trapezoid of the paper, whose state has all that was written; kept is the state without the last product."""
+    S = S + last_now * outer(last_k, last_v)
     phi = (phi + 0.5 * torch.tanh(angles) * dt) % 1
     q, k = turned(q + q_bias, 2 * math.pi * phi), turned(k + k_bias, 2 * math.pi * phi)
     now = dt * torch.sigmoid(trap)
-    before = dt - now
-    S = exp(adt) * (S + before * outer(last_k, last_v)) + now * outer(k, v)
-    return (phi, S, k, v), retrieve(S, q) + D * v
+    S = exp(adt) * (S + (dt - now) * outer(last_k, last_v)) + now * outer(k, v)
+    return (phi, S - now * outer(k, v), k, v, now), retrieve(S, q) + D * v
 
 
 def rms_normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
