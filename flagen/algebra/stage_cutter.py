@@ -265,9 +265,11 @@ class Cutter:
 
     def _wants_wide(self, value: Expr) -> bool:
         """Rows of a matrix state are rounded to the dtype of the inputs anyway; numbers, decays, angles and scans are
-        not."""
-        kept = self.in_exponent or self.in_angle
-        return self.states <= self.results.scans or not value.dims or kept
+        not. A shift hands on what it gets, as exactly as it is wanted."""
+        exact = self.states <= self.results.scans
+        if self.states and self.states <= self.results.shifts:
+            exact = any(each.result.wide for name in self.states for each in self.results.wanted[name])
+        return exact or self.in_exponent or self.in_angle or not value.dims
 
     def _is_of_whole_token(self, expr: Expr, place: Place) -> bool:
         """Whether `expr`, in a `repeat`, is the same in every micro-step."""

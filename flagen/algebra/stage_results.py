@@ -27,8 +27,8 @@ class Wanted:
 class Results:
     """The results that are wanted so far, state by state, of a spec whose statements `flow` knows.
 
-    order: the states, each after those that its update uses; scans: those that are scans; taken: names that are not
-    free, of which a result may have that of one of `locals`.
+    order: the states, each after those that its update uses; scans: those that are scans, and shifts: those of them that
+    are nothing of what they were; taken: names that are not free, of which a result may have that of one of `locals`.
     """
 
     def __init__(self, spec: Spec, mixed: tuple[frozenset[str], ...] = ()) -> None:
@@ -40,6 +40,7 @@ class Results:
         self.in_steps = {assign.target for place, assign in self.flow.statements.items() if len(place) > 1}
         self.wanted: dict[str, list[Wanted]] = {name: [] for name in self.order}
         self.scans: set[str] = set()
+        self.shifts: set[str] = set()
 
     def state(self, name: str) -> State:
         return next(state for state in self.spec.states if state.name == name)

@@ -84,6 +84,7 @@ class _Stages:
         else:
             if not any(scan.low_rank for scan in scans):
                 self.scans.add(name)
+                self.results.shifts |= {name} if all(scan.is_shift for scan in scans) else set()
                 return
         raise _no_chunk_form(name, why)
 
