@@ -27,8 +27,8 @@ class Wanted:
 class Results:
     """The results that are wanted so far, state by state, of a spec whose statements `flow` knows.
 
-    order: the states, each after those that its update uses; scans: those that are scans, and shifts: those of them that
-    are nothing of what they were; taken: names that are not free, of which a result may have that of one of `locals`.
+    order: the states, each after those that its update uses; scans: those that are scans, and shifts: those of these
+    that are nothing of what they were; taken: names that are not free, of which a result may have that of a local.
     """
 
     def __init__(self, spec: Spec, mixed: tuple[frozenset[str], ...] = ()) -> None:
