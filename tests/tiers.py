@@ -34,7 +34,16 @@ REPRESENTATIVES = (
 """A scalar decay; micro-steps that erase; a decay of each key, with an erasure and with any two vectors; reads from the
 right; a normalizer that rides; several matrices, of slots; channels without a matrix."""
 
-INTERPRETED = (*REPRESENTATIVES, "abc_attn", "comba", "cyfa", "lightning_attn", "mamba3", "precond_kda")
+INTERPRETED = (
+    *REPRESENTATIVES,
+    "abc_attn",
+    "comba",
+    "lightning_attn",
+    "mamba3",
+    "mlstm",
+    "precond_kda",
+    "rg_lru",
+)
 """With what the kernels of layers have besides, these have every kind of node that any kernel has."""
 
 exhaustive = pytest.mark.exhaustive

@@ -25,7 +25,7 @@ def with_form(kind: str) -> list[tuple[str, Shape]]:
     return [(name, shape) for name, shape in CASES if hasattr(package(name), f"{kind}_{name}")]
 
 
-INTERPRETED = ("gated_linear_attention", "gated_deltanet", "hgrn2_attention")
+INTERPRETED = ("gated_deltanet", "hgrn2_attention")
 """Those whose kernels are interpreted each time: between them they have every function that layers have."""
 
 

@@ -184,7 +184,8 @@ class EquationPrinter:
             case Weights():
                 return f"{self._factor(statement.target)} &= {self._weights(statement)}"
             case WeightsGradient(target, uses):
-                return rf"{self._factor(target)} &= {' + '.join(self._through(target, use) for use in uses)}"
+                through = joined("+", *(Latex(self._through(target, use), PRODUCT) for use in uses))
+                return f"{self._factor(target)} &= {through.text}"
             case OffsetGradient(target, pairs):
                 return f"{self._gradient(target)} &= {self._pairs(pairs, target)}"
 
