@@ -74,9 +74,11 @@ def test_mistakes_in_the_chunk_form(found):
         check(found, mutant, forms=replace(found, chunk_form=replace(found.chunk_form, system=mutant.value)))
 
 
+@pytest.mark.parametrize(
+    "found", [name for name, case in CASES.items() if not case.normal_form.registers], indirect=True
+)
 def test_mistakes_in_the_split_solve(found, monkeypatch):
-    if found.normal_form.registers:
-        pytest.skip("the solve for registers is not split")
+    """Of one state: the solve for registers is not split."""
     for mutant in mutants.of_system(split_solve(found.chunk_form), found.normal_form):
         monkeypatch.setattr(proof, "split_solve", lambda _, system=mutant.value: system)
         check(found, mutant)

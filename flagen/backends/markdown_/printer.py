@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -270,10 +269,8 @@ class EquationPrinter:
         if tensor == "mix":
             return r"\Phi"
         if letter in "acFEM" and digits:
-            # Numbers of registers are called after the rows that they belong to.
-            rows = "".join(name for name in re.findall(r"[a-z]\d*", digits))
-            rows = rows if self.numbered else re.sub(r"\d", "", rows)
-            return f"{letter}^{{{rows}}}"
+            # Numbers of registers are called after the rows that they belong to; a single read is the one numbered 0.
+            return f"{letter}^{{{digits if self.numbered else digits.replace('0', '')}}}"
         return f"{letter}^{{{digits}}}" if digits and self.numbered else letter
 
 

@@ -45,6 +45,7 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "prelude": lines,
             "rows": arguments,
             "row_names": [name for name, _ in arguments],
+            "final": "final.unbind(2)" if nf.registers else "final",
             "chunked": [name for name, _ in arguments if name != "mix"],
             "registers": [state.name for state in nf.registers],
             "reads": [scope.read_name(read.name) for read in nf.reads],
