@@ -336,7 +336,7 @@ class _Sorter:
     # ------------------------------------------------------------------------------------------------------ orientation
 
     def _oriented(self, output: Expr) -> NormalForm:
-        reads = Reads(self.expansion, self.state, frozenset(self.ranges))
+        reads = Reads(self.expansion, frozenset(self.ranges), self.state)
         result = reads.extract(output)
         key = self._key_dim(reads)
         rows, columns = self.state.dims

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Generic, TypeVar
 
 from flagen.algebra.monomials import (
     Element,
@@ -18,7 +20,8 @@ from flagen.algebra.monomials import (
     total,
 )
 from flagen.algebra.rewrite import map_children
-from flagen.spec.model import Binary, Contract, Expr, Name, Number, Reduce, State, StateRead, walk
+from flagen.diagnostics import Span
+from flagen.spec.model import Binary, Contract, Dims, Expr, Name, Number, Reduce, State, StateRead, walk
 
 ONE = Number(Fraction(1))
 
@@ -45,17 +48,29 @@ def freed(elements: Iterable[Element], dummy: str) -> list[Element]:
     return [replace(e, index=tuple(dim if i == dummy else i for i in e.index)) for e in elements]
 
 
+def contracted_in(read: Element, dims: Dims, span: Span) -> tuple[str, str]:
+    """The index that a read of the state sums over, and the dim that it is of."""
+    rows, columns = dims
+    if read.index[0] != rows and read.index[1] == columns:
+        return read.index[0], rows
+    if read.index[0] == rows and read.index[1] != columns:
+        return read.index[1], columns
+    raise OutsideNormalForm("the output reads the state down to a scalar", span)
+
+
+Key = TypeVar("Key")
+
+
 @dataclass
-class Reads:
-    """Replaces each read of the state in the output by a name, and remembers (contracted dim, version, q) → name.
+class Extraction(ABC, Generic[Key]):
+    """Replaces each read of a state in the output by a name, and remembers what it stands for.
 
     `taken` are the names that the output may use beside the reads.
     """
 
     expansion: Expansion
-    state: State
     taken: frozenset[str]
-    found: dict[tuple[str, int, Expr], str] = field(default_factory=dict)
+    found: dict[Key, str] = field(default_factory=dict, init=False)
 
     def extract(self, expr: Expr) -> Expr:
         """`expr` in terms of reads.
@@ -65,23 +80,16 @@ class Reads:
         """
         if not reads_state(expr):
             return expr
-        match expr:
-            case Contract() | Reduce("sum" | "mean"):
-                known = dict(self.found)
-                try:
-                    return self._expanded(expr)
-                except OutsideNormalForm as outside:
-                    self.found = known
-                    return self._of_operands(expr, outside)
-            case StateRead():
-                raise OutsideNormalForm("the output uses the state itself, not a read of it", expr.span)
-        return map_children(expr, self.extract)
-
-    def _expanded(self, expr: Expr) -> Expr:
-        """`expr` as a sum of reads: `(S + outer(k, v)).T @ q` is one, and what the state has no part in."""
-        monomials = self.expansion.monomials(expr, {dim: dim for dim in expr.dims})
-        terms = [self._term(monomial, expr) for monomial in monomials]
-        return total(terms) or Number(Fraction(0))
+        if isinstance(expr, StateRead):
+            raise OutsideNormalForm("the output uses the state itself, not a read of it", expr.span)
+        if not self._may_be_read(expr):
+            return map_children(expr, self.extract)
+        known = dict(self.found)
+        try:
+            return self._expanded(expr)
+        except OutsideNormalForm as outside:
+            self.found = known
+            return self._of_operands(expr, outside)
 
     def _of_operands(self, expr: Expr, outside: OutsideNormalForm) -> Expr:
         """`expr` with the reads in its operands taken out: `dot(S.T @ q, S.T @ k)`. Where there are none, `outside`."""
@@ -92,6 +100,33 @@ class Reads:
             self.found = known
             raise outside from None
 
+    def _may_be_read(self, expr: Expr) -> bool:
+        """Whether `expr` is a product or a sum over a dim, which may be reads and what the state has no part in."""
+        return isinstance(expr, Contract) or (isinstance(expr, Reduce) and expr.function in ("sum", "mean"))
+
+    @abstractmethod
+    def _expanded(self, expr: Expr) -> Expr:
+        """`expr` as a sum of reads, and of what the state has no part in."""
+
+    def _free_name(self) -> str:
+        name = f"read{len(self.found)}"
+        while name in self.taken:
+            name += "_"
+        return name
+
+
+@dataclass
+class Reads(Extraction[tuple[str, int, Expr]]):
+    """The reads of one state: (contracted dim, version, q) → name."""
+
+    state: State
+
+    def _expanded(self, expr: Expr) -> Expr:
+        """`expr` as a sum of reads: `(S + outer(k, v)).T @ q` is one, and what the state has no part in."""
+        monomials = self.expansion.monomials(expr, {dim: dim for dim in expr.dims})
+        terms = [self._term(monomial, expr) for monomial in monomials]
+        return total(terms) or Number(Fraction(0))
+
     def _term(self, monomial: Monomial, expr: Expr) -> Expr:
         if len(expr.dims) > 1:
             raise OutsideNormalForm("the output reads the state through a full matrix", expr.span)
@@ -99,12 +134,8 @@ class Reads:
             return scaled(monomial.coefficient, product(monomial.elements))
         (read,) = monomial.states
         rows, columns = self.state.dims
-        if read.index[0] != rows and read.index[1] == columns:
-            contracted, side, kept = read.index[0], rows, columns
-        elif read.index[0] == rows and read.index[1] != columns:
-            contracted, side, kept = read.index[1], columns, rows
-        else:
-            raise OutsideNormalForm("the output reads the state down to a scalar", expr.span)
+        contracted, side = contracted_in(read, self.state.dims, expr.span)
+        kept = columns if side == rows else rows
         inner: list[Element] = []
         outer: list[Element] = []
         for indices, members in components(monomial.others()):
@@ -117,9 +148,3 @@ class Reads:
         result = Name(name, "local", (kept,), expr.span)
         factor = product(outer)
         return scaled(monomial.coefficient, result if factor is None else Binary("*", factor, result, expr.span))
-
-    def _free_name(self) -> str:
-        name = f"read{len(self.found)}"
-        while name in self.taken:
-            name += "_"
-        return name

@@ -33,7 +33,6 @@ from flagen.algebra.monomials import (
     OutsideNormalForm,
     components,
     product,
-    reads_state,
     scaled,
     total,
 )
@@ -48,19 +47,17 @@ from flagen.algebra.normal_form import (
     Read,
     WriteRow,
 )
-from flagen.algebra.reads import ONE, freed
+from flagen.algebra.reads import ONE, Extraction, contracted_in, freed
 from flagen.algebra.rewrite import map_children
 from flagen.diagnostics import Span
 from flagen.spec.model import (
     Assign,
     Binary,
-    Contract,
     Expr,
     Interval,
     Name,
     Negate,
     Number,
-    Reduce,
     Repeat,
     Spec,
     StateRead,
@@ -136,7 +133,7 @@ class _Finder:
             self._take(statement, self._written_out)
         mix, decay, rows = self._sorted()
         output = self._output()
-        reads = _Reads(self, frozenset(self.ranges))
+        reads = _Reads(self.expansion, frozenset(self.ranges), self)
         o = reads.extract(output)
         key = self._key_dim(decay, rows, reads)
         deltas, writes = self._rows(rows, key)
@@ -343,55 +340,30 @@ class _Finder:
 
 
 @dataclass
-class _Reads:
-    """Takes the reads of registers out of an output: (contracted side, when, q, proportions) → name."""
+class _Reads(Extraction[tuple[str, bool, Expr, Vector]]):
+    """The reads of registers: (contracted dim, before the token or after it, q, proportions) → name."""
 
     finder: _Finder
-    taken: frozenset[str]
-    found: dict[tuple[str, bool, Expr, Vector], str] = field(default_factory=dict)
 
     def sides(self) -> Iterator[str]:
         return (side for side, *_ in self.found)
 
     def found_along(self, key: str) -> Iterator[Read]:
         for (side, previous, q, of), name in self.found.items():
-            numbers = tuple(map(self.finder.expansion.expression, of))
+            numbers = tuple(map(self.expansion.expression, of))
             yield Read(name, q, "left" if side == key else "right", BEFORE if previous else AFTER, numbers)
 
-    def extract(self, expr: Expr) -> Expr:
-        """`expr` in terms of reads.
-
-        Raises:
-            OutsideNormalForm: it uses a state in another way than by `S.T @ q` and `S @ q`.
-        """
-        if not reads_state(expr):
-            return expr
-        match expr:
-            case Contract() | Reduce("sum" | "mean") | Binary("+" | "-") | Negate() if len(expr.dims) < 2:
-                known = dict(self.found)
-                try:
-                    return self._expanded(expr)
-                except OutsideNormalForm as outside:
-                    self.found = known
-                    return self._of_operands(expr, outside)
-            case StateRead():
-                raise OutsideNormalForm("the output uses the state itself, not a read of it", expr.span)
-        return map_children(expr, self.extract)
-
-    def _of_operands(self, expr: Expr, outside: OutsideNormalForm) -> Expr:
-        known = dict(self.found)
-        try:
-            return map_children(expr, self.extract)
-        except OutsideNormalForm:
-            self.found = known
-            raise outside from None
+    def _may_be_read(self, expr: Expr) -> bool:
+        """A sum of reads, too: several registers that one vector reads are one read."""
+        sums = isinstance(expr, Negate) or (isinstance(expr, Binary) and expr.op in ("+", "-"))
+        return len(expr.dims) < 2 and (sums or super()._may_be_read(expr))
 
     def _expanded(self, expr: Expr) -> Expr:
         """`expr` as a sum of reads, one for all registers that the same vector reads, and of what no state is in."""
         finder = self.finder
         terms: list[Expr] = []
         sums: dict[tuple[str, bool, Expr, Expr], list[sympy.Expr]] = {}
-        for monomial in finder.expansion.monomials(expr, {dim: dim for dim in expr.dims}):
+        for monomial in self.expansion.monomials(expr, {dim: dim for dim in expr.dims}):
             if not monomial.states:
                 terms.append(scaled(monomial.coefficient, product(monomial.elements)))
                 continue
@@ -416,12 +388,7 @@ class _Reads:
         """Which dim is summed over, by what vector, times what number, beside what vector over the other dim."""
         (read,) = monomial.states
         rows, columns = self.finder.dims
-        if read.index[0] != rows and read.index[1] == columns:
-            contracted, side = read.index[0], rows
-        elif read.index[0] == rows and read.index[1] != columns:
-            contracted, side = read.index[1], columns
-        else:
-            raise OutsideNormalForm("the output reads the state down to a scalar", expr.span)
+        contracted, side = contracted_in(read, self.finder.dims, expr.span)
         inner: list[Element] = []
         outer: list[Element] = []
         number: sympy.Expr = sympy.Rational(monomial.coefficient.numerator, monomial.coefficient.denominator)
@@ -433,15 +400,9 @@ class _Reads:
             elif indices & {rows, columns}:
                 outer += members
             else:
-                number *= self.finder.expansion.number(members)
+                number *= self.expansion.number(members)
         q = product(freed(inner, contracted)) or ONE
         return side, q, number, product(outer) or ONE
-
-    def _free_name(self) -> str:
-        name = f"read{len(self.found)}"
-        while name in self.taken:
-            name += "_"
-        return name
 
 
 def _proportions(numbers: Iterable[sympy.Expr]) -> tuple[sympy.Expr, Vector]:
