@@ -29,6 +29,8 @@ def plan_chunk_backward(
             raise NoKernel(f"every row of a token is evaluated before the kernels: {kernels.reason}", kernels.span)
         if isinstance(kernels, KeyKernelPlan):
             return plan_right_backward(kernels) if kernels.right else plan_key_backward(kernels)
+        if kernels.mixed is not None:
+            raise NoKernel("states that numbers mix have no backward kernels", kernels.state.span)
         return plan_scalar_backward(kernels)
     except NoKernel as missing:
         last = _last_obstacle(kernels) if isinstance(kernels, ChunkKernelPlan) else None
@@ -38,7 +40,7 @@ def plan_chunk_backward(
 def _last_obstacle(kernels: ChunkKernelPlan) -> tuple[str, Span] | None:
     """What keeps the kernels for decays of each key channel, which take one decay for all channels as well, from having
     a backward for this spec; None where they do not take it, or have one."""
-    if kernels.rider is not None:
+    if kernels.rider is not None or kernels.mixed is not None:
         return None
     try:
         others = plan_key_decay(kernels.chunk, kernels.size)

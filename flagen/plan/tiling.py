@@ -192,7 +192,9 @@ def _scalar_choices(plan: ChunkKernelPlan) -> Iterator[Part]:
         yield Tiles("tiles", tuple(tiles))
         warps = "8" if plan.crowded else "4 if hopper and rows == 64 else 8"
         why = "Without a loop there is nothing to fetch ahead."
-        yield Tiles("prepare", (Choice("num_warps", warps), Choice("num_stages", "1")), base="tiles", why=(why,))
+        levels = [] if plan.mixed is None else [Choice("LEVELS", "rows.bit_length() - 1")]
+        prepare = (*levels, Choice("num_warps", warps), Choice("num_stages", "1"))
+        yield Tiles("prepare", prepare, base="tiles", why=(why,))
         yield Tiles("walk", walk, base="tiles")
         return
     yield Tiles("walk", (*tiles, *walk))
