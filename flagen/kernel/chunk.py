@@ -58,8 +58,7 @@ class Prepare(ForwardRows):
         rounding = next((section for section in sections if rounds(section)), None)
         for section in sections:
             if section is rounding:
-                first, *_ = self.matrices()
-                yield Operands(self.prepared(first).array)
+                yield Operands(self.prepared(self.matrices()[0]).array)
             yield from section
 
     def _mixed(self) -> Iterator[Statement]:

@@ -70,7 +70,9 @@ class BackwardWalk(BackwardRows, ForwardRows):
         """The kernel; `order`: that of its arrays beside the tensors of the call."""
         return self.assembled(name, "sequence", body, (self.key, self.value), order, self.value)
 
-    def routine(self, name: str, carried: tuple[str, ...], docs: str, body: Iterable[Statement], order: Iterable[str]) -> Routine:
+    def routine(
+        self, name: str, carried: tuple[str, ...], docs: str, body: Iterable[Statement], order: Iterable[str]
+    ) -> Routine:
         """What a walk does with one chunk."""
         needed = live(tuple(body), carried)
         spaces = {space for access in accesses_in(needed) for space in access.array.spaces}
@@ -310,8 +312,8 @@ class Reverse(BackwardWalk):
         yield from self._equations()
 
     def _scores(self) -> Iterator[Statement]:
-        """What tokens read of the rows of a chunk: a product more, and a matrix less to hand on and to read; the weights
-        of states that numbers mix would be one."""
+        """What tokens read of the rows of a chunk: a product more, and a matrix less to hand on and to read. Weights of
+        states that numbers mix would be one, too."""
         if self.plan.mixed is not None:
             yield self.load_prepared("scores")
             return
@@ -332,7 +334,7 @@ class Reverse(BackwardWalk):
         """The gradient of the state before a chunk, from that of the state after it."""
         read, right = local(READ_GRADIENT, (self.value, TOKEN)), local(R_GRADIENT, (self.value, self.row))
         states = {of_place("dS1", place): self._gradient(place) for place in self.places}
-        given = {of_place("dS1", place): self.operand_of_state(place) for place in self.places}
+        given: dict[str, Tile] = {of_place("dS1", place): self.operand_of_state(place) for place in self.places}
         given |= {"dO0": rounded(read), "dR": rounded(right)}
         placement = ScalarPlacement(self, states, given, {"dO0": read, "dR": right})
         called = {of_place("dS0", place): self._gradient(place).name for place in self.places}

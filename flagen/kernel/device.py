@@ -66,7 +66,11 @@ def _is_upper(registers: Registers, rows: Lanes, level: Lanes) -> Returned:
 def _of_other_half(registers: Registers, lanes: Lanes, rows: Lanes, level: Lanes) -> Returned:
     """What is in the same place of the other half."""
     half = 1 << _whole(level)
-    return (Lanes(lanes.dims, [lanes.data[row + (half if row // half % 2 == 0 else -half)] for row in range(len(lanes.data))]),)
+    return (
+        Lanes(
+            lanes.dims, [lanes.data[row + (half if row // half % 2 == 0 else -half)] for row in range(len(lanes.data))]
+        ),
+    )
 
 
 def _from_middle(registers: Registers, log: Lanes, leaf: Lanes) -> Returned:

@@ -2,9 +2,10 @@
 
 A chunk is cut in halves, these again, and so on. What a row of an upper half reads of one of its lower half is a number
 of each register for the one, `start`, times one for the other, `end`: from the middle to the row that reads, and from
-the row that wrote to the middle. One level up, starts of the upper half take what the lower half does, ends of the lower
-half what the upper half does, `mix`, which is then the product of both. At the last level starts are those of the
-chunk's start, and ends those of its end. All of that are sums of products: nothing is divided by, and no logarithm taken.
+the row that wrote to the middle. One level up, starts of the upper half take what registers `carry` across the lower
+one, and ends of the lower half what they carry across the upper one; across both that is a product of the two. At the
+last level starts and ends are those of the chunk. All of that are sums of products: nothing is divided by, and no
+logarithm taken.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ def end(role: str, place: int) -> Value:
     return local(f"{role}_{END}_{place}", ROW)
 
 
-def mix(p: int, r: int) -> Value:
-    """What a register gets of one over some tokens, the same for each of them."""
-    return local(f"mix_{p}_{r}", ROW)
+def carry(p: int, r: int) -> Value:
+    """What a register gets of one over the tokens of a half, which all have that."""
+    return local(f"carry_{p}_{r}", ROW)
 
 
 def across(p: int, r: int) -> Value:
@@ -157,26 +158,49 @@ class Mixes:
         yield from (Store(self.access(value), value) for value in self.of_rows)
         first = Compare("==", Lane(TOKEN, ROW), Whole(0), ROW)
         for value, (p, r) in zip(self.of_chunk, self.pairs, strict=True):
-            yield Store(self.access(value), Sum(Select(first, mix(p, r), ZERO, ROW), TOKEN, ()))
+            yield Store(self.access(value), Sum(Select(first, carry(p, r), ZERO, ROW), TOKEN, ()))
 
     def store_weights(self) -> Statement:
         """Keep the weights where there are arrays for them."""
         stores = tuple(Store(self.access(weights(*pair)), weights(*pair)) for pair in pairs_of(self.mixed))
         return If((Given(self.arrays[WEIGHTS]),), stores)
 
+    # ---------------------------------------------------------------------------------------------------------- states
+
+    def mixed_states(self, states: Sequence[Value], *, back: bool) -> Statement:
+        """States across the chunk, but for what is written to them; or the gradients of states, in reverse."""
+        places = self.mixed.places
+        found = [
+            plus(
+                *(
+                    times(across(*((r, p) if back else (p, r))), states[r])
+                    for r in places
+                    if self._meet(p, r, back=back)
+                )
+            )
+            for p in places
+        ]
+        return Bind(tuple(state.name for state in states), tuple(tile for tile in found if tile is not None))
+
+    def _meet(self, p: int, r: int, *, back: bool) -> bool:
+        return ((r, p) if back else (p, r)) in self.mixed.reaches
+
     # ----------------------------------------------------------------------------------------------------------- levels
 
     def numbers(self) -> Iterator[Statement]:
-        """The numbers of tokens, each of which is a chunk of its own: all that goes up from level to level."""
-        mixed = self.mixed
-        for name, tile in mixed.named():
+        """The numbers of tokens that are none of the program's text."""
+        for name, tile in self.mixed.named():
             if varies(tile):
                 yield Let(name, self.rows.tile(tile, TOKEN))
+
+    def tokens(self) -> Iterator[Statement]:
+        """The numbers of tokens, each of which is a chunk of its own: all that goes up from level to level."""
+        mixed = self.mixed
         for p, r in self.pairs:
             # Beyond the end of a sequence a register that takes nothing of itself stays what it is.
             kept = Masked(ZERO, TOKEN, 1.0, ROW) if p == r else None
             found = self.number(mix_name(p, r), mixed.mix[p][r])
-            yield from self._named(mix(p, r), kept if found is None else found)
+            yield from self._named(carry(p, r), kept if found is None else found)
         for role, of in mixed.of.items():
             read = [self.number(of_name(role, p), tile) for p, tile in enumerate(of)]
             for place in mixed.starts(role):
@@ -187,7 +211,7 @@ class Mixes:
 
     def _after(self, read: Sequence[Tile | None], place: int) -> Tile | None:
         """What is read behind the token's own mix of what a register was before it."""
-        return plus(*(product(read[p], mix(p, place)) for p in self.mixed.places if (p, place) in self.mixed.reaches))
+        return plus(*(product(read[p], carry(p, place)) for p in self.mixed.places if (p, place) in self.mixed.reaches))
 
     def number(self, name: str, tile: Tile | None) -> Tile | None:
         """A number of each token by its name, if it has one."""
@@ -197,12 +221,12 @@ class Mixes:
         """A number of each row by the name that it has from level to level."""
         if tile is None or isinstance(tile, Constant):
             yield Fill(value.name, ROW, None if tile is None else float(tile.value))
-        elif tile != value:
+        else:
             yield Let(value.name, tile if tile.dims else Spread(tile, ROW))
 
     def weights(self) -> Iterator[Statement]:
-        """What rows have of others, and what is read of the chunk's start, and is left at its end."""
-        yield from self.numbers()
+        """What rows have of others, what is read of the chunk's start, and what is left at its end."""
+        yield from (*self.numbers(), *self.tokens())
         for reader, writer in pairs_of(self.mixed):
             yield from self._own(reader, writer)
         yield Loop("level", (*self._squares(), *self.level(LEVEL)))
@@ -240,7 +264,7 @@ class Mixes:
         upper, reaches = local("upper", ROW), self.mixed.reaches
         yield Let("upper", call("is_upper", Lane(TOKEN, ROW), level, dims=ROW))
         for p, r in self.pairs:
-            yield Let(other(p, r).name, call("of_other_half", mix(p, r), Lane(TOKEN, ROW), level, dims=ROW))
+            yield Let(other(p, r).name, call("of_other_half", carry(p, r), Lane(TOKEN, ROW), level, dims=ROW))
         for role in self.mixed.of:
             places = self.mixed.starts(role)
             taken = [plus(*(times(start(role, p), other(p, r)) for p in places if (p, r) in reaches)) for r in places]
@@ -250,19 +274,25 @@ class Mixes:
             left = [plus(*(times(other(p, r), end(role, r)) for r in places if (p, r) in reaches)) for p in places]
             yield self._both(upper, [end(role, p) for p in places], None, left)
         through = {(p, r): [k for k in self.mixed.places if {(p, k), (k, r)} <= reaches] for p, r in self.pairs}
-        later = [plus(*(times(mix(p, k), other(k, r)) for k in through[p, r])) for p, r in self.pairs]
-        earlier = [plus(*(times(other(p, k), mix(k, r)) for k in through[p, r])) for p, r in self.pairs]
-        yield self._both(upper, [mix(p, r) for p, r in self.pairs], later, earlier)
+        later = [plus(*(times(carry(p, k), other(k, r)) for k in through[p, r])) for p, r in self.pairs]
+        earlier = [plus(*(times(other(p, k), carry(k, r)) for k in through[p, r])) for p, r in self.pairs]
+        yield self._both(upper, [carry(p, r) for p, r in self.pairs], later, earlier)
 
     def _both(
-        self, upper: Tile, values: Sequence[Value], above: Sequence[Tile | None] | None, below: Sequence[Tile | None] | None
+        self,
+        upper: Tile,
+        values: Sequence[Value],
+        above: Sequence[Tile | None] | None,
+        below: Sequence[Tile | None] | None,
     ) -> Statement:
         """What there is of rows of upper halves, and of lower ones: of either it may stay what it is."""
         tops, bottoms = (values if of is None else of for of in (above, below))
-        found = [
-            Select(upper, top or ZERO, bottom or ZERO, ROW) for top, bottom in zip(tops, bottoms, strict=True)
-        ]
+        found = [self._either(upper, top, bottom) for top, bottom in zip(tops, bottoms, strict=True)]
         return Bind(tuple(value.name for value in values), tuple(found))
+
+    def _either(self, upper: Tile, top: Tile | None, bottom: Tile | None) -> Tile:
+        alike = isinstance(top, Product) and isinstance(bottom, Product) and set(top.factors) == set(bottom.factors)
+        return top if alike and top is not None else Select(upper, top or ZERO, bottom or ZERO, ROW)
 
 
 SEEN = local("seen", SQUARE)

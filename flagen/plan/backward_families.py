@@ -29,8 +29,6 @@ def plan_chunk_backward(
             raise NoKernel(f"every row of a token is evaluated before the kernels: {kernels.reason}", kernels.span)
         if isinstance(kernels, KeyKernelPlan):
             return plan_right_backward(kernels) if kernels.right else plan_key_backward(kernels)
-        if kernels.mixed is not None:
-            raise NoKernel("states that numbers mix have no backward kernels", kernels.state.span)
         return plan_scalar_backward(kernels)
     except NoKernel as missing:
         last = _last_obstacle(kernels) if isinstance(kernels, ChunkKernelPlan) else None

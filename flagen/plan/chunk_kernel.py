@@ -264,16 +264,18 @@ class ScalarDecayPlanner(RowPlanner):
             return None, None
         return self._cleared(self._lifted(self.step.decay.log, TOKEN), TOKEN), None
 
-    # --------------------------------------------------------------------------------------------------------- registers
+    # ---------------------------------------------------------------------------------------------------------- numbers
 
     def _mixed(self) -> Mixed | None:
         """The states that numbers mix, and the numbers."""
         if not self.nf.registers:
             return None
         (read,) = self.nf.reads
-        of = {"q": self._numbers(read.of)} | {"y": self._numbers(row.of) for row in self.step.deltas}
-        into = {"w": self._numbers(row.into) for row in self.step.deltas}
-        into |= {"k": self._numbers(row.into) for row in self.step.writes}
+        of, into = {"q": self._numbers(read.of)}, dict[str, Tiles]()
+        for row in self.step.deltas:
+            of["y"], into["w"] = self._numbers(row.of), self._numbers(row.into)
+        for write in self.step.writes:
+            into["k"] = self._numbers(write.into)
         mix = tuple(self._mix(p, row) for p, row in enumerate(self.step.mix))
         return Mixed(self.nf.registers, mix, of, into)
 
