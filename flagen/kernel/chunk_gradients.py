@@ -323,7 +323,7 @@ class Gradients(GradientSums):
         yield from self._load_weights(matrix)
         scale = self.values_scale(matrix)
         decayed = times(self.decayed(matrix, gradient), None if scale is None else self.written(scale))
-        yield Let(matrix.gradient, Select(self.seen(matrix.reader), decayed, ZERO, square))
+        yield Let(matrix.gradient, self.masked(matrix, decayed))
         if self.backward.decays:
             yield from self._pairs(matrix, gradient)
         yield Let(operand.name, rounded(gradient))
@@ -359,8 +359,7 @@ class Gradients(GradientSums):
         for matrix, gradient in found:
             writer_scale = self.scale("v" if matrix.writer == "k" else matrix.writer)
             scales = common(self.scale(matrix.reader), writer_scale and self.written(writer_scale))
-            shared = times(gradient, local(f"{matrix.name}_keys", gradient.dims), scales)
-            yield Let(gradient.name, Select(self.seen(matrix.reader), shared, ZERO, gradient.dims))
+            yield Let(gradient.name, times(gradient, local(f"{matrix.name}_keys", gradient.dims), scales))
 
     def _pairs(self, matrix: Scores, gradient: Tile) -> Iterator[Statement]:
         """What a decay has a part in: pairs of a row that reads after it and one written before it.
@@ -403,7 +402,7 @@ class Gradients(GradientSums):
             square = self.square(matrix)
             yield from self._load_weights(matrix)
             scaled = times(self.decayed(matrix, local(matrix.name, square)), self.scale(matrix.reader))
-            scores: Tile = Select(self.seen(matrix.reader), scaled, ZERO, square)
+            scores = self.masked(matrix, scaled)
             if self.varies_column:
                 yield Let(matrix.name, scores)
                 scores = local(matrix.name, square)

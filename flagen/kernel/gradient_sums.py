@@ -20,7 +20,7 @@ from flagen.kernel.ir import (
     Store,
 )
 from flagen.kernel.mix_gradients import MixGradients, gradient_of
-from flagen.kernel.mixes import carry
+from flagen.kernel.mixes import FIRST_ROW, carry
 from flagen.kernel.rows import CHUNK, ZERO, call, local, times
 from flagen.plan import backward_levels as actions
 from flagen.plan.backward_levels import (
@@ -47,7 +47,6 @@ from flagen.plan.tiles import (
     Sum,
     Tile,
     Value,
-    Whole,
     tiles_in,
 )
 from flagen.spec.model import Input, Param
@@ -100,10 +99,9 @@ class GradientSums(ColumnGradients):
             return
         for number in mixes.of_rows:
             yield Let(gradient_of(number).name, self.take(_sums_of(number), TOKEN))
-        first = Compare("==", Lane(TOKEN, (TOKEN,)), Whole(0), (TOKEN,))
         for number, pair in zip(mixes.of_chunk, mixes.pairs, strict=True):
             sums = Select(self.is_member(), local(_sums_of(number), (MEMBER,)), ZERO, (MEMBER,))
-            yield Let(gradient_of(carry(*pair)).name, Select(first, Sum(sums, MEMBER, ()), ZERO, (TOKEN,)))
+            yield Let(gradient_of(carry(*pair)).name, Select(FIRST_ROW, Sum(sums, MEMBER, ()), ZERO, (TOKEN,)))
 
     def dots(self) -> Iterator[Statement]:
         """What rows have in common with their gradients: the gradients of what scales them, and of their decays."""

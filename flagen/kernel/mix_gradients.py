@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from flagen.kernel.ir import Bind, Let, Loop, Statement
 from flagen.kernel.mixes import (
     LEVEL,
+    OWN,
     ROW,
     SEEN,
     SQUARE,
@@ -28,7 +29,7 @@ from flagen.kernel.rows import ZERO, call, local, times
 from flagen.plan.backward_levels import number_gradient
 from flagen.plan.mixed import Numbers, into_name, mix_name, of_name
 from flagen.plan.rows import TOKEN, WRITTEN
-from flagen.plan.tiles import Along, Arithmetic, Compare, Lane, Masked, Product, Select, Sum, Tile, Value
+from flagen.plan.tiles import Along, Arithmetic, Lane, Masked, Product, Select, Sum, Tile, Value
 
 BELOW = Value("below", "local", ())
 
@@ -39,7 +40,7 @@ def gradient_of(value: Value) -> Value:
 
 
 def weights_gradient(reader: str, writer: str) -> Value:
-    """That of what rows have of others, masked."""
+    """That of what rows have of others; of no others does it count."""
     return local(f"weights_{reader}{writer}_gradient", SQUARE)
 
 
@@ -148,8 +149,7 @@ class MixGradients:
         of = {role: self._numbers(of_name, role, numbers) for role, numbers in mixed.of.items()}
         into = {role: self._numbers(into_name, role, numbers) for role, numbers in mixed.into.items()}
         for writer in mixed.into:
-            own = Compare("==", Lane(TOKEN, ROW), Lane(WRITTEN, (WRITTEN,)), SQUARE)
-            seen = Select(own, weights_gradient("q", writer), ZERO, SQUARE)
+            seen = Select(OWN, weights_gradient("q", writer), ZERO, SQUARE)
             yield Let(_own(writer).name, Sum(seen, WRITTEN, ROW))
         found: dict[str, Tile | None] = {}
         for role in mixed.of:

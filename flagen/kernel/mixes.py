@@ -52,6 +52,8 @@ from flagen.spec.model import Dims
 ROW: Dims = (TOKEN,)
 SQUARE: Dims = (TOKEN, WRITTEN)
 LEVEL = Value("level", "local", ())
+FIRST_ROW = Compare("<", Lane(TOKEN, ROW), Whole(1), ROW)
+"""One of those that all have what registers carry across the chunk."""
 
 START, END, WHOLE, WEIGHTS = "start", "end", "whole", "weights"
 
@@ -156,9 +158,8 @@ class Mixes:
     def store(self) -> Iterator[Statement]:
         """Keep what there is of a chunk, but for weights."""
         yield from (Store(self.access(value), value) for value in self.of_rows)
-        first = Compare("==", Lane(TOKEN, ROW), Whole(0), ROW)
         for value, (p, r) in zip(self.of_chunk, self.pairs, strict=True):
-            yield Store(self.access(value), Sum(Select(first, carry(p, r), ZERO, ROW), TOKEN, ()))
+            yield Store(self.access(value), Sum(Select(FIRST_ROW, carry(p, r), ZERO, ROW), TOKEN, ()))
 
     def store_weights(self) -> Statement:
         """Keep the weights where there are arrays for them."""
@@ -227,18 +228,13 @@ class Mixes:
     def weights(self) -> Iterator[Statement]:
         """What rows have of others, what is read of the chunk's start, and what is left at its end."""
         yield from (*self.numbers(), *self.tokens())
-        for reader, writer in pairs_of(self.mixed):
-            yield from self._own(reader, writer)
+        yield from (Fill(weights(*pair).name, SQUARE) for pair in pairs_of(self.mixed))
         yield Loop("level", (*self._squares(), *self.level(LEVEL)))
-
-    def _own(self, reader: str, writer: str) -> Iterator[Statement]:
-        """What tokens read of their own rows."""
-        target = weights(reader, writer)
-        if reader != "q":
-            yield Fill(target.name, SQUARE)
-            return
-        own = Compare("==", Lane(TOKEN, ROW), Lane(WRITTEN, (WRITTEN,)), SQUARE)
-        yield Let(target.name, Select(own, self.own(writer) or ZERO, ZERO, SQUARE))
+        for writer in self.mixed.into:
+            # What tokens read of their own rows.
+            if (own := self.own(writer)) is not None:
+                target = weights("q", writer)
+                yield Let(target.name, Select(OWN, own, target, SQUARE))
 
     def own(self, writer: str) -> Tile | None:
         """What a token reads of its own row."""
@@ -296,6 +292,8 @@ class Mixes:
 
 
 SEEN = local("seen", SQUARE)
+OWN = Compare("==", Lane(TOKEN, ROW), Lane(WRITTEN, (WRITTEN,)), SQUARE)
+"""A row, and its own column."""
 
 
 def other(p: int, r: int) -> Value:

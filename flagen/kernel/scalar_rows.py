@@ -156,7 +156,8 @@ class ScalarDecayRows(RowLowering[ChunkKernelPlan]):
         # Factors first: a product of products would hold two more tiles at a time.
         factors = [f for f in (of_reader, of_writer and self.written(of_writer), decay) if f is not None]
         yield Let(name, times(products, times(*factors) if factors else None))
-        yield Let(name, Select(self.seen(reader), local(name, dims), ZERO, dims))
+        if self.mixes is None:  # Weights of rows that are not seen are zero.
+            yield Let(name, Select(self.seen(reader), local(name, dims), ZERO, dims))
 
     # ----------------------------------------------------------------------------- the vector state that rides along
 

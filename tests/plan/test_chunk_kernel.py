@@ -18,6 +18,7 @@ SPECS = OPERATORS
 ADDITIVE = {"linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"}
 SCANS = {"hgrn", "mamba", "rg_lru", "rwkv4"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
+MIXED = {"momentum_delta_rule"}
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "oja", "rwkv6", "rwkv7"}
 
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}"
@@ -45,7 +46,7 @@ def refusal(text: str) -> str:
 def test_the_variants_with_kernels(name):
     spec = load_spec(SPECS[name])
     plan = make_plan(spec, algebra.derive(spec)).chunk_kernel
-    assert isinstance(plan, ChunkKernelPlan) == (name in ADDITIVE | DELTA)
+    assert isinstance(plan, ChunkKernelPlan) == (name in ADDITIVE | DELTA | MIXED)
     assert isinstance(plan, KeyKernelPlan) == (name in BY_KEY)
     if isinstance(plan, ChunkKernelPlan):
         assert (plan.prepare is None) == (name in ADDITIVE)
