@@ -43,10 +43,9 @@ Space = Literal[
     "border",
 ]
 """What rows of an array are counted by. A token, segment or chunk is one of all sequences together; `place` is that of
-a token in its segment, `loop` a loop over micro-steps of a token, or one of several states, `border` one of the ends of
-packed sequences. A `row` is a micro-step of a token. Chunks are counted with room for one more in each sequence, as
-`counted_chunk` without gaps; every two of one have a `slot`. A stretch has as many tokens as a chunk, and a sequence
-one more than it fills."""
+a token in its segment, `loop` a loop over micro-steps, or one of several states, `border` one of the ends of packed
+sequences. A `row` is a micro-step of a token. Chunks are counted with room for one more in each sequence, as
+`counted_chunk` without gaps; every two of one have a `slot`. A stretch is as long as a chunk, with one for the end."""
 
 Run = Literal["sequence", "segment", "chunk", "stretch"]
 """What a program walks: a whole sequence, or a segment of one, or a single chunk, or a stretch: the place behind the

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from flagen.kernel.ir import Bind, Let, Loop, Statement
+from flagen.kernel.ir import Apply, Bind, Let, Loop, Routine, Statement
 from flagen.kernel.mixes import (
     LEVEL,
     OWN,
@@ -25,9 +25,11 @@ from flagen.kernel.mixes import (
     start,
     written,
 )
+from flagen.kernel.parameters import routine_of
+from flagen.kernel.passes import live
 from flagen.kernel.rows import ZERO, call, local, times
 from flagen.plan.backward_levels import number_gradient
-from flagen.plan.mixed import Numbers, into_name, mix_name, of_name
+from flagen.plan.mixed import Numbers, into_name, mix_name, of_name, varies
 from flagen.plan.rows import TOKEN, WRITTEN
 from flagen.plan.tiles import Along, Arithmetic, Lane, Masked, Product, Select, Sum, Tile, Value
 
@@ -54,10 +56,29 @@ class MixGradients:
 
     def statements(self) -> Iterator[Statement]:
         mixes = self.mixes
-        yield from (*mixes.numbers(), *mixes.tokens())
+        yield from (*mixes.numbers(), Apply(self._routine()), *mixes.tokens(), *self._tokens())
+
+    def _routine(self) -> Routine:
+        """From the gradients of numbers of the chunk to those of numbers of tokens: a function, as long as it is."""
+        mixes = self.mixes
+        of_halves = (*mixes.of_rows, *(carry(p, r) for p, r in mixes.pairs))
+        given = (name for name, tile in self.mixed.named() if varies(tile))
+        found = (weights_gradient(*pair).name for pair in self.pairs)
+        carried = (*(gradient_of(value).name for value in of_halves), *given, *found)
         below = Loop("below", tuple(mixes.level(BELOW)))
-        yield Loop("level", (*mixes.tokens(), below, *self._level()), reverse=True)
-        yield from (*mixes.tokens(), *self._tokens())
+        body = (Loop("level", (*mixes.tokens(), below, *self._level()), reverse=True),)
+        return routine_of(
+            mixes.rows,
+            live(body, carried),
+            name="down_to_tokens",
+            carried=carried,
+            docs="The gradients of numbers of tokens, from those of weights, and of numbers at the ends of a chunk.",
+            dims=(),
+            tiles=("CHUNK", "LEVELS"),
+            order=(),
+            place=(),
+            lanes=(),
+        )
 
     # ----------------------------------------------------------------------------------------------------------- levels
 
