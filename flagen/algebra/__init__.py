@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flagen.algebra import proof
 from flagen.algebra.adjoint import Adjoint, adjoint
@@ -54,6 +54,8 @@ class Derivation:
     stages: tuple[Derivation, ...] = ()
     riding: NormalForm | None = None
     """The normal form of all states, where there are two stages and the vector state of one rides on the other's."""
+    whole: Spec | None = None
+    """The spec as it is declared, where a state of it has two dims for its keys that are one in `spec`."""
 
 
 # Most specs have the normal form: what finds and proves other ones is imported for those that do not.
@@ -61,6 +63,17 @@ class Derivation:
 
 def derive(spec: Spec) -> Derivation:
     """Normal form, chunk form and adjoint of `spec`, or its scan form, or its stages."""
+    if all(len(state.dims) < 3 for state in spec.states):
+        return _derived(spec)
+    from flagen.algebra.products import with_pairs
+
+    try:
+        return replace(_derived(with_pairs(spec)), whole=spec)
+    except OutsideNormalForm as outside:
+        return Derivation(spec, None, None, None, NoChunkForm(outside.reason, outside.span))
+
+
+def _derived(spec: Spec) -> Derivation:
     try:
         sorted_ = normal_form(spec)
     except OutsideNormalForm as outside:
@@ -126,6 +139,11 @@ def _of_stage(stage: Stage) -> Derivation:
 
 def prove(spec: Spec, derivation: Derivation) -> Proof:
     """Prove what was derived; raises InternalError where it is not the recurrence."""
+    if derivation.whole is not None:
+        from flagen.algebra.products import prove_pairs
+
+        pairs = prove_pairs(derivation.whole, derivation.spec)
+        return Proof((*pairs, *prove(derivation.spec, replace(derivation, whole=None)).lines))
     if derivation.staged is not None:
         from flagen.algebra.riding import prove_riding
         from flagen.algebra.staged_proof import prove_stages

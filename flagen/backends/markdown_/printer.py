@@ -32,6 +32,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
@@ -117,6 +118,8 @@ class ExpressionPrinter:
             case Over(value, source, target):
                 renamed = f"{symbol(source)} \\to {symbol(target)}"
                 return Latex(rf"{self._printed(value).atom}^{{({renamed})}}")
+            case Pairs(left, right):
+                return joined("*", self._printed(left), self._printed(right), between=r" \otimes ")
             case Index(dim):
                 return Latex(rf"\operatorname{{index}}_{{{symbol(dim)}}}")
 
