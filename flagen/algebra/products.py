@@ -60,25 +60,25 @@ from flagen.spec.model import (
 from flagen.spec.printer import to_source
 
 
-def with_pairs(spec: Spec) -> Spec:
-    """`spec` with every state of three dims as a matrix; itself where there is none.
+def with_pairs(spec: Spec, *, vectors: bool) -> Spec:
+    """`spec` with every state of three dims as a matrix, and with `vectors` those over both of its keys as vectors.
 
     Raises:
         OutsideNormalForm: rows of one do not factor over two of its dims; says which part, and where.
     """
     while (state := next((state for state in spec.states if len(state.dims) == 3), None)) is not None:
-        spec = _flattened(spec, state)
+        spec = _flattened(spec, state, vectors)
     return spec
 
 
-def _flattened(spec: Spec, state: State) -> Spec:
+def _flattened(spec: Spec, state: State, vectors: bool) -> Spec:
     """`spec` with the first two dims of `state` for one, or else the last two."""
     first, second, third = state.dims
     try:
-        return _Flattening(spec, (first, second)).spec()
+        return _Flattening(spec, (first, second), vectors).spec()
     except OutsideNormalForm as outside:
         try:
-            return _Flattening(spec, (second, third)).spec()
+            return _Flattening(spec, (second, third), vectors).spec()
         except OutsideNormalForm:
             raise outside from None
 
@@ -94,10 +94,11 @@ class _Part:
 class _Flattening:
     """Takes two dims for one in every state that has both."""
 
-    def __init__(self, spec: Spec, pair: Dims) -> None:
+    def __init__(self, spec: Spec, pair: Dims, vectors: bool) -> None:
         self.whole, self.pair = spec, pair
         self.dim = fresh("_".join(pair), declared_in(spec))
-        self.states = {state.name: self._matrix(state) for state in spec.states if set(pair) <= set(state.dims)}
+        with_both = [state for state in spec.states if set(pair) <= set(state.dims)]
+        self.states = {state.name: self._matrix(state) for state in with_both if vectors or len(state.dims) > 2}
         self.flow = Flow(spec)
         self.expansion = Expansion()
 
@@ -381,7 +382,7 @@ def _in_pairs(tensor: Tensor, state: State, flat: Spec, sizes: Mapping[str, int]
 
     def place(index: tuple[int, ...]) -> tuple[int, ...]:
         at = dict(zip(state.declared, index, strict=True))
-        pairs = {dim: at[one] * sizes[other] + at[other] for dim, (one, other) in flat.pairs.items() if one in at}
+        pairs = {dim: at[one] * sizes[other] + at[other] for dim, (one, other) in flat.pairs.items() if one in at and other in at}
         return tuple(pairs[dim] if dim in pairs else at[dim] for dim in state.dims)
 
     return Tensor(state.dims, {place(index): tensor.at(state.declared, index) for index in tensor.data})

@@ -179,7 +179,7 @@ class _Widened:
         """An output of numbers as one of vectors over the values."""
         match expr:
             case Contract(StateRead() as state, q) | Contract(q, StateRead() as state) if not reads_state(q):
-                return Contract(Transpose(replace(state, dims=self.dims)), q, expr.span)
+                return Contract(Transpose(replace(state, dims=self.dims)), self._read(q), expr.span)
             case StateRead():
                 raise _NoColumn
             case Name(_, "local"):

@@ -139,6 +139,7 @@ class Cutter:
             output=(*before, *output),
             wide_outputs=wide,
             following=following,
+            pairs={dim: pair for dim, pair in spec.pairs.items() if any(dim in each.dims for each in self.declared)},
         )
 
     def _wanted_dims(self, used: set[str]) -> set[str]:

@@ -10,8 +10,7 @@
     values     the tiles of `flagen.plan.tiles`
 
 Coordinates have names: a loop, or the grid, gives one a value, and an access names those of its row. How a program
-finds its coordinates from its number, and a row its address, is for whoever prints a kernel: here nothing can be added
-up the wrong way.
+finds them from its number, and a row its address, is for whoever prints a kernel: nothing here is added up wrongly.
 """
 
 from __future__ import annotations
@@ -398,6 +397,7 @@ class Kernel:
     arrays, numbers, lengths, sizes: the parameters, in order; a kernel is compiled again for other `sizes`, and not for
         other `lengths`.
     names: every name that the spec declares or the plan made up.
+    pairs: each dim of pairs, and the two that they are of.
     """
 
     name: str
@@ -414,6 +414,7 @@ class Kernel:
     steps: str = ""
     whole: bool = False
     choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    pairs: tuple[tuple[str, Dims], ...] = ()
 
     @property
     def dims(self) -> Dims:

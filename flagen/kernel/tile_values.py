@@ -32,7 +32,7 @@ from flagen.kernel.elements import (
     multiply,
     negative,
 )
-from flagen.kernel.pairs import Pairs
+from flagen.kernel.pairs import Pairs, of_last, paired, side_of_pairs
 from flagen.kernel.registers import Data, Lanes, Registers
 from flagen.kernel.sizes import Illegal
 from flagen.plan.rows import L2NORM_EPSILON, TOKEN
@@ -59,7 +59,9 @@ from flagen.plan.tiles import (
     Negative,
     Normalize,
     OfAngles,
+    OfPairs,
     Once,
+    Paired,
     Product,
     Rotated,
     Rounded,
@@ -131,11 +133,16 @@ class TileValues:
 
     def inside(self, dims: Dims, ends: Dims) -> list[bool]:
         """For each lane over `dims`, whether it lies within `ends`."""
-        limits = [(dims.index(dim), self.registers.end(dim) - self.registers.first(dim)) for dim in ends]
-        key = (dims, *limits)
+        registers, paired = self.registers, [dim for dim in ends if dim in self.sizes.pairs]
+        limits = [(dims.index(d), registers.end(d) - registers.first(d)) for d in ends if d not in paired]
+        key = (dims, ends, *limits)
         if key not in self._inside:
-            points = self.registers.points(dims)
-            of_program = [all(point[place] < limit for place, limit in limits) for point in points]
+            places = [(dim, dims.index(dim)) for dim in paired]
+            of_program = [
+                all(point[place] < limit for place, limit in limits)
+                and all(self.sizes.place(dim, point[place]) is not None for dim, place in places)
+                for point in registers.points(dims)
+            ]
             self._inside[key] = of_program * self.registers.programs
         return self._inside[key]
 
@@ -289,6 +296,11 @@ class TileValues:
                 over = (*(dim for dim in dims if dim != pair), turned.dims[-1])
                 pairs = Pairs(self.sizes, turned.dims[-1], pair, half)
                 return self._by_program(dims, pairs.twisted, Spread(gradient, over), Spread(turned, over))
+            case Paired(left, right, dims):
+                return self._by_program(dims, partial(paired, self.sizes), *of_last(dims[:-1], left, right))
+            case OfPairs(gradient, other, second, dims):
+                sides = of_last(dims[:-1], gradient, other)
+                return self._by_program(dims, partial(side_of_pairs, self.sizes, second), *sides)
             case Cumulative(value, axis, reverse, dims):
                 self._has_to_lie(value, dims)
                 return self._by_program(dims, lambda lanes: self._cumulative(lanes, axis, reverse), value)

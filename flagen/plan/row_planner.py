@@ -76,10 +76,10 @@ class RowPlanner:
 
     def __init__(self, nf: NormalForm, row_axis: str, *, rows_first: bool = False) -> None:
         self.nf, self.spec, self.row_axis, self.rows_first = nf, nf.spec, row_axis, rows_first
-        rows = (TOKEN, ROW)
-        self.order = (*rows, nf.value, nf.key) if rows_first else (nf.value, *rows, nf.key)
+        rows, keys = (TOKEN, ROW), (*nf.spec.pairs.get(nf.key, ()), nf.key)
+        self.order = (*rows, nf.value, *keys) if rows_first else (nf.value, *rows, *keys)
         self.fixed = _fixed_names(self.spec)
-        self.lower = Lowering((nf.value, nf.key))
+        self.lower = Lowering((nf.value, *keys))
         self.rules = PaddingRules(self.spec)
         self.derived: dict[str, Tile] = {}
         self.masks = PaddingRules(self.spec)

@@ -8,6 +8,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
+from flagen.plan.tiles_of_pairs import OfAngles as OfAngles
+from flagen.plan.tiles_of_pairs import OfPairs as OfPairs
+from flagen.plan.tiles_of_pairs import Paired as Paired
+from flagen.plan.tiles_of_pairs import Rotated as Rotated
 from flagen.spec.model import Dims
 
 LOG2_E = math.log2(math.e)
@@ -119,44 +123,6 @@ class Normalize:
 
     function: str
     value: Tile
-    dims: Dims
-
-
-@dataclass(frozen=True)
-class Rotated:
-    """`value` with each pair of its last dim's channels turned by an angle; pairs without one stay. Pairs are
-    neighbours, or with `half` as far apart as half the channels.
-
-    size, pairs: how many channels there are, and how many angles.
-    """
-
-    value: Tile
-    angle: Tile
-    size: Tile
-    pairs: Tile
-    half: bool
-    dims: Dims
-
-    @property
-    def channel(self) -> str:
-        return self.value.dims[-1]
-
-    @property
-    def pair(self) -> str:
-        return self.angle.dims[-1]
-
-
-@dataclass(frozen=True)
-class OfAngles:
-    """The gradient of angles over the dim `pair`: of each pair (x, y), `turned` by one, with its gradient (dx, dy), it
-    is x dy - y dx."""
-
-    gradient: Tile
-    turned: Tile
-    size: Tile
-    pairs: Tile
-    half: bool
-    pair: str
     dims: Dims
 
 
@@ -390,6 +356,8 @@ Tile = (
     | Normalize
     | Rotated
     | OfAngles
+    | Paired
+    | OfPairs
     | Masked
     | Once
     | Spread
@@ -439,6 +407,8 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
             return (left, right)
         case MatMul(left, right) | Both(left, right) | Either(left, right) | Shifted(left, right):
             return (left, right)
+        case Paired(left, right) | OfPairs(left, right):
+            return (left, right)
 
 
 def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
@@ -468,6 +438,10 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return Rotated(change(value), change(angle), change(size), change(pairs), half, dims)
         case OfAngles(gradient, turned, size, pairs, half, pair, dims):
             return OfAngles(change(gradient), change(turned), change(size), change(pairs), half, pair, dims)
+        case Paired(left, right, dims):
+            return Paired(change(left), change(right), dims)
+        case OfPairs(gradient, other, second, dims):
+            return OfPairs(change(gradient), change(other), second, dims)
         case Scan(combine, factor, term, first, axis, reverse, dims):
             changed = None if factor is None else change(factor)
             return Scan(combine, changed, change(term), change(first), axis, reverse, dims)

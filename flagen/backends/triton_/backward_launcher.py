@@ -77,7 +77,9 @@ def backward_launcher_context(
 def _rider(plan: ChunkBackwardPlan, rider: Rider) -> Mapping[str, str]:
     """What the function has of a vector state that rides along."""
     initials = dict(zip(_states(plan), Operator(plan.forward.spec, "chunk", "").initials, strict=True))
-    return {"name": rider.state.name, "initial": initials[rider.state.name]}
+    initial = initials[rider.state.name]
+    in_pairs = f".view_as({initial})" if rider.state.shape else ""
+    return {"name": rider.state.name, "initial": initial, "in_pairs": in_pairs}
 
 
 def _states(plan: ChunkBackwardPlan) -> list[str]:

@@ -227,7 +227,7 @@ def function_context(
 
 def state_sizes(state: State) -> str:
     """The shape of a state of every sequence and head."""
-    return ", ".join(f"args.{x}" for x in ("runs", "HV", *state.dims))
+    return ", ".join(f"args.{x}" for x in ("runs", "HV", *state.declared))
 
 
 def _operands(plan: RowPlan) -> list[str]:
@@ -253,7 +253,8 @@ def _size_doc(rows: str | None) -> str:
 
 
 def _config_arguments(plan: RowPlan, steps: str | None) -> list[str]:
-    return [f"args.{plan.key}", f"args.{plan.value}", *([steps] if steps else []), "chunk_size", "dtype"]
+    keys = plan.spec.pairs.get(plan.key, (plan.key,))
+    return [*(f"args.{dim}" for dim in (*keys, plan.value)), *([steps] if steps else []), "chunk_size", "dtype"]
 
 
 def _config_lines(plan: RowPlan) -> list[str]:
@@ -341,7 +342,7 @@ def launch_arguments(plan: RowPlan, kernel: Launchable, arrays: Mapping[str, str
         **{f"{kernel_name(name)}_ptr": name for name in tensor_names(spec)},
         **{kernel_name(param.name): f"float({param.name})" for param in spec.params if not param.is_tensor},
     }
-    sizes = {name: f"{name}=args.{name}" for name in ("H", "HV", plan.key, plan.value)}
+    sizes = {name: f"{name}=args.{name}" for name in ("H", "HV", *spec.pairs.get(plan.key, ()), plan.key, plan.value)}
     if spec.steps is not None:
         sizes[spec.steps.symbol] = f"{spec.steps.symbol}={spec.steps.argument}"
     arguments = []

@@ -37,7 +37,7 @@ def fused_backward_launcher_context(plan: FusedBackwardPlan, program: Program) -
         "do": plan.output_gradient.name,
         "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
         "state_sizes": ", ".join(f"args.{dim}" for dim in state.dims),
-        "config_arguments": ", ".join(f"args.{dim}" for dim in spec.axes),
+        "config_arguments": ", ".join(f"args.{dim}" for dim in spec.axes if dim not in spec.pairs),
         "value": plan.value,
         "blocked": not plan.whole_values,
         "vectors": [(vector.name, _room(plan, vector)) for vector in plan.vectors],
