@@ -152,7 +152,9 @@ def _of_pairs(
     names = [name for name in (tensor, f"{tensor}a") if any(name in term.tensors() for term in terms)]
     every = [t for s in system.statements if isinstance(s, Equation) for t in s.terms]
     counts = [sum(name in term.tensors() for name in names) for term in terms]
-    if set(counts) != {1} or sum(not names_in.isdisjoint(t.tensors()) for t in every for names_in in [{*names}]) != len(terms):
+    if set(counts) != {1} or sum(not names_in.isdisjoint(t.tensors()) for t in every for names_in in [{*names}]) != len(
+        terms
+    ):
         raise InternalError(f"offset G{tensor} does not meet one row in every term")
     own = [Factor(name, system.inputs[name]) for name in names]
     return OffsetGradient(target, tuple((sign, row, Factor(f"d{row.tensor}", row.index)) for row in own))

@@ -10,8 +10,8 @@ But rows that are pairs have scores that are products of scores,
 
 which the chunk form says (`flagen.algebra.chunk`): inside a chunk nothing is as long as a row.
 
-A state [K, K2] beside such a one, its normalizer, is a vector over the same pairs. Whether rows are pairs is seen in the
-monomials of what a statement says, as everywhere: a factor that ties both dims together makes none.
+A state [K, K2] beside such a one, its normalizer, is a vector over the same pairs. Whether rows are pairs is seen in
+the monomials of what a statement says, as everywhere: a factor that ties both dims together makes none.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ from flagen.spec.model import (
     Repeat,
     Spec,
     State,
-    StateRead,
     Statement,
+    StateRead,
     Transpose,
     walk,
 )
@@ -196,7 +196,9 @@ class _Flattening:
             part = self._sorted(monomial, (), span)
             for dim in self.pair:
                 if part.along.get(dim):
-                    raise OutsideNormalForm(f"{state.name} decays otherwise for each {dim}, and its keys are pairs", span)
+                    raise OutsideNormalForm(
+                        f"{state.name} decays otherwise for each {dim}, and its keys are pairs", span
+                    )
             here: Expr = self._state(read)
             for dim in values:
                 factor = product(part.along.get(dim, ()))
@@ -256,7 +258,7 @@ class _Flattening:
             return scaled(monomial.coefficient, product(monomial.elements))
         part = self._sorted(monomial, read.index, span)
         found = self._reading(read, part, span)
-        others = [each for dim, each in sorted(part.along.items()) if "'" not in dim for each in each]
+        others = [element for dim, each in sorted(part.along.items()) if "'" not in dim for element in each]
         factor = product(others)
         return self._times(monomial, part, found if factor is None else Binary("*", factor, found, span))
 
@@ -337,7 +339,9 @@ def prove_pairs(whole: Spec, flat: Spec, *, seed: int = 0) -> tuple[str, ...]:
     for attempt in range(ATTEMPTS):
         numbers = random.Random(f"{whole.name} in pairs {seed + attempt}")
         try:
-            difference = next((found for steps in _steps(whole) if (found := _difference(whole, flat, steps, numbers))), "")
+            difference = next(
+                (found for steps in _steps(whole) if (found := _difference(whole, flat, steps, numbers))), ""
+            )
         except ZeroDivisionError:  # an unlucky point: a denominator of the spec is 0 there
             continue
         if difference:
@@ -382,7 +386,11 @@ def _in_pairs(tensor: Tensor, state: State, flat: Spec, sizes: Mapping[str, int]
 
     def place(index: tuple[int, ...]) -> tuple[int, ...]:
         at = dict(zip(state.declared, index, strict=True))
-        pairs = {dim: at[one] * sizes[other] + at[other] for dim, (one, other) in flat.pairs.items() if one in at and other in at}
+        pairs = {
+            dim: at[one] * sizes[other] + at[other]
+            for dim, (one, other) in flat.pairs.items()
+            if one in at and other in at
+        }
         return tuple(pairs[dim] if dim in pairs else at[dim] for dim in state.dims)
 
     return Tensor(state.dims, {place(index): tensor.at(state.declared, index) for index in tensor.data})

@@ -176,11 +176,10 @@ class Addresses:
                 flat: int | None = 0
                 for dim in array.dims:
                     size = self.sizes.of(dim)
-                    index: int | None = self._first_index(dim) + along.get(dim, 0)
-                    if dim in indices:
-                        index = whole(indices[dim][lane])
-                    elif dim in self.sizes.pairs:
-                        index = self.sizes.place(dim, index)
+                    first = self._first_index(dim)
+                    index: int | None = whole(indices[dim][lane]) if dim in indices else first + along[dim]
+                    if dim in self.sizes.pairs:
+                        index = self.sizes.place(dim, first + along[dim])
                     end = whole(limits[dim][lane]) if dim in limits else size
                     if dim in access.within and (index is None or index >= end):
                         flat = None

@@ -394,10 +394,9 @@ class Kernel:
     steps: what the number of micro-steps is called, where a chunk's rows are those of its tokens.
     whole: its block is all of the dim, since something sums over that.
     choices: those that a launch makes: each is made where a gradient is asked for of something but these.
-    arrays, numbers, lengths, sizes: the parameters, in order; a kernel is compiled again for other `sizes`, and not for
-        other `lengths`.
+    arrays, numbers, lengths, sizes: the parameters, in order; it is compiled for its `sizes`, not for its `lengths`.
     names: every name that the spec declares or the plan made up.
-    pairs: each dim of pairs, and the two that they are of.
+    pairs: each dim of pairs, and the two it is of.
     """
 
     name: str

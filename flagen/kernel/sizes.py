@@ -45,6 +45,11 @@ class Sizes:
         one, other = divmod(lane, self.blocks[second])
         return one * self.dims[second] + other if one < self.dims[first] and other < self.dims[second] else None
 
+    def is_inside(self, dim: str, lane: int, limit: int) -> bool:
+        """Whether a lane along a dim is among the first that lie within it, which are `limit`, or all of those of pairs
+        that pad neither side."""
+        return self.place(dim, lane) is not None if dim in self.pairs else lane < limit
+
     def of(self, dim: str) -> int:
         """The size of a dim in memory: of the rows of a chunk, as many as a tile has lanes."""
         return self.dims[dim] if dim in self.dims else self.blocks[dim]

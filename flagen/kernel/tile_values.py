@@ -28,7 +28,10 @@ from flagen.kernel.elements import (
     Poison,
     add,
     apply,
+    both,
+    chosen,
     divide,
+    either,
     multiply,
     negative,
 )
@@ -133,16 +136,12 @@ class TileValues:
 
     def inside(self, dims: Dims, ends: Dims) -> list[bool]:
         """For each lane over `dims`, whether it lies within `ends`."""
-        registers, paired = self.registers, [dim for dim in ends if dim in self.sizes.pairs]
-        limits = [(dims.index(d), registers.end(d) - registers.first(d)) for d in ends if d not in paired]
-        key = (dims, ends, *limits)
+        registers, sizes = self.registers, self.sizes
+        limits = [(dims.index(d), registers.end(d) - registers.first(d), d) for d in ends]
+        key = (dims, *limits)
         if key not in self._inside:
-            places = [(dim, dims.index(dim)) for dim in paired]
-            of_program = [
-                all(point[place] < limit for place, limit in limits)
-                and all(self.sizes.place(dim, point[place]) is not None for dim, place in places)
-                for point in registers.points(dims)
-            ]
+            points = registers.points(dims)
+            of_program = [all(sizes.is_inside(dim, at[i], limit) for i, limit, dim in limits) for at in points]
             self._inside[key] = of_program * self.registers.programs
         return self._inside[key]
 
@@ -175,11 +174,11 @@ class TileValues:
             case Compare(op, left, right, dims):
                 return self._mapped(None, COMPARISONS[op], dims, (left, right))
             case Both(left, right, dims):
-                return self._mapped(None, _both, dims, (left, right))
+                return self._mapped(None, both, dims, (left, right))
             case Either(left, right, dims):
-                return self._mapped(None, _either, dims, (left, right))
+                return self._mapped(None, either, dims, (left, right))
             case Select(where, value, other, dims):
-                return self._mapped(None, _chosen, dims, (where, value, other))
+                return self._mapped(None, chosen, dims, (where, value, other))
             case Spread(value, dims):
                 inner = self.evaluator(value)
                 return Evaluator(dims, self._spread(inner, dims), inner.fixed)
@@ -484,18 +483,6 @@ def _flat(parts: Iterable[Data]) -> Data:
 
 _RATIONAL: Mapping[str, Operation] = {"+": operator.add, "-": operator.sub}
 """What lanes without infinities and poison are joined by."""
-
-
-def _both(x: Element, y: Element) -> Element:
-    return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x and y
-
-
-def _either(x: Element, y: Element) -> Element:
-    return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x or y
-
-
-def _chosen(where: Element, value: Element, other: Element) -> Element:
-    return POISON if isinstance(where, Poison) else value if where else other
 
 
 def _total(x: Data) -> Element:

@@ -250,7 +250,11 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         for decl in self.spec.inputs:
             if self.value in decl.dims and decl.heads == "H" and self.spec.has_value_heads:
                 self.planner.refuse(f"value heads share `{decl.name}`, which has an element for each value", decl.span)
-            if self._along_keys(decl.dims) and decl.heads == "HV" and any(other.heads == "H" for other in self.spec.inputs):
+            if (
+                self._along_keys(decl.dims)
+                and decl.heads == "HV"
+                and any(other.heads == "H" for other in self.spec.inputs)
+            ):
                 self.planner.refuse(f"a value head has `{decl.name}`, along the keys, of its own", decl.span)
         for param in self.spec.params:
             if param.per_head and self._along_keys(param.dims) and self.spec.has_value_heads:

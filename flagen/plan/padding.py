@@ -133,10 +133,12 @@ class PaddingRules:
                     return tile
                 return MatMul(self._filled(left, dim, 0.0), self._filled(right, dim, 0.0), dim, dims)
             case OfPairs(gradient, other, second, dims):
-                last = frozenset((tile.pairs,))
-                if self.padding(gradient, last) == 0 and is_finite(self.padding(other, frozenset((other.dims[-1],)))):
+                pairs, side = tile.pairs, other.dims[-1]
+                if self.padding(gradient, frozenset((pairs,))) == 0 and is_finite(
+                    self.padding(other, frozenset((side,)))
+                ):
                     return tile
-                return OfPairs(self._filled(gradient, tile.pairs, 0.0), self._filled(other, other.dims[-1], 0.0), second, dims)
+                return OfPairs(self._filled(gradient, pairs, 0.0), self._filled(other, side, 0.0), second, dims)
             case Normalize(function, value, dims):
                 fill = -math.inf if function == "softmax" else 0.0
                 return Normalize(function, self._filled(value, dims[-1], fill), dims)  # A row is along the last one.

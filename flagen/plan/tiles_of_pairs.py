@@ -51,8 +51,8 @@ class OfAngles:
 
 @dataclass(frozen=True)
 class Paired:
-    """Each lane of `left` along its last dim times each of `right`: along the last of `dims` are all pairs of them, those
-    of one lane of `left` beside one another. Lanes that pad either make pairs that pad."""
+    """Each lane of `left` along its last dim times each of `right`: along the last of `dims` are all pairs of them,
+    those of one lane of `left` beside one another. Lanes that pad either make pairs that pad."""
 
     left: Tile
     right: Tile
@@ -61,8 +61,8 @@ class Paired:
 
 @dataclass(frozen=True)
 class OfPairs:
-    """The gradient of one side of pairs: `gradient`, that of the pairs, times the `other` side, summed over the lanes of
-    that. `second` tells that the other side is the second one."""
+    """The gradient of one side of pairs: `gradient`, that of the pairs, times the `other` side, summed over the lanes
+    of that. `second` tells that the other side is the second one."""
 
     gradient: Tile
     other: Tile

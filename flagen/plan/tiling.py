@@ -328,9 +328,14 @@ def _of_chunk(
 ) -> tuple[Choice, ...]:
     members = Choice("MEMBERS", "triton.next_power_of_2(heads)")
     sides = _rows_of(plan).spec.pairs.get(_rows_of(plan).key, ())
-    if sides:
-        keys = (*(Choice(f"BLOCK_{side}", f"BLOCK_{side}") for side in sides), keys)
-    return keys, Choice(f"BLOCK_{_rows_of(plan).value}", values), members, warps, Choice("num_stages", "1")
+    return (
+        *(Choice(f"BLOCK_{side}", f"BLOCK_{side}") for side in sides),
+        keys,
+        Choice(f"BLOCK_{_rows_of(plan).value}", values),
+        members,
+        warps,
+        Choice("num_stages", "1"),
+    )
 
 
 def _rows_of(plan: ChunkBackwardPlan | KeyBackwardPlan) -> ChunkKernelPlan | KeyKernelPlan:

@@ -14,7 +14,15 @@ from flagen.backends.text import wrapped
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.equations import EquationPrinter
 from flagen.backends.torch_.printer import Printer
-from flagen.backends.torch_.rows import ReadScope, RowPrinter, Rows, expressions, rows_of_numbers, with_sides, written_rows
+from flagen.backends.torch_.rows import (
+    ReadScope,
+    RowPrinter,
+    Rows,
+    expressions,
+    rows_of_numbers,
+    with_sides,
+    written_rows,
+)
 from flagen.backends.torch_.scope import prelude
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.model import Plan

@@ -121,12 +121,11 @@ class Printer:
                 given = self._as_vectors(gradient, over), self._as_vectors(turned, over), self(size), self(pairs)
                 return Printed(f"{_rotation('of_angles', half)}({', '.join((*given, self.axes.lanes(pair)))})")
             case Paired(left, right, dims):
-                sides = (self._as_vectors(side, (*dims[:-1], side.dims[-1])) for side in (left, right))
-                return Printed(f"pairs({', '.join(sides)})")
+                both = (self._as_vectors(side, (*dims[:-1], side.dims[-1])) for side in (left, right))
+                return Printed(f"pairs({', '.join(both)})")
             case OfPairs(gradient, other, second, dims):
-                pairs = self._as_vectors(gradient, (*dims[:-1], tile.pairs))
-                side = self._as_vectors(other, (*dims[:-1], other.dims[-1]))
-                return Printed(f"{'of_first' if second else 'of_second'}({pairs}, {side})")
+                both = (self._as_vectors(each, (*dims[:-1], each.dims[-1])) for each in (gradient, other))
+                return Printed(f"{'of_first' if second else 'of_second'}({', '.join(both)})")
             case Masked(value, dim, fill, dims):
                 mask = self.axes.spread(self.axes.mask(dim), (dim,), dims)
                 return Printed(f"tl.where({mask}, {self._spread(value, dims, SUM)}, {literal(fill).text})")

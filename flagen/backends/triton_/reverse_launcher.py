@@ -33,7 +33,9 @@ def reverse_launcher_context(plan: ReversePlan, program: Program) -> Mapping[str
         "defaults": list(default_values(spec)),
         "do": plan.output_gradient.name,
         "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
-        "config_arguments": ", ".join(f"args.{dim}" for dim in plan.forward.order if dim not in plan.forward.spec.pairs),
+        "config_arguments": ", ".join(
+            f"args.{dim}" for dim in plan.forward.order if dim not in plan.forward.spec.pairs
+        ),
         "split": None if split is None else split.dim,
         "states": [_state(plan, carried) for carried in plan.carried],
         "inputs": [(g.called, g.source.name, ", ".join(_heads(g))) for g in plan.given if isinstance(g.source, Input)],
