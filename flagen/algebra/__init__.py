@@ -68,10 +68,7 @@ def derive(spec: Spec) -> Derivation:
     from flagen.algebra.products import with_pairs
 
     try:
-        derivation = _derived(with_pairs(spec, vectors=True))
-        if derivation.staged is not None and derivation.riding is None:
-            derivation = _derived(with_pairs(spec, vectors=False))  # What does not ride is a matrix with chunks itself.
-        return replace(derivation, whole=spec)
+        return replace(_derived(with_pairs(spec)), whole=spec)
     except OutsideNormalForm as outside:
         return Derivation(spec, None, None, None, NoChunkForm(outside.reason, outside.span))
 

@@ -60,25 +60,25 @@ from flagen.spec.model import (
 from flagen.spec.printer import to_source
 
 
-def with_pairs(spec: Spec, *, vectors: bool) -> Spec:
-    """`spec` with every state of three dims as a matrix, and with `vectors` those over both of its keys as vectors.
+def with_pairs(spec: Spec) -> Spec:
+    """`spec` with every state of three dims as a matrix, and those over both of its keys as vectors.
 
     Raises:
         OutsideNormalForm: rows of one do not factor over two of its dims; says which part, and where.
     """
     while (state := next((state for state in spec.states if len(state.dims) == 3), None)) is not None:
-        spec = _flattened(spec, state, vectors)
+        spec = _flattened(spec, state)
     return spec
 
 
-def _flattened(spec: Spec, state: State, vectors: bool) -> Spec:
+def _flattened(spec: Spec, state: State) -> Spec:
     """`spec` with the first two dims of `state` for one, or else the last two."""
     first, second, third = state.dims
     try:
-        return _Flattening(spec, (first, second), vectors).spec()
+        return _Flattening(spec, (first, second)).spec()
     except OutsideNormalForm as outside:
         try:
-            return _Flattening(spec, (second, third), vectors).spec()
+            return _Flattening(spec, (second, third)).spec()
         except OutsideNormalForm:
             raise outside from None
 
@@ -94,11 +94,10 @@ class _Part:
 class _Flattening:
     """Takes two dims for one in every state that has both."""
 
-    def __init__(self, spec: Spec, pair: Dims, vectors: bool) -> None:
+    def __init__(self, spec: Spec, pair: Dims) -> None:
         self.whole, self.pair = spec, pair
         self.dim = fresh("_".join(pair), declared_in(spec))
-        with_both = [state for state in spec.states if set(pair) <= set(state.dims)]
-        self.states = {state.name: self._matrix(state) for state in with_both if vectors or len(state.dims) > 2}
+        self.states = {state.name: self._matrix(state) for state in spec.states if set(pair) <= set(state.dims)}
         self.flow = Flow(spec)
         self.expansion = Expansion()
 

@@ -171,7 +171,7 @@ def _reverse_block(plan: ReversePlan, split: Split) -> Choice:
 def _scan(plan: ScanKernelPlan, *, backward: bool) -> Iterator[Choice]:
     for dim in plan.order[1:]:
         if dim != plan.split:
-            yield Choice(f"BLOCK_{dim}", f"triton.next_power_of_2({dim})")
+            yield Choice(f"BLOCK_{dim}", _padded(plan.spec, dim, frozenset()))
     wide = _widest(plan)
     if plan.split is not None:
         whole = _product("CHUNK", *(f"BLOCK_{dim}" for dim in wide if dim != plan.split))

@@ -136,6 +136,7 @@ def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str,
         },
         "per_head": [param.name for param in spec.params if param.per_head],
         "repeated": (),
+        "tiled": "key, second_key, value" if plan.rows.key in spec.pairs else "key, value",
         "d_initials": [
             own["d_initial_state"] if state == plan.rows.state else own["d_column_initial"] for state in spec.states
         ],

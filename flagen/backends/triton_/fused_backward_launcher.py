@@ -36,7 +36,7 @@ def fused_backward_launcher_context(plan: FusedBackwardPlan, program: Program) -
         "own": {own: getattr(arrays, own).name for own in OWN},
         "do": plan.output_gradient.name,
         "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
-        "state_sizes": ", ".join(f"args.{dim}" for dim in state.dims),
+        "state_sizes": ", ".join(f"args.{dim}" for dim in state.declared),
         "config_arguments": ", ".join(f"args.{dim}" for dim in spec.axes if dim not in spec.pairs),
         "value": plan.value,
         "blocked": not plan.whole_values,

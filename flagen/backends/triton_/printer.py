@@ -122,7 +122,7 @@ class Printer:
                 return Printed(f"{_rotation('of_angles', half)}({', '.join((*given, self.axes.lanes(pair)))})")
             case Paired(left, right, dims):
                 both = (self._as_vectors(side, (*dims[:-1], side.dims[-1])) for side in (left, right))
-                return Printed(f"pairs({', '.join(both)})")
+                return Printed(f"all_pairs({', '.join(both)})")
             case OfPairs(gradient, other, second, dims):
                 both = (self._as_vectors(each, (*dims[:-1], each.dims[-1])) for each in (gradient, other))
                 return Printed(f"{'of_first' if second else 'of_second'}({', '.join(both)})")

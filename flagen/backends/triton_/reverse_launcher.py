@@ -49,7 +49,7 @@ def _state(plan: ReversePlan, carried: Carried) -> Mapping[str, object]:
     """The arrays of a state, and how large they are."""
     spec, state = plan.forward.spec, carried.state
     arrays = StateArrays(plan, carried)
-    sizes = [f"args.{dim}" for dim in state.dims]
+    sizes = [f"args.{dim}" for dim in state.declared]
     own = ["args.runs", "args.HV", *(["shares"] if carried.shared else [])]
     steps = [] if spec.steps is None else [*([str(plan.loops)] if plan.loops > 1 else []), spec.steps.argument]
     return {

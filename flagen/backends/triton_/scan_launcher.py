@@ -111,7 +111,7 @@ def scan_launcher_context(
         "sizes_of_kept": [_axes("HV", *array.dims) for array in _arrays(back, "residual")],
         "tensors": tensor_names(spec),
         "defaults": list(default_values(spec)),
-        "config_arguments": _axes(*kernel.dims),
+        "config_arguments": _axes(*(dim for dim in kernel.dims if dim not in spec.pairs)),
         "split": kernel.block_of,
         "walks": kernel.run == "sequence",
         "programs": _programs(kernel),
@@ -198,7 +198,7 @@ def scan_backward_launcher_context(plan: ScanBackwardPlan, program: Program) -> 
             {**_result(forward.plan, result), "gradient": cotangents[name]} for name, result in results.items()
         ],
         "final_gradients": [cotangents[state] for state in states],
-        "config_arguments": _axes(*kernel.dims),
+        "config_arguments": _axes(*(dim for dim in kernel.dims if dim not in spec.pairs)),
         "split": kernel.block_of,
         "kept": operator.kept,
         "kept_states": _kept_states(spec),

@@ -8,7 +8,7 @@ import triton.language as tl
 
 
 @triton.jit
-def pairs(x, y):
+def all_pairs(x, y):
     """Each channel of x times each of y, [channels of x * channels of y] or [rows, channels of x * channels of y]."""
     if len(x.shape) == 1:
         return tl.reshape(x[:, None] * y[None, :], (x.shape[0] * y.shape[0],))
