@@ -32,8 +32,8 @@ class Axes:
             if mask:
                 yield f"{self.mask(dim)} = {self.index(dim)} < {dim}"
             return
-        first, second = self.pairs[dim]  # All of them: there is no block that starts elsewhere.
-        lanes = f"tl.arange(0, {self.lanes(dim)})"
+        first, second = self.pairs[dim]
+        lanes = f"({lanes})" if start else lanes
         one, other = (f"{lanes} {op} {self.lanes(second)}" for op in ("//", "%"))
         if index:
             yield f"{self.index(dim)} = {one} * {second} + {other}"
