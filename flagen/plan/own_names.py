@@ -46,7 +46,8 @@ _ARGUMENTS = _words("chunk_size cu_seqlens initial_state output_final_state save
 
 _TRITON = _words("""
     all_pairs block blocks by_sequence call_key CHUNK chunk chunk_sequence chunks chunks_of config dot_precision
-    empty_arrays end_token first_chunk first_segment first_stretch first_token given gradients_config handed_on import_error inside
+    empty_arrays end_token first_chunk first_segment first_stretch first_token given gradients_config handed_on
+    import_error inside
     is_first is_last kept_arrays kept_row kept_states kernels key_head launch_config launches micro_step num_warps
     of_angles of_angles_half of_first of_second os output_blocks output_tiles pairwise prepare_tiles products_of
     program reduce rotate rotate_half row rows SEGMENT segment segment_end

@@ -15,7 +15,7 @@ from flagen.plan.padding import PaddingRules
 from flagen.plan.rows import ROW, TOKEN, Operand, RowAxis, TooWide, cleared, finite, values_in
 from flagen.plan.schedule import Load, Set
 from flagen.plan.split import crossed_here
-from flagen.plan.tiles import Along, Head, Negative, Product, Rotated, Size, Tile, Value, tiles_in
+from flagen.plan.tiles import Along, Head, Negative, Paired, Product, Rotated, Size, Tile, Value, tiles_in
 from flagen.spec.model import Binary, Derived, Expr, Input, Interval, Name, Negate, Param, Spec, walk
 from flagen.spec.ranges import interval_of
 
@@ -152,7 +152,11 @@ class RowPlanner:
             self.refuse(f"needs {wide}", expr.span)
         lanes = (axis, dim) if dim == self.nf.key else (axis,)
         scale = None if operand.scale is None else finite(self.rules, operand.scale, axis)
-        return Operand(self._cleared(operand.vector, *lanes), scale)
+        vector = operand.vector
+        if isinstance(vector, Paired):  # Either side is multiplied alone, too.
+            left, right = (self._cleared(side, axis, side.dims[-1]) for side in (vector.left, vector.right))
+            vector = Paired(left, right, vector.dims)
+        return Operand(self._cleared(vector, *lanes), scale)
 
     def _with_numbers_apart(self, tile: Tile) -> Tile:
         """`tile` with the products written out that a name stands for, where a number scales the vector in them."""

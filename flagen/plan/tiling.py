@@ -183,6 +183,8 @@ def _scalar_choices(plan: ChunkKernelPlan) -> Iterator[Part]:
         tiles.append(Choice("BLOCK_TOKENS", f"max(16, triton.next_power_of_2(rows // {steps}))"))
     tiles += [Choice(f"BLOCK_{dim}", f"BLOCK_{dim}") for dim in plan.keys]
     widest = "32 if single else 64" if plan.delta is None else f"32 if single or {_whole(plan)} > 128 else 64"
+    if plan.key in plan.spec.pairs:
+        widest = f"max(16, 8192 // BLOCK_{key})"
     walk = (
         Choice(f"BLOCK_{plan.value}", _block(plan.value, widest)),
         Choice("num_warps", _WALK_WARPS.format(key=key)),
@@ -291,6 +293,8 @@ def _gradients(plan: ChunkBackwardPlan) -> Iterator[Part]:
         if not prepared:
             yield Choice("keys", "keys // 2 if heads > 1 else keys", ("Sums over the heads stay in registers, too.",))
     widest = "32 if single else 64 if modern else 16" if prepared else "32 if single else 64"
+    if rows.key in rows.spec.pairs:
+        widest = "16"
     warps = Choice("num_warps", "8")
     if rows.crowded:
         warps = Choice("num_warps", "4 if modern else 8", ("Chunks are shorter here.",))
