@@ -45,8 +45,6 @@ from flagen.algebra.equations import (
     Weights,
 )
 from flagen.algebra.normal_form import NormalForm, Read
-from flagen.algebra.pairs import factors_of
-from flagen.spec.model import Expr
 
 
 @dataclass(frozen=True)
@@ -59,20 +57,6 @@ class ChunkForm:
 
     def dump(self) -> str:
         return f"chunk form of {self.normal_form.spec.name}\n{self.system.dump()}"
-
-
-def factored(nf: NormalForm) -> tuple[str, ...]:
-    """The rows along the keys that are pairs, each of them: scores of such are products of scores. None where channels
-    decay one by one, for then a score is a sum over all of them."""
-    if nf.key not in nf.spec.pairs or nf.decay_kind == "key" or nf.registers:
-        return ()
-    deltas = [row for step in nf.steps for row in step.deltas]
-    rows: dict[str, list[Expr]] = {"w": [row.w for row in deltas], "y": [row.y for row in deltas]}
-    rows["k"] = [row.k for step in nf.steps for row in step.writes]
-    rows |= {f"q{number}": [read.q] for number, read in enumerate(nf.reads) if read.side == "left"}
-    found = [name for name, each in rows.items() if each and all(factors_of(expr) is not None for expr in each)]
-    reads, written = ([name for name in found if (name in "wk") == writes] for writes in (False, True))
-    return tuple(found) if reads and written else ()
 
 
 def chunk_form(nf: NormalForm) -> ChunkForm:
@@ -90,7 +74,7 @@ class _Builder:
             self.inputs["mix"] = ("s", "p", "r")
         self.offsets: dict[str, Letters] = {}
         self.statements: list[Statement] = []
-        self.factored = factored(nf)
+        self.factored = nf.factored
 
     def build(self) -> ChunkForm:
         if self.nf.has_delta:

@@ -142,7 +142,7 @@ class _Flattening:
 
     def _is_written_out(self, place: Place, assign: Assign) -> bool:
         """Whether a local is a part of a read, with one of both dims still there: it stands for no read alone."""
-        if assign.to_state or set(self.pair).isdisjoint(assign.value.dims):
+        if assign.to_state or assign.target == "o" or set(self.pair).isdisjoint(assign.value.dims):
             return False
         return not self.flow.states_in(assign.value, place).isdisjoint(self.states)
 

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from gmpy2 import mpq
 
 from flagen.algebra.adjoint import Adjoint
-from flagen.algebra.chunk import ChunkForm, factored, split_solve
+from flagen.algebra.chunk import ChunkForm, split_solve
 from flagen.algebra.equations import System
 from flagen.algebra.evaluate_system import decay_gradient, run
 from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, decimal, evaluate, scalar, total
-from flagen.algebra.normal_form import Decay, NormalForm, Numbers, Position
-from flagen.algebra.pairs import factors_of
+from flagen.algebra.normal_form import Decay, NormalForm, Numbers, Position, factors_of
 from flagen.algebra.recurrence import Setting, Token
 from flagen.algebra.small_sizes import HEADS, small_sizes
 from flagen.algebra.timeline import OutOfOrder, Timeline, Values
@@ -331,7 +330,7 @@ class _Chunk:
         self.nf, self.setting, self.tokens = nf, setting, tokens
         self.rows: dict[str, list[Tensor]] = {"w": [], "y": [], "z": [], "k": [], "v": []}
         self.sides = nf.spec.pairs.get(nf.key, ())
-        self.factored = factored(nf)
+        self.factored = nf.factored
         self.rows |= {f"{name}{side}": [] for name in self.factored for side in "ab"}
         self.numbers: dict[str, list[tuple[Dual, ...]]] = {"aw": [], "cy": [], "ak": []}
         self.mixes: list[tuple[tuple[Dual, ...], ...]] = []

@@ -8,10 +8,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from flagen.plan.tiles_of_pairs import OfAngles as OfAngles
-from flagen.plan.tiles_of_pairs import OfPairs as OfPairs
-from flagen.plan.tiles_of_pairs import Paired as Paired
-from flagen.plan.tiles_of_pairs import Rotated as Rotated
 from flagen.spec.model import Dims
 
 LOG2_E = math.log2(math.e)
@@ -124,6 +120,73 @@ class Normalize:
     function: str
     value: Tile
     dims: Dims
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """`value` with each pair of its last dim's channels turned by an angle; pairs without one stay. Pairs are
+    neighbours, or with `half` as far apart as half the channels.
+
+    size, pairs: how many channels there are, and how many angles.
+    """
+
+    value: Tile
+    angle: Tile
+    size: Tile
+    pairs: Tile
+    half: bool
+    dims: Dims
+
+    @property
+    def channel(self) -> str:
+        return self.value.dims[-1]
+
+    @property
+    def pair(self) -> str:
+        return self.angle.dims[-1]
+
+
+@dataclass(frozen=True)
+class OfAngles:
+    """The gradient of angles over the dim `pair`: of each pair (x, y), `turned` by one, with its gradient (dx, dy), it
+    is x dy - y dx."""
+
+    gradient: Tile
+    turned: Tile
+    size: Tile
+    pairs: Tile
+    half: bool
+    pair: str
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Each lane of `left` along its last dim times each of `right`: along the last of `dims` are all pairs of them,
+    those of one lane of `left` beside one another. Lanes that pad either make pairs that pad."""
+
+    left: Tile
+    right: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class OfPairs:
+    """The gradient of one side of pairs: `gradient`, that of the pairs, times the `other` side, summed over the lanes
+    of that. `second` tells that the other side is the second one."""
+
+    gradient: Tile
+    other: Tile
+    second: bool
+    dims: Dims
+
+    @property
+    def pairs(self) -> str:
+        return self.gradient.dims[-1]
+
+    @property
+    def side(self) -> str:
+        return self.dims[-1]
 
 
 @dataclass(frozen=True)
@@ -341,45 +404,11 @@ class Call:
     dims: Dims
 
 
-Tile = (
-    Constant
-    | Size
-    | Head
-    | Value
-    | StateTile
-    | Negative
-    | Product
-    | Arithmetic
-    | Function
-    | Sum
-    | MatMul
-    | Normalize
-    | Rotated
-    | OfAngles
-    | Paired
-    | OfPairs
-    | Masked
-    | Once
-    | Spread
-    | Scan
-    | Shifted
-    | Edge
-    | InSequence
-    | Whole
-    | Coordinate
-    | Lane
-    | Compare
-    | Both
-    | Either
-    | Select
-    | Dot
-    | Rounded
-    | Widened
-    | AtLeast
-    | Along
-    | Cumulative
-    | Call
-)
+_Leaf = Constant | Size | Head | Value | StateTile | Whole | Coordinate | Lane | InSequence
+_OfOne = Negative | Sum | Normalize | Masked | Once | Spread | Edge | Rounded | Widened | AtLeast | Along | Cumulative
+_OfTwo = Arithmetic | MatMul | Compare | Both | Either | Shifted | Paired | OfPairs
+_OfMore = Product | Function | Call | Rotated | OfAngles | Scan | Select | Dot
+Tile = _Leaf | _OfOne | _OfTwo | _OfMore
 
 
 def operands(tile: Tile) -> tuple[Tile, ...]:
@@ -416,49 +445,33 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
     match tile:
         case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane() | InSequence():
             return tile
-        case Negative(value) | Masked(value) | Once(value) | Spread(value) | Edge(value):
+        case Negative(value) | Sum(value) | Normalize(_, value) | Masked(value) | Once(value) | Spread(value):
             return replace(tile, value=change(value))
-        case Rounded(value) | Widened(value) | Along(value):
+        case Edge(value) | Rounded(value) | Widened(value) | AtLeast(value) | Along(value) | Cumulative(value):
             return replace(tile, value=change(value))
+        case Arithmetic(_, left, right) | Compare(_, left, right) | MatMul(left, right) | Paired(left, right):
+            return replace(tile, left=change(left), right=change(right))
         case Both(left, right) | Either(left, right):
             return replace(tile, left=change(left), right=change(right))
         case Product(factors, dims):
             return Product(tuple(map(change, factors)), dims)
-        case Arithmetic(op, left, right, dims):
-            return Arithmetic(op, change(left), change(right), dims)
-        case Function(name, args, dims):
-            return Function(name, tuple(map(change, args)), dims)
-        case Sum(value, dim, dims):
-            return Sum(change(value), dim, dims)
-        case MatMul(left, right, dim, dims):
-            return MatMul(change(left), change(right), dim, dims)
-        case Normalize(function, value, dims):
-            return Normalize(function, change(value), dims)
+        case Function(_, args) | Call(_, args):
+            return replace(tile, args=tuple(map(change, args)))
         case Rotated(value, angle, size, pairs, half, dims):
             return Rotated(change(value), change(angle), change(size), change(pairs), half, dims)
         case OfAngles(gradient, turned, size, pairs, half, pair, dims):
             return OfAngles(change(gradient), change(turned), change(size), change(pairs), half, pair, dims)
-        case Paired(left, right, dims):
-            return Paired(change(left), change(right), dims)
-        case OfPairs(gradient, other, second, dims):
-            return OfPairs(change(gradient), change(other), second, dims)
+        case OfPairs(gradient, other):
+            return replace(tile, gradient=change(gradient), other=change(other))
         case Scan(combine, factor, term, first, axis, reverse, dims):
             changed = None if factor is None else change(factor)
             return Scan(combine, changed, change(term), change(first), axis, reverse, dims)
-        case Shifted(value, first, axis, reverse, dims):
-            return Shifted(change(value), change(first), axis, reverse, dims)
-        case Compare(op, left, right, dims):
-            return Compare(op, change(left), change(right), dims)
+        case Shifted(value, first):
+            return replace(tile, value=change(value), first=change(first))
         case Select(where, value, other, dims):
             return Select(change(where), change(value), change(other), dims)
         case Dot(left, right, dim, onto, dims):
             return Dot(change(left), change(right), dim, None if onto is None else change(onto), dims)
-        case AtLeast(value, least, dims):
-            return AtLeast(change(value), least, dims)
-        case Cumulative(value, axis, reverse, dims):
-            return Cumulative(change(value), axis, reverse, dims)
-        case Call(function, args, dims):
-            return Call(function, tuple(map(change, args)), dims)
 
 
 def tiles_in(tile: Tile) -> Iterator[Tile]:

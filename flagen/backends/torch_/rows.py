@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
-from flagen.algebra.chunk import factored
-from flagen.algebra.normal_form import Block, Decay, DeltaRow, MicroStep, NormalForm, Numbers, Read
-from flagen.algebra.pairs import factors_of
+from flagen.algebra.normal_form import Block, Decay, DeltaRow, MicroStep, NormalForm, Numbers, Read, factors_of
 from flagen.algebra.scan import ONE, ZERO
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.printer import Code, Printer
@@ -72,7 +70,7 @@ def written_rows(nf: NormalForm) -> Mapping[str, Rows]:
 def with_sides(nf: NormalForm, rows: Mapping[str, Rows]) -> Iterator[tuple[str, Rows]]:
     """Rows by name, those over pairs of keys followed by both sides of them."""
     yield from rows.items()
-    for name in factored(nf):
+    for name in nf.factored:
         for place, dim in enumerate(nf.spec.pairs[nf.key]):
             yield f"{name}{'ab'[place]}", Rows(dim, _side(rows[name].of, place))
 
