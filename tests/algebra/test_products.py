@@ -101,7 +101,7 @@ REFUSED = {
         READ,
         "S decays otherwise for each K, and its keys are pairs",
     ),
-    "what is the same for all keys": ("S = S + <<g>>", f"{READ} + v", "what is written to S is the same for every K"),
+    "what is the same for all keys": ("S = <<S + g>>", f"{READ} + v", "what is written to S is the same for every K"),
     "a read by one key": (
         WRITE,
         "a = exp(<<S.T @ q>>); o = a @ r",
