@@ -108,6 +108,7 @@ def chunk_launcher_context(plan: RowPlan, program: Program, backward: Backward |
         plan.size,
         steps,
         most_steps=most,
+        pairs=plan.key if plan.key in spec.pairs else "",
         backward=backward,
         tiles=tiles,
         products=products,
@@ -194,14 +195,15 @@ def function_context(
     size: int,
     rows: str | None,
     most_steps: int | None = None,
+    pairs: str = "",
     backward: Backward | None = None,
     tiles: str = "",
     products: str = "",
     rows_of_form: str = "",
 ) -> dict[str, object]:
     """What the public function and its operator are made of; a token has `rows` rows, or one. `most_steps`: for how
-    many micro-steps there are kernels; `tiles`: those of the walk; `products`: what says the dtype and precision of
-    the products; `rows_of_form`: the number of rows where a call's keywords are."""
+    many micro-steps there are kernels; `pairs`: the dim of pairs, if the keys are such; `tiles`: those of the walk;
+    `products`: what says the dtype and precision of the products; `rows_of_form`: the number of rows where a call's keywords are."""
     chunk_size = Parameter("chunk_size", "int", str(size), True, _size_doc(rows))
     operator = Operator(
         spec,
@@ -210,6 +212,7 @@ def function_context(
         chunk_size=chunk_size,
         rows_of_form=rows_of_form,
         most_steps=most_steps,
+        pairs=pairs,
         sizes_of_kept=("cu_seqlens", *([rows] if rows else []), tiles),
         products=products,
         kept=tuple(array.name for array in backward.kept) if backward else (),

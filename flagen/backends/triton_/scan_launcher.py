@@ -59,6 +59,7 @@ def scan_operator(plan: ScanKernelPlan, back: Program) -> ScanOperator:
         "chunk",
         f"naive_chunk_{spec.name}",
         chunk_size=_size(plan),
+        pairs=next(iter(spec.pairs), ""),
         kept=kept,
         backward=back.name,
         keywords=(f"{_kept_states(spec)}=({', '.join(kept)},)",) if kept else (),
@@ -96,7 +97,7 @@ def scan_launcher_context(
     names = ("name", "title", "paper", "equations", "signature", "argument_docs", "state_doc", "state_annotation")
     values = (
         *("operator", "form", "backward", "initials", "declarations", "arguments", "given", "passed"),
-        *("schema", "returned", "kept", "handed_on", "check"),
+        *("schema", "returned", "kept", "handed_on", "check", "most_pairs"),
     )
     initials = dict(zip((state.name for state in spec.states), operator.initials, strict=True))
     (kernel,) = program.kernels
