@@ -14,7 +14,7 @@ LOG2_E = math.log2(math.e)
 """Between `exp` and `exp2`."""
 
 MAX_DIMS = 2
-"""A tile has at most this many axes: three would not fit the registers, and no paper's state has them."""
+"""A tile has at most this many axes; a state of three dims is a matrix over pairs of two of them."""
 
 
 @dataclass(frozen=True)

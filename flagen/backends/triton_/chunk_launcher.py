@@ -203,7 +203,8 @@ def function_context(
 ) -> dict[str, object]:
     """What the public function and its operator are made of; a token has `rows` rows, or one. `most_steps`: for how
     many micro-steps there are kernels; `pairs`: the dim of pairs, if the keys are such; `tiles`: those of the walk;
-    `products`: what says the dtype and precision of the products; `rows_of_form`: the number of rows where a call's keywords are."""
+    `products`: what says the dtype and precision of the products; `rows_of_form`: the number of rows where a call's
+    keywords are."""
     chunk_size = Parameter("chunk_size", "int", str(size), True, _size_doc(rows))
     operator = Operator(
         spec,
