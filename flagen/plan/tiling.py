@@ -281,7 +281,7 @@ def _gradients(plan: ChunkBackwardPlan) -> Iterator[Part]:
     rows, prepared, steps = plan.rows, plan.rows.prepare is not None, _steps(plan.rows)
     yield from map(_padded, rows.spec.pairs.get(rows.key, ()))
     modern = Choice("modern", "capability >= 9", (_MODERN,))
-    if prepared or not plan.whole_keys:
+    if (prepared and (rows.crowded or rows.key not in rows.spec.pairs)) or not plan.whole_keys:
         yield modern
     if not (plan.whole_keys or rows.crowded):
         both = "" if prepared else " or values"
