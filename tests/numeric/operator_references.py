@@ -331,6 +331,17 @@ def rg_lru(h, x, r, i, Lambda, *, c=8.0):
     return h, h
 
 
+@recurrence(states={"x_1": "x", "x_2": "x", "x_3": "x"}, per_head="w0 w1 w2 w3 bias", output="x")
+def short_convolution(x_1, x_2, x_3, x, w0, w1, w2, w3, bias):
+    y = w0 * x + w1 * x_1 + w2 * x_2 + w3 * x_3 + bias
+    return (x, x_1, x_2), y * sigmoid(y)
+
+
+@recurrence(states={"x_1": "x"}, per_head="mix", output="x")
+def token_shift(x_1, x, mix):
+    return (x,), (1 - mix) * x + mix * x_1
+
+
 @recurrence(states={"h": "z", "c": "z", "n": "z", "m": "z"}, first={"m": -math.inf}, per_head="Rz Ri Rf Rg", output="z")
 def slstm(h, c, n, m, z, i, f, g, Rz, Ri, Rf, Rg):
     z, i, f, g = z + h @ Rz, i + h @ Ri, f + h @ Rf, g + h @ Rg

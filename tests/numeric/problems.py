@@ -121,6 +121,8 @@ VARIANTS = {
     "mlstm": _variant(log_weight="i"),
     "slstm": _variant(Rz=half_unit, Ri=half_unit, Rf=half_unit, Rg=half_unit, n=softplus),
     "rg_lru": _variant(Lambda=below),
+    "short_convolution": _variant(),
+    "token_shift": _variant(mix=uniform(0, 1)),
     "mamba3": _variant(ends={"dt": (0, 20)}, adt=log_decay, dt=softplus, phi=uniform(0, 1)),
     "cyfa": _variant(
         {"q_norm_eps": 1e-5, "k_norm_eps": 1e-5}, g=log_decay, beta=uniform(0, 1), readout=unit, clock=uniform(0, 1)

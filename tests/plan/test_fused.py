@@ -57,7 +57,8 @@ def test_every_variant_has_a_plan_that_splits_its_state(path: Path) -> None:
         assert isinstance(planned, Unavailable) and "4 matrices whole, states, params" in planned.reason
         return
     assert isinstance(planned, FusedPlan)
-    others = {"mamba2": "P", "mamba": "E", "hgrn": "D", "rg_lru": "D", "rwkv4": "D"}
+    channels = ("hgrn", "rg_lru", "rwkv4", "short_convolution", "token_shift")
+    others = {"mamba2": "P", "mamba": "E", **dict.fromkeys(channels, "D")}
     expected = Split("K", partial=True) if path.stem == "oja" else Split(others.get(path.stem, "V"), partial=False)
     assert planned.split == expected
 
