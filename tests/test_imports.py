@@ -30,6 +30,8 @@ SPEC_MODEL |= {"flagen.spec.printer.to_source", "flagen.spec.ranges.interval_of"
 SPEC_MODEL |= {f"flagen.spec.renaming.{name}" for name in ("renamed", "expression_renamed", "as_written")}
 # A layer as data, and the one table of what its words are.
 SPEC_MODEL |= {f"flagen.spec.layer.{name}" for name in ("model", "renaming", "vocabulary", "words")}
+# Where mini-batches begin.
+SPEC_MODEL |= {"flagen.spec.positions.is_first"}
 # How operators bind, and what elementwise functions are, which all stages read; and that as expressions.
 SPEC_MODEL |= {"flagen.printing", "flagen.functions", "flagen.spec.formulas", "flagen.spec.sizes"}
 LAYERS: dict[str, set[str]] = {

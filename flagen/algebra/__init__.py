@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from flagen.algebra import proof
 from flagen.algebra.adjoint import Adjoint, adjoint
@@ -15,6 +16,9 @@ from flagen.algebra.scan import ScanForm
 from flagen.algebra.staged import Stage, StagedForm
 from flagen.diagnostics import Span
 from flagen.spec.model import Spec
+
+if TYPE_CHECKING:
+    from flagen.algebra.mini_batches import MiniBatchForm
 
 __all__ = [
     "Adjoint",
@@ -41,8 +45,8 @@ class NoChunkForm:
 @dataclass(frozen=True)
 class Derivation:
     """What was derived from `spec`: its normal form with a chunk form and an adjoint; or the scan form of its
-    elementwise states; or the stages that it runs in, and what was derived from each; or the reason why there is none
-    of these."""
+    elementwise states; or the stages that it runs in, and what was derived from each; or what a mini-batch of its
+    tokens does, and what was derived from that, as a stage; or the reason why there is none of these."""
 
     spec: Spec
     normal_form: NormalForm | None
@@ -52,6 +56,7 @@ class Derivation:
     scan: ScanForm | None = None
     staged: StagedForm | None = None
     stages: tuple[Derivation, ...] = ()
+    mini_batches: MiniBatchForm | None = None
     riding: NormalForm | None = None
     """The normal form of all states, where there are two stages and the vector state of one rides on the other's."""
 
@@ -60,7 +65,23 @@ class Derivation:
 
 
 def derive(spec: Spec) -> Derivation:
-    """Normal form, chunk form and adjoint of `spec`, or its scan form, or its stages."""
+    """Normal form, chunk form and adjoint of `spec`, or its scan form, or its stages, or its mini-batches."""
+    whole = _derived(spec)
+    if whole.no_chunk_form is None or not spec.firsts:
+        return whole
+    from flagen.algebra.mini_batches import OutsideMiniBatches, mini_batch_form
+
+    try:
+        form = mini_batch_form(spec)
+    except OutsideMiniBatches:
+        return whole
+    within = _derived(form.within)
+    if within.no_chunk_form is not None:
+        return replace(whole, no_chunk_form=within.no_chunk_form)
+    return Derivation(spec, None, None, None, None, stages=(within,), mini_batches=form)
+
+
+def _derived(spec: Spec) -> Derivation:
     try:
         sorted_ = normal_form(spec)
     except OutsideNormalForm as outside:
@@ -97,7 +118,7 @@ def _staged(spec: Spec) -> Derivation:
         return _mixed(spec, NoChunkForm(outside.reason, outside.span), whole=isinstance(outside, MixedStates))
     stages = tuple(map(_of_stage, form.stages))
     matrix = next((stage.normal_form for stage in stages if stage.normal_form is not None), None)
-    return Derivation(spec, None, None, None, None, None, form, stages, riding_form(form, matrix))
+    return Derivation(spec, None, None, None, None, None, form, stages, riding=riding_form(form, matrix))
 
 
 def _mixed(spec: Spec, outside: NoChunkForm, *, whole: bool) -> Derivation:
@@ -126,6 +147,12 @@ def _of_stage(stage: Stage) -> Derivation:
 
 def prove(spec: Spec, derivation: Derivation) -> Proof:
     """Prove what was derived; raises InternalError where it is not the recurrence."""
+    if derivation.mini_batches is not None:
+        from flagen.algebra.mini_batches import prove_mini_batches
+
+        (within,) = derivation.stages
+        lines = [f"within a mini-batch: {line}" for line in prove(within.spec, within).lines]
+        return Proof((*prove_mini_batches(derivation.mini_batches), *lines))
     if derivation.staged is not None:
         from flagen.algebra.riding import prove_riding
         from flagen.algebra.staged_proof import prove_stages

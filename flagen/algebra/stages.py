@@ -47,11 +47,14 @@ def staged_form(spec: Spec) -> StagedForm:
     """
     try:
         return _Stages(spec).run()
-    except MixedStates:
+    except OutsideStages as outside:
         mixed = Flow(spec).mixing()
         if not mixed or any(len(group) == len(spec.states) for group in mixed):
             raise
-        return _Stages(spec, mixed).run()
+        try:
+            return _Stages(spec, mixed).run()
+        except OutsideStages as others:
+            raise others if isinstance(outside, MixedStates) else outside from None
 
 
 class _Stages:

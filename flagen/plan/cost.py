@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flagen.algebra.equations import FAMILY, Equation, Solve, Statement, Weights
 from flagen.plan.chunk import ChunkPlan
-from flagen.plan.model import StagedPlan
+from flagen.plan.model import MiniBatchPlan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import (
@@ -29,7 +29,7 @@ from flagen.spec.model import (
 )
 from flagen.spec.sizes import fitting
 
-Chunks = ChunkPlan | ScanPlan | StagedPlan | Unavailable
+Chunks = ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | Unavailable
 
 HALF, SINGLE = 2, 4
 """Bytes of an element of an input in bf16, and of a state."""
@@ -88,6 +88,8 @@ def _flops_of_chunk(spec: Spec, chunk: Chunks | None, sizes: Mapping[str, int], 
             # The statements as they are, and three flops for each product of two elements of a scan.
             products = sum(math.prod(sizes[dim] for dim in state.dims) for state in spec.states)
             return _recurrent_flops(spec, sizes, steps) + 3 * math.ceil(math.log2(chunk.size)) * products
+        case MiniBatchPlan(_, within):
+            return _flops_of_chunk(within.spec, within.chunk, sizes, steps)
         case StagedPlan(_, stages):
             return sum(_flops_of_chunk(stage.spec, stage.plan.chunk, sizes, steps) or 0 for stage in stages)
     return None

@@ -364,6 +364,17 @@ Statement = Assign | Repeat
 
 
 @dataclass(frozen=True)
+class First:
+    """The local `name` of the update that is 1 at the first token of each `every` tokens, as the state `source` counts
+    them, else 0."""
+
+    name: str
+    every: Expr
+    source: str
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
 class ChunkHints:
     size: int | None = None
     subchunk: int | None = None
@@ -400,6 +411,8 @@ class Spec:
     """What its author calls what has another name here (`flagen.spec.renaming`)."""
     following: tuple[Following, ...] = ()
     """The sizes that follow from others, each behind those it follows from."""
+    firsts: tuple[First, ...] = ()
+    """Where mini-batches begin."""
 
     @property
     def dims(self) -> Dims:

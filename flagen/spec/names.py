@@ -90,14 +90,14 @@ _KIND_WORDS: dict[SymbolKind, str] = {
 VERSIONS = (1, 2)
 """The versions of the language, the newest last."""
 
-_PLANNED = _words("first solve")
+_PLANNED = _words("solve")
 """Functions that version 2 will have, and that no spec of it may name something else."""
 
 
 def functions(version: int = VERSIONS[-1]) -> frozenset[str]:
     """Every function of a version of the language."""
     elementwise = (name for name, row in FUNCTIONS.items() if row.since <= version)
-    later = (*ROTATIONS, "over", "index", "prev") if version > 1 else ()
+    later = (*ROTATIONS, "over", "index", "prev", "first") if version > 1 else ()
     return frozenset((*elementwise, *REDUCTIONS, *ROW_MAPS, *later, "outer", "dot"))
 
 

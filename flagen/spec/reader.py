@@ -94,25 +94,26 @@ class _Reader:
         update = self.statements.update(given["update"].value, steps) if "update" in given else ()
         output = self.statements.output(given["output"].value) if "output" in given else ()
         chunk = sections.chunk(given["chunk"].value) if "chunk" in given else ChunkHints()
-        look_back = sections.look_back
+        look_back, positions = sections.look_back, sections.positions
         spec = Spec(
             name=name,
             title=texts.get("title", ""),
             paper=texts.get("paper", ""),
             description=texts.get("description", ""),
             class_name=class_name,
-            states=(*states, *look_back.states()),
+            states=(*states, *look_back.states(), *positions.states()),
             inputs=inputs,
             params=params,
             steps=steps,
             derived=derived,
-            update=(*update, *look_back.statements()),
+            update=(*positions.before(), *update, *look_back.statements(), *positions.behind()),
             output=output,
             chunk=chunk,
             version=self.report.version,
             source=self.report.source,
             sha256=sha256,
             following=following,
+            firsts=positions.firsts(),
         )
         self._expect_states(spec, given)
         self._check_whole(spec, {"update", "output"} <= given.keys() or self.report.version > 1)

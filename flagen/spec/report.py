@@ -50,6 +50,7 @@ CODES: dict[str, str] = {
     "E313": "a default over more than sizes",
     "E314": "a state that never reaches the output",
     "E315": "a value that is not kept from token to token",
+    "E316": "no mini-batch to be the first of",
     # E4: the grammar of expressions.
     "E401": "not an expression",
     "E402": "a construct the language does not have",

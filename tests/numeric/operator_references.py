@@ -10,7 +10,7 @@ import math
 
 import torch
 from torch import Tensor, einsum, exp, sigmoid, sqrt
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import layer_norm, logsigmoid, softplus
 
 from tests.numeric.recurrence import recurrence
 
@@ -313,6 +313,43 @@ def cyfa(
 ):
     q, k = rms_normed(q, q_norm_weight, q_norm_eps), rms_normed(k, k_norm_weight, k_norm_eps)
     return cyclic(Sk, Sv, clock, q, k, v, g, delta, beta, readout, scale)
+
+
+# ------------------------------------------------------------------------------------ trained by mini-batches of tokens
+
+
+def descent(x: Tensor, target: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
+    """The gradient by x of half the squared distance between the layer norm of x and the target."""
+    std = sqrt(((x - x.mean()) ** 2).mean() + eps)
+    y = (x - x.mean()) / std
+    e = (w * y + b - target) * w
+    return (len(x) * e - e.sum() - y * (e * y).sum()) / (len(x) * std)
+
+
+def with_norm(x: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
+    return x + layer_norm(x, x.shape, w, b, eps)
+
+
+TTT = {"W": "k v", "c": "v", "G": "k v", "d": "v", "eta_1": "", "position": ""}
+TITANS = {"M": "k v", "S": "k v", "W": "k v", "position": ""}
+
+
+@recurrence(states=TTT, per_head="w b", output="v")
+def ttt_linear(W, c, G, d, eta_1, position, q, k, v, eta, w, b, *, mini_batch_size=16, eps=1e-6, scale=None):
+    if position % mini_batch_size == 0:
+        W, c, G, d = W - eta_1 * G, c - eta_1 * d, 0 * G, 0 * d
+    u = descent(retrieve(W, k) + c, v - k, w, b, eps)
+    G, d = G + outer(k, u), d + u
+    p = read(W - eta * G, q, scale) + c - eta * d
+    return (W, c, G, d, eta, position + 1), with_norm(p, w, b, eps)
+
+
+@recurrence(states=TITANS, per_head="w b", output="v")
+def titans_linear(M, S, W, position, q, k, v, theta, alpha, eta, w, b, *, mini_batch_size=16, eps=1e-6):
+    W = M if position % mini_batch_size == 0 else W
+    S = eta * S - 2 * theta * outer(k, descent(retrieve(W, k), v - k, w, b, eps))
+    M = (1 - alpha) * M + S
+    return (M, S, W, position + 1), with_norm(retrieve(M, q), w, b, eps)
 
 
 # ---------------------------------------------------------------------------------------------------------- elementwise

@@ -62,6 +62,16 @@ def negative(x: Tensor) -> Tensor:
     return -softplus(x)
 
 
+def counts(x: Tensor) -> Tensor:
+    """How many tokens came before: the same for all heads of a sequence."""
+    return (3 * x[..., :1].abs()).floor().expand(x.shape).clone()
+
+
+SHORT_BATCHES = {"mini_batch_size": 4, "eps": 0.3}
+"""Several mini-batches within a chunk; and a layer norm that multiplies what it is given, and its rounding, by no more
+than 2, for what is trained on itself for 200 tokens forgets no error."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """How a variant's arguments and first states are drawn (standard normal unless told), and the scalars it requires.
@@ -126,6 +136,18 @@ VARIANTS = {
     "mamba3": _variant(ends={"dt": (0, 20)}, adt=log_decay, dt=softplus, phi=uniform(0, 1)),
     "cyfa": _variant(
         {"q_norm_eps": 1e-5, "k_norm_eps": 1e-5}, g=log_decay, beta=uniform(0, 1), readout=unit, clock=uniform(0, 1)
+    ),
+    "ttt_linear": _variant(
+        SHORT_BATCHES, ends={"eta": (0, 1)}, k=unit, eta=uniform(0, 0.5), eta_1=uniform(0, 0.5), position=counts
+    ),
+    "titans_linear": _variant(
+        SHORT_BATCHES,
+        ends={"theta": (0, 0.1), "eta": (0, 0.5)},
+        k=unit,
+        theta=uniform(0, 0.05),
+        alpha=uniform(0.1, 0.5),
+        eta=uniform(0, 0.5),
+        position=counts,
     ),
     "precond_kda": _variant(k=unit, g=log_decay, beta=uniform(0, 1), ga=log_decay, ba=uniform(0, 1), A=softplus),
     "hgrn": _variant(gates="g", g=log_decay),

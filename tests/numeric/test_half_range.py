@@ -24,7 +24,14 @@ LINEAR = {
 """The states that are so, where there are several."""
 SOFTMAX = ("gsa", "abc_attn")
 ELEMENTWISE = ("hgrn", "rwkv4", "mamba")
-FORMS = [(kind, name) for kind in ("chunk", "fused_recurrent") for name in with_form(kind) if name not in ELEMENTWISE]
+TRAINED = ("ttt_linear", "titans_linear")
+"""What they read of their states goes through a layer norm, so that they are linear in nothing."""
+FORMS = [
+    (kind, name)
+    for kind in ("chunk", "fused_recurrent")
+    for name in with_form(kind)
+    if name not in (*ELEMENTWISE, *TRAINED)
+]
 SMALLEST, LARGEST = 2.0**-14, 65504.0
 
 

@@ -22,7 +22,7 @@ DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "ga
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"}
 RIGHT_READS = {"oja"}
 SCANS = {"hgrn", "mamba", "rg_lru", "rwkv4", "short_convolution", "token_shift"}
-NO_KERNELS = {"momentum_delta_rule", "slstm"}
+NO_KERNELS = {"momentum_delta_rule", "slstm", "titans_linear", "ttt_linear"}
 STAGED = set(SPECS) - (ADDITIVE | DELTA | BY_KEY | RIGHT_READS | SCANS | NO_KERNELS)
 
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}, b: {dims: [], heads: HV}"

@@ -9,12 +9,12 @@ from flagen.algebra.normal_form import Decay, NormalForm, Numbers
 from flagen.backends.markdown_.printer import EquationPrinter, ExpressionPrinter, symbol
 from flagen.backends.markdown_.scan import scan_context
 from flagen.backends.protocol import Rendering
-from flagen.backends.stages import package_of
+from flagen.backends.stages import PACKAGE_OF_MINI_BATCH, package_of
 from flagen.backends.text import markdown
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.cost import Cost, cost
-from flagen.plan.model import Plan, StagedPlan
+from flagen.plan.model import MiniBatchPlan, Plan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Assign, Expr, Name, Repeat, Spec, walk
@@ -28,6 +28,7 @@ def derivation_file(plan: Plan) -> Rendering:
     chunk = plan.chunk if isinstance(plan.chunk, ChunkPlan) else None
     form = plan.chunk.form if isinstance(plan.chunk, ScanPlan) else None
     staged = plan.chunk if isinstance(plan.chunk, StagedPlan) else None
+    batches = plan.chunk if isinstance(plan.chunk, MiniBatchPlan) else None
     planned = None if isinstance(plan.chunk, Unavailable) else plan.chunk
     printer = ExpressionPrinter(_Subscripts(spec).of)
     nf = None if chunk is None else chunk.normal_form
@@ -55,6 +56,7 @@ def derivation_file(plan: Plan) -> Rendering:
             "key": "" if nf is None else symbol(nf.key),
             "value": "" if nf is None else symbol(nf.value),
             "stages": [] if staged is None else list(_stages(staged)),
+            "mini_batch": None if batches is None else _mini_batch(batches, printer),
             "output": "" if staged is None else _output_of_stages(staged),
             "riding": _riding(plan, printer),
             **scan_context(form, printer),
@@ -158,6 +160,18 @@ def _stages(plan: StagedPlan) -> Iterator[tuple[str, str, list[str]]]:
         page = f"{package_of(stage, plan.spec.name)}/DERIVATION.md"
         states = ", ".join(symbol(state.name) for state in stage.stage.states)
         yield states, page, list(_recurrence(stage.stage.shown, printer))
+
+
+def _mini_batch(plan: MiniBatchPlan, printer: ExpressionPrinter) -> dict[str, str]:
+    """How long a mini-batch is, what stands still in it, and which copies it begins with."""
+    form = plan.form
+    return {
+        "page": f"{PACKAGE_OF_MINI_BATCH}/DERIVATION.md",
+        "every": printer.print(form.first.every),
+        "first": symbol(form.first.name),
+        "still": ", ".join(map(symbol, form.still)),
+        "copies": r" \qquad ".join(rf"{symbol(copy)} \leftarrow {symbol(name)}" for copy, name in form.copies.items()),
+    }
 
 
 def _output_of_stages(plan: StagedPlan) -> str:

@@ -71,8 +71,9 @@ class EquationPrinter:
         """What reaches one reader: of the registers before the chunk, and of each family of rows."""
         into = [f"a{rows}" for rows in ("w", "k") if rows in self.plan.system.inputs]
         reach = self._shared("reach", f"registers.reach({', '.join(('mix', *into))})")
-        families = f", families={len(into)}" if len(into) > 1 else ""
+        families = f", families={len(into)}" if len(into) != 1 else ""
         targets = ", ".join(self.name(each.target) for each in weights)
+        targets = targets if into else f"({targets},)"
         if (reader := weights[0].reader) is None:
             return f"{targets} = registers.at_end({reach}{families})"
         timeline = self.timeline(reader.tensor.removeprefix("c"))
