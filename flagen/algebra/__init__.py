@@ -59,6 +59,8 @@ class Derivation:
     mini_batches: MiniBatchForm | None = None
     riding: NormalForm | None = None
     """The normal form of all states, where there are two stages and the vector state of one rides on the other's."""
+    whole: Spec | None = None
+    """The spec as it is declared, where a state of it has two dims for its keys that are one in `spec`."""
 
 
 # Most specs have the normal form: what finds and proves other ones is imported for those that do not.
@@ -66,7 +68,19 @@ class Derivation:
 
 def derive(spec: Spec) -> Derivation:
     """Normal form, chunk form and adjoint of `spec`, or its scan form, or its stages, or its mini-batches."""
-    whole = _derived(spec)
+    if all(len(state.dims) < 3 for state in spec.states):
+        return _by_mini_batches(spec, _derived(spec))
+    from flagen.algebra.products import with_pairs
+
+    try:
+        pairs = with_pairs(spec)
+    except OutsideNormalForm as outside:
+        return Derivation(spec, None, None, None, NoChunkForm(outside.reason, outside.span))
+    return replace(_by_mini_batches(pairs, _derived(pairs)), whole=spec)
+
+
+def _by_mini_batches(spec: Spec, whole: Derivation) -> Derivation:
+    """What was derived of the whole of `spec`, or where that has no chunk form of its mini-batches."""
     if whole.no_chunk_form is None or not spec.firsts:
         return whole
     from flagen.algebra.mini_batches import OutsideMiniBatches, mini_batch_form
@@ -147,6 +161,11 @@ def _of_stage(stage: Stage) -> Derivation:
 
 def prove(spec: Spec, derivation: Derivation) -> Proof:
     """Prove what was derived; raises InternalError where it is not the recurrence."""
+    if derivation.whole is not None:
+        from flagen.algebra.products import prove_pairs
+
+        pairs = prove_pairs(derivation.whole, derivation.spec)
+        return Proof((*pairs, *prove(derivation.spec, replace(derivation, whole=None)).lines))
     if derivation.mini_batches is not None:
         from flagen.algebra.mini_batches import prove_mini_batches
 

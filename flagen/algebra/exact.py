@@ -33,6 +33,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
@@ -203,6 +204,10 @@ def evaluate(expr: Expr, scope: Scope) -> Tensor:
             return _rotate(evaluate(value, scope), evaluate(angle, scope), half, scope)
         case Over(value):
             return Tensor(expr.dims, evaluate(value, scope).data)
+        case Pairs(left, right):
+            one, other = evaluate(left, scope), evaluate(right, scope)
+            every = itertools.product(one.data.values(), other.data.values())
+            return Tensor(expr.dims, {(place,): x * y for place, (x, y) in enumerate(every)})
         case Index():
             return scope.build(expr.dims, lambda index: Dual(mpq(index[0])))
 

@@ -21,7 +21,7 @@ from flagen.algebra.chunk import ChunkForm, split_solve
 from flagen.algebra.equations import System
 from flagen.algebra.evaluate_system import decay_gradient, run
 from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, decimal, evaluate, scalar, total
-from flagen.algebra.normal_form import Decay, NormalForm, Numbers, Position
+from flagen.algebra.normal_form import Decay, NormalForm, Numbers, Position, factors_of
 from flagen.algebra.recurrence import Setting, Token
 from flagen.algebra.small_sizes import HEADS, small_sizes
 from flagen.algebra.timeline import OutOfOrder, Timeline, Values
@@ -329,6 +329,9 @@ class _Chunk:
     def __init__(self, nf: NormalForm, setting: Setting, tokens: Sequence[Token]) -> None:
         self.nf, self.setting, self.tokens = nf, setting, tokens
         self.rows: dict[str, list[Tensor]] = {"w": [], "y": [], "z": [], "k": [], "v": []}
+        self.sides = nf.spec.pairs.get(nf.key, ())
+        self.factored = nf.factored
+        self.rows |= {f"{name}{side}": [] for name in self.factored for side in "ab"}
         self.numbers: dict[str, list[tuple[Dual, ...]]] = {"aw": [], "cy": [], "ak": []}
         self.mixes: list[tuple[tuple[Dual, ...], ...]] = []
         self.factors: list[Tensor] = []
@@ -339,10 +342,13 @@ class _Chunk:
             self._add(token)
         self.per_token = len(self.factors) // len(tokens)
         for number, read in enumerate(nf.reads):
-            self.rows[f"q{number}"] = [self._evaluate(read.q, token.whole) for token in tokens]
+            self.rows[f"q{number}"] = []
+            for token in tokens:
+                self._add_row(f"q{number}", read.q, token.whole)
             self.numbers[f"cq{number}"] = [self._numbers(read.of, token.whole) for token in tokens]
         dims = {"w": nf.key, "y": nf.key, "z": nf.value, "k": nf.key, "v": nf.value}
         dims |= {f"q{n}": nf.key if read.side == "left" else nf.value for n, read in enumerate(nf.reads)}
+        dims |= {f"{name}{side}": dim for name in self.factored for side, dim in zip("ab", self.sides, strict=True)}
         self.elements: dict[str, dict[tuple[int, ...], Dual]] = {
             name: {(r, c): t.at((dims[name],), (c,)) for r, t in enumerate(rows) for c in self._channels(dims[name])}
             for name, rows in self.rows.items()
@@ -367,6 +373,13 @@ class _Chunk:
     def _evaluate(self, expr: Expr | None, *names: Mapping[str, Tensor]) -> Tensor:
         return scalar(Dual(mpq(0))) if expr is None else evaluate(expr, self.setting.scope(*names))
 
+    def _add_row(self, name: str, expr: Expr | None, *names: Mapping[str, Tensor]) -> None:
+        """A row, and both sides of one that is made of pairs."""
+        self.rows[name].append(self._evaluate(expr, *names))
+        if name in self.factored and expr is not None and (factors := factors_of(expr)) is not None:
+            for side, factor in zip("ab", factors, strict=True):
+                self.rows[f"{name}{side}"].append(self._evaluate(factor, *names))
+
     def _numbers(self, exprs: Numbers, *names: Mapping[str, Tensor]) -> tuple[Dual, ...]:
         return tuple(self._evaluate(expr, *names).data[()] for expr in exprs)
 
@@ -386,12 +399,12 @@ class _Chunk:
                         self.groups["delta"].append(len(self.factors) - 1)
                         self.after.append(row.after_decay)
                         for name, expr in (("w", row.w), ("y", row.y), ("z", row.z)):
-                            self.rows[name].append(self._evaluate(expr, token.whole, names))
+                            self._add_row(name, expr, token.whole, names)
                     for write in step.writes:
                         self.numbers["ak"].append(self._numbers(write.into, token.whole, names))
                         self.groups["write"].append(len(self.factors) - 1)
                         for name, expr in (("k", write.k), ("v", write.v)):
-                            self.rows[name].append(self._evaluate(expr, token.whole, names))
+                            self._add_row(name, expr, token.whole, names)
 
     def _factor(self, decays: Sequence[Decay], *names: Mapping[str, Tensor]) -> Tensor:
         """e^g of a micro-step, over the key dim where any decay of the spec is."""
@@ -426,6 +439,8 @@ class _Chunk:
             "token": len(self.tokens),
             "key": len(key),
             "value": len(self._channels(self.nf.value)),
+            "first of pair": self.setting.sizes[self.sides[0]] if self.sides else 0,
+            "second of pair": self.setting.sizes[self.sides[1]] if self.sides else 0,
             "register": len(self.nf.registers),
             "step": len(self.factors),
         }

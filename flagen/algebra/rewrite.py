@@ -15,6 +15,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
@@ -48,3 +49,5 @@ def map_children(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
             return Rotate(change(value), change(angle), half, span)
         case Over(value, source, target, span):
             return Over(change(value), source, target, span)
+        case Pairs(left, right, dim, span):
+            return Pairs(change(left), change(right), dim, span)

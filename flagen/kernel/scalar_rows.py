@@ -107,7 +107,11 @@ class ScalarDecayRows(RowLowering[ChunkKernelPlan]):
     ) -> Iterator[Statement]:
         """Masked products of each reading row with each writing row, scaled and decayed."""
         dims = (self.axis_of(reader), WRITTEN)
-        products = self.dot(self.operand(reader), self.written(self.operand(writer)), self.plan.key)
+        products: Tile = local(f"{name}_products", dims)
+        if self._sides(reader) and self._sides(writer):
+            yield from self.products(f"{name}_products", reader, writer)
+        else:
+            products = self.dot(self.operand(reader), self.written(self.operand(writer)), self.plan.key)
         decay = None if self.plan.row_decay is None else local("decay", dims)
         # Factors first: a product of products would hold two more tiles at a time.
         factors = [f for f in (of_reader, of_writer and self.written(of_writer), decay) if f is not None]

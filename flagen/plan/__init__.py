@@ -34,7 +34,7 @@ def with_layer(plan: Plan, others: Mapping[str, Plan]) -> Plan:
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     """Plan every form of `spec`; one it cannot have says why. The layer comes after (`with_layer`)."""
-    fused = plan_fused_recurrent(spec)
+    fused = plan_fused_recurrent(derivation.spec if derivation.whole is not None else spec)
     fused_backward = plan_fused_backward(fused, derivation)
     if derivation.scan is not None:
         scan = plan_scan(derivation.scan)

@@ -26,6 +26,7 @@ from flagen.plan.tiles import (
     MatMul,
     Negative,
     Normalize,
+    Paired,
     Product,
     Rotated,
     Size,
@@ -49,6 +50,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
@@ -117,6 +119,8 @@ class Lowering:
                 return self._rotated(self(value), self(angle), half)
             case Over(value, source, target):
                 return self._renamed(self(value), source, target, expr.span)
+            case Pairs(left, right, dim):
+                return Paired(self(left), self(right), (dim,))
             case Index(dim):
                 return Widened(Lane(dim, (dim,)), (dim,))
         raise InternalError(f"no tile for {expr!r}")

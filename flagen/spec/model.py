@@ -206,6 +206,22 @@ class Over:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Each element of the vector `left` times each of `right`, along `dim`, which has all pairs of them, those with the
+    same element of `left` beside one another. No spec says that: it is an outer product whose two dims are taken for
+    one (`flagen.algebra.products`)."""
+
+    left: Expr
+    right: Expr
+    dim: str
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return (self.dim,)
+
+
+@dataclass(frozen=True)
 class Index:
     """`index(dim)`: for each element along `dim` its place, from 0."""
 
@@ -231,6 +247,7 @@ Expr = (
     | RowMap
     | Rotate
     | Over
+    | Pairs
     | Index
 )
 
@@ -244,7 +261,7 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return (value,)
         case Rotate(value, angle):
             return (value, angle)
-        case Binary(_, left, right) | Contract(left, right) | Outer(left, right):
+        case Binary(_, left, right) | Contract(left, right) | Outer(left, right) | Pairs(left, right):
             return (left, right)
         case Call(_, args):
             return args
@@ -287,6 +304,13 @@ class State:
     span: Span = field(default=NOWHERE, compare=False)
     meaning: str = ""
     """What the state before a token is, where no one declared it: `prev(k, 2)`."""
+    shape: Dims = ()
+    """The dims that callers know, where two of them are one of `dims`."""
+
+    @property
+    def declared(self) -> Dims:
+        """The dims that callers know."""
+        return self.shape or self.dims
 
 
 @dataclass(frozen=True)
@@ -413,6 +437,8 @@ class Spec:
     """The sizes that follow from others, each behind those it follows from."""
     firsts: tuple[First, ...] = ()
     """Where mini-batches begin."""
+    pairs: Mapping[str, Dims] = field(default_factory=dict, compare=False)
+    """The dims that are pairs of two others (`flagen.algebra.products`)."""
 
     @property
     def dims(self) -> Dims:

@@ -18,6 +18,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
@@ -60,6 +61,8 @@ def _printed(expr: Expr) -> Printed:
         case Over(value, source, target):
             renamed = target if len(value.dims) == 1 else f"{source}, {target}"
             return Printed(f"over({to_source(value)}, {renamed})")
+        case Pairs(left, right):
+            return Printed(f"pairs({to_source(left)}, {to_source(right)})")
         case Index(dim):
             return Printed(f"index({dim})")
 

@@ -24,6 +24,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
@@ -60,7 +61,7 @@ def interval_of(
         case Binary(op, left, right):
             found = _BINARY[op](interval_of(left, ranges, definitions), interval_of(right, ranges, definitions))
             return _within(found, _related(expr, lambda part: interval_of(part, ranges, definitions), definitions))
-        case Outer(left, right):
+        case Outer(left, right) | Pairs(left, right):
             return multiply(interval_of(left, ranges, definitions), interval_of(right, ranges, definitions))
         case Contract(left, right):
             first, second = interval_of(left, ranges, definitions), interval_of(right, ranges, definitions)

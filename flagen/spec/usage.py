@@ -20,6 +20,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
@@ -171,7 +172,7 @@ class Roles:
             case Binary("+" | "-", left, right):
                 a, b = self._terms(left), self._terms(right)
                 return Terms(a.state or b.state, a.write or b.write)
-            case Binary(_, left, right) | Outer(left, right):
+            case Binary(_, left, right) | Outer(left, right) | Pairs(left, right):
                 a, b = self._terms(left), self._terms(right)
                 return Terms(a.state or b.state, a.write and b.write)
             case Call(_, args):

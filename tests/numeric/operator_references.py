@@ -189,6 +189,35 @@ def linear_attn_normalized(S, z, q, k, v, *, scale=None):
     return (S, z), retrieve(S, scaled) / (z @ scaled + 1e-10)
 
 
+@recurrence(states={"S0": "v", "z0": "", "S1": "k v", "z1": "k", "S2": "k k v", "z2": "k k"}, output="v")
+def based(S0, z0, S1, z1, S2, z2, q, k, v, *, scale=None, normalize=1):
+    S0, S1, S2 = S0 + v, S1 + outer(k, v), S2 + einsum("x,y,v->xyv", k, k, v)
+    z0, z1, z2 = z0 + 1, z1 + k, z2 + outer(k, k)
+    scaled = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    values = S0 + retrieve(S1, scaled) + einsum("xyv,x,y->v", S2, scaled, scaled) / 2
+    weights = z0 + z1 @ scaled + scaled @ z2 @ scaled / 2
+    return (S0, z0, S1, z1, S2, z2), values / (weights + 1e-6) if normalize else values
+
+
+def _squares(S, z, q, k, v, alpha, scale):
+    """A token whose weights are squares of scores: the states, and what it reads of either."""
+    S, z = alpha * S + einsum("x,y,v->xyv", k, k, v), alpha * z + outer(k, k)
+    scaled = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return S, z, einsum("xyv,x,y->v", S, scaled, scaled), scaled @ z @ scaled
+
+
+@recurrence(states={"S": "k k v", "z": "k k"}, output="v")
+def rebased(S, z, q, k, v, *, scale=None, normalize=1, eps=1e-5):
+    S, z, values, weights = _squares(S, z, q, k, v, 1, scale)
+    return (S, z), values / (weights + eps) if normalize else values
+
+
+@recurrence(states={"S": "k k v", "z": "k k"}, output="v")
+def power_attn(S, z, q, k, v, g, *, scale=None, eps=1e-6):
+    S, z, values, weights = _squares(S, z, q, k, v, exp(g), scale)
+    return (S, z), values / (weights + eps)
+
+
 @recurrence(states={"S": "k v", "z": "k"}, first={"z": -math.inf}, output="v")
 def lightnet(S, z, q, k, v, *, scale=None):
     keep, write = shares(z, k)

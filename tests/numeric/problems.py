@@ -6,6 +6,7 @@ The shapes of a variant's arguments come from its spec; the ranges its numbers a
 from __future__ import annotations
 
 import importlib
+import math
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -51,6 +52,11 @@ def log_decay(x: Tensor) -> Tensor:
 
 def uniform(low: float, high: float) -> Sampler:
     return lambda x: low + (high - low) * 0.5 * (1 + torch.erf(x / 2**0.5))
+
+
+def gram(x: Tensor) -> Tensor:
+    """What the outer products of some keys with themselves add up to: what reads it by a vector twice is positive."""
+    return x @ x.mT
 
 
 def below(x: Tensor) -> Tensor:
@@ -122,6 +128,10 @@ VARIANTS = {
     "rwkv7": _variant(w=uniform(-0.6065, 0), a=half_unit, b=half_unit),
     "oja": _variant(v=unit, g=log_decay, beta=uniform(0, 1)),
     "linear_attn_normalized": _variant(ends={"q": (0, 4), "k": (0, 4)}, q=softplus, k=softplus, z=softplus),
+    # Weights are squares, or at least a half, and add up to what is far from 0 where there were tokens before.
+    "based": _variant(z0=lambda x: 2 + x.square(), z1=lambda x: 0.1 * x, z2=gram),
+    "rebased": _variant(z=gram),
+    "power_attn": _variant(z=gram, g=log_decay),
     "lightnet": _variant(log_weight="k"),
     "gsa": _variant(gates="g", g=log_decay),
     "abc_attn": _variant(log_weight="s"),
@@ -251,7 +261,8 @@ class Shape:
         states = sorted(spec.states, key=lambda state: -len(state.dims))
         first, *others = dict.fromkeys(dim for state in states for dim in state.dims if dim not in following)
         *between, last = others or [None]
-        sizes = {first: self.K, **dict.fromkeys(between, self.M), last: self.V}
+        keys = self.K if len(states[0].dims) < 3 else math.isqrt(self.K)  # About as many pairs of keys.
+        sizes = {first: keys, **dict.fromkeys(between, self.M), last: self.V}
         known = {dim: size for dim, size in sizes.items() if dim is not None}
         known |= {dim: self.M for dim in spec.dims if dim not in (*known, *following)}
         fit = fitting(spec, {**known, "H": self.H, "HV": self.H * self.groups})

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from flagen.algebra import derive
+from flagen.plan import make_plan
 from flagen.plan.fused import FusedPlan, plan_fused_recurrent
 from flagen.plan.padding import PaddingRules
 from flagen.plan.schedule import Keep, Load, Set, Steps
@@ -49,7 +51,8 @@ def token(planned: FusedPlan) -> list[str]:
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_every_variant_has_a_plan_that_splits_its_state(path: Path) -> None:
-    planned = plan_fused_recurrent(load_spec(path))
+    spec = load_spec(path)
+    planned = make_plan(spec, derive(spec)).fused
     if path.stem == "cyfa":
         assert isinstance(planned, Unavailable) and "5 matrices whole beside its blocks of V" in planned.reason
         return

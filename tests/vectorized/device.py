@@ -54,6 +54,17 @@ def _channels(size: int, pairs: int, *, half: bool) -> tuple[Tensor, Tensor]:
     return (pair, pair + size // 2) if half else (2 * pair, 2 * pair + 1)
 
 
+def all_pairs(x: Tensor, y: Tensor) -> Tensor:
+    return (x[..., :, None] * y[..., None, :]).flatten(-2)
+
+
+def of_pairs(gradient: Tensor, other: Tensor, *, second: bool) -> Tensor:
+    size = other.shape[-1]
+    if second:
+        return (gradient.unflatten(-1, (-1, size)) * other[..., None, :]).sum(-1)
+    return (gradient.unflatten(-1, (size, -1)) * other[..., :, None]).sum(-2)
+
+
 def scan_affine(factor: Tensor, term: Tensor, first: Tensor, *, reverse: bool) -> Tensor:
     return _scan(lambda x, place: factor[:, place] * x + term[:, place], first, factor.shape[1], reverse=reverse)
 

@@ -54,6 +54,7 @@ def derivation_file(plan: Plan) -> Rendering:
             "registers": [] if nf is None else [symbol(state.name) for state in nf.registers],
             "decays": nf is not None and nf.decay_kind != "none",
             "key": "" if nf is None else symbol(nf.key),
+            "pair": [] if nf is None else [symbol(side) for side in nf.spec.pairs.get(nf.key, ())],
             "value": "" if nf is None else symbol(nf.value),
             "stages": [] if staged is None else list(_stages(staged)),
             "mini_batch": None if batches is None else _mini_batch(batches, printer),
@@ -61,7 +62,7 @@ def derivation_file(plan: Plan) -> Rendering:
             "riding": _riding(plan, printer),
             **scan_context(form, printer),
             "size": 0 if planned is None else planned.size,
-            "costs": [_row(cost(spec, planned, size)) for size in _SIZES],
+            "costs": [_row(cost(spec, planned, size, plan.derivation.spec.pairs)) for size in _SIZES],
             "cost_steps": _row_steps(spec),
         },
     )
@@ -206,9 +207,12 @@ def _read_name(nf: NormalForm, name: str) -> str:
 
 
 def _orientation(nf: NormalForm) -> str:
-    text = f"{'Each register' if nf.registers else 'S'} is [{nf.key}, {nf.value}]"
+    pair = nf.spec.pairs.get(nf.key)
+    text = f"{'Each register' if nf.registers else 'S'} is [{' · '.join(pair) if pair else nf.key}, {nf.value}]"
+    if pair:
+        text += f", with all pairs of {pair[0]} and {pair[1]} for keys"
     if nf.decays or nf.has_delta:
-        text += f"; decay and erase act on {nf.key}"
+        text += "; decay and erase act on these" if pair else f"; decay and erase act on {nf.key}"
     return f"{text}, so the declared state is transposed" if nf.transposed else text
 
 

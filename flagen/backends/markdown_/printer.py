@@ -32,6 +32,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
@@ -117,6 +118,8 @@ class ExpressionPrinter:
             case Over(value, source, target):
                 renamed = f"{symbol(source)} \\to {symbol(target)}"
                 return Latex(rf"{self._printed(value).atom}^{{({renamed})}}")
+            case Pairs(left, right):
+                return joined("*", self._printed(left), self._printed(right), between=r" \otimes ")
             case Index(dim):
                 return Latex(rf"\operatorname{{index}}_{{{symbol(dim)}}}")
 
@@ -224,7 +227,7 @@ class EquationPrinter:
         return text.strip()
 
     def _term(self, term: Term, target: Factor) -> str:
-        summed = sorted(term.letters - set(target.index), key="ijmtprxy".index)
+        summed = sorted(term.letters - set(target.index), key="ijmtprabxy".index)
         parts = [rf"\sum_{{{' '.join(summed)}}}"] if summed else []
         if term.mask:
             parts.append(_mask(term.mask))
@@ -268,6 +271,8 @@ class EquationPrinter:
         letter, digits = tensor[:1], tensor[1:]
         if tensor == "mix":
             return r"\Phi"
+        if letter in "qkwy" and digits[-1:] in ("a", "b"):
+            return f"{letter}^{{{digits if self.numbered else digits[-1]}}}"  # Of a row over pairs, one side.
         if letter in "acFEM" and digits:
             # Numbers of registers are called after the rows that they belong to; a single read is the one numbered 0.
             return f"{letter}^{{{digits if self.numbered else digits.replace('0', '')}}}"

@@ -27,6 +27,7 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
@@ -110,6 +111,9 @@ class Printer:
             case Over(value):
                 code = self.print(value)
                 return replace(code, dims=tuple(expr.target if dim == expr.source else dim for dim in code.dims))
+            case Pairs(left, right):
+                product = self._binary("*", self.print(left), self.print(right), left.dims + right.dims)
+                return Code(f"{product.atom}.flatten(-2)", expr.dims, product.level)
 
     def aligned(self, code: Code, dims: Dims, level: Level | None = None) -> Code:
         """`code` broadcast to `dims` (and, for a token's value among micro-steps, to their axis)."""

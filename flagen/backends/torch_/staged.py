@@ -113,7 +113,18 @@ class _Names:
         """How each of a stage's last states is written where they are wanted."""
         called, states = self.final[stage.spec.name], stage.stage.states
         for place, state in enumerate(states):
-            yield state.name, called if len(states) == 1 else f"{called}[{place}]"
+            last = called if len(states) == 1 else f"{called}[{place}]"
+            yield state.name, f"{last}{self._in_pairs(state.name, 'unflatten')}"
+
+    def _in_pairs(self, name: str, how: str) -> str:
+        """The call that takes two dims of a state for one, as stages do, or gives them back."""
+        state = next(state for state in self.spec.states if state.name == name)
+        if not state.shape:
+            return ""
+        dim = next(dim for dim in state.dims if dim in self.spec.pairs)
+        first = 2 + state.dims.index(dim)
+        sizes = ", ".join(f"args.{side}" for side in self.spec.pairs[dim])
+        return f".{how}({first}, ({sizes}))" if how == "unflatten" else f".{how}({first}, {first + 1})"
 
     def targets(self, stage: PlannedStage) -> Iterator[str]:
         """What a stage's results and its last state are called."""
@@ -129,8 +140,9 @@ class _Names:
         if spec.steps is not None:
             yield f"{spec.steps.argument}={spec.steps.argument}"
         firsts = [self.first[state.name] for state in stage.stage.states]
-        several = f"None if {firsts[0]} is None else ({', '.join(firsts)})"
-        yield f"initial_state={firsts[0] if len(firsts) == 1 else several}"
+        given = [f"{self.first[state.name]}{self._in_pairs(state.name, 'flatten')}" for state in stage.stage.states]
+        first = given[0] if len(given) == 1 else f"({', '.join(given)})"
+        yield f"initial_state={firsts[0] if given == firsts[:1] else f'None if {firsts[0]} is None else {first}'}"
         if not stage.repeats:
             yield "output_final_state=output_final_state"
         yield "cu_seqlens=cu_seqlens"
