@@ -41,6 +41,7 @@ INTERPRETED = (
     "lightning_attn",
     "mamba3",
     "mlstm",
+    "momentum_delta_rule",
     "power_attn",
     "precond_kda",
     "rg_lru",

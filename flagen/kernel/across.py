@@ -3,14 +3,16 @@ that after it, and with gradients the other way round."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from flagen.kernel.backward_rows import COLUMN_STATE_GRADIENT, STATE_GRADIENT, BackwardRows
 from flagen.kernel.ir import Access, Array, Let, Life, Load, Routine, Statement
+from flagen.kernel.mixes import arrays_of, end, start
 from flagen.kernel.parameters import routine_of
 from flagen.kernel.passes import live, rounds
 from flagen.kernel.rows import common, local, rounded, times
+from flagen.kernel.scalar_rows import of_place
 from flagen.plan.backward_levels import (
     BLOCK,
     HEAD,
@@ -25,7 +27,7 @@ from flagen.plan.row_planner import Part, RowLoad, RowSet
 from flagen.plan.rows import TOKEN
 from flagen.plan.schedule import Load as Loaded
 from flagen.plan.schedule import Set
-from flagen.plan.tiles import Dot, Tile
+from flagen.plan.tiles import Dot, Tile, Value
 from flagen.spec.model import Input, Param
 
 COLUMN_GRADIENTS, COLUMN_STATE_GRADIENTS = "column_gradients", "column_state_gradients"
@@ -55,6 +57,27 @@ class RowsFirst(BackwardRows):
         rows = tuple(action for action in part.rows if of_names[_named(action)] in levels)
         yield from self.fixed(once)
         yield from self.of_rows(rows)
+
+    @property
+    def states(self) -> tuple[Value, ...]:
+        """The matrix states."""
+        return tuple(local(self.name(state.name), self.over_state) for state in self.plan.matrices)
+
+    @property
+    def gradients(self) -> tuple[Value, ...]:
+        """Their gradients."""
+        return tuple(local(of_place(STATE_GRADIENT, place), self.over_state) for place in self.places)
+
+    def is_left(self, role: str, place: int | None) -> bool:
+        """Whether rows of `role` read or write something of a state at the chunk's start, or at its end."""
+        mixed = self.plan.mixed
+        return mixed is None or place in (mixed.starts(role) if role in mixed.of else mixed.ends(role))
+
+    def left_of(self, role: str, place: int | None) -> Tile | None:
+        """How much of that there is: a decay, or a number of one of several states."""
+        if place is None:
+            return self.to_end() if role in ("w", "k") else self.start_of(role)
+        return start(role, place) if role in ("q", "y") else end(role, place)
 
     def read_gradient(self) -> Iterator[Statement]:
         """The gradient of the read, of a block of values."""
@@ -90,23 +113,28 @@ class Across(RowsFirst):
         self.after = after
 
     def routine(self) -> Routine:
-        carried = self.state if self.after else STATE_GRADIENT
-        what, end, start = ("state", "after", "before") if self.after else ("gradient of the state", "before", "after")
-        body = live(tuple(self._body(carried)), (carried,))
+        carried = self.states if self.after else self.gradients
+        names = tuple(state.name for state in carried)
+        what, last, first = ("state", "after", "before") if self.after else ("gradient of the state", "before", "after")
+        one, that = "A block", "that"
+        if self.plan.mixed is not None:
+            what, one, that = what.replace("state", "states"), "Blocks", "those"
+            what = what.replace("gradient", "gradients")
+        body = live(tuple(self._body(carried)), names)
         return routine_of(
             self,
             body,
             name="state_across" if self.after else "gradient_across",
-            carried=(carried,),
-            docs=f"A block of the {what} {end} the chunk at `start`, from that {start} it, transposed.",
+            carried=names,
+            docs=f"{one} of the {what} {last} the chunk at `start`, from {that} {first} it, transposed.",
             dims=(self.key, self.value),
             tiles=(*self.tiles, "PRECISION", "dtype"),
-            order=("do", "U", R_GRADIENT, "column"),
-            place=("key_head", "head"),
+            order=("do", "U", R_GRADIENT, "column", *(array.name for array in arrays_of(self.plan))),
+            place=("key_head", "head", *(() if self.plan.mixed is None else ("counted_chunk",))),
             lanes=(self.key, self.value),
         )
 
-    def _body(self, carried: str) -> Iterator[Statement]:
+    def _body(self, carried: Sequence[Value]) -> Iterator[Statement]:
         yield from self.given(self.parts[0], SHARED, HEAD, KEYS, BLOCK)
         yield from self.operands(*(("w", "k", "v") if self.after else ("q", "y")))
         yield from self.chunk_decays()
@@ -115,24 +143,30 @@ class Across(RowsFirst):
         else:
             yield from self.read_gradient()
             yield from self.stored_rows(R_GRADIENT)
-        state = local(carried, self.over_state)
-        onto = self.across(state)
-        for operand, role in self._written() if self.after else self._read():
-            yield Let(carried, Dot(operand, self.operand(role), self.axis_of(role), onto, self.over_state))
-            onto = state
+        mixes = self.mixes
+        if mixes is not None:
+            yield from mixes.load(*(mixes.ends if self.after else mixes.starts), *mixes.of_chunk)
+            yield mixes.mixed_states(carried, back=not self.after)
+        for place, state in zip(self.places, carried, strict=True):
+            onto = self.across(state)
+            for operand, role in self._written(place) if self.after else self._read(place):
+                yield Let(state.name, Dot(operand, self.operand(role), self.axis_of(role), onto, self.over_state))
+                onto = state
 
-    def _written(self) -> Iterator[tuple[Tile, str]]:
+    def _written(self, place: int | None) -> Iterator[tuple[Tile, str]]:
         """What rows write, with the role of what they write it along."""
-        if self.plan.delta is not None:
-            yield self.scaled(local("U", (self.row, self.value)), self.scale("w"), self.to_end()), "w"
-        if self.plan.write_key is not None:
-            yield self.scaled(self.operand("v"), self.scale("v"), self.to_end()), "k"
+        if self.plan.delta is not None and self.is_left("w", place):
+            yield self.scaled(local("U", (self.row, self.value)), self.scale("w"), self.left_of("w", place)), "w"
+        if self.plan.write_key is not None and self.is_left("k", place):
+            yield self.scaled(self.operand("v"), self.scale("v"), self.left_of("k", place)), "k"
 
-    def _read(self) -> Iterator[tuple[Tile, str]]:
+    def _read(self, place: int | None) -> Iterator[tuple[Tile, str]]:
         """The gradients of what rows read, with the role of what they read along."""
-        yield self.scaled(local("read_operand", (TOKEN, self.value)), self.scale("q"), self.start_of("q")), "q"
-        if self.plan.delta is not None:
-            yield self.scaled(local(R_GRADIENT, (self.row, self.value)), self.scale("y"), self.start_of("y")), "y"
+        read, right = local("read_operand", (TOKEN, self.value)), local(R_GRADIENT, (self.row, self.value))
+        if self.is_left("q", place):
+            yield self.scaled(read, self.scale("q"), self.left_of("q", place)), "q"
+        if self.plan.delta is not None and self.is_left("y", place):
+            yield self.scaled(right, self.scale("y"), self.left_of("y", place)), "y"
 
 
 class AcrossColumn(RowsFirst):

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from flagen.kernel import walks
 from flagen.kernel.backward_rows import COLUMN_STATE_GRADIENT, STATE_GRADIENT, BackwardRows
-from flagen.kernel.chunk import ScalarPlacement
-from flagen.kernel.forward_rows import DECAYS, ForwardRows, kept
+from flagen.kernel.forward_rows import ForwardRows, kept
 from flagen.kernel.ir import (
     Access,
     Apply,
@@ -35,6 +34,7 @@ from flagen.kernel.ir import (
 from flagen.kernel.parameters import routine_of
 from flagen.kernel.passes import live
 from flagen.kernel.rows import local, rounded, times, whole
+from flagen.kernel.scalar_rows import ScalarPlacement, of_place
 from flagen.kernel.state_walk import start_of
 from flagen.kernel.walk import WalkLowering
 from flagen.plan.backward_levels import OUTPUT, R_GRADIENT, READ_GRADIENT, ROLES
@@ -51,6 +51,7 @@ from flagen.plan.tiles import (
     Select,
     Size,
     Tile,
+    Value,
 )
 from flagen.spec.model import Dims, State
 
@@ -69,7 +70,9 @@ class BackwardWalk(BackwardRows, ForwardRows):
         """The kernel; `order`: that of its arrays beside the tensors of the call."""
         return self.assembled(name, "sequence", body, (self.key, self.value), order, self.value)
 
-    def routine(self, name: str, carried: tuple[str, ...], docs: str, body: Iterable[Statement], order: str) -> Routine:
+    def routine(
+        self, name: str, carried: tuple[str, ...], docs: str, body: Iterable[Statement], order: Iterable[str]
+    ) -> Routine:
         """What a walk does with one chunk."""
         needed = live(tuple(body), carried)
         spaces = {space for access in accesses_in(needed) for space in access.array.spaces}
@@ -82,7 +85,7 @@ class BackwardWalk(BackwardRows, ForwardRows):
             docs=docs,
             dims=(self.key, self.value),
             tiles=(*self.tiles, f"BLOCK_{self.key}", "PRECISION", "dtype"),
-            order=order.split(),
+            order=order,
             place=("head", *(space for space in told if space in spaces)),
             lanes=(self.value,),
         )
@@ -127,7 +130,7 @@ class KeptStates(BackwardWalk):
 
     def kernel(self) -> Kernel:
         routine = self._after()
-        states = (self.plan.state,) if self.rider is None else self.plan.spec.states
+        states = self.plan.matrices if self.rider is None else self.plan.spec.states
         first = [initial_of(self.plan.spec, state) for state in states]
         body = (
             Row("state_start", ("sequence", "head"), self.plan.state.dims),
@@ -142,11 +145,12 @@ class KeptStates(BackwardWalk):
     @property
     def carried(self) -> tuple[str, ...]:
         """What goes from chunk to chunk."""
-        return (self.state,) if self.rider is None else (self.state, self.column_state)
+        states = tuple(self.state_of(place).name for place in self.places)
+        return states if self.rider is None else (*states, self.column_state)
 
     def _first(self) -> Iterator[Statement]:
         """The states that a run starts from."""
-        yield start_of(self, self.plan.state)
+        yield from (start_of(self, state) for state in self.plan.matrices)
         if self.rider is not None:
             yield start_of(self, self.rider.state)
 
@@ -156,7 +160,8 @@ class KeptStates(BackwardWalk):
         yield Let("rows_stored", rows)
         states = self.of_slot("states", self.plan.state, self.over_state)
         target = self.at(states, self.over_state, end=(self.value, local("rows_stored", ())))
-        yield Store(target, rounded(local(self.state, self.over_state)))
+        for place in self.places:
+            yield Store(self.of_place(target, place), rounded(self.state_of(place)))
         if self.rider is not None:
             columns = self.of_slot("column_states", self.rider.state, (self.key,))
             end = end_where(Both(_IS_FIRST_OF_SLOT, _IS_FIRST_BLOCK, ()), self.key)
@@ -164,39 +169,39 @@ class KeptStates(BackwardWalk):
 
     def _after(self) -> Routine:
         """The states after a chunk, from those before it."""
-        several = self.rider is not None
+        several = len(self.carried) > 1
         docs = (
             f"The {'states' if several else 'state'} after the chunk at `start`, from the"
             f" {'ones' if several else 'one'} before it; {'matrices' if several else 'both'} transposed."
         )
-        order = "inverse erased_writes from_start to_end U"
-        return self.routine("state_after_chunk", self.carried, docs, self._body(), order)
+        return self.routine("state_after_chunk", self.carried, docs, self._body(), (*kept(self.plan), "U"))
 
     def _body(self) -> Iterator[Statement]:
         plan, erases = self.plan, self.plan.delta is not None
         if erases:
-            yield Let("S_operand", rounded(local(self.state, self.over_state)))
+            yield from self.operands_of_states()
         yield from self.once(*self.parts)
         yield from self.loads(self.parts[0])
-        yield from (self.load_prepared(name) for name in kept(plan) if name not in DECAYS)
+        yield from (self.load_prepared(name) for name in self.matrices() if name in kept(plan))
+        if self.mixes is not None:
+            yield from self.mixes.load(*self.mixes.starts)
         if erases and plan.row_decay is not None:
             yield from (self.load_prepared("from_start"), *self.load_decays())
         yield from self.operands(*(role for role in ROLES if role != "q"), "v")
         if not erases:
             yield from self.chunk_decays()
-        state = local(self.state, self.over_state)
-        updates = (self.value, self.row)
-        given = {"S0": local("S_operand", self.over_state), "U": local("U_operand", updates)}
-        placement = ScalarPlacement(self, state, given, {"U": local("U", updates)})
-        equations = WalkLowering(placement, {"R": "R", "U": "U", "S1": self.state}, self.value, self.row)
-        if (found := walks.solved(plan.chunk.form.system)) is not None:
+        updates = local("U_operand", (self.value, self.row))
+        equations = self.equations_of_chunk(updates, {"R": "R", "U": "U"})
+        if (found := walks.solved(self.chunk_system)) is not None:
             yield from equations.solved(found)
-            yield Let("U_operand", rounded(local("U", updates)))
+            yield Let("U_operand", rounded(local("U", updates.dims)))
             yield self.store_rows("U", "residual")
             if plan.row_decay is not None:
                 # Not before they are needed: registers are scarce until here.
                 yield from (self.load_prepared("to_end"), self.load_whole())
-        yield from equations.sum(walks.next_state(plan.chunk.form.system))
+        if self.mixes is not None:
+            yield from self.mixes.load(*self.mixes.ends, *self.mixes.of_chunk)
+        yield from equations.states(walks.next_states(self.chunk_system))
         yield from self.next_column_state()
 
 
@@ -218,21 +223,31 @@ class Reverse(BackwardWalk):
             Note(),
             *self._last(),
         )
-        order = "do final_gradient column_final_gradient cu_seqlens first_chunk o column inverse state_gradients"
-        order += " column_state_gradients column_gradients R_gradient initial_gradient column_initial_gradient"
-        return self.walk("reverse", body, order.split())
+        final, first = (
+            [of_place(name, place) for place in self.places] for name in ("final_gradient", "initial_gradient")
+        )
+        order = (*final, *"column_final_gradient cu_seqlens first_chunk o column".split(), *kept(self.plan))
+        order += ("state_gradients", "column_state_gradients", "column_gradients", R_GRADIENT)
+        return self.walk("reverse", body, ("do", *order, *first, "column_initial_gradient"))
 
     @property
     def carried(self) -> tuple[str, ...]:
         """What goes from chunk to chunk."""
-        return (STATE_GRADIENT,) if self.rider is None else (STATE_GRADIENT, COLUMN_STATE_GRADIENT)
+        gradients = tuple(self._gradient(place).name for place in self.places)
+        return gradients if self.rider is None else (*gradients, COLUMN_STATE_GRADIENT)
+
+    def _gradient(self, place: int | None) -> Value:
+        """The gradient of the matrix state, or of one of several."""
+        return local(of_place(STATE_GRADIENT, place), self.over_state)
 
     def _first(self) -> Iterator[Statement]:
         """The gradients of the states that a run ends with; that of a vector is the first block's."""
-        state = self.plan.state
-        final = Array("final_gradient", OF_RUN, state.dims, "cotangent", state.name, optional=True)
-        loaded = Load(STATE_GRADIENT, access(final), wide=True)
-        yield If((Given(final, False),), (Fill(STATE_GRADIENT, self.over_state),), (loaded,))
+        for place, state in zip(self.places, self.plan.matrices, strict=True):
+            name = self._gradient(place).name
+            called = of_place("final_gradient", place)
+            final = Array(called, OF_RUN, state.dims, "cotangent", state.name, optional=True)
+            loaded = Load(name, access(final), wide=True)
+            yield If((Given(final, False),), (Fill(name, self.over_state),), (loaded,))
         if self.rider is not None:
             column = self.rider.state
             given = Array("column_final_gradient", OF_RUN, column.dims, "cotangent", column.name, optional=True)
@@ -249,7 +264,8 @@ class Reverse(BackwardWalk):
         yield Let("is_last", _IS_LAST_OF_SLOT)
         is_last = local("is_last", ())
         target = self.at(gradients, self.over_state, end=end_where(is_last, self.value))
-        yield Store(target, rounded(local(STATE_GRADIENT, self.over_state)))
+        for place in self.places:
+            yield Store(self.of_place(target, place), rounded(self._gradient(place)))
         if self.rider is not None:
             shares = self.of_slot("column_state_gradients", self.rider.state, (self.key,), "block")
             target = self.at(shares, (self.key,), end=end_where(is_last, self.key))
@@ -257,10 +273,11 @@ class Reverse(BackwardWalk):
 
     def _last(self) -> Iterator[Statement]:
         """The gradients of the states that a run starts from."""
-        state = self.plan.state
-        first = Array("initial_gradient", OF_RUN, state.dims, "gradient", state.name, own_dtype=True, optional=True)
-        target = self.at(first, state.dims, in_memory_order=True)
-        yield If((Given(first),), (Store(target, local(STATE_GRADIENT, self.over_state)),))
+        for place, state in zip(self.places, self.plan.matrices, strict=True):
+            called = of_place("initial_gradient", place)
+            first = Array(called, OF_RUN, state.dims, "gradient", state.name, own_dtype=True, optional=True)
+            target = self.at(first, state.dims, in_memory_order=True)
+            yield If((Given(first),), (Store(target, self._gradient(place)),))
         if self.rider is not None:
             column = self.rider.state
             shares = Array(
@@ -271,29 +288,35 @@ class Reverse(BackwardWalk):
 
     def _before(self) -> Routine:
         """The gradients of the states before a chunk, from those after it."""
-        several = self.rider is not None
+        several = len(self.carried) > 1
         docs = (
             f"The {'gradients of the states' if several else 'gradient of the state'} before the chunk at `start`, from"
             f" {'those' if several else 'that of the one'} after it; {'matrices' if several else 'both'} transposed."
         )
-        order = "do o column inverse column_gradients R_gradient"
+        order = ("do", "o", "column", *kept(self.plan), "column_gradients", R_GRADIENT)
         return self.routine("gradient_before_chunk", self.carried, docs, self._body(), order)
 
     def _body(self) -> Iterator[Statement]:
         erases = self.plan.delta is not None
         if erases:
-            yield Let("S_operand", rounded(local(STATE_GRADIENT, self.over_state)))
+            yield from (Let(self.operand_of_state(x).name, rounded(self._gradient(x))) for x in self.places)
         yield from self.once(*self.parts)
         yield from self.loads(self.parts[0])
         yield from self.operands("q", *(("w", "y") if erases else ()))
         yield from self.chunk_decays()
+        if self.mixes is not None:
+            yield from self.mixes.load(*self.mixes.of_rows, *self.mixes.of_chunk)
         if erases:
             yield from self._scores()
         yield from self._read_gradient()
         yield from self._equations()
 
     def _scores(self) -> Iterator[Statement]:
-        """What tokens read of the rows of a chunk: a product more, and a matrix less to hand on and to read."""
+        """What tokens read of the rows of a chunk: a product more, and a matrix less to hand on and to read. Weights of
+        states that numbers mix would be one, too."""
+        if self.plan.mixed is not None:
+            yield self.load_prepared("scores")
+            return
         if self.plan.row_decay is not None:
             yield Let("decay", self.between("q"))
         # The scores have the scale of w in them, which the state's part lacks.
@@ -310,19 +333,21 @@ class Reverse(BackwardWalk):
     def _equations(self) -> Iterator[Statement]:
         """The gradient of the state before a chunk, from that of the state after it."""
         read, right = local(READ_GRADIENT, (self.value, TOKEN)), local(R_GRADIENT, (self.value, self.row))
-        given = {"dS1": local("S_operand", self.over_state), "dO0": rounded(read), "dR": rounded(right)}
-        state = local(STATE_GRADIENT, self.over_state)
-        placement = ScalarPlacement(self, state, given, {"dO0": read, "dR": right})
-        called = {"dU": "U_gradient", "dR": R_GRADIENT, "dS0": STATE_GRADIENT}
+        states = {of_place("dS1", place): self._gradient(place) for place in self.places}
+        given: dict[str, Tile] = {of_place("dS1", place): self.operand_of_state(place) for place in self.places}
+        given |= {"dO0": rounded(read), "dR": rounded(right)}
+        placement = ScalarPlacement(self, states, given, {"dO0": read, "dR": right})
+        called = {of_place("dS0", place): self._gradient(place).name for place in self.places}
+        called |= {"dU": "U_gradient", "dR": R_GRADIENT}
         equations = WalkLowering(placement, called, self.value, self.row)
-        adjoint = self.plan.chunk.adjoint
+        adjoint = self.adjoint_system
         if (found := walks.solved_back(adjoint)) is not None:
             of_updates, solution = found
             yield self.load_prepared("inverse")
             yield from equations.sum(of_updates)
             yield equations.inverted(solution)
             yield self.store_rows(R_GRADIENT, "scratch")
-        yield from equations.sum(walks.state_before(adjoint))
+        yield from equations.states(walks.states_before(adjoint))
 
     def _column_gradient(self) -> Iterator[Statement]:
         """The block's share of the gradient of what is read of the vector state that rides along, and of the state's

@@ -6,12 +6,11 @@ values block by block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from flagen.kernel.across import Across
-from flagen.kernel.backward_rows import STATE_GRADIENT
-from flagen.kernel.column_gradients import PARTS, Scores
+from flagen.kernel.column_gradients import Scores
 from flagen.kernel.gradient_sums import GradientSums
 from flagen.kernel.ir import (
     Access,
@@ -31,6 +30,8 @@ from flagen.kernel.ir import (
     Scale,
     Statement,
 )
+from flagen.kernel.mix_gradients import weights_gradient
+from flagen.kernel.mixes import across, arrays_of, end, plus, start, weights
 from flagen.kernel.parameters import assembled
 from flagen.kernel.passes import live
 from flagen.kernel.rows import DTYPE, PRECISION, SCARCE, ZERO, call, common, local, rounded, times
@@ -55,6 +56,7 @@ from flagen.plan.tiles import (
     Select,
     Sum,
     Tile,
+    Value,
     Whole,
 )
 
@@ -73,6 +75,8 @@ class Gradients(GradientSums):
         body = live(tuple(self._body()), ())
         order = "do cu_seqlens chunk_sequence first_chunk states state_gradients U R_gradient column column_gradients"
         order += " column_states column_state_gradients"
+        numbers = (array.name for array in arrays_of(self.plan))
+        levels = ("LEVELS",) if self.backward.numbers else ()
         stored = [gradient.called for gradient in self.backward.stored]
         kernel = assembled(
             self,
@@ -80,8 +84,8 @@ class Gradients(GradientSums):
             name="gradients",
             run="chunk",
             dims=(self.key, self.value),
-            tiles=(*self.tiles, f"BLOCK_{self.key}", f"BLOCK_{self.value}", "PRECISION", *CHOICES),
-            order=(*order.split(), *stored),
+            tiles=(*self.tiles, f"BLOCK_{self.key}", f"BLOCK_{self.value}", *levels, "PRECISION", *CHOICES),
+            order=(*order.split(), *numbers, *stored),
             of_key_heads=True,
         )
         choices = (("WANTS_KEYS", self._others(BLOCK)), ("WANTS_VALUES", self._others(KEYS)))
@@ -126,6 +130,7 @@ class Gradients(GradientSums):
         yield self._state_start()
         yield from self.given(heads, SHARED, HEAD)
         yield from self.chunk_decays()
+        yield from self._load_numbers()
         yield from self.column_states()
         yield from self._part_zeros()
         yield self._blocks(self.value, (*self._of_block(heads), *self._states(), *self._state_products()))
@@ -143,6 +148,7 @@ class Gradients(GradientSums):
         yield from self.given(values, SHARED, HEAD)
         if self.writing_values:
             yield from self.chunk_decays()
+            yield from self._load_ends()
         yield from self.column_of_values()
         if self.writing_values:
             yield from self._values_zeros()
@@ -152,6 +158,7 @@ class Gradients(GradientSums):
         if self.has_gradient("v"):
             yield Fill(scale_gradient("v"), (self.row,))
         yield self._blocks(self.value, (*self._values_block(values), *self.actions(BLOCK)))
+        yield from self._weights_gradients(values)
         yield from self.taken()
         yield from self.actions(HEAD)
 
@@ -162,22 +169,34 @@ class Gradients(GradientSums):
         return Array(name, ("slot", "head"), self.over_state, life, self.plan.state.name)
 
     def _state_start(self) -> Statement:
+        if self.plan.mixed is not None:
+            return Row("state_row", ("slot", "head"))
         return Row("state_start", ("slot", "head"), self.over_state)
 
-    def _state(self, array: str, name: str, across: Loop) -> Iterator[Statement]:
-        """A block of what is stored of a state, taken to this chunk."""
+    def _state(self, array: str, states: Sequence[Value], across: Loop) -> Iterator[Statement]:
+        """Blocks of what is stored of states, taken to this chunk."""
         source = self._of_slot(array)
-        yield Load(name, Access(source, tuple(map(Index, source.spaces)), self.over_state), wide=True)
+        access = Access(source, tuple(map(Index, source.spaces)), self.over_state)
+        for place, state in zip(self.places, states, strict=True):
+            yield Load(state.name, self.of_place(access, place), wide=True)
         yield across
-        yield Let(name, rounded(local(name, self.over_state)))
+        yield from (Let(state.name, rounded(state)) for state in states)
 
     def _states(self) -> Iterator[Statement]:
         """Blocks of the state before the chunk, and of its gradient after it."""
-        yield from self._state("states", self.state, Loop("earlier", (self.after,)))
+        yield from self._state("states", self.states, Loop("earlier", (self.after,)))
         yield from self._gradient_of_state()
 
     def _gradient_of_state(self) -> Iterator[Statement]:
-        yield from self._state("state_gradients", STATE_GRADIENT, Loop("later", (self.before,)))
+        yield from self._state("state_gradients", self.gradients, Loop("later", (self.before,)))
+
+    def _load_numbers(self) -> Iterator[Statement]:
+        if self.mixes is not None:
+            yield from self.mixes.load(*self.mixes.of_rows)
+
+    def _load_ends(self) -> Iterator[Statement]:
+        if self.mixes is not None:
+            yield from self.mixes.load(*self.mixes.ends)
 
     def _of_block(self, part: Part) -> Iterator[Statement]:
         """What is loaded of a block of values."""
@@ -191,20 +210,34 @@ class Gradients(GradientSums):
     def _state_products(self) -> Iterator[Statement]:
         """What rows get from the states, and what those have in common."""
         for role in self.roles:
-            name = self.state if role in ("q", "y") else STATE_GRADIENT
-            part = self.part(role)
-            product = Dot(self.values_of(role), local(name, self.over_state), self.value, part, part.dims)
-            yield Let(part.name, product)
+            states = self.states if role in ("q", "y") else self.gradients
+            for place, state in zip(self.places, states, strict=True):
+                if self.is_left(role, place):
+                    part = self.part_of(role, place)
+                    yield Let(part.name, Dot(self.values_of(role), state, self.value, part, part.dims))
         if self.backward.decays:
-            both = (self.wide(local(name, self.over_state)) for name in (self.state, STATE_GRADIENT))
-            inner = Sum(times(*both), self.key, (self.value,))
-            yield Add("state_dot", Sum(inner, self.value, ()), ())
+            (state,), (gradient,) = self.states, self.gradients
+            yield self._state_dot("state_dot", state, gradient)
+        for name, p, r in self._across():
+            yield self._state_dot(name, self.states[r], self.gradients[p])
+
+    def _state_dot(self, name: str, state: Value, gradient: Value) -> Statement:
+        """What a state and a gradient of one have in common."""
+        inner = Sum(times(self.wide(state), self.wide(gradient)), self.key, (self.value,))
+        return Add(name, Sum(inner, self.value, ()), ())
+
+    def _across(self) -> Iterator[tuple[str, int, int]]:
+        """What is added up for the numbers of several states across the chunk."""
+        if self.mixes is not None and self.backward.numbers:
+            yield from ((f"state_dot_{p}_{r}", p, r) for p, r in self.mixes.pairs)
 
     # --------------------------------------------------------------------------------------------------- what rows get
 
     def _part_zeros(self) -> Iterator[Statement]:
         for role in self.roles:
-            yield Fill(PARTS[role], self.over_keys(role))
+            parts = (self.part_of(role, place) for place in self.places if self.is_left(role, place))
+            yield from (Fill(part.name, part.dims) for part in parts)
+        yield from (Fill(name, ()) for name, *_ in self._across())
         if self.backward.decays:
             yield Fill("pair_sum", (TOKEN,))
             yield Fill("state_dot", ())
@@ -217,10 +250,15 @@ class Gradients(GradientSums):
 
     def _state_factors(self) -> Iterator[Statement]:
         """Decays of what comes from the states, and what of it the decay of the whole chunk has in common with."""
+        if self.plan.mixed is not None:
+            yield from self._numbers_of_states()
+            return
         factors = {"q": self.start_of("q"), "y": self.start_of("y"), "w": self.to_end()}
         factors["k"] = common(self.scale("v"), self.to_end())
         scales = ((role, factors[role]) for role in self.roles)
-        decayed = [Scale(PARTS[role], factor, self.over_keys(role)) for role, factor in scales if factor is not None]
+        decayed = [
+            Scale(self.part(role).name, factor, self.over_keys(role)) for role, factor in scales if factor is not None
+        ]
         yield from self.column_onto_keys(decayed)
         if not self.backward.decays:
             return
@@ -230,6 +268,25 @@ class Gradients(GradientSums):
         whole = times(local("whole", ()), local("state_dot", ()))
         yield Add("end_sums", Select(self.is_member(), whole, ZERO, (MEMBER,)), (MEMBER,))
         yield from self._sums_of_reads()
+
+    def _numbers_of_states(self) -> Iterator[Statement]:
+        """What comes from several states, each times its number; and the gradients of these."""
+        places = [place for place in self.places if place is not None]
+        for role in self.roles:
+            scale = self.scale("v") if role == "k" else None
+            left = [place for place in places if self.is_left(role, place)]
+            for place in left if self.backward.numbers else ():
+                shared = times(self.wide(self.vector(role)), self.part_of(role, place))
+                found = Sum(shared, self.key, (self.axis_of(role),))
+                yield self.put_number(
+                    start(role, place) if role in ("q", "y") else end(role, place), times(found, scale)
+                )
+            parts = [times(self.part_of(role, place), self.left_of(role, place), scale) for place in left]
+            total = plus(*parts)
+            part = self.part(role)
+            yield Fill(part.name, part.dims) if total is None else Let(part.name, total)
+        for name, p, r in self._across():
+            yield self.put_number(across(p, r), local(name, ()))
 
     def _sums_of_reads(self) -> Iterator[Statement]:
         """What rows that read have in common with what they get from the states."""
@@ -263,9 +320,10 @@ class Gradients(GradientSums):
         yield Fill(matrix.gradient, square)
         yield self._blocks(self.value, (*self._of_block(heads), Let(matrix.gradient, product)))
         yield from self.column_onto_scores(matrix)
+        yield from self._load_weights(matrix)
         scale = self.values_scale(matrix)
         decayed = times(self.decayed(matrix, gradient), None if scale is None else self.written(scale))
-        yield Let(matrix.gradient, Select(self.seen(matrix.reader), decayed, ZERO, square))
+        yield Let(matrix.gradient, self.masked(matrix, decayed))
         if self.backward.decays:
             yield from self._pairs(matrix, gradient)
         yield Let(operand.name, rounded(gradient))
@@ -273,6 +331,35 @@ class Gradients(GradientSums):
         written = self.written(self.vector(matrix.writer))
         yield Let(reader.name, Dot(operand, written, WRITTEN, reader, reader.dims))
         yield Let(writer.name, self.onto_written(operand, self.vector(matrix.reader), writer))
+
+    def _load_weights(self, matrix: Scores) -> Iterator[Statement]:
+        """The weights of several states in the place of a decay."""
+        if self.mixes is not None:
+            yield from self.mixes.load(weights(matrix.reader, matrix.writer))
+
+    def _weights_gradients(self, part: Part) -> Iterator[Statement]:
+        """The gradients of the weights of several states: what is read of values times what is read of keys."""
+        if not self.backward.numbers:
+            return
+        found = [(matrix, weights_gradient(matrix.reader, matrix.writer)) for matrix in self.matrices]
+        for matrix, gradient in found:
+            yield from (Fill(gradient.name, gradient.dims), Fill(f"{matrix.name}_keys", gradient.dims))
+        of_values = []
+        for matrix, gradient in found:
+            values = self.written(self.values_of(matrix.writer))
+            product = Dot(self.values_of(matrix.reader), values, self.value, gradient, gradient.dims)
+            of_values.append(Let(gradient.name, product))
+        yield self._blocks(self.value, (*self._of_block(part), *of_values))
+        of_keys: list[Statement] = [*self.given(self.parts[0], SHARED, KEYS), *self.operands(*ROLES)]
+        for matrix, gradient in found:
+            keys = local(f"{matrix.name}_keys", gradient.dims)
+            reader, writer = self.operand(matrix.reader), self.written(self.operand(matrix.writer))
+            of_keys.append(Let(keys.name, Dot(reader, writer, self.key, keys, keys.dims)))
+        yield self._blocks(self.key, of_keys)
+        for matrix, gradient in found:
+            writer_scale = self.scale("v" if matrix.writer == "k" else matrix.writer)
+            scales = common(self.scale(matrix.reader), writer_scale and self.written(writer_scale))
+            yield Let(gradient.name, times(gradient, local(f"{matrix.name}_keys", gradient.dims), scales))
 
     def _pairs(self, matrix: Scores, gradient: Tile) -> Iterator[Statement]:
         """What a decay has a part in: pairs of a row that reads after it and one written before it.
@@ -316,8 +403,9 @@ class Gradients(GradientSums):
     def _values_operands(self) -> Iterator[Statement]:
         for matrix in self.writing_values:
             square = self.square(matrix)
+            yield from self._load_weights(matrix)
             scaled = times(self.decayed(matrix, local(matrix.name, square)), self.scale(matrix.reader))
-            scores: Tile = Select(self.seen(matrix.reader), scaled, ZERO, square)
+            scores = self.masked(matrix, scaled)
             if self.varies_column:
                 yield Let(matrix.name, scores)
                 scores = local(matrix.name, square)
@@ -337,7 +425,7 @@ class Gradients(GradientSums):
         yield Fill("v_gradient", over)
         yield from self.stored_rows(R_GRADIENT, wide=True)
         yield self._blocks(self.key, self._values_of_state())
-        if (to_end := self.to_end()) is not None:
+        if self.plan.mixed is None and (to_end := self.to_end()) is not None:
             yield Scale("v_gradient", to_end, over)
         read = {"q": local("read_operand", (TOKEN, self.value)), "y": rounded(local(R_GRADIENT, over))}
         for matrix in self.writing_values:
@@ -355,5 +443,10 @@ class Gradients(GradientSums):
         yield from self.operands("k")
         yield from self._gradient_of_state()
         over = (self.row, self.value)
-        state, onto = local(STATE_GRADIENT, self.over_state), local("v_gradient", over)
-        yield Let("v_gradient", Dot(self.operand("k"), state, self.key, onto, over))
+        onto = local("v_gradient", over)
+        for place, state in zip(self.places, self.gradients, strict=True):
+            if place is None:
+                yield Let(onto.name, Dot(self.operand("k"), state, self.key, onto, over))
+            elif self.is_left("k", place):
+                left = Dot(self.operand("k"), state, self.key, None, over)
+                yield Add(onto.name, times(left, self.left_of("k", place)), over)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from flagen.kernel import walks
-from flagen.kernel.forward_rows import DECAYS, ForwardRows, scratch
+from flagen.kernel.forward_rows import ForwardRows, scratch
 from flagen.kernel.ir import (
     Access,
     Add,
@@ -37,7 +37,6 @@ from flagen.kernel.ir import (
 from flagen.kernel.passes import live, rounds
 from flagen.kernel.recurrent import final_array
 from flagen.kernel.rows import PACKING, ROLES, local, rounded, times, whole
-from flagen.kernel.scalar_rows import ScalarPlacement
 from flagen.kernel.state_walk import Form, end_of, put, start_of
 from flagen.kernel.walk import WalkLowering
 from flagen.plan.chunk_backward import STATES_EVERY
@@ -73,7 +72,7 @@ class Walk(ForwardRows):
 
     @property
     def states(self) -> tuple[State, ...]:
-        return (self.plan.state,) if self.rider is None else self.plan.spec.states
+        return self.plan.matrices if self.rider is None else self.plan.spec.states
 
     def _of_operands(self, body: Sequence[Statement]) -> Array:
         """An array of the dtype of the products: a tensor of the call, or the states that another kernel has left."""
@@ -95,7 +94,7 @@ class Walk(ForwardRows):
         yield from self._loaded()
         match self.form:
             case Form.FUSED:
-                yield self._operand()
+                yield from self.operands_of_states()
                 yield from self._if_kept(*self._kept_states())
                 yield from self.next_column_state(local("column_written", (self.key,)))
                 yield from self._solved()
@@ -104,14 +103,15 @@ class Walk(ForwardRows):
                 yield from self._put()
                 yield from self._next_state()
             case Form.STATES:
-                yield self._operand()
-                yield Store(self._state_before(), local("S_operand", self.over_state))
+                yield from self.operands_of_states()
+                yield from (Store(self._state_before(place), self.operand_of_state(place)) for place in self.places)
                 yield from self._solved()
                 if self.plan.delta is not None:
                     yield Store(self._updates_of_chunk(), self._updates)
                 yield from self._next_state()
             case Form.OUTPUT:
-                yield Load("S_operand", self._state_before(), wide=False)
+                for place in self.places:
+                    yield Load(self.operand_of_state(place).name, self._state_before(place), wide=False)
                 if self.plan.delta is not None:
                     yield Load("U_operand", self._updates_of_chunk(), wide=False)
                 yield from self._put()
@@ -126,7 +126,7 @@ class Walk(ForwardRows):
     def _finish(self) -> Iterator[Statement]:
         """The states that it ends with; all blocks have the vector that rides along, and the first one stores it."""
         for state in self.states:
-            if state == self.plan.state:
+            if state in self.plan.matrices:
                 yield end_of(self, state)
             else:
                 last = final_array(state, final_of(self.plan.spec, state))
@@ -140,12 +140,9 @@ class Walk(ForwardRows):
         where = first if of is None else Both(of, first, ())
         return replace(access(array), ends=((self.key, Select(where, Size(self.key), whole(0), ())),))
 
-    def _operand(self) -> Statement:
-        return Let("S_operand", rounded(local(self.state, self.over_state)))
-
-    def _state_before(self) -> Access:
+    def _state_before(self, place: int | None) -> Access:
         """The state before a chunk, as one kernel leaves it for another."""
-        return self.of_chunk("states", self.over_state)
+        return self.of_place(self.of_chunk("states", self.over_state), place)
 
     def _updates_of_chunk(self) -> Access:
         return self.of_chunk("U", self.over_updates)
@@ -170,7 +167,7 @@ class Walk(ForwardRows):
         yield Row("state_row", ("slot", "head"))
         states = self._residual("states", ("slot", "head"), self.over_state)
         target = replace(access(states), ends=((self.value, local("rows_stored", ())),))
-        yield Store(target, local("S_operand", self.over_state))
+        yield from (Store(self.of_place(target, place), self.operand_of_state(place)) for place in self.places)
         if self.rider is not None:
             stored = Compare(">", local("rows_stored", ()), whole(0), ())
             columns = self._residual("column_states", ("slot", "head"), (self.key,))
@@ -214,11 +211,13 @@ class Walk(ForwardRows):
     def _loaded(self) -> Iterator[Statement]:
         """What a chunk reads, and what is evaluated from it before the state is needed."""
         yield from self.loads(self.plan.walk)
-        if self.plan.delta is None:
+        if self.plan.prepare is None:
             yield from (*self.operands(*ROLES), Note(), *self._decays(), Note(), *self._column(), *self._scores())
             return
-        late = DECAYS if self.plan.erases_before else ("to_end",)
-        yield from (self.load_prepared(name) for name in scratch(self.plan) if name not in late)
+        early = ("from_start",) if self.plan.row_decay is not None and not self.plan.erases_before else ()
+        yield from (self.load_prepared(name) for name in (*self.matrices(), *early))
+        if self.mixes is not None:
+            yield from self.mixes.load(*self.mixes.starts)
         if self.plan.row_decay is not None:
             yield from self.load_decays()
         yield from (*self.operands(*ROLES), Note())
@@ -246,15 +245,11 @@ class Walk(ForwardRows):
 
     @cached_property
     def _equations(self) -> WalkLowering:
-        state = local(self.state, self.over_state)
-        given = {"S0": local("S_operand", self.over_state), "U": self._updates}
-        placement = ScalarPlacement(self, state, given, {"U": local("U", self.over_updates)})
-        called = {"R": "R", "U": "U", "O0": "read", "S1": self.state}
-        return WalkLowering(placement, called, self.value, self.row)
+        return self.equations_of_chunk(self._updates, {"R": "R", "U": "U", "O0": "read"})
 
     def _solved(self) -> Iterator[Statement]:
         """R = z + N v + e^Γ S y, and U = (I - L)^{-1} R."""
-        found = walks.solved(self.plan.chunk.form.system)
+        found = walks.solved(self.chunk_system)
         if found is not None:
             yield from self._equations.solved(found)
             yield Let("U_operand", rounded(local("U", self.over_updates)))
@@ -263,7 +258,7 @@ class Walk(ForwardRows):
         """What tokens read, and put out."""
         if self.plan.erases_before:  # Not at once: the erasures have another, and registers are scarce.
             yield self.load_prepared("from_start")
-        yield from self._equations.sum(walks.read(self.plan.chunk.form.system))
+        yield from self._equations.sum(walks.read(self.chunk_system))
         scale, over = self.scale("q"), (self.value, TOKEN)
         if scale is not None:
             yield Let("read", times(local("read", over), scale))
@@ -281,4 +276,6 @@ class Walk(ForwardRows):
         if self.plan.delta is not None and self.plan.row_decay is not None:
             # Not before they are needed: registers are scarce until here.
             yield from (self.load_prepared("to_end"), self.load_whole())
-        yield from self._equations.sum(walks.next_state(self.plan.chunk.form.system))
+        if self.mixes is not None:
+            yield from self.mixes.load(*self.mixes.ends, *self.mixes.of_chunk)
+        yield from self._equations.states(walks.next_states(self.chunk_system))

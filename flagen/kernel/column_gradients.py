@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from flagen.kernel.across import COLUMN_STATE_GRADIENTS, AcrossColumn, RowsFirst
 from flagen.kernel.backward_rows import COLUMN_STATE_GRADIENT
 from flagen.kernel.ir import Access, Add, Apply, Array, Index, Let, Load, Loop, Statement
-from flagen.kernel.rows import local, times
+from flagen.kernel.mixes import weights
+from flagen.kernel.rows import ZERO, local, times
+from flagen.kernel.scalar_rows import of_place
 from flagen.plan.backward_levels import R_GRADIENT, ROLES
 from flagen.plan.rows import ROW, TOKEN, WRITTEN
-from flagen.plan.tiles import Along, Arithmetic, Dot, Lane, Product, Size, Sum, Tile, Value, Widened
+from flagen.plan.tiles import Along, Arithmetic, Dot, Lane, Product, Select, Size, Sum, Tile, Value, Widened
 from flagen.spec.model import Dims
 
 PARTS = {"q": "read_part", "y": "erased_part", "w": "written_part", "k": "values_part"}
@@ -94,9 +96,21 @@ class GradientRows(RowsFirst):
             return self.lane(TOKEN)
         return Arithmetic("//", Lane(ROW, (ROW,)), Size(self.steps), (ROW,))
 
+    def part_of(self, role: str, place: int | None) -> Value:
+        """What the rows of `role` get of the state, or its gradient; of one of several."""
+        return local(of_place(PARTS[role], place), self.over_keys(role))
+
     def decayed(self, matrix: Scores, tile: Tile) -> Tile:
-        """A matrix with the decay between its rows."""
+        """A matrix with the decay between its rows, or the weights of several states."""
+        if self.plan.mixed is not None:
+            return times(tile, weights(matrix.reader, matrix.writer))
         return tile if self.plan.row_decay is None else times(tile, self.between(matrix.reader))
+
+    def masked(self, matrix: Scores, tile: Tile) -> Tile:
+        """A matrix without what is not seen, of which the weights of several states are zero."""
+        if self.plan.mixed is not None:
+            return tile
+        return Select(self.seen(matrix.reader), tile, ZERO, self.square(matrix))
 
 
 class ColumnGradients(GradientRows):

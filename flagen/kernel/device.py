@@ -58,6 +58,21 @@ def _seen_across_cut(registers: Registers, rows: Lanes, level: Lanes) -> Returne
     return (Lanes((axis, WRITTEN), list(seen)),)
 
 
+def _is_upper(registers: Registers, rows: Lanes, level: Lanes) -> Returned:
+    half, (axis,) = 1 << _whole(level), rows.dims
+    return (Lanes((axis,), [row // half % 2 == 1 for row in range(registers.sizes.blocks[axis])]),)
+
+
+def _of_other_half(registers: Registers, lanes: Lanes, rows: Lanes, level: Lanes) -> Returned:
+    """What is in the same place of the other half."""
+    half = 1 << _whole(level)
+    return (
+        Lanes(
+            lanes.dims, [lanes.data[row + (half if row // half % 2 == 0 else -half)] for row in range(len(lanes.data))]
+        ),
+    )
+
+
 def _from_middle(registers: Registers, log: Lanes, leaf: Lanes) -> Returned:
     """The sum from the middle of a block of rows up to each, in powers of two; before the middle what is lacking."""
     size = _whole(leaf)
@@ -168,6 +183,8 @@ DEVICE: Mapping[str, Function] = {
     "decay_over": Function(_decay_over, (0, 1)),
     "decay_to_cut": Function(_decay_to_cut, (1, 2, 3)),
     "seen_across_cut": Function(_seen_across_cut, (0, 1)),
+    "is_upper": Function(_is_upper, (0, 1)),
+    "of_other_half": Function(_of_other_half, (0, 1, 2)),
     "from_middle": Function(_from_middle, (1, 2)),
     "invert": Function(_invert, (0,)),
     "put": Function(_put, (0, 1)),

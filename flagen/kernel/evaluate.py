@@ -48,7 +48,7 @@ from flagen.kernel.ir import (
     statements_in,
 )
 from flagen.kernel.memory import Memory
-from flagen.kernel.registers import Data, Lanes, Registers
+from flagen.kernel.registers import Data, Lanes, Registers, whole
 from flagen.kernel.sizes import Illegal
 from flagen.kernel.tile_values import Evaluator, Operation, TileValues
 from flagen.plan.tiles import Call, Tile
@@ -221,7 +221,9 @@ class Executable:
                 return self._members()
             case "level":
                 first = self.sizes.named(loop.first) if loop.first else 0
-                return range(first, self.sizes.named("LEVELS"))
+                turns = range(first, self.sizes.named("LEVELS"))
+            case "below":
+                turns = range(whole(self.registers.named("level").data[0]))
             case "token":
                 left_out = loop.but_last and self.at["segment"] == self._segments()[-1]
                 turns = range(0) if left_out else self._span()
@@ -357,7 +359,7 @@ class Executable:
         match loop.over:
             case "segment" | "chunk" | "token" | "micro_step" as space:
                 self.at[space] = turn
-            case "member" | "level" as name:
+            case "member" | "level" | "below" as name:
                 self.registers.values[name] = self.registers.everywhere(number(turn))
 
     def _leave(self, loop: Loop) -> None:

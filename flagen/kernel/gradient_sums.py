@@ -19,6 +19,8 @@ from flagen.kernel.ir import (
     Statement,
     Store,
 )
+from flagen.kernel.mix_gradients import MixGradients, gradient_of
+from flagen.kernel.mixes import FIRST_ROW, carry
 from flagen.kernel.rows import CHUNK, ZERO, call, local, times
 from flagen.plan import backward_levels as actions
 from flagen.plan.backward_levels import (
@@ -44,6 +46,7 @@ from flagen.plan.tiles import (
     Spread,
     Sum,
     Tile,
+    Value,
     tiles_in,
 )
 from flagen.spec.model import Input, Param
@@ -71,9 +74,34 @@ class GradientSums(ColumnGradients):
             yield Fill("pair_sums", (TOKEN, MEMBER))
             yield Fill("kept_sums", (self.row, MEMBER))
             yield Fill("end_sums", (MEMBER,))
+        for number in self.numbers_of_states():
+            yield Fill(_sums_of(number), (*number.dims, MEMBER))
         for role in self.roles:
             if self.has_gradient(role):
                 yield Fill(f"{role}_dots", (self.axis_of(role), MEMBER))
+
+    def numbers_of_states(self) -> tuple[Value, ...]:
+        """What there is of numbers of several states at a chunk's start and end, where some have a gradient."""
+        if self.mixes is None or not self.backward.numbers:
+            return ()
+        return (*self.mixes.of_rows, *self.mixes.of_chunk)
+
+    def put_number(self, number: Value, tile: Tile) -> Statement:
+        """A share of the gradient of one of these: a block of keys has its own."""
+        if number.dims:
+            return self.put(_sums_of(number), tile)
+        return Add(_sums_of(number), Select(self.is_member(), tile, ZERO, (MEMBER,)), (MEMBER,))
+
+    def take_numbers(self) -> Iterator[Statement]:
+        """The gradients of these that the value head at hand has, as those of numbers of rows."""
+        mixes = self.mixes
+        if mixes is None or not self.backward.numbers:
+            return
+        for number in mixes.of_rows:
+            yield Let(gradient_of(number).name, self.take(_sums_of(number), TOKEN))
+        for number, pair in zip(mixes.of_chunk, mixes.pairs, strict=True):
+            sums = Select(self.is_member(), local(_sums_of(number), (MEMBER,)), ZERO, (MEMBER,))
+            yield Let(gradient_of(carry(*pair)).name, Select(FIRST_ROW, Sum(sums, MEMBER, ()), ZERO, (TOKEN,)))
 
     def dots(self) -> Iterator[Statement]:
         """What rows have in common with their gradients: the gradients of what scales them, and of their decays."""
@@ -118,6 +146,9 @@ class GradientSums(ColumnGradients):
                 yield Let(scale_gradient(role), self.take(f"{role}_dots", self.axis_of(role)))
         if self.backward.decays:
             yield from self._decay_gradient()
+        if self.mixes is not None and self.backward.numbers:
+            yield from self.take_numbers()
+            yield from MixGradients(self.mixes, self.backward.numbers).statements()
 
     def _decay_gradient(self) -> Iterator[Statement]:
         """A decay takes part in what earlier rows kept until the chunk's end; sums of all of them would be coarser."""
@@ -185,6 +216,11 @@ class GradientSums(ColumnGradients):
             target = Access(array, tuple(map(Index, array.spaces)), self.sorted(source.dims))
         store = Store(target, local(gradient.called, self.sorted(gradient.dims)))
         return If((Given(array),), (store,))
+
+
+def _sums_of(number: Value) -> str:
+    """What shares of the gradient of a number of several states are added up in."""
+    return f"{number.name}_sums"
 
 
 def _axis_in(tile: Tile) -> str:

@@ -42,9 +42,9 @@ Space = Literal[
     "border",
 ]
 """What rows of an array are counted by. A token, segment or chunk is one of all sequences together; `place` is that of
-a token in its segment, `loop` a loop over micro-steps of a token, `border` one of the ends of packed sequences. A `row`
-is a micro-step of a token. Chunks are counted with room for one more in each sequence, as `counted_chunk` without gaps;
-every two of one have a `slot`. A stretch has as many tokens as a chunk, and a sequence one more than it fills."""
+a token in its segment, `loop` a loop over micro-steps, or one of several states, `border` one of the ends of packed
+sequences. A `row` is a micro-step of a token. Chunks are counted with room for one more in each sequence, as
+`counted_chunk` without gaps; every two of one have a `slot`. A stretch is as long as a chunk, with one for the end."""
 
 Run = Literal["sequence", "segment", "chunk", "stretch"]
 """What a program walks: a whole sequence, or a segment of one, or a single chunk, or a stretch: the place behind the
@@ -247,7 +247,7 @@ class Loop:
 
     Where programs have chunks, for each of those before the chunk (`earlier`) or behind it (`later`, the last one
     first) that have a slot with it; for each value head of the key head; for each block of `dim`; for each level at
-    which a chunk is cut in halves, from the size `first` up.
+    which a chunk is cut in halves, from the size `first` up, or each that is `below` the level at hand.
 
     stages: how many turns are under way at once, one waiting for what the other loads.
     but_last: not for the tokens of a sequence's last segment.
@@ -258,7 +258,7 @@ class Loop:
     note: a comment.
     """
 
-    over: Literal["segment", "chunk", "token", "micro_step", "earlier", "later", "member", "block", "level"]
+    over: Literal["segment", "chunk", "token", "micro_step", "earlier", "later", "member", "block", "level", "below"]
     body: tuple[Statement, ...]
     reverse: bool = False
     stages: int = 1

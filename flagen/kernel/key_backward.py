@@ -96,7 +96,7 @@ class Reverse(BackwardRows):
         yield Store(self.chunk_access(self.state_gradients), local("S_operand", self._over_state))
         yield Let("read_operand", rounded(read))
         yield from self._solved()
-        yield from self._equations.sum(walks.state_before(self.plan.chunk.adjoint))
+        yield from self._equations.states(walks.states_before(self.plan.chunk.adjoint))
 
     def _solved(self) -> Iterator[Statement]:
         """dR = (I - L)^-T (A^T dread + w dS)."""

@@ -36,7 +36,6 @@ from flagen.kernel.passes import arrays_named, live, rounds
 from flagen.kernel.rows import PACKING, RowLowering, local, rounded, times
 from flagen.kernel.state_walk import Form, end_of, put, start_of
 from flagen.kernel.walk import WalkLowering
-from flagen.kernel.walks import Decay
 from flagen.plan.backward_levels import OUTPUT
 from flagen.plan.free_names import final_of, initial_of
 from flagen.plan.key_kernel import KeyKernelPlan
@@ -119,7 +118,7 @@ class Walk(RowLowering[KeyKernelPlan]):
         yield from self._solved()
         yield from self.leave("U")
         yield from self.put_out() if self.form is Form.FUSED else ()
-        yield from self._equations.sum(walks.next_state(self.plan.chunk.form.system))
+        yield from self._equations.states(walks.next_states(self.plan.chunk.form.system))
 
     # ---------------------------------------------------------------------------------------------- from chunk to chunk
 
@@ -206,8 +205,8 @@ class KeyPlacement:
             return local(matrices[tensor], SQUARE)
         return local(prepared[tensor], (TOKEN, self.plan.key))
 
-    def factor(self, tensor: str, decay: Decay) -> Tile | None:
+    def factor(self, term: walks.Product) -> Tile | None:
         return None
 
-    def whole(self, decay: Decay) -> Tile:
-        return times(self.state, local("whole", (self.plan.key,))) if decay == "whole" else self.state
+    def whole(self, term: walks.Tile) -> Tile:
+        return times(self.state, local("whole", (self.plan.key,))) if term.decay == "whole" else self.state

@@ -16,7 +16,7 @@ def scalar_chunk_backward(plan: ChunkBackwardPlan) -> Program:
     states. What is read of a vector state that rides along, and the output, every forward leaves; else its walk runs
     again."""
     forward = plan.forward
-    prepare = () if forward.prepare is None else (Prepare(forward).kernel(),)
+    prepare = () if forward.prepare is None else (Prepare(forward, keeps=True).kernel(),)
     kernels = (*prepare, KeptStates(plan).kernel(), Reverse(plan).kernel(), Gradients(plan).kernel())
     names = tuple(kernel.name for kernel in kernels)
     ways = tuple(names[taken:] for taken in range(len(names) - 1))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from flagen.kernel.ir import Bind, Let, Statement
+from flagen.algebra.equations import System
+from flagen.kernel import walks
+from flagen.kernel.ir import Access, Bind, Index, Let, Statement
+from flagen.kernel.mixes import END, START, WHOLE, Mixes, weights
 from flagen.kernel.rows import ZERO, RowLowering, call, common, local, rounded, times, whole
-from flagen.kernel.walks import Decay
+from flagen.kernel.walks import Product
+from flagen.kernel.walks import Tile as Carried
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.rows import ROW, TOKEN, WRITTEN
-from flagen.plan.tiles import Arithmetic, Cumulative, Function, Select, Size, Sum, Tile, Widened
+from flagen.plan.tiles import Arithmetic, Cumulative, Function, Select, Size, Sum, Tile, Value, Widened
 
 PARTS = ("coarse", "fine")
 """A log decay in powers of two, in multiples of a small one and what is left of them."""
@@ -21,6 +26,43 @@ BEFORE = "from_start_before"
 
 class ScalarDecayRows(RowLowering[ChunkKernelPlan]):
     """What the kernels of a plan have in common."""
+
+    @cached_property
+    def mixes(self) -> Mixes | None:
+        """The numbers of states that these mix."""
+        return None if self.plan.mixed is None else Mixes(self, self.plan.mixed)
+
+    # -------------------------------------------------------------------------------------------------- several states
+
+    @property
+    def places(self) -> tuple[int | None, ...]:
+        """The matrix states by their places among several; of one alone None."""
+        return (None,) if self.plan.mixed is None else tuple(self.plan.mixed.places)
+
+    def of_place(self, access: Access, place: int | None) -> Access:
+        """What an array has of each of several states."""
+        if place is None:
+            return access
+        array = replace(access.array, spaces=(*access.array.spaces, "loop"), loops=len(self.places))
+        return replace(access, array=array, at=(*access.at, Index("loop", place)))
+
+    @property
+    def chunk_system(self) -> System:
+        """The equations of a walk forward."""
+        return self._of_each(self.plan.chunk.form.system)
+
+    @property
+    def adjoint_system(self) -> System:
+        """Those of a walk in reverse."""
+        return self._of_each(self.plan.chunk.adjoint)
+
+    def _of_each(self, system: System) -> System:
+        if self.mixes is None:
+            return system
+        present = {*map(tensor_of, self.mixes.of_rows), *map(tensor_of, self.mixes.of_chunk)}
+        return walks.of_each_register(system, len(self.places), present.__contains__)
+
+    # ---------------------------------------------------------------------------------------------------------- decays
 
     def decays(self) -> Iterator[Statement]:
         """Sums of the log decays of a chunk, and the factors at its ends."""
@@ -112,11 +154,14 @@ class ScalarDecayRows(RowLowering[ChunkKernelPlan]):
             yield from self.products(f"{name}_products", reader, writer)
         else:
             products = self.dot(self.operand(reader), self.written(self.operand(writer)), self.plan.key)
-        decay = None if self.plan.row_decay is None else local("decay", dims)
+        decay: Tile | None = None if self.plan.row_decay is None else local("decay", dims)
+        if self.mixes is not None:
+            decay = weights(reader, writer)
         # Factors first: a product of products would hold two more tiles at a time.
         factors = [f for f in (of_reader, of_writer and self.written(of_writer), decay) if f is not None]
         yield Let(name, times(products, times(*factors) if factors else None))
-        yield Let(name, Select(self.seen(reader), local(name, dims), ZERO, dims))
+        if self.mixes is None:  # Weights of rows that are not seen are zero.
+            yield Let(name, Select(self.seen(reader), local(name, dims), ZERO, dims))
 
     # ----------------------------------------------------------------------------- the vector state that rides along
 
@@ -144,11 +189,12 @@ class ScalarPlacement:
     """Rows stay as they are; their numbers, decays among them, multiply what comes out of a read, and what goes into a
     write.
 
+    states: the tiles that are carried from chunk to chunk.
     given: what tiles over the values are called as operands; `unrounded` before that, where they were found here.
     """
 
     kernel: ScalarDecayRows
-    state: Tile
+    states: Mapping[str, Tile]
     given: Mapping[str, Tile]
     unrounded: Mapping[str, Tile]
 
@@ -170,22 +216,51 @@ class ScalarPlacement:
     def rows(self, tensor: str) -> Tile:
         kernel = self.kernel
         square, read = (kernel.row, WRITTEN), (TOKEN, WRITTEN)
-        write_scores = rounded(local("scores", read)) if self.plan.delta is None else local("write_scores", read)
+        write_scores = rounded(local("scores", read)) if self.plan.prepare is None else local("write_scores", read)
         matrices = {"N": local("erased_writes", square), "A0": local("scores", read), "B0": write_scores}
         return matrices.get(tensor) or kernel.operand(_role(tensor))
 
-    def factor(self, tensor: str, decay: Decay) -> Tile | None:
-        role, kernel = _role(tensor), self.kernel
+    def factor(self, term: Product) -> Tile | None:
+        role, kernel = _role(term.by), self.kernel
         # What tokens read is scaled when all of it is there; a write's number is that of its value.
         scale = None if role == "q" else kernel.scale("v" if role == "k" else role)
         decays = {"from start": kernel.start_of(role), "to end": local("to_end", (kernel.row,)), "none": None}
-        factors = [factor for factor in (scale, decays[decay]) if factor is not None]
-        return times(*factors) if factors else None
+        number = local(number_of_rows(term.number), (kernel.row,)) if term.number else decays[term.decay]
+        return common(scale, number)
 
-    def whole(self, decay: Decay) -> Tile:
-        return times(local("whole", ()), self.state) if decay == "whole" else self.state
+    def whole(self, term: Carried) -> Tile:
+        state = self.states[term.tensor]
+        if term.number:
+            return times(local(number_of_chunk(term.number), ()), state)
+        return times(local("whole", ()), state) if term.decay == "whole" else state
 
 
 def _role(tensor: str) -> str:
     """The role of the rows that equations call so."""
     return "q" if tensor == "q0" else tensor
+
+
+def number_of_rows(tensor: str) -> str:
+    """What numbers of rows are called that equations call so: Fy_0 is what y reads of the first register before the
+    chunk, Ew_1 what the second one has of w behind it."""
+    family, place = tensor.split("_")
+    return f"{_role(family[1:])}_{START if family[0] == 'F' else END}_{place}"
+
+
+def number_of_chunk(tensor: str) -> str:
+    """The same of F_0_1, what the first register gets of the second across the chunk."""
+    return tensor.replace("F_", f"{WHOLE}_")
+
+
+def tensor_of(number: Value) -> str:
+    """What equations call a number."""
+    role, *rest = number.name.split("_")
+    if role == WHOLE:
+        return "_".join(("F", *rest))
+    kind, place = rest
+    return f"F{'q0' if role == 'q' else role}_{place}" if kind == START else f"E{role}_{place}"
+
+
+def of_place(name: str, place: int | None) -> str:
+    """What something is called of the state, or of one of several; by equations, too."""
+    return name if place is None else f"{name}_{place}"

@@ -3,13 +3,13 @@ decays come from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flagen.kernel.ir import Let, Statement
+from flagen.kernel.ir import Bind, Let, Statement
 from flagen.kernel.rows import local, rounded, times
-from flagen.kernel.walks import Decay, Inverted, Product, Solved, Sum
+from flagen.kernel.walks import Inverted, Product, Solved, Sum
 from flagen.kernel.walks import Tile as Term
 from flagen.plan.rows import WRITTEN
 from flagen.plan.tiles import Along, Arithmetic, Dot, Tile
@@ -35,12 +35,12 @@ class Placement(Protocol):
         """Rows, or a matrix of scores, as an operand of a product."""
         ...
 
-    def factor(self, tensor: str, decay: Decay) -> Tile | None:
+    def factor(self, term: Product) -> Tile | None:
         """What multiplies each row, decay and all, where rows come without it."""
         ...
 
-    def whole(self, decay: Decay) -> Tile:
-        """The tile that is carried from chunk to chunk, decayed across this one."""
+    def whole(self, term: Term) -> Tile:
+        """A tile that is carried from chunk to chunk, decayed across this one."""
         ...
 
 
@@ -60,17 +60,35 @@ class WalkLowering:
         yield self.flat(right)
         yield self.inverted(solution)
 
-    def sum(self, step: Sum) -> Iterator[Statement]:
+    def sum(self, step: Sum, before: Tile | None = None) -> Iterator[Statement]:
         """A sum whose terms are added up one by one, each product onto the one before."""
         name = self.called[step.target]
-        before: Tile | None = None
         for term in step.terms:
             if isinstance(term, Term):
-                before = self.placement.whole(term.decay)
+                before = self.placement.whole(term)
                 continue
             value = self.product(term, before)
             yield Let(name, value)
             before = local(name, value.dims)
+
+    def states(self, steps: Sequence[Sum]) -> Iterator[Statement]:
+        """What is carried from chunk to chunk; several tiles are mixed at once, and then products are added to each."""
+        if len(steps) == 1:
+            yield from self.sum(steps[0])
+            return
+        mixed = [self._mixed(step) for step in steps]
+        names = [self.called[step.target] for step in steps]
+        yield Bind(tuple(names), tuple(mixed))
+        for name, step, tile in zip(names, steps, mixed, strict=True):
+            products = tuple(term for term in step.terms if isinstance(term, Product))
+            yield from self.sum(Sum(step.target, products), local(name, tile.dims))
+
+    def _mixed(self, step: Sum) -> Tile:
+        """The tiles of a sum as they stand, each times its number."""
+        first, *rest = (self.placement.whole(term) for term in step.terms if isinstance(term, Term))
+        for tile in rest:
+            first = Arithmetic("+", first, tile, tile.dims)
+        return first
 
     def flat(self, step: Sum) -> Let:
         """A sum in one line."""
@@ -101,10 +119,13 @@ class WalkLowering:
                 return self._onto_written(values, rows, onto)
             (reader, _) = rows.dims
             return Dot(self._read(values), rows, WRITTEN, onto, self._over(reader))
-        factor = placement.factor(term.by, term.decay)
+        factor = placement.factor(term)
         (axis, key) = rows.dims
         if term.reads:
-            return times(Dot(values, rows, key, onto, self._over(axis)), factor)
+            over = self._over(axis)
+            if factor is None or onto is None:
+                return times(Dot(values, rows, key, onto, over), factor)
+            return Arithmetic("+", onto, times(Dot(values, rows, key, None, over), factor), over)
         if factor is not None:
             values = rounded(times(placement.wide(term.values), factor))
         return Dot(values, rows, axis, onto, self._over(key))

@@ -38,7 +38,7 @@ def plan_chunk_backward(
 def _last_obstacle(kernels: ChunkKernelPlan) -> tuple[str, Span] | None:
     """What keeps the kernels for decays of each key channel, which take one decay for all channels as well, from having
     a backward for this spec; None where they do not take it, or have one."""
-    if kernels.rider is not None:
+    if kernels.rider is not None or kernels.mixed is not None:
         return None
     try:
         others = plan_key_decay(kernels.chunk, kernels.size)

@@ -39,6 +39,11 @@ def scale_gradient(role: str) -> str:
     return f"{role}_scale_gradient"
 
 
+def number_gradient(name: str) -> str:
+    """What the gradient of a number is called that states are mixed, read or written by."""
+    return f"{name}_gradient"
+
+
 @dataclass(frozen=True)
 class Gradient:
     """The gradient of `name` along `axis`, over `dims`; `called` is its own name."""

@@ -34,6 +34,7 @@ from flagen.plan.backward_levels import (
     Level,
     Levels,
     Store,
+    number_gradient,
     scale_gradient,
     vector_gradient,
 )
@@ -41,6 +42,7 @@ from flagen.plan.chunk_kernel import ChunkKernelPlan, Rider, ScalarDecayPlanner
 from flagen.plan.factored import Factored, NotAFactor
 from flagen.plan.gradient_planner import GradientPlanner
 from flagen.plan.gradients import Transposition
+from flagen.plan.mixed import unmasked
 from flagen.plan.padding import FINITE, PaddingRules
 from flagen.plan.row_planner import Part, RowPlanner
 from flagen.plan.rows import TOKEN, cleared, finite
@@ -88,6 +90,7 @@ class ChunkBackwardPlan:
     levels: the level of every name.
     zeros: gradients that other levels add to, by the level on which they start.
     actions: what is done on each level, in order.
+    numbers: of states that numbers mix, the names of those that depend on something that has a gradient.
     """
 
     forward: ChunkKernelPlan
@@ -109,6 +112,7 @@ class ChunkBackwardPlan:
     zeros: Mapping[Level, tuple[Gradient, ...]]
     actions: Mapping[Level, tuple[Action, ...]]
     rider: RiderBackward | None = None
+    numbers: frozenset[str] = frozenset()
 
     every = STATES_EVERY
     """How many chunks there are for a stored state."""
@@ -184,7 +188,7 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
             keys=self.planner.part(along_keys, None),
             heads=self._part(self.planner, self.rows, "vg", read, *self._scales()),
             values=self._part(
-                self.planner, self.rows, "vg", *self._adds(BLOCK, HEAD, SHARED), *self._given_values(read)
+                self.planner, self.rows, "vgm", *self._adds(BLOCK, HEAD, SHARED), *self._given_values(read)
             ),
             keys_written=self.planner.part([self.rows.write_key], None),
             after=self._part(self.planner, self.rows, "wkvg"),
@@ -193,6 +197,7 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
             zeros={level: self._zeros(level) for level in LEVELS},
             actions={level: tuple(actions) for level, actions in self.actions.items()},
             rider=rider,
+            numbers=self._varied_numbers,
         )
 
     def _rider(self) -> RiderBackward | None:
@@ -232,8 +237,9 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         return [] if rider is None or rider.scale is None else [rider.scale]
 
     def _given_values(self, read: Tile) -> list[Tile]:
-        """What the gradient of written values is computed from."""
-        return [read, *self._scales()] if self.rows.write_key is not None else []
+        """What the gradient of written values is computed from, and of numbers that mix states."""
+        needed = self.rows.write_key is not None or self.rows.mixed is not None
+        return [read, *self._scales()] if needed else []
 
     def _vectors(self) -> list[Tile]:
         return [vector for role in ROLES if (vector := self.rows.vector(role)) is not None]
@@ -265,6 +271,7 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
                 self.planner.refuse(reason, self.planner.place(role))
         given = [("o", rows.output), ("v", rows.vector("v")), *((role, rows.scale(role)) for role in (*ROLES, "v"))]
         given += [("z", rows.delta.z if rows.delta else None), ("g", rows.row_decay)]
+        given += [] if rows.mixed is None else [("o", tile) for tile in rows.mixed.tiles]
         for role, tile in (*given, *(("o", scale) for scale in self._column_scale())):
             if tile is not None and self.levels(tile) == KEYS:
                 self.planner.refuse("something sums over the keys, and not only S.T @ q", self.planner.place(role))
@@ -281,7 +288,13 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         names = {OUTPUT_GRADIENT, READ_GRADIENT, R_GRADIENT, DECAY_GRADIENT, *map(scale_gradient, roles)}
         if self.rows.rider is not None:
             names |= {COLUMN_SCALE_GRADIENT}
+        names |= set(map(number_gradient, self._varied_numbers))
         return names | {f"{role}_gradient" for role in roles} | ({"log_decay"} if self.log_decay else set())
+
+    @property
+    def _varied_numbers(self) -> frozenset[str]:
+        mixed = self.rows.mixed
+        return frozenset() if mixed is None else frozenset(x for x, tile in mixed.named() if self._is_varied(tile))
 
     def _with_finite_values(self, rules: PaddingRules, rows: ChunkKernelPlan) -> ChunkKernelPlan:
         """Here products sum over the values, too: zeros meet what stands in their padding."""
@@ -326,6 +339,7 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
             given[scale_gradient(role)] = (rows.axis_of(role),)
         if rows.rider is not None:
             given[COLUMN_SCALE_GRADIENT] = (self.row,)
+        given |= {number_gradient(name): (TOKEN,) for name in sorted(self._varied_numbers)}
         for name, dims in given.items():
             self.rules.note(name, dims, 0.0)
 
@@ -347,6 +361,9 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
             back(rows.rider.scale, COLUMN_SCALE_GRADIENT, HEAD)
         if decay is not None:
             back(decay, DECAY_GRADIENT, HEAD)
+        for name, tile in () if rows.mixed is None else rows.mixed.named():
+            if name in self._varied_numbers:
+                back(unmasked(tile), number_gradient(name), HEAD)
 
     # ----------------------------------------------------------------------------------------------------------- parts
 
@@ -359,6 +376,8 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
             needed.append(rows.delta.z)
         if "g" in roles:
             needed += rows.row_decay, rows.token_decay
+        if "m" in roles and rows.mixed is not None:
+            needed += rows.mixed.tiles
         return planner.part(needed, self.log_decay if "g" in roles else None)
 
 

@@ -27,29 +27,51 @@ SIZES = (16, 32, 64)
 
 def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable:
     """The kernels of `chunk`: its own, else those of its rows; or why there are none yet."""
-    if registers := chunk.normal_form.registers:
-        names = " and ".join(f"`{state.name}`" for state in registers)
-        return Unavailable(f"{names} are mixed by numbers", registers[0].span)
+    mixed = bool(chunk.normal_form.registers)
     try:
-        return _own_kernels(chunk)
+        return _of_registers(chunk) if mixed else _own_kernels(chunk)
     except NoKernel as missing:
         own = missing
     if chunk.normal_form.spec.pairs:
         reason = f"{own.reason}, and rows over pairs of keys are too long to be kept in memory"
         return Unavailable(reason, own.span)
+    if mixed:
+        return Unavailable(own.reason, own.span)
     try:
         return expand(chunk, own, _own_kernels)
     except NoKernel as missing:
         return Unavailable(missing.reason, missing.span)
 
 
+def _of_registers(chunk: ChunkPlan) -> ChunkKernelPlan:
+    """The kernels of states that numbers mix.
+
+    Raises:
+        NoKernel: they are mixed, read or written in more ways than kernels have numbers for.
+    """
+    nf = chunk.normal_form
+    _check(nf)
+    span = nf.registers[0].span
+    names = " and ".join(f"`{state.name}`" for state in nf.registers)
+    if nf.decay_kind != "none":
+        raise NoKernel(f"{names} are mixed by numbers, and decay by channel besides", span)
+    if nf.transposed:
+        raise NoKernel(f"{names} are mixed by numbers, and read along {nf.key}, their second dim", span)
+    if nf.slots > 1:
+        raise NoKernel(f"{names} are mixed by numbers, and a token has several rows of one kind", span)
+    if len(nf.reads) > 1:
+        raise NoKernel(f"{names} are mixed by numbers, and read in several ways", nf.spec.output[-1].span)
+    if not chunk_kernel.fits(nf):
+        raise NoKernel(f"{names} are mixed by numbers, and not read by keys behind the update", nf.spec.output[-1].span)
+    return chunk_kernel.plan_scalar_decay(chunk, _size(chunk))
+
+
 def plan_rider(nf: NormalForm) -> ChunkKernelPlan | None:
     """The kernels of a spec of two states, one of which rides on the other; None where something keeps it out."""
     chunk = plan_chunk(chunk_form(nf))
-    size = max(size for size in SIZES if size <= max(chunk.size, SIZES[0]))
     try:
         _check(nf)
-        return chunk_kernel.plan_scalar_decay(chunk, size) if chunk_kernel.fits(nf) else None
+        return chunk_kernel.plan_scalar_decay(chunk, _size(chunk)) if chunk_kernel.fits(nf) else None
     except NoKernel:
         return None
 
@@ -60,13 +82,17 @@ def _own_kernels(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan:
     Raises:
         NoKernel: no family takes `chunk`.
     """
-    nf = chunk.normal_form
-    size = max(size for size in SIZES if size <= max(chunk.size, SIZES[0]))
+    nf, size = chunk.normal_form, _size(chunk)
     _check(nf)
     if not chunk_kernel.fits(nf):
         return plan_key_decay(chunk, size)
     kernels = chunk_kernel.plan_scalar_decay(chunk, size)
     return kernels if _has_backward(kernels) else _with_backward(chunk, size) or kernels
+
+
+def _size(chunk: ChunkPlan) -> int:
+    """How many rows a chunk has, at most."""
+    return max(size for size in SIZES if size <= max(chunk.size, SIZES[0]))
 
 
 def _with_backward(chunk: ChunkPlan, size: int) -> KeyKernelPlan | None:
@@ -86,7 +112,7 @@ def _has_backward(kernels: ChunkKernelPlan | KeyKernelPlan) -> bool:
 def _check(nf: NormalForm) -> None:
     """What no family takes."""
     spec, state, output = nf.spec, nf.spec.states[0], nf.spec.output[-1]
-    if len(spec.states) != (1 if nf.column is None else 2):
+    if len(spec.states) != (len(nf.registers) or (1 if nf.column is None else 2)):
         raise NoKernel("there are more states than the matrix and a vector that rides on it", state.span)
     if others := sorted(set(spec.axes) - {nf.key, nf.value, *spec.pairs.get(nf.key, ())}):
         raise NoKernel(f"`{others[0]}` is no dim of the state `{state.name}`", state.span)

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flagen.algebra.normal_form import NormalForm
+from flagen.algebra.normal_form import NormalForm, Numbers
 from flagen.plan.chunk import ChunkPlan
+from flagen.plan.mixed import Mixed
+from flagen.plan.mixed import Numbers as Tiles
 from flagen.plan.row_planner import Delta, Part, RowPlanner, without
 from flagen.plan.rows import ROW, TOKEN, Operand, finite
 from flagen.plan.schedule import Set
 from flagen.plan.show import show
 from flagen.plan.tiles import Masked, Tile, Value
-from flagen.spec.model import Dims, Expr, Spec, State
+from flagen.spec.model import Dims, Expr, Number, Spec, State
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class ChunkKernelPlan:
         for scores, for erasures.
     walk: what the walk itself reads.
     rider: the vector state that rides along, if one does: only where nothing is prepared.
+    mixed: the states and their numbers, where there are several that numbers mix; there is no decay then.
     """
 
     chunk: ChunkPlan
@@ -65,11 +68,17 @@ class ChunkKernelPlan:
     walk: Part
     size: int
     rider: Rider | None = None
+    mixed: Mixed | None = None
 
     @property
     def state(self) -> State:
-        """The matrix state."""
+        """The matrix state; of several the first."""
         return self.chunk.normal_form.state
+
+    @property
+    def matrices(self) -> tuple[State, ...]:
+        """The matrix states."""
+        return (self.state,) if self.mixed is None else self.mixed.states
 
     @property
     def spec(self) -> Spec:
@@ -140,6 +149,8 @@ class ChunkKernelPlan:
             lines.append(f"    z = {show(self.delta.z)}")
         if self.row_decay is not None:
             lines.append(f"    g = {show(self.row_decay)}")
+        if self.mixed is not None:
+            lines += self.mixed.dump()
         if self.rider is not None:
             scale = "1" if self.rider.scale is None else show(self.rider.scale)
             lines.append(f"    {self.rider.state.name} rides along, a column of {scale}, read as {self.rider.read}")
@@ -197,9 +208,10 @@ class ScalarDecayPlanner(RowPlanner):
             read_by_all += [delta.w.vector, delta.w.scale]
         erased = [] if delta is None else [delta.y.vector, delta.y.scale]
         values = [delta.z if delta else None, None if value is None else value.vector, q.scale, output]
-        decays = [row_decay, token_decay]
+        mixed = self._mixed()
+        decays = [row_decay, token_decay, *(() if mixed is None else mixed.tiles)]
         prepare = None
-        if delta is None:
+        if delta is None and mixed is None:
             walk = self.part([*read_by_all, *decays, *values], once)
         else:
             first = self.part(decays, once)
@@ -222,6 +234,7 @@ class ScalarDecayPlanner(RowPlanner):
             walk=walk,
             size=size,
             rider=rider,
+            mixed=mixed,
         )
 
     # ------------------------------------------------------------------------------------------------------------ rows
@@ -256,8 +269,40 @@ class ScalarDecayPlanner(RowPlanner):
             return None, None
         return self._cleared(self._lifted(self.step.decay.log, TOKEN), TOKEN), None
 
+    # ---------------------------------------------------------------------------------------------------------- numbers
+
+    def _mixed(self) -> Mixed | None:
+        """The states that numbers mix, and the numbers."""
+        if not self.nf.registers:
+            return None
+        (read,) = self.nf.reads
+        of, into = {"q": self._numbers(read.of)}, dict[str, Tiles]()
+        for row in self.step.deltas:
+            of["y"], into["w"] = self._numbers(row.of), self._numbers(row.into)
+        for write in self.step.writes:
+            into["k"] = self._numbers(write.into)
+        mix = tuple(self._mix(p, row) for p, row in enumerate(self.step.mix))
+        return Mixed(self.nf.registers, mix, of, into)
+
+    def _numbers(self, numbers: Numbers) -> Tiles:
+        """Numbers of a row: of tokens that are not there, any that are finite."""
+        found = [None if _is_zero(number) else self._lifted(number, TOKEN) for number in numbers]
+        return tuple(None if tile is None else finite(self.rules, tile, TOKEN) for tile in found)
+
+    def _mix(self, p: int, numbers: Numbers) -> Tiles:
+        """What a register gets of each: of tokens that are not there, itself."""
+        lifted = [None if _is_zero(number) else self._lifted(number, TOKEN) for number in numbers]
+        return tuple(
+            None if tile is None else Masked(tile, TOKEN, 1.0 if p == r else 0.0, (TOKEN,))
+            for r, tile in enumerate(lifted)
+        )
+
     def _constant(self, decay: Tile | None) -> Set | None:
         """The evaluation of a log decay that no token changes."""
         if isinstance(decay, Masked) and not decay.value.dims:
             return Set("log_decay", decay.value)
         return None
+
+
+def _is_zero(number: Expr) -> bool:
+    return isinstance(number, Number) and number.value == 0

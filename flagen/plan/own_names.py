@@ -65,6 +65,8 @@ LAYER_WORDS = _PYTHON | OWN_OF_LAYERS
 
 _LIKE_WORDS = re.compile(
     r"\w*_(decayed|gradient|operand|ptr|reading|slope|sums|writing)"
+    r"|([A-Za-z]+_)?(carry|dot|end|gradient|into|mix|of|operand|other|part|start|whole)(_\d+)+|(met|weights)_[qy][wk]"
+    r"|(scores|erasures|write_scores|erased_writes)_keys"
     r"|(BLOCK|chunk|fused_recurrent|naive_chunk|naive_recurrent|tune_chunk)_\w+"
 )
 """Names made of others in the same functions: pointers, gradients, operands, blocks; and functions of packages."""

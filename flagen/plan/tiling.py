@@ -110,6 +110,7 @@ _REVERSE = (
 _CROWDED = (
     "Rows that erase and rows that write: four matrices of a chunk do not fit beside one another for more rows.",
 )
+_SEVERAL = ("All of several states are in the registers of a program, so that it has fewer values of each.",)
 _FROM_SHARED = (
     "From Hopper on, products of 64 rows take operands from shared memory: registers are left for wider blocks.",
 )
@@ -138,7 +139,7 @@ def gradients_tiling(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Tiling:
 
 def tiles_reverse(plan: ChunkBackwardPlan) -> bool:
     """Whether the walk in reverse has tiles of its own: it computes scores, of as many tokens as rows."""
-    return plan.rows.delta is not None and not _steps(plan.rows)
+    return plan.rows.delta is not None and plan.rows.mixed is None and not _steps(plan.rows)
 
 
 def reverse_tiling(plan: ChunkBackwardPlan) -> Tiling | None:
@@ -177,7 +178,8 @@ def _scalar_choices(plan: ChunkKernelPlan) -> Iterator[Part]:
         yield _rows(_whole(plan))
     if plan.delta is not None and not plan.contracts:
         yield Choice("rows", f"min(rows, max(16, BLOCK_{key} // 2))", _REFLECTED)
-    yield Choice("hopper", "capability() == 9", _FEWER_WARPS)
+    if plan.mixed is None:
+        yield Choice("hopper", "capability() == 9", _FEWER_WARPS)
     tiles = [Choice("CHUNK", "rows")]
     if steps:
         tiles.append(Choice("BLOCK_TOKENS", f"max(16, triton.next_power_of_2(rows // {steps}))"))
@@ -185,17 +187,21 @@ def _scalar_choices(plan: ChunkKernelPlan) -> Iterator[Part]:
     widest = "32 if single else 64" if plan.delta is None else f"32 if single or {_whole(plan)} > 128 else 64"
     if plan.key in plan.spec.pairs:
         widest = f"max(16, 8192 // BLOCK_{key})"
+    if plan.mixed is not None:
+        widest = f"16 if single or {key} > 128 else 32" if len(plan.mixed.states) == 2 else "16"
     walk = (
         Choice(f"BLOCK_{plan.value}", _block(plan.value, widest)),
-        Choice("num_warps", _WALK_WARPS.format(key=key)),
+        Choice("num_warps", _WALK_WARPS.format(key=key) if plan.mixed is None else "8"),
         Choice("num_stages", "1 if single else 2"),
     )
     if plan.prepare is not None:
         yield Tiles("tiles", tuple(tiles))
-        warps = "8" if plan.crowded else "4 if hopper and rows == 64 else 8"
+        warps = "8" if plan.crowded or plan.mixed is not None else "4 if hopper and rows == 64 else 8"
         why = "Without a loop there is nothing to fetch ahead."
-        yield Tiles("prepare", (Choice("num_warps", warps), Choice("num_stages", "1")), base="tiles", why=(why,))
-        yield Tiles("walk", walk, base="tiles")
+        levels = [] if plan.mixed is None else [Choice("LEVELS", "rows.bit_length() - 1")]
+        prepare = (*levels, Choice("num_warps", warps), Choice("num_stages", "1"))
+        yield Tiles("prepare", prepare, base="tiles", why=(why,))
+        yield Tiles("walk", walk, base="tiles", why=() if plan.mixed is None else _SEVERAL)
         return
     yield Tiles("walk", (*tiles, *walk))
     block = f'walk["BLOCK_{plan.value}"]'
@@ -279,6 +285,11 @@ def _gradients(plan: ChunkBackwardPlan) -> Iterator[Part]:
     rows, prepared, steps = plan.rows, plan.rows.prepare is not None, _steps(plan.rows)
     yield from map(_padded, rows.spec.pairs.get(rows.key, ()))
     modern = Choice("modern", "capability >= 9", (_MODERN,))
+    if rows.mixed is not None:
+        keys = _keys(plan, "16") if plan.whole_keys else Choice(f"BLOCK_{rows.key}", "16")
+        tiles = _of_chunk(plan, keys, _block(rows.value, "32"), Choice("num_warps", "8"))
+        yield Tiles("", tiles, why=("What rows get of each of several states is in registers at once.",))
+        return
     if prepared or not plan.whole_keys:
         yield modern
     if not (plan.whole_keys or rows.crowded):

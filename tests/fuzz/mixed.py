@@ -23,15 +23,16 @@ NUMBERS = ("a", "b", "c", "w", "exp(g)", "(1 - b)", "(b - 1)", "0.5", "a * b", "
 
 
 @st.composite
-def mixed_specs(draw: st.DrawFn) -> str:
+def mixed_specs(draw: st.DrawFn, *, narrow: bool = False) -> str:
     """A token's update of registers, statement by statement: each gets some of the others, as they were or as they are,
-    and a row."""
+    and a row; `narrow`: such as chunk kernels take, one of them gets a row, and one vector reads."""
     names = draw(st.sampled_from([["S", "M"], ["S", "M", "N"]]))
-    turned = draw(st.booleans())
+    turned = False if narrow else draw(st.booleans())
     dims, read, row = (
         ("[V, K]", "{} @ {}", "outer({1}, {0})") if turned else ("[K, V]", "({}).T @ {}", "outer({0}, {1})")
     )
-    decay = draw(st.sampled_from(["", "", "exp(gk)"]))
+    decay = "" if narrow else draw(st.sampled_from(["", "", "exp(gk)"]))
+    written = draw(st.sampled_from(names)) if narrow else None
     number = st.sampled_from(NUMBERS)
 
     def before(name: str) -> str:
@@ -51,12 +52,16 @@ def mixed_specs(draw: st.DrawFn) -> str:
     update = []
     for name in draw(st.permutations(names)):
         terms = [f"{decay} * {whole()}" if decay else whole()]
-        if draw(st.integers(0, 3)):
+        if name == written if narrow else draw(st.integers(0, 3)):
             terms.append(f"{draw(number)} * {row.format(draw(st.sampled_from(['k', 'k', 'q'])), right())}")
         update.append(f"{name} = {' + '.join(terms)}")
     scaled = draw(st.sampled_from(["scale", "b", "1"]))
-    output = [f"{scaled} * ({read.format(whole(), 'q')})"]
-    output += [f"{draw(number)} * ({read.format(name, 'k')})" for name in names]
+    if narrow:
+        answers = " + ".join(f"{draw(number)} * {name}" for name in names)
+        output = [f"{read.format(answers, 'q')}"]
+    else:
+        output = [f"{scaled} * ({read.format(whole(), 'q')})"]
+        output += [f"{draw(number)} * ({read.format(name, 'k')})" for name in names]
     state = ", ".join(f"{name}: {dims}" for name in names)
     statements = [*(f"  - {statement}" for statement in update), f"output: o = {' + '.join(output)}"]
     used = set(re.findall(r"\w+", " ".join(statements)))

@@ -18,6 +18,7 @@ from flagen.spec import load_spec, parse_spec
 from tests.algebra.cases import SPECS
 from tests.fuzz.kernels import SHAPES, Rounded, check, compare
 from tests.fuzz.ladder import Shape
+from tests.fuzz.mixed import mixed_specs
 from tests.fuzz.packages import build, imported
 from tests.fuzz.specs import affine_specs, wild_specs
 from tests.fuzz.staged import staged_specs
@@ -226,6 +227,12 @@ def test_updates_that_nobody_writes(text):
 @settings(some(1), phases=UNSHRUNK)
 @given(staged_specs())
 def test_states_that_feed_one_another(text):
+    climb(text)
+
+
+@settings(some(2), phases=UNSHRUNK)
+@given(mixed_specs(narrow=True))
+def test_states_that_numbers_mix(text):
     climb(text)
 
 

@@ -11,6 +11,8 @@ from generated.shared.device.chunks import (
     decay_to_cut,
     from_middle,
     invert,
+    is_upper,
+    of_other_half,
     onto_row_before,
     put,
     seen_across_cut,
@@ -53,6 +55,10 @@ def call(
         tl.store(out_ptr + keyed, decay_to_cut(row, NUMBER, keys, 0, 3))
     elif FUNCTION == "seen_across_cut":
         tl.store(out_ptr + squares, tl.where(seen_across_cut(row, NUMBER), 1.0, 0.0))
+    elif FUNCTION == "is_upper":
+        tl.store(out_ptr + row, tl.where(is_upper(row, NUMBER), 1.0, 0.0))
+    elif FUNCTION == "of_other_half":
+        tl.store(out_ptr + row, of_other_half(x, row, NUMBER))
     elif FUNCTION == "from_middle":
         tl.store(out_ptr + keyed, from_middle(row, keys, NUMBER, 3))
     elif FUNCTION == "invert":

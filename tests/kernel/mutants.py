@@ -264,7 +264,7 @@ class _Changes:
                 yield "decays" if _decays(node.value) else "accumulations", None
             case Apply():
                 yield "accumulations", None
-            case Loop("block" | "member" | "level" | "earlier" | "later" as over):
+            case Loop("block" | "member" | "level" | "below" | "earlier" | "later" as over):
                 yield "bounds", None
                 if over in ("earlier", "later"):
                     yield "bounds", replace(node, over="later" if over == "earlier" else "earlier")
@@ -272,6 +272,8 @@ class _Changes:
                     yield "bounds", replace(node, whole=False)
                 if node.first:
                     yield "bounds", replace(node, first="")
+                if node.reverse:
+                    yield "bounds", replace(node, reverse=False)
             case Loop(over):
                 yield "bounds", replace(node, reverse=not node.reverse)
                 if over == "token" and self.has_segments:

@@ -148,7 +148,7 @@ class Numbering:
         while True:
             start = {name: self._number(("turn", group, self._turns)) for name, group in groups.items()}
             after = {**names, **start}
-            if loop.over in ("member", "level"):
+            if loop.over in ("member", "level", "below"):
                 after[loop.over] = self._number(("which", self._turns))
             self._body(loop.body, after, path)
             finer = {name: f"{group} {after.get(name)}" for name, group in groups.items()}

@@ -201,18 +201,17 @@ class RowBounds(Bounds):
                 return inside.where(self.group.start <= head, head < self.group.end)
             case "earlier" | "later":
                 return self._at_neighbour(place, later=loop.over == "later")
-            case "level":
+            case "level" | "below":
                 return place
         raise AssertionError(f"a loop over {loop.over}")
 
     def _at_neighbour(self, place: AtChunk, *, later: bool) -> AtChunk:
-        """At a chunk that shares a slot: of the others a program knows but where it starts."""
+        """At a chunk that shares a slot: the one beside it, which is in memory where that is, too."""
         assert place.tokens is not None
         own, other = place.tokens, self._chunk()
-        at = {space: there for space, there in place.at.items() if space != "counted_chunk"}
+        at: dict[Space, Number] = {**place.at, "counted_chunk": own.number + (1 if later else -1)}
         order = own.before(other), other.before(own)
-        follows = own.number < other.number if later else other.number < own.number
-        facts = (*place.facts, *self._of_sequence(other), *order, follows)
+        facts = (*place.facts, *self._of_sequence(other), *order, other.number == at["counted_chunk"])
         return replace(place, at=at, tokens=other, facts=facts)
 
     # ---------------------------------------------------------------------------------------------------------- access
@@ -314,7 +313,7 @@ class _Lanes:
 
     def of_row(self, access: Access) -> Iterator[tuple[Number, Number]]:
         """Where its row is in each space, and how many there are."""
-        extents, size = self._extents(), self.bounds.size
+        extents, size = self._extents(access), self.bounds.size
         for space, index in zip(access.array.spaces, access.at, strict=True):
             if space == "row":
                 if index != Index("row", axis=ROW):
@@ -333,7 +332,7 @@ class _Lanes:
             raise Unplaced(f"no {index.space} here")
         return self.place.at[index.space]
 
-    def _extents(self) -> Mapping[Space, Number]:
+    def _extents(self, access: Access) -> Mapping[Space, Number]:
         size = self.bounds.size
         return {
             "sequence": size["SEQUENCES"],
@@ -343,6 +342,7 @@ class _Lanes:
             "head": size["HV"],
             "key_head": size["H"],
             "block": size["BLOCKS"],
+            "loop": z3.IntVal(access.array.loops),
         }
 
     def in_row(self, access: Access) -> Iterator[tuple[Number, Number]]:

@@ -37,6 +37,8 @@ CALLS: Mapping[str, tuple[str, int, tuple[Tile, ...]]] = {
     "split_log_decay": ("split_log_decay", 0, (A_ROW,)),
     "decay_over": ("decay_over", 0, (UP_TO, KEYS_OF_ROWS, TERMS)),
     "seen_across_cut": ("seen_across_cut", 2, (LANES, Whole(2))),
+    "is_upper": ("is_upper", 2, (LANES, Whole(2))),
+    **{f"of_other_half at level {level}": ("of_other_half", level, (A_ROW, LANES, Whole(level))) for level in (0, 3)},
     "from_middle": ("from_middle", 8, (LANES, KEYS_OF_ROWS, Whole(8), TERMS)),
     "invert": ("invert", 0, (Select(BEFORE, A_SQUARE, Constant(0.0), SQUARE), Size("CHUNK"), PRECISION)),
     "put": ("put", 3, (A_ROW, Whole(3))),

@@ -19,8 +19,9 @@ SOME, SOME_OF_ROWS = 24, 60
 thousand, and one of them takes a tenth of a second: with this the sample takes less than 25 seconds of a core, half of
 them for what is done once for all mistakes in a program."""
 
-OF_ROWS = tuple(name for name in REPRESENTATIVES if name != "hgrn")
-"""Those whose chunks have rows that are multiplied; scans have mistakes of their own, in test_scan.py."""
+OF_ROWS = (*(name for name in REPRESENTATIVES if name != "hgrn"), "momentum_delta_rule")
+"""Those whose chunks have rows that are multiplied, and states that numbers mix; scans have mistakes of their own, in
+test_scan.py."""
 
 
 def each(some: int) -> pytest.MarkDecorator:

@@ -45,6 +45,8 @@ MISTAKEN = ("gated_delta_product", "kda")
 """Of those with addresses of all three kinds."""
 
 STARTS = ("start", "earlier", "later")
+ROWS_BESIDE = {"earlier": "chunk_row - HV", "later": "chunk_row + HV"}
+"""The row of a chunk beside a program's own, by where that starts."""
 FIXED = frozenset({"value_head", "key_head", "block", "blocks", "start", "end_token", "sequence", "chunk", "within"})
 
 
@@ -90,6 +92,8 @@ class PrintedRows:
         return found
 
     def _extent(self, space: Space, access: Access, *, shares: bool) -> Polynomial:
+        if space == "loop":
+            return whole(access.array.loops)
         names: dict[Space, str] = {"head": "HV", "key_head": "H", "block": "shares" if shares else "blocks"}
         return name(names.get(space, space))
 
@@ -117,6 +121,8 @@ class PrintedRows:
                 return name(index.space)
             case "head":
                 return name("value_head")
+            case "loop" if index.number is not None:
+                return whole(index.number)
         raise AssertionError(index)
 
     def _over(self, access: Access) -> tuple[str, ...]:
@@ -240,7 +246,7 @@ def wrong(printed: PrintedRows) -> Iterator[str]:
             if verdict(facts, z3.And(x >= 0, x < number_of(limit))) != "follows":
                 yield f"{access.array.name} does not fit"
     for _, given in printed.text.calls:
-        for told in given.keys() & {*STARTS, "end_token", "chunk_row"}:
+        for told in given.keys() & {*STARTS, "end_token", "chunk_row", *ROWS_BESIDE.values()}:
             if given[told] is None or given[told].bits < 64:
                 yield f"{told} is told in 32 bits"
 
@@ -261,8 +267,11 @@ def test_a_routine_is_told_where_it_stands(name: str) -> None:
         calls = [call for call in PrintedRows(kernel).text.calls if call[0] in routines]
         assert {function for function, _ in calls} == routines.keys()
         for function, told in calls:
-            names = (parameter.partition(":")[0] for parameter in routines[function].parameters())
-            assert all(one == two or two in STARTS for one, two in zip(names, told, strict=True))
+            names = [parameter.partition(":")[0] for parameter in routines[function].parameters()]
+            pairs = [(one, two) for one, two in zip(names, told, strict=True) if one != two]
+            others = [two for one, two in pairs if one == "start"]
+            assert {*others} <= {*STARTS}
+            assert [two for _, two in pairs if two not in STARTS] in ([], [ROWS_BESIDE.get(x) for x in others])
 
 
 MISTAKES = {

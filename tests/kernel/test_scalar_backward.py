@@ -15,7 +15,9 @@ from tests.kernel.arrays import made
 from tests.specs import SPECS
 
 CASES = ("gated_delta_rule", "comba", "delta_net", "gated_delta_product", "mamba2", "linear_attn_normalized")
-"""Erasures and none, reads before the decay, sums over the keys, micro-steps, a vector state that rides along."""
+CASES += ("momentum_delta_rule",)
+"""Erasures and none, reads before the decay, sums over the keys, micro-steps, a vector state that rides along, and
+several states."""
 
 
 @cache

@@ -51,6 +51,7 @@ KERNELS = [name for name in WITH_BACKWARD if "kept_states" not in inspect.signat
 BY_KEY = ["dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"]
 RIGHT = ["oja"]
 DELTA = ["comba", "delta_product", "delta_rule", "gated_delta_product", "gated_delta_rule", "iplr"]
+MIXED = ["momentum_delta_rule"]
 FLOAT32, LOW, LOW_GATES = 1e-4, 8e-3, 2e-2
 
 
@@ -130,7 +131,7 @@ def check(
 
 def test_the_families_have_kernels():
     additive = ["linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"]
-    assert sorted(KERNELS) == sorted([*additive, *DELTA, *BY_KEY, *RIGHT])
+    assert sorted(KERNELS) == sorted([*additive, *DELTA, *MIXED, *BY_KEY, *RIGHT])
 
 
 @ladder(KERNELS, shapes.SHAPES, few=shapes.FEW)

@@ -19,6 +19,7 @@ ADDITIVE = {"linear_attn", "linear_attn_normalized", "retention", "lightning_att
 ADDITIVE |= {"power_attn", "rebased"}
 SCANS = {"hgrn", "mamba", "rg_lru", "rwkv4", "short_convolution", "token_shift"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
+MIXED = {"momentum_delta_rule"}
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "oja", "rwkv6", "rwkv7"}
 
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}"
@@ -46,7 +47,7 @@ def refusal(text: str) -> str:
 def test_the_variants_with_kernels(name):
     spec = load_spec(SPECS[name])
     plan = make_plan(spec, algebra.derive(spec)).chunk_kernel
-    assert isinstance(plan, ChunkKernelPlan) == (name in ADDITIVE | DELTA)
+    assert isinstance(plan, ChunkKernelPlan) == (name in ADDITIVE | DELTA | MIXED)
     assert isinstance(plan, KeyKernelPlan) == (name in BY_KEY)
     if isinstance(plan, ChunkKernelPlan):
         assert (plan.prepare is None) == (name in ADDITIVE)

@@ -181,6 +181,15 @@ def seen_across_cut(here: Programs, row: Tensor, level: Tensor) -> Tensor:
     return _between(torch.where(upper, cut - half, 0), torch.where(upper, cut, 0), row)
 
 
+def is_upper(here: Programs, row: Tensor, level: Tensor) -> Tensor:
+    return row // (1 << int(level)) % 2 == 1
+
+
+def of_other_half(here: Programs, x: Tensor, row: Tensor, level: Tensor) -> Tensor:
+    """What is in the same place of the other half of a block."""
+    return x[:, torch.arange(x.shape[1]) ^ (1 << int(level))]
+
+
 def from_middle(here: Programs, row: Tensor, log_decay: Tensor, leaf: int, *_: object) -> Tensor:
     """The sum from the middle of a block of rows up to each, in powers of two; before the middle what is lacking."""
     middle = row // leaf * leaf + leaf // 2

@@ -140,7 +140,7 @@ class _Printer:
                 yield f"here.store({self._at(target)}, {tensor(value, dims)}{self._expressions(target)})"
             case Loop(_, body):
                 yield f"for turn in {_turns(statement)}:"
-                if statement.over in ("member", "level"):
+                if statement.over in ("member", "level", "below"):
                     yield f"{INDENT}{register(statement.over)} = here.tensor(turn)"
                 yield from _inside(self._body(body))
             case If(conditions, then, otherwise):
@@ -213,7 +213,9 @@ def _turns(loop: Loop) -> str:
         case "block":
             turns = f"here.blocks({loop.dim!r})"
         case "level":
-            turns = f"here.levels({loop.first!r})"
+            turns = f"here.levels({loop.first!r}, {asked})"
+        case "below":
+            turns = f"range(int({register('level')}))"
         case _:
             raise InternalError(f"the PyTorch printer of kernels does not know a loop over {loop.over}")
     return f"here.if_wanted({loop.wanted!r}, {turns})" if loop.wanted else turns

@@ -193,8 +193,9 @@ class Standing:
             yield block
         del self.turns[dim]
 
-    def levels(self, first: str) -> Iterator[int]:
-        yield from range(self.word(first) if first else 0, self.word("LEVELS"))
+    def levels(self, first: str, *, reverse: bool) -> Iterator[int]:
+        levels = range(self.word(first) if first else 0, self.word("LEVELS"))
+        yield from reversed(levels) if reverse else levels
 
     def _leave(self, *spaces: Space) -> None:
         for space in spaces:

@@ -52,6 +52,7 @@ def derivation_file(plan: Plan) -> Rendering:
             "chunk_form": [] if chunk is None else [equations.print(s) for s in chunk.form.system.statements],
             "adjoint": [] if adjoint is None else [equations.print(s) for s in adjoint.system.statements],
             "registers": [] if nf is None else [symbol(state.name) for state in nf.registers],
+            "halves": isinstance(plan.chunk_kernel, ChunkKernelPlan) and plan.chunk_kernel.mixed is not None,
             "decays": nf is not None and nf.decay_kind != "none",
             "key": "" if nf is None else symbol(nf.key),
             "pair": [] if nf is None else [symbol(side) for side in nf.spec.pairs.get(nf.key, ())],

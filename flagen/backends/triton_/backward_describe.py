@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flagen.backends.triton_.chunk_describe import erased_from
+from flagen.backends.triton_.chunk_describe import erased, erased_from, next_states, numbers_of
 from flagen.backends.triton_.kernel import Docs
 from flagen.plan.chunk_backward import ChunkBackwardPlan
-from flagen.plan.chunk_kernel import Rider
+from flagen.plan.chunk_kernel import ChunkKernelPlan, Rider
 from flagen.plan.show import show
 
 
@@ -16,21 +16,23 @@ def states_docs(plan: ChunkBackwardPlan) -> Docs:
     state, equations = [end], []
     if rows.delta is not None:
         right = [*(["z"] if rows.delta.z is not None else []), *(["N v"] if rows.crowded else [])]
-        start = erased_from(rows)
-        equations.append(f"U = (I - L)^-1 ({' + '.join((*right, f'{start}(y S)'))})")
+        equations.append(f"U = (I - L)^-1 ({' + '.join((*right, erased(rows)))})")
         state.append(f"({to_end}w)^T U")
     if rows.write_key is not None:
         state.append(f"({to_end}k)^T v")
-    equations.append(f"S = {' + '.join(state)}")
+    equations.append(f"S = {' + '.join(state)}" if rows.mixed is None else next_states(rows))
     text = (
-        f"The rows are those of the forward kernels. A program owns BLOCK_{rows.value} indices of {rows.value} of the"
-        f" state; the states are stored in the dtype of the inputs, as [{rows.value}, {rows.key}]."
+        f"The rows are those of the forward kernels. {_numbers(rows)}A program owns BLOCK_{rows.value} indices of"
+        f" {rows.value} of the {'state' if rows.mixed is None else 'states'}; the states are stored in the dtype of the"
+        f" inputs, as [{rows.value}, {rows.key}]."
     )
     if rows.rider is not None:
         z = rows.rider.state.name
         equations.append(f"{z} = {end.replace('S', z)} + ({to_end}k)^T {_ones(rows.rider)}")
         text += f" Every program has all of {z}; the first block stores it, in float32."
     title = "Walk the chunks of one sequence of one value head and store the state before every second one, transposed."
+    if rows.mixed is not None:
+        title = title.replace("the state", "the states")
     return Docs(title, equations, (text,))
 
 
@@ -60,6 +62,8 @@ def reverse_docs(plan: ChunkBackwardPlan) -> Docs:
         "Walk the chunks of one sequence of one value head backward and store the gradient dS of the state after"
         " every\n    second one, transposed."
     )
+    if rows.mixed is not None:
+        title = title.replace("gradient dS of the state after", "gradients dX of the states after")
     return Docs(title, equations, (text,))
 
 
@@ -73,6 +77,8 @@ def gradients_docs(plan: ChunkBackwardPlan) -> Docs:
     rows = plan.rows
     _, to_end = _ends(plan)
     start = "e^G " if rows.row_decay is not None else ""
+    if rows.mixed is not None:
+        return _gradients_of_several(plan)
     equations, reads = [], [f"{start}dread S^T"]
     if rows.rider is not None:
         reads.append(f"{start}dcolumn {rows.rider.state.name}^T")
@@ -111,6 +117,46 @@ def gradients_docs(plan: ChunkBackwardPlan) -> Docs:
         f" indices of {rows.value}. A gradient whose pointer is None is not stored."
     )
     return Docs("Evaluate the adjoint of one chunk, for the value heads of one key head.", equations, (text,))
+
+
+def _gradients_of_several(plan: ChunkBackwardPlan) -> Docs:
+    """The same of several states."""
+    rows = plan.rows
+    reads, values = ["sum_p q_start_p (dread X_p^T)"], ["sum_p k_end_p (k dX_p)", "B^T dread"]
+    erased, keys = ["sum_p y_start_p (dR X_p^T)", "dL w"], ["sum_p k_end_p (v dX_p^T)", "dB^T q"]
+    equations = []
+    if rows.delta is not None:
+        equations += ["dA = dread U^T", "dL = dR U^T", "dw = sum_p w_end_p (U dX_p^T) + dA^T q + dL^T y", "dz = dR"]
+        reads.append("dA w")
+    if rows.write_key is not None:
+        equations.append("dB = dread v^T")
+        reads.append("dB k")
+        if rows.crowded:
+            equations.append("dN = dR v^T")
+            erased.append("dN k")
+            values.append("N^T dR")
+            keys.append("dN^T y")
+        equations += [f"dv = {' + '.join(values)}", f"dk = {' + '.join(keys)}"]
+    equations = [f"dq = {' + '.join(reads)}", *equations]
+    if rows.delta is not None:
+        equations.append(f"dy = {' + '.join(erased)}")
+    numbers = ""
+    if plan.numbers:
+        numbers = (
+            " The gradients of weights are what is read of the values times what is read of the keys; from them, and"
+            " those of the numbers at the chunk's start and end, those of a token's numbers follow level by level, down"
+            " to single tokens: what went up is found again at each."
+        )
+    text = (
+        f"{_numbers(rows)}dX is the gradient of the states after the chunk; dA, dL and their like take the weights and"
+        f" masks of A and L.{numbers} Value heads of a key head follow one another, each in blocks of"
+        f" BLOCK_{rows.value} indices of {rows.value}. A gradient whose pointer is None is not stored."
+    )
+    return Docs("Evaluate the adjoint of one chunk, for the value heads of one key head.", equations, (text,))
+
+
+def _numbers(rows: ChunkKernelPlan) -> str:
+    return "" if rows.mixed is None else numbers_of(rows.mixed)
 
 
 def _moment_of_erasures(plan: ChunkBackwardPlan) -> str:

@@ -43,6 +43,7 @@ def _across_context(plan: ChunkBackwardPlan, program: Program) -> Mapping[str, o
     return {
         **_shared_context(plan),
         "routines": [routine_context(kernel, routine) for routine in _across(program)],
+        "mixed": plan.rows.mixed is not None,
     }
 
 

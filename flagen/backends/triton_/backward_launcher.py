@@ -19,6 +19,7 @@ from flagen.backends.triton_.operator import Operator
 from flagen.kernel.forward_rows import kept
 from flagen.kernel.ir import Program
 from flagen.kernel.rows import RowPlan, steps_symbol
+from flagen.kernel.scalar_rows import of_place
 from flagen.plan.backward_levels import BLOCK, KEYS, SHARED
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import Rider
@@ -26,6 +27,7 @@ from flagen.plan.free_names import final_of, free_name
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.schedule import declared_names
 from flagen.plan.tiling import tiles_reverse
+from flagen.spec.model import State
 
 
 def backward_launcher_context(
@@ -56,6 +58,8 @@ def backward_launcher_context(
         "configured": "walk, _" if forward.prepare is None else "prepare, walk",
         "gradients_module": ".chunk_backward_gradients",
         "every": plan.every,
+        "erases": forward.delta is not None,
+        "several": "" if forward.mixed is None else f"{len(forward.mixed.states)}, ",
         "rows_shape": f"args.batch, {_rows(plan)}, args.HV, args.{plan.rows.value}",
         "along_keys": [gradient.name for gradient in plan.stored if gradient.level == KEYS],
         "along_values": [gradient.name for gradient in plan.stored if gradient.level == BLOCK],
@@ -88,10 +92,22 @@ def _states(plan: ChunkBackwardPlan) -> list[str]:
 
 def _d_finals(plan: ChunkBackwardPlan, own: Mapping[str, str]) -> list[str]:
     """What the gradients of the final states are called, in the spec's order."""
+    if plan.forward.mixed is not None:
+        return [own[of_final(state)] for state in plan.forward.matrices]
     if plan.forward.rider is None:
         return [own["d_final_state"]]
     matrix = plan.forward.state.name
     return [own["d_matrix_final"] if name == matrix else own["d_column_final"] for name in _states(plan)]
+
+
+def of_final(state: State) -> str:
+    """The gradient of one of several states at the end of a sequence."""
+    return f"d_{state.name}_final"
+
+
+def of_initial(state: State) -> str:
+    """The same at its start."""
+    return f"d_{state.name}_initial"
 
 
 COLUMNS = ("column", "column_states", "column_gradients", "column_state_gradients")
@@ -117,7 +133,6 @@ def backward_signature(forward: RowPlan) -> Mapping[str, object]:
         ],
         "tensors": tensor_names(forward.spec),
         "initials": initials,
-        "initial": dict(zip((state.name for state in forward.spec.states), initials, strict=True))[forward.state.name],
         "state_shape": state_sizes(forward.state),
     }
 
@@ -125,6 +140,10 @@ def backward_signature(forward: RowPlan) -> Mapping[str, object]:
 def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, Any]:
     """What gradients there are, and in what shape a kernel leaves them."""
     spec, own = plan.rows.spec, own_names(plan)
+    matrices = {state.name: own["d_initial_state"] for state in (plan.rows.state,)}
+    if isinstance(plan, ChunkBackwardPlan) and plan.rows.mixed is not None:
+        matrices = {state.name: own[of_initial(state)] for state in plan.rows.matrices}
+    initials = dict(zip((state.name for state in spec.states), Operator(spec, "chunk", "").initials, strict=True))
     return {
         "inputs": [decl.name for decl in spec.inputs],
         "params": [p.name for p in spec.params if p.is_tensor],
@@ -137,9 +156,8 @@ def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str,
         "per_head": [param.name for param in spec.params if param.per_head],
         "repeated": (),
         "tiled": "key, second_key, value" if plan.rows.key in spec.pairs else "key, value",
-        "d_initials": [
-            own["d_initial_state"] if state == plan.rows.state else own["d_column_initial"] for state in spec.states
-        ],
+        "d_initials": [matrices.get(state.name, own["d_column_initial"]) for state in spec.states],
+        "matrix_initials": [(gradient, initials[name]) for name, gradient in matrices.items()],
     }
 
 
@@ -147,6 +165,7 @@ def own_names(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, str]:
     """What the function calls what is its own."""
     wanted = "do d_final_state d_initial_state prepared saved states state_gradients U R_gradient reverse_tiles".split()
     wanted += [*COLUMNS, "d_matrix_final", "d_column_final", "d_column_initial"]
+    wanted += [of(state) for of in (of_final, of_initial) for state in plan.rows.spec.states]
     taken = {*declared_names(plan.rows.spec), *(gradient.called for gradient in plan.stored)}
     return {name: free_name(name, taken) for name in wanted}
 
@@ -161,6 +180,7 @@ def _launch(
         **{f"{gradient.called}_ptr": gradient.called for gradient in plan.stored},
         "final_gradient_ptr": f"None if {final} is None else {final}.contiguous()",
         "initial_gradient_ptr": own["d_initial_state"],
+        **_of_states(plan, own),
         "column_final_gradient_ptr": f"None if {column} is None else {column}.contiguous()",
         "column_initial_gradient_ptr": own["d_column_initial"],
         "shares": "blocks",
@@ -169,11 +189,24 @@ def _launch(
     return Launch(kernel.kernel, grid, launch_arguments(plan.forward, kernel, arrays), tiles)
 
 
+def _of_states(plan: ChunkBackwardPlan, own: Mapping[str, str]) -> Mapping[str, str]:
+    """What walks have of the gradients of several states."""
+    states = () if plan.forward.mixed is None else plan.forward.mixed.states
+    found = {}
+    for place, state in enumerate(states):
+        final = own[of_final(state)]
+        found[f"{of_place('final_gradient', place)}_ptr"] = f"None if {final} is None else {final}.contiguous()"
+        found[f"{of_place('initial_gradient', place)}_ptr"] = own[of_initial(state)]
+    return found
+
+
 def _gradients_launch(plan: ChunkBackwardPlan, program: Program, own: Mapping[str, str]) -> Launch:
     """The last kernel has the rows of the walks, and tiles of its own."""
     launch = _launch(plan, Launched(program, "gradients"), "chunks * args.H", own)
     tiles = ("CHUNK", *(["BLOCK_TOKENS"] if steps_symbol(plan.rows) else []))
     rows = [f'{name}=walk_tiles["{name}"]' for name in tiles]
+    if "LEVELS" in program.kernel("gradients").sizes:
+        rows.append('LEVELS=prepare_tiles["LEVELS"]')
     return Launch(launch.kernel, launch.grid, [*launch.arguments, *rows], "")
 
 

@@ -16,6 +16,7 @@ from flagen.kernel.forward_rows import scratch
 from flagen.kernel.ir import Array, Program
 from flagen.kernel.key_rows import prepared
 from flagen.kernel.key_walks import walked
+from flagen.kernel.mixes import arrays_of
 from flagen.kernel.rows import RowPlan, is_input, steps_symbol
 from flagen.plan.chunk_families import SIZES
 from flagen.plan.free_names import final_of, free_name, initial_of
@@ -128,7 +129,7 @@ def chunk_launcher_context(plan: RowPlan, program: Program, backward: Backward |
         "tiles": _unpacked(launch.tiles for launch in (*prepares, *fused, *split)),
         "output_dim": _output_dim(plan),
         "prepared": prepares,
-        "scratch": [array for array in prepared_arrays(plan) if array.name not in {each.name for each in kept}],
+        "scratch": [x for x in _between(plan, kernels) if x.name not in {each.name for each in kept}],
         "fused": fused,
         "split": split,
         "left_behind": [x for x in left_behind(plan, kernels) if x.name not in {each.name for each in kept}],
@@ -285,18 +286,27 @@ def prepared_arrays(plan: RowPlan) -> list[Scratch]:
     tokens = 'walk_tiles["BLOCK_TOKENS"]' if steps_symbol(plan) else rows
     single = ("from_start", "to_end")
     shapes = {"scores": [tokens, rows], "write_scores": [tokens, rows], "from_start": [rows], "to_end": [rows]}
+    numbers = {array.name: array for array in arrays_of(plan)}
     return [
-        array_like(plan, name, shapes.get(name, [rows, rows]), "torch.float32" if name in single else "dtype")
+        _of_data(plan, numbers[name], "dtype" if numbers[name].own_dtype else "torch.float32")
+        if name in numbers
+        else array_like(plan, name, shapes.get(name, [rows, rows]), "torch.float32" if name in single else "dtype")
         for name in scratch(plan)
     ]
+
+
+def _between(plan: RowPlan, kernels: Kernels) -> list[Scratch]:
+    """What is prepared that one of these kernels knows of."""
+    named = {name for kernel in kernels if kernel is not None for name in kernel.parameters()}
+    return [array for array in prepared_arrays(plan) if f"{array.inside}_ptr" in named]
 
 
 def _of_data(plan: RowPlan, array: Array, dtype: str) -> Scratch:
     """An array of each chunk and head, as kernels have it."""
     rows = 'walk_tiles["CHUNK"]'
-    return array_like(
-        plan, array.name, [rows if dim in (TOKEN, WRITTEN) else f"args.{dim}" for dim in array.dims], dtype
-    )
+    several = [str(array.loops)] if "loop" in array.spaces else []
+    dims = [rows if dim in (TOKEN, WRITTEN) else f"args.{dim}" for dim in array.dims]
+    return array_like(plan, array.name, [*several, *dims], dtype)
 
 
 # ------------------------------------------------------------------------------------------------------------ launches
@@ -311,7 +321,8 @@ def left_behind(plan: RowPlan, kernels: Kernels) -> list[Scratch]:
     """What the walk of the split form leaves for the outputs."""
     if isinstance(plan, KeyKernelPlan):
         return left_of_keys(plan)
-    states = array_like(plan, "states", [f"args.{plan.value}", f"args.{plan.key}"], "dtype")
+    several = [] if plan.mixed is None else [str(len(plan.mixed.states))]
+    states = array_like(plan, "states", [*several, f"args.{plan.value}", f"args.{plan.key}"], "dtype")
     names = {name for kernel in kernels if kernel is not None for name in kernel.parameters()}
     others = {
         "U": ([f"args.{plan.value}", 'walk_tiles["CHUNK"]'], "dtype"),

@@ -222,7 +222,7 @@ class ChunkPrinter(KernelPrinter):
     def _statement(self, statement: Statement) -> Iterator[str]:
         match statement:
             case Apply(routine):
-                given = arguments(routine, self.axes, self._start)
+                given = arguments(routine, self.axes, self._start, self._chunk_row)
                 yield f"{', '.join(routine.carried)} = {routine.name}({', '.join(given)})"
             case Operands(array) if routines_in(self.kernel.body):
                 yield f"dtype: tl.constexpr = {array.name}_ptr.dtype.element_ty"
@@ -237,8 +237,14 @@ class ChunkPrinter(KernelPrinter):
                 yield from self._chunks(loop)
             case "block":
                 yield from self._blocks(loop)
+            case "level" if loop.reverse:
+                yield "for level in range(LEVELS - 1, -1, -1):"
+                yield from self._inside(loop.body)
             case "level":
                 yield f"for level in {self._range(loop, loop.first, 'LEVELS')}:"
+                yield from self._inside(loop.body)
+            case "below":
+                yield "for below in range(level):"
                 yield from self._inside(loop.body)
             case "member":
                 yield f"for member in {self._range(loop, '', 'HV // H')}:"
@@ -259,6 +265,11 @@ class ChunkPrinter(KernelPrinter):
         others = [loop.over for loop in self.loops if loop.over in ("earlier", "later")]
         return others[-1] if others else "start"
 
+    @property
+    def _chunk_row(self) -> str:
+        """The row of that chunk among those of all chunks and heads: of one beside the program's own, a chunk away."""
+        return {"start": "chunk_row", "earlier": "chunk_row - HV", "later": "chunk_row + HV"}[self._start]
+
     def _range(self, loop: Loop, first: str, *others: str) -> str:
         if loop.wanted:
             others = (f"{others[0]} if {loop.wanted} else 0", *others[1:])
@@ -269,7 +280,7 @@ class ChunkPrinter(KernelPrinter):
     def _member(self, loop: Loop) -> Iterator[str]:
         """A value head of the key head."""
         yield f"{INDENT}value_head = key_head * (HV // H) + member"
-        if any(access.array.spaces == CHUNK_ROW for access in accesses_in(loop.body)):
+        if any(access.array.spaces[:2] == CHUNK_ROW for access in accesses_in(loop.body)):
             yield f"{INDENT}chunk_row = chunk * HV + value_head"
             self.rows[CHUNK_ROW] = "chunk_row"
         if any(isinstance(tile, Head) for tile in values_of(loop.body)):
@@ -462,9 +473,10 @@ class _ChunkExpressions(Printer):
         return super().coordinate(of)
 
 
-def arguments(routine: Routine, axes: Axes, start: str = "start") -> list[str]:
+def arguments(routine: Routine, axes: Axes, start: str = "start", chunk_row: str = "chunk_row") -> list[str]:
     """What a routine is called with."""
-    place = (name for space in routine.place for name in _PLACES.get(space, (space,)))
+    places = {**_PLACES, "counted_chunk": (chunk_row,)}
+    place = (name for space in routine.place for name in places.get(space, (space,)))
     return [
         *routine.carried,
         *(f"{array.name}_ptr" for array in routine.arrays),

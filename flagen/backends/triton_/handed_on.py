@@ -22,6 +22,7 @@ from flagen.kernel.forward_rows import kept
 from flagen.kernel.ir import Program
 from flagen.kernel.key_backward import KEEPING
 from flagen.kernel.key_rows import matrices
+from flagen.kernel.mixes import WEIGHTS
 from flagen.kernel.rows import RowPlan, steps_symbol
 from flagen.plan.backward_levels import OUTPUT
 from flagen.plan.chunk_backward import ChunkBackwardPlan
@@ -76,7 +77,8 @@ def _for_scalar_decays(plan: ChunkBackwardPlan) -> tuple[Kept, ...]:
     """Matrices and decays of the chunks, then every second state and U, in the order in which they are taken."""
     rows, steps = plan.forward, plan.forward.spec.steps
     runs = "args.runs" if plan.every == 2 else f"args.runs * {plan.every - 1}"
-    states = f"(chunks + {runs}) // {plan.every}, args.HV, args.{rows.value}, args.{rows.key}"
+    several = "" if rows.mixed is None else f"{len(rows.mixed.states)}, "
+    states = f"(chunks + {runs}) // {plan.every}, args.HV, {several}args.{rows.value}, args.{rows.key}"
     tokens = f"args.tokens * {steps.argument}" if steps and steps_symbol(rows) else "args.tokens"
     updates = f"args.batch, {tokens}, args.HV, args.{rows.value}"
     prepared = (array for array in _prepared(rows) if array.inside in kept(rows))
@@ -138,7 +140,14 @@ def _small(plan: ChunkBackwardPlan | KeyBackwardPlan) -> int:
 
 def _prepared(rows: RowPlan) -> list[Kept]:
     return [
-        Kept(array.name, array.inside, f"chunks, args.HV, {', '.join(array.shape)}", array.dtype, "PREPARED")
+        Kept(
+            array.name,
+            array.inside,
+            f"chunks, args.HV, {', '.join(array.shape)}",
+            array.dtype,
+            "PREPARED",
+            walked=array.inside == WEIGHTS,
+        )
         for array in prepared_arrays(rows)
     ]
 

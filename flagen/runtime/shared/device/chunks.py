@@ -73,6 +73,18 @@ def seen_across_cut(row, level):
 
 
 @triton.jit
+def is_upper(row, level):
+    """Whether a row is in the upper half of a block of 2^(level + 1)."""
+    return (row & (1 << level)) != 0
+
+
+@triton.jit
+def of_other_half(x, row, level):
+    """What x, a number for each row, is in the same place of the other half of a block of 2^(level + 1) rows."""
+    return tl.gather(x, row ^ (1 << level), 0)
+
+
+@triton.jit
 def from_middle(row, log_decay, LEAF: tl.constexpr, TERMS: tl.constexpr):
     """The sum of log_decay, in powers of two, from the middle of each block of LEAF rows up to each row of it; of rows
     before the middle it is what they lack, negative."""
