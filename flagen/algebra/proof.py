@@ -31,7 +31,7 @@ from flagen.spec.model import Dims, Expr, Interval, Spec, State
 States = Mapping[str, Tensor]
 
 _ANYWHERE = Interval()
-_ATTEMPTS = 5
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ def _differentiated(spec: Spec) -> tuple[str, ...]:
 
 def _prove_case(chunk: ChunkForm, adjoint: Adjoint, case: Case, seed: int) -> bool:
     """Prove one case. False where the spec divides by zero whatever its inputs are: by a read of a zero state, say."""
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         numbers = random.Random(f"{chunk.normal_form.spec.name} {case} {seed + attempt}")
         try:
-            _Comparison(chunk, adjoint, case, numbers).run()
+            Comparison(chunk, adjoint, case, numbers).run()
         except ZeroDivisionError:  # an unlucky point: a denominator of the spec is 0 there
             continue
-        except (_Differs, OutOfOrder) as difference:
+        except (Differs, OutOfOrder) as difference:
             raise InternalError(
                 f"{chunk.normal_form.spec.name}: {difference} ({case}, seed {seed + attempt}); nothing was written.\n"
                 f"{chunk.normal_form.dump()}\n{chunk.dump()}"
@@ -111,11 +111,11 @@ def _prove_case(chunk: ChunkForm, adjoint: Adjoint, case: Case, seed: int) -> bo
     raise InternalError(f"{chunk.normal_form.spec.name}: no random point without a zero denominator found ({case})")
 
 
-class _Differs(Exception):
+class Differs(Exception):
     """A derived quantity is not the recurrence's."""
 
 
-class _Comparison:
+class Comparison:
     """One case: a random sequence of two chunks, run both ways."""
 
     def __init__(self, chunk: ChunkForm, adjoint: Adjoint, case: Case, numbers: random.Random) -> None:
@@ -127,31 +127,31 @@ class _Comparison:
         self.directions = _differentiated(self.spec)
 
     def run(self) -> None:
-        setting = self._setting()
-        tokens = [self._token(setting) for _ in range(2 * self.case.chunk)]
-        start = self._initial_states()
-        outputs, final = self._recurrence(setting, tokens, start)
+        setting = self.setting()
+        tokens = [self.token(setting) for _ in range(2 * self.case.chunk)]
+        start = self.initial_states()
+        outputs, final = self.recurrence(setting, tokens, start)
         chunks = [
-            _Chunk(self.nf, setting, tokens[first : first + self.case.chunk])
+            Chunk(self.nf, setting, tokens[first : first + self.case.chunk])
             for first in range(0, len(tokens), self.case.chunk)
         ]
-        forward = self._forward(self.chunk.system, chunks, start)
+        forward = self.forward(self.chunk.system, chunks, start)
         self._compare_values(forward, chunks, setting, outputs, final)
         if not self.nf.registers:
-            split = self._forward(split_solve(self.chunk), chunks, start)
+            split = self.forward(split_solve(self.chunk), chunks, start)
             self._compare_values(split, chunks, setting, outputs, final)
         self._compare_gradients(forward, chunks, setting, start, outputs, final)
 
     # ------------------------------------------------------------------------------------------------------ random data
 
-    def _setting(self) -> Setting:
+    def setting(self) -> Setting:
         constants = {p.name: self._random(p.dims, p.name if p.is_tensor else None, p.range) for p in self.spec.params}
         constants |= {name: scalar(Dual(mpq(value))) for name, value in (*HEADS.items(), ("head", 1))}
         if self.spec.steps:
             constants[self.spec.steps.symbol] = scalar(Dual(mpq(self.case.steps)))
         return Setting(self.spec, self.sizes, constants, self.oracle)
 
-    def _token(self, setting: Setting) -> Token:
+    def token(self, setting: Setting) -> Token:
         whole = {i.name: self._random(i.dims, i.name, i.range) for i in self.spec.inputs if i.per == "token"}
         steps = [
             {i.name: self._random(i.dims, i.name, i.range) for i in self.spec.inputs if i.per == "step"}
@@ -159,10 +159,10 @@ class _Comparison:
         ]
         return setting.token(whole, steps)
 
-    def _initial_states(self) -> dict[str, Tensor]:
-        return {state.name: self._initial_state(state) for state in self.spec.states}
+    def initial_states(self) -> dict[str, Tensor]:
+        return {state.name: self.initial_state(state) for state in self.spec.states}
 
-    def _initial_state(self, state: State) -> Tensor:
+    def initial_state(self, state: State) -> Tensor:
         if self.case.initial:
             return self._random(state.dims, "initial state")
         return _scope(self.sizes, self.oracle).build(state.dims, lambda _: Dual(decimal(state.init)))
@@ -183,15 +183,15 @@ class _Comparison:
 
     # ------------------------------------------------------------------------------------------------------- both ways
 
-    def _recurrence(self, setting: Setting, tokens: Sequence[Token], start: States) -> tuple[list[Tensor], States]:
+    def recurrence(self, setting: Setting, tokens: Sequence[Token], start: States) -> tuple[list[Tensor], States]:
         states, outputs = start, []
         for token in tokens:
             output, states = setting.step(token, states)
             outputs.append(output)
         return outputs, states
 
-    def _forward(self, system: System, chunks: Sequence[_Chunk], start: States) -> list[dict[str, Values]]:
-        state = {index: element.value for index, element in self._oriented(start).items()}
+    def forward(self, system: System, chunks: Sequence[Chunk], start: States) -> list[dict[str, Values]]:
+        state = {index: element.value for index, element in self.oriented(start).items()}
         results = []
         for chunk in chunks:
             values = run(system, chunk.timeline, {**chunk.given, "S0": state})
@@ -199,7 +199,7 @@ class _Comparison:
             results.append(values)
         return results
 
-    def _oriented(self, states: States) -> dict[tuple[int, ...], Dual]:
+    def oriented(self, states: States) -> dict[tuple[int, ...], Dual]:
         """The elements of the state, or of every register, by key and value."""
         dims = (self.nf.key, self.nf.value)
         within = list(_scope(self.sizes, self.oracle).indices(dims))
@@ -211,21 +211,21 @@ class _Comparison:
     def _compare_values(
         self,
         forward: Sequence[Mapping[str, Values]],
-        chunks: Sequence[_Chunk],
+        chunks: Sequence[Chunk],
         setting: Setting,
         outputs: Sequence[Tensor],
         final: States,
     ) -> None:
-        if forward[-1]["S1"] != {index: element.value for index, element in self._oriented(final).items()}:
-            raise _Differs("the chunk form's final state is not the recurrence's")
+        if forward[-1]["S1"] != {index: element.value for index, element in self.oriented(final).items()}:
+            raise Differs("the chunk form's final state is not the recurrence's")
         derived = [
-            o for chunk, values in zip(chunks, forward, strict=True) for o in self._outputs(chunk, values, setting)
+            o for chunk, values in zip(chunks, forward, strict=True) for o in self.outputs(chunk, values, setting)
         ]
         for number, (got, expected) in enumerate(zip(derived, outputs, strict=True)):
             if any(got.at(expected.dims, index).value != element.value for index, element in expected.data.items()):
-                raise _Differs(f"the chunk form's output of token {number} is not the recurrence's")
+                raise Differs(f"the chunk form's output of token {number} is not the recurrence's")
 
-    def _outputs(self, chunk: _Chunk, values: Mapping[str, Values], setting: Setting) -> Iterator[Tensor]:
+    def outputs(self, chunk: Chunk, values: Mapping[str, Values], setting: Setting) -> Iterator[Tensor]:
         for place, token in enumerate(chunk.tokens):
             reads = {
                 read.name: Tensor(
@@ -244,7 +244,7 @@ class _Comparison:
     def _compare_gradients(
         self,
         forward: Sequence[Mapping[str, Values]],
-        chunks: Sequence[_Chunk],
+        chunks: Sequence[Chunk],
         setting: Setting,
         start: States,
         outputs: Sequence[Tensor],
@@ -252,17 +252,31 @@ class _Comparison:
     ) -> None:
         """<cotangent, derivative of the recurrence> = <gradients of the adjoint, derivatives of the rows>."""
         weights = [{index: self.oracle.rational() for index in o.data} for o in outputs]
-        last = self._oriented(final)
-        state_weights = {index: self.oracle.rational() for index in last}
+        state_weights = {index: self.oracle.rational() for index in self.oriented(final)}
         expected = total(
-            Dual(mpq(0), _weighted(weight[index], element))
+            Dual(mpq(0), weighted(weight[index], element))
             for weight, o in zip(weights, outputs, strict=True)
             for index, element in o.data.items()
         )
-        expected = expected + total(
-            Dual(mpq(0), _weighted(weight, last[index])) for index, weight in state_weights.items()
-        )
+        self.compare_gradients(forward, chunks, setting, start, final, weights, state_weights, expected)
 
+    def compare_gradients(
+        self,
+        forward: Sequence[Mapping[str, Values]],
+        chunks: Sequence[Chunk],
+        setting: Setting,
+        start: States,
+        final: States,
+        weights: Sequence[Mapping[tuple[int, ...], mpq]],
+        state_weights: Mapping[tuple[int, ...], mpq],
+        expected: Dual,
+    ) -> None:
+        """The gradients that follow from those of the outputs, `weights`, and of the last state, against the
+        derivatives of the recurrence: `expected` of its outputs."""
+        last = self.oriented(final)
+        expected = expected + total(
+            Dual(mpq(0), weighted(weight, last[index])) for index, weight in state_weights.items()
+        )
         found = Dual(mpq(0))
         cotangent = dict(state_weights)
         for place in reversed(range(len(chunks))):
@@ -274,14 +288,14 @@ class _Comparison:
             gradients = run(self.adjoint.system, chunk.timeline, given)
             found = found + chunk.pulled(gradients, self.adjoint.system)
             cotangent = gradients["dS0"]
-        first = self._oriented(start)
+        first = self.oriented(start)
         for index, weight in cotangent.items():
-            found = found + Dual(mpq(0), _weighted(weight, first[index]))
+            found = found + Dual(mpq(0), weighted(weight, first[index]))
         got = found.tangents or (mpq(0),) * len(self.directions)
         want = expected.tangents or (mpq(0),) * len(self.directions)
         for name, one, other in zip(self.directions, got, want, strict=True):
             if one != other:
-                raise _Differs(f"the adjoint's gradient of {name} is not the recurrence's derivative")
+                raise Differs(f"the adjoint's gradient of {name} is not the recurrence's derivative")
 
     def _through_output(
         self,
@@ -316,14 +330,14 @@ class _Comparison:
             name: _widened(tensor, len(variables)) for name, tensor in {**setting.constants, **token.whole}.items()
         }
         o = evaluate(self.nf.output, setting.scope(widened, names))
-        slopes = total(Dual(mpq(0), _weighted(weight[index], o.at(self.spec.output_dims, index))) for index in weight)
+        slopes = total(Dual(mpq(0), weighted(weight[index], o.at(self.spec.output_dims, index))) for index in weight)
         tangents = slopes.tangents or (mpq(0),) * (plain + len(variables))
         for (cotangent, c), slope in zip(variables, tangents[plain:], strict=True):
             given.setdefault(cotangent, {})[(number, c)] = slope
         return Dual(mpq(0), tangents[:plain])
 
 
-class _Chunk:
+class Chunk:
     """One chunk's rows, evaluated from the normal form: values for the system, tangents for the comparison."""
 
     def __init__(self, nf: NormalForm, setting: Setting, tokens: Sequence[Token]) -> None:
@@ -447,18 +461,18 @@ class _Chunk:
         result = Dual(mpq(0))
         for name, elements in self.elements.items():
             for index, slope in gradients.get(f"d{name}", {}).items():
-                result = result + Dual(mpq(0), _weighted(slope, elements[index]))
+                result = result + Dual(mpq(0), weighted(slope, elements[index]))
         if system.offsets:
             slopes = decay_gradient(system, self.timeline, gradients)
             for factor, gradient in zip(self.factors, slopes, strict=True):
                 for element, slope in zip(factor.data.values(), gradient, strict=True):
                     if not element.tangents:
                         continue  # a constant decay, 0 perhaps
-                    result = result + Dual(mpq(0), _weighted(slope / element.value, element))
+                    result = result + Dual(mpq(0), weighted(slope / element.value, element))
         return result
 
 
-def _weighted(weight: mpq, element: Dual) -> tuple[mpq, ...]:
+def weighted(weight: mpq, element: Dual) -> tuple[mpq, ...]:
     return tuple(weight * tangent for tangent in element.tangents)
 
 

@@ -18,6 +18,7 @@ from flagen.spec.model import (
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
 )
@@ -48,3 +49,5 @@ def map_children(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
             return Rotate(change(value), change(angle), half, span)
         case Over(value, source, target, span):
             return Over(change(value), source, target, span)
+        case Solution(matrix, right, shift, span):
+            return Solution(change(matrix), change(right), None if shift is None else change(shift), span)

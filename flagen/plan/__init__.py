@@ -54,6 +54,9 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         assert derivation.no_chunk_form is not None
         chunk = Unavailable(derivation.no_chunk_form.reason, derivation.no_chunk_form.span)
         return Plan(spec, derivation, chunk, fused, fused_backward, chunk, chunk)
-    form = plan_chunk(derivation.chunk_form)
+    form = plan_chunk(derivation.chunk_form, derivation.solved)
+    if derivation.solved is not None:
+        none = Unavailable("solves a system of equations for every token, step by step", derivation.solved.span)
+        return Plan(spec, derivation, form, fused, fused_backward, none, none)
     kernels = plan_chunk_kernel(form)
     return Plan(spec, derivation, form, fused, fused_backward, kernels, plan_chunk_backward(kernels))

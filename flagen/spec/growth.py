@@ -28,6 +28,7 @@ from flagen.spec.model import (
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     Spec,
     StateRead,
     Transpose,
@@ -180,7 +181,7 @@ class _Token:
                 return dict.fromkeys(state for arg in args for state in self._parts(arg))
             case RowMap(_, value) | Rotate(value) | Over(value):
                 return dict.fromkeys(self._parts(value))
-            case Number() | Contract() | Reduce() | Index():
+            case Number() | Contract() | Reduce() | Index() | Solution():
                 return {}
 
     def _sum(self, expr: Binary, op: str, left: Parts, right: Parts) -> Parts:

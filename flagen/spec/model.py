@@ -217,6 +217,21 @@ class Index:
         return (self.dim,)
 
 
+@dataclass(frozen=True)
+class Solution:
+    """`solve(matrix, right, shift)`: the vector x, over the second dim of a matrix state [D, D2], for which
+    `matrix @ x + shift * x` is `right`, over D; without a `shift`, `matrix @ x`."""
+
+    matrix: Expr
+    right: Expr
+    shift: Expr | None
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @cached_property
+    def dims(self) -> Dims:
+        return self.matrix.dims[1:]
+
+
 Expr = (
     Number
     | Name
@@ -232,6 +247,7 @@ Expr = (
     | Rotate
     | Over
     | Index
+    | Solution
 )
 
 
@@ -248,6 +264,8 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return (left, right)
         case Call(_, args):
             return args
+        case Solution(matrix, right, shift):
+            return (matrix, right) if shift is None else (matrix, right, shift)
 
 
 def sizes_in(expr: Expr) -> tuple[str, ...]:

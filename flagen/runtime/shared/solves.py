@@ -1,0 +1,78 @@
+"""Systems of equations with a matrix state: solved for the matrix of one token, or for all tokens at once by steps that
+ask for nothing but what the matrices make of a vector each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Applied = Callable[[Tensor], Tensor]
+"""What symmetric positive definite matrices make of a vector each, [..., channels]."""
+
+
+def direct(A: Tensor, right: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+    """The x with `A @ x + shift * x = right`, [..., channels].
+
+    Raises:
+        torch.linalg.LinAlgError: a matrix has no inverse.
+    """
+    channels = A.shape[-1]
+    added = shift if isinstance(shift, Tensor) else torch.full((1,), shift, dtype=A.dtype, device=A.device)
+    matrix = A + torch.diag_embed(added.expand(*added.shape[:-1], channels))
+    x: Tensor = torch.linalg.solve(matrix, right.expand(*matrix.shape[:-1])[..., None])
+    return x[..., 0]
+
+
+def solution(applied: Applied, right: Tensor, steps: int) -> Tensor:
+    """The x with `applied(x) = right`, by as many steps of conjugate gradients; its gradients are those of the exact
+    solution, by as many steps for a system of the same matrices."""
+    with torch.no_grad():
+        x = conjugate_gradients(applied, right, steps)
+    if not torch.is_grad_enabled():
+        return x
+    solve = partial(conjugate_gradients, applied, steps=steps)
+    solved: Tensor = _Solution.apply(right - applied(x), x, solve)  # type: ignore[no-untyped-call]
+    return solved
+
+
+class _Solution(torch.autograd.Function):
+    """The solution, given its residual: the gradient of that is what solves the same system for the solution's."""
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, x: Tensor, solve: Applied) -> Tensor:
+        ctx.solve = solve
+        return x.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.solve(gradient), None, None
+
+
+def conjugate_gradients(applied: Applied, right: Tensor, steps: int) -> Tensor:
+    """`steps` steps from 0. Right sides are scaled to at most 1, so that squares are no smaller than they have to be;
+    and a quotient is 0 where both sides are, which is where nothing is left to solve."""
+    largest = right.abs().amax(-1, keepdim=True)
+    r = _quotient(right, largest)
+    x, p, left = torch.zeros_like(r), r, _squared(r)
+    for _ in range(steps):
+        product = applied(p)
+        step = _quotient(left, (p * product).sum(-1, keepdim=True))
+        x, r = x + step * p, r - step * product
+        left, before = _squared(r), left
+        p = r + _quotient(left, before) * p
+    return x * largest
+
+
+def _squared(x: Tensor) -> Tensor:
+    return (x * x).sum(-1, keepdim=True)
+
+
+def _quotient(x: Tensor, y: Tensor) -> Tensor:
+    """x / y, and 0 where both are."""
+    return torch.where((x == 0) & (y == 0), 0.0, x / y)
