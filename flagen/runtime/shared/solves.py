@@ -55,24 +55,20 @@ class _Solution(torch.autograd.Function):
 
 
 def conjugate_gradients(applied: Applied, right: Tensor, steps: int) -> Tensor:
-    """`steps` steps from 0. Right sides are scaled to at most 1, so that squares are no smaller than they have to be;
-    and a quotient is 0 where both sides are, which is where nothing is left to solve."""
+    """`steps` steps from 0. Right sides are scaled to a largest element of 1; a system takes no more steps once its
+    residual is nothing beside that, be it 0 from the start: what is next would be quotients of 0 and 0."""
     largest = right.abs().amax(-1, keepdim=True)
-    r = _quotient(right, largest)
+    r = torch.where(largest == 0, 0.0, right / largest)
     x, p, left = torch.zeros_like(r), r, _squared(r)
+    nothing = torch.finfo(right.dtype).eps ** 4
     for _ in range(steps):
         product = applied(p)
-        step = _quotient(left, (p * product).sum(-1, keepdim=True))
+        step = torch.where(left > nothing, left / (p * product).sum(-1, keepdim=True), 0.0)
         x, r = x + step * p, r - step * product
         left, before = _squared(r), left
-        p = r + _quotient(left, before) * p
+        p = torch.where(left > nothing, r + left / before * p, p)
     return x * largest
 
 
 def _squared(x: Tensor) -> Tensor:
     return (x * x).sum(-1, keepdim=True)
-
-
-def _quotient(x: Tensor, y: Tensor) -> Tensor:
-    """x / y, and 0 where both are."""
-    return torch.where((x == 0) & (y == 0), 0.0, x / y)
