@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from flagen.algebra.adjoint import adjoint
 from flagen.algebra.chunk import ChunkForm, split_solve
 from flagen.algebra.equations import Equation, OffsetGradient, Solve, Statement, System, Weights, WeightsGradient
 from flagen.algebra.normal_form import NormalForm, Position
-from flagen.algebra.solved import SolvedForm
+
+if TYPE_CHECKING:
+    from flagen.algebra.solved import SolvedForm
 
 DEFAULT_CHUNK = 64
 """Tokens per chunk where neither the spec nor the caller says: the C x C work and the serial chain balance near it."""

@@ -23,10 +23,6 @@ from flagen.plan.model import Plan
 def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
     """`naive_chunk.py` of a package that has a chunk form."""
     spec, nf = plan.spec, chunk.normal_form
-    if chunk.solved is not None:
-        from flagen.backends.torch_.solved import solved_file
-
-        return solved_file(plan, chunk, chunk.solved)
     rows = dict(rows_of(chunk))
     scope = ReadScope(spec, nf.reads)
     lines, before = prelude(scope, (*(read.q for read in nf.reads), *expressions(nf), nf.output))
