@@ -45,9 +45,12 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         backward = None if riding is None else plan_chunk_backward(riding)
         if riding is None or backward is None or isinstance(backward, Unavailable):
             staged = plan_stages(derivation.staged, stages)
+            none = [each for _, each in staged.without_kernels()]
+            if len(none) == len(stages):
+                return Plan(spec, derivation, staged, fused, fused_backward, none[0], none[0])
             return Plan(spec, derivation, staged, fused, fused_backward, staged, staged)
-        none = Unavailable("the kernels are those of all states at once", spec.states[0].span)
-        stages = tuple(replace(stage, chunk_kernel=none, chunk_backward=none) for stage in stages)
+        other = Unavailable("the kernels are those of all states at once", spec.states[0].span)
+        stages = tuple(replace(stage, chunk_kernel=other, chunk_backward=other) for stage in stages)
         staged = plan_stages(derivation.staged, stages)
         return Plan(spec, derivation, staged, fused, fused_backward, riding, backward)
     if derivation.chunk_form is None:
@@ -56,7 +59,7 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         return Plan(spec, derivation, chunk, fused, fused_backward, chunk, chunk)
     form = plan_chunk(derivation.chunk_form, derivation.solved)
     if derivation.solved is not None:
-        none = Unavailable("solves a system of equations for every token, step by step", derivation.solved.span)
-        return Plan(spec, derivation, form, fused, fused_backward, none, none)
+        steps = Unavailable("solves a system of equations for every token, step by step", derivation.solved.span)
+        return Plan(spec, derivation, form, fused, fused_backward, steps, steps)
     kernels = plan_chunk_kernel(form)
     return Plan(spec, derivation, form, fused, fused_backward, kernels, plan_chunk_backward(kernels))

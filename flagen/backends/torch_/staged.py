@@ -72,8 +72,8 @@ def staged_context(
     given = list(defaults(Scope(spec), _params(plan)))
     return {
         "calls": calls,
-        "firsts": names.firsts,
-        "finals": names.finals,
+        "first": names.given_states,
+        "final": names.finals[0] if len(names.finals) == 1 else f"({', '.join(names.finals)})",
         "defaults": given,
         "repeats_heads": names.repeats_heads,
         "promotion": [f"dtype = {dtype}", _promotion(promoted)] if promoted else [],
@@ -103,6 +103,13 @@ class _Names:
         finals = dict(pair for stage in plan.stages if not stage.repeats for pair in self._last_states(stage))
         self.finals = [finals[name] for name in states]
         self.repeats_heads = any(self._repeats(stage) for stage in plan.stages)
+
+    @property
+    def given_states(self) -> str:
+        """The line that takes the states that a call starts from apart."""
+        if len(self.firsts) == 1:
+            return f"{self.firsts[0]} = initial_state"
+        return f"{', '.join(self.firsts)} = initial_state or [None] * {len(self.firsts)}"
 
     def _fresh(self, name: str) -> str:
         while name in self.taken:
