@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 Applied = Callable[[Tensor], Tensor]
@@ -29,24 +30,37 @@ def direct(A: Tensor, right: Tensor, shift: Tensor | float = 0.0) -> Tensor:
 
 
 def solution(applied: Applied, right: Tensor, steps: int) -> Tensor:
-    """The x with `applied(x) = right`, by as many steps of conjugate gradients; its gradients are those of the exact
+    """The x with `applied(x) = right`, by as many steps of conjugate gradients; its derivatives are those of the exact
     solution, by as many steps for a system of the same matrices."""
-    with torch.no_grad():
-        x = conjugate_gradients(applied, right, steps)
-    if not torch.is_grad_enabled():
+    solve = partial(_solved, applied, steps=steps)
+    x = solve(right)
+    residual = right - applied(x)  # Of a fixed x: it has all that x depends on.
+    along = forward_ad.unpack_dual(residual).tangent  # type: ignore[no-untyped-call]
+    if along is not None:
+        dual: Tensor = forward_ad.make_dual(x, solve(along))  # type: ignore[no-untyped-call]
+        return dual
+    if not residual.requires_grad:
         return x
-    solve = partial(conjugate_gradients, applied, steps=steps)
-    solved: Tensor = _Solution.apply(right - applied(x), x, solve)  # type: ignore[no-untyped-call]
+    solved: Tensor = _Solution.apply(residual, x, solve)  # type: ignore[no-untyped-call]
     return solved
+
+
+def _solved(applied: Applied, right: Tensor, steps: int) -> Tensor:
+    """The same, which depends on nothing."""
+    with torch.no_grad():
+        return conjugate_gradients(applied, right, steps).detach()
 
 
 class _Solution(torch.autograd.Function):
     """The solution, given its residual: the gradient of that is what solves the same system for the solution's."""
 
     @staticmethod
-    def forward(ctx: Any, residual: Tensor, x: Tensor, solve: Applied) -> Tensor:
-        ctx.solve = solve
+    def forward(residual: Tensor, x: Tensor, solve: Applied) -> Tensor:
         return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Applied], output: Tensor) -> None:
+        *_, ctx.solve = inputs
 
     @staticmethod
     @once_differentiable
