@@ -52,6 +52,7 @@ LAYERS: dict[str, set[str]] = {
         "flagen.algebra.equations",
         "flagen.algebra.normal_form",
         "flagen.algebra.scan",
+        "flagen.algebra.solved",
         # The functions that kernels call are text to it, which is there.
         "flagen.project.DEVICE",
         *SPEC_MODEL,

@@ -19,6 +19,7 @@ from flagen.spec.model import (
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
 )
@@ -51,3 +52,5 @@ def map_children(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
             return Over(change(value), source, target, span)
         case Pairs(left, right, dim, span):
             return Pairs(change(left), change(right), dim, span)
+        case Solution(matrix, right, shift, span):
+            return Solution(change(matrix), change(right), None if shift is None else change(shift), span)

@@ -50,6 +50,9 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         backward = None if riding is None else plan_chunk_backward(riding)
         if riding is None or backward is None or isinstance(backward, Unavailable):
             staged = plan_stages(derivation.staged, stages)
+            missing = [each for _, each in staged.without_kernels()]
+            if len(missing) == len(stages):
+                return Plan(spec, derivation, staged, fused, fused_backward, missing[0], missing[0])
             return Plan(spec, derivation, staged, fused, fused_backward, staged, staged)
         none = Unavailable("the kernels are those of all states at once", spec.states[0].span)
         stages = tuple(_without_kernels(stage, none) for stage in stages)
@@ -59,7 +62,10 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         assert derivation.no_chunk_form is not None
         chunk = Unavailable(derivation.no_chunk_form.reason, derivation.no_chunk_form.span)
         return Plan(spec, derivation, chunk, fused, fused_backward, chunk, chunk)
-    form = plan_chunk(derivation.chunk_form)
+    form = plan_chunk(derivation.chunk_form, derivation.solved)
+    if derivation.solved is not None:
+        steps = Unavailable("solves a system of equations for every token, step by step", derivation.solved.span)
+        return Plan(spec, derivation, form, fused, fused_backward, steps, steps)
     kernels = plan_chunk_kernel(form)
     return Plan(spec, derivation, form, fused, fused_backward, kernels, plan_chunk_backward(kernels))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flagen.algebra.equations import FAMILY, Equation, Solve, Statement, Term, Weights
-from flagen.plan.chunk import ChunkPlan
+from flagen.plan.chunk import ITERATIONS, ChunkPlan
 from flagen.plan.model import MiniBatchPlan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
@@ -26,6 +26,7 @@ from flagen.spec.model import (
     Repeat,
     Rotate,
     RowMap,
+    Solution,
     Spec,
     children,
 )
@@ -124,6 +125,9 @@ def _flops(expr: Expr, sizes: Mapping[str, int]) -> int:
         case Rotate(value, angle):
             # Of each pair with an angle a sine, a cosine, four products and two sums.
             return inner + 8 * math.prod(sizes[dim] for dim in angle.dims)
+        case Solution():
+            # An elimination, and what it leaves to be put in.
+            return inner + 2 * elements**3 // 3 + 2 * elements**2
     return inner
 
 
@@ -134,7 +138,8 @@ def _chunk_flops(chunk: ChunkPlan, sizes: Mapping[str, int], steps: int) -> int:
     extents |= {"register": len(nf.registers), "step": rows}
     sides = nf.spec.pairs.get(nf.key, ())
     extents |= {f"{place} of pair": sizes[side] for place, side in zip(("first", "second"), sides, strict=False)}
-    statements = (*chunk.before, *chunk.after, *(s for s in chunk.scan if s.target.tensor == "S1"))
+    steps_of_solution = 1 if chunk.solved is None else ITERATIONS
+    statements = (*chunk.before, *chunk.after * steps_of_solution, *(s for s in chunk.scan if s.target.tensor == "S1"))
     return sum(_statement_flops(statement, extents) for statement in statements) // chunk.size
 
 

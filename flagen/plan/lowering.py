@@ -54,6 +54,7 @@ from flagen.spec.model import (
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
     walk,
@@ -70,6 +71,15 @@ class TooManyDims(Exception):
         self.span = span
 
 
+class NoTile(Exception):
+    """An expression that no tile is evaluated as; says why."""
+
+    def __init__(self, reason: str, span: Span) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.span = span
+
+
 @dataclass(frozen=True)
 class Lowering:
     """Lowers expressions over `order`: every dim of the spec, in the order that the axes of tiles take."""
@@ -81,6 +91,7 @@ class Lowering:
 
         Raises:
             TooManyDims: it cannot be evaluated on tiles of `MAX_DIMS` axes.
+            NoTile: it is the solution of a system of equations.
         """
         match expr:
             case Number(value):
@@ -123,6 +134,9 @@ class Lowering:
                 return Paired(self(left), self(right), (dim,))
             case Index(dim):
                 return Widened(Lane(dim, (dim,)), (dim,))
+            case Solution():
+                reason = "solves a system of equations for every token, which takes all of a state at once"
+                raise NoTile(reason, expr.span)
         raise InternalError(f"no tile for {expr!r}")
 
     def _rotated(self, value: Tile, angle: Tile, half: bool) -> Tile:

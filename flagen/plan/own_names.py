@@ -34,14 +34,14 @@ _PYTHON = _words("""
 """Of Python itself and its library."""
 
 _TORCH = _words("""
-    annotations args Arguments arguments axes batch by_step by_token CALL Call dataclass device dtype einsum Ellipsis
-    final final_state finals functional fused_recurrent j layouts math Module module naive name nn NoneType offsets
-    operators outputs Parameter promote Recurrence registers run runs scans self sequences shapes_only Size sizes State
-    t Tensor tensor tensors tokens torch
+    annotations args Arguments arguments axes batch by_step by_token CALL Call dataclass device dtype einsum
+    Ellipsis final final_state finals functional fused_recurrent j layouts math Module module naive name nn
+    NoneType offsets operators outputs Parameter partial promote Recurrence registers run runs scans self
+    sequences shapes_only Size sizes solves State t Tensor tensor tensors tokens torch
 """)
 """Of the PyTorch forms, of modules and of the table of arguments."""
 
-_ARGUMENTS = _words("chunk_size cu_seqlens initial_state output_final_state save_states")
+_ARGUMENTS = _words("chunk_size cu_seqlens initial_state max_iterations output_final_state save_states")
 """Arguments of public functions: no input is called so, but a local may be."""
 
 _TRITON = _words("""

@@ -35,6 +35,7 @@ from flagen.spec.model import (
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     Transpose,
 )
 from flagen.spec.names import did_you_mean, functions, later_hint, listed
@@ -52,6 +53,7 @@ from flagen.spec.shapes import (
     repeated_dim,
     rotate_misfit,
     row_misfit,
+    solve_misfit,
     sum_misfit,
 )
 
@@ -229,6 +231,8 @@ class _Elaborator:
             return self.prev(node)
         if function == "first":
             return self.begins(node)
+        if function == "solve":
+            return self.solve(node)
         names = FUNCTIONS[function].arguments if function in FUNCTIONS else _ARGUMENTS[function]
         args = [self.expr(arg) for arg in node.args]
         if len(args) != len(names):
@@ -320,6 +324,18 @@ class _Elaborator:
             message = "`first` takes how many tokens a mini-batch has: a whole number, at least 1, or a param"
             every = self.whole(argument, message, "for example `first(16)`")
         return None if every is None else self.first(every, self.span(node))
+
+    def solve(self, node: ast.Call) -> Expr | None:
+        args = [self.expr(arg) for arg in node.args]
+        if not 2 <= len(args) <= 3:
+            self.wrong_count(node, "solve(A, q)` or `solve(A, q, d)", "the x for which `A @ x + d * x` is `q`")
+            return None
+        matrix, right, *shifts = args
+        if matrix is None or right is None or None in shifts or self.ratio is None:
+            return None
+        shift = shifts[0] if shifts else None
+        misfit = solve_misfit(matrix, right.dims, None if shift is None else shift.dims, self.ratio)
+        return self.fitted(node, misfit, Solution(matrix, right, shift, self.span(node)))
 
     def tokens(self, node: ast.expr) -> int | None:
         """How many tokens ago, which an argument says."""

@@ -7,7 +7,7 @@ level.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -15,6 +15,7 @@ from typing import Literal
 
 from flagen.diagnostics import NOWHERE, Source, Span
 from flagen.intervals import Interval as Interval
+from flagen.spec.dims import behind_sources
 from flagen.spec.layer.model import Layer
 
 Dims = tuple[str, ...]
@@ -233,6 +234,21 @@ class Index:
         return (self.dim,)
 
 
+@dataclass(frozen=True)
+class Solution:
+    """`solve(matrix, right, shift)`: the vector x, over the second dim of a matrix state [D, D2], for which
+    `matrix @ x + shift * x` is `right`, over D; without a `shift`, `matrix @ x`."""
+
+    matrix: Expr
+    right: Expr
+    shift: Expr | None
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @cached_property
+    def dims(self) -> Dims:
+        return self.matrix.dims[1:]
+
+
 Expr = (
     Number
     | Name
@@ -249,6 +265,7 @@ Expr = (
     | Over
     | Pairs
     | Index
+    | Solution
 )
 
 
@@ -265,6 +282,8 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return (left, right)
         case Call(_, args):
             return args
+        case Solution(matrix, right, shift):
+            return (matrix, right) if shift is None else (matrix, right, shift)
 
 
 def sizes_in(expr: Expr) -> tuple[str, ...]:
@@ -448,7 +467,7 @@ class Spec:
         declared += [decl.dims for decl in self.params]
         declared += [tuple(entry.name for entry in self.following)]
         sources = {entry.name: dims_in(entry.value) for entry in self.following}
-        return _behind_sources((dim for dims in declared for dim in dims), sources)
+        return behind_sources((dim for dims in declared for dim in dims), sources)
 
     @property
     def axes(self) -> Dims:
@@ -470,17 +489,3 @@ class Spec:
     def has_value_heads(self) -> bool:
         """Whether some input declares HV; otherwise HV is H."""
         return any(decl.heads == "HV" for decl in self.inputs)
-
-
-def _behind_sources(dims: Iterable[str], sources: Mapping[str, Dims]) -> Dims:
-    """Each dim once, behind those it follows from."""
-    found: dict[str, None] = {}
-    for dim in dims:
-        pending = [dim]
-        while pending:
-            missing = [source for source in sources.get(pending[-1], ()) if source not in found]
-            if missing:
-                pending += reversed(missing)
-            else:
-                found[pending.pop()] = None
-    return tuple(found)

@@ -22,6 +22,7 @@ from flagen.spec.model import (
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
 )
@@ -65,6 +66,9 @@ def _printed(expr: Expr) -> Printed:
             return Printed(f"pairs({to_source(left)}, {to_source(right)})")
         case Index(dim):
             return Printed(f"index({dim})")
+        case Solution(matrix, right, shift):
+            given = (matrix, right) if shift is None else (matrix, right, shift)
+            return Printed(f"solve({', '.join(map(to_source, given))})")
 
 
 def _number(value: Fraction | float) -> Printed:

@@ -28,6 +28,7 @@ from flagen.spec.model import (
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
 )
@@ -76,6 +77,8 @@ def interval_of(
             return interval_of(value, ranges, definitions)
         case Index():
             return Interval(0.0, math.inf)
+        case Solution():
+            return Interval()
         case Call(function, args):
             return FUNCTIONS[function].interval(*(interval_of(arg, ranges, definitions) for arg in args))
 

@@ -24,6 +24,7 @@ from flagen.spec.model import (
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     Statement,
     StateRead,
     Transpose,
@@ -126,7 +127,7 @@ class Roles:
                     terms = self._terms(other)
                     self._scale(factor, terms, flow)
                     self._visit(factor, replace(flow, writes=flow.writes and terms.write))
-            case Contract() | Reduce():
+            case Contract() | Reduce() | Solution():
                 for child in children(expr):
                     self._visit(child, replace(flow, direct=False))
             case _:
@@ -150,7 +151,7 @@ class Roles:
         """The names that stand in the terms of `factor` which are no state; what reads a state is no scale either."""
         if not self._terms(factor).write:
             return set()
-        if isinstance(factor, (Contract, Reduce)) and any(map(self._is_state, walk(factor))):
+        if isinstance(factor, (Contract, Reduce, Solution)) and any(map(self._is_state, walk(factor))):
             return set()
         if isinstance(factor, Name):
             return {factor.name}
@@ -165,7 +166,7 @@ class Roles:
                 return Terms(state=True, write=False)
             case Name(name, "local") if name in self._local_terms:
                 return self._local_terms[name]
-            case Number() | Name() | StateRead() | Contract() | Reduce() | Index():
+            case Number() | Name() | StateRead() | Contract() | Reduce() | Index() | Solution():
                 return _WRITE
             case Negate(value) | Transpose(value):
                 return self._terms(value)

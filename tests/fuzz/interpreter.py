@@ -31,6 +31,7 @@ from flagen.spec.model import (
     Repeat,
     Rotate,
     RowMap,
+    Solution,
     Spec,
     StateRead,
     Transpose,
@@ -126,6 +127,11 @@ class Scope:
             case Index(dim):
                 places = torch.arange(int(self.names[dim].max()), dtype=torch.float64)
                 return places.expand(*self.lead, len(places))
+            case Solution(matrix, right, shift):
+                system = self.evaluate(matrix)
+                if shift is not None:
+                    system = system + torch.diag_embed(self.spread(shift, right.dims).expand(system.shape[:-1]))
+                return torch.linalg.inv(system).matmul(self.spread(right, right.dims)[..., None])[..., 0]
             case RowMap("softmax", value):
                 return torch.softmax(self.evaluate(value), dim=-1)
             case RowMap("l2norm", value):

@@ -154,6 +154,14 @@ def momentum_delta_rule(S, M, q, k, v, log_alpha, log_mu, p, beta, eta, *, scale
     return (S, M), read(S, q, scale)
 
 
+@recurrence(states={"A": "k k", "S": "k v"}, per_head="lamb", output="v")
+def mesa_net(A, S, q, k, v, g, beta, lamb):
+    """What least squares makes of all keys and values, with a ridge that does not fade, read by the query."""
+    A = exp(g) * A + beta * outer(k, k)
+    S = exp(g) * S + beta * outer(k, v)
+    return (A, S), torch.linalg.inv(A + torch.diag(lamb)).mv(q) @ S
+
+
 @recurrence("k v")
 def iplr(S, q, k, v, a, b, *, scale=None):
     S = S + outer(b, retrieve(S, a)) + outer(k, v)

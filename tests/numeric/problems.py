@@ -78,6 +78,11 @@ SHORT_BATCHES = {"mini_batch_size": 4, "eps": 0.3}
 than 2, for what is trained on itself for 200 tokens forgets no error."""
 
 
+def second_moment(x: Tensor) -> Tensor:
+    """Symmetric and positive definite."""
+    return x @ x.mT / (2 * x.shape[-1])
+
+
 @dataclass(frozen=True)
 class Variant:
     """How a variant's arguments and first states are drawn (standard normal unless told), and the scalars it requires.
@@ -122,6 +127,9 @@ VARIANTS = {
     "comba": _variant(k=unit, p=half_unit, g=log_decay, beta=uniform(0, 1)),
     "momentum_delta_rule": _variant(
         k=unit, p=half_unit, log_alpha=log_decay, log_mu=log_decay, beta=uniform(0, 1), eta=uniform(0, 1)
+    ),
+    "mesa_net": _variant(
+        ends={"lamb": (0.25, 8)}, k=unit, g=log_decay, beta=uniform(0, 1), lamb=uniform(0.5, 1.5), A=second_moment
     ),
     "iplr": _variant(a=half_unit, b=half_unit),
     "dplr": _variant(a=unit, b=half_unit, gk=log_decay),

@@ -245,5 +245,5 @@ def test_which_variant_lacks_which_form():
         "naive_recurrent": set(),
         "naive_chunk": {"slstm"},
         "chunk": {"slstm", "titans_linear", "ttt_linear"},
-        "fused_recurrent": {"cyfa", "slstm"},
+        "fused_recurrent": {"cyfa", "mesa_net", "slstm"},
     }

@@ -19,7 +19,7 @@ LINEAR = {
     "momentum_delta_rule": {"S_initial", "M_initial"},
     **{name: {"Sk_initial"} for name in ("gsa", "abc_attn")},
     "linear_attn_normalized": {"S_initial", "z_initial"},
-    **{name: {"S_initial"} for name in ("lightnet", "precond_gated_delta_rule", "precond_kda")},
+    **{name: {"S_initial"} for name in ("lightnet", "mesa_net", "precond_gated_delta_rule", "precond_kda")},
 }
 """The states that are so, where there are several."""
 SOFTMAX = ("gsa", "abc_attn")

@@ -59,6 +59,9 @@ def test_every_variant_has_a_plan_that_splits_its_state(path: Path) -> None:
     if path.stem == "slstm":
         assert isinstance(planned, Unavailable) and "4 matrices whole, states, params" in planned.reason
         return
+    if path.stem == "mesa_net":
+        assert isinstance(planned, Unavailable) and "takes all of a state at once" in planned.reason
+        return
     assert isinstance(planned, FusedPlan)
     channels = ("hgrn", "rg_lru", "rwkv4", "short_convolution", "token_shift")
     others = {"mamba2": "P", "mamba": "E", **dict.fromkeys(channels, "D")}

@@ -32,6 +32,8 @@ def derivation_file(plan: Plan) -> Rendering:
     planned = None if isinstance(plan.chunk, Unavailable) else plan.chunk
     printer = ExpressionPrinter(_Subscripts(spec).of)
     nf = None if chunk is None else chunk.normal_form
+    solved = None if chunk is None else chunk.solved
+    rows = printer if nf is None else ExpressionPrinter(_Subscripts(nf.spec).of)
     adjoint = plan.derivation.adjoint
     equations = EquationPrinter(
         numbered=nf is not None and len(nf.reads) > 1, per_key=nf is not None and nf.decay_kind == "key"
@@ -47,7 +49,8 @@ def derivation_file(plan: Plan) -> Rendering:
             "sizes": [(symbol(entry.name), printer.print(entry.value)) for entry in spec.following],
             "steps": (symbol(spec.steps.symbol), spec.steps.argument) if spec.steps else None,
             "reason": markdown(plan.chunk.reason) if isinstance(plan.chunk, Unavailable) else "",
-            "normal_form": [] if nf is None else list(_normal_form(nf, printer)),
+            "normal_form": [] if nf is None else list(_normal_form(nf, rows, has_output=solved is None)),
+            "residual": "" if solved is None else _with_reads(solved.operator, rows.print(solved.residual)),
             "orientation": "" if nf is None else _orientation(nf),
             "chunk_form": [] if chunk is None else [equations.print(s) for s in chunk.form.system.statements],
             "adjoint": [] if adjoint is None else [equations.print(s) for s in adjoint.system.statements],
@@ -115,7 +118,7 @@ def _assign(statement: Assign, printer: ExpressionPrinter) -> str:
     return f"{symbol(statement.target)} &{arrow} {printer.print(statement.value)}"
 
 
-def _normal_form(nf: NormalForm, printer: ExpressionPrinter) -> Iterator[tuple[str, str, str]]:
+def _normal_form(nf: NormalForm, printer: ExpressionPrinter, *, has_output: bool) -> Iterator[tuple[str, str, str]]:
     """(what, the row's quantities, a remark) for each row of the normal form."""
     for number, block in enumerate(nf.blocks):
         times = "each micro-step" if block.repeated and nf.spec.steps else "once"
@@ -143,10 +146,15 @@ def _normal_form(nf: NormalForm, printer: ExpressionPrinter) -> Iterator[tuple[s
         text = rf"{_read_name(nf, read.name)} = {product}, \quad q = {printer.print(read.q)}"
         text += _numbers(printer, c=read.of)
         yield f"{read.side} read", text, nf.describe(read.position)
-    output = printer.print(nf.output)
+    if has_output:
+        yield "output", f"o = {_with_reads(nf, printer.print(nf.output))}", ""
+
+
+def _with_reads(nf: NormalForm, text: str) -> str:
+    """A formula with its reads called as the table calls them."""
     for read in nf.reads:
-        output = output.replace(symbol(read.name), _read_name(nf, read.name))
-    yield "output", f"o = {output}", ""
+        text = text.replace(symbol(read.name), _read_name(nf, read.name))
+    return text
 
 
 def _numbers(printer: ExpressionPrinter, **numbers: Numbers) -> str:

@@ -36,6 +36,7 @@ from flagen.spec.model import (
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
 )
@@ -122,6 +123,8 @@ class ExpressionPrinter:
                 return joined("*", self._printed(left), self._printed(right), between=r" \otimes ")
             case Index(dim):
                 return Latex(rf"\operatorname{{index}}_{{{symbol(dim)}}}")
+            case Solution(matrix, right, shift):
+                return self._solution(self._printed(matrix), right, shift)
 
     def _product(self, left: Expr, right: Expr) -> Latex:
         one, other = self._printed(left), self._printed(right)
@@ -132,6 +135,18 @@ class ExpressionPrinter:
             one, other = (diagonal, matrix) if large.dims[0] == small.dims[0] else (matrix, diagonal)
         elementwise = left.dims and left.dims == right.dims
         return joined("*", one, other, regrouped=True, between=r" \odot " if elementwise else r"\,")
+
+    def _solution(self, matrix: Latex, right: Expr, shift: Expr | None) -> Latex:
+        if shift is None:
+            inverse = rf"{{{matrix.atom}}}^{{-1}}"
+        else:
+            diagonal = (
+                rf"\operatorname{{Diag}}\left({self.print(shift)}\right)"
+                if shift.dims
+                else (rf"{self._printed(shift).within(PRODUCT)}\,I")
+            )
+            inverse = rf"\left({matrix.text} + {diagonal}\right)^{{-1}}"
+        return Latex(rf"{inverse}\,{self._printed(right).within(SIGN)}", PRODUCT)
 
     def _left_operand(self, left: Expr) -> str:
         if isinstance(left, Transpose):

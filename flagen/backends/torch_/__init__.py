@@ -55,6 +55,10 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
 
             packages = (inside(package_of(stage, plan.spec.name), _stage(stage.plan)) for stage in stages)
             return (staged_file(plan, plan.chunk), *chain.from_iterable(packages))
+        case ChunkPlan(solved=solved) if solved is not None:
+            from flagen.backends.torch_.solved import solved_file
+
+            return (solved_file(plan, plan.chunk, solved),)
         case ChunkPlan():
             return (chunk_file(plan, plan.chunk),)
 

@@ -31,12 +31,12 @@ from flagen.plan.model import Plan
 def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
     """`naive_chunk.py` of a package that has a chunk form."""
     spec, nf = plan.spec, chunk.normal_form
-    rows = dict(_rows(chunk))
+    rows = dict(rows_of(chunk))
     scope = ReadScope(spec, nf.reads)
     lines, before = prelude(scope, (*(read.q for read in nf.reads), *expressions(nf), nf.output))
     printer = Printer(scope.code)
-    names = _names(chunk)
-    equations = _Equations(chunk, names)
+    names = names_of(chunk)
+    equations = Equations(chunk, names)
     reads = [names[f"O{number}"] for number in range(len(nf.reads))]
     rows_printer = RowPrinter(nf, Printer(scope.code))
     arguments = [(names.get(row, row), rows_printer.row(row, value)) for row, value in rows.items()]
@@ -64,7 +64,7 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
                 for statement in chunk.form.system.statements
                 for line in wrapped(str(called(statement, names)), 112)
             ],
-            "legend": _legend(chunk),
+            "legend": legend_of(chunk),
             "setup": equations.setup,
             "before": equations.before,
             "scan": equations.scan,
@@ -100,7 +100,7 @@ def _axis(read: Read) -> int:
     return 3 if read.side == "left" else 2
 
 
-def _names(chunk: ChunkPlan) -> dict[str, str]:
+def names_of(chunk: ChunkPlan) -> dict[str, str]:
     """Tensors of the system whose names carry a number that a single read does not need."""
     single = len(chunk.normal_form.reads) == 1
     numbered = (
@@ -118,7 +118,7 @@ def _names(chunk: ChunkPlan) -> dict[str, str]:
     return {**numbered, **{f"O{n}": "o" if single else f"o{n}" for n in range(len(chunk.normal_form.reads))}}
 
 
-def _legend(chunk: ChunkPlan) -> list[str]:
+def legend_of(chunk: ChunkPlan) -> list[str]:
     nf = chunk.normal_form
     lines = [
         "Indices: t tokens"
@@ -146,7 +146,7 @@ def _legend(chunk: ChunkPlan) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ equations
 
 
-class _Equations:
+class Equations:
     """The three phases of the chunk form, printed."""
 
     def __init__(self, chunk: ChunkPlan, names: dict[str, str]) -> None:
@@ -213,7 +213,7 @@ class _ScanPrinter(EquationPrinter):
 # ----------------------------------------------------------------------------------------------------------------- rows
 
 
-def _rows(chunk: ChunkPlan) -> Iterator[tuple[str, Rows]]:
+def rows_of(chunk: ChunkPlan) -> Iterator[tuple[str, Rows]]:
     """Every row tensor of the chunk form."""
     nf = chunk.normal_form
     reads = {f"q{n}": Rows(nf.key if read.side == "left" else nf.value, read.q) for n, read in enumerate(nf.reads)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from flagen.backends.notes import naive_chunk_notes
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter, output_dtype, output_like
+from flagen.backends.solutions import iterations
 from flagen.backends.stages import package_of
 from flagen.backends.torch_.common import common_context, equations
 from flagen.backends.torch_.scope import Scope, defaults, names_used, prelude
@@ -19,12 +20,16 @@ from flagen.plan.staged import as_locals
 def staged_file(plan: Plan, staged: StagedPlan) -> Rendering:
     """`naive_chunk.py` of a package whose spec runs in stages."""
     size = Parameter("chunk_size", "int", str(staged.size), True, "tokens per chunk.")
-    stages = staged_context(staged, lambda stage: f"naive_chunk_{stage.spec.name}", lambda stage: (), promotes=True)
+    stages = staged_context(staged, lambda stage: f"naive_chunk_{stage.spec.name}", _modes, promotes=True)
     del stages["repeats_heads"]  # What is promoted has all heads.
     notes = {"notes": naive_chunk_notes(plan)}
-    context = {**common_context(plan.spec, size), **stages, **notes}
+    context = {**common_context(plan.spec, size, *iterations(plan)), **stages, **notes}
     del context["output_dtype"]  # The stages' lines have it.
     return Rendering("naive_chunk.py", "torch/staged.py.j2", context)
+
+
+def _modes(stage: PlannedStage) -> Iterator[str]:
+    return (parameter.name for parameter in iterations(stage.plan))
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,8 @@ def staged_context(
     given = list(defaults(Scope(spec), _params(plan)))
     return {
         "calls": calls,
-        "firsts": names.firsts,
-        "finals": names.finals,
+        "first": names.given_states,
+        "final": names.finals[0] if len(names.finals) == 1 else f"({', '.join(names.finals)})",
         "defaults": given,
         "repeats_heads": names.repeats_heads,
         "promotion": [f"dtype = {dtype}", _promotion(promoted)] if promoted else [],
@@ -98,6 +103,13 @@ class _Names:
         finals = dict(pair for stage in plan.stages if not stage.repeats for pair in self._last_states(stage))
         self.finals = [finals[name] for name in states]
         self.repeats_heads = any(self._repeats(stage) for stage in plan.stages)
+
+    @property
+    def given_states(self) -> str:
+        """The line that takes the states that a call starts from apart."""
+        if len(self.firsts) == 1:
+            return f"{self.firsts[0]} = initial_state"
+        return f"{', '.join(self.firsts)} = initial_state or [None] * {len(self.firsts)}"
 
     def _fresh(self, name: str) -> str:
         while name in self.taken:
