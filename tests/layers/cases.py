@@ -356,6 +356,21 @@ LAYERS: dict[str, Layer] = {
             {**OF_40, "num_slots": 4, "use_short_conv": False},
         ),
     ),
+    "momentum_deltanet": Layer(
+        "MomentumDeltaNet",
+        configs(
+            {**SMALL, "num_v_heads": 4},
+            {**SMALL, "use_gate": False, "conv_bias": True, "allow_neg_eigval": True, "min_log_mu": None},
+            {**SMALL, "use_short_conv": False, "qk_activation": "elu", "qk_norm": "sum", "expand_v": 1.0},
+            {**SMALL, "use_p_times_alpha": False, "use_output_correction": False, "tau_factor": 4},
+            {**SMALL, "use_beta": False, "qk_activation": "relu", "qk_norm": "sum", "num_v_heads": 4},
+        ),
+        (
+            {"hidden_size": 48, "num_heads": 4},
+            {**OF_40, "num_v_heads": 6, "expand_v": 1.0, "expand_k": 2.0},
+            {**OF_40, "use_gate": False, "use_short_conv": False, "use_output_correction": False},
+        ),
+    ),
     "lightnet_attention": Layer(
         "LightNetAttention",
         # fla's norm adds 1e-6 whatever norm_eps says.

@@ -38,6 +38,7 @@ import fla.layers.gated_deltanet
 import fla.layers.gated_deltaproduct
 import fla.layers.hgrn
 import fla.layers.mamba3
+import fla.layers.momentum_deltanet
 import fla.layers.simple_gla
 import fla.ops.lightnet.chunk
 import fla.ops.lightnet.fused_recurrent
@@ -49,6 +50,7 @@ from fla.ops.abc.naive import naive_recurrent_abc
 from fla.ops.cyfa import naive_recurrent_cyfa
 from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
+from fla.ops.momentum_delta_rule import fused_recurrent_momentum_delta_rule
 from torch import Tensor, nn
 
 from tests.layers.cases import LAYERS, Config
@@ -96,7 +98,10 @@ ALONE = {
     "cyclic_flow_attention": "has kernels for a GPU alone, and their reference fails of a sequence that is empty",
 }
 """Layers that run each sequence of a pack alone, and each without its padding where gradients are wanted."""
-AFRESH = {"abc_attention": "cannot resume, refuses cu_seqlens, and what is masked adds to the slots all the same"}
+AFRESH = {
+    "abc_attention": "cannot resume, refuses cu_seqlens, and what is masked adds to the slots all the same",
+    "momentum_deltanet": "refuses masks and cu_seqlens",
+}
 """Layers that run each sequence alone without its padding, and all of it again for each further token."""
 STEPWISE = {"mamba2_layer": "a prefill takes the heads of a group from all groups in turn; token by token it is right"}
 
@@ -151,6 +156,14 @@ def gated_delta_rule(
 
 def l2norm(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+def of_two_matrices(initial_state: Any = None, **more: Any) -> tuple[Tensor, Any]:
+    """fla's operator of the momentum delta rule, token by token: by chunks it refuses float32, and adds 1e-6 to beta.
+    What it keeps is two matrices here."""
+    given = None if initial_state is None else torch.stack(initial_state)
+    o, states = fused_recurrent_momentum_delta_rule(initial_state=given, **more)
+    return o, None if states is None else tuple(states)
 
 
 def of_a_circle(checkpoint_level: int = 0, **more: Any) -> tuple[Tensor, Any]:
@@ -222,6 +235,8 @@ def written_once(
 
 
 fla.layers.cyfa.chunk_cyfa = fla.layers.cyfa.fused_recurrent_cyfa = of_a_circle
+fla.layers.momentum_deltanet.chunk_momentum_delta_rule = of_two_matrices
+fla.layers.momentum_deltanet.fused_recurrent_momentum_delta_rule = of_two_matrices
 fla.layers.mamba3.mamba3_siso_combined = trapezoid
 fla.layers.mamba3.apply_rotary_qk_inference_fwd = turned_once
 fla.layers.mamba3.mamba3_step_fn = written_once

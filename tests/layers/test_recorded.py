@@ -57,6 +57,9 @@ OF_PYTORCH = ("device", "dtype")
 """Arguments of fla's Mamba3 that say where parameters are made, as `with torch.device(...)` and `.to(...)` do."""
 PRECISION = 3e-6
 """How far float32 may be from the same layer in float64, gradients as well."""
+LOSES = {"momentum_deltanet": 7}
+"""How many times as far: of this layer the gradients of what bounds the gates are small sums of large terms; token by
+token, the recurrence loses 7e-6 of them, and fla's layer 1e-5."""
 
 PACKAGES = [package for package in LAYERS if (ROOT / "specs" / f"{package}.yaml").exists()]
 QUICK = ("no_mask", "packed")
@@ -156,7 +159,8 @@ def test_precision(package: str, in_pytorch: None) -> None:
         return found
 
     expected, got = run(torch.float64), run(torch.float32)
-    assert not [failure for name in expected for failure in differs(name, expected[name], got[name], PRECISION)]
+    bound = LOSES.get(package, 1) * PRECISION
+    assert not [failure for name in expected for failure in differs(name, expected[name], got[name], bound)]
 
 
 @pytest.mark.filterwarnings("ignore:Operators run without kernels")

@@ -31,6 +31,7 @@ from tests.numeric.operator_references import (
     mamba,
     mamba2,
     mamba3,
+    momentum_delta_rule,
     precond_gated_delta_rule,
     precond_kda,
     retention,
@@ -242,6 +243,41 @@ def precond_kimi_delta_attention(
     moments = log_forget(A_log_atk, a + dt_bias_atk), sigmoid(b_atk)
     squash = {"x": squash_x, "center": log_atk_scale, "eps": squash_eps}
     return precond_kda.__wrapped__(S, A, unit(q), unit(k), v, *gates, *moments, scale=scale, **squash)
+
+
+@recurrence(states={"S": "k v", "M": "k v"}, per_head="A_log dt_bias Mu_log mu_bias log_factor D_log", output="v")
+def momentum_deltanet(
+    S,
+    M,
+    q,
+    k,
+    v,
+    a,
+    m,
+    b,
+    e,
+    A_log,
+    dt_bias,
+    Mu_log,
+    mu_bias,
+    log_factor,
+    D_log,
+    *,
+    tau=1,
+    strength=1,
+    lowest=-math.inf,
+    ahead=1,
+    normed=1,
+    scale=None,
+):
+    eta = 1 + torch.tanh(e / tau)
+    angle = torch.atan(eta * exp(log_factor))
+    log_alpha = torch.log(torch.cos(angle) ** 2) + log_forget(A_log, a + dt_bias)
+    log_mu = log_forget(Mu_log, m + mu_bias).clamp(min=lowest)
+    beta = strength * sigmoid(b) * torch.sin(angle) ** 2
+    q, k = (unit(x) if normed else x for x in (q - exp(D_log) * k, k))
+    operands = q, k, v, log_alpha, log_mu, exp(ahead * log_alpha) * k, beta, eta
+    return momentum_delta_rule.__wrapped__(S, M, *operands, scale=scale)
 
 
 # ---------------------------------------------------------------------------------------------------------------- slots
