@@ -1,4 +1,4 @@
-"""What is recorded of fla's layers: each layer's switches, small; and the package of each layer's spec."""
+"""What is recorded of fla's and others' layers: each layer's switches, small; and the package of each layer's spec."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Layer:
-    """`class_name` is fla's; `configs` are what is run, `tables` what only its `state_dict` is looked at of.
+    """`class_name` is fla's or one of `peers`; of `configs` all is run, of `tables` only the `state_dict` is looked at.
 
     In a config, `layer_idx` is 0 where it is not said; what stands in `given` are arguments of `forward`: "tokens" has
     a row for each token, "fractions" is a row of numbers between 0 and 1.
@@ -355,6 +355,15 @@ LAYERS: dict[str, Layer] = {
             {**OF_40, "num_slots": 10, "expand_v": 2.0},
             {**OF_40, "num_slots": 4, "use_short_conv": False},
         ),
+    ),
+    "mlstm_layer": Layer(
+        "MLSTMLayer",
+        configs(
+            {"num_heads": 2},
+            {"num_heads": 4, "weight_mode": "fused", "use_bias": True, "gate_soft_cap": 2.0, "v_dim_factor": 2.0},
+            {"num_heads": 2, "qk_dim_factor": 1.0, "eps": 0.1, "norm_eps": 1e-3},
+        ),
+        (OF_48, {**OF_48, "weight_mode": "fused", "use_bias": True}),
     ),
     "momentum_deltanet": Layer(
         "MomentumDeltaNet",

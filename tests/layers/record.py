@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""Records what fla's real layers give, in `data/`: run when the layers' cases change, where fla is installed.
+"""Records what fla's real layers and `peers` give, in `data/`: run when the layers' cases change, where both are installed.
 
     PYTHONPATH=. TRITON_INTERPRET=1 python -m tests.layers.record [PACKAGE...]
 
@@ -53,7 +53,9 @@ from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
 from fla.ops.momentum_delta_rule import fused_recurrent_momentum_delta_rule
 from torch import Tensor, nn
 
+from tests.layers import peers
 from tests.layers.cases import LAYERS, Config
+from tests.layers.peers import Around
 from tests.layers.scenarios import AsOurs, scenarios
 from tests.numeric.operator_references import mamba3, turned
 
@@ -100,6 +102,7 @@ ALONE = {
 """Layers that run each sequence of a pack alone, and each without its padding where gradients are wanted."""
 AFRESH = {
     "abc_attention": "cannot resume, refuses cu_seqlens, and what is masked adds to the slots all the same",
+    "mlstm_layer": "knows neither masks nor packs",
     "momentum_deltanet": "refuses masks and cu_seqlens",
 }
 """Layers that run each sequence alone without its padding, and all of it again for each further token."""
@@ -250,21 +253,12 @@ fla.layers.abc.chunk_abc = slots
 fla.layers.delta_net.chunk_delta_rule = fla.layers.delta_net.fused_recurrent_delta_rule
 
 
-class Alone(nn.Module):
+class Alone(Around):
     """Of each sequence by itself, what the layer gives; afresh, of all its tokens without padding, from nothing."""
 
     def __init__(self, layer: nn.Module, afresh: bool) -> None:
-        super().__init__()
-        self.layer, self.afresh = layer, afresh
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.load_state_dict(*args, **kwargs)
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.named_parameters(*args, **kwargs)
+        super().__init__(layer)
+        self.afresh = afresh
 
     def forward(
         self,
@@ -336,22 +330,12 @@ class Memory:
         raise AssertionError("written by Alone")
 
 
-class Stepwise(nn.Module):
+class Stepwise(Around):
     """Token by token, from states of zeros."""
 
     def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
+        super().__init__(layer)
         self.layer_idx = layer.layer_idx
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.load_state_dict(*args, **kwargs)
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.named_parameters(*args, **kwargs)
 
     def forward(self, x: Tensor, past_key_values: Any = None, use_cache: bool = False, **more: Any) -> tuple[Any, ...]:
         layer, index = self.layer, self.layer.layer_idx
@@ -378,7 +362,7 @@ def record(package: str) -> None:
 
 def layer_class(package: str) -> type[nn.Module]:
     name = LAYERS[package].class_name
-    module = fla.layers if hasattr(fla.layers, name) else fla.layers.simple_gla
+    module = next(module for module in (fla.layers, fla.layers.simple_gla, peers) if hasattr(module, name))
     found: type[nn.Module] = getattr(module, name)
     return found
 

@@ -31,6 +31,7 @@ from tests.numeric.operator_references import (
     mamba,
     mamba2,
     mamba3,
+    mlstm,
     momentum_delta_rule,
     precond_gated_delta_rule,
     precond_kda,
@@ -132,6 +133,15 @@ def mamba3_layer(
 @recurrence(states={"S": "k v", "z": "k"}, first={"z": -math.inf}, output="v")
 def lightnet_attention(S, z, q, k, v, *, scale=None):
     return lightnet.__wrapped__(S, z, silu(q), k, v, scale=scale)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    return cap * torch.tanh(x / cap)
+
+
+@recurrence(states={"S": "k v", "n": "k", "m": ""}, output="v")
+def mlstm_layer(S, n, m, q, k, v, i, f, *, cap=15.0, scale=None, eps=1e-6):
+    return mlstm.__wrapped__(S, n, m, q, k, v, soft_cap(i, cap), soft_cap(f, cap), scale=scale, eps=eps)
 
 
 # --------------------------------------------------------------------------------------------------------------- deltas
