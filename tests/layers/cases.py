@@ -106,6 +106,14 @@ LAYERS: dict[str, Layer] = {
         ),
         (OF_64,),
     ),
+    "griffin": Layer(
+        "GriffinRecurrentBlock",
+        configs(
+            {"num_attention_heads": 4},
+            {"num_attention_heads": 2, "lru_width": 24, "conv1d_width": 3, "hidden_activation": "silu"},
+        ),
+        ({"hidden_size": 48, "num_attention_heads": 3, "lru_width": 24}, {"hidden_size": 48, "num_attention_heads": 4}),
+    ),
     "hgrn_attention": Layer(
         "HGRNAttention",
         (

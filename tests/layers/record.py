@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""Records what fla's real layers and `peers` give, in `data/`: run when the layers' cases change, where both are installed.
+"""Records what fla's real layers and `peers` give, in `data/`: run when cases of layers change, where all is installed.
 
     PYTHONPATH=. TRITON_INTERPRET=1 python -m tests.layers.record [PACKAGE...]
 
@@ -102,6 +102,7 @@ ALONE = {
 """Layers that run each sequence of a pack alone, and each without its padding where gradients are wanted."""
 AFRESH = {
     "abc_attention": "cannot resume, refuses cu_seqlens, and what is masked adds to the slots all the same",
+    "griffin": "knows neither masks nor packs",
     "mlstm_layer": "knows neither masks nor packs",
     "momentum_deltanet": "refuses masks and cu_seqlens",
 }

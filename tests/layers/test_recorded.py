@@ -39,9 +39,9 @@ APART = {"rwkv7_attention": 4}
 """How many times as far: of this layer fla's chunk kernels are up to 2e-5 and 2e-4 from float64 themselves, where ours
 are as near as test_precision asks."""
 CANCELS = {"lightnet_attention": "k_conv1d.bias", "mlstm_layer": "igate_preact.bias"}
-"""Gradients that are zero but for rounding, or nearly so: a softmax over time does not see what is added to all keys, nor
-the norm of what is read, but for its eps, what all that was written is multiplied by. They are compared with zero, by the
-largest gradient there is."""
+"""Gradients that are zero but for rounding, or nearly so: a softmax over time does not see what is added to all keys,
+nor a norm, but for its eps, what all that is read is multiplied by. They are compared with zero, by the largest
+gradient there is."""
 
 
 def with_last_product(states: list[Tensor]) -> list[Tensor]:

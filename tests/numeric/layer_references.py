@@ -87,6 +87,14 @@ def hgrn_attention(h, i, f, *, floor):
     return hgrn.__wrapped__(h, silu(i) * (1 - exp(g)), g)
 
 
+@recurrence(states={"h": "x", "seen": ""}, per_head="Lambda", output="x")
+def griffin(h, seen, x, r, i, Lambda, *, c=8.0):
+    """RG-LRU, where a token that none was before is taken whole."""
+    a = exp(-c * softplus(Lambda) * sigmoid(r))
+    h = a * h + (seen * (1 - a**2).sqrt() + 1 - seen) * (sigmoid(i) * x)
+    return (h, torch.ones_like(seen)), h
+
+
 @recurrence("f v", per_head="floor")
 def hgrn2_attention(S, q, f, v, *, floor, scale=None):
     S, o = hgrn2.__wrapped__(S, silu(q), kept(f, floor), v)

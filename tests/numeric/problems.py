@@ -142,6 +142,7 @@ VARIANTS = {
     "mamba2_layer": _variant({"least": 0.1, "most": 2}),
     "mamba3_layer": _variant(phi=uniform(0, 1)),
     "lightnet_attention": _variant(log_weight="k"),
+    "griffin": _variant(Lambda=below, seen=uniform(0, 1)),
     "hgrn_attention": _variant(gates="f", floor=negative),
     "mamba_layer": _variant(gates="dt A_log"),
     # With the front ends of layers: deltas, then slots.
