@@ -124,6 +124,12 @@ def test_what_version_2_has_besides(tmp_path: Path) -> None:
     assert "self.o_proj.weight.copy_(torch.eye(*self.o_proj.weight.shape[-2:]))" in method(text, "reset_parameters")
 
 
+def test_what_a_layer_asks_of_may_be_none(tmp_path: Path) -> None:
+    norm = "o_norm: rms_norm_gated(V, norm_eps, => o_norm: rms_norm_gated(V, 0 if norm_eps is None else norm_eps,"
+    constructor = method(edited(tmp_path, norm=norm), "__init__")
+    assert "norm_eps: float | None=1e-05" in constructor and "conv_size: int=4" in constructor
+
+
 def test_a_word_of_version_2_is_a_name_in_version_1(tmp_path: Path) -> None:
     text = (VALID / "gated_deltanet.yaml").read_text().replace("q_proj", "identity").replace("k_proj", "detach")
     path = tmp_path / "gated_deltanet.yaml"
