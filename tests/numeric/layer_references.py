@@ -263,7 +263,7 @@ def precond_kimi_delta_attention(
     return precond_kda.__wrapped__(S, A, unit(q), unit(k), v, *gates, *moments, scale=scale, **squash)
 
 
-@recurrence(states={"S": "k v", "M": "k v"}, per_head="A_log dt_bias Mu_log mu_bias log_factor D_log", output="v")
+@recurrence(states={"S": "k v", "M": "k v"}, per_head="A_log dt_bias Mu_log mu_bias log_factor", output="v")
 def momentum_deltanet(
     S,
     M,
@@ -279,7 +279,6 @@ def momentum_deltanet(
     Mu_log,
     mu_bias,
     log_factor,
-    D_log,
     *,
     tau=1,
     strength=1,
@@ -293,7 +292,7 @@ def momentum_deltanet(
     log_alpha = torch.log(torch.cos(angle) ** 2) + log_forget(A_log, a + dt_bias)
     log_mu = log_forget(Mu_log, m + mu_bias).clamp(min=lowest)
     beta = strength * sigmoid(b) * torch.sin(angle) ** 2
-    q, k = (unit(x) if normed else x for x in (q - exp(D_log) * k, k))
+    q, k = (unit(x) if normed else x for x in (q, k))
     operands = q, k, v, log_alpha, log_mu, exp(ahead * log_alpha) * k, beta, eta
     return momentum_delta_rule.__wrapped__(S, M, *operands, scale=scale)
 

@@ -155,7 +155,7 @@ VARIANTS = {
     "precond_gated_deltanet": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
     "precond_kimi_delta_attention": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
     "mlstm_layer": _variant({"cap": 3}),
-    "momentum_deltanet": _variant({"lowest": -2}, dt_bias=below, mu_bias=below, log_factor=below, D_log=below),
+    "momentum_deltanet": _variant({"lowest": -2}, dt_bias=below, mu_bias=below, log_factor=below),
     "gated_slot_attention": _variant(),
     "abc_attention": _variant(),
     "cyclic_flow_attention": _variant(dt_bias=below, readout=unit, clock=uniform(0, 1)),

@@ -142,8 +142,8 @@ def walk(expr: Expr) -> Iterator[Expr]:
 
 @dataclass(frozen=True)
 class Config:
-    """An argument of the constructor. `type` is what it is given, besides None where it `may_be_none`; without a word in
-    the spec it is the default's type, and None where the default says nothing of it."""
+    """An argument of the constructor. `type` is what it is given, besides None where it `may_be_none`; without a word
+    in the spec it is the default's type, and None where the default says nothing of it."""
 
     name: str
     default: Constant
