@@ -182,6 +182,7 @@ VARIANTS = {
     "mamba2_layer": _variant({"least": 0.1, "most": 2}),
     "mamba3_layer": _variant(phi=uniform(0, 1)),
     "lightnet_attention": _variant(log_weight="k"),
+    "griffin": _variant(Lambda=below, seen=uniform(0, 1)),
     "hgrn_attention": _variant(gates="f", floor=negative),
     "mamba_layer": _variant(gates="dt A_log"),
     # With the front ends of layers: deltas, then slots.
@@ -193,6 +194,8 @@ VARIANTS = {
     "comba_layer": _variant(dt_bias=below),
     "precond_gated_deltanet": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
     "precond_kimi_delta_attention": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
+    "mlstm_layer": _variant({"cap": 3}),
+    "momentum_deltanet": _variant({"lowest": -2}, dt_bias=below, mu_bias=below, log_factor=below),
     "gated_slot_attention": _variant(),
     "abc_attention": _variant(),
     "cyclic_flow_attention": _variant(dt_bias=below, readout=unit, clock=uniform(0, 1)),

@@ -99,10 +99,9 @@ def _scan(after: Any, first: Tensor, rows: int, *, reverse: bool) -> Tensor:
 
 
 def shifted(x: Tensor, first: Tensor, *, reverse: bool) -> Tensor:
-    """The row before each, or behind it."""
+    """The row before each, or behind it; either may be the same for all programs."""
+    x = x.expand(max(len(x), len(first)), *x.shape[1:])
     edge = first[:, None].expand(len(x), -1, *x.shape[2:])
-    x = x.expand(max(len(x), len(edge)), *x.shape[1:])
-    edge = edge.expand(len(x), *edge.shape[1:])
     return torch.cat([x[:, 1:], edge] if reverse else [edge, x[:, :-1]], 1)
 
 
