@@ -15,6 +15,8 @@ from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.rows import ROW
+from flagen.printing import Printed, joined
+from flagen.spec.model import Dims
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,7 @@ def _gradients(plan: ChunkBackwardPlan) -> Iterator[Part]:
         tiles = _of_chunk(plan, keys, _block(rows.value, "32"), Choice("num_warps", "8"))
         yield Tiles("", tiles, why=("What rows get of each of several states is in registers at once.",))
         return
-    if prepared or not plan.whole_keys:
+    if (prepared and (rows.crowded or rows.key not in rows.spec.pairs)) or not plan.whole_keys:
         yield modern
     if not (plan.whole_keys or rows.crowded):
         both = "" if prepared else " or values"
@@ -333,7 +335,7 @@ def _keys(plan: ChunkBackwardPlan | KeyBackwardPlan, widest: str) -> Choice:
     key = _rows_of(plan).key
     if plan.whole_keys:
         pair = _rows_of(plan).spec.pairs.get(key)
-        whole = _padded(key).value if pair is None else " * ".join(f"BLOCK_{side}" for side in pair)
+        whole = _padded(key).value if pair is None else _pairs(pair)
         return Choice(f"BLOCK_{key}", whole, ("Something sums over them.",))
     return Choice(f"BLOCK_{key}", _block(key, widest))
 
@@ -377,7 +379,12 @@ def _padded_keys(plan: ChunkKernelPlan | KeyKernelPlan) -> Iterator[Choice]:
         yield _padded(plan.key)
         return
     yield from map(_padded, pair)
-    yield Choice(f"BLOCK_{plan.key}", " * ".join(f"BLOCK_{side}" for side in pair))
+    yield Choice(f"BLOCK_{plan.key}", _pairs(pair))
+
+
+def _pairs(pair: Dims) -> str:
+    """The lanes of all pairs of two dims."""
+    return joined("*", *(Printed(f"BLOCK_{side}") for side in pair)).text
 
 
 def _padded(dim: str) -> Choice:

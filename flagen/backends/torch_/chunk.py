@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from flagen.algebra.equations import Equation, Exponent, Factor, called
 from flagen.algebra.normal_form import NormalForm, Read
 from flagen.backends.notes import naive_chunk_notes
+from flagen.backends.printed import product_of
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter
 from flagen.backends.text import wrapped
@@ -78,7 +79,7 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "after": equations.after,
             "first": arguments[0][0],
             "l2norm": "l2norm" in before.needs | printer.needs | rows_printer.printer.needs,
-            "key": " * ".join(nf.spec.pairs.get(nf.key, (nf.key,))),
+            "key": product_of(*nf.spec.pairs.get(nf.key, (nf.key,))),
             "pairs": _axis_of_pairs(nf),
             "value": nf.value,
         },

@@ -9,6 +9,7 @@ from itertools import chain
 
 from flagen.algebra.normal_form import Block, Decay, DeltaRow, MicroStep, NormalForm, Numbers, Read, factors_of
 from flagen.algebra.scan import ONE, ZERO
+from flagen.backends.printed import product_of
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.backends.torch_.scope import Scope
@@ -184,7 +185,7 @@ class RowPrinter:
 
     def _shape(self, dim: str, repeated: bool) -> list[str]:
         steps = [self.nf.spec.steps.argument] if repeated and self.nf.spec.steps else []
-        channels = " * ".join(f"args.{each}" for each in self.nf.spec.pairs.get(dim, (dim,))) if dim else "1"
+        channels = product_of(*(f"args.{each}" for each in self.nf.spec.pairs.get(dim, (dim,)))) if dim else "1"
         return ["args.batch", "args.tokens", *steps, "args.HV", channels]
 
     def _whole(self, expr: Expr, dim: str, repeated: bool) -> str:
