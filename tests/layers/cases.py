@@ -369,7 +369,7 @@ LAYERS: dict[str, Layer] = {
         configs(
             {"num_heads": 2},
             {"num_heads": 4, "weight_mode": "fused", "use_bias": True, "gate_soft_cap": 2.0, "v_dim_factor": 2.0},
-            {"num_heads": 2, "qk_dim_factor": 1.0, "eps": 0.1, "norm_eps": 1e-3},
+            {"num_heads": 2, "qk_dim_factor": 1.0, "eps": 0.1, "norm_eps": 1e-3, "gate_soft_cap": None},
         ),
         (OF_48, {**OF_48, "weight_mode": "fused", "use_bias": True}),
     ),

@@ -148,8 +148,9 @@ def soft_cap(x: Tensor, cap: float) -> Tensor:
 
 
 @recurrence(states={"S": "k v", "n": "k", "m": ""}, output="v")
-def mlstm_layer(S, n, m, q, k, v, i, f, *, cap=15.0, scale=None, eps=1e-6):
-    return mlstm.__wrapped__(S, n, m, q, k, v, soft_cap(i, cap), soft_cap(f, cap), scale=scale, eps=eps)
+def mlstm_layer(S, n, m, q, k, v, i, f, *, cap=15.0, capped=1, scale=None, eps=1e-6):
+    i, f = (soft_cap(x, cap) if capped else x for x in (i, f))
+    return mlstm.__wrapped__(S, n, m, q, k, v, i, f, scale=scale, eps=eps)
 
 
 # --------------------------------------------------------------------------------------------------------------- deltas
