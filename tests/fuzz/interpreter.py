@@ -167,10 +167,9 @@ def _rotated(x: Tensor, angle: Tensor, half: bool) -> Tensor:
     paired, alone = x[..., : 2 * count], x[..., 2 * count :]
     paired = paired.unflatten(-1, (2, count)).transpose(-2, -1) if half else paired.unflatten(-1, (count, 2))
     phi = functional.pad(angle, (0, count - angle.shape[-1]))
-    turned = torch.view_as_complex(paired.clone(memory_format=torch.contiguous_format)) * torch.polar(
-        torch.ones_like(phi), phi
-    )
-    pairs = torch.view_as_real(turned)
+    # Not by a view of pairs as one number: a gradient that begins at an odd place in memory has no such view.
+    turned = torch.complex(paired[..., 0], paired[..., 1]) * torch.polar(torch.ones_like(phi), phi)
+    pairs = torch.stack([turned.real, turned.imag], dim=-1)
     return torch.cat([(pairs.transpose(-2, -1) if half else pairs).flatten(-2), alone], dim=-1)
 
 
