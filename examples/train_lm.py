@@ -3,7 +3,7 @@
     python examples/train_lm.py GatedDeltaNet
     python examples/train_lm.py KimiDeltaAttention --set head_dim=16 --set num_heads=8
     python examples/train_lm.py GatedDeltaNet --steps 600 --resume           go on where the last run stopped
-    torchrun --nproc-per-node 2 examples/train_lm.py GatedDeltaNet           sharded by FSDP2
+    torchrun --standalone --nproc-per-node 2 examples/train_lm.py GatedDeltaNet   sharded by FSDP2
 
 Any layer of generated/layers.py will do, your own included. The text is this project's own, prose and source; the last
 tenth of every file is held out. A run leaves in runs/NAME/ its checkpoint, losses.json and loss.png, and model/, which

@@ -9,7 +9,7 @@ from math import prod
 from flagen.draw_layer import flowchart
 from flagen.project import UsageError
 from flagen.spec.layer.held import Held, NotGiven, Tensor
-from flagen.spec.layer.model import Config, Constant, Layer, Name
+from flagen.spec.layer.model import Config, Constant, Layer, Name, may_be_none
 from flagen.spec.layer.printer import to_text
 from flagen.spec.layer.shapes import shown
 from flagen.spec.layer.trial import Trial
@@ -114,7 +114,9 @@ def _sheet(spec: Spec, layer: Layer, trial: Trial, config: Mapping[str, Constant
     notes += [f"a mask's tokens are {'left out' if layer.mask == 'unpad' else 'multiplied by it'}"]
     tables = (
         Table(
-            "config", ("name", "type", "value", ""), tuple(_config(entry, config[entry.name]) for entry in layer.config)
+            "config",
+            ("name", "type", "value", ""),
+            tuple(_config(entry, config[entry.name], entry.name in may_be_none(layer)) for entry in layer.config),
         ),
         Table("parameters", ("name", "made by", "shape", "number"), tuple(_parameters(layer, trial)), frozenset((3,))),
         Table("forward", ("value", "shape", "computed by"), tuple(_flow(layer, trial))),
@@ -123,8 +125,8 @@ def _sheet(spec: Spec, layer: Layer, trial: Trial, config: Mapping[str, Constant
     return LayerSheet(heading, tuple(notes), tables, flowchart(spec, trial))
 
 
-def _config(entry: Config, value: Constant) -> tuple[str, ...]:
-    kind = (entry.type or "any") + (" | None" if entry.default is None else "")
+def _config(entry: Config, value: Constant, optional: bool) -> tuple[str, ...]:
+    kind = (entry.type or "any") + (" | None" if optional else "")
     says = [entry.description] if entry.description else []
     says += [f"one of {', '.join(map(_held, entry.one_of))}"] if entry.one_of else []
     says += ["no effect"] if entry.ignored else []

@@ -214,6 +214,11 @@ def _hint(plan: Plan, why: Unavailable) -> str:
     """What has a chunk form in place of the reason that there is none; mostly nothing."""
     from flagen.spec.usage import called_at
 
+    if any(len(state.dims) == 3 for state in plan.spec.states):
+        return (
+            "a state with a key of two dims has one where rows are outer products, `S + outer(outer(k, l), v)`, read "
+            "by two vectors, `(S.T @ q) @ r`, and all keys decay alike"
+        )
     match called_at(plan.spec.update, why.span):
         case "minimum":
             return "a running minimum is one of the negative, `m = maximum(m - w, -x)`, which has a chunk form"
@@ -308,13 +313,19 @@ class Stages:
         missing = self.derivation.no_chunk_form
         if missing is not None:
             return f"none: {missing.reason}"
-        form = getattr(self.derivation, stage.replace("-", "_"))
-        return str(form.dump())
+        return _dumped(self.derivation, stage.replace("-", "_"))
 
     def _dump_stages(self, form: str, staged: StagedForm) -> str:
         """A form of each stage; first, with the normal forms, what the stages are."""
-        parts = [getattr(part, form).dump() for part in self.derivation.stages if getattr(part, form) is not None]
+        parts = [_dumped(part, form) for part in self.derivation.stages if getattr(part, form) is not None]
         if form != "normal_form":
             return "\n\n".join(parts)
         riding = [] if self.derivation.riding is None else [self.derivation.riding.dump()]
         return "\n\n".join([staged.dump(), *parts, *riding])
+
+
+def _dumped(derivation: Derivation, form: str) -> str:
+    """A form of what has one; with the normal form of a system's operator, what the system is."""
+    if form == "normal_form" and derivation.solved is not None:
+        return derivation.solved.dump()
+    return str(getattr(derivation, form).dump())

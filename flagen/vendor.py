@@ -22,7 +22,8 @@ def vendor(project: Project, name: str, directory: Path) -> Changes:
         OSError: a file cannot be read or written.
     """
     _refuse(project, name, directory)
-    files = standing_alone(name, _package(project, name), {**common_files(), **_beside(project, name)})
+    package, common = _package(project, name), common_files()
+    files = standing_alone(name, package, {**common, **_beside(project, name, package, common)})
     try:
         return write_package(directory / name, files)
     except ForeignFile as error:
@@ -66,19 +67,21 @@ def _package(project: Project, name: str) -> dict[str, str]:
     return files
 
 
-def _beside(project: Project, name: str) -> dict[str, str]:
-    """The files of the packages that the package `name` imports from, as a layer does that has a choice of operators,
-    and of those that these do."""
-    packages = set(packages_in(project.generated))
+def _beside(project: Project, name: str, package: Mapping[str, str], common: Mapping[str, str]) -> dict[str, str]:
+    """The files of other packages that the package `name`, or what it needs of `common`, imports from: a layer may have
+    a choice of operators, a convolution is one; and of those that these import from."""
+    others = set(packages_in(project.generated)) - {name}
     found: dict[str, str] = {}
-    done, waiting = set(), {name}
-    while waiting:
-        done.add(package := waiting.pop())
-        files = {f"{package}/{path}": text for path, text in _package(project, package).items()}
-        found |= files if package != name else {}
-        imported = (module for path, text in files.items() for module in _imported(path, text))
-        waiting |= ({module.partition(".")[0] for module in imported} & packages) - done
-    return found
+    while True:
+        around = {**common, **found}
+        files = {f"{name}/{path}": text for path, text in package.items()}
+        files |= {path: around[path] for path in _needed(package, around)}
+        imported = {module.partition(".")[0] for path, text in files.items() for module in _imported(path, text)}
+        new = (imported & others) - {path.partition("/")[0] for path in found}
+        if not new:
+            return found
+        for other in sorted(new):
+            found |= {f"{other}/{path}": text for path, text in _package(project, other).items()}
 
 
 def _needed(package: Mapping[str, str], common: Mapping[str, str]) -> list[str]:

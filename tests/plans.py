@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from flagen.pipeline import derive, make_plan
-from flagen.plan import Plan
+from flagen.plan import Plan, StagedPlan
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Spec
 from tests.backends.triton_odd import ODD
@@ -16,6 +16,12 @@ from tests.specs import OPERATORS
 def spec_of(name: str) -> Spec:
     """An operator's spec, or an odd one."""
     return parse_spec(ODD[name]) if name in ODD else load_spec(OPERATORS[name])
+
+
+def is_whole(name: str) -> bool:
+    """Whether there are kernels for all that the chunk form of a variant does; none of its stages runs in PyTorch."""
+    kernels = plan_of(name).chunk_kernel
+    return not (isinstance(kernels, StagedPlan) and any(kernels.without_kernels()))
 
 
 @cache

@@ -105,7 +105,7 @@ def test_two_processes_train_as_one(whole, tmp_path):
     )
     script = tmp_path / "train.py"
     script.write_text(program)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", script]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
     arguments = ["GatedDeltaNet", *SMALL, "--steps", "8", "--out", tmp_path / "out"]
     done = subprocess.run(
         [*map(str, launch), *map(str, arguments)],

@@ -42,6 +42,7 @@ INTERPRETED = (
     "mamba3",
     "mlstm",
     "momentum_delta_rule",
+    "power_attn",
     "precond_kda",
     "rg_lru",
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from flagen.algebra import proof
 from flagen.algebra.adjoint import Adjoint, adjoint
@@ -14,7 +16,11 @@ from flagen.algebra.proof import Proof
 from flagen.algebra.scan import ScanForm
 from flagen.algebra.staged import Stage, StagedForm
 from flagen.diagnostics import Span
-from flagen.spec.model import Spec
+from flagen.spec.model import Expr, Repeat, Solution, Spec, walk
+
+if TYPE_CHECKING:
+    from flagen.algebra.mini_batches import MiniBatchForm
+    from flagen.algebra.solved import SolvedForm
 
 __all__ = [
     "Adjoint",
@@ -41,8 +47,8 @@ class NoChunkForm:
 @dataclass(frozen=True)
 class Derivation:
     """What was derived from `spec`: its normal form with a chunk form and an adjoint; or the scan form of its
-    elementwise states; or the stages that it runs in, and what was derived from each; or the reason why there is none
-    of these."""
+    elementwise states; or the stages that it runs in, and what was derived from each; or what a mini-batch of its
+    tokens does, and what was derived from that, as a stage; or the reason why there is none of these."""
 
     spec: Spec
     normal_form: NormalForm | None
@@ -52,21 +58,79 @@ class Derivation:
     scan: ScanForm | None = None
     staged: StagedForm | None = None
     stages: tuple[Derivation, ...] = ()
+    mini_batches: MiniBatchForm | None = None
     riding: NormalForm | None = None
     """The normal form of all states, where there are two stages and the vector state of one rides on the other's."""
+    whole: Spec | None = None
+    """The spec as it is declared, where a state of it has two dims for its keys that are one in `spec`."""
+    solved: SolvedForm | None = None
+    """What the output is the solution of, if it is one: the forms beside it are those of its operator."""
 
 
 # Most specs have the normal form: what finds and proves other ones is imported for those that do not.
 
 
 def derive(spec: Spec) -> Derivation:
+    """Normal form, chunk form and adjoint of `spec`, or its scan form, or its stages, or its mini-batches."""
+    if all(len(state.dims) < 3 for state in spec.states):
+        return _by_mini_batches(spec, _derived(spec))
+    from flagen.algebra.products import with_pairs
+
+    try:
+        pairs = with_pairs(spec)
+    except OutsideNormalForm as outside:
+        return Derivation(spec, None, None, None, NoChunkForm(outside.reason, outside.span))
+    return replace(_by_mini_batches(pairs, _derived(pairs)), whole=spec)
+
+
+def _by_mini_batches(spec: Spec, whole: Derivation) -> Derivation:
+    """What was derived of the whole of `spec`, or where that has no chunk form of its mini-batches."""
+    if whole.no_chunk_form is None or not spec.firsts:
+        return whole
+    from flagen.algebra.mini_batches import OutsideMiniBatches, mini_batch_form
+
+    try:
+        form = mini_batch_form(spec)
+    except OutsideMiniBatches:
+        return whole
+    within = _derived(form.within)
+    if within.no_chunk_form is not None:
+        return replace(whole, no_chunk_form=within.no_chunk_form)
+    return Derivation(spec, None, None, None, None, stages=(within,), mini_batches=form)
+
+
+def _derived(spec: Spec) -> Derivation:
     """Normal form, chunk form and adjoint of `spec`, or its scan form, or its stages."""
+    if any(isinstance(node, Solution) for node in _nodes(spec)):
+        return _of_solutions(spec)
     try:
         sorted_ = normal_form(spec)
     except OutsideNormalForm as outside:
         return _scanned(spec, NoChunkForm(outside.reason, outside.span))
     chunk = chunk_form(sorted_)
     return Derivation(spec, sorted_, chunk, adjoint(chunk), None)
+
+
+def _nodes(spec: Spec) -> Iterator[Expr]:
+    """Everything in the statements of `spec`."""
+    for statement in (*spec.update, *spec.output):
+        for assign in statement.body if isinstance(statement, Repeat) else (statement,):
+            yield from walk(assign.value)
+
+
+def _of_solutions(spec: Spec) -> Derivation:
+    """What is derived from a spec that solves systems with its states: of one whose output is a solution, and nothing
+    else, the forms of the system's operator; else stages, of which some are such specs."""
+    from flagen.algebra.solved import is_solution, solved_form
+
+    if not is_solution(spec):
+        return _staged(spec)
+    try:
+        solved = solved_form(spec)
+    except OutsideNormalForm as outside:
+        return Derivation(spec, None, None, None, NoChunkForm(outside.reason, outside.span))
+    chunk = chunk_form(solved.operator)
+    return Derivation(spec, solved.operator, chunk, adjoint(chunk), None, solved=solved)
 
 
 def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
@@ -96,8 +160,9 @@ def _staged(spec: Spec) -> Derivation:
     except OutsideStages as outside:
         return _mixed(spec, NoChunkForm(outside.reason, outside.span), whole=isinstance(outside, MixedStates))
     stages = tuple(map(_of_stage, form.stages))
-    matrix = next((stage.normal_form for stage in stages if stage.normal_form is not None), None)
-    return Derivation(spec, None, None, None, None, None, form, stages, riding_form(form, matrix))
+    plain = (stage.normal_form for stage in stages if stage.solved is None)
+    matrix = next((form for form in plain if form is not None), None)
+    return Derivation(spec, None, None, None, None, None, form, stages, riding=riding_form(form, matrix))
 
 
 def _mixed(spec: Spec, outside: NoChunkForm, *, whole: bool) -> Derivation:
@@ -126,6 +191,17 @@ def _of_stage(stage: Stage) -> Derivation:
 
 def prove(spec: Spec, derivation: Derivation) -> Proof:
     """Prove what was derived; raises InternalError where it is not the recurrence."""
+    if derivation.whole is not None:
+        from flagen.algebra.products import prove_pairs
+
+        pairs = prove_pairs(derivation.whole, derivation.spec)
+        return Proof((*pairs, *prove(derivation.spec, replace(derivation, whole=None)).lines))
+    if derivation.mini_batches is not None:
+        from flagen.algebra.mini_batches import prove_mini_batches
+
+        (within,) = derivation.stages
+        lines = [f"within a mini-batch: {line}" for line in prove(within.spec, within).lines]
+        return Proof((*prove_mini_batches(derivation.mini_batches), *lines))
     if derivation.staged is not None:
         from flagen.algebra.riding import prove_riding
         from flagen.algebra.staged_proof import prove_stages
@@ -144,4 +220,10 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
     if derivation.chunk_form is None or derivation.adjoint is None:
         assert derivation.no_chunk_form is not None
         return Proof((f"nothing derived: {derivation.no_chunk_form.reason}",))
-    return proof.prove(derivation.chunk_form, derivation.adjoint)
+    proved = proof.prove(derivation.chunk_form, derivation.adjoint)
+    if derivation.solved is None:
+        return proved
+    from flagen.algebra.solved_proof import prove_solved
+
+    of_operator = (f"operator of the system: {line}" for line in proved.lines)
+    return Proof((*of_operator, *prove_solved(derivation.solved, derivation.chunk_form, derivation.adjoint)))

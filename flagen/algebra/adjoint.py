@@ -10,7 +10,7 @@ other factors, under the same decays and the same mask. Three rules are not tran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -131,6 +131,8 @@ def _offset_gradient(system: System, offset: str, index: Letters) -> OffsetGradi
     sign: Literal[1, -1] = signs.pop()
     target = Factor(f"d{offset}", index)
     tensor = offset.removeprefix("G")
+    if f"{tensor}a" in system.inputs and index == system.inputs[tensor][:1]:
+        return _of_pairs(system, target, sign, tensor, [term for _, term, _ in uses])
     if tensor in system.inputs and _owns(system, tensor, len(uses)) and index[-1:] != ("y",):
         own = system.inputs[tensor]
         if all(tensor in term.tensors() for _, term, _ in uses) and (index == own or index == own[:1]):
@@ -141,6 +143,21 @@ def _offset_gradient(system: System, offset: str, index: Letters) -> OffsetGradi
         cotangent = Factor(f"d{left.tensor}", left.index)
         return OffsetGradient(target, ((sign, left, cotangent),))
     raise InternalError(f"offset {offset} does not meet one tensor in every term")
+
+
+def _of_pairs(
+    system: System, target: Factor, sign: Literal[1, -1], tensor: str, terms: Sequence[Term]
+) -> OffsetGradient:
+    """The same of a row of pairs: a score has one side of it, all else the whole."""
+    names = [name for name in (tensor, f"{tensor}a") if any(name in term.tensors() for term in terms)]
+    every = [t for s in system.statements if isinstance(s, Equation) for t in s.terms]
+    counts = [sum(name in term.tensors() for name in names) for term in terms]
+    if set(counts) != {1} or sum(not names_in.isdisjoint(t.tensors()) for t in every for names_in in [{*names}]) != len(
+        terms
+    ):
+        raise InternalError(f"offset G{tensor} does not meet one row in every term")
+    own = [Factor(name, system.inputs[name]) for name in names]
+    return OffsetGradient(target, tuple((sign, row, Factor(f"d{row.tensor}", row.index)) for row in own))
 
 
 def _owns(system: System, tensor: str, uses: int) -> bool:

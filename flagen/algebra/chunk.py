@@ -14,6 +14,9 @@ Rows and offsets of one chunk (`flagen.algebra.equations` names the indices):
 
 A right read scores with the values and decays the output side instead.
 
+Where keys are pairs, k = ka x kb, rows have scores that are products of scores: <q; k> = <qa; ka> <qb; kb>. Only what
+is read of the state and written to it has rows as long as a key.
+
 Of registers, a score is multiplied by what of its writer reaches its reader, and what is read of S0 by what of each
 register does: with `mix` the matrix of each micro-step, aw ak the numbers by which rows are written, cy cq those by
 which registers are read,
@@ -71,6 +74,7 @@ class _Builder:
             self.inputs["mix"] = ("s", "p", "r")
         self.offsets: dict[str, Letters] = {}
         self.statements: list[Statement] = []
+        self.factored = nf.factored
 
     def build(self) -> ChunkForm:
         if self.nf.has_delta:
@@ -89,6 +93,9 @@ class _Builder:
             self._numbers((f"cq{number}", "t"))
             self._offset(f"Gq{number}", "t")
         self._offset("Gend", "")
+        for name in self.factored:
+            (row, _) = self.inputs[name]
+            self.inputs |= {f"{name}a": (row, "a"), f"{name}b": (row, "b")}
         if self.nf.registers:
             self.statements += self._weights()
         if self.nf.has_delta:
@@ -155,6 +162,9 @@ class _Builder:
         """<reader, Greader; writer, Gwriter> over the key channels, masked."""
         weights = self._weight(reader, row, writer, column)
         factors = (*weights, Factor(reader, (row, "x")), Factor(writer, (column, "x")))
+        if {reader, writer} <= set(self.factored):
+            sides = (("a", Factor(f"{reader}a", (row, "a"))), ("b", Factor(f"{reader}b", (row, "b"))))
+            factors = tuple(f for side, own in sides for f in (own, Factor(f"{writer}{side}", (column, side))))
         decay = self._decay((1, f"G{reader}", row), (-1, f"G{writer}", column))
         return Term(factors, decay, Mask(reader, row, column))
 

@@ -10,7 +10,7 @@ Indices, by what they run over:
     i j     delta rows of the chunk, in (token, micro-step, row) order
     m       write rows
     t       tokens
-    x       key channels
+    x       key channels; where keys are pairs, of a and b, channels of either side
     y       value channels
     p r     registers: states that numbers mix
     s       micro-steps
@@ -30,6 +30,8 @@ FAMILY: Mapping[str, str] = {
     "m": "write",
     "t": "token",
     "x": "key",
+    "a": "first of pair",
+    "b": "second of pair",
     "y": "value",
     "p": "register",
     "r": "register",

@@ -33,9 +33,11 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
     walk,
@@ -203,8 +205,15 @@ def evaluate(expr: Expr, scope: Scope) -> Tensor:
             return _rotate(evaluate(value, scope), evaluate(angle, scope), half, scope)
         case Over(value):
             return Tensor(expr.dims, evaluate(value, scope).data)
+        case Pairs(left, right):
+            one, other = evaluate(left, scope), evaluate(right, scope)
+            every = itertools.product(one.data.values(), other.data.values())
+            return Tensor(expr.dims, {(place,): x * y for place, (x, y) in enumerate(every)})
         case Index():
             return scope.build(expr.dims, lambda index: Dual(mpq(index[0])))
+        case Solution(matrix, right, shift):
+            added = scalar(ZERO) if shift is None else evaluate(shift, scope)
+            return _solution(evaluate(matrix, scope), evaluate(right, scope), added, scope)
 
 
 def _number(value: Fraction | float, oracle: Oracle) -> Dual:
@@ -358,6 +367,30 @@ def _rotate(value: Tensor, angle: Tensor, half: bool, scope: Scope) -> Tensor:
         cos, sin = (call(function, (phi,), scope.oracle) for function in ("cos", "sin"))
         turned[first], turned[second] = x * cos - y * sin, x * sin + y * cos
     return Tensor(value.dims, turned)
+
+
+def _solution(matrix: Tensor, right: Tensor, shift: Tensor, scope: Scope) -> Tensor:
+    """The x of `matrix @ x + shift * x = right`, by elimination.
+
+    Raises:
+        ZeroDivisionError: there is not one.
+    """
+    size = range(scope.sizes[matrix.dims[0]])
+    rows = [
+        [
+            *(matrix.data[i, j] + shift.at(right.dims, (i,)) if i == j else matrix.data[i, j] for j in size),
+            right.data[i,],
+        ]
+        for i in size
+    ]
+    for i in size:
+        pivot = next((j for j in size[i:] if rows[j][i].value), i)
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        for j in size:
+            if j != i:
+                factor = rows[j][i] / rows[i][i]
+                rows[j] = [mine - factor * other for mine, other in zip(rows[j], rows[i], strict=True)]
+    return Tensor(matrix.dims[1:], {(i,): rows[i][-1] / rows[i][i] for i in size})
 
 
 def _row_map(function: str, value: Tensor, scope: Scope) -> Tensor:

@@ -6,7 +6,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flagen.diagnostics import Span
-from flagen.spec.model import Assign, Contract, Expr, Name, Reduce, Repeat, Spec, StateRead, children, walk
+from flagen.spec.model import (
+    Assign,
+    Contract,
+    Expr,
+    Name,
+    Over,
+    Reduce,
+    Repeat,
+    Solution,
+    Spec,
+    StateRead,
+    children,
+    walk,
+)
 
 Place = tuple[int, ...]
 """Where a statement stands: its number among those of a token, the output's last, and in a `repeat` that in it."""
@@ -102,6 +115,21 @@ class Flow:
             if (definition := self.definition(node, place)) is not None:
                 yield definition
 
+    def solution(self, expr: Expr, place: Place) -> tuple[Solution, Place] | None:
+        """The solution of a system that `expr` is, be its dim called otherwise, and where it stands."""
+        expr, place = self.opened(expr, place)
+        while isinstance(expr, Over):
+            expr, place = self.opened(expr.value, place)
+        return (expr, place) if isinstance(expr, Solution) else None
+
+    def solutions_in(self, expr: Expr, place: Place) -> Iterator[tuple[Expr, Place]]:
+        """The matrices of the systems that are solved in `expr`, through locals too, and where they stand."""
+        for node in walk(expr):
+            if isinstance(node, Solution):
+                yield node.matrix, place
+        for definition in self.locals_in(expr, place):
+            yield from self.solutions_in(definition.value, definition.place)
+
     def opened(self, expr: Expr, place: Place) -> tuple[Expr, Place]:
         """`expr`, or where it is a local its value, and where that is evaluated."""
         while (definition := self.definition(expr, place)) is not None:
@@ -111,7 +139,9 @@ class Flow:
     def read_by(self, node: Expr, place: Place) -> str | None:
         """The matrix state that `node` reads by a vector, down to one dim: it and no part of it. Of states that are
         mixed, which a vector may read together, the first one."""
-        if not isinstance(node, Contract | Reduce) or len(node.dims) > 1:
+        if isinstance(node, Over) and (found := self.solution(node, place)) is not None:
+            node, place = found
+        if not isinstance(node, Contract | Reduce | Solution) or len(node.dims) > 1:
             return None
         matrices = {name for part in _matrix_parts(node) for name in self._states_of(part, place)}
         return (
@@ -144,7 +174,7 @@ class Flow:
             yield expr.name
         elif (definition := self.definition(expr, place)) is not None:
             yield from self._whole(definition.value, definition.place)
-        elif not (isinstance(expr, Contract | Reduce) and len(expr.dims) < 2):
+        elif not (isinstance(expr, Contract | Reduce | Solution) and len(expr.dims) < 2):
             for child in children(expr):
                 yield from self._whole(child, place)
 

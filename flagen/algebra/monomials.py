@@ -37,6 +37,9 @@ from flagen.spec.model import (
 )
 from flagen.spec.printer import to_source
 
+LONG = 100
+"""Characters of an expression that a message shows."""
+
 Index = str
 Indices = Mapping[str, Index]
 
@@ -247,8 +250,10 @@ def _terms(expr: Expr) -> Iterator[tuple[int, Expr]]:
 
 
 def _shown(expr: Expr) -> str:
-    """`expr` as the spec has it: without the versions its state reads were tied to."""
-    return re.sub(r"@\d+", "", to_source(expr))
+    """`expr` as the spec has it: without the versions its state reads were tied to. Of one that is long, as where
+    locals are written out, the beginning."""
+    text = re.sub(r"@\d+", "", to_source(expr))
+    return text if len(text) <= LONG else f"{text[:LONG]} ..."
 
 
 def _reciprocal_size(dim: str) -> Expr:

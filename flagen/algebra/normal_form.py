@@ -17,10 +17,11 @@ One state is one register with A = a = b = c = 1, and nothing is said of these.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from flagen.spec.model import Expr, Spec, State
+from flagen.spec.model import Binary, Expr, Negate, Pairs, Spec, State
 from flagen.spec.printer import to_source
 
 
@@ -158,6 +159,20 @@ class NormalForm:
         return any(row.z is not None for step in self.steps for row in step.deltas) or not self.has_write
 
     @property
+    def factored(self) -> tuple[str, ...]:
+        """The rows along keys that are pairs, where each of them is made of two vectors: scores of such are products of
+        scores. None where channels decay one by one, for then a score is a sum over all of them."""
+        if self.key not in self.spec.pairs or self.decay_kind == "key" or self.registers:
+            return ()
+        deltas = [row for step in self.steps for row in step.deltas]
+        rows = {"w": [row.w for row in deltas], "y": [row.y for row in deltas]}
+        rows["k"] = [row.k for step in self.steps for row in step.writes]
+        rows |= {f"q{number}": [read.q] for number, read in enumerate(self.reads) if read.side == "left"}
+        found = [name for name, each in rows.items() if each and all(factors_of(expr) is not None for expr in each)]
+        read, written = ([name for name in found if (name in "wk") == writes] for writes in (False, True))
+        return tuple(found) if read and written else ()
+
+    @property
     def decays(self) -> tuple[Decay, ...]:
         leads = [block.lead for block in self.blocks if block.lead]
         return (*leads, *(step.decay for step in self.steps if step.decay))
@@ -208,6 +223,24 @@ class NormalForm:
             return "before the update"
         moment = "after the decay of" if position.after_decay else "before"
         return f"{moment} micro-step {position.step} of block {position.block}"
+
+
+def factors_of(expr: Expr) -> tuple[Expr, Expr] | None:
+    """The two sides of a row of pairs, numbers that scale it with the first of them; None of any other row."""
+    match expr:
+        case Pairs(left, right):
+            return left, right
+        case Binary("*", number, row) if not number.dims:
+            return _with_first(factors_of(row), lambda left: Binary("*", number, left, expr.span))
+        case Binary("*" | "/" as op, row, number) if not number.dims:
+            return _with_first(factors_of(row), lambda left: Binary(op, left, number, expr.span))
+        case Negate(value):
+            return _with_first(factors_of(value), lambda left: Negate(left, expr.span))
+    return None
+
+
+def _with_first(factors: tuple[Expr, Expr] | None, change: Callable[[Expr], Expr]) -> tuple[Expr, Expr] | None:
+    return None if factors is None else (change(factors[0]), factors[1])
 
 
 def _dump_step(step: MicroStep) -> list[str]:

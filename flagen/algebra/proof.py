@@ -18,20 +18,21 @@ from gmpy2 import mpq
 
 from flagen.algebra.adjoint import Adjoint
 from flagen.algebra.chunk import ChunkForm, split_solve
+from flagen.algebra.chunk_rows import Chunk, weighted
 from flagen.algebra.equations import System
-from flagen.algebra.evaluate_system import decay_gradient, run
+from flagen.algebra.evaluate_system import run
 from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, decimal, evaluate, scalar, total
-from flagen.algebra.normal_form import Decay, NormalForm, Numbers, Position
+from flagen.algebra.normal_form import NormalForm
 from flagen.algebra.recurrence import Setting, Token
 from flagen.algebra.small_sizes import HEADS, small_sizes
-from flagen.algebra.timeline import OutOfOrder, Timeline, Values
+from flagen.algebra.timeline import OutOfOrder, Values
 from flagen.diagnostics import InternalError
-from flagen.spec.model import Dims, Expr, Interval, Spec, State
+from flagen.spec.model import Dims, Interval, Spec, State
 
 States = Mapping[str, Tensor]
 
 _ANYWHERE = Interval()
-_ATTEMPTS = 5
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,13 @@ def _differentiated(spec: Spec) -> tuple[str, ...]:
 
 def _prove_case(chunk: ChunkForm, adjoint: Adjoint, case: Case, seed: int) -> bool:
     """Prove one case. False where the spec divides by zero whatever its inputs are: by a read of a zero state, say."""
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         numbers = random.Random(f"{chunk.normal_form.spec.name} {case} {seed + attempt}")
         try:
-            _Comparison(chunk, adjoint, case, numbers).run()
+            Comparison(chunk, adjoint, case, numbers).run()
         except ZeroDivisionError:  # an unlucky point: a denominator of the spec is 0 there
             continue
-        except (_Differs, OutOfOrder) as difference:
+        except (Differs, OutOfOrder) as difference:
             raise InternalError(
                 f"{chunk.normal_form.spec.name}: {difference} ({case}, seed {seed + attempt}); nothing was written.\n"
                 f"{chunk.normal_form.dump()}\n{chunk.dump()}"
@@ -111,11 +112,11 @@ def _prove_case(chunk: ChunkForm, adjoint: Adjoint, case: Case, seed: int) -> bo
     raise InternalError(f"{chunk.normal_form.spec.name}: no random point without a zero denominator found ({case})")
 
 
-class _Differs(Exception):
+class Differs(Exception):
     """A derived quantity is not the recurrence's."""
 
 
-class _Comparison:
+class Comparison:
     """One case: a random sequence of two chunks, run both ways."""
 
     def __init__(self, chunk: ChunkForm, adjoint: Adjoint, case: Case, numbers: random.Random) -> None:
@@ -127,31 +128,31 @@ class _Comparison:
         self.directions = _differentiated(self.spec)
 
     def run(self) -> None:
-        setting = self._setting()
-        tokens = [self._token(setting) for _ in range(2 * self.case.chunk)]
-        start = self._initial_states()
-        outputs, final = self._recurrence(setting, tokens, start)
+        setting = self.setting()
+        tokens = [self.token(setting) for _ in range(2 * self.case.chunk)]
+        start = self.initial_states()
+        outputs, final = self.recurrence(setting, tokens, start)
         chunks = [
-            _Chunk(self.nf, setting, tokens[first : first + self.case.chunk])
+            Chunk(self.nf, setting, tokens[first : first + self.case.chunk])
             for first in range(0, len(tokens), self.case.chunk)
         ]
-        forward = self._forward(self.chunk.system, chunks, start)
+        forward = self.forward(self.chunk.system, chunks, start)
         self._compare_values(forward, chunks, setting, outputs, final)
         if not self.nf.registers:
-            split = self._forward(split_solve(self.chunk), chunks, start)
+            split = self.forward(split_solve(self.chunk), chunks, start)
             self._compare_values(split, chunks, setting, outputs, final)
         self._compare_gradients(forward, chunks, setting, start, outputs, final)
 
     # ------------------------------------------------------------------------------------------------------ random data
 
-    def _setting(self) -> Setting:
+    def setting(self) -> Setting:
         constants = {p.name: self._random(p.dims, p.name if p.is_tensor else None, p.range) for p in self.spec.params}
         constants |= {name: scalar(Dual(mpq(value))) for name, value in (*HEADS.items(), ("head", 1))}
         if self.spec.steps:
             constants[self.spec.steps.symbol] = scalar(Dual(mpq(self.case.steps)))
         return Setting(self.spec, self.sizes, constants, self.oracle)
 
-    def _token(self, setting: Setting) -> Token:
+    def token(self, setting: Setting) -> Token:
         whole = {i.name: self._random(i.dims, i.name, i.range) for i in self.spec.inputs if i.per == "token"}
         steps = [
             {i.name: self._random(i.dims, i.name, i.range) for i in self.spec.inputs if i.per == "step"}
@@ -159,10 +160,10 @@ class _Comparison:
         ]
         return setting.token(whole, steps)
 
-    def _initial_states(self) -> dict[str, Tensor]:
-        return {state.name: self._initial_state(state) for state in self.spec.states}
+    def initial_states(self) -> dict[str, Tensor]:
+        return {state.name: self.initial_state(state) for state in self.spec.states}
 
-    def _initial_state(self, state: State) -> Tensor:
+    def initial_state(self, state: State) -> Tensor:
         if self.case.initial:
             return self._random(state.dims, "initial state")
         return _scope(self.sizes, self.oracle).build(state.dims, lambda _: Dual(decimal(state.init)))
@@ -183,15 +184,15 @@ class _Comparison:
 
     # ------------------------------------------------------------------------------------------------------- both ways
 
-    def _recurrence(self, setting: Setting, tokens: Sequence[Token], start: States) -> tuple[list[Tensor], States]:
+    def recurrence(self, setting: Setting, tokens: Sequence[Token], start: States) -> tuple[list[Tensor], States]:
         states, outputs = start, []
         for token in tokens:
             output, states = setting.step(token, states)
             outputs.append(output)
         return outputs, states
 
-    def _forward(self, system: System, chunks: Sequence[_Chunk], start: States) -> list[dict[str, Values]]:
-        state = {index: element.value for index, element in self._oriented(start).items()}
+    def forward(self, system: System, chunks: Sequence[Chunk], start: States) -> list[dict[str, Values]]:
+        state = {index: element.value for index, element in self.oriented(start).items()}
         results = []
         for chunk in chunks:
             values = run(system, chunk.timeline, {**chunk.given, "S0": state})
@@ -199,7 +200,7 @@ class _Comparison:
             results.append(values)
         return results
 
-    def _oriented(self, states: States) -> dict[tuple[int, ...], Dual]:
+    def oriented(self, states: States) -> dict[tuple[int, ...], Dual]:
         """The elements of the state, or of every register, by key and value."""
         dims = (self.nf.key, self.nf.value)
         within = list(_scope(self.sizes, self.oracle).indices(dims))
@@ -211,21 +212,21 @@ class _Comparison:
     def _compare_values(
         self,
         forward: Sequence[Mapping[str, Values]],
-        chunks: Sequence[_Chunk],
+        chunks: Sequence[Chunk],
         setting: Setting,
         outputs: Sequence[Tensor],
         final: States,
     ) -> None:
-        if forward[-1]["S1"] != {index: element.value for index, element in self._oriented(final).items()}:
-            raise _Differs("the chunk form's final state is not the recurrence's")
+        if forward[-1]["S1"] != {index: element.value for index, element in self.oriented(final).items()}:
+            raise Differs("the chunk form's final state is not the recurrence's")
         derived = [
-            o for chunk, values in zip(chunks, forward, strict=True) for o in self._outputs(chunk, values, setting)
+            o for chunk, values in zip(chunks, forward, strict=True) for o in self.outputs(chunk, values, setting)
         ]
         for number, (got, expected) in enumerate(zip(derived, outputs, strict=True)):
             if any(got.at(expected.dims, index).value != element.value for index, element in expected.data.items()):
-                raise _Differs(f"the chunk form's output of token {number} is not the recurrence's")
+                raise Differs(f"the chunk form's output of token {number} is not the recurrence's")
 
-    def _outputs(self, chunk: _Chunk, values: Mapping[str, Values], setting: Setting) -> Iterator[Tensor]:
+    def outputs(self, chunk: Chunk, values: Mapping[str, Values], setting: Setting) -> Iterator[Tensor]:
         for place, token in enumerate(chunk.tokens):
             reads = {
                 read.name: Tensor(
@@ -244,7 +245,7 @@ class _Comparison:
     def _compare_gradients(
         self,
         forward: Sequence[Mapping[str, Values]],
-        chunks: Sequence[_Chunk],
+        chunks: Sequence[Chunk],
         setting: Setting,
         start: States,
         outputs: Sequence[Tensor],
@@ -252,17 +253,31 @@ class _Comparison:
     ) -> None:
         """<cotangent, derivative of the recurrence> = <gradients of the adjoint, derivatives of the rows>."""
         weights = [{index: self.oracle.rational() for index in o.data} for o in outputs]
-        last = self._oriented(final)
-        state_weights = {index: self.oracle.rational() for index in last}
+        state_weights = {index: self.oracle.rational() for index in self.oriented(final)}
         expected = total(
-            Dual(mpq(0), _weighted(weight[index], element))
+            Dual(mpq(0), weighted(weight[index], element))
             for weight, o in zip(weights, outputs, strict=True)
             for index, element in o.data.items()
         )
-        expected = expected + total(
-            Dual(mpq(0), _weighted(weight, last[index])) for index, weight in state_weights.items()
-        )
+        self.compare_gradients(forward, chunks, setting, start, final, weights, state_weights, expected)
 
+    def compare_gradients(
+        self,
+        forward: Sequence[Mapping[str, Values]],
+        chunks: Sequence[Chunk],
+        setting: Setting,
+        start: States,
+        final: States,
+        weights: Sequence[Mapping[tuple[int, ...], mpq]],
+        state_weights: Mapping[tuple[int, ...], mpq],
+        expected: Dual,
+    ) -> None:
+        """The gradients that follow from those of the outputs, `weights`, and of the last state, against the
+        derivatives of the recurrence: `expected` of its outputs."""
+        last = self.oriented(final)
+        expected = expected + total(
+            Dual(mpq(0), weighted(weight, last[index])) for index, weight in state_weights.items()
+        )
         found = Dual(mpq(0))
         cotangent = dict(state_weights)
         for place in reversed(range(len(chunks))):
@@ -274,14 +289,14 @@ class _Comparison:
             gradients = run(self.adjoint.system, chunk.timeline, given)
             found = found + chunk.pulled(gradients, self.adjoint.system)
             cotangent = gradients["dS0"]
-        first = self._oriented(start)
+        first = self.oriented(start)
         for index, weight in cotangent.items():
-            found = found + Dual(mpq(0), _weighted(weight, first[index]))
+            found = found + Dual(mpq(0), weighted(weight, first[index]))
         got = found.tangents or (mpq(0),) * len(self.directions)
         want = expected.tangents or (mpq(0),) * len(self.directions)
         for name, one, other in zip(self.directions, got, want, strict=True):
             if one != other:
-                raise _Differs(f"the adjoint's gradient of {name} is not the recurrence's derivative")
+                raise Differs(f"the adjoint's gradient of {name} is not the recurrence's derivative")
 
     def _through_output(
         self,
@@ -316,150 +331,11 @@ class _Comparison:
             name: _widened(tensor, len(variables)) for name, tensor in {**setting.constants, **token.whole}.items()
         }
         o = evaluate(self.nf.output, setting.scope(widened, names))
-        slopes = total(Dual(mpq(0), _weighted(weight[index], o.at(self.spec.output_dims, index))) for index in weight)
+        slopes = total(Dual(mpq(0), weighted(weight[index], o.at(self.spec.output_dims, index))) for index in weight)
         tangents = slopes.tangents or (mpq(0),) * (plain + len(variables))
         for (cotangent, c), slope in zip(variables, tangents[plain:], strict=True):
             given.setdefault(cotangent, {})[(number, c)] = slope
         return Dual(mpq(0), tangents[:plain])
-
-
-class _Chunk:
-    """One chunk's rows, evaluated from the normal form: values for the system, tangents for the comparison."""
-
-    def __init__(self, nf: NormalForm, setting: Setting, tokens: Sequence[Token]) -> None:
-        self.nf, self.setting, self.tokens = nf, setting, tokens
-        self.rows: dict[str, list[Tensor]] = {"w": [], "y": [], "z": [], "k": [], "v": []}
-        self.numbers: dict[str, list[tuple[Dual, ...]]] = {"aw": [], "cy": [], "ak": []}
-        self.mixes: list[tuple[tuple[Dual, ...], ...]] = []
-        self.factors: list[Tensor] = []
-        self.groups: dict[str, list[int]] = {"delta": [], "write": []}
-        self.after: list[bool] = []
-        self.per_token = 0
-        for token in tokens:
-            self._add(token)
-        self.per_token = len(self.factors) // len(tokens)
-        for number, read in enumerate(nf.reads):
-            self.rows[f"q{number}"] = [self._evaluate(read.q, token.whole) for token in tokens]
-            self.numbers[f"cq{number}"] = [self._numbers(read.of, token.whole) for token in tokens]
-        dims = {"w": nf.key, "y": nf.key, "z": nf.value, "k": nf.key, "v": nf.value}
-        dims |= {f"q{n}": nf.key if read.side == "left" else nf.value for n, read in enumerate(nf.reads)}
-        self.elements: dict[str, dict[tuple[int, ...], Dual]] = {
-            name: {(r, c): t.at((dims[name],), (c,)) for r, t in enumerate(rows) for c in self._channels(dims[name])}
-            for name, rows in self.rows.items()
-        }
-        """What the system is given, with tangents; a tensor that it does not use is not in its way."""
-        self.elements |= {
-            name: {(row, p): number for row, numbers in enumerate(rows) for p, number in enumerate(numbers)}
-            for name, rows in self.numbers.items()
-        }
-        self.elements["mix"] = {
-            (step, p, r): entry
-            for step, mix in enumerate(self.mixes)
-            for p, row in enumerate(mix)
-            for r, entry in enumerate(row)
-        }
-        self.given: dict[str, Values] = {
-            name: {index: element.value for index, element in elements.items()}
-            for name, elements in self.elements.items()
-        }
-        self.timeline = self._timeline()
-
-    def _evaluate(self, expr: Expr | None, *names: Mapping[str, Tensor]) -> Tensor:
-        return scalar(Dual(mpq(0))) if expr is None else evaluate(expr, self.setting.scope(*names))
-
-    def _numbers(self, exprs: Numbers, *names: Mapping[str, Tensor]) -> tuple[Dual, ...]:
-        return tuple(self._evaluate(expr, *names).data[()] for expr in exprs)
-
-    def _channels(self, dim: str) -> range:
-        return range(self.setting.sizes[dim])
-
-    def _add(self, token: Token) -> None:
-        for block in self.nf.blocks:
-            for turn, names in enumerate(token.steps if block.repeated else [{}]):
-                for place, step in enumerate(block.steps):
-                    lead = block.lead if turn == 0 and place == 0 else None
-                    self.factors.append(self._factor([d for d in (lead, step.decay) if d], token.whole, names))
-                    self.mixes.append(tuple(self._numbers(row, token.whole, names) for row in step.mix))
-                    for row in step.deltas:
-                        self.numbers["aw"].append(self._numbers(row.into, token.whole, names))
-                        self.numbers["cy"].append(self._numbers(row.of, token.whole, names))
-                        self.groups["delta"].append(len(self.factors) - 1)
-                        self.after.append(row.after_decay)
-                        for name, expr in (("w", row.w), ("y", row.y), ("z", row.z)):
-                            self.rows[name].append(self._evaluate(expr, token.whole, names))
-                    for write in step.writes:
-                        self.numbers["ak"].append(self._numbers(write.into, token.whole, names))
-                        self.groups["write"].append(len(self.factors) - 1)
-                        for name, expr in (("k", write.k), ("v", write.v)):
-                            self.rows[name].append(self._evaluate(expr, token.whole, names))
-
-    def _factor(self, decays: Sequence[Decay], *names: Mapping[str, Tensor]) -> Tensor:
-        """e^g of a micro-step, over the key dim where any decay of the spec is."""
-        tensors = [self._evaluate(decay.factor, *names) for decay in decays]
-        dims = (self.nf.key,) if self.nf.decay_kind == "key" else ()
-
-        def element(index: tuple[int, ...]) -> Dual:
-            result = Dual(mpq(1))
-            for tensor in tensors:
-                result = result * tensor.at(dims, index)
-            return result
-
-        return self.setting.scope().build(dims, element)
-
-    def _timeline(self) -> Timeline:
-        key = self._channels(self.nf.key)
-        delta, write = self.groups["delta"], self.groups["write"]
-        seen: dict[str, tuple[int, ...]] = {"y": tuple(delta)}
-        counts: dict[str, tuple[int, ...]] = {
-            "Gw": tuple(group + 1 for group in delta),
-            "Gk": tuple(group + 1 for group in write),
-            "Gy": tuple(group + after for group, after in zip(delta, self.after, strict=True)),
-            "Gend": (len(self.factors),),
-        }
-        for number, read in enumerate(self.nf.reads):
-            at = self._steps_before(read.position)
-            seen[f"q{number}"] = tuple(t * self.per_token + at for t in range(len(self.tokens)))
-            counts[f"Gq{number}"] = tuple(s + read.position.after_decay for s in seen[f"q{number}"])
-        sizes = {
-            "delta": len(delta),
-            "write": len(write),
-            "token": len(self.tokens),
-            "key": len(key),
-            "value": len(self._channels(self.nf.value)),
-            "register": len(self.nf.registers),
-            "step": len(self.factors),
-        }
-        decays = tuple(
-            tuple(f.at((self.nf.key,), (c,)).value for c in key) if self.nf.decay_kind == "key" else (f.data[()].value,)
-            for f in self.factors
-        )
-        if self.nf.decay_kind != "key":
-            decays = tuple(row * len(key) for row in decays)
-        return Timeline(decays, seen, {"delta": tuple(delta), "write": tuple(write)}, counts, sizes)
-
-    def _steps_before(self, position: Position) -> int:
-        turns = [len(self.tokens[0].steps) if block.repeated else 1 for block in self.nf.blocks]
-        done = sum(turns[b] * len(block.steps) for b, block in enumerate(self.nf.blocks[: position.block]))
-        return done + position.step
-
-    def pulled(self, gradients: Mapping[str, Values], system: System) -> Dual:
-        """<gradients, derivatives of this chunk's rows and decays>."""
-        result = Dual(mpq(0))
-        for name, elements in self.elements.items():
-            for index, slope in gradients.get(f"d{name}", {}).items():
-                result = result + Dual(mpq(0), _weighted(slope, elements[index]))
-        if system.offsets:
-            slopes = decay_gradient(system, self.timeline, gradients)
-            for factor, gradient in zip(self.factors, slopes, strict=True):
-                for element, slope in zip(factor.data.values(), gradient, strict=True):
-                    if not element.tangents:
-                        continue  # a constant decay, 0 perhaps
-                    result = result + Dual(mpq(0), _weighted(slope / element.value, element))
-        return result
-
-
-def _weighted(weight: mpq, element: Dual) -> tuple[mpq, ...]:
-    return tuple(weight * tangent for tangent in element.tangents)
 
 
 def _widened(tensor: Tensor, extra: int) -> Tensor:

@@ -15,9 +15,11 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
 )
@@ -48,3 +50,7 @@ def map_children(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
             return Rotate(change(value), change(angle), half, span)
         case Over(value, source, target, span):
             return Over(change(value), source, target, span)
+        case Pairs(left, right, dim, span):
+            return Pairs(change(left), change(right), dim, span)
+        case Solution(matrix, right, shift, span):
+            return Solution(change(matrix), change(right), None if shift is None else change(shift), span)

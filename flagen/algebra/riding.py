@@ -75,7 +75,8 @@ def riding_form(form: StagedForm, matrix: NormalForm | None) -> NormalForm | Non
     if scale is None or any(isinstance(node, Name) and node.name == ones for node in walk(output)):
         return None
     results = {main.results[0].name: matrix.output, vector.results[0].name: output}
-    column = Column(vector.states[0], None if scale == ONE else scale, read)
+    state = next(state for state in form.spec.states if state.name == vector.states[0].name)
+    column = Column(state, None if scale == ONE else scale, read)
     return replace(matrix, spec=form.spec, output=_with(form.output, results), column=column)
 
 
@@ -179,7 +180,7 @@ class _Widened:
         """An output of numbers as one of vectors over the values."""
         match expr:
             case Contract(StateRead() as state, q) | Contract(q, StateRead() as state) if not reads_state(q):
-                return Contract(Transpose(replace(state, dims=self.dims)), q, expr.span)
+                return Contract(Transpose(replace(state, dims=self.dims)), self._read(q), expr.span)
             case StateRead():
                 raise _NoColumn
             case Name(_, "local"):

@@ -54,7 +54,7 @@ class Cutter:
     ) -> None:
         self.results, self.flow, self.is_log = results, results.flow, is_log
         self.states = frozenset(states)
-        self.declared = tuple(map(results.state, states))
+        self.declared = tuple(replace(results.state(name), shape=()) for name in states)  # Stages know matrices only.
         self.exponents: list[tuple[Expr, set[str]]] = []
         self.in_exponent = False
         self.in_angle = False
@@ -139,6 +139,7 @@ class Cutter:
             output=(*before, *output),
             wide_outputs=wide,
             following=following,
+            pairs={dim: pair for dim, pair in spec.pairs.items() if any(dim in each.dims for each in self.declared)},
         )
 
     def _wanted_dims(self, used: set[str]) -> set[str]:

@@ -33,6 +33,7 @@ from flagen.algebra.flow import Flow, MixedStates, OutsideStages, Place
 from flagen.algebra.monomials import OutsideNormalForm
 from flagen.algebra.orient import normal_form
 from flagen.algebra.registers import registers_form
+from flagen.algebra.solved import is_solution, solved_form
 from flagen.algebra.stage_cutter import Cutter, Trial
 from flagen.algebra.stage_results import Results, Wanted, fresh
 from flagen.algebra.staged import Stage, StagedForm, in_words
@@ -47,11 +48,14 @@ def staged_form(spec: Spec) -> StagedForm:
     """
     try:
         return _Stages(spec).run()
-    except MixedStates:
+    except OutsideStages as outside:
         mixed = Flow(spec).mixing()
         if not mixed or any(len(group) == len(spec.states) for group in mixed):
             raise
-        return _Stages(spec, mixed).run()
+        try:
+            return _Stages(spec, mixed).run()
+        except OutsideStages as others:
+            raise others if isinstance(outside, MixedStates) else outside from None
 
 
 class _Stages:
@@ -156,7 +160,7 @@ class _Stages:
         last = max(used or self.order, key=self.order.index)
         (final,) = (group for group in self.groups if last in group)
         output = None
-        if self._takes_others(final, value, self.flow.end):
+        if self._takes_others(final, value, self.flow.end) or self._makes_of_solution(final, value):
             output = Cutter(self.results, ()).cut(value, self.flow.end)
         stages: list[Stage] = []
         for group in reversed(self.groups):
@@ -173,6 +177,13 @@ class _Stages:
             return False
         parts = children(expr)
         return not parts or any(self._takes_others(last, part, place) for part in parts)
+
+    def _makes_of_solution(self, last: Sequence[str], expr: Expr) -> bool:
+        """Whether the output is made of the solution of a system with one of `last`, which a stage gives as it is."""
+        if self.flow.solution(expr, self.flow.end) is not None:
+            return False
+        found = self.flow.solutions_in(expr, self.flow.end)
+        return any(not self.flow.states_in(matrix, at).isdisjoint(last) for matrix, at in found)
 
     def _stages_of(self, group: Sequence[str], *, has_output: bool) -> list[Stage]:
         """The stage of states that are taken at once. A matrix of which several reads are wanted is walked once for
@@ -191,9 +202,12 @@ class _Stages:
         numbers mix reach their stage together."""
         before = {other: list(each) for other, each in self.results.wanted.items()}, set(self.results.taken)
         trial = Cutter(self.results, group, is_log=lambda _: True)
-        form_of = normal_form if len(group) == 1 else registers_form
+        spec = trial.stage(wanted, has_output=has_output).spec
         try:
-            form = form_of(trial.stage(wanted, has_output=has_output).spec)
+            if is_solution(spec):
+                form = solved_form(spec).operator
+            else:
+                form = normal_form(spec) if len(group) == 1 else registers_form(spec)
         except OutsideNormalForm as outside:
             raise _no_chunk_form(in_words(group), outside) from None
         decays = {node.name for decay in form.decays for node in walk(decay.log) if isinstance(node, Name)}

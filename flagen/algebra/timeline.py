@@ -25,7 +25,7 @@ class Timeline:
     seen: by reader, for each of its rows, how many micro-steps' writes it sees.
     writes: by column index letter, the micro-step each row writes in.
     counts: by offset, for each of its rows, how many micro-steps' decays it includes.
-    sizes: by index family (delta, write, token, key, value, register, step), how many there are.
+    sizes: by index family (delta, write, token, key, value, register …), how many there are.
     """
 
     decays: tuple[tuple[mpq, ...], ...]

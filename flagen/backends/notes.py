@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from flagen.backends.signature import range_note
+from flagen.backends.solutions import solution_notes
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.differences import differs_in_chunks, differs_in_segments
 from flagen.plan.fused_backward import SEGMENT
@@ -17,14 +18,14 @@ _WIDTH = 112  # Of a line in a function's docstring, under its indent.
 
 def naive_chunk_notes(plan: Plan) -> str:
     """The notes of `naive_chunk`, as lines of its docstring."""
-    return _joined((*_products(plan), *_ranges(plan, reliances_of_chunk(plan))))
+    return _joined((*_products(plan), *_ranges(plan, reliances_of_chunk(plan)), *solution_notes(plan)))
 
 
 def chunk_notes(plan: Plan) -> str:
     """The notes of `chunk`, as lines of its docstring."""
     relied = (*reliances_of_chunk(plan), *reliances_of_kernels(plan))
     lost = _lost("a chunk", "1e-5", f"naive_chunk_{plan.spec.name}") if differs_in_chunks(plan) else ()
-    return _joined((*_products(plan), *_ranges(plan, relied), *lost))
+    return _joined((*_products(plan), *_ranges(plan, relied), *solution_notes(plan), *lost))
 
 
 def fused_notes(plan: Plan) -> str:

@@ -150,7 +150,7 @@ def state_annotation(spec: Spec) -> str:
 
 def state_shapes(spec: Spec) -> str:
     """`[N, HV, K, V]`, or a tuple of such shapes in declared order."""
-    shapes = [f"[{', '.join((leading_axes(spec)[2], 'HV', *state.dims))}]" for state in spec.states]
+    shapes = [f"[{', '.join((leading_axes(spec)[2], 'HV', *state.declared))}]" for state in spec.states]
     return shapes[0] if len(shapes) == 1 else f"({', '.join(shapes)})"
 
 
@@ -202,7 +202,7 @@ def _size_note(spec: Spec, name: str) -> str:
     """What the sizes are that follow from others, with the first argument that has them; `states` for the last."""
     carriers = [(decl.name, decl.dims) for decl in spec.inputs]
     carriers += [(decl.name, decl.dims) for decl in spec.params]
-    carriers += [("states", decl.dims) for decl in spec.states]
+    carriers += [("states", decl.declared) for decl in spec.states]
     first: dict[str, str] = {}
     for carrier, dims in carriers:
         first |= {dim: carrier for dim in dims if dim not in first}

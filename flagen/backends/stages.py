@@ -9,6 +9,9 @@ from flagen.backends.protocol import Rendering
 from flagen.backends.range_check import NO_CHECK, RANGES
 from flagen.plan.model import PlannedStage
 
+PACKAGE_OF_MINI_BATCH = "mini_batch"
+"""The package of what a mini-batch does, inside that of the spec."""
+
 
 def package_of(stage: PlannedStage, name: str) -> str:
     """The package of a stage of the spec `name`, inside that of the spec."""

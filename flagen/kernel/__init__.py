@@ -54,7 +54,7 @@ def lower(plan: Plan) -> Programs:
     )
     fused, fused_backward = _fused_recurrent(plan)
     chunk, chunk_backward = _by_chunks(plan)
-    return Programs(plan.spec, fused, fused_backward, chunk, chunk_backward, by_stage, _rows_of(plan))
+    return Programs(plan.derivation.spec, fused, fused_backward, chunk, chunk_backward, by_stage, _rows_of(plan))
 
 
 def _rows_of(plan: Plan) -> Spec | None:
@@ -67,7 +67,7 @@ def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
         return None, None  # Whatever has the one has the other.
     backward = plan.fused_backward
     back = reverse_backward(backward) if isinstance(backward, ReversePlan) else segment_backward(backward)
-    return _checked(fused_recurrent(plan.fused)), _checked(back)
+    return _checked(fused_recurrent(plan.fused), plan.fused.spec), _checked(back, plan.fused.spec)
 
 
 def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
@@ -75,10 +75,10 @@ def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
     if isinstance(kernel, ScanKernelPlan):
         assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
         if kernel.is_window:
-            return _checked(window_forward(kernel)), _checked(window_backward(backward))
-        return _checked(scan_forward(kernel, backward)), _checked(scan_backward(backward))
-    forward, back = _over_rows(plan), _of_rows_back(plan)
-    return forward and _checked(forward), back and _checked(back)
+            return _checked(window_forward(kernel), plan.spec), _checked(window_backward(backward), plan.spec)
+        return _checked(scan_forward(kernel, backward), plan.spec), _checked(scan_backward(backward), plan.spec)
+    forward, back, spec = _over_rows(plan), _of_rows_back(plan), plan.derivation.spec
+    return forward and _checked(forward, spec), back and _checked(back, spec)
 
 
 def _over_rows(plan: Plan) -> Program | None:
@@ -106,5 +106,6 @@ def _of_rows_back(plan: Plan) -> Program | None:
     return None
 
 
-def _checked(program: Program) -> Program:
-    return replace(program, kernels=tuple(map(check, program.kernels)))
+def _checked(program: Program, spec: Spec) -> Program:
+    pairs = tuple(spec.pairs.items())
+    return replace(program, kernels=tuple(check(replace(kernel, pairs=pairs)) for kernel in program.kernels))

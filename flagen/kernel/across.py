@@ -42,7 +42,7 @@ class RowsFirst(BackwardRows):
     def array(self, source: Input | Param) -> Array:
         """What lies along the keys is that of a key head: where heads are all of one kind, that is the value head."""
         array = super().array(source)
-        if self.key not in source.dims:
+        if set(self.plan.keys).isdisjoint(source.dims):
             return array
         return replace(array, spaces=tuple("key_head" if space == "head" else space for space in array.spaces))
 

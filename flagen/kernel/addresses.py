@@ -144,10 +144,10 @@ class Addresses:
         for point in self.registers.points(dims):
             flat: int | None = 0
             for dim, place, size, first in along:
-                at = first + point[place]
-                if at >= size:
+                at = self.sizes.place(dim, first + point[place])
+                if at is None:
                     if dim not in access.within:
-                        raise Illegal(f"{array.name}: {dim} {at} of {size}")
+                        raise Illegal(f"{array.name}: {dim} {first + point[place]} of {size}")
                     flat = None
                     break
                 assert flat is not None
@@ -176,12 +176,15 @@ class Addresses:
                 flat: int | None = 0
                 for dim in array.dims:
                     size = self.sizes.of(dim)
-                    index = whole(indices[dim][lane]) if dim in indices else self._first_index(dim) + along[dim]
+                    first = self._first_index(dim)
+                    index: int | None = whole(indices[dim][lane]) if dim in indices else first + along[dim]
+                    if dim in self.sizes.pairs:
+                        index = self.sizes.place(dim, first + along[dim])
                     end = whole(limits[dim][lane]) if dim in limits else size
-                    if dim in access.within and index >= end:
+                    if dim in access.within and (index is None or index >= end):
                         flat = None
                         break
-                    if not 0 <= index < size:
+                    if index is None or not 0 <= index < size:
                         raise Illegal(f"{array.name}: {dim} {index} of {size}")
                     assert flat is not None
                     flat = flat * size + index

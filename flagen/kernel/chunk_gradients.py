@@ -392,6 +392,9 @@ class Gradients(GradientSums):
         yield from self.operands(*ROLES)
         for matrix in self.writing_values:
             square = self.square(matrix)
+            if self._sides(matrix.reader) and self._sides("k"):
+                yield from self.products(matrix.name, matrix.reader, "k")
+                continue
             key = self.written(self.operand("k"))
             scores = Dot(self.operand(matrix.reader), key, self.key, local(matrix.name, square), square)
             yield Let(matrix.name, scores)

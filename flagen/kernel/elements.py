@@ -175,3 +175,15 @@ COMPARISONS: Mapping[str, Callable[[Element, Element], Element]] = {
     ">": _compared(operator.gt),
     ">=": _compared(operator.ge),
 }
+
+
+def both(x: Element, y: Element) -> Element:
+    return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x and y
+
+
+def either(x: Element, y: Element) -> Element:
+    return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x or y
+
+
+def chosen(where: Element, value: Element, other: Element) -> Element:
+    return POISON if isinstance(where, Poison) else value if where else other

@@ -10,8 +10,7 @@
     values     the tiles of `flagen.plan.tiles`
 
 Coordinates have names: a loop, or the grid, gives one a value, and an access names those of its row. How a program
-finds its coordinates from its number, and a row its address, is for whoever prints a kernel: here nothing can be added
-up the wrong way.
+finds them from its number, and a row its address, is for whoever prints a kernel: nothing here is added up wrongly.
 """
 
 from __future__ import annotations
@@ -395,9 +394,9 @@ class Kernel:
     steps: what the number of micro-steps is called, where a chunk's rows are those of its tokens.
     whole: its block is all of the dim, since something sums over that.
     choices: those that a launch makes: each is made where a gradient is asked for of something but these.
-    arrays, numbers, lengths, sizes: the parameters, in order; a kernel is compiled again for other `sizes`, and not for
-        other `lengths`.
+    arrays, numbers, lengths, sizes: the parameters, in order; it is compiled for its `sizes`, not for its `lengths`.
     names: every name that the spec declares or the plan made up.
+    pairs: each dim of pairs, and the two it is of.
     """
 
     name: str
@@ -414,6 +413,7 @@ class Kernel:
     steps: str = ""
     whole: bool = False
     choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    pairs: tuple[tuple[str, Dims], ...] = ()
 
     @property
     def dims(self) -> Dims:

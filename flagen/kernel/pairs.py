@@ -1,13 +1,16 @@
-"""Pairs of channels, in exact arithmetic: turned, and the gradients of their angles."""
+"""Pairs of channels, in exact arithmetic: turned, and the gradients of their angles; and all pairs of two vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 from flagen.kernel.elements import ZERO, Element, add, multiply, negative
 from flagen.kernel.registers import Data, Lanes
 from flagen.kernel.sizes import Illegal, Sizes
+from flagen.plan.tiles import Spread, Tile
+from flagen.spec.model import Dims
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,30 @@ class Pairs:
         """Which channels make each pair."""
         between, pairs = self.sizes.of(self.channel) // 2, range(self.sizes.of(self.pair))
         return [(place, place + between) if self.half else (2 * place, 2 * place + 1) for place in pairs]
+
+
+def of_last(rows: Dims, *tiles: Tile) -> tuple[Tile, ...]:
+    """Tiles for each of the `rows`, as vectors along the last dim of each."""
+    return tuple(Spread(tile, (*rows, tile.dims[-1])) for tile in tiles)
+
+
+def paired(sizes: Sizes, left: Lanes, right: Lanes) -> Data:
+    """Each lane of a row times each of another one, row by row."""
+    rows = zip(_vectors(sizes, left), _vectors(sizes, right), strict=True)
+    return [multiply(x, y) for one, other in rows for x in one for y in other]
+
+
+def side_of_pairs(sizes: Sizes, second: bool, gradient: Lanes, other: Lanes) -> Data:
+    """The gradient of one side of pairs, row by row: that of the first, where the other side is the `second` one."""
+    found: Data = []
+    for row, y in zip(_vectors(sizes, gradient), _vectors(sizes, other), strict=True):
+        inner = len(y) if second else len(row) // len(y)
+        lines = [row[at : at + inner] for at in range(0, len(row), inner)]
+        for line in lines if second else zip(*lines, strict=True):
+            found.append(reduce(add, map(multiply, line, y)))
+    return found
+
+
+def _vectors(sizes: Sizes, lanes: Lanes) -> list[Data]:
+    width = sizes.blocks[lanes.dims[-1]]
+    return [lanes.data[at : at + width] for at in range(0, len(lanes.data), width)]

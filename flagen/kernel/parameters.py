@@ -33,6 +33,7 @@ def assembled(
     it is compiled for, whether its expressions name them or not."""
     spec, steps = rows.plan.spec, (rows.steps,) if rows.steps else ()
     heads = ("H", "HV") if of_key_heads else _heads(body)
+    sizes, lanes = _with_pairs(spec, dims, tiles)
     return Kernel(
         name=name,
         run=run,
@@ -41,7 +42,7 @@ def assembled(
         arrays=_arrays(spec, body, order, *_packing(run, body)),
         numbers=_numbers(spec, body),
         lengths=("T",),
-        sizes=(*_other_sizes(spec, body, (*dims, *steps)), *steps, *heads, *dims, *tiles),
+        sizes=(*_other_sizes(spec, body, (*sizes, *steps)), *steps, *heads, *sizes, *lanes),
         names=rows.names,
         body=tuple(body),
         of_key_heads=of_key_heads,
@@ -64,17 +65,24 @@ def routine_of(
 ) -> Routine:
     """A routine with a body, in the same way."""
     spec, steps = rows.plan.spec, (rows.steps,) if rows.steps else ()
+    sizes, words = _with_pairs(spec, dims, tiles)
     return Routine(
         name=name,
         carried=carried,
         arrays=_arrays(spec, body, order),
         numbers=_numbers(spec, body),
-        sizes=(*_other_sizes(spec, body, (*dims, *steps)), *steps, *_heads(body), *dims, *tiles),
+        sizes=(*_other_sizes(spec, body, (*sizes, *steps)), *steps, *_heads(body), *sizes, *words),
         docs=docs,
         body=tuple(body),
         place=place,
         lanes=lanes,
     )
+
+
+def _with_pairs(spec: Spec, dims: Dims, tiles: Sequence[str]) -> tuple[Dims, tuple[str, ...]]:
+    """The sizes that a kernel is compiled for, with those of the two dims that one has the pairs of."""
+    sides = tuple(side for dim in dims for side in spec.pairs.get(dim, ()))
+    return (*sides, *dims), (*(f"BLOCK_{side}" for side in sides), *tiles)
 
 
 def _arrays(spec: Spec, body: Sequence[Statement], order: Iterable[str], *others: Array) -> tuple[Array, ...]:

@@ -39,7 +39,12 @@ def prove(spec: Spec, programs: Programs, *, seed: int = 0) -> tuple[str, ...]:
     """
     lines: list[str] = []
     if programs.fused_recurrent is not None and programs.fused_recurrent_backward is not None:
-        lines += _prove_fused_recurrent(spec, programs.fused_recurrent, programs.fused_recurrent_backward, seed)
+        lines += _prove_fused_recurrent(
+            spec if not programs.spec.pairs else programs.spec,
+            programs.fused_recurrent,
+            programs.fused_recurrent_backward,
+            seed,
+        )
     for each in (programs, *programs.stages):
         if each.chunk is None:
             continue

@@ -24,6 +24,7 @@ from flagen.plan.tiles import (
     Constant,
     Dot,
     Lane,
+    Paired,
     Product,
     Rounded,
     Size,
@@ -59,6 +60,16 @@ def is_input(tile: Tile | None) -> TypeGuard[Value]:
 def steps_symbol(plan: RowPlan) -> str:
     """The name of the step count inside the kernels, where a token has several rows; empty where it has one."""
     return plan.spec.steps.symbol if plan.row_axis == ROW and plan.spec.steps else ""
+
+
+def sides_of(tile: Tile) -> tuple[Tile, ...]:
+    """The sides of rows over pairs, whatever their dims are called; of others themselves."""
+    return (bare(tile.left), bare(tile.right)) if isinstance(tile, Paired) else (tile,)
+
+
+def bare(tile: Tile) -> Tile:
+    """A tile whatever its dims are called."""
+    return bare(tile.value) if isinstance(tile, Along) else tile
 
 
 def local(name: str, dims: Dims) -> Value:
@@ -147,7 +158,8 @@ class RowLowering(Generic[P]):
 
     def raw(self, load: RowLoad) -> bool:
         """Whether an input is loaded as it is: for the matrix products."""
-        vectors = [tile for tile in self.plan.vectors if is_input(tile)]
+        every = (side for tile in self.plan.vectors for side in sides_of(tile))
+        vectors = [tile for tile in every if is_input(tile)]
         return any(tile.name == load.source.name and load.axis in tile.dims for tile in vectors)
 
     # ----------------------------------------------------------------------------------------------------------- loads
@@ -208,6 +220,11 @@ class RowLowering(Generic[P]):
                 done.add(tile)
                 value = self.tile(tile, axis)
                 yield Let(self.operand(role).name, Rounded(value, value.dims))
+                for side, called in self._sides(role):
+                    if not is_input(bare(side)) and bare(side) not in done:
+                        done.add(bare(side))
+                        value = self.tile(bare(side), axis)
+                        yield Let(called.name, Rounded(value, value.dims))
 
     def operand(self, role: str) -> Value:
         """The vectors of `role`; the same vectors have one name."""
@@ -217,6 +234,36 @@ class RowLowering(Generic[P]):
             return local(self.name(tile.name, axis), tile.dims)
         first = next(other for other in ROLES if self.plan.vector(other) == tile)
         return local(f"{first}_row", tile.dims)
+
+    def _sides(self, role: str) -> list[tuple[Tile, Value]]:
+        """Both sides of rows over pairs, each with what it is called as an operand, whatever its dim is called."""
+        tile, axis = self.plan.vector(role), self.axis_of(role)
+        if not isinstance(tile, Paired):
+            return []
+        found = []
+        for place, side in enumerate((tile.left, tile.right)):
+            own = bare(side)
+            if is_input(own):
+                called = self.name(own.name, axis)
+            else:
+                called = f"{role}_{('first', 'second')[place] if own != bare(tile.left) else 'first'}"
+            found.append((side, local(called, own.dims)))
+        return found
+
+    def products(self, name: str, reader: str, writer: str) -> Iterator[Statement]:
+        """The product of each row of `reader` with each of `writer`, by a name. Of rows over pairs it is that of both
+        sides' products."""
+        columns = (self.axis_of(reader), WRITTEN)
+        sides = list(zip(self._sides(reader), self._sides(writer), strict=False))
+        if not sides:
+            yield Let(name, self.dot(self.operand(reader), self.written(self.operand(writer)), self.plan.key))
+            return
+        dots = [
+            self.dot(read, self.written(Along(written, (*written.dims[:-1], read.dims[-1]))), read.dims[-1])
+            for (_, read), (_, written) in sides
+        ]
+        yield Let(name, dots[0])
+        yield Let(name, times(local(name, columns), local(name, columns) if dots[1] == dots[0] else dots[1]))
 
     def axis_of(self, role: str) -> str:
         return TOKEN if role == "q" else self.row

@@ -149,7 +149,11 @@ class ScalarDecayRows(RowLowering[ChunkKernelPlan]):
     ) -> Iterator[Statement]:
         """Masked products of each reading row with each writing row, scaled and decayed."""
         dims = (self.axis_of(reader), WRITTEN)
-        products = self.dot(self.operand(reader), self.written(self.operand(writer)), self.plan.key)
+        products: Tile = local(f"{name}_products", dims)
+        if self._sides(reader) and self._sides(writer):
+            yield from self.products(f"{name}_products", reader, writer)
+        else:
+            products = self.dot(self.operand(reader), self.written(self.operand(writer)), self.plan.key)
         decay: Tile | None = None if self.plan.row_decay is None else local("decay", dims)
         if self.mixes is not None:
             decay = weights(reader, writer)

@@ -55,8 +55,10 @@ class Setting:
         dims = self._fitting(spec, whole if block_of is None else {**whole, block_of: self.cut[0]})
         blocks = {dim: _lanes(dims[dim]) for dim in whole}
         blocks |= {TOKEN: self.chunk} if block_of is None else {TOKEN: self.chunk, block_of: self.cut[1]}
+        blocks |= {pair: blocks[one] * blocks[other] for pair, (one, other) in spec.pairs.items()}
         steps = {} if spec.steps is None else {spec.steps.symbol: self.steps}
-        return Sizes(self.lengths, self._key_heads(spec), self.HV, dims, blocks, steps, self.segment)
+        key_heads = self._key_heads(spec)
+        return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment, pairs=spec.pairs)
 
     def row_sizes(self, spec: Spec, rows: str) -> Sizes:
         """The sizes of a launch of programs that multiply rows of a chunk, each for a token, or for one micro-step if
@@ -66,11 +68,12 @@ class Setting:
         steps = {} if spec.steps is None else {spec.steps.symbol: self.steps}
         key_heads = self._key_heads(spec)
         blocks = {dim: _lanes(size) for dim, size in dims.items()}
+        blocks |= {pair: blocks[one] * blocks[other] for pair, (one, other) in spec.pairs.items()}
         blocks |= {BETWEEN: chunk, WRITTEN: chunk, MEMBER: _lanes(self.HV // key_heads)}
         blocks |= {TOKEN: _lanes(chunk // self.steps), ROW: chunk} if rows == ROW else {TOKEN: chunk}
         words = {"LEVELS": chunk.bit_length() - 1, "LEAF_LEVELS": self.leaf.bit_length() - 1, "LEAF": self.leaf}
         cut = dict.fromkeys(dims, self.cut[1])
-        return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment, cut, words)
+        return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment, cut, words, spec.pairs)
 
     def _fitting(self, spec: Spec, wanted: Mapping[str, int]) -> dict[str, int]:
         """The sizes nearest to those that are wanted of which each is what it follows from."""

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from flagen.kernel.ir import Array
 from flagen.plan.rows import ROW, TOKEN, WRITTEN
+from flagen.spec.model import Dims
 
 
 class Illegal(Exception):
@@ -22,6 +23,7 @@ class Sizes:
 
     cut: the lanes along a dim of which a program has a block at a time.
     words: other sizes that kernels are compiled for.
+    pairs: the dims that have all pairs of two others, which these are.
     """
 
     lengths: tuple[int, ...]
@@ -33,6 +35,20 @@ class Sizes:
     segment: int
     cut: Mapping[str, int] = field(default_factory=dict)
     words: Mapping[str, int] = field(default_factory=dict)
+    pairs: Mapping[str, Dims] = field(default_factory=dict)
+
+    def place(self, dim: str, lane: int) -> int | None:
+        """The place in memory of a lane along a dim, counted from the dim's start; None where it lies beyond an end."""
+        if dim not in self.pairs:
+            return lane if lane < self.of(dim) else None
+        first, second = self.pairs[dim]
+        one, other = divmod(lane, self.blocks[second])
+        return one * self.dims[second] + other if one < self.dims[first] and other < self.dims[second] else None
+
+    def is_inside(self, dim: str, lane: int, limit: int) -> bool:
+        """Whether a lane along a dim is among the first that lie within it, which are `limit`, or all of those of pairs
+        that pad neither side."""
+        return self.place(dim, lane) is not None if dim in self.pairs else lane < limit
 
     def of(self, dim: str) -> int:
         """The size of a dim in memory: of the rows of a chunk, as many as a tile has lanes."""

@@ -28,11 +28,14 @@ from flagen.kernel.elements import (
     Poison,
     add,
     apply,
+    both,
+    chosen,
     divide,
+    either,
     multiply,
     negative,
 )
-from flagen.kernel.pairs import Pairs
+from flagen.kernel.pairs import Pairs, of_last, paired, side_of_pairs
 from flagen.kernel.registers import Data, Lanes, Registers
 from flagen.kernel.sizes import Illegal
 from flagen.plan.rows import L2NORM_EPSILON, TOKEN
@@ -59,7 +62,9 @@ from flagen.plan.tiles import (
     Negative,
     Normalize,
     OfAngles,
+    OfPairs,
     Once,
+    Paired,
     Product,
     Rotated,
     Rounded,
@@ -131,11 +136,12 @@ class TileValues:
 
     def inside(self, dims: Dims, ends: Dims) -> list[bool]:
         """For each lane over `dims`, whether it lies within `ends`."""
-        limits = [(dims.index(dim), self.registers.end(dim) - self.registers.first(dim)) for dim in ends]
+        registers, sizes = self.registers, self.sizes
+        limits = [(dims.index(d), registers.end(d) - registers.first(d), d) for d in ends]
         key = (dims, *limits)
         if key not in self._inside:
-            points = self.registers.points(dims)
-            of_program = [all(point[place] < limit for place, limit in limits) for point in points]
+            points = registers.points(dims)
+            of_program = [all(sizes.is_inside(dim, at[i], limit) for i, limit, dim in limits) for at in points]
             self._inside[key] = of_program * self.registers.programs
         return self._inside[key]
 
@@ -168,11 +174,11 @@ class TileValues:
             case Compare(op, left, right, dims):
                 return self._mapped(None, COMPARISONS[op], dims, (left, right))
             case Both(left, right, dims):
-                return self._mapped(None, _both, dims, (left, right))
+                return self._mapped(None, both, dims, (left, right))
             case Either(left, right, dims):
-                return self._mapped(None, _either, dims, (left, right))
+                return self._mapped(None, either, dims, (left, right))
             case Select(where, value, other, dims):
-                return self._mapped(None, _chosen, dims, (where, value, other))
+                return self._mapped(None, chosen, dims, (where, value, other))
             case Spread(value, dims):
                 inner = self.evaluator(value)
                 return Evaluator(dims, self._spread(inner, dims), inner.fixed)
@@ -289,6 +295,11 @@ class TileValues:
                 over = (*(dim for dim in dims if dim != pair), turned.dims[-1])
                 pairs = Pairs(self.sizes, turned.dims[-1], pair, half)
                 return self._by_program(dims, pairs.twisted, Spread(gradient, over), Spread(turned, over))
+            case Paired(left, right, dims):
+                return self._by_program(dims, partial(paired, self.sizes), *of_last(dims[:-1], left, right))
+            case OfPairs(gradient, other, second, dims):
+                sides = of_last(dims[:-1], gradient, other)
+                return self._by_program(dims, partial(side_of_pairs, self.sizes, second), *sides)
             case Cumulative(value, axis, reverse, dims):
                 self._has_to_lie(value, dims)
                 return self._by_program(dims, lambda lanes: self._cumulative(lanes, axis, reverse), value)
@@ -472,18 +483,6 @@ def _flat(parts: Iterable[Data]) -> Data:
 
 _RATIONAL: Mapping[str, Operation] = {"+": operator.add, "-": operator.sub}
 """What lanes without infinities and poison are joined by."""
-
-
-def _both(x: Element, y: Element) -> Element:
-    return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x and y
-
-
-def _either(x: Element, y: Element) -> Element:
-    return POISON if isinstance(x, Poison) or isinstance(y, Poison) else x or y
-
-
-def _chosen(where: Element, value: Element, other: Element) -> Element:
-    return POISON if isinstance(where, Poison) else value if where else other
 
 
 def _total(x: Data) -> Element:

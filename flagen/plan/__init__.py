@@ -12,14 +12,14 @@ from flagen.plan.chunk_families import plan_chunk_kernel, plan_rider
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
-from flagen.plan.model import Plan, StagedPlan
+from flagen.plan.model import MiniBatchPlan, Plan, StagedPlan
 from flagen.plan.scan import ScanPlan, plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
 from flagen.plan.staged import plan_stages
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Spec
 
-__all__ = ["ExpandedPlan", "Plan", "ScanPlan", "StagedPlan", "Unavailable", "make_plan", "with_layer"]
+__all__ = ["ExpandedPlan", "MiniBatchPlan", "Plan", "ScanPlan", "StagedPlan", "Unavailable", "make_plan", "with_layer"]
 
 
 def with_layer(plan: Plan, others: Mapping[str, Plan]) -> Plan:
@@ -34,26 +34,46 @@ def with_layer(plan: Plan, others: Mapping[str, Plan]) -> Plan:
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     """Plan every form of `spec`; one it cannot have says why. The layer comes after (`with_layer`)."""
-    fused = plan_fused_recurrent(spec)
+    fused = plan_fused_recurrent(derivation.spec if derivation.whole is not None else spec)
     fused_backward = plan_fused_backward(fused, derivation)
     if derivation.scan is not None:
         scan = plan_scan(derivation.scan)
         return Plan(spec, derivation, scan, fused, fused_backward, *plan_scan_kernels(scan))
+    if derivation.mini_batches is not None:
+        (within,) = derivation.stages
+        none = Unavailable("mini-batches run one after another in PyTorch", derivation.mini_batches.first.span)
+        batches = MiniBatchPlan(derivation.mini_batches, _without_kernels(make_plan(within.spec, within), none))
+        return Plan(spec, derivation, batches, fused, fused_backward, none, none)
     if derivation.staged is not None:
         stages = tuple(make_plan(each.spec, each) for each in derivation.stages)
         riding = None if derivation.riding is None else plan_rider(derivation.riding)
         backward = None if riding is None else plan_chunk_backward(riding)
         if riding is None or backward is None or isinstance(backward, Unavailable):
             staged = plan_stages(derivation.staged, stages)
+            missing = [each for _, each in staged.without_kernels()]
+            if len(missing) == len(stages):
+                return Plan(spec, derivation, staged, fused, fused_backward, missing[0], missing[0])
             return Plan(spec, derivation, staged, fused, fused_backward, staged, staged)
         none = Unavailable("the kernels are those of all states at once", spec.states[0].span)
-        stages = tuple(replace(stage, chunk_kernel=none, chunk_backward=none) for stage in stages)
+        stages = tuple(_without_kernels(stage, none) for stage in stages)
         staged = plan_stages(derivation.staged, stages)
         return Plan(spec, derivation, staged, fused, fused_backward, riding, backward)
     if derivation.chunk_form is None:
         assert derivation.no_chunk_form is not None
         chunk = Unavailable(derivation.no_chunk_form.reason, derivation.no_chunk_form.span)
         return Plan(spec, derivation, chunk, fused, fused_backward, chunk, chunk)
-    form = plan_chunk(derivation.chunk_form)
+    form = plan_chunk(derivation.chunk_form, derivation.solved)
+    if derivation.solved is not None:
+        steps = Unavailable("solves a system of equations for every token, step by step", derivation.solved.span)
+        return Plan(spec, derivation, form, fused, fused_backward, steps, steps)
     kernels = plan_chunk_kernel(form)
     return Plan(spec, derivation, form, fused, fused_backward, kernels, plan_chunk_backward(kernels))
+
+
+def _without_kernels(plan: Plan, why: Unavailable) -> Plan:
+    """`plan` with its forms by chunks in PyTorch alone."""
+    chunk = plan.chunk
+    if isinstance(chunk, StagedPlan):
+        stages = (replace(stage, plan=_without_kernels(stage.plan, why)) for stage in chunk.stages)
+        chunk = replace(chunk, stages=tuple(stages))
+    return replace(plan, chunk=chunk, chunk_kernel=why, chunk_backward=why)

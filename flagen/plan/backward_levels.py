@@ -86,13 +86,14 @@ class Levels:
     """The level of every name: the one on which all that it depends on is known."""
 
     of_names: Mapping[str, Level]
-    key: str
+    keys: Dims
     value: str
 
     def __call__(self, tile: Tile) -> Level:
         parts = tuple(tiles_in(tile))
         found = [self.of_names.get(part.name, SHARED) for part in parts if isinstance(part, Value)]
-        found += [level for level, dim in ((KEYS, self.key), (BLOCK, self.value)) if any(dim in p.dims for p in parts)]
+        along = (*((KEYS, key) for key in self.keys), (BLOCK, self.value))
+        found += [level for level, dim in along if any(dim in part.dims for part in parts)]
         if any(isinstance(part, Head) for part in parts):
             found.append(HEAD)
         return min(found, key=LEVELS.index, default=SHARED)

@@ -5,14 +5,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from flagen.algebra.adjoint import adjoint
 from flagen.algebra.chunk import ChunkForm, split_solve
 from flagen.algebra.equations import Equation, OffsetGradient, Solve, Statement, System, Weights, WeightsGradient
 from flagen.algebra.normal_form import NormalForm, Position
 
+if TYPE_CHECKING:
+    from flagen.algebra.solved import SolvedForm
+
 DEFAULT_CHUNK = 64
 """Tokens per chunk where neither the spec nor the caller says: the C x C work and the serial chain balance near it."""
+
+
+ITERATIONS = 30
+"""Steps that a system is solved by where the caller does not say: what float32 has to give for keys that are alike."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,8 @@ class ChunkPlan:
     scan: tuple[Statement, ...]
     after: tuple[Statement, ...]
     size: int
+    solved: SolvedForm | None = None
+    """The system whose solution is the output, if it is one. `after` is then what one step of it takes."""
 
     @property
     def normal_form(self) -> NormalForm:
@@ -90,24 +100,25 @@ class ChunkPlan:
         lines = [
             f"chunks of {self.size} tokens; decay: {self.normal_form.decay_kind}; {self.slots} row(s) a micro-step"
         ]
+        last = "all chunks at once, from their states" if self.solved is None else "at every step of the solution"
         for title, statements in (
             ("all chunks at once", self.before),
             ("chunk after chunk", self.scan),
-            ("all chunks at once, from their states", self.after),
+            (last, self.after),
         ):
             lines.append(f"{title}:")
             lines += [f"  {statement}" for statement in statements]
         return "\n".join(lines)
 
 
-def plan_chunk(form: ChunkForm) -> ChunkPlan:
+def plan_chunk(form: ChunkForm, solved: SolvedForm | None = None) -> ChunkPlan:
     """Sort the equations of `form` by whether they need the state before the chunk, and whether the next state needs
-    them."""
+    them; of a system's operator, those that need the direction come last."""
     nf = form.normal_form
     system = form.system if nf.registers else split_solve(form)
-    carried = _carried(system)
-    needed = _needed_for(system, "S1") & carried
-    before = tuple(s for s in system.statements if s.target.tensor not in carried)
+    carried = _depending(system, "S0" if solved is None else "q0")
+    needed = _needed_for(system, "S1") & _depending(system, "S0")
+    before = tuple(s for s in system.statements if s.target.tensor not in carried | needed)
     scan = tuple(s for s in system.statements if s.target.tensor in needed)
     after = tuple(s for s in system.statements if s.target.tensor in carried - needed)
     return ChunkPlan(
@@ -120,6 +131,7 @@ def plan_chunk(form: ChunkForm) -> ChunkPlan:
         scan=scan,
         after=after,
         size=nf.spec.chunk.size or DEFAULT_CHUNK,
+        solved=solved,
     )
 
 
@@ -162,13 +174,13 @@ def _uses(statement: Statement) -> set[str]:
             return {factor.tensor for _, left, right in pairs for factor in (left, right)}
 
 
-def _carried(system: System) -> set[str]:
-    """The tensors that depend on the state before the chunk."""
-    carried = {"S0"}
+def _depending(system: System, given: str) -> set[str]:
+    """The tensors that depend on one that is given."""
+    found = {given}
     for statement in system.statements:
-        if _uses(statement) & carried:
-            carried.add(statement.target.tensor)
-    return carried - {"S0"}
+        if _uses(statement) & found:
+            found.add(statement.target.tensor)
+    return found - {given}
 
 
 def _needed_for(system: System, tensor: str) -> set[str]:

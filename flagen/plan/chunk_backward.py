@@ -154,7 +154,7 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         self.value, self.row = rows.value, rows.row_axis
         self.log_decay = _log_decay(rows)
         super().__init__(planner, self._with_finite_values(planner.rules, rows))
-        self.levels = Levels(self._levels(), rows.key, self.value)
+        self.levels = Levels(self._levels(), rows.keys, self.value)
         self.of_names = self.levels.of_names
 
     def _reads_of(self, rows: ChunkKernelPlan) -> frozenset[str]:
@@ -256,10 +256,14 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         for decl in self.spec.inputs:
             if self.value in decl.dims and decl.heads == "H" and self.spec.has_value_heads:
                 self.planner.refuse(f"value heads share `{decl.name}`, which has an element for each value", decl.span)
-            if rows.key in decl.dims and decl.heads == "HV" and any(other.heads == "H" for other in self.spec.inputs):
+            if (
+                self._along_keys(decl.dims)
+                and decl.heads == "HV"
+                and any(other.heads == "H" for other in self.spec.inputs)
+            ):
                 self.planner.refuse(f"a value head has `{decl.name}`, along the keys, of its own", decl.span)
         for param in self.spec.params:
-            if param.per_head and rows.key in param.dims and self.spec.has_value_heads:
+            if param.per_head and self._along_keys(param.dims) and self.spec.has_value_heads:
                 self.planner.refuse(f"a value head has `{param.name}`, along the keys, of its own", param.span)
         for role, vector in ((role, rows.vector(role)) for role in ROLES):
             if vector is not None and self.planner.reads_heads(vector, self._of_value_heads()):
@@ -274,8 +278,8 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
 
     def _of_value_heads(self) -> set[str]:
         """The inputs and params, none of them along the keys, of which a value head has its own."""
-        inputs = {decl.name for decl in self.spec.inputs if decl.heads == "HV" and self.rows.key not in decl.dims}
-        params = {param.name for param in self.spec.params if param.per_head and self.rows.key not in param.dims}
+        inputs = {decl.name for decl in self.spec.inputs if decl.heads == "HV" and not self._along_keys(decl.dims)}
+        params = {param.name for param in self.spec.params if param.per_head and not self._along_keys(param.dims)}
         return inputs | params
 
     def _own_names(self) -> set[str]:
@@ -310,11 +314,14 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
         for param in self.spec.params:
             known[param.name] = self._of(param.dims, HEAD if param.per_head else SHARED)
         for name, tile in self._definitions():
-            known[name] = Levels(known, self.rows.key, self.value)(tile)
+            known[name] = Levels(known, self.rows.keys, self.value)(tile)
         return known
 
     def _of(self, dims: Dims, level: Level) -> Level:
-        return KEYS if self.rows.key in dims else BLOCK if self.value in dims else level
+        return KEYS if self._along_keys(dims) else BLOCK if self.value in dims else level
+
+    def _along_keys(self, dims: Dims) -> bool:
+        return not set(self.rows.keys).isdisjoint(dims)
 
     def _definitions(self) -> list[tuple[str, Tile]]:
         """What is made of inputs and params, in order."""

@@ -32,6 +32,9 @@ def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan | Exp
         return _of_registers(chunk) if mixed else _own_kernels(chunk)
     except NoKernel as missing:
         own = missing
+    if chunk.normal_form.spec.pairs:
+        reason = f"{own.reason}, and rows over pairs of keys are too long to be kept in memory"
+        return Unavailable(reason, own.span)
     if mixed:
         return Unavailable(own.reason, own.span)
     try:
@@ -111,7 +114,7 @@ def _check(nf: NormalForm) -> None:
     spec, state, output = nf.spec, nf.spec.states[0], nf.spec.output[-1]
     if len(spec.states) != (len(nf.registers) or (1 if nf.column is None else 2)):
         raise NoKernel("there are more states than the matrix and a vector that rides on it", state.span)
-    if others := sorted(set(spec.axes) - {nf.key, nf.value}):
+    if others := sorted(set(spec.axes) - {nf.key, nf.value, *spec.pairs.get(nf.key, ())}):
         raise NoKernel(f"`{others[0]}` is no dim of the state `{state.name}`", state.span)
     if not all(math.isfinite(state.init) for state in spec.states):
         raise NoKernel("the state starts at an infinity", state.span)

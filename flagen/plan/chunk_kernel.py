@@ -94,6 +94,11 @@ class ChunkKernelPlan:
         return self.chunk.normal_form.key
 
     @property
+    def keys(self) -> Dims:
+        """The dims along the keys: that of the state's, behind those that it has the pairs of."""
+        return (*self.spec.pairs.get(self.key, ()), self.key)
+
+    @property
     def value(self) -> str:
         return self.chunk.normal_form.value
 

@@ -6,30 +6,33 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flagen.algebra.equations import FAMILY, Equation, Solve, Statement, Weights
-from flagen.plan.chunk import ChunkPlan
-from flagen.plan.model import StagedPlan
+from flagen.algebra.equations import FAMILY, Equation, Solve, Statement, Term, Weights
+from flagen.plan.chunk import ITERATIONS, ChunkPlan
+from flagen.plan.model import MiniBatchPlan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import (
     Binary,
     Call,
     Contract,
+    Dims,
     Expr,
     Index,
     Name,
     Number,
     Outer,
+    Pairs,
     Reduce,
     Repeat,
     Rotate,
     RowMap,
+    Solution,
     Spec,
     children,
 )
 from flagen.spec.sizes import fitting
 
-Chunks = ChunkPlan | ScanPlan | StagedPlan | Unavailable
+Chunks = ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | Unavailable
 
 HALF, SINGLE = 2, 4
 """Bytes of an element of an input in bf16, and of a state."""
@@ -54,10 +57,11 @@ class Cost:
     state_bytes: int
 
 
-def cost(spec: Spec, chunk: Chunks | None, size: int) -> Cost:
+def cost(spec: Spec, chunk: Chunks | None, size: int, pairs: Mapping[str, Dims] | None = None) -> Cost:
     """The cost of `spec` with every dim of `size` that does not follow from others, at its default number of
-    micro-steps."""
+    micro-steps; `pairs`: the dims of its stages, or of its chunk form, that are pairs of its own."""
     sizes = fitting(spec, {**dict.fromkeys(spec.dims, size), "H": 1, "HV": 1})
+    sizes = {**sizes, **{dim: sizes[one] * sizes[other] for dim, (one, other) in (pairs or {}).items()}}
     steps = (spec.steps.default or 1) if spec.steps else 1
     return Cost(
         size=size,
@@ -88,6 +92,8 @@ def _flops_of_chunk(spec: Spec, chunk: Chunks | None, sizes: Mapping[str, int], 
             # The statements as they are, and three flops for each product of two elements of a scan.
             products = sum(math.prod(sizes[dim] for dim in state.dims) for state in spec.states)
             return _recurrent_flops(spec, sizes, steps) + 3 * math.ceil(math.log2(chunk.size)) * products
+        case MiniBatchPlan(_, within):
+            return _flops_of_chunk(within.spec, within.chunk, sizes, steps)
         case StagedPlan(_, stages):
             return sum(_flops_of_chunk(stage.spec, stage.plan.chunk, sizes, steps) or 0 for stage in stages)
     return None
@@ -112,13 +118,16 @@ def _flops(expr: Expr, sizes: Mapping[str, int]) -> int:
             return 0
         case Contract():
             return inner + 2 * elements * sizes[expr.dim]
-        case Binary() | Outer() | Call():
+        case Binary() | Outer() | Pairs() | Call():
             return inner + elements
         case Reduce(_, value) | RowMap(_, value):
             return inner + math.prod(sizes[dim] for dim in value.dims)
         case Rotate(value, angle):
             # Of each pair with an angle a sine, a cosine, four products and two sums.
             return inner + 8 * math.prod(sizes[dim] for dim in angle.dims)
+        case Solution():
+            # An elimination, and what it leaves to be put in.
+            return inner + 2 * elements**3 // 3 + 2 * elements**2
     return inner
 
 
@@ -127,15 +136,25 @@ def _chunk_flops(chunk: ChunkPlan, sizes: Mapping[str, int], steps: int) -> int:
     nf = chunk.normal_form
     extents = {"delta": rows, "write": rows, "token": chunk.size, "key": sizes[nf.key], "value": sizes[nf.value]}
     extents |= {"register": len(nf.registers), "step": rows}
-    statements = (*chunk.before, *chunk.after, *(s for s in chunk.scan if s.target.tensor == "S1"))
+    sides = nf.spec.pairs.get(nf.key, ())
+    extents |= {f"{place} of pair": sizes[side] for place, side in zip(("first", "second"), sides, strict=False)}
+    steps_of_solution = 1 if chunk.solved is None else ITERATIONS
+    statements = (*chunk.before, *chunk.after * steps_of_solution, *(s for s in chunk.scan if s.target.tensor == "S1"))
     return sum(_statement_flops(statement, extents) for statement in statements) // chunk.size
+
+
+def _term_flops(term: Term, extents: Mapping[str, int]) -> int:
+    """Of a product; a score of pairs is a product of two."""
+    others = math.prod(extents[FAMILY[letter]] for letter in term.letters - {"a", "b"})
+    sides = [extents[FAMILY[letter]] for letter in ("a", "b") if letter in term.letters]
+    return 2 * others * (sum(sides) if sides else 1)
 
 
 def _statement_flops(statement: Statement, extents: Mapping[str, int]) -> int:
     match statement:
         case Equation(_, terms):
             products = [term for term in terms if len(term.factors) > 1]
-            return sum(2 * math.prod(extents[FAMILY[letter]] for letter in term.letters) for term in products)
+            return sum(_term_flops(term, extents) for term in products)
         case Weights(target, reader=None, writer=writer):
             # Every row mixes what is kept for each writer, or for each register before the chunk.
             columns = extents[FAMILY[target.index[0] if writer is not None else target.index[1]]]

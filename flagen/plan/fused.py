@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from flagen.plan.lowering import TooManyDims
+from flagen.plan.lowering import NoTile, TooManyDims
 from flagen.plan.padding import PaddingRules
 from flagen.plan.schedule import Action, Keep, Load, Schedule, Set, Steps, declared_names, make_schedule
 from flagen.plan.show import show
@@ -98,6 +98,8 @@ def plan_fused_recurrent(spec: Spec) -> FusedPlan | Unavailable:
     except TooManyDims as wide:
         reason = f"needs an intermediate over [{', '.join(wide.dims)}]; a kernel holds at most {MAX_DIMS} dims at once"
         return Unavailable(reason, wide.span)
+    except NoTile as whole:
+        return Unavailable(whole.reason, whole.span)
     split, schedule = choose_split(spec, schedule)
     plan = FusedPlan(spec, spec.axes, _masked(spec, schedule), split)
     if (count := plan.whole_matrices) > MAX_WHOLE:

@@ -24,7 +24,9 @@ from flagen.plan.tiles import (
     Negative,
     Normalize,
     OfAngles,
+    OfPairs,
     Once,
+    Paired,
     Product,
     Rotated,
     Size,
@@ -92,7 +94,7 @@ class Transposition:
             if not self.reaches(operand):
                 continue
             share = self._share(tile, place, gradient)
-            if not isinstance(tile, MatMul | Rotated | Along):
+            if not isinstance(tile, MatMul | Rotated | Along | Paired):
                 for dim in tile.dims:
                     if dim not in operand.dims:
                         share = self.summed(share, dim)
@@ -130,6 +132,8 @@ class Transposition:
                 return self._share_of_row(function, value, tile, gradient)
             case Rotated():
                 return self._share_of_rotation(tile, place, gradient)
+            case Paired(left, right):
+                return self._share_of_pairs(tile, (left, right), place, gradient)
             case Along(value, dims):
                 return self._renamed(gradient, dict(zip(dims, value.dims, strict=True)))
             case Widened():
@@ -229,6 +233,18 @@ class Transposition:
             share = OfAngles(gradient, tile, tile.size, tile.pairs, tile.half, tile.pair, dims)
         for dim in self._sorted(own):
             if dim not in operands(tile)[place].dims and dim in tile.dims:
+                share = self.summed(share, dim)
+        return share
+
+    def _share_of_pairs(self, tile: Paired, sides: tuple[Tile, Tile], place: int, gradient: Tile) -> Tile:
+        """Of one side the gradient of all its pairs, times the other side; summed over what the side lacks."""
+        own, other = sides[place], sides[1 - place]
+        if tile.dims[-1] not in gradient.dims:
+            gradient = self.times(gradient, Masked(ONE, tile.dims[-1], 0.0, (tile.dims[-1],)))
+        rows = {*gradient.dims, *other.dims} - {tile.dims[-1], other.dims[-1]}
+        share: Tile = OfPairs(gradient, other, place == 0, self._sorted(rows | {own.dims[-1]}))
+        for dim in self._sorted(rows):
+            if dim not in own.dims:
                 share = self.summed(share, dim)
         return share
 

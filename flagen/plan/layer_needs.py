@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from flagen.spec.layer.model import (
     Binary,
     Call,
-    Compare,
     Config,
     Expr,
     IfElse,
@@ -18,6 +17,8 @@ from flagen.spec.layer.model import (
     Unary,
     Value,
     children,
+    expressions,
+    may_be_none,
     walk,
 )
 from flagen.spec.model import Param
@@ -45,14 +46,13 @@ class Needs:
 
 def needs_of(layer: Layer, params: Mapping[str, Iterable[Param]]) -> Needs:
     """What `layer` needs, around recurrences that have these `params`."""
-    nodes = [node for expr in _expressions(layer) for node in walk(expr)]
+    nodes = [node for expr in expressions(layer) for node in walk(expr)]
     counts = [config.name for config in layer.config if _counts(config) and not config.ignored]
     counted = {*_factors_of_shapes(layer), *_replaced(nodes), *_divisors(nodes, params)}
     sizes = tuple(name for name in counts if name in counted)
     sometimes = dict(_factors_under_conditions(layer))
     conditional = tuple((name, sometimes[name]) for name in counts if name in sometimes and name not in counted)
-    by_default = {config.name for config in layer.config if config.default is None}
-    unset = frozenset(name for name in sizes if name in by_default or name in _asked_for(nodes))
+    unset = frozenset(name for name in sizes if name in may_be_none(layer) or name in _replaced(nodes))
     dims = {dim.name: dim.value for dim in layer.dims}
     named = {name for node in nodes for name in _names_of_activation(node, dims)}
     activations = tuple(config.name for config in layer.config if config.name in named and not config.one_of)
@@ -125,12 +125,6 @@ def _divisors(nodes: list[Expr], params: Mapping[str, Iterable[Param]]) -> Itera
             yield from (value.name for name, value in node.keywords if name in positive and isinstance(value, Name))
 
 
-def _asked_for(nodes: list[Expr]) -> set[str]:
-    """Configs of which a layer asks whether they are None, or that have another one in their place."""
-    asked = [node.left for node in nodes if isinstance(node, Compare) and node.op in ("is", "is not")]
-    return _replaced(nodes) | {node.name for node in asked if isinstance(node, Name)}
-
-
 def _names_of_activation(node: Expr, dims: dict[str, Expr]) -> Iterator[str]:
     """The configs of which one names the activation, of a call of `act`."""
     if isinstance(node, Call) and node.name == "act" and node.kind == "function":
@@ -146,15 +140,6 @@ def _chosen(expr: Expr, dims: dict[str, Expr]) -> Iterator[str]:
             yield from _chosen(dims[name], dims)
         case IfElse(_, then, otherwise):
             yield from (*_chosen(then, dims), *_chosen(otherwise, dims))
-
-
-def _expressions(layer: Layer) -> Iterator[Expr]:
-    yield from (dim.value for dim in (*layer.dims, *layer.attributes))
-    yield from (require.condition for require in layer.require)
-    yield from (param.init for param in layer.params)
-    yield from (module.value for module in layer.modules)
-    yield from (init.value for init in layer.init)
-    yield from (statement.value for statement in layer.forward)
 
 
 # -------------------------------------------------------------------------------------------------------------- inputs

@@ -26,6 +26,7 @@ from flagen.plan.tiles import (
     MatMul,
     Negative,
     Normalize,
+    Paired,
     Product,
     Rotated,
     Size,
@@ -49,9 +50,11 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
     walk,
@@ -68,6 +71,15 @@ class TooManyDims(Exception):
         self.span = span
 
 
+class NoTile(Exception):
+    """An expression that no tile is evaluated as; says why."""
+
+    def __init__(self, reason: str, span: Span) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.span = span
+
+
 @dataclass(frozen=True)
 class Lowering:
     """Lowers expressions over `order`: every dim of the spec, in the order that the axes of tiles take."""
@@ -79,6 +91,7 @@ class Lowering:
 
         Raises:
             TooManyDims: it cannot be evaluated on tiles of `MAX_DIMS` axes.
+            NoTile: it is the solution of a system of equations.
         """
         match expr:
             case Number(value):
@@ -117,8 +130,13 @@ class Lowering:
                 return self._rotated(self(value), self(angle), half)
             case Over(value, source, target):
                 return self._renamed(self(value), source, target, expr.span)
+            case Pairs(left, right, dim):
+                return Paired(self(left), self(right), (dim,))
             case Index(dim):
                 return Widened(Lane(dim, (dim,)), (dim,))
+            case Solution():
+                reason = "solves a system of equations for every token, which takes all of a state at once"
+                raise NoTile(reason, expr.span)
         raise InternalError(f"no tile for {expr!r}")
 
     def _rotated(self, value: Tile, angle: Tile, half: bool) -> Tile:

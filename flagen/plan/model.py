@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flagen.algebra import Derivation
+from flagen.algebra.mini_batches import MiniBatchForm
 from flagen.algebra.staged import Stage, StagedForm
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_backward import ChunkBackwardPlan
@@ -29,6 +30,7 @@ from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.tiling import Tiling, gradients_tiling, reverse_tiling, tiling
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Name, Spec, walk
+from flagen.spec.printer import to_source
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Plan:
 
     spec: Spec
     derivation: Derivation
-    chunk: ChunkPlan | ScanPlan | StagedPlan | Unavailable
+    chunk: ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | Unavailable
     fused: FusedPlan | Unavailable
     fused_backward: FusedBackwardPlan | ReversePlan | Unavailable
     chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | ScanKernelPlan | StagedPlan | Unavailable
@@ -117,6 +119,26 @@ class PlannedStage:
     @property
     def has_kernels(self) -> bool:
         return not isinstance(self.plan.chunk_kernel, Unavailable)
+
+
+@dataclass(frozen=True)
+class MiniBatchPlan:
+    """A spec that runs mini-batch by mini-batch, and the plan of what one of them does."""
+
+    form: MiniBatchForm
+    within: Plan
+
+    @property
+    def size(self) -> int:
+        """Tokens per chunk, unless a call says."""
+        assert not isinstance(self.within.chunk, Unavailable)
+        return self.within.chunk.size
+
+    def dump(self) -> str:
+        """The plan as text: where mini-batches begin, then the plan of one."""
+        copies = ", ".join(f"{copy} as {state}" for copy, state in self.form.copies.items())
+        lines = [f"a mini-batch of {to_source(self.form.first.every)} tokens after another, each begun with {copies}"]
+        return "\n".join([*lines, *(f"    {line}" for line in self.within.chunk_dump().splitlines())])
 
 
 @dataclass(frozen=True)

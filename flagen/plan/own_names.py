@@ -34,22 +34,23 @@ _PYTHON = _words("""
 """Of Python itself and its library."""
 
 _TORCH = _words("""
-    annotations args Arguments arguments axes batch by_step by_token CALL Call dataclass device dtype einsum Ellipsis
-    final final_state finals functional fused_recurrent j layouts math Module module naive name nn NoneType offsets
-    operators outputs Parameter promote Recurrence registers run runs scans self sequences shapes_only Size sizes State
-    t Tensor tensor tensors tokens torch
+    annotations args Arguments arguments axes batch by_step by_token CALL Call dataclass device dtype einsum
+    Ellipsis final final_state finals functional fused_recurrent j layouts math Module module naive name nn
+    NoneType offsets operators outputs Parameter partial promote Recurrence registers run runs scans self
+    sequences shapes_only Size sizes solves State t Tensor tensor tensors tokens torch
 """)
 """Of the PyTorch forms, of modules and of the table of arguments."""
 
-_ARGUMENTS = _words("chunk_size cu_seqlens initial_state output_final_state save_states")
+_ARGUMENTS = _words("chunk_size cu_seqlens initial_state max_iterations output_final_state save_states")
 """Arguments of public functions: no input is called so, but a local may be."""
 
 _TRITON = _words("""
-    block blocks by_sequence call_key CHUNK chunk chunk_sequence chunks chunks_of config dot_precision empty_arrays
-    end_token first_chunk first_segment first_stretch first_token given gradients_config handed_on import_error inside
+    all_pairs block blocks by_sequence call_key CHUNK chunk chunk_sequence chunks chunks_of config dot_precision
+    empty_arrays end_token first_chunk first_segment first_stretch first_token given gradients_config handed_on
+    import_error inside
     is_first is_last kept_arrays kept_row kept_states kernels key_head launch_config launches micro_step num_warps
-    of_angles of_angles_half os output_blocks output_tiles pairwise prepare_tiles products_of program reduce rotate
-    rotate_half row rows SEGMENT segment segment_end
+    of_angles of_angles_half of_first of_second os output_blocks output_tiles pairwise prepare_tiles products_of
+    program reduce rotate rotate_half row rows SEGMENT segment segment_end
     segment_row segment_sequence segment_start segments segments_before segments_done sequence shares start state_row
     stretch stretch_sequence stretches
     T tile tiles tl token tokens_done triton value_head walk walk_tiles wanted

@@ -34,7 +34,9 @@ from flagen.plan.tiles import (
     Negative,
     Normalize,
     OfAngles,
+    OfPairs,
     Once,
+    Paired,
     Product,
     Rotated,
     Size,
@@ -130,6 +132,13 @@ class PaddingRules:
                 if _product((self.padding(left, lanes), self.padding(right, lanes))) == 0:
                     return tile
                 return MatMul(self._filled(left, dim, 0.0), self._filled(right, dim, 0.0), dim, dims)
+            case OfPairs(gradient, other, second, dims):
+                pairs, side = tile.pairs, other.dims[-1]
+                if self.padding(gradient, frozenset((pairs,))) == 0 and is_finite(
+                    self.padding(other, frozenset((side,)))
+                ):
+                    return tile
+                return OfPairs(self._filled(gradient, pairs, 0.0), self._filled(other, side, 0.0), second, dims)
             case Normalize(function, value, dims):
                 fill = -math.inf if function == "softmax" else 0.0
                 return Normalize(function, self._filled(value, dims[-1], fill), dims)  # A row is along the last one.
@@ -177,6 +186,20 @@ class PaddingRules:
                     if tile.pair in lanes
                     else _product((self.padding(gradient, lanes), self.padding(turned, lanes)))
                 )
+            case Paired(left, right, dims):
+                rest = lanes - {dims[-1]}
+                sides = tuple((side, frozenset((side.dims[-1],))) for side in (left, right))
+                if dims[-1] not in lanes:
+                    return _product((self.padding(left, rest), self.padding(right, rest)))
+                # Either side pads such a pair, or both do: zeros of both, where no side is infinite.
+                own = [self.padding(side, rest | last) for side, last in sides]
+                real = [self.padding(side, rest) for side, _ in sides]
+                return 0.0 if own == [0.0, 0.0] and all(map(is_finite, real)) else ANYTHING
+            case OfPairs(gradient, other, _, dims):
+                rest = lanes - {dims[-1]}
+                if dims[-1] not in lanes:
+                    return _product((self.padding(gradient, rest), self.padding(other, rest), FINITE))
+                return _product((self.padding(gradient, rest | {tile.pairs}), self.padding(other, rest)))
             case Along(value, dims):
                 names = dict(zip(dims, value.dims, strict=True))
                 return self.padding(value, frozenset(names.get(dim, dim) for dim in lanes))

@@ -12,6 +12,8 @@ from flagen.plan.tiles import (
     MatMul,
     Normalize,
     OfAngles,
+    OfPairs,
+    Paired,
     Rotated,
     Sum,
     Tile,
@@ -40,7 +42,7 @@ def with_parts(actions: Sequence[Action], taken: set[str]) -> tuple[Action, ...]
 
 def _costs(tile: Tile) -> bool:
     """Whether a part is worth a name: products and sums of names are not."""
-    kinds = Function | Sum | MatMul | Normalize | Rotated | OfAngles
+    kinds = Function | Sum | MatMul | Normalize | Rotated | OfAngles | Paired | OfPairs
     costly = (part for part in tiles_in(tile) if isinstance(part, kinds))
     return not is_static(tile) and any(not isinstance(part, Function) or part.name != "square" for part in costly)
 

@@ -15,7 +15,7 @@ from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.split import Split
 from flagen.plan.tiling import Choice, Tiles, Tiling
 from flagen.printing import PRODUCT, Printed, joined
-from flagen.spec.model import Dims
+from flagen.spec.model import Dims, Spec
 
 MIN_MATRIX_BLOCK = 16
 """`tl.dot` takes no smaller operands."""
@@ -30,7 +30,7 @@ def fused_tiling(plan: FusedPlan) -> Tiling:
     docs = (
         "Blocks and warps for these sizes: about 64 values of the state a thread leave registers for the token's rows."
     )
-    return _tiling(plan.order, docs, _fused(plan))
+    return _tiling(plan.spec, plan.order, docs, _fused(plan))
 
 
 def reverse_mode_tiling(plan: ReversePlan) -> Tiling:
@@ -39,13 +39,13 @@ def reverse_mode_tiling(plan: ReversePlan) -> Tiling:
         "Blocks and warps of the gradients for these sizes: a state before and after a statement and its gradient stay "
         "in\nregisters, 48 values a thread. The states are walked with the blocks of the forward kernel."
     )
-    return _tiling(plan.forward.order, docs, _reverse_mode(plan))
+    return _tiling(plan.forward.spec, plan.forward.order, docs, _reverse_mode(plan))
 
 
 def scan_tiling(plan: ScanKernelPlan, *, backward: bool) -> Tiling:
     """The rule for the kernel of elementwise scans: a thread holds up to twenty tiles of a chunk at once, so eight to
     sixteen values of each fit."""
-    rule = _tiling(plan.order[1:], "Blocks and warps for these sizes.", _scan(plan, backward=backward))
+    rule = _tiling(plan.spec, plan.order[1:], "Blocks and warps for these sizes.", _scan(plan, backward=backward))
     return Tiling(rule.function, ("CHUNK: int", *rule.parameters), rule.returns, rule.docs, rule.body)
 
 
@@ -56,15 +56,17 @@ def fused_backward_tiling(plan: FusedBackwardPlan) -> Tiling:
         f"A walk sums over {plan.key} alone: small blocks of {plan.value}, many programs. In a segment there are sums "
         f"over {plan.value}, too:\nas much of the state as registers hold."
     )
-    parameters = tuple(f"{dim}: int" for dim in plan.forward.spec.axes)
+    spec = plan.forward.spec
+    parameters = tuple(f"{dim}: int" for dim in spec.axes if dim not in spec.pairs)
     body = tuple(_fused_backward(plan))
     return Tiling("launch_config", parameters, "tuple[dict[str, int], dict[str, int]]", docs, body)
 
 
-def _tiling(dims: Dims, docs: str, choices: Iterable[Choice]) -> Tiling:
+def _tiling(spec: Spec, dims: Dims, docs: str, choices: Iterable[Choice]) -> Tiling:
+    sizes = tuple(f"{dim}: int" for dim in dims if dim not in spec.pairs)
     blocks = tuple(Choice(f"BLOCK_{dim}", f"BLOCK_{dim}") for dim in dims)
     tiles = Tiles("", (*blocks, Choice("num_warps", "num_warps")))
-    return Tiling("launch_config", tuple(f"{dim}: int" for dim in dims), "dict[str, int]", docs, (*choices, tiles))
+    return Tiling("launch_config", sizes, "dict[str, int]", docs, (*choices, tiles))
 
 
 # ----------------------------------------------------------------------------------------------------------- recurrent
@@ -73,7 +75,7 @@ def _tiling(dims: Dims, docs: str, choices: Iterable[Choice]) -> Tiling:
 def _fused(plan: FusedPlan) -> Iterator[Choice]:
     for dim in plan.order:
         if plan.split is None or dim != plan.split.dim:
-            yield Choice(f"BLOCK_{dim}", _padded(dim, plan.matrix_dims))
+            yield Choice(f"BLOCK_{dim}", _padded(plan.spec, dim, plan.matrix_dims))
     if plan.split is not None:
         yield _fused_block(plan, plan.split)
     yield Choice("num_warps", _fused_warps(plan))
@@ -93,7 +95,7 @@ def _fused_block(plan: FusedPlan, split: Split) -> Choice:
     else:
         why = f"Small blocks of {split.dim}: many programs hide latency; eight float32 are one sector of memory."
         limits = f"128, max(8, {indices})"
-    return Choice(f"BLOCK_{split.dim}", _cut(split.dim, limits, plan.matrix_dims), (why,))
+    return Choice(f"BLOCK_{split.dim}", _cut(plan.spec, split.dim, limits, plan.matrix_dims), (why,))
 
 
 def _fused_warps(plan: FusedPlan) -> str:
@@ -118,12 +120,16 @@ def _large(plan: FusedPlan) -> list[Dims]:
 def _fused_backward(plan: FusedBackwardPlan) -> Iterator[Choice | Tiles]:
     key, value = f"BLOCK_{plan.key}", f"BLOCK_{plan.value}"
     size = f"triton.next_power_of_2({plan.value})"
-    others = [f"BLOCK_{dim}" for dim in plan.forward.spec.axes if dim not in (plan.key, plan.value)]
+    spec = plan.forward.spec
+    others = [f"BLOCK_{dim}" for dim in spec.axes if dim not in (plan.key, plan.value)]
     warps = Choice("num_warps", f"min(16, max(1, {key} * {value} // 2048))")
     constants = (*(Choice(block, block) for block in (key, value, *others)), warps)
-    yield Choice(key, f"triton.next_power_of_2({plan.key})")
+    if plan.key not in spec.pairs:
+        yield Choice(key, f"triton.next_power_of_2({plan.key})")
     for block in others:
         yield Choice(block, f"triton.next_power_of_2({block.removeprefix('BLOCK_')})")
+    if plan.key in spec.pairs:
+        yield Choice(key, _product_of_blocks(spec.pairs[plan.key]))
     if plan.whole_values:
         yield Choice(value, size)
         yield Tiles("walk = inside", constants)
@@ -140,7 +146,7 @@ def _reverse_mode(plan: ReversePlan) -> Iterator[Choice]:
     split, tiles = plan.forward.split, plan.held_tiles
     for dim in plan.forward.order:
         if split is None or dim != split.dim:
-            yield Choice(f"BLOCK_{dim}", _padded(dim, plan.matrix_dims))
+            yield Choice(f"BLOCK_{dim}", _padded(plan.forward.spec, dim, plan.matrix_dims))
     if split is not None:
         yield _reverse_block(plan, split)
     why = "More than 8 warps leave a thread too few registers for what it needs besides."
@@ -156,7 +162,7 @@ def _reverse_block(plan: ReversePlan, split: Split) -> Choice:
     else:
         why = f"As many indices of {split.dim} as registers hold: every block has its share of the other gradients."
         limit = f"min(128, max(8, triton.next_power_of_2({_VALUES} // {_sum_of_blocks(cut)} + 1) // 2))"
-    return Choice(f"BLOCK_{split.dim}", _cut(split.dim, limit, plan.matrix_dims), (why,))
+    return Choice(f"BLOCK_{split.dim}", _cut(plan.forward.spec, split.dim, limit, plan.matrix_dims), (why,))
 
 
 # --------------------------------------------------------------------------------------------------------------- scans
@@ -165,7 +171,7 @@ def _reverse_block(plan: ReversePlan, split: Split) -> Choice:
 def _scan(plan: ScanKernelPlan, *, backward: bool) -> Iterator[Choice]:
     for dim in plan.order[1:]:
         if dim != plan.split:
-            yield Choice(f"BLOCK_{dim}", f"triton.next_power_of_2({dim})")
+            yield Choice(f"BLOCK_{dim}", _padded(plan.spec, dim, frozenset()))
     wide = _widest(plan)
     if plan.split is not None:
         whole = _product("CHUNK", *(f"BLOCK_{dim}" for dim in wide if dim != plan.split))
@@ -189,13 +195,15 @@ def _widest(plan: ScanKernelPlan) -> Dims:
 # -------------------------------------------------------------------------------------------------------------- shared
 
 
-def _padded(dim: str, matrix_dims: frozenset[str]) -> str:
+def _padded(spec: Spec, dim: str, matrix_dims: frozenset[str]) -> str:
+    if dim in spec.pairs:
+        return _product_of_blocks(spec.pairs[dim])
     power = f"triton.next_power_of_2({dim})"
     return f"max({MIN_MATRIX_BLOCK}, {power})" if dim in matrix_dims else power
 
 
-def _cut(dim: str, limits: str, matrix_dims: frozenset[str]) -> str:
-    block = f"min({_padded(dim, matrix_dims)}, {limits})"
+def _cut(spec: Spec, dim: str, limits: str, matrix_dims: frozenset[str]) -> str:
+    block = f"min({_padded(spec, dim, matrix_dims)}, {limits})"
     return f"max({MIN_MATRIX_BLOCK}, {block})" if dim in matrix_dims else block
 
 

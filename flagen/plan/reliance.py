@@ -13,7 +13,7 @@ from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import Plan, StagedPlan
+from flagen.plan.model import MiniBatchPlan, Plan, StagedPlan
 from flagen.plan.row_planner import scalar_factors
 from flagen.spec.model import Call, Expr, Input, Name, Param, Spec, walk
 
@@ -39,6 +39,8 @@ def mixes_tokens(plan: Plan) -> bool:
     match plan.chunk:
         case ChunkPlan():
             return True
+        case MiniBatchPlan(_, within):
+            return mixes_tokens(within)
         case StagedPlan(_, stages):
             return any(mixes_tokens(stage.plan) for stage in stages)
     return False
@@ -49,6 +51,8 @@ def reliances_of_chunk(plan: Plan) -> tuple[Reliance, ...]:
     match plan.chunk:
         case ChunkPlan(normal_form=nf):
             return _some(Reliance("log", _behind(plan.spec, _logs(nf.decays))))
+        case MiniBatchPlan(_, within):
+            return _of_the_whole(plan.spec, reliances_of_chunk(within))
         case StagedPlan(_, stages):
             return _of_the_whole(plan.spec, (each for stage in stages for each in reliances_of_chunk(stage.plan)))
     return ()

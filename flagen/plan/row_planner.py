@@ -15,7 +15,7 @@ from flagen.plan.padding import PaddingRules
 from flagen.plan.rows import ROW, TOKEN, Operand, RowAxis, TooWide, cleared, finite, values_in
 from flagen.plan.schedule import Load, Set
 from flagen.plan.split import crossed_here
-from flagen.plan.tiles import Along, Head, Negative, Product, Rotated, Size, Tile, Value, tiles_in
+from flagen.plan.tiles import Along, Head, Negative, Paired, Product, Rotated, Size, Tile, Value, tiles_in
 from flagen.spec.model import Binary, Derived, Expr, Input, Interval, Name, Negate, Param, Spec, walk
 from flagen.spec.ranges import interval_of
 
@@ -76,10 +76,10 @@ class RowPlanner:
 
     def __init__(self, nf: NormalForm, row_axis: str, *, rows_first: bool = False) -> None:
         self.nf, self.spec, self.row_axis, self.rows_first = nf, nf.spec, row_axis, rows_first
-        rows = (TOKEN, ROW)
-        self.order = (*rows, nf.value, nf.key) if rows_first else (nf.value, *rows, nf.key)
+        rows, keys = (TOKEN, ROW), (*nf.spec.pairs.get(nf.key, ()), nf.key)
+        self.order = (*rows, nf.value, *keys) if rows_first else (nf.value, *rows, *keys)
         self.fixed = _fixed_names(self.spec)
-        self.lower = Lowering((nf.value, nf.key))
+        self.lower = Lowering((nf.value, *keys))
         self.rules = PaddingRules(self.spec)
         self.derived: dict[str, Tile] = {}
         self.masks = PaddingRules(self.spec)
@@ -152,7 +152,11 @@ class RowPlanner:
             self.refuse(f"needs {wide}", expr.span)
         lanes = (axis, dim) if dim == self.nf.key else (axis,)
         scale = None if operand.scale is None else finite(self.rules, operand.scale, axis)
-        return Operand(self._cleared(operand.vector, *lanes), scale)
+        vector = operand.vector
+        if isinstance(vector, Paired):  # Either side is multiplied alone, too.
+            left, right = (self._cleared(side, axis, side.dims[-1]) for side in (vector.left, vector.right))
+            vector = Paired(left, right, vector.dims)
+        return Operand(self._cleared(vector, *lanes), scale)
 
     def _with_numbers_apart(self, tile: Tile) -> Tile:
         """`tile` with the products written out that a name stands for, where a number scales the vector in them."""

@@ -6,7 +6,7 @@ operands are then the inputs themselves, in their own dtype; they multiply the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -22,6 +22,7 @@ from flagen.plan.tiles import (
     Masked,
     Negative,
     Normalize,
+    Paired,
     Product,
     Rotated,
     Size,
@@ -106,6 +107,10 @@ class RowAxis:
                 turned, by = self(value), self(angle)
                 dims = tuple(dict.fromkeys((*turned.dims, *(dim for dim in by.dims if dim == self.axis))))
                 return Rotated(turned, by, size, pairs, half, self._sorted(dims))
+            case Paired(left, right, (pairs,)):
+                sides = self(left), self(right)
+                rows = {dim for side in sides for dim in side.dims if dim == self.axis}
+                return Paired(*sides, self._sorted((*rows, pairs)))
             case Along(value, dims):
                 inner = self(value)
                 names = dict(zip(value.dims, dims, strict=True))
@@ -137,13 +142,27 @@ class RowAxis:
             case Product(parts):
                 signs, groups = zip(*map(self._factors, parts), strict=True)
                 return sum(signs) % 2 == 1, [factor for group in groups for factor in group]
+            case Paired(left, right, dims):
+                signs, sides = zip(*map(self._factors, (left, right)), strict=True)
+                scales = [[each for each in side if set(each.dims) <= {self.axis}] for side in sides]
+                vectors = [self.product(*(x for x in s if x not in n)) for s, n in zip(sides, scales, strict=True)]
+                return signs[0] != signs[1], [*scales[0], *scales[1], Paired(vectors[0], vectors[1], dims)]
             case Arithmetic("/", left, right) if self._divides_rows(left, right):
                 negative, factors = self._factors(left)
                 return negative, [*factors, Arithmetic("/", Constant(Fraction(1)), right, right.dims)]
+            case Along(value, dims) if len(value.dims) > 1:
+                negative, factors = self._factors(value)
+                names = dict(zip(value.dims, dims, strict=True))
+                return negative, [self._called(factor, names) for factor in factors]
             case Normalize("l2norm", value) if self.splits_norms:
                 negative, factors = self._factors(value)
                 return negative, [*factors, self._reciprocal_norm(value)]
         return False, [tile]
+
+    def _called(self, factor: Tile, names: Mapping[str, str]) -> Tile:
+        """A factor of a vector that has another name for its dim; numbers of rows have none."""
+        dims = tuple(names.get(dim, dim) for dim in factor.dims)
+        return factor if dims == factor.dims else Along(factor, dims)
 
     def _divides_rows(self, left: Tile, right: Tile) -> bool:
         """Whether `right` is a number for each row, and `left` its vectors."""

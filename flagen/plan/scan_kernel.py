@@ -28,6 +28,7 @@ from flagen.plan.tiles import (
     Masked,
     MatMul,
     Normalize,
+    Paired,
     Rotated,
     Size,
     StateTile,
@@ -266,6 +267,8 @@ class Planner:
                 over -= {dim}
             case Rotated():
                 over -= {inner.pair}
+            case Paired(left, right, (*_, pairs)):
+                over = {pairs, *over} - {left.dims[-1], right.dims[-1]}
             case Along(_, dims):
                 over = {*dims, *over - {*operands(tile)[0].dims}}
         if isinstance(inner, Normalize) and TOKEN not in over:

@@ -101,7 +101,7 @@ def make_schedule(spec: Spec) -> Schedule:
     """The actions of `spec`'s kernel.
 
     Raises:
-        TooManyDims: an expression of the spec does not fit tiles.
+        TooManyDims, NoTile: an expression of the spec does not fit tiles.
     """
     lower = Lowering(spec.dims)
     derived = {d.name: Set(d.name, lower(d.value)) for d in spec.derived}

@@ -28,7 +28,9 @@ from flagen.plan.tiles import (
     Negative,
     Normalize,
     OfAngles,
+    OfPairs,
     Once,
+    Paired,
     Product,
     Rotated,
     Rounded,
@@ -90,6 +92,10 @@ def _shown(tile: Tile) -> Printed:
             return Printed(f"{'rotate_half' if half else 'rotate'}({show(value)}, {show(angle)})")
         case OfAngles(gradient, turned):
             return Printed(f"of_angles({show(gradient)}, {show(turned)})")
+        case Paired(left, right):
+            return Printed(f"pairs({show(left)}, {show(right)})")
+        case OfPairs(gradient, other):
+            return Printed(f"of_pairs({show(gradient)}, {show(other)})")
         case Masked(value, dim, fill):
             return Printed(f"where_{dim}({show(value)}, else {fill:g})")
         case Once(value):

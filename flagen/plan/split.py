@@ -14,7 +14,9 @@ from flagen.plan.tiles import (
     Negative,
     Normalize,
     OfAngles,
+    OfPairs,
     Once,
+    Paired,
     Product,
     Rotated,
     Sum,
@@ -80,6 +82,10 @@ def crossed_here(tile: Tile) -> Iterator[str]:
             yield from (tile.channel, tile.pair)
         case OfAngles(_, turned, pair=pair):
             yield from (turned.dims[-1], pair)
+        case Paired(left, right, dims):
+            yield from (left.dims[-1], right.dims[-1], dims[-1])
+        case OfPairs(gradient, other, dims=dims):
+            yield from (gradient.dims[-1], other.dims[-1], dims[-1])
         case Along(value, dims):
             yield from (dim for pair in zip(value.dims, dims, strict=True) if pair[0] != pair[1] for dim in pair)
 

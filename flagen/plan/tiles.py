@@ -14,7 +14,7 @@ LOG2_E = math.log2(math.e)
 """Between `exp` and `exp2`."""
 
 MAX_DIMS = 2
-"""A tile has at most this many axes: three would not fit the registers, and no paper's state has them."""
+"""A tile has at most this many axes; a state of three dims is a matrix over pairs of two of them."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,35 @@ class OfAngles:
     half: bool
     pair: str
     dims: Dims
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Each lane of `left` along its last dim times each of `right`: along the last of `dims` are all pairs of them,
+    those of one lane of `left` beside one another. Lanes that pad either make pairs that pad."""
+
+    left: Tile
+    right: Tile
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class OfPairs:
+    """The gradient of one side of pairs: `gradient`, that of the pairs, times the `other` side, summed over the lanes
+    of that. `second` tells that the other side is the second one."""
+
+    gradient: Tile
+    other: Tile
+    second: bool
+    dims: Dims
+
+    @property
+    def pairs(self) -> str:
+        return self.gradient.dims[-1]
+
+    @property
+    def side(self) -> str:
+        return self.dims[-1]
 
 
 @dataclass(frozen=True)
@@ -375,43 +404,11 @@ class Call:
     dims: Dims
 
 
-Tile = (
-    Constant
-    | Size
-    | Head
-    | Value
-    | StateTile
-    | Negative
-    | Product
-    | Arithmetic
-    | Function
-    | Sum
-    | MatMul
-    | Normalize
-    | Rotated
-    | OfAngles
-    | Masked
-    | Once
-    | Spread
-    | Scan
-    | Shifted
-    | Edge
-    | InSequence
-    | Whole
-    | Coordinate
-    | Lane
-    | Compare
-    | Both
-    | Either
-    | Select
-    | Dot
-    | Rounded
-    | Widened
-    | AtLeast
-    | Along
-    | Cumulative
-    | Call
-)
+_Leaf = Constant | Size | Head | Value | StateTile | Whole | Coordinate | Lane | InSequence
+_OfOne = Negative | Sum | Normalize | Masked | Once | Spread | Edge | Rounded | Widened | AtLeast | Along | Cumulative
+_OfTwo = Arithmetic | MatMul | Compare | Both | Either | Shifted | Paired | OfPairs
+_OfMore = Product | Function | Call | Rotated | OfAngles | Scan | Select | Dot
+Tile = _Leaf | _OfOne | _OfTwo | _OfMore
 
 
 def operands(tile: Tile) -> tuple[Tile, ...]:
@@ -439,6 +436,8 @@ def operands(tile: Tile) -> tuple[Tile, ...]:
             return (left, right)
         case MatMul(left, right) | Both(left, right) | Either(left, right) | Shifted(left, right):
             return (left, right)
+        case Paired(left, right) | OfPairs(left, right):
+            return (left, right)
 
 
 def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
@@ -446,45 +445,33 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
     match tile:
         case Constant() | Size() | Head() | Value() | StateTile() | Whole() | Coordinate() | Lane() | InSequence():
             return tile
-        case Negative(value) | Masked(value) | Once(value) | Spread(value) | Edge(value):
+        case Negative(value) | Sum(value) | Normalize(_, value) | Masked(value) | Once(value) | Spread(value):
             return replace(tile, value=change(value))
-        case Rounded(value) | Widened(value) | Along(value):
+        case Edge(value) | Rounded(value) | Widened(value) | AtLeast(value) | Along(value) | Cumulative(value):
             return replace(tile, value=change(value))
+        case Arithmetic(_, left, right) | Compare(_, left, right) | MatMul(left, right) | Paired(left, right):
+            return replace(tile, left=change(left), right=change(right))
         case Both(left, right) | Either(left, right):
             return replace(tile, left=change(left), right=change(right))
         case Product(factors, dims):
             return Product(tuple(map(change, factors)), dims)
-        case Arithmetic(op, left, right, dims):
-            return Arithmetic(op, change(left), change(right), dims)
-        case Function(name, args, dims):
-            return Function(name, tuple(map(change, args)), dims)
-        case Sum(value, dim, dims):
-            return Sum(change(value), dim, dims)
-        case MatMul(left, right, dim, dims):
-            return MatMul(change(left), change(right), dim, dims)
-        case Normalize(function, value, dims):
-            return Normalize(function, change(value), dims)
+        case Function(_, args) | Call(_, args):
+            return replace(tile, args=tuple(map(change, args)))
         case Rotated(value, angle, size, pairs, half, dims):
             return Rotated(change(value), change(angle), change(size), change(pairs), half, dims)
         case OfAngles(gradient, turned, size, pairs, half, pair, dims):
             return OfAngles(change(gradient), change(turned), change(size), change(pairs), half, pair, dims)
+        case OfPairs(gradient, other):
+            return replace(tile, gradient=change(gradient), other=change(other))
         case Scan(combine, factor, term, first, axis, reverse, dims):
             changed = None if factor is None else change(factor)
             return Scan(combine, changed, change(term), change(first), axis, reverse, dims)
-        case Shifted(value, first, axis, reverse, dims):
-            return Shifted(change(value), change(first), axis, reverse, dims)
-        case Compare(op, left, right, dims):
-            return Compare(op, change(left), change(right), dims)
+        case Shifted(value, first):
+            return replace(tile, value=change(value), first=change(first))
         case Select(where, value, other, dims):
             return Select(change(where), change(value), change(other), dims)
         case Dot(left, right, dim, onto, dims):
             return Dot(change(left), change(right), dim, None if onto is None else change(onto), dims)
-        case AtLeast(value, least, dims):
-            return AtLeast(change(value), least, dims)
-        case Cumulative(value, axis, reverse, dims):
-            return Cumulative(change(value), axis, reverse, dims)
-        case Call(function, args, dims):
-            return Call(function, tuple(map(change, args)), dims)
 
 
 def tiles_in(tile: Tile) -> Iterator[Tile]:

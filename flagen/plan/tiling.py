@@ -15,6 +15,8 @@ from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.rows import ROW
+from flagen.printing import Printed, joined
+from flagen.spec.model import Dims
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def gradients_tiling(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Tiling:
     docs = _GRADIENTS.format(key=rows.key, value=rows.value)
     docs += " Where operands stay in registers, tiles are narrower." if isinstance(plan, ChunkBackwardPlan) else ""
     body = _gradients(plan) if isinstance(plan, ChunkBackwardPlan) else _key_gradients(plan)
-    parameters = (f"{rows.key}: int", f"{rows.value}: int", "heads: int", "single: bool", "capability: int")
+    parameters = (*_sizes(rows), "heads: int", "single: bool", "capability: int")
     return Tiling("gradients_config", parameters, "dict[str, int]", docs, tuple(body))
 
 
@@ -160,7 +162,7 @@ def _launch_tiling(plan: ChunkKernelPlan | KeyKernelPlan, body: Iterator[Part], 
     docs = _LAUNCH.format(key=plan.key, value=plan.value)
     steps = _steps(plan)
     counts = (f"{steps}: int",) if steps else ()
-    parameters = (f"{plan.key}: int", f"{plan.value}: int", *counts, "chunk_size: int", "dtype: torch.dtype")
+    parameters = (*_sizes(plan), *counts, "chunk_size: int", "dtype: torch.dtype")
     return Tiling("launch_config", parameters, returns, docs, tuple(body))
 
 
@@ -171,11 +173,11 @@ def _scalar_tiling(plan: ChunkKernelPlan) -> Tiling:
 def _scalar_choices(plan: ChunkKernelPlan) -> Iterator[Part]:
     key, steps = plan.key, _steps(plan)
     yield Choice("single", "dtype == torch.float32")
-    yield _padded(key)
+    yield from _padded_keys(plan)
     if plan.crowded:
         yield Choice("rows", "min(chunk_size, 32)", _CROWDED)
     else:
-        yield _rows(key)
+        yield _rows(_whole(plan))
     if plan.delta is not None and not plan.contracts:
         yield Choice("rows", f"min(rows, max(16, BLOCK_{key} // 2))", _REFLECTED)
     if plan.mixed is None:
@@ -183,8 +185,10 @@ def _scalar_choices(plan: ChunkKernelPlan) -> Iterator[Part]:
     tiles = [Choice("CHUNK", "rows")]
     if steps:
         tiles.append(Choice("BLOCK_TOKENS", f"max(16, triton.next_power_of_2(rows // {steps}))"))
-    tiles.append(Choice(f"BLOCK_{key}", f"BLOCK_{key}"))
-    widest = "32 if single else 64" if plan.delta is None else f"32 if single or {key} > 128 else 64"
+    tiles += [Choice(f"BLOCK_{dim}", f"BLOCK_{dim}") for dim in plan.keys]
+    widest = "32 if single else 64" if plan.delta is None else f"32 if single or {_whole(plan)} > 128 else 64"
+    if plan.key in plan.spec.pairs:
+        widest = f"max(16, 8192 // BLOCK_{key})"
     if plan.mixed is not None:
         widest = f"16 if single or {key} > 128 else 32" if len(plan.mixed.states) == 2 else "16"
     walk = (
@@ -281,13 +285,14 @@ _MODERN = "Matrix products take operands from shared memory."
 
 def _gradients(plan: ChunkBackwardPlan) -> Iterator[Part]:
     rows, prepared, steps = plan.rows, plan.rows.prepare is not None, _steps(plan.rows)
+    yield from map(_padded, rows.spec.pairs.get(rows.key, ()))
     modern = Choice("modern", "capability >= 9", (_MODERN,))
     if rows.mixed is not None:
         keys = _keys(plan, "16") if plan.whole_keys else Choice(f"BLOCK_{rows.key}", "16")
         tiles = _of_chunk(plan, keys, _block(rows.value, "32"), Choice("num_warps", "8"))
         yield Tiles("", tiles, why=("What rows get of each of several states is in registers at once.",))
         return
-    if prepared or not plan.whole_keys:
+    if (prepared and (rows.crowded or rows.key not in rows.spec.pairs)) or not plan.whole_keys:
         yield modern
     if not (plan.whole_keys or rows.crowded):
         both = "" if prepared else " or values"
@@ -301,6 +306,8 @@ def _gradients(plan: ChunkBackwardPlan) -> Iterator[Part]:
         if not prepared:
             yield Choice("keys", "keys // 2 if heads > 1 else keys", ("Sums over the heads stay in registers, too.",))
     widest = "32 if single else 64 if modern else 16" if prepared else "32 if single else 64"
+    if rows.key in rows.spec.pairs:
+        widest = "16"
     warps = Choice("num_warps", "8")
     if rows.crowded:
         warps = Choice("num_warps", "4 if modern else 8", ("Chunks are shorter here.",))
@@ -327,7 +334,9 @@ def _keys(plan: ChunkBackwardPlan | KeyBackwardPlan, widest: str) -> Choice:
     """The block of keys of the kernel of gradients."""
     key = _rows_of(plan).key
     if plan.whole_keys:
-        return Choice(f"BLOCK_{key}", _padded(key).value, ("Something sums over them.",))
+        pair = _rows_of(plan).spec.pairs.get(key)
+        whole = _padded(key).value if pair is None else _pairs(pair)
+        return Choice(f"BLOCK_{key}", whole, ("Something sums over them.",))
     return Choice(f"BLOCK_{key}", _block(key, widest))
 
 
@@ -335,7 +344,15 @@ def _of_chunk(
     plan: ChunkBackwardPlan | KeyBackwardPlan, keys: Choice, values: str, warps: Choice
 ) -> tuple[Choice, ...]:
     members = Choice("MEMBERS", "triton.next_power_of_2(heads)")
-    return keys, Choice(f"BLOCK_{_rows_of(plan).value}", values), members, warps, Choice("num_stages", "1")
+    sides = _rows_of(plan).spec.pairs.get(_rows_of(plan).key, ())
+    return (
+        *(Choice(f"BLOCK_{side}", f"BLOCK_{side}") for side in sides),
+        keys,
+        Choice(f"BLOCK_{_rows_of(plan).value}", values),
+        members,
+        warps,
+        Choice("num_stages", "1"),
+    )
 
 
 def _rows_of(plan: ChunkBackwardPlan | KeyBackwardPlan) -> ChunkKernelPlan | KeyKernelPlan:
@@ -343,6 +360,31 @@ def _rows_of(plan: ChunkBackwardPlan | KeyBackwardPlan) -> ChunkKernelPlan | Key
 
 
 # -------------------------------------------------------------------------------------------------------------- shared
+
+
+def _sizes(plan: ChunkKernelPlan | KeyKernelPlan) -> tuple[str, ...]:
+    """The sizes that a rule takes: those of the keys, which may be pairs, and of the values."""
+    return tuple(f"{dim}: int" for dim in (*plan.spec.pairs.get(plan.key, (plan.key,)), plan.value))
+
+
+def _whole(plan: ChunkKernelPlan) -> str:
+    """How many keys there are, as a rule knows it."""
+    return f"BLOCK_{plan.key}" if plan.key in plan.spec.pairs else plan.key
+
+
+def _padded_keys(plan: ChunkKernelPlan | KeyKernelPlan) -> Iterator[Choice]:
+    """All of the keys: of pairs, either side and then both."""
+    pair = plan.spec.pairs.get(plan.key)
+    if pair is None:
+        yield _padded(plan.key)
+        return
+    yield from map(_padded, pair)
+    yield Choice(f"BLOCK_{plan.key}", _pairs(pair))
+
+
+def _pairs(pair: Dims) -> str:
+    """The lanes of all pairs of two dims."""
+    return joined("*", *(Printed(f"BLOCK_{side}") for side in pair)).text
 
 
 def _padded(dim: str) -> Choice:

@@ -35,6 +35,7 @@ from flagen.spec.model import (
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     Transpose,
 )
 from flagen.spec.names import did_you_mean, functions, later_hint, listed
@@ -52,6 +53,7 @@ from flagen.spec.shapes import (
     repeated_dim,
     rotate_misfit,
     row_misfit,
+    solve_misfit,
     sum_misfit,
 )
 
@@ -62,6 +64,9 @@ Resolve = Callable[[str, Span], Expr | None]
 
 Before = Callable[[Expr, int, Span], Expr | None]
 """What a value was some tokens ago, `prev(x, n)`; None after a diagnostic."""
+
+First = Callable[[Expr, Span], Expr | None]
+"""Whether a token begins a mini-batch of so many, `first(n)`; None after a diagnostic."""
 
 _OPERATORS: dict[type[ast.operator], Literal["+", "-", "*", "/", "**"]] = {
     ast.Add: "+",
@@ -91,13 +96,14 @@ def parse_expression(
     describe: Describe = lambda _: None,
     ratio: Ratio | None = lambda *_: None,
     before: Before = lambda *_: None,
+    first: First = lambda *_: None,
 ) -> Expr | None:
     """The expression `scalar.text[start:]`; None after a diagnostic. Without `ratio` sizes could not be read."""
     tree = parse_python(scalar, start, report)
     if tree is None:
         report.unread = True
         return None
-    return _Elaborator(scalar, start, resolve, report, describe, ratio, before).expr(tree)
+    return _Elaborator(scalar, start, resolve, report, describe, ratio, before, first).expr(tree)
 
 
 class _Elaborator:
@@ -112,8 +118,9 @@ class _Elaborator:
         describe: Describe,
         ratio: Ratio | None,
         before: Before,
+        first: First,
     ) -> None:
-        self.describe, self.ratio, self.before = describe, ratio, before
+        self.describe, self.ratio, self.before, self.first = describe, ratio, before, first
         self.scalar = scalar
         self.start = start
         self.resolve = resolve
@@ -222,6 +229,10 @@ class _Elaborator:
             return self.index(node)
         if function == "prev":
             return self.prev(node)
+        if function == "first":
+            return self.begins(node)
+        if function == "solve":
+            return self.solve(node)
         names = FUNCTIONS[function].arguments if function in FUNCTIONS else _ARGUMENTS[function]
         args = [self.expr(arg) for arg in node.args]
         if len(args) != len(names):
@@ -302,16 +313,45 @@ class _Elaborator:
         tokens = self.tokens(node.args[1]) if len(node.args) == 2 else 1
         return None if value is None or tokens is None else self.before(value, tokens, self.span(node))
 
+    def begins(self, node: ast.Call) -> Expr | None:
+        if len(node.args) != 1:
+            self.wrong_count(node, "first(16)` or `first(n)")
+            return None
+        (argument,) = node.args
+        if isinstance(argument, ast.Name) and self.describe(argument.id) == "a param":
+            every = self.resolve(argument.id, self.span(argument))
+        else:
+            message = "`first` takes how many tokens a mini-batch has: a whole number, at least 1, or a param"
+            every = self.whole(argument, message, "for example `first(16)`")
+        return None if every is None else self.first(every, self.span(node))
+
+    def solve(self, node: ast.Call) -> Expr | None:
+        args = [self.expr(arg) for arg in node.args]
+        if not 2 <= len(args) <= 3:
+            self.wrong_count(node, "solve(A, q)` or `solve(A, q, d)", "the x for which `A @ x + d * x` is `q`")
+            return None
+        matrix, right, *shifts = args
+        if matrix is None or right is None or None in shifts or self.ratio is None:
+            return None
+        shift = shifts[0] if shifts else None
+        misfit = solve_misfit(matrix, right.dims, None if shift is None else shift.dims, self.ratio)
+        return self.fitted(node, misfit, Solution(matrix, right, shift, self.span(node)))
+
     def tokens(self, node: ast.expr) -> int | None:
         """How many tokens ago, which an argument says."""
+        message = "the second argument of `prev` is how many tokens ago: a whole number, at least 1"
+        value = self.whole(node, message, "of this token the value is `x` itself, of the one before `prev(x)`")
+        return None if value is None else int(value.value)
+
+    def whole(self, node: ast.expr, message: str, hint: str) -> Number | None:
+        """The whole number, at least 1, that an argument is; None after a diagnostic."""
         value = self.number(node) if isinstance(node, ast.Constant) else None
         if isinstance(value, Number) and isinstance(value.value, Fraction):
             if value.value >= 1 and value.value.denominator == 1:
-                return int(value.value)
+                return value
         elif isinstance(node, ast.Constant):
             return None  # Reported as no number.
-        message = "the second argument of `prev` is how many tokens ago: a whole number, at least 1"
-        self.refuse("E407", node, message, "of this token the value is `x` itself, of the one before `prev(x)`")
+        self.refuse("E407", node, message, hint)
         return None
 
     def dim(self, node: ast.expr, function: str, unknown: str = "") -> str | None:

@@ -25,9 +25,11 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     Spec,
     StateRead,
     Transpose,
@@ -180,7 +182,7 @@ class _Token:
                 return dict.fromkeys(state for arg in args for state in self._parts(arg))
             case RowMap(_, value) | Rotate(value) | Over(value):
                 return dict.fromkeys(self._parts(value))
-            case Number() | Contract() | Reduce() | Index():
+            case Number() | Contract() | Reduce() | Index() | Pairs() | Solution():
                 return {}
 
     def _sum(self, expr: Binary, op: str, left: Parts, right: Parts) -> Parts:

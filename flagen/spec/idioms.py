@@ -96,6 +96,7 @@ _FUNCTIONS_OF_VERSION_2 = {
     **dict.fromkeys("mod fmod remainder".split(), "write `fraction(x)`: by 1, and so of an angle in turns"),
     **dict.fromkeys("arange iota range position".split(), "places along a dim are `index(K)`, from 0"),
     **dict.fromkeys("rope rotary apply_rotary apply_rotary_emb apply_rotary_pos_emb".split(), _ROTATION),
+    **dict.fromkeys("inv inverse pinv cholesky_solve lstsq".split(), "the x with `A @ x = q` is `solve(A, q)`"),
     **dict.fromkeys("rename relabel".split(), "a dim has another name in `over(x, K2)`"),
 }
 

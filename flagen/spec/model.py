@@ -7,7 +7,7 @@ level.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -15,6 +15,7 @@ from typing import Literal
 
 from flagen.diagnostics import NOWHERE, Source, Span
 from flagen.intervals import Interval as Interval
+from flagen.spec.dims import behind_sources
 from flagen.spec.layer.model import Layer
 
 Dims = tuple[str, ...]
@@ -206,6 +207,22 @@ class Over:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Each element of the vector `left` times each of `right`, along `dim`, which has all pairs of them, those with the
+    same element of `left` beside one another. No spec says that: it is an outer product whose two dims are taken for
+    one (`flagen.algebra.products`)."""
+
+    left: Expr
+    right: Expr
+    dim: str
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def dims(self) -> Dims:
+        return (self.dim,)
+
+
+@dataclass(frozen=True)
 class Index:
     """`index(dim)`: for each element along `dim` its place, from 0."""
 
@@ -215,6 +232,21 @@ class Index:
     @property
     def dims(self) -> Dims:
         return (self.dim,)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """`solve(matrix, right, shift)`: the vector x, over the second dim of a matrix state [D, D2], for which
+    `matrix @ x + shift * x` is `right`, over D; without a `shift`, `matrix @ x`."""
+
+    matrix: Expr
+    right: Expr
+    shift: Expr | None
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @cached_property
+    def dims(self) -> Dims:
+        return self.matrix.dims[1:]
 
 
 Expr = (
@@ -231,7 +263,9 @@ Expr = (
     | RowMap
     | Rotate
     | Over
+    | Pairs
     | Index
+    | Solution
 )
 
 
@@ -244,10 +278,12 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return (value,)
         case Rotate(value, angle):
             return (value, angle)
-        case Binary(_, left, right) | Contract(left, right) | Outer(left, right):
+        case Binary(_, left, right) | Contract(left, right) | Outer(left, right) | Pairs(left, right):
             return (left, right)
         case Call(_, args):
             return args
+        case Solution(matrix, right, shift):
+            return (matrix, right) if shift is None else (matrix, right, shift)
 
 
 def sizes_in(expr: Expr) -> tuple[str, ...]:
@@ -287,6 +323,13 @@ class State:
     span: Span = field(default=NOWHERE, compare=False)
     meaning: str = ""
     """What the state before a token is, where no one declared it: `prev(k, 2)`."""
+    shape: Dims = ()
+    """The dims that callers know, where two of them are one of `dims`."""
+
+    @property
+    def declared(self) -> Dims:
+        """The dims that callers know."""
+        return self.shape or self.dims
 
 
 @dataclass(frozen=True)
@@ -364,6 +407,17 @@ Statement = Assign | Repeat
 
 
 @dataclass(frozen=True)
+class First:
+    """The local `name` of the update that is 1 at the first token of each `every` tokens, as the state `source` counts
+    them, else 0."""
+
+    name: str
+    every: Expr
+    source: str
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
 class ChunkHints:
     size: int | None = None
     subchunk: int | None = None
@@ -400,6 +454,10 @@ class Spec:
     """What its author calls what has another name here (`flagen.spec.renaming`)."""
     following: tuple[Following, ...] = ()
     """The sizes that follow from others, each behind those it follows from."""
+    firsts: tuple[First, ...] = ()
+    """Where mini-batches begin."""
+    pairs: Mapping[str, Dims] = field(default_factory=dict, compare=False)
+    """The dims that are pairs of two others (`flagen.algebra.products`)."""
 
     @property
     def dims(self) -> Dims:
@@ -409,7 +467,7 @@ class Spec:
         declared += [decl.dims for decl in self.params]
         declared += [tuple(entry.name for entry in self.following)]
         sources = {entry.name: dims_in(entry.value) for entry in self.following}
-        return _behind_sources((dim for dims in declared for dim in dims), sources)
+        return behind_sources((dim for dims in declared for dim in dims), sources)
 
     @property
     def axes(self) -> Dims:
@@ -431,17 +489,3 @@ class Spec:
     def has_value_heads(self) -> bool:
         """Whether some input declares HV; otherwise HV is H."""
         return any(decl.heads == "HV" for decl in self.inputs)
-
-
-def _behind_sources(dims: Iterable[str], sources: Mapping[str, Dims]) -> Dims:
-    """Each dim once, behind those it follows from."""
-    found: dict[str, None] = {}
-    for dim in dims:
-        pending = [dim]
-        while pending:
-            missing = [source for source in sources.get(pending[-1], ()) if source not in found]
-            if missing:
-                pending += reversed(missing)
-            else:
-                found[pending.pop()] = None
-    return tuple(found)

@@ -36,6 +36,9 @@ PYTHON_BUILTINS = _words("""
 ARGUMENTS = _words("chunk_size cu_seqlens initial_state output_final_state save_states self")
 """Arguments that generated functions and modules have beside those of a spec."""
 
+_LATER_ARGUMENTS = _words("max_iterations")
+"""Those of version 2."""
+
 _OF_CLASSES = PYTHON_BUILTINS | _words("""
     CALL Ellipsis Exception ImportError Module NoneType NotImplementedError Parameter Recurrence RuntimeError Tensor
     TypeError ValueError annotations math nn torch
@@ -90,14 +93,11 @@ _KIND_WORDS: dict[SymbolKind, str] = {
 VERSIONS = (1, 2)
 """The versions of the language, the newest last."""
 
-_PLANNED = _words("first solve")
-"""Functions that version 2 will have, and that no spec of it may name something else."""
-
 
 def functions(version: int = VERSIONS[-1]) -> frozenset[str]:
     """Every function of a version of the language."""
     elementwise = (name for name, row in FUNCTIONS.items() if row.since <= version)
-    later = (*ROTATIONS, "over", "index", "prev") if version > 1 else ()
+    later = (*ROTATIONS, "over", "index", "prev", "first", "solve") if version > 1 else ()
     return frozenset((*elementwise, *REDUCTIONS, *ROW_MAPS, *later, "outer", "dot"))
 
 
@@ -185,7 +185,7 @@ def identifier_problem(name: str, kind: SymbolKind, version: int = VERSIONS[-1])
         hint = "a letter, then at most 63 letters, digits and `_`, all of ASCII"
         return "E301", f"{quoted(name)} is not a name", f"{hint}: `{near}`" if near and _NAME.match(near) else hint
     reason = _reserved_because(name, version)
-    if reason is None and kind in _TAKEN and name in ARGUMENTS:
+    if reason is None and kind in _TAKEN and (name in ARGUMENTS or (version > 1 and name in _LATER_ARGUMENTS)):
         reason = "generated functions have an argument of this name"
     if reason is None and kind in _MODULE_OWNS and (name in MODULE_ATTRIBUTES or name.startswith("register_")):
         reason = "the generated module has an attribute of this name"
@@ -198,10 +198,6 @@ def identifier_problem(name: str, kind: SymbolKind, version: int = VERSIONS[-1])
 def _reserved_because(name: str, version: int) -> str | None:
     if name in functions(version):
         return "it is a function of the language"
-    if version > 1 and name in _PLANNED:
-        return "it is to be a function of the language"
-    if version > 1 and name == "initial_position":
-        return "generated functions are to have an argument of this name"
     if name == "head":
         return "it is the index of the value head"
     if name in SIZES:

@@ -18,9 +18,11 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
 )
@@ -60,8 +62,13 @@ def _printed(expr: Expr) -> Printed:
         case Over(value, source, target):
             renamed = target if len(value.dims) == 1 else f"{source}, {target}"
             return Printed(f"over({to_source(value)}, {renamed})")
+        case Pairs(left, right):
+            return Printed(f"pairs({to_source(left)}, {to_source(right)})")
         case Index(dim):
             return Printed(f"index({dim})")
+        case Solution(matrix, right, shift):
+            given = (matrix, right) if shift is None else (matrix, right, shift)
+            return Printed(f"solve({', '.join(map(to_source, given))})")
 
 
 def _number(value: Fraction | float) -> Printed:

@@ -24,9 +24,11 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
 )
@@ -60,7 +62,7 @@ def interval_of(
         case Binary(op, left, right):
             found = _BINARY[op](interval_of(left, ranges, definitions), interval_of(right, ranges, definitions))
             return _within(found, _related(expr, lambda part: interval_of(part, ranges, definitions), definitions))
-        case Outer(left, right):
+        case Outer(left, right) | Pairs(left, right):
             return multiply(interval_of(left, ranges, definitions), interval_of(right, ranges, definitions))
         case Contract(left, right):
             first, second = interval_of(left, ranges, definitions), interval_of(right, ranges, definitions)
@@ -75,6 +77,8 @@ def interval_of(
             return interval_of(value, ranges, definitions)
         case Index():
             return Interval(0.0, math.inf)
+        case Solution():
+            return Interval()
         case Call(function, args):
             return FUNCTIONS[function].interval(*(interval_of(arg, ranges, definitions) for arg in args))
 

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from flagen.spec.layer.model import Use
 
 _TEXTS = ("title", "paper", "description")
-_REQUIRED = ("flagen", "name", "inputs", "update", "output")
+_REQUIRED = ("flagen", "name", "inputs", "output")
 _KEYS = (
     *("flagen", "name", *_TEXTS, "class_name", "state", "inputs", "params", "steps"),
     *("let", "decay", "gate", "update", "output", "chunk", "layer"),
 )
 _SINCE = {"dims": 2}
 """The version of the language that a key came with; all others were there from the start."""
+_UNTIL = {"update": 1}
+"""The last version in which a key is required: what `prev` keeps from token to token needs no update of its own."""
 
 
 Find = Callable[[str], "Spec | str"]
@@ -92,27 +94,29 @@ class _Reader:
         update = self.statements.update(given["update"].value, steps) if "update" in given else ()
         output = self.statements.output(given["output"].value) if "output" in given else ()
         chunk = sections.chunk(given["chunk"].value) if "chunk" in given else ChunkHints()
-        look_back = sections.look_back
+        look_back, positions = sections.look_back, sections.positions
         spec = Spec(
             name=name,
             title=texts.get("title", ""),
             paper=texts.get("paper", ""),
             description=texts.get("description", ""),
             class_name=class_name,
-            states=(*states, *look_back.states()),
+            states=(*states, *look_back.states(), *positions.states()),
             inputs=inputs,
             params=params,
             steps=steps,
             derived=derived,
-            update=(*update, *look_back.statements()),
+            update=(*positions.before(), *update, *look_back.statements(), *positions.behind()),
             output=output,
             chunk=chunk,
             version=self.report.version,
             source=self.report.source,
             sha256=sha256,
             following=following,
+            firsts=positions.firsts(),
         )
-        self._check_whole(spec, {"update", "output"} <= given.keys())
+        self._expect_states(spec, given)
+        self._check_whole(spec, {"update", "output"} <= given.keys() or self.report.version > 1)
         return self._with_layer(given["layer"].value, spec) if "layer" in given else spec
 
     def _keys(self) -> dict[str, Field]:
@@ -122,7 +126,8 @@ class _Reader:
         later = {key: since for key, since in _SINCE.items() if since > version}
         keys = (*_KEYS, *(key for key in _SINCE if key not in later))
         elsewhere = {key: later_version(since) for key, since in later.items()}
-        return self.fields.known(self.root, "a spec has this key", keys, _REQUIRED, elsewhere) or {}
+        required = (*_REQUIRED, *(key for key, until in _UNTIL.items() if version <= until))
+        return self.fields.known(self.root, "a spec has this key", keys, required, elsewhere) or {}
 
     def _with_layer(self, node: Node, spec: Spec) -> Spec:
         """`spec` with the layer that `node` describes, and what this uses."""
@@ -169,11 +174,20 @@ class _Reader:
         raise Abandon
 
     def _expect_declarations(self, given: dict[str, Field]) -> None:
-        if "state" not in given:
+        if "state" not in given and self.report.version == 1:
             hint = "declare what the recurrence carries, as in `state: {S: [K, V]}`"
             self.report.error("E210", self.root.span, "a spec without `state` is not supported yet", hint)
-        if not {"state", "inputs"} <= given.keys():
             self.symbols.complete = False
+        if "inputs" not in given:
+            self.symbols.complete = False
+
+    def _expect_states(self, spec: Spec, given: dict[str, Field]) -> None:
+        """Whether there is anything that goes from token to token."""
+        if spec.states or "state" in given or self.report.failed() or self.report.version == 1:
+            return
+        message = "a spec in which no token depends on earlier ones is not supported"
+        hint = "declare what is carried, as in `state: {S: [K, V]}`, or take values of earlier tokens, `prev(x)`"
+        self.report.error("E210", self.root.span, message, hint)
 
     def _expect_later(self, given: dict[str, Field]) -> None:
         """Tell the scope which names are defined further on, so that using one early is called just that."""

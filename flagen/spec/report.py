@@ -50,6 +50,7 @@ CODES: dict[str, str] = {
     "E313": "a default over more than sizes",
     "E314": "a state that never reaches the output",
     "E315": "a value that is not kept from token to token",
+    "E316": "no mini-batch to be the first of",
     # E4: the grammar of expressions.
     "E401": "not an expression",
     "E402": "a construct the language does not have",
@@ -81,6 +82,7 @@ CODES: dict[str, str] = {
     "E514": "a size that follows from an unknown one",
     "E515": "a rotation of what has other pairs",
     "E516": "a dim by the name of one that is not as long",
+    "E517": "a system of equations that does not fit",
     # E6: what update and output mean together.
     "E601": "a state that is never updated",
     "E602": "steps and repeat that do not fit",

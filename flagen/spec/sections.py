@@ -20,6 +20,7 @@ from flagen.spec.names import (
     package_name_problem,
     quoted,
 )
+from flagen.spec.positions import Positions
 from flagen.spec.ranges import interval_of
 from flagen.spec.report import Report
 from flagen.spec.scope import Scope
@@ -75,6 +76,9 @@ class Sections:
         self.scope = scope
         self.report = report
         self.look_back = LookBack(symbols, scope, report)
+        self.numbers: set[str] = set()
+        """The params that are plain numbers."""
+        self.positions = Positions(symbols, scope, report, self.look_back.names, self.numbers)
         self.ranges: dict[str, Interval] = {}
         self.definitions: dict[str, Expr] = {}
         self.sizes_known = True
@@ -269,6 +273,7 @@ class Sections:
             default = self._default(rest["default"].value)
         self.symbols.declare(field.key.text, "param", field.key.span, dims)
         interval = self._range(field.key.text, rest)
+        self.numbers |= set() if dims or per_head else {field.key.text}
         return Param(field.key.text, dims or (), per_head, default, interval, self._description(rest), field.key.span)
 
     def _default(self, node: Node) -> Expr | None:
@@ -342,8 +347,16 @@ class Sections:
     def parsed(self, scalar: Scalar, start: int = 0) -> Expr | None:
         """The expression that a text is from `start` on."""
         sizes = partial(ratio, self.symbols) if self.symbols.complete else None
-        before = self.look_back.before
-        value = parse_expression(scalar, start, self.scope.resolve, self.report, self.scope.describe, sizes, before)
+        value = parse_expression(
+            scalar,
+            start,
+            self.scope.resolve,
+            self.report,
+            self.scope.describe,
+            sizes,
+            self.look_back.before,
+            self.positions.first,
+        )
         if value is None:
             # Whatever else is wrong in it, the names in the text are not unused.
             self.scope.mention(scalar.text)

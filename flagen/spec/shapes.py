@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from flagen.spec.model import Dims, Expr
+from flagen.spec.model import Dims, Expr, StateRead
 
 Ratio = Callable[[str, str], Fraction | None]
 """How many times as long as a second dim a first one is, where that is the same whatever their sizes are."""
@@ -139,6 +139,27 @@ def over_misfit(value: Dims, source: str | None, target: str, ratio: Ratio) -> M
     first, second = sorted((source, target), key=lambda dim: (len(dim), dim))
     message = f"`over` calls `{source}` `{target}`, and nothing says that they are equally long"
     return Misfit("E516", message, f"declare it: `dims: {{{second}: {first}}}`")
+
+
+def solve_misfit(matrix: Expr, right: Dims, shift: Dims | None, ratio: Ratio) -> Misfit | None:
+    """`solve`: a square matrix state, and vectors over its first dim."""
+    if not isinstance(matrix, StateRead):
+        hint = "name the state; what scales it divides the right side, what is added to its diagonal comes third"
+        return Misfit("E517", "`solve` takes a matrix state, and this is an expression", hint)
+    if len(matrix.dims) != 2:
+        return Misfit("E517", f"`solve` takes a matrix state, and `{matrix.name}` is {show(matrix.dims)}")
+    rows, columns = matrix.dims
+    if ratio(columns, rows) != 1:
+        first, second = sorted(matrix.dims, key=lambda dim: (len(dim), dim))
+        message = f"`solve` takes a square matrix, and nothing says that `{rows}` and `{columns}` are equally long"
+        return Misfit("E517", message, f"declare it: `dims: {{{second}: {first}}}`")
+    if right != (rows,):
+        hint = f"`over(x, {rows})` is the vector over that dim" if right == (columns,) else ""
+        return Misfit("E517", f"the right side of this system is over [{rows}], and this is {show(right)}", hint)
+    if shift not in (None, (), (rows,)):
+        message = f"what is added to the diagonal is a number, or over [{rows}]; this is {show(shift or ())}"
+        return Misfit("E517", message, f"`over(x, {rows})` is the vector over that dim" if shift == (columns,) else "")
+    return None
 
 
 def assign_misfit(target: str, want: Dims, value: Expr) -> Misfit | None:

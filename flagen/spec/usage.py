@@ -20,9 +20,11 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     Statement,
     StateRead,
     Transpose,
@@ -125,7 +127,7 @@ class Roles:
                     terms = self._terms(other)
                     self._scale(factor, terms, flow)
                     self._visit(factor, replace(flow, writes=flow.writes and terms.write))
-            case Contract() | Reduce():
+            case Contract() | Reduce() | Solution():
                 for child in children(expr):
                     self._visit(child, replace(flow, direct=False))
             case _:
@@ -149,7 +151,7 @@ class Roles:
         """The names that stand in the terms of `factor` which are no state; what reads a state is no scale either."""
         if not self._terms(factor).write:
             return set()
-        if isinstance(factor, (Contract, Reduce)) and any(map(self._is_state, walk(factor))):
+        if isinstance(factor, (Contract, Reduce, Solution)) and any(map(self._is_state, walk(factor))):
             return set()
         if isinstance(factor, Name):
             return {factor.name}
@@ -164,14 +166,14 @@ class Roles:
                 return Terms(state=True, write=False)
             case Name(name, "local") if name in self._local_terms:
                 return self._local_terms[name]
-            case Number() | Name() | StateRead() | Contract() | Reduce() | Index():
+            case Number() | Name() | StateRead() | Contract() | Reduce() | Index() | Solution():
                 return _WRITE
             case Negate(value) | Transpose(value):
                 return self._terms(value)
             case Binary("+" | "-", left, right):
                 a, b = self._terms(left), self._terms(right)
                 return Terms(a.state or b.state, a.write or b.write)
-            case Binary(_, left, right) | Outer(left, right):
+            case Binary(_, left, right) | Outer(left, right) | Pairs(left, right):
                 a, b = self._terms(left), self._terms(right)
                 return Terms(a.state or b.state, a.write and b.write)
             case Call(_, args):

@@ -114,9 +114,20 @@ def test_a_dim_that_only_a_mark_asks_for_is_computed(tmp_path: Path) -> None:
 
 def test_what_version_2_has_besides(tmp_path: Path) -> None:
     start = "  modules:\n =>   init: {o_proj.weight: identity()}\n  modules:\n"
-    text = edited(tmp_path, version="flagen: 1 => flagen: 2", start=start, call="b_proj(x), => b_proj(detach(x)),")
+    turn = "    dt_bias:\n =>     turn: {shape: [H, K, K], init: full(0)}\n    dt_bias:\n"
+    read, call = "heads(q, H), => map_heads(heads(q, H), turn),", "b_proj(x), => b_proj(detach(x)),"
+    text = edited(tmp_path, version="flagen: 1 => flagen: 2", start=start, turn=turn, read=read, call=call)
     assert "self.b_proj(x.detach())" in method(text, "forward")
+    assert "torch.einsum('...ni,nio->...no', q.unflatten(-1, (self.num_heads, -1)), self.turn)" in method(
+        text, "forward"
+    )
     assert "self.o_proj.weight.copy_(torch.eye(*self.o_proj.weight.shape[-2:]))" in method(text, "reset_parameters")
+
+
+def test_what_a_layer_asks_of_may_be_none(tmp_path: Path) -> None:
+    norm = "o_norm: rms_norm_gated(V, norm_eps, => o_norm: rms_norm_gated(V, 0 if norm_eps is None else norm_eps,"
+    constructor = method(edited(tmp_path, norm=norm), "__init__")
+    assert "norm_eps: float | None=1e-05" in constructor and "conv_size: int=4" in constructor
 
 
 def test_a_word_of_version_2_is_a_name_in_version_1(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
 ]
 
-# Rotations take tiles of two sizes: tests/kernel/test_rotations.py has them.
-OF_NUMBERS = {module: names for module, names in OF_A_TOKEN.items() if module != "rotations"}
+# These take tiles of two sizes: tests/kernel has them, in test_rotations.py and test_pairs.py.
+OF_NUMBERS = {module: names for module, names in OF_A_TOKEN.items() if module not in ("rotations", "pairs")}
 HELPERS = {
     node.name: node
     for module in OF_NUMBERS

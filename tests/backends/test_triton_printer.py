@@ -35,7 +35,9 @@ from flagen.plan.tiles import (
     Negative,
     Normalize,
     OfAngles,
+    OfPairs,
     Once,
+    Paired,
     Product,
     Rotated,
     Rounded,
@@ -157,6 +159,10 @@ EXPECTED: list[tuple[Tile, str]] = [
     (Rotated(k, v, Size("K"), Size("V"), False, ("K",)), "rotate(k, v, K, V)"),
     (Rotated(rows, turns, Size("K"), Size("V"), True, rows.dims), "rotate_half(x, turns, K, V)"),
     (OfAngles(k, Negative(k, ("K",)), Size("K"), Size("V"), True, "V", ("V",)), "of_angles_half(k, -k, K, V, BLOCK_V)"),
+    (Paired(k, v, ("K_V",)), "all_pairs(k, v)"),
+    (Paired(k, turns, ("token", "K_V")), "all_pairs(tl.broadcast_to(k[None, :], (CHUNK, BLOCK_K)), turns)"),
+    (OfPairs(Value("g", "local", ("K_V",)), v, True, ("K",)), "of_first(g, v)"),
+    (OfPairs(Value("g", "local", ("K_V",)), k, False, ("V",)), "of_second(g, k)"),
     (OfAngles(rows, rows, Size("K"), Size("V"), False, "V", turns.dims), "of_angles(x, x, K, V, BLOCK_V)"),
     (AtLeast(k, -2.0, ("K",)), "tl.maximum(k, -2.0, propagate_nan=tl.PropagateNan.ALL)"),
     (Cumulative(rows, "token", False, rows.dims), "tl.cumsum(x, axis=0)"),
@@ -169,7 +175,7 @@ EXPECTED: list[tuple[Tile, str]] = [
 
 @pytest.mark.parametrize(("tile", "text"), EXPECTED, ids=[text for _, text in EXPECTED])
 def test_a_tile_is_printed(tile: Tile, text: str) -> None:
-    assert Printer(Axes(("token", "K", "V", "P")))(tile) == text
+    assert Printer(Axes(("token", "K", "V", "K_V", "P")))(tile) == text
 
 
 def test_every_kind_of_tile_is_among_them() -> None:

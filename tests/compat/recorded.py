@@ -70,6 +70,18 @@ CASES: dict[str, tuple[str, str, dict[str, tuple[int, ...]], dict[str, Any]]] = 
         QKV | {"p": (1, T, H, K), "g": (1, T, HV), "beta": (1, T, HV)},
         {"use_qk_l2norm_in_kernel": True, "output_final_state": True},
     ),
+    "momentum, of keys": (
+        "momentum_delta_rule",
+        "fused_recurrent_momentum_delta_rule",
+        EQUAL | dict.fromkeys(("log_alpha", "log_mu"), (1, T, HV)) | {"initial_state": (2, 1, HV, K, V)},
+        {"output_final_state": True},
+    ),
+    "momentum, of keys apart": (
+        "momentum_delta_rule",
+        "fused_recurrent_momentum_delta_rule",
+        EQUAL | {"p": (1, T, HV, K)} | dict.fromkeys(("log_alpha", "log_mu", "beta", "eta"), (1, T, HV)),
+        {"use_p_times_alpha": False, "scale": 0.5, "output_final_state": True},
+    ),
     "rwkv7 with its own defaults": (
         "rwkv7",
         "fused_mul_recurrent_rwkv7",
@@ -97,8 +109,8 @@ CASES: dict[str, tuple[str, str, dict[str, tuple[int, ...]], dict[str, Any]]] = 
     ),
 }
 
-LOG_DECAYS = {"g", "gk", "gv", "w", "g_gamma", "g_atk"}
-WEIGHTS = {"beta", "beta_atk", "a"}
+LOG_DECAYS = {"g", "gk", "gv", "w", "g_gamma", "g_atk", "log_alpha", "log_mu"}
+WEIGHTS = {"beta", "beta_atk", "a", "eta"}
 FEATURES = "linear attention, normalized"
 
 

@@ -223,6 +223,61 @@ class TestPreconditioned:
         same(run(*given, log_atk_scale=center.detach()), run(*given))
 
 
+class TestMomentum:
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("given", [True, False])
+    def test_of_groups_of_value_heads(self, kind: str, given: bool) -> None:
+        """What may be missing is the key, and ones; the memory is read as each value head decays it."""
+        q, k, v = qkv()
+        gates = decay(B, T, HV), decay(B, T, HV, seed=7)
+        ones = torch.ones(B, T, HV).double()
+        p, weight, rate = (
+            (normal(B, T, H, K, seed=8), beta(), decay(B, T, HV, seed=9).exp()) if given else (k, ones, ones)
+        )
+        options = {"p": p, "beta": weight, "eta": rate} if given else {}
+        first = torch.stack([state(), 0.5 * state()])
+        got = fla(f"momentum_delta_rule.{kind}_momentum_delta_rule")(
+            *(q, 3 * k, v, *gates), **options, initial_state=first, output_final_state=True, scale=0.7
+        )
+        read, write = (unit(x).repeat_interleave(HV // H, 2) for x in (q, 3 * k))
+        erased = unit(p if given else 3 * k).repeat_interleave(HV // H, 2) * gates[0].exp()[..., None]
+        o, last = ours("momentum_delta_rule")(
+            *(read, write, v, *gates, erased, weight, rate),
+            scale=0.7,
+            initial_state=tuple(first),
+            output_final_state=True,
+        )
+        same(got, (o, torch.stack(last)))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_as_it_is(self, kind: str) -> None:
+        q, k, v = qkv(rows=1)
+        given = (q, k, v, decay(1, T, HV), decay(1, T, HV, seed=7), k, beta(rows=1), beta(rows=1))
+        plain = {"use_qk_l2norm_in_kernel": False, "use_p_times_alpha": False}
+        run = fla(f"momentum_delta_rule.{kind}_momentum_delta_rule")
+        same(run(*given, **plain), ours("momentum_delta_rule")(*given))
+        expected = ours("momentum_delta_rule")(*given, cu_seqlens=OFFSETS)
+        same(run(*given, **plain, cu_seqlens=OFFSETS), expected)
+
+    def test_references(self) -> None:
+        q, k, v, p = *qkv(), normal(B, T, H, K, seed=8)
+        gates, weights = (decay(B, T, HV), decay(B, T, HV, seed=7)), (beta(), beta() ** 2)
+        zero, rule = torch.zeros_like(state()), "momentum_delta_rule"
+        o, last = ours(rule)(q, k, v, *gates, p, *weights, initial_state=(state(), zero), output_final_state=True)
+        options = {"initial_S": state(), "output_final_state": True}
+        got = fla(f"{rule}.recurrent_{rule}_ref")(q, k, v, *gates, p, *weights, **options)
+        same(got, (o, torch.stack(last)))
+        same(fla(f"{rule}.chunk_{rule}_ref")(q, k, v, p, *gates, *weights, **options, chunk_size=16), got)
+        with_momentum = ours(rule)(q, k, v, *gates, p, *weights, initial_state=(zero, state()))
+        same(fla(f"{rule}.chunk_{rule}_ref")(q, k, v, p, *gates, *weights, initial_M=state()), with_momentum)
+
+    def test_size_of_a_chunk(self) -> None:
+        with pytest.raises(ValueError, match="chunk_momentum_delta_rule: chunk_size: expected 16, 32 or 64, got 24"):
+            fla("momentum_delta_rule.chunk_momentum_delta_rule")(
+                *qkv(), decay(B, T, HV), decay(B, T, HV), chunk_size=24
+            )
+
+
 class TestPacked:
     def test_offsets_on_the_processor_are_taken(self) -> None:
         given = (*qkv(rows=1), decay(1, T, HV, K), beta(rows=1))

@@ -49,6 +49,11 @@ CASES: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
             "disable_recompute": True,
         },
     ),
+    "momentum, and its two states": (
+        "fla.ops.momentum_delta_rule.chunk_momentum_delta_rule",
+        (*QKV, decay(1, T, HV), decay(1, T, HV)),
+        {"beta": BETA.sigmoid(), "initial_state": normal(2, 1, HV, K, V), "output_final_state": True},
+    ),
     "reversed sequences": (
         "fla.ops.gla.fused_recurrent_gla",
         (*QKV, decay(1, T, HV, K)),

@@ -38,6 +38,7 @@ class TestNames:
                 "fused_recurrent_dplr_delta_rule",
                 "fla.ops.generalized_delta_rule",
             ),
+            ("fla.ops.momentum_delta_rule.naive", "recurrent_momentum_delta_rule_ref", "fla.ops.momentum_delta_rule"),
             ("fla.ops.rwkv6.recurrent_naive", "naive_recurrent_rwkv6", "fla.ops.rwkv6"),
             ("mamba_ssm", "selective_scan_fn", "mamba_ssm.ops.selective_scan_interface"),
             ("mamba_ssm.ops.selective_scan_interface", "mamba_inner_fn", "mamba_ssm.ops.selective_scan_interface"),

@@ -43,6 +43,7 @@ from flagen.spec.model import (
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     Spec,
     walk,
 )
@@ -186,6 +187,8 @@ def kinds_in(spec: Spec, expr: Expr) -> Iterator[str]:
                 yield "renaming"
             case Index():
                 yield "place"
+            case Solution():
+                yield "solution"
             case Name(name, "param"):
                 yield "per head" if next(param for param in spec.params if param.name == name).per_head else "param"
             case Name(_, "head"):

@@ -31,6 +31,7 @@ from flagen.spec.model import (
     Repeat,
     Rotate,
     RowMap,
+    Solution,
     Spec,
     StateRead,
     Transpose,
@@ -126,6 +127,11 @@ class Scope:
             case Index(dim):
                 places = torch.arange(int(self.names[dim].max()), dtype=torch.float64)
                 return places.expand(*self.lead, len(places))
+            case Solution(matrix, right, shift):
+                system = self.evaluate(matrix)
+                if shift is not None:
+                    system = system + torch.diag_embed(self.spread(shift, right.dims).expand(system.shape[:-1]))
+                return torch.linalg.inv(system).matmul(self.spread(right, right.dims)[..., None])[..., 0]
             case RowMap("softmax", value):
                 return torch.softmax(self.evaluate(value), dim=-1)
             case RowMap("l2norm", value):
@@ -161,10 +167,9 @@ def _rotated(x: Tensor, angle: Tensor, half: bool) -> Tensor:
     paired, alone = x[..., : 2 * count], x[..., 2 * count :]
     paired = paired.unflatten(-1, (2, count)).transpose(-2, -1) if half else paired.unflatten(-1, (count, 2))
     phi = functional.pad(angle, (0, count - angle.shape[-1]))
-    turned = torch.view_as_complex(paired.clone(memory_format=torch.contiguous_format)) * torch.polar(
-        torch.ones_like(phi), phi
-    )
-    pairs = torch.view_as_real(turned)
+    # Not by a view of pairs as one number: a gradient that begins at an odd place in memory has no such view.
+    turned = torch.complex(paired[..., 0], paired[..., 1]) * torch.polar(torch.ones_like(phi), phi)
+    pairs = torch.stack([turned.real, turned.imag], dim=-1)
     return torch.cat([(pairs.transpose(-2, -1) if half else pairs).flatten(-2), alone], dim=-1)
 
 

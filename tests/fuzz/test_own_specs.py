@@ -19,7 +19,10 @@ from tests.fuzz import kernels, ladder
 from tests.tiers import exhaustive
 
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "examples" / "specs").glob("*.yaml"))}
-FIRST = {"preconditioned_oja": {"A": torch.abs}}
+FIRST = {
+    "newton_delta_rule": {"A": lambda x: x @ x.mT / x.shape[-1]},
+    "preconditioned_oja": {"A": torch.abs},
+}
 """What the states of a spec may start from, where that is not any number: a second moment is never below 0."""
 
 every_spec = pytest.mark.parametrize("name", SPECS)

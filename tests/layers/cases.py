@@ -1,4 +1,4 @@
-"""What is recorded of fla's layers: each layer's switches, small; and the package of each layer's spec."""
+"""What is recorded of fla's and others' layers: each layer's switches, small; and the package of each layer's spec."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Layer:
-    """`class_name` is fla's; `configs` are what is run, `tables` what only its `state_dict` is looked at of.
+    """`class_name` is fla's or one of `peers`; of `configs` all is run, of `tables` only the `state_dict` is looked at.
 
     In a config, `layer_idx` is 0 where it is not said; what stands in `given` are arguments of `forward`: "tokens" has
     a row for each token, "fractions" is a row of numbers between 0 and 1.
@@ -105,6 +105,14 @@ LAYERS: dict[str, Layer] = {
             },
         ),
         (OF_64,),
+    ),
+    "griffin": Layer(
+        "GriffinRecurrentBlock",
+        configs(
+            {"num_attention_heads": 4},
+            {"num_attention_heads": 2, "lru_width": 24, "conv1d_width": 3, "hidden_activation": "silu"},
+        ),
+        ({"hidden_size": 48, "num_attention_heads": 3, "lru_width": 24}, {"hidden_size": 48, "num_attention_heads": 4}),
     ),
     "hgrn_attention": Layer(
         "HGRNAttention",
@@ -354,6 +362,30 @@ LAYERS: dict[str, Layer] = {
         (
             {**OF_40, "num_slots": 10, "expand_v": 2.0},
             {**OF_40, "num_slots": 4, "use_short_conv": False},
+        ),
+    ),
+    "mlstm_layer": Layer(
+        "MLSTMLayer",
+        configs(
+            {"num_heads": 2},
+            {"num_heads": 4, "weight_mode": "fused", "use_bias": True, "gate_soft_cap": 2.0, "v_dim_factor": 2.0},
+            {"num_heads": 2, "qk_dim_factor": 1.0, "eps": 0.1, "norm_eps": 1e-3, "gate_soft_cap": None},
+        ),
+        (OF_48, {**OF_48, "weight_mode": "fused", "use_bias": True}),
+    ),
+    "momentum_deltanet": Layer(
+        "MomentumDeltaNet",
+        configs(
+            {**SMALL, "num_v_heads": 4},
+            {**SMALL, "use_gate": False, "conv_bias": True, "allow_neg_eigval": True, "min_log_mu": None},
+            {**SMALL, "use_short_conv": False, "qk_activation": "elu", "qk_norm": "sum", "expand_v": 1.0},
+            {**SMALL, "use_p_times_alpha": False, "use_output_correction": False, "tau_factor": 4},
+            {**SMALL, "use_beta": False, "qk_activation": "relu", "qk_norm": "sum", "num_v_heads": 4},
+        ),
+        (
+            {"hidden_size": 48, "num_heads": 4},
+            {**OF_40, "num_v_heads": 6, "expand_v": 1.0, "expand_k": 2.0},
+            {**OF_40, "use_gate": False, "use_short_conv": False, "use_output_correction": False},
         ),
     ),
     "lightnet_attention": Layer(

@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""Records what fla's real layers give, in `data/`: run when the layers' cases change, where fla is installed.
+"""Records what fla's real layers and `peers` give, in `data/`: run when cases of layers change, where all is installed.
 
     PYTHONPATH=. TRITON_INTERPRET=1 python -m tests.layers.record [PACKAGE...]
 
@@ -38,6 +38,7 @@ import fla.layers.gated_deltanet
 import fla.layers.gated_deltaproduct
 import fla.layers.hgrn
 import fla.layers.mamba3
+import fla.layers.momentum_deltanet
 import fla.layers.simple_gla
 import fla.ops.lightnet.chunk
 import fla.ops.lightnet.fused_recurrent
@@ -49,9 +50,12 @@ from fla.ops.abc.naive import naive_recurrent_abc
 from fla.ops.cyfa import naive_recurrent_cyfa
 from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
+from fla.ops.momentum_delta_rule import fused_recurrent_momentum_delta_rule
 from torch import Tensor, nn
 
+from tests.layers import peers
 from tests.layers.cases import LAYERS, Config
+from tests.layers.peers import Around
 from tests.layers.scenarios import AsOurs, scenarios
 from tests.numeric.operator_references import mamba3, turned
 
@@ -96,7 +100,12 @@ ALONE = {
     "cyclic_flow_attention": "has kernels for a GPU alone, and their reference fails of a sequence that is empty",
 }
 """Layers that run each sequence of a pack alone, and each without its padding where gradients are wanted."""
-AFRESH = {"abc_attention": "cannot resume, refuses cu_seqlens, and what is masked adds to the slots all the same"}
+AFRESH = {
+    "abc_attention": "cannot resume, refuses cu_seqlens, and what is masked adds to the slots all the same",
+    "griffin": "knows neither masks nor packs",
+    "mlstm_layer": "knows neither masks nor packs",
+    "momentum_deltanet": "refuses masks and cu_seqlens",
+}
 """Layers that run each sequence alone without its padding, and all of it again for each further token."""
 STEPWISE = {"mamba2_layer": "a prefill takes the heads of a group from all groups in turn; token by token it is right"}
 
@@ -151,6 +160,14 @@ def gated_delta_rule(
 
 def l2norm(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+def of_two_matrices(initial_state: Any = None, **more: Any) -> tuple[Tensor, Any]:
+    """fla's operator of the momentum delta rule, token by token: by chunks it refuses float32, and adds 1e-6 to beta.
+    What it keeps is two matrices here."""
+    given = None if initial_state is None else torch.stack(initial_state)
+    o, states = fused_recurrent_momentum_delta_rule(initial_state=given, **more)
+    return o, None if states is None else tuple(states)
 
 
 def of_a_circle(checkpoint_level: int = 0, **more: Any) -> tuple[Tensor, Any]:
@@ -222,6 +239,8 @@ def written_once(
 
 
 fla.layers.cyfa.chunk_cyfa = fla.layers.cyfa.fused_recurrent_cyfa = of_a_circle
+fla.layers.momentum_deltanet.chunk_momentum_delta_rule = of_two_matrices
+fla.layers.momentum_deltanet.fused_recurrent_momentum_delta_rule = of_two_matrices
 fla.layers.mamba3.mamba3_siso_combined = trapezoid
 fla.layers.mamba3.apply_rotary_qk_inference_fwd = turned_once
 fla.layers.mamba3.mamba3_step_fn = written_once
@@ -235,21 +254,12 @@ fla.layers.abc.chunk_abc = slots
 fla.layers.delta_net.chunk_delta_rule = fla.layers.delta_net.fused_recurrent_delta_rule
 
 
-class Alone(nn.Module):
+class Alone(Around):
     """Of each sequence by itself, what the layer gives; afresh, of all its tokens without padding, from nothing."""
 
     def __init__(self, layer: nn.Module, afresh: bool) -> None:
-        super().__init__()
-        self.layer, self.afresh = layer, afresh
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.load_state_dict(*args, **kwargs)
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.named_parameters(*args, **kwargs)
+        super().__init__(layer)
+        self.afresh = afresh
 
     def forward(
         self,
@@ -321,22 +331,12 @@ class Memory:
         raise AssertionError("written by Alone")
 
 
-class Stepwise(nn.Module):
+class Stepwise(Around):
     """Token by token, from states of zeros."""
 
     def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
+        super().__init__(layer)
         self.layer_idx = layer.layer_idx
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.load_state_dict(*args, **kwargs)
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.named_parameters(*args, **kwargs)
 
     def forward(self, x: Tensor, past_key_values: Any = None, use_cache: bool = False, **more: Any) -> tuple[Any, ...]:
         layer, index = self.layer, self.layer.layer_idx
@@ -363,7 +363,7 @@ def record(package: str) -> None:
 
 def layer_class(package: str) -> type[nn.Module]:
     name = LAYERS[package].class_name
-    module = fla.layers if hasattr(fla.layers, name) else fla.layers.simple_gla
+    module = next(module for module in (fla.layers, fla.layers.simple_gla, peers) if hasattr(module, name))
     found: type[nn.Module] = getattr(module, name)
     return found
 

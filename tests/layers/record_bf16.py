@@ -23,6 +23,7 @@ import torch
 from fla.ops.delta_rule import chunk_delta_rule
 from fla.ops.gated_delta_product import chunk_gated_delta_product
 from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+from fla.ops.momentum_delta_rule import chunk_momentum_delta_rule
 from torch import Tensor
 
 from tests.layers.cases import LAYERS
@@ -33,6 +34,7 @@ from tests.layers.test_recorded import made
 fla.layers.gated_deltanet.chunk_gated_delta_rule = chunk_gated_delta_rule
 fla.layers.gated_deltaproduct.chunk_gated_delta_product = chunk_gated_delta_product
 fla.layers.delta_net.chunk_delta_rule = chunk_delta_rule
+fla.layers.momentum_deltanet.chunk_momentum_delta_rule = chunk_momentum_delta_rule
 
 
 def gate_in_float32(x: Tensor, **more: Any) -> tuple[Tensor, ...]:

@@ -223,7 +223,9 @@ def _pull(output: Tensor, mask: Tensor | None) -> None:
 
 
 def _of_weights(layer: nn.Module, prefix: str) -> Arrays:
-    return {f"{prefix}.{name}": _products(_gradient(name, p), 0) for name, p in layer.named_parameters()}
+    """Of a weight that a config makes no use of it is zero."""
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in layer.named_parameters()}
+    return {f"{prefix}.{name}": _products(gradient, 0) for name, gradient in gradients.items()}
 
 
 def _gradient(name: str, of: Tensor) -> Tensor:

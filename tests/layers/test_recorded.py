@@ -38,9 +38,10 @@ STATES, GRADIENTS = 1e-5, 1e-4
 APART = {"rwkv7_attention": 4}
 """How many times as far: of this layer fla's chunk kernels are up to 2e-5 and 2e-4 from float64 themselves, where ours
 are as near as test_precision asks."""
-CANCELS = {"lightnet_attention": "gradient.k_conv1d.bias"}
-"""Gradients that are zero but for rounding, for a softmax over time does not see what is added to all keys; they are
-compared with zero, by the largest gradient there is."""
+CANCELS = {"lightnet_attention": "k_conv1d.bias", "mlstm_layer": "igate_preact.bias"}
+"""Gradients that are zero but for rounding, or nearly so: a softmax over time does not see what is added to all keys,
+nor a norm, but for its eps, what all that is read is multiplied by. They are compared with zero, by the largest
+gradient there is."""
 
 
 def with_last_product(states: list[Tensor]) -> list[Tensor]:
@@ -57,6 +58,9 @@ OF_PYTORCH = ("device", "dtype")
 """Arguments of fla's Mamba3 that say where parameters are made, as `with torch.device(...)` and `.to(...)` do."""
 PRECISION = 3e-6
 """How far float32 may be from the same layer in float64, gradients as well."""
+LOSES = {"momentum_deltanet": 7}
+"""How many times as far: of this layer the gradients of what bounds the gates are small sums of large terms; token by
+token, the recurrence loses 7e-6 of them, and fla's layer 1e-5."""
 
 PACKAGES = [package for package in LAYERS if (ROOT / "specs" / f"{package}.yaml").exists()]
 QUICK = ("no_mask", "packed")
@@ -114,12 +118,19 @@ def compare(package: str, index: int, scenario: str) -> None:
     got, prefix = run(), f"{index}/{scenario}/"
     expected = {name.removeprefix(prefix): x for name, x in recorded(package).items() if name.startswith(prefix)}
     assert expected.keys() == got.keys()
-    if (zero := CANCELS.get(package)) in got:
-        largest = max(float(np.linalg.norm(x)) for name, x in got.items() if name.startswith("gradient"))
-        assert float(np.linalg.norm(expected.pop(zero) - got.pop(zero))) <= STATES * largest
+    compare_what_cancels(package, expected, got, STATES)
     bounds = {name: GRADIENTS if name.startswith("gradient") else STATES for name in expected}
     times = APART.get(package, 1)
     assert not [f for name in expected for f in differs(name, expected[name], got[name], times * bounds[name])]
+
+
+def compare_what_cancels(package: str, expected: dict[str, Array], got: dict[str, Array], bound: float) -> None:
+    """Of what is taken out of both then."""
+    gradients = [name for name in got if name.startswith("gradient")]
+    largest = max((float(np.linalg.norm(got[name])) for name in gradients), default=0.0)
+    for name in gradients:
+        if package in CANCELS and name.endswith(f".{CANCELS[package]}"):
+            assert float(np.linalg.norm(expected.pop(name) - got.pop(name))) <= bound * largest
 
 
 def differs(name: str, expected: Array, got: Array, bound: float) -> list[str]:
@@ -156,7 +167,9 @@ def test_precision(package: str, in_pytorch: None) -> None:
         return found
 
     expected, got = run(torch.float64), run(torch.float32)
-    assert not [failure for name in expected for failure in differs(name, expected[name], got[name], PRECISION)]
+    bound = LOSES.get(package, 1) * PRECISION
+    compare_what_cancels(package, expected, got, bound)
+    assert not [failure for name in expected for failure in differs(name, expected[name], got[name], bound)]
 
 
 @pytest.mark.filterwarnings("ignore:Operators run without kernels")

@@ -31,6 +31,8 @@ from tests.numeric.operator_references import (
     mamba,
     mamba2,
     mamba3,
+    mlstm,
+    momentum_delta_rule,
     precond_gated_delta_rule,
     precond_kda,
     retention,
@@ -85,6 +87,14 @@ def hgrn_attention(h, i, f, *, floor):
     return hgrn.__wrapped__(h, silu(i) * (1 - exp(g)), g)
 
 
+@recurrence(states={"h": "x", "seen": ""}, per_head="Lambda", output="x")
+def griffin(h, seen, x, r, i, Lambda, *, c=8.0):
+    """RG-LRU, where a token that none was before is taken whole."""
+    a = exp(-c * softplus(Lambda) * sigmoid(r))
+    h = a * h + (seen * (1 - a**2).sqrt() + 1 - seen) * (sigmoid(i) * x)
+    return (h, torch.ones_like(seen)), h
+
+
 @recurrence("f v", per_head="floor")
 def hgrn2_attention(S, q, f, v, *, floor, scale=None):
     S, o = hgrn2.__wrapped__(S, silu(q), kept(f, floor), v)
@@ -131,6 +141,16 @@ def mamba3_layer(
 @recurrence(states={"S": "k v", "z": "k"}, first={"z": -math.inf}, output="v")
 def lightnet_attention(S, z, q, k, v, *, scale=None):
     return lightnet.__wrapped__(S, z, silu(q), k, v, scale=scale)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    return cap * torch.tanh(x / cap)
+
+
+@recurrence(states={"S": "k v", "n": "k", "m": ""}, output="v")
+def mlstm_layer(S, n, m, q, k, v, i, f, *, cap=15.0, capped=1, scale=None, eps=1e-6):
+    i, f = (soft_cap(x, cap) if capped else x for x in (i, f))
+    return mlstm.__wrapped__(S, n, m, q, k, v, i, f, scale=scale, eps=eps)
 
 
 # --------------------------------------------------------------------------------------------------------------- deltas
@@ -242,6 +262,40 @@ def precond_kimi_delta_attention(
     moments = log_forget(A_log_atk, a + dt_bias_atk), sigmoid(b_atk)
     squash = {"x": squash_x, "center": log_atk_scale, "eps": squash_eps}
     return precond_kda.__wrapped__(S, A, unit(q), unit(k), v, *gates, *moments, scale=scale, **squash)
+
+
+@recurrence(states={"S": "k v", "M": "k v"}, per_head="A_log dt_bias Mu_log mu_bias log_factor", output="v")
+def momentum_deltanet(
+    S,
+    M,
+    q,
+    k,
+    v,
+    a,
+    m,
+    b,
+    e,
+    A_log,
+    dt_bias,
+    Mu_log,
+    mu_bias,
+    log_factor,
+    *,
+    tau=1,
+    strength=1,
+    lowest=-math.inf,
+    ahead=1,
+    normed=1,
+    scale=None,
+):
+    eta = 1 + torch.tanh(e / tau)
+    angle = torch.atan(eta * exp(log_factor))
+    log_alpha = torch.log(torch.cos(angle) ** 2) + log_forget(A_log, a + dt_bias)
+    log_mu = log_forget(Mu_log, m + mu_bias).clamp(min=lowest)
+    beta = strength * sigmoid(b) * torch.sin(angle) ** 2
+    q, k = (unit(x) if normed else x for x in (q, k))
+    operands = q, k, v, log_alpha, log_mu, exp(ahead * log_alpha) * k, beta, eta
+    return momentum_delta_rule.__wrapped__(S, M, *operands, scale=scale)
 
 
 # ---------------------------------------------------------------------------------------------------------------- slots

@@ -10,7 +10,7 @@ import math
 
 import torch
 from torch import Tensor, einsum, exp, sigmoid, sqrt
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import layer_norm, logsigmoid, softplus
 
 from tests.numeric.recurrence import recurrence
 
@@ -154,6 +154,14 @@ def momentum_delta_rule(S, M, q, k, v, log_alpha, log_mu, p, beta, eta, *, scale
     return (S, M), read(S, q, scale)
 
 
+@recurrence(states={"A": "k k", "S": "k v"}, per_head="lamb", output="v")
+def mesa_net(A, S, q, k, v, g, beta, lamb):
+    """What least squares makes of all keys and values, with a ridge that does not fade, read by the query."""
+    A = exp(g) * A + beta * outer(k, k)
+    S = exp(g) * S + beta * outer(k, v)
+    return (A, S), torch.linalg.inv(A + torch.diag(lamb)).mv(q) @ S
+
+
 @recurrence("k v")
 def iplr(S, q, k, v, a, b, *, scale=None):
     S = S + outer(b, retrieve(S, a)) + outer(k, v)
@@ -187,6 +195,35 @@ def linear_attn_normalized(S, z, q, k, v, *, scale=None):
     S, z = S + outer(k, v), z + k
     scaled = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     return (S, z), retrieve(S, scaled) / (z @ scaled + 1e-10)
+
+
+@recurrence(states={"S0": "v", "z0": "", "S1": "k v", "z1": "k", "S2": "k k v", "z2": "k k"}, output="v")
+def based(S0, z0, S1, z1, S2, z2, q, k, v, *, scale=None, normalize=1):
+    S0, S1, S2 = S0 + v, S1 + outer(k, v), S2 + einsum("x,y,v->xyv", k, k, v)
+    z0, z1, z2 = z0 + 1, z1 + k, z2 + outer(k, k)
+    scaled = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    values = S0 + retrieve(S1, scaled) + einsum("xyv,x,y->v", S2, scaled, scaled) / 2
+    weights = z0 + z1 @ scaled + scaled @ z2 @ scaled / 2
+    return (S0, z0, S1, z1, S2, z2), values / (weights + 1e-6) if normalize else values
+
+
+def _squares(S, z, q, k, v, alpha, scale):
+    """A token whose weights are squares of scores: the states, and what it reads of either."""
+    S, z = alpha * S + einsum("x,y,v->xyv", k, k, v), alpha * z + outer(k, k)
+    scaled = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return S, z, einsum("xyv,x,y->v", S, scaled, scaled), scaled @ z @ scaled
+
+
+@recurrence(states={"S": "k k v", "z": "k k"}, output="v")
+def rebased(S, z, q, k, v, *, scale=None, normalize=1, eps=1e-5):
+    S, z, values, weights = _squares(S, z, q, k, v, 1, scale)
+    return (S, z), values / (weights + eps) if normalize else values
+
+
+@recurrence(states={"S": "k k v", "z": "k k"}, output="v")
+def power_attn(S, z, q, k, v, g, *, scale=None, eps=1e-6):
+    S, z, values, weights = _squares(S, z, q, k, v, exp(g), scale)
+    return (S, z), values / (weights + eps)
 
 
 @recurrence(states={"S": "k v", "z": "k"}, first={"z": -math.inf}, output="v")
@@ -315,6 +352,43 @@ def cyfa(
     return cyclic(Sk, Sv, clock, q, k, v, g, delta, beta, readout, scale)
 
 
+# ------------------------------------------------------------------------------------ trained by mini-batches of tokens
+
+
+def descent(x: Tensor, target: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
+    """The gradient by x of half the squared distance between the layer norm of x and the target."""
+    std = sqrt(((x - x.mean()) ** 2).mean() + eps)
+    y = (x - x.mean()) / std
+    e = (w * y + b - target) * w
+    return (len(x) * e - e.sum() - y * (e * y).sum()) / (len(x) * std)
+
+
+def with_norm(x: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
+    return x + layer_norm(x, x.shape, w, b, eps)
+
+
+TTT = {"W": "k v", "c": "v", "G": "k v", "d": "v", "eta_1": "", "position": ""}
+TITANS = {"M": "k v", "S": "k v", "W": "k v", "position": ""}
+
+
+@recurrence(states=TTT, per_head="w b", output="v")
+def ttt_linear(W, c, G, d, eta_1, position, q, k, v, eta, w, b, *, mini_batch_size=16, eps=1e-6, scale=None):
+    if position % mini_batch_size == 0:
+        W, c, G, d = W - eta_1 * G, c - eta_1 * d, 0 * G, 0 * d
+    u = descent(retrieve(W, k) + c, v - k, w, b, eps)
+    G, d = G + outer(k, u), d + u
+    p = read(W - eta * G, q, scale) + c - eta * d
+    return (W, c, G, d, eta, position + 1), with_norm(p, w, b, eps)
+
+
+@recurrence(states=TITANS, per_head="w b", output="v")
+def titans_linear(M, S, W, position, q, k, v, theta, alpha, eta, w, b, *, mini_batch_size=16, eps=1e-6):
+    W = M if position % mini_batch_size == 0 else W
+    S = eta * S - 2 * theta * outer(k, descent(retrieve(W, k), v - k, w, b, eps))
+    M = (1 - alpha) * M + S
+    return (M, S, W, position + 1), with_norm(retrieve(M, q), w, b, eps)
+
+
 # ---------------------------------------------------------------------------------------------------------- elementwise
 
 
@@ -329,6 +403,17 @@ def rg_lru(h, x, r, i, Lambda, *, c=8.0):
     a = exp(-c * softplus(Lambda) * sigmoid(r))
     h = a * h + sqrt(1 - a**2) * (sigmoid(i) * x)
     return h, h
+
+
+@recurrence(states={"x_1": "x", "x_2": "x", "x_3": "x"}, per_head="w0 w1 w2 w3 bias", output="x")
+def short_convolution(x_1, x_2, x_3, x, w0, w1, w2, w3, bias):
+    y = w0 * x + w1 * x_1 + w2 * x_2 + w3 * x_3 + bias
+    return (x, x_1, x_2), y * sigmoid(y)
+
+
+@recurrence(states={"x_1": "x"}, per_head="mix", output="x")
+def token_shift(x_1, x, mix):
+    return (x,), (1 - mix) * x + mix * x_1
 
 
 @recurrence(states={"h": "z", "c": "z", "n": "z", "m": "z"}, first={"m": -math.inf}, per_head="Rz Ri Rf Rg", output="z")

@@ -6,6 +6,7 @@ The shapes of a variant's arguments come from its spec; the ranges its numbers a
 from __future__ import annotations
 
 import importlib
+import math
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,11 @@ def uniform(low: float, high: float) -> Sampler:
     return lambda x: low + (high - low) * 0.5 * (1 + torch.erf(x / 2**0.5))
 
 
+def gram(x: Tensor) -> Tensor:
+    """What the outer products of some keys with themselves add up to: what reads it by a vector twice is positive."""
+    return x @ x.mT
+
+
 def below(x: Tensor) -> Tensor:
     """Biases of forget gates that forget little by themselves."""
     return x - 2
@@ -60,6 +66,21 @@ def below(x: Tensor) -> Tensor:
 
 def negative(x: Tensor) -> Tensor:
     return -softplus(x)
+
+
+def counts(x: Tensor) -> Tensor:
+    """How many tokens came before: the same for all heads of a sequence."""
+    return (3 * x[..., :1].abs()).floor().expand(x.shape).clone()
+
+
+SHORT_BATCHES = {"mini_batch_size": 4, "eps": 0.3}
+"""Several mini-batches within a chunk; and a layer norm that multiplies what it is given, and its rounding, by no more
+than 2, for what is trained on itself for 200 tokens forgets no error."""
+
+
+def second_moment(x: Tensor) -> Tensor:
+    """Symmetric and positive definite."""
+    return x @ x.mT / (2 * x.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -107,11 +128,18 @@ VARIANTS = {
     "momentum_delta_rule": _variant(
         k=unit, p=half_unit, log_alpha=log_decay, log_mu=log_decay, beta=uniform(0, 1), eta=uniform(0, 1)
     ),
+    "mesa_net": _variant(
+        ends={"lamb": (0.25, 8)}, k=unit, g=log_decay, beta=uniform(0, 1), lamb=uniform(0.5, 1.5), A=second_moment
+    ),
     "iplr": _variant(a=half_unit, b=half_unit),
     "dplr": _variant(a=unit, b=half_unit, gk=log_decay),
     "rwkv7": _variant(w=uniform(-0.6065, 0), a=half_unit, b=half_unit),
     "oja": _variant(v=unit, g=log_decay, beta=uniform(0, 1)),
     "linear_attn_normalized": _variant(ends={"q": (0, 4), "k": (0, 4)}, q=softplus, k=softplus, z=softplus),
+    # Weights are squares, or at least a half, and add up to what is far from 0 where there were tokens before.
+    "based": _variant(z0=lambda x: 2 + x.square(), z1=lambda x: 0.1 * x, z2=gram),
+    "rebased": _variant(z=gram),
+    "power_attn": _variant(z=gram, g=log_decay),
     "lightnet": _variant(log_weight="k"),
     "gsa": _variant(gates="g", g=log_decay),
     "abc_attn": _variant(log_weight="s"),
@@ -121,9 +149,23 @@ VARIANTS = {
     "mlstm": _variant(log_weight="i"),
     "slstm": _variant(Rz=half_unit, Ri=half_unit, Rf=half_unit, Rg=half_unit, n=softplus),
     "rg_lru": _variant(Lambda=below),
+    "short_convolution": _variant(),
+    "token_shift": _variant(mix=uniform(0, 1)),
     "mamba3": _variant(ends={"dt": (0, 20)}, adt=log_decay, dt=softplus, phi=uniform(0, 1)),
     "cyfa": _variant(
         {"q_norm_eps": 1e-5, "k_norm_eps": 1e-5}, g=log_decay, beta=uniform(0, 1), readout=unit, clock=uniform(0, 1)
+    ),
+    "ttt_linear": _variant(
+        SHORT_BATCHES, ends={"eta": (0, 1)}, k=unit, eta=uniform(0, 0.5), eta_1=uniform(0, 0.5), position=counts
+    ),
+    "titans_linear": _variant(
+        SHORT_BATCHES,
+        ends={"theta": (0, 0.1), "eta": (0, 0.5)},
+        k=unit,
+        theta=uniform(0, 0.05),
+        alpha=uniform(0.1, 0.5),
+        eta=uniform(0, 0.5),
+        position=counts,
     ),
     "precond_kda": _variant(k=unit, g=log_decay, beta=uniform(0, 1), ga=log_decay, ba=uniform(0, 1), A=softplus),
     "hgrn": _variant(gates="g", g=log_decay),
@@ -140,6 +182,7 @@ VARIANTS = {
     "mamba2_layer": _variant({"least": 0.1, "most": 2}),
     "mamba3_layer": _variant(phi=uniform(0, 1)),
     "lightnet_attention": _variant(log_weight="k"),
+    "griffin": _variant(Lambda=below, seen=uniform(0, 1)),
     "hgrn_attention": _variant(gates="f", floor=negative),
     "mamba_layer": _variant(gates="dt A_log"),
     # With the front ends of layers: deltas, then slots.
@@ -151,6 +194,8 @@ VARIANTS = {
     "comba_layer": _variant(dt_bias=below),
     "precond_gated_deltanet": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
     "precond_kimi_delta_attention": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
+    "mlstm_layer": _variant({"cap": 3}),
+    "momentum_deltanet": _variant({"lowest": -2}, dt_bias=below, mu_bias=below, log_factor=below),
     "gated_slot_attention": _variant(),
     "abc_attention": _variant(),
     "cyclic_flow_attention": _variant(dt_bias=below, readout=unit, clock=uniform(0, 1)),
@@ -227,7 +272,8 @@ class Shape:
         states = sorted(spec.states, key=lambda state: -len(state.dims))
         first, *others = dict.fromkeys(dim for state in states for dim in state.dims if dim not in following)
         *between, last = others or [None]
-        sizes = {first: self.K, **dict.fromkeys(between, self.M), last: self.V}
+        keys = self.K if len(states[0].dims) < 3 else math.isqrt(self.K)  # About as many pairs of keys.
+        sizes = {first: keys, **dict.fromkeys(between, self.M), last: self.V}
         known = {dim: size for dim, size in sizes.items() if dim is not None}
         known |= {dim: self.M for dim in spec.dims if dim not in (*known, *following)}
         fit = fitting(spec, {**known, "H": self.H, "HV": self.H * self.groups})

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from flagen.algebra.solved import solutions_in
 from flagen.plan.reliance import has_range
 from tests.numeric.problems import (
     FORMS,
@@ -64,7 +65,8 @@ def test_signature(name, kind):
     kinds = {n: p.kind for n, p in signature.items()}
     assert [n for n, k in kinds.items() if k is inspect.Parameter.POSITIONAL_OR_KEYWORD] == positional
     ranges = any(map(has_range, (*spec.inputs, *spec.params)))
-    extra = {"naive_chunk": ["chunk_size"], "fused_recurrent": ["check_ranges"] if ranges else []}.get(kind, [])
+    steps = ["max_iterations"] if any(solutions_in(spec)) else []
+    extra = {"naive_chunk": ["chunk_size", *steps], "fused_recurrent": ["check_ranges"] if ranges else []}.get(kind, [])
     assert [n for n, k in kinds.items() if k is inspect.Parameter.KEYWORD_ONLY] == keywords + extra
     assert f"{kind}_{name}" in package(name).__all__
 
@@ -244,6 +246,6 @@ def test_which_variant_lacks_which_form():
     assert {kind: set(NAMES) - set(with_form(kind)) for kind in FORMS} == {
         "naive_recurrent": set(),
         "naive_chunk": {"slstm"},
-        "chunk": {"slstm"},
-        "fused_recurrent": {"cyfa", "slstm"},
+        "chunk": {"slstm", "titans_linear", "ttt_linear"},
+        "fused_recurrent": {"cyfa", "mesa_net", "slstm"},
     }

@@ -9,6 +9,7 @@ import ast
 
 import torch
 
+from flagen.spec.model import Name
 from tests.numeric.problems import FORMS, ROOT, Shape, form, forms, make, spec_of
 from tests.tiers import each_form
 
@@ -22,7 +23,9 @@ def first_nan(kind: str, name: str) -> int:
     spec, first = spec_of(name), SHAPE.T
     chunked = {"chunk_size": CHUNK} if kind in ("naive_chunk", "chunk") else {}
     for decl in spec.inputs:
-        problem = make(name, SHAPE).to(torch.float32)
+        # Mini-batches are chunks, and begin where those do.
+        every = {each.every.name: CHUNK for each in spec.firsts if isinstance(each.every, Name)}
+        problem = make(name, SHAPE, state=not spec.firsts, **every).to(torch.float32)
         rows = SHAPE.n if decl.per == "step" else 1
         x = problem.tensors[decl.name].clone()
         x[:, TOKEN * rows] = torch.nan

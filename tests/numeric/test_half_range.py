@@ -19,12 +19,19 @@ LINEAR = {
     "momentum_delta_rule": {"S_initial", "M_initial"},
     **{name: {"Sk_initial"} for name in ("gsa", "abc_attn")},
     "linear_attn_normalized": {"S_initial", "z_initial"},
-    **{name: {"S_initial"} for name in ("lightnet", "precond_gated_delta_rule", "precond_kda")},
+    **{name: {"S_initial"} for name in ("lightnet", "mesa_net", "precond_gated_delta_rule", "precond_kda")},
 }
 """The states that are so, where there are several."""
 SOFTMAX = ("gsa", "abc_attn")
 ELEMENTWISE = ("hgrn", "rwkv4", "mamba")
-FORMS = [(kind, name) for kind in ("chunk", "fused_recurrent") for name in with_form(kind) if name not in ELEMENTWISE]
+TRAINED = ("ttt_linear", "titans_linear")
+"""What they read of their states goes through a layer norm, so that they are linear in nothing."""
+FORMS = [
+    (kind, name)
+    for kind in ("chunk", "fused_recurrent")
+    for name in with_form(kind)
+    if name not in (*ELEMENTWISE, *TRAINED)
+]
 SMALLEST, LARGEST = 2.0**-14, 65504.0
 
 

@@ -19,7 +19,7 @@ from flagen.spec.model import Spec
 from tests.fuzz.packages import build, imported
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "specs"
-SPECS = {name: load_spec(EXAMPLES / f"{name}.yaml") for name in ("short_conv", "token_shift")}
+SPECS = {name: load_spec(EXAMPLES / f"{name}.yaml") for name in ("short_conv", "shifted_keys")}
 """They climb the ladder with the other specs of their directory, in tests/fuzz."""
 
 TRAPEZOID = parse_spec("""
@@ -94,14 +94,14 @@ def short_conv(x: dict[str, Tensor], S: Tensor, k_1: Tensor, k_2: Tensor, k_3: T
     return attention(x["q"], silu(convolved), x["v"], x["g"], S)
 
 
-def token_shift(x: dict[str, Tensor], S: Tensor, k_1: Tensor, v_1: Tensor) -> Tensor:
+def shifted_keys(x: dict[str, Tensor], S: Tensor, k_1: Tensor, v_1: Tensor) -> Tensor:
     k, v, mix_k, mix_v = x["k"], x["v"], x["mix_k"], x["mix_v"]
     mixed_k = mix_k * k + (1 - mix_k) * lagged(k, k_1)
     mixed_v = mix_v * v + (1 - mix_v) * lagged(v, v_1)
     return attention(x["q"], mixed_k, mixed_v, x["g"], S)
 
 
-BY_HAND = {"short_conv": short_conv, "token_shift": token_shift}
+BY_HAND = {"short_conv": short_conv, "shifted_keys": shifted_keys}
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import io
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flagen.spec import parse_spec
+from flagen.spec.model import Spec, dims_in
 from tests.algebra.cases import SPECS
 from tests.fuzz import packages
 from tests.fuzz.packages import imported
@@ -57,12 +59,18 @@ def build(problem: Problem, **settings: object) -> nn.Module:
     for param in (p for p in spec.params if p.is_tensor):
         axes = ("HV", *param.dims) if param.per_head else param.dims
         sizes |= dict(zip(axes, problem.tensors[param.name].shape, strict=True))
+    sizes |= {dim: size for dim, size in SHAPE.sizes(spec).items() if dim in sources_of(spec, sizes)}
     sizes = {name: size for name, size in sizes.items() if name not in {entry.name for entry in spec.following}}
     module = getattr(package(problem.name), spec.class_name)(**sizes, **problem.scalars, **settings)
     with torch.no_grad():
         for name, param in module.named_parameters():
             param.copy_(problem.tensors[name])
     return module
+
+
+def sources_of(spec: Spec, sizes: Collection[str]) -> set[str]:
+    """The dims that those of `sizes` follow from."""
+    return {dim for entry in spec.following if entry.name in sizes for dim in dims_in(entry.value)}
 
 
 def inputs(problem: Problem, start: int = 0, end: int | None = None) -> list[Tensor]:

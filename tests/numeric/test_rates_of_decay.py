@@ -15,19 +15,15 @@ from flagen.plan.differences import differs_in_chunks, differs_in_segments
 from flagen.spec import parse_spec
 from tests.margins import beyond
 from tests.numeric.problems import NAMES, Problem, Shape, evaluate, form, forms, make, rms_ratio, spec_of
+from tests.numeric.rates import SAID, says_so
 from tests.plans import plan_of
 from tests.tiers import represents, tiered
 
 RATE = 8
 """How much more of the gradient of a rate of decay a form may lose in float32 than the recurrence does."""
 
-SAID = {"chunk": 2e-4, "fused_recurrent": 1e-3}
-"""What a form that says that it loses some 1e-5, or 1e-4, may lose: sums in another order drift another way."""
-
 DELTAS = ("gated_delta_rule", "comba")
 """Rows that erase, after the decay and before it, whose chunk kernels are to lose nothing."""
-
-SAYS = "Gradients of log decays are differences of larger sums"
 
 
 def steps_of(name: str) -> list[str]:
@@ -67,9 +63,8 @@ def test_a_rate_loses_what_its_docstring_says(kind, name):
     expected = of_rates("naive_recurrent", problem.to(torch.float64), decays)
     lost = of_rates("naive_recurrent", problem, decays)
     got = of_rates(kind, problem, decays)
-    says = SAYS in " ".join(form(kind, name).__doc__.split())
     ratios = {rate: (rms_ratio(x, got[rate]), rms_ratio(x, lost[rate])) for rate, x in expected.items()}
-    if not says:
+    if not says_so(form(kind, name)):
         failures = [beyond(f"d {rate}", ratio, RATE * least) for rate, (ratio, least) in ratios.items()]
     else:
         failures = [beyond(f"d {rate}", ratio, SAID[kind]) for rate, (ratio, _) in ratios.items()]
@@ -82,7 +77,7 @@ def test_docstrings_say_what_is_planned(name):
     plan = plan_of(name)
     for kind, differs in (("fused_recurrent", differs_in_segments), ("chunk", differs_in_chunks)):
         if (kind, name) in forms(kind):
-            assert (SAYS in " ".join(form(kind, name).__doc__.split())) == differs(plan)
+            assert says_so(form(kind, name)) == differs(plan)
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,14 @@ from tests.specs import OPERATORS
 
 SPECS = OPERATORS
 ADDITIVE = {"linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"}
+ADDITIVE |= {"power_attn", "rebased"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"}
 RIGHT_READS = {"oja"}
-SCANS = {"hgrn", "mamba", "rg_lru", "rwkv4"}
+SCANS = {"hgrn", "mamba", "rg_lru", "rwkv4", "short_convolution", "token_shift"}
 MIXED = {"momentum_delta_rule"}
-NO_KERNELS = {"slstm"}
+NO_KERNELS = {"slstm", "titans_linear", "ttt_linear"}
 STAGED = set(SPECS) - (ADDITIVE | DELTA | MIXED | BY_KEY | RIGHT_READS | SCANS | NO_KERNELS)
 
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}, b: {dims: [], heads: HV}"

@@ -16,7 +16,8 @@ from tests.specs import OPERATORS
 
 SPECS = OPERATORS
 ADDITIVE = {"linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"}
-SCANS = {"hgrn", "mamba", "rg_lru", "rwkv4"}
+ADDITIVE |= {"power_attn", "rebased"}
+SCANS = {"hgrn", "mamba", "rg_lru", "rwkv4", "short_convolution", "token_shift"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 MIXED = {"momentum_delta_rule"}
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "oja", "rwkv6", "rwkv7"}

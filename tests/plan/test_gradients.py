@@ -27,7 +27,9 @@ from flagen.plan.tiles import (
     Negative,
     Normalize,
     OfAngles,
+    OfPairs,
     Once,
+    Paired,
     Product,
     Rotated,
     Size,
@@ -43,9 +45,9 @@ from flagen.spec.model import Dims
 
 torch.set_num_threads(1)
 
-ORDER = ("token", "K", "K2", "R", "V")
-SIZES = {"token": 3, "K": 5, "K2": 5, "R": 3, "V": 4}
-REAL = {"token": 3, "K": 4, "K2": 4, "R": 1, "V": 4}
+ORDER = ("token", "K", "K2", "R", "K_R", "V")
+SIZES = {"token": 3, "K": 5, "K2": 5, "R": 3, "K_R": 15, "V": 4}
+REAL = {"token": 3, "K": 4, "K2": 4, "R": 1, "K_R": 15, "V": 4}
 """What of each axis is no padding."""
 
 x, y = (Value(name, "input", ("K",)) for name in "xy")
@@ -128,6 +130,13 @@ def evaluate(tile: Tile, names: Mapping[str, Tensor]) -> Tensor:
             lies = (*(dim for dim in tile.dims if dim != tile.pair), turned.dims[-1])
             sides = (spread(evaluate(part, names), part.dims, lies) for part in (gradient, turned))
             return of_angles(*sides, half=half)
+        case Paired(left, right, (*lead, _)):
+            sides = [spread(evaluate(side, names), side.dims, (*lead, side.dims[-1])) for side in (left, right)]
+            return (sides[0][..., :, None] * sides[1][..., None, :]).flatten(-2)
+        case OfPairs(gradient, other, second, (*lead, _)):
+            lies = [spread(evaluate(part, names), part.dims, (*lead, part.dims[-1])) for part in (gradient, other)]
+            pairs = lies[0].unflatten(-1, (SIZES["K"], SIZES["R"]))
+            return torch.einsum("...kr,...r->...k" if second else "...kr,...k->...r", pairs, lies[1])
         case Along(value) | Widened(value):
             return evaluate(value, names)
         case Lane(axis):
@@ -271,6 +280,11 @@ def test_what_is_fixed_gets_no_gradient():
         turned(turned(x, phi), phi, half=True),
         Product((v, Sum(Masked(turned(x, phi), "K", 0.0, ("K",)), "K", ())), ("V",)),
         Sum(Product((turned(x, phi), S), ("K", "V")), "K", ("V",)),
+        Paired(x, phi, ("K_R",)),
+        Paired(Product((x, a), ("K",)), Negative(of("exp", phi), ("R",)), ("K_R",)),
+        Paired(rows, phis, ("token", "K_R")),
+        Paired(rows, phi, ("token", "K_R")),
+        Sum(Product((Paired(x, phis, ("token", "K_R")), each), ("token", "K_R")), "K_R", ("token",)),
         Along(Product((x, x), ("K",)), ("K2",)),
         Product((Along(x, ("K2",)), Sum(x, "K", ()), a), ("K2",)),
         Product((Along(rows, ("token", "K2")), Along(each, ("token",))), ("token", "K2")),

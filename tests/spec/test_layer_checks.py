@@ -64,6 +64,16 @@ def test_what_an_operator_is_given(statements: list[str], codes: list[str]) -> N
     assert told("".join(f"    - {statement}\n" for statement in statements)) == codes
 
 
+@pytest.mark.parametrize(
+    ("shape", "right"), [("H, 16, 16", True), ("H, 8, 16", False), ("2, 16, 16", False), ("16, 16", False)]
+)
+def test_each_head_has_a_matrix_that_fits(shape: str, right: bool) -> None:
+    params = f"  params: {{w: {{shape: [{shape}], init: full(0)}}}}\n  modules:\n"
+    text = OPERATOR.replace("flagen: 1", "flagen: 2").replace("  modules:\n", params)
+    _, found = check_spec(text + "    - o = recurrence(r, map_heads(q, w), q)\n    - y = o_proj(merge(o))\n")
+    assert [(each.code, "[..., n, i] and [n, i, o]" in each.message) for each in found] == [("E808", True)][right:]
+
+
 def test_a_mistake_with_one_setting_names_it() -> None:
     _, found = check_spec(
         OPERATOR + "    - o = recurrence(r, q, zeros(q, 3) if kind == 'z' else q)\n    - y = o_proj(merge(o))\n"

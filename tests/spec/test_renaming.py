@@ -12,7 +12,9 @@ from flagen.spec.renaming import as_written, renamed
 VALID = Path(__file__).parent / "valid"
 
 
-@pytest.mark.parametrize("name", ["rotations", "every_function_of_version_2", "every_function", "precond_kda"])
+@pytest.mark.parametrize(
+    "name", ["rotations", "solutions", "every_function_of_version_2", "every_function", "precond_kda"]
+)
 def test_every_dim_has_its_other_name_wherever_it_stands(name: str) -> None:
     spec = load_spec(VALID / f"{name}.yaml")
     names = {dim: f"other_{place}" for place, dim in enumerate(spec.dims)}

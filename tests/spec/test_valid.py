@@ -72,9 +72,13 @@ def test_every_name_and_number_knows_where_it_stands(path: Path) -> None:
     """Also in folded, quoted and literal scalars, through aliases, after a byte order mark and with CRLF line ends."""
     spec = load_spec(path)
     kept = {state.name for state in spec.states if state.meaning}
+    made = {first.name for first in spec.firsts}
+    written = ("prev(", "first(")
     for node in (node for expr in every_expression(spec) for node in walk(expr)):
         found = text_at(spec.source, node.span)
         match node:
+            case Name() | Number() | StateRead() if found.startswith("first("):
+                assert made
             case Name(name):
                 assert found == name
             case StateRead(name) if name in kept:
@@ -87,9 +91,9 @@ def test_every_name_and_number_knows_where_it_stands(path: Path) -> None:
                 assert found
     for entry in (*spec.states, *spec.inputs, *spec.params, *spec.derived):
         found = text_at(spec.source, entry.span)
-        assert found.startswith("prev(") if entry.name in kept else found == entry.name
+        assert found.startswith(written) if entry.name in kept else found == entry.name
     for assign in every_assignment(spec):
-        assert text_at(spec.source, assign.span).startswith("prev(" if assign.target in kept else assign.target)
+        assert text_at(spec.source, assign.span).startswith(written if assign.target in kept | made else assign.target)
 
 
 def test_the_language_pages_own_example() -> None:
@@ -238,7 +242,7 @@ def test_the_front_end_is_light() -> None:
 
 def test_the_language_page_shows_specs_that_load() -> None:
     page = (ROOT / "docs" / "spec_language.md").read_text(encoding="utf-8")
-    examples = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if text.startswith("flagen: 1")]
-    assert examples
+    examples = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if text.startswith("flagen:")]
+    assert {text.partition("\n")[0] for text in examples} == {"flagen: 1", "flagen: 2"}
     for text in examples:
         parse_spec(text)

@@ -54,6 +54,17 @@ def _channels(size: int, pairs: int, *, half: bool) -> tuple[Tensor, Tensor]:
     return (pair, pair + size // 2) if half else (2 * pair, 2 * pair + 1)
 
 
+def all_pairs(x: Tensor, y: Tensor) -> Tensor:
+    return (x[..., :, None] * y[..., None, :]).flatten(-2)
+
+
+def of_pairs(gradient: Tensor, other: Tensor, *, second: bool) -> Tensor:
+    size = other.shape[-1]
+    if second:
+        return (gradient.unflatten(-1, (-1, size)) * other[..., None, :]).sum(-1)
+    return (gradient.unflatten(-1, (size, -1)) * other[..., :, None]).sum(-2)
+
+
 def scan_affine(factor: Tensor, term: Tensor, first: Tensor, *, reverse: bool) -> Tensor:
     return _scan(lambda x, place: factor[:, place] * x + term[:, place], first, factor.shape[1], reverse=reverse)
 
@@ -88,10 +99,9 @@ def _scan(after: Any, first: Tensor, rows: int, *, reverse: bool) -> Tensor:
 
 
 def shifted(x: Tensor, first: Tensor, *, reverse: bool) -> Tensor:
-    """The row before each, or behind it."""
+    """The row before each, or behind it; either may be the same for all programs."""
+    x = x.expand(max(len(x), len(first)), *x.shape[1:])
     edge = first[:, None].expand(len(x), -1, *x.shape[2:])
-    x = x.expand(max(len(x), len(edge)), *x.shape[1:])
-    edge = edge.expand(len(x), *edge.shape[1:])
     return torch.cat([x[:, 1:], edge] if reverse else [edge, x[:, :-1]], 1)
 
 

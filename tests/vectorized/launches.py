@@ -85,7 +85,8 @@ def _sizes(kernel: Kernel, count: int, words: Mapping[str, Any], cu_seqlens: Ten
         blocks[MEMBER] = words["MEMBERS"]
     symbol, HV = _steps(kernel), words["HV"]
     steps = {symbol: words[symbol]} if symbol else {}
-    empty = Sizes((), words.get("H", HV), HV, dims, blocks, steps, words.get("SEGMENT", 1))
+    pairs = dict(kernel.pairs)
+    empty = Sizes((), words.get("H", HV), HV, dims, blocks, steps, words.get("SEGMENT", 1), pairs=pairs)
     heads = empty.H if kernel.of_key_heads else HV
     runs = count // (heads * empty.blocks_of(kernel.block_of))
     return replace(empty, lengths=_lengths(kernel, runs, words["T"], empty, cu_seqlens))

@@ -188,7 +188,7 @@ class Programs(Standing):
             lanes = lanes // self.steps if (space, axis) == ("token", ROW) else lanes
             index = index + _along(self.first_row(space)[0][:, None] + lanes, axis, over) * stride
         for dim, stride in layout.dims:
-            lanes = self.first_index(dim)[0][:, None] + torch.arange(blocks[dim]) if dim not in placed else placed[dim]
+            lanes = self.first_index(dim)[0][:, None] + self.lanes(dim) if dim not in placed else placed[dim]
             index = index + (lanes if dim in placed else _along(lanes, dim, over)) * stride
         hidden = None if where is None else ~where
         for dim in access.within:
@@ -208,7 +208,8 @@ class Programs(Standing):
         if dim not in placed and dim not in ends:
             return ~_along(self.inside(dim), dim, over)
         indices = placed[dim] if dim in placed else _along(self.indices(dim), dim, over)
-        return indices >= ends.get(dim, self.launch.sizes.of(dim))
+        beyond = indices >= ends.get(dim, self.launch.sizes.of(dim))
+        return beyond | ~_along(self.inside(dim), dim, over) if dim in self.launch.sizes.pairs else beyond
 
 
 def _along(lanes: Tensor, axis: str | None, over: Dims) -> Tensor:

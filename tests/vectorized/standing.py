@@ -239,7 +239,14 @@ class Standing:
     def indices(self, dim: str) -> Tensor:
         """The place of each lane: of a row in its chunk, of an index in its dim."""
         base, offset = self.first_index(dim)
-        return base[:, None] + (offset + torch.arange(self.launch.sizes.blocks[dim]))
+        return base[:, None] + (offset + self.lanes(dim))
+
+    def lanes(self, dim: str) -> Tensor:
+        """How far the place of each lane is from that of the first."""
+        sizes = self.launch.sizes
+        if dim not in sizes.pairs:
+            return torch.arange(sizes.blocks[dim])
+        return torch.tensor([sizes.place(dim, lane) or 0 for lane in range(sizes.blocks[dim])])
 
     def in_sequence(self, place: str, ago: int) -> Tensor:
         """Which lanes of a stretch have a token that many tokens before; or are at a place of the sequence."""
@@ -251,6 +258,9 @@ class Standing:
 
     def inside(self, dim: str) -> Tensor:
         """Which lanes are no padding."""
+        sizes = self.launch.sizes
+        if dim in sizes.pairs:
+            return torch.tensor([[sizes.place(dim, lane) is not None for lane in range(sizes.blocks[dim])]])
         rest = self.rest(dim)
         lanes = torch.arange(self.launch.sizes.blocks[dim])[None]
         return lanes < (rest[:, None] if isinstance(rest, Tensor) else rest)

@@ -14,6 +14,7 @@ from flagen.plan.tiles import (
     Function,
     Normalize,
     OfAngles,
+    OfPairs,
     Rotated,
     Scan,
     Shifted,
@@ -66,6 +67,8 @@ def _of_tile(tile: object) -> Iterator[object]:
             yield op
         case Rotated(half=half) | OfAngles(half=half):
             yield half
+        case OfPairs(second=second):
+            yield second
         case Scan(combine, reverse=reverse):
             yield from (combine, reverse)
         case Shifted(reverse=reverse) | Edge(reverse=reverse) | Cumulative(reverse=reverse):

@@ -32,7 +32,9 @@ from flagen.plan.tiles import (
     Negative,
     Normalize,
     OfAngles,
+    OfPairs,
     Once,
+    Paired,
     Product,
     Rotated,
     Rounded,
@@ -105,6 +107,12 @@ def printed(tile: Tile) -> str:
             lies = (*(dim for dim in dims if dim != pair), turned.dims[-1])
             given = full(gradient, lies), full(turned, lies), printed(size), printed(pairs)
             return f"device.of_angles({', '.join(given)}, here.launch.sizes.blocks[{pair!r}], half={half})"
+        case Paired(left, right, dims):
+            both = (full(side, (*dims[:-1], side.dims[-1])) for side in (left, right))
+            return f"device.all_pairs({', '.join(both)})"
+        case OfPairs(gradient, other, second, dims):
+            both = (full(each, (*dims[:-1], each.dims[-1])) for each in (gradient, other))
+            return f"device.of_pairs({', '.join(both)}, second={second})"
         case Masked(value, dim, fill, dims):
             inside = _spread(f"here.inside({dim!r})", (dim,), dims)
             return f"torch.where({inside}, {over(value, dims)}, {literal(fill)})"

@@ -9,12 +9,12 @@ from flagen.algebra.normal_form import Decay, NormalForm, Numbers
 from flagen.backends.markdown_.printer import EquationPrinter, ExpressionPrinter, symbol
 from flagen.backends.markdown_.scan import scan_context
 from flagen.backends.protocol import Rendering
-from flagen.backends.stages import package_of
+from flagen.backends.stages import PACKAGE_OF_MINI_BATCH, package_of
 from flagen.backends.text import markdown
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.cost import Cost, cost
-from flagen.plan.model import Plan, StagedPlan
+from flagen.plan.model import MiniBatchPlan, Plan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Assign, Expr, Name, Repeat, Spec, walk
@@ -28,9 +28,12 @@ def derivation_file(plan: Plan) -> Rendering:
     chunk = plan.chunk if isinstance(plan.chunk, ChunkPlan) else None
     form = plan.chunk.form if isinstance(plan.chunk, ScanPlan) else None
     staged = plan.chunk if isinstance(plan.chunk, StagedPlan) else None
+    batches = plan.chunk if isinstance(plan.chunk, MiniBatchPlan) else None
     planned = None if isinstance(plan.chunk, Unavailable) else plan.chunk
     printer = ExpressionPrinter(_Subscripts(spec).of)
     nf = None if chunk is None else chunk.normal_form
+    solved = None if chunk is None else chunk.solved
+    rows = printer if nf is None else ExpressionPrinter(_Subscripts(nf.spec).of)
     adjoint = plan.derivation.adjoint
     equations = EquationPrinter(
         numbered=nf is not None and len(nf.reads) > 1, per_key=nf is not None and nf.decay_kind == "key"
@@ -46,7 +49,8 @@ def derivation_file(plan: Plan) -> Rendering:
             "sizes": [(symbol(entry.name), printer.print(entry.value)) for entry in spec.following],
             "steps": (symbol(spec.steps.symbol), spec.steps.argument) if spec.steps else None,
             "reason": markdown(plan.chunk.reason) if isinstance(plan.chunk, Unavailable) else "",
-            "normal_form": [] if nf is None else list(_normal_form(nf, printer)),
+            "normal_form": [] if nf is None else list(_normal_form(nf, rows, has_output=solved is None)),
+            "residual": "" if solved is None else _with_reads(solved.operator, rows.print(solved.residual)),
             "orientation": "" if nf is None else _orientation(nf),
             "chunk_form": [] if chunk is None else [equations.print(s) for s in chunk.form.system.statements],
             "adjoint": [] if adjoint is None else [equations.print(s) for s in adjoint.system.statements],
@@ -54,13 +58,15 @@ def derivation_file(plan: Plan) -> Rendering:
             "halves": isinstance(plan.chunk_kernel, ChunkKernelPlan) and plan.chunk_kernel.mixed is not None,
             "decays": nf is not None and nf.decay_kind != "none",
             "key": "" if nf is None else symbol(nf.key),
+            "pair": [] if nf is None else [symbol(side) for side in nf.spec.pairs.get(nf.key, ())],
             "value": "" if nf is None else symbol(nf.value),
             "stages": [] if staged is None else list(_stages(staged)),
+            "mini_batch": None if batches is None else _mini_batch(batches, printer),
             "output": "" if staged is None else _output_of_stages(staged),
             "riding": _riding(plan, printer),
             **scan_context(form, printer),
             "size": 0 if planned is None else planned.size,
-            "costs": [_row(cost(spec, planned, size)) for size in _SIZES],
+            "costs": [_row(cost(spec, planned, size, plan.derivation.spec.pairs)) for size in _SIZES],
             "cost_steps": _row_steps(spec),
         },
     )
@@ -112,7 +118,7 @@ def _assign(statement: Assign, printer: ExpressionPrinter) -> str:
     return f"{symbol(statement.target)} &{arrow} {printer.print(statement.value)}"
 
 
-def _normal_form(nf: NormalForm, printer: ExpressionPrinter) -> Iterator[tuple[str, str, str]]:
+def _normal_form(nf: NormalForm, printer: ExpressionPrinter, *, has_output: bool) -> Iterator[tuple[str, str, str]]:
     """(what, the row's quantities, a remark) for each row of the normal form."""
     for number, block in enumerate(nf.blocks):
         times = "each micro-step" if block.repeated and nf.spec.steps else "once"
@@ -140,10 +146,15 @@ def _normal_form(nf: NormalForm, printer: ExpressionPrinter) -> Iterator[tuple[s
         text = rf"{_read_name(nf, read.name)} = {product}, \quad q = {printer.print(read.q)}"
         text += _numbers(printer, c=read.of)
         yield f"{read.side} read", text, nf.describe(read.position)
-    output = printer.print(nf.output)
+    if has_output:
+        yield "output", f"o = {_with_reads(nf, printer.print(nf.output))}", ""
+
+
+def _with_reads(nf: NormalForm, text: str) -> str:
+    """A formula with its reads called as the table calls them."""
     for read in nf.reads:
-        output = output.replace(symbol(read.name), _read_name(nf, read.name))
-    yield "output", f"o = {output}", ""
+        text = text.replace(symbol(read.name), _read_name(nf, read.name))
+    return text
 
 
 def _numbers(printer: ExpressionPrinter, **numbers: Numbers) -> str:
@@ -159,6 +170,18 @@ def _stages(plan: StagedPlan) -> Iterator[tuple[str, str, list[str]]]:
         page = f"{package_of(stage, plan.spec.name)}/DERIVATION.md"
         states = ", ".join(symbol(state.name) for state in stage.stage.states)
         yield states, page, list(_recurrence(stage.stage.shown, printer))
+
+
+def _mini_batch(plan: MiniBatchPlan, printer: ExpressionPrinter) -> dict[str, str]:
+    """How long a mini-batch is, what stands still in it, and which copies it begins with."""
+    form = plan.form
+    return {
+        "page": f"{PACKAGE_OF_MINI_BATCH}/DERIVATION.md",
+        "every": printer.print(form.first.every),
+        "first": symbol(form.first.name),
+        "still": ", ".join(map(symbol, form.still)),
+        "copies": r" \qquad ".join(rf"{symbol(copy)} \leftarrow {symbol(name)}" for copy, name in form.copies.items()),
+    }
 
 
 def _output_of_stages(plan: StagedPlan) -> str:
@@ -193,9 +216,12 @@ def _read_name(nf: NormalForm, name: str) -> str:
 
 
 def _orientation(nf: NormalForm) -> str:
-    text = f"{'Each register' if nf.registers else 'S'} is [{nf.key}, {nf.value}]"
+    pair = nf.spec.pairs.get(nf.key)
+    text = f"{'Each register' if nf.registers else 'S'} is [{' · '.join(pair) if pair else nf.key}, {nf.value}]"
+    if pair:
+        text += f", with all pairs of {pair[0]} and {pair[1]} for keys"
     if nf.decays or nf.has_delta:
-        text += f"; decay and erase act on {nf.key}"
+        text += "; decay and erase act on these" if pair else f"; decay and erase act on {nf.key}"
     return f"{text}, so the declared state is transposed" if nf.transposed else text
 
 

@@ -32,9 +32,11 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
 )
@@ -117,8 +119,12 @@ class ExpressionPrinter:
             case Over(value, source, target):
                 renamed = f"{symbol(source)} \\to {symbol(target)}"
                 return Latex(rf"{self._printed(value).atom}^{{({renamed})}}")
+            case Pairs(left, right):
+                return joined("*", self._printed(left), self._printed(right), between=r" \otimes ")
             case Index(dim):
                 return Latex(rf"\operatorname{{index}}_{{{symbol(dim)}}}")
+            case Solution(matrix, right, shift):
+                return self._solution(self._printed(matrix), right, shift)
 
     def _product(self, left: Expr, right: Expr) -> Latex:
         one, other = self._printed(left), self._printed(right)
@@ -129,6 +135,18 @@ class ExpressionPrinter:
             one, other = (diagonal, matrix) if large.dims[0] == small.dims[0] else (matrix, diagonal)
         elementwise = left.dims and left.dims == right.dims
         return joined("*", one, other, regrouped=True, between=r" \odot " if elementwise else r"\,")
+
+    def _solution(self, matrix: Latex, right: Expr, shift: Expr | None) -> Latex:
+        if shift is None:
+            inverse = rf"{{{matrix.atom}}}^{{-1}}"
+        else:
+            diagonal = (
+                rf"\operatorname{{Diag}}\left({self.print(shift)}\right)"
+                if shift.dims
+                else (rf"{self._printed(shift).within(PRODUCT)}\,I")
+            )
+            inverse = rf"\left({matrix.text} + {diagonal}\right)^{{-1}}"
+        return Latex(rf"{inverse}\,{self._printed(right).within(SIGN)}", PRODUCT)
 
     def _left_operand(self, left: Expr) -> str:
         if isinstance(left, Transpose):
@@ -224,7 +242,7 @@ class EquationPrinter:
         return text.strip()
 
     def _term(self, term: Term, target: Factor) -> str:
-        summed = sorted(term.letters - set(target.index), key="ijmtprxy".index)
+        summed = sorted(term.letters - set(target.index), key="ijmtprabxy".index)
         parts = [rf"\sum_{{{' '.join(summed)}}}"] if summed else []
         if term.mask:
             parts.append(_mask(term.mask))
@@ -268,6 +286,8 @@ class EquationPrinter:
         letter, digits = tensor[:1], tensor[1:]
         if tensor == "mix":
             return r"\Phi"
+        if letter in "qkwy" and digits[-1:] in ("a", "b"):
+            return f"{letter}^{{{digits if self.numbered else digits[-1]}}}"  # Of a row over pairs, one side.
         if letter in "acFEM" and digits:
             # Numbers of registers are called after the rows that they belong to; a single read is the one numbered 0.
             return f"{letter}^{{{digits if self.numbered else digits.replace('0', '')}}}"

@@ -17,7 +17,7 @@ from flagen.spec.sizes import as_fraction
 
 def arguments_file(plan: Plan) -> Rendering:
     """`arguments.py` of a package."""
-    spec = plan.spec
+    spec, flat = plan.spec, plan.derivation.spec
     params = [p for p in spec.params if p.is_tensor]
     batch, tokens, runs = leading_axes(spec)
     return Rendering(
@@ -25,17 +25,17 @@ def arguments_file(plan: Plan) -> Rendering:
         "torch/arguments.py.j2",
         {
             "name": spec.name,
-            "dims": spec.dims,
+            "dims": tuple(dict.fromkeys((*spec.dims, *flat.dims))),
             "inputs": [(i.name, _axes(batch, _rows(spec, i, tokens), i.heads, *i.dims)) for i in spec.inputs],
             "params": [{"name": p.name, "axes": _axes(*(("HV",) if p.per_head else ()), *p.dims)} for p in params],
             "optional": [p.name for p in params if p.default is not None],
             "states": [
-                {"name": state.name, "axes": _axes(runs, "HV", *state.dims), "init": _number(state.init)}
+                {"name": state.name, "axes": _axes(runs, "HV", *state.declared), "init": _number(state.init)}
                 for state in spec.states
             ],
             "steps": spec.steps.argument if spec.steps else None,
             "declared_ranges": _ranges(spec),
-            "following": [_size(spec, entry) for entry in spec.following],
+            "following": [_size(spec, entry) for entry in flat.following],
             "written": {dim: spec.written[dim] for dim in spec.dims if dim in spec.written},
         },
     )

@@ -6,15 +6,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from flagen.algebra.equations import Equation, Exponent, Factor, called
-from flagen.algebra.normal_form import Read
+from flagen.algebra.normal_form import NormalForm, Read
 from flagen.backends.notes import naive_chunk_notes
+from flagen.backends.printed import product_of
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter
 from flagen.backends.text import wrapped
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.equations import EquationPrinter
 from flagen.backends.torch_.printer import Printer
-from flagen.backends.torch_.rows import ReadScope, RowPrinter, Rows, expressions, rows_of_numbers, written_rows
+from flagen.backends.torch_.rows import (
+    ReadScope,
+    RowPrinter,
+    Rows,
+    expressions,
+    rows_of_numbers,
+    with_sides,
+    written_rows,
+)
 from flagen.backends.torch_.scope import prelude
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.model import Plan
@@ -23,12 +32,12 @@ from flagen.plan.model import Plan
 def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
     """`naive_chunk.py` of a package that has a chunk form."""
     spec, nf = plan.spec, chunk.normal_form
-    rows = dict(_rows(chunk))
+    rows = dict(rows_of(chunk))
     scope = ReadScope(spec, nf.reads)
     lines, before = prelude(scope, (*(read.q for read in nf.reads), *expressions(nf), nf.output))
     printer = Printer(scope.code)
-    names = _names(chunk)
-    equations = _Equations(chunk, names)
+    names = names_of(chunk)
+    equations = Equations(chunk, names)
     reads = [names[f"O{number}"] for number in range(len(nf.reads))]
     rows_printer = RowPrinter(nf, Printer(scope.code))
     arguments = [(names.get(row, row), rows_printer.row(row, value)) for row, value in rows.items()]
@@ -56,7 +65,7 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
                 for statement in chunk.form.system.statements
                 for line in wrapped(str(called(statement, names)), 112)
             ],
-            "legend": _legend(chunk),
+            "legend": legend_of(chunk),
             "setup": equations.setup,
             "before": equations.before,
             "scan": equations.scan,
@@ -70,7 +79,8 @@ def chunk_file(plan: Plan, chunk: ChunkPlan) -> Rendering:
             "after": equations.after,
             "first": arguments[0][0],
             "l2norm": "l2norm" in before.needs | printer.needs | rows_printer.printer.needs,
-            "key": nf.key,
+            "key": product_of(*nf.spec.pairs.get(nf.key, (nf.key,))),
+            "pairs": _axis_of_pairs(nf),
             "value": nf.value,
         },
     )
@@ -81,12 +91,17 @@ def _returned(reads: Iterable[str]) -> str:
     return ", ".join((*reads, "S")) if (reads := list(reads)) else "(S,)"
 
 
+def _axis_of_pairs(nf: NormalForm) -> int | None:
+    """The axis of a state that callers know which is the first of two that are one here."""
+    return 2 + nf.state.dims.index(nf.key) if nf.state.shape else None
+
+
 def _axis(read: Read) -> int:
     """The axis of the state that is as long as what is read."""
     return 3 if read.side == "left" else 2
 
 
-def _names(chunk: ChunkPlan) -> dict[str, str]:
+def names_of(chunk: ChunkPlan) -> dict[str, str]:
     """Tensors of the system whose names carry a number that a single read does not need."""
     single = len(chunk.normal_form.reads) == 1
     numbered = (
@@ -99,11 +114,12 @@ def _names(chunk: ChunkPlan) -> dict[str, str]:
         else {}
     )
     if single:
+        numbered |= {"q0a": "qa", "q0b": "qb"}
         numbered |= {"Mq0w": "Mqw", "Mq0k": "Mqk"}
     return {**numbered, **{f"O{n}": "o" if single else f"o{n}" for n in range(len(chunk.normal_form.reads))}}
 
 
-def _legend(chunk: ChunkPlan) -> list[str]:
+def legend_of(chunk: ChunkPlan) -> list[str]:
     nf = chunk.normal_form
     lines = [
         "Indices: t tokens"
@@ -112,7 +128,11 @@ def _legend(chunk: ChunkPlan) -> list[str]:
     ]
     if nf.registers:
         lines[0] += ", p and r registers"
-    lines[0] += f", x over {nf.key}, y over {nf.value}; repeated ones are summed."
+    if pair := nf.spec.pairs.get(nf.key):
+        lines[0] += f", x over all pairs of a over {pair[0]} and b over {pair[1]}"
+    else:
+        lines[0] += f", x over {nf.key}"
+    lines[0] += f", y over {nf.value}; repeated ones are summed."
     if nf.registers:
         lines.append("mix(to b after a) is the product of the mixes of all rows behind a up to b, last one leftmost.")
     if nf.decay_kind != "none":
@@ -127,7 +147,7 @@ def _legend(chunk: ChunkPlan) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ equations
 
 
-class _Equations:
+class Equations:
     """The three phases of the chunk form, printed."""
 
     def __init__(self, chunk: ChunkPlan, names: dict[str, str]) -> None:
@@ -194,10 +214,10 @@ class _ScanPrinter(EquationPrinter):
 # ----------------------------------------------------------------------------------------------------------------- rows
 
 
-def _rows(chunk: ChunkPlan) -> Iterator[tuple[str, Rows]]:
+def rows_of(chunk: ChunkPlan) -> Iterator[tuple[str, Rows]]:
     """Every row tensor of the chunk form."""
     nf = chunk.normal_form
-    for number, read in enumerate(nf.reads):
-        yield f"q{number}", Rows(nf.key if read.side == "left" else nf.value, read.q)
+    reads = {f"q{n}": Rows(nf.key if read.side == "left" else nf.value, read.q) for n, read in enumerate(nf.reads)}
     present = {*chunk.system.inputs, *(["g"] if nf.decay_kind != "none" else [])}
-    yield from ((name, row) for name, row in written_rows(nf).items() if name in present)
+    every = with_sides(nf, {**reads, **written_rows(nf)})
+    yield from ((name, row) for name, row in every if name in present)

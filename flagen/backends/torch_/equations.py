@@ -7,6 +7,8 @@ stay at most 1:
     e^{end - write}        on the rows that carry it          w * to the chunk's end
     e^{read - write}       between two families of rows       a [readers, rows] matrix; halving for per-key decay
 
+Where keys are pairs, a score is a product of two.
+
 Of registers, scores are multiplied by what of each row reaches each reader, and the other terms are einsums with the
 letters of the system.
 """
@@ -71,8 +73,9 @@ class EquationPrinter:
         """What reaches one reader: of the registers before the chunk, and of each family of rows."""
         into = [f"a{rows}" for rows in ("w", "k") if rows in self.plan.system.inputs]
         reach = self._shared("reach", f"registers.reach({', '.join(('mix', *into))})")
-        families = f", families={len(into)}" if len(into) > 1 else ""
+        families = f", families={len(into)}" if len(into) != 1 else ""
         targets = ", ".join(self.name(each.target) for each in weights)
+        targets = targets if into else f"({targets},)"
         if (reader := weights[0].reader) is None:
             return f"{targets} = registers.at_end({reach}{families})"
         timeline = self.timeline(reader.tensor.removeprefix("c"))
@@ -111,6 +114,8 @@ class EquationPrinter:
             return self._decayed(factor, term.exponents)
         if "register" in {FAMILY[letter] for letter in term.letters}:
             return self._einsum(term, target)
+        if len(term.factors) == 4:
+            return self._masked(term, target, self._scores_of_pairs(term))
         if len(term.factors) == 3:
             # What does not reach a reader has the weight 0: nothing is left to mask.
             weight, *factors = term.factors
@@ -124,6 +129,15 @@ class EquationPrinter:
         else:
             product = self._product(left, right, term.exponents, summed, target)
         return self._masked(term, target, product)
+
+    def _scores_of_pairs(self, term: Term) -> str:
+        """Scores of rows over pairs of keys, which are products of scores, and the decay between the rows."""
+        one, other, second, fourth = map(self.name, term.factors)
+        scores = f"({one} @ {other}.mT) * ({second} @ {fourth}.mT)"
+        read = next((exponent for exponent in term.exponents if exponent.sign > 0), None)
+        if read is None:
+            return scores
+        return f"{scores} * {self._decay_matrix(self.timeline(read.offset.removeprefix('G')))}"
 
     def _einsum(self, term: Term, target: Factor) -> str:
         """A term of registers; its decays go with the rows that carry them, or with the state."""

@@ -11,6 +11,7 @@ from flagen.backends.torch_.layer_names import BASE, LayerNames
 from flagen.backends.torch_.layer_printer import MODULES, literal
 from flagen.backends.torch_.layer_starts import Starts
 from flagen.plan.layer import LayerPlan, Operator
+from flagen.spec.layer.model import may_be_none
 from flagen.spec.model import Spec
 
 
@@ -34,7 +35,7 @@ def _context(plan: LayerPlan, spec: Spec) -> dict[str, object]:
         "class_name": layer.class_name,
         "doc": list(class_doc(layer, spec)),
         "base": ", ".join(f"{name}={name}" for name in BASE if name in {config.name for config in layer.config}),
-        "config": [argument(config) for config in layer.config],
+        "config": [argument(config, config.name in may_be_none(layer)) for config in layer.config],
         "config_docs": [line for config in layer.config for line in argument_doc(config)],
         "kwargs": layer.kwargs,
         "checked": bool(layer.require) or any(c.one_of for c in layer.config) or "integer(" in body or "check_" in body,
@@ -42,7 +43,9 @@ def _context(plan: LayerPlan, spec: Spec) -> dict[str, object]:
         "imports": _imports(f"\n{body}"),
         "construction": construction,
         "resets": resets,
-        "inputs": [(i.name, annotation(i.default), literal(i.default)) for i in layer.inputs],
+        "inputs": [
+            (i.name, annotation(i.default, optional=i.default is None), literal(i.default)) for i in layer.inputs
+        ],
         "input_docs": [line for i in layer.inputs for line in input_doc(i)],
         "keywords": "".join(f', "{i.name}"' for i in layer.inputs),
         "multiply": layer.mask == "multiply",

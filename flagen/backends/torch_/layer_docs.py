@@ -45,9 +45,9 @@ def class_doc(layer: Layer, spec: Spec) -> Iterator[str]:
             yield from textwrap.wrap(one_line(text), _CLASS_DOC_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def argument(config: Config) -> str:
+def argument(config: Config, optional: bool) -> str:
     """An argument of the constructor, with its type and default."""
-    kind = "Any" if config.default is config.type is None else annotation(config.default, config.type)
+    kind = "Any" if config.default is config.type is None else annotation(config.default, config.type, optional)
     return f"{config.name}: {kind} = {literal(config.default)}"
 
 
@@ -67,10 +67,10 @@ def input_doc(decl: LayerInput) -> Iterator[str]:
     yield from wrapped(f"{decl.name}: {', '.join(filter(None, (text, '' if '[' in text else shape)))}.", _DOC_WIDTH)
 
 
-def annotation(default: object, kind: str | None = None) -> str:
-    """The type of an argument, by its default and what is said of it."""
+def annotation(default: object, kind: str | None = None, optional: bool = False) -> str:
+    """The type of an argument, by its default and what is said of it; `optional` where it may be None."""
     if kind is None and default is None:
         return "Tensor | None"
     if isinstance(default, tuple):
         return "tuple[float, ...]"
-    return f"{kind or type(default).__name__}{' | None' if default is None else ''}"
+    return f"{kind or type(default).__name__}{' | None' if optional else ''}"

@@ -40,6 +40,7 @@ _WRITTEN: Mapping[str, tuple[str, int]] = {
     "sum": ("{x!}.sum(-1, keepdim=True)", ATOM),
     "heads": ("{x!}.unflatten(-1, ({n}, -1))", ATOM),
     "merge": ("{x!}.flatten(-2)", ATOM),
+    "map_heads": ('torch.einsum("...ni,nio->...no", {x}, {weight})', ATOM),
     "repeat_heads": ("{x!}.repeat_interleave({n}, dim=2)", ATOM),
     "repeat": ("{x!}.repeat_interleave({n}, dim=0)", ATOM),
     "steps": ("{x!}.unflatten(-1, ({n}, -1)).flatten(1, 2)", ATOM),

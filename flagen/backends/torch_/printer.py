@@ -27,9 +27,11 @@ from flagen.spec.model import (
     Number,
     Outer,
     Over,
+    Pairs,
     Reduce,
     Rotate,
     RowMap,
+    Solution,
     StateRead,
     Transpose,
 )
@@ -110,6 +112,11 @@ class Printer:
             case Over(value):
                 code = self.print(value)
                 return replace(code, dims=tuple(expr.target if dim == expr.source else dim for dim in code.dims))
+            case Pairs(left, right):
+                product = self._binary("*", self.print(left), self.print(right), left.dims + right.dims)
+                return Code(f"{product.atom}.flatten(-2)", expr.dims, product.level)
+            case Solution():
+                return self._solution(expr)
 
     def aligned(self, code: Code, dims: Dims, level: Level | None = None) -> Code:
         """`code` broadcast to `dims` (and, for a token's value among micro-steps, to their axis)."""
@@ -207,6 +214,12 @@ class Printer:
         function, level = "rotate_half" if half else "rotate", level_of((value, angle))
         vector, angles = (self.aligned(code, code.dims, level).text for code in (value, angle))
         return Code(f"{function}({vector}, {angles})", value.dims, level)
+
+    def _solution(self, expr: Solution) -> Code:
+        given = [self.aligned(self.print(expr.matrix), expr.matrix.dims), self.print(expr.right)]
+        if expr.shift is not None:
+            given.append(self.aligned(self.print(expr.shift), expr.right.dims))
+        return Code(f"solves.direct({', '.join(code.text for code in given)})", expr.dims, level_of(given))
 
 
 def _code(printed: Printed, dims: Dims, level: Level) -> Code:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
-from flagen.algebra.normal_form import Block, Decay, DeltaRow, MicroStep, NormalForm, Numbers, Read
+from flagen.algebra.normal_form import Block, Decay, DeltaRow, MicroStep, NormalForm, Numbers, Read, factors_of
 from flagen.algebra.scan import ONE, ZERO
+from flagen.backends.printed import product_of
 from flagen.backends.text import tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.backends.torch_.scope import Scope
@@ -65,6 +66,29 @@ def written_rows(nf: NormalForm) -> Mapping[str, Rows]:
         "v": Rows(nf.value, lambda step, slot: step.writes[slot].v if slot < len(step.writes) else None),
         "g": Rows(decayed, lambda step, slot: _log(step.decay) if slot == 0 else None),
     }
+
+
+def with_sides(nf: NormalForm, rows: Mapping[str, Rows]) -> Iterator[tuple[str, Rows]]:
+    """Rows by name, those over pairs of keys followed by both sides of them."""
+    yield from rows.items()
+    for name in nf.factored:
+        for place, dim in enumerate(nf.spec.pairs[nf.key]):
+            yield f"{name}{'ab'[place]}", Rows(dim, _side(rows[name].of, place))
+
+
+def _side(of: RowOf | Expr, place: int) -> RowOf | Expr:
+    """One side of a row over pairs."""
+
+    def side(expr: Expr | None) -> Expr | None:
+        factors = None if expr is None else factors_of(expr)
+        return None if factors is None else factors[place]
+
+    if callable(of):
+        row = of
+        return lambda step, slot: side(row(step, slot))
+    found = side(of)
+    assert found is not None
+    return found
 
 
 def _log(decay: Decay | None) -> Expr | None:
@@ -161,7 +185,8 @@ class RowPrinter:
 
     def _shape(self, dim: str, repeated: bool) -> list[str]:
         steps = [self.nf.spec.steps.argument] if repeated and self.nf.spec.steps else []
-        return ["args.batch", "args.tokens", *steps, "args.HV", f"args.{dim}" if dim else "1"]
+        channels = product_of(*(f"args.{each}" for each in self.nf.spec.pairs.get(dim, (dim,)))) if dim else "1"
+        return ["args.batch", "args.tokens", *steps, "args.HV", channels]
 
     def _whole(self, expr: Expr, dim: str, repeated: bool) -> str:
         """`expr` over every token (and micro-step), over `dim`; over one channel where `dim` is empty."""

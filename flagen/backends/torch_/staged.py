@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from flagen.backends.notes import naive_chunk_notes
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter, output_dtype, output_like
+from flagen.backends.solutions import iterations
 from flagen.backends.stages import package_of
 from flagen.backends.torch_.common import common_context, equations
 from flagen.backends.torch_.scope import Scope, defaults, names_used, prelude
@@ -19,12 +20,16 @@ from flagen.plan.staged import as_locals
 def staged_file(plan: Plan, staged: StagedPlan) -> Rendering:
     """`naive_chunk.py` of a package whose spec runs in stages."""
     size = Parameter("chunk_size", "int", str(staged.size), True, "tokens per chunk.")
-    stages = staged_context(staged, lambda stage: f"naive_chunk_{stage.spec.name}", lambda stage: (), promotes=True)
+    stages = staged_context(staged, lambda stage: f"naive_chunk_{stage.spec.name}", _modes, promotes=True)
     del stages["repeats_heads"]  # What is promoted has all heads.
     notes = {"notes": naive_chunk_notes(plan)}
-    context = {**common_context(plan.spec, size), **stages, **notes}
+    context = {**common_context(plan.spec, size, *iterations(plan)), **stages, **notes}
     del context["output_dtype"]  # The stages' lines have it.
     return Rendering("naive_chunk.py", "torch/staged.py.j2", context)
+
+
+def _modes(stage: PlannedStage) -> Iterator[str]:
+    return (parameter.name for parameter in iterations(stage.plan))
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,8 @@ def staged_context(
     given = list(defaults(Scope(spec), _params(plan)))
     return {
         "calls": calls,
-        "firsts": names.firsts,
-        "finals": names.finals,
+        "first": names.given_states,
+        "final": names.finals[0] if len(names.finals) == 1 else f"({', '.join(names.finals)})",
         "defaults": given,
         "repeats_heads": names.repeats_heads,
         "promotion": [f"dtype = {dtype}", _promotion(promoted)] if promoted else [],
@@ -99,6 +104,13 @@ class _Names:
         self.finals = [finals[name] for name in states]
         self.repeats_heads = any(self._repeats(stage) for stage in plan.stages)
 
+    @property
+    def given_states(self) -> str:
+        """The line that takes the states that a call starts from apart."""
+        if len(self.firsts) == 1:
+            return f"{self.firsts[0]} = initial_state"
+        return f"{', '.join(self.firsts)} = initial_state or [None] * {len(self.firsts)}"
+
     def _fresh(self, name: str) -> str:
         while name in self.taken:
             name += "_"
@@ -113,7 +125,18 @@ class _Names:
         """How each of a stage's last states is written where they are wanted."""
         called, states = self.final[stage.spec.name], stage.stage.states
         for place, state in enumerate(states):
-            yield state.name, called if len(states) == 1 else f"{called}[{place}]"
+            last = called if len(states) == 1 else f"{called}[{place}]"
+            yield state.name, f"{last}{self._in_pairs(state.name, 'unflatten')}"
+
+    def _in_pairs(self, name: str, how: str) -> str:
+        """The call that takes two dims of a state for one, as stages do, or gives them back."""
+        state = next(state for state in self.spec.states if state.name == name)
+        if not state.shape:
+            return ""
+        dim = next(dim for dim in state.dims if dim in self.spec.pairs)
+        first = 2 + state.dims.index(dim)
+        sizes = ", ".join(f"args.{side}" for side in self.spec.pairs[dim])
+        return f".{how}({first}, ({sizes}))" if how == "unflatten" else f".{how}({first}, {first + 1})"
 
     def targets(self, stage: PlannedStage) -> Iterator[str]:
         """What a stage's results and its last state are called."""
@@ -129,8 +152,9 @@ class _Names:
         if spec.steps is not None:
             yield f"{spec.steps.argument}={spec.steps.argument}"
         firsts = [self.first[state.name] for state in stage.stage.states]
-        several = f"None if {firsts[0]} is None else ({', '.join(firsts)})"
-        yield f"initial_state={firsts[0] if len(firsts) == 1 else several}"
+        given = [f"{self.first[state.name]}{self._in_pairs(state.name, 'flatten')}" for state in stage.stage.states]
+        first = given[0] if len(given) == 1 else f"({', '.join(given)})"
+        yield f"initial_state={firsts[0] if given == firsts[:1] else f'None if {firsts[0]} is None else {first}'}"
         if not stage.repeats:
             yield "output_final_state=output_final_state"
         yield "cu_seqlens=cu_seqlens"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from flagen.backends.printed import Printed, expression, product, product_of, total_of
 from flagen.backends.text import tuple_of
@@ -20,6 +20,25 @@ class Axes:
 
     order: Dims
     _taken: Collection[str] = frozenset()
+    pairs: Mapping[str, Dims] = field(default_factory=dict)
+    """The dims that are pairs of two others."""
+
+    def lines(self, dim: str, start: str = "", *, index: bool = True, mask: bool = True) -> Iterator[str]:
+        """The indices of a program's lanes along a dim, the first of which is `start`, and which lie within it."""
+        lanes = f"{start}tl.arange(0, {self.lanes(dim)})"
+        if dim not in self.pairs:
+            if index:
+                yield f"{self.index(dim)} = {lanes}"
+            if mask:
+                yield f"{self.mask(dim)} = {self.index(dim)} < {dim}"
+            return
+        first, second = self.pairs[dim]
+        lanes = f"({lanes})" if start else lanes
+        one, other = (f"{lanes} {op} {self.lanes(second)}" for op in ("//", "%"))
+        if index:
+            yield f"{self.index(dim)} = {one} * {second} + {other}"
+        if mask:
+            yield f"{self.mask(dim)} = ({one} < {first}) & ({other} < {second})"
 
     def index(self, dim: str) -> str:
         """The indices of a program's lanes along `dim`."""

@@ -81,7 +81,9 @@ def backward_launcher_context(
 def _rider(plan: ChunkBackwardPlan, rider: Rider) -> Mapping[str, str]:
     """What the function has of a vector state that rides along."""
     initials = dict(zip(_states(plan), Operator(plan.forward.spec, "chunk", "").initials, strict=True))
-    return {"name": rider.state.name, "initial": initials[rider.state.name]}
+    initial = initials[rider.state.name]
+    in_pairs = f".view_as({initial})" if rider.state.shape else ""
+    return {"name": rider.state.name, "initial": initial, "in_pairs": in_pairs}
 
 
 def _states(plan: ChunkBackwardPlan) -> list[str]:
@@ -153,6 +155,7 @@ def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str,
         },
         "per_head": [param.name for param in spec.params if param.per_head],
         "repeated": (),
+        "tiled": "key, second_key, value" if plan.rows.key in spec.pairs else "key, value",
         "d_initials": [matrices.get(state.name, own["d_column_initial"]) for state in spec.states],
         "matrix_initials": [(gradient, initials[name]) for name, gradient in matrices.items()],
     }

@@ -109,6 +109,7 @@ def chunk_launcher_context(plan: RowPlan, program: Program, backward: Backward |
         plan.size,
         steps,
         most_steps=most,
+        pairs=plan.key if plan.key in spec.pairs else "",
         backward=backward,
         tiles=tiles,
         products=products,
@@ -195,14 +196,16 @@ def function_context(
     size: int,
     rows: str | None,
     most_steps: int | None = None,
+    pairs: str = "",
     backward: Backward | None = None,
     tiles: str = "",
     products: str = "",
     rows_of_form: str = "",
 ) -> dict[str, object]:
     """What the public function and its operator are made of; a token has `rows` rows, or one. `most_steps`: for how
-    many micro-steps there are kernels; `tiles`: those of the walk; `products`: what says the dtype and precision of
-    the products; `rows_of_form`: the number of rows where a call's keywords are."""
+    many micro-steps there are kernels; `pairs`: the dim of pairs, if the keys are such; `tiles`: those of the walk;
+    `products`: what says the dtype and precision of the products; `rows_of_form`: the number of rows where a call's
+    keywords are."""
     chunk_size = Parameter("chunk_size", "int", str(size), True, _size_doc(rows))
     operator = Operator(
         spec,
@@ -211,6 +214,7 @@ def function_context(
         chunk_size=chunk_size,
         rows_of_form=rows_of_form,
         most_steps=most_steps,
+        pairs=pairs,
         sizes_of_kept=("cu_seqlens", *([rows] if rows else []), tiles),
         products=products,
         kept=tuple(array.name for array in backward.kept) if backward else (),
@@ -228,7 +232,7 @@ def function_context(
 
 def state_sizes(state: State) -> str:
     """The shape of a state of every sequence and head."""
-    return ", ".join(f"args.{x}" for x in ("runs", "HV", *state.dims))
+    return ", ".join(f"args.{x}" for x in ("runs", "HV", *state.declared))
 
 
 def _operands(plan: RowPlan) -> list[str]:
@@ -254,7 +258,8 @@ def _size_doc(rows: str | None) -> str:
 
 
 def _config_arguments(plan: RowPlan, steps: str | None) -> list[str]:
-    return [f"args.{plan.key}", f"args.{plan.value}", *([steps] if steps else []), "chunk_size", "dtype"]
+    keys = plan.spec.pairs.get(plan.key, (plan.key,))
+    return [*(f"args.{dim}" for dim in (*keys, plan.value)), *([steps] if steps else []), "chunk_size", "dtype"]
 
 
 def _config_lines(plan: RowPlan) -> list[str]:
@@ -352,7 +357,7 @@ def launch_arguments(plan: RowPlan, kernel: Launchable, arrays: Mapping[str, str
         **{f"{kernel_name(name)}_ptr": name for name in tensor_names(spec)},
         **{kernel_name(param.name): f"float({param.name})" for param in spec.params if not param.is_tensor},
     }
-    sizes = {name: f"{name}=args.{name}" for name in ("H", "HV", plan.key, plan.value)}
+    sizes = {name: f"{name}=args.{name}" for name in ("H", "HV", *spec.pairs.get(plan.key, ()), plan.key, plan.value)}
     if spec.steps is not None:
         sizes[spec.steps.symbol] = f"{spec.steps.symbol}={spec.steps.argument}"
     arguments = []

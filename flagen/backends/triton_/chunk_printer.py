@@ -55,6 +55,8 @@ class ChunkPrinter(KernelPrinter):
         self.own = replace(kernel, body=without_routines(kernel.body))
         """The kernel without what it leaves to routines."""
         self.named = axes_named(self.own.body)
+        ends = {dim for access in accesses_in(self.own.body) for dim, _ in access.ends}
+        self.named = replace(self.named, masks=self.named.masks | ends & self.axes.pairs.keys())
 
     def parameters(self) -> list[str]:
         kernel = self.kernel
@@ -193,9 +195,7 @@ class ChunkPrinter(KernelPrinter):
         return self.named.indices - {s.dim for s in _loops(self.kernel) if s.over == "block"}
 
     def _lanes_of(self, dim: str, start: str) -> Iterator[str]:
-        yield f"{self.axes.index(dim)} = {start}tl.arange(0, BLOCK_{dim})"
-        if dim in self.named.masks:
-            yield f"{self.axes.mask(dim)} = {self.axes.index(dim)} < {dim}"
+        yield from self.axes.lines(dim, start, mask=dim in self.named.masks)
 
     def _with_columns(self, named: Named) -> Named:
         """Columns of scores are counted like the rows."""
@@ -422,6 +422,8 @@ class ChunkPrinter(KernelPrinter):
         over, ends = self._over(access), dict(access.ends)
         if dim in ends:
             inside = f"{self.axes.index(dim)} < {self.print(ends[dim])}"
+            if dim in self.axes.pairs:  # Lanes that pad have the indices of others.
+                inside = f"({inside}) & {self.axes.mask(dim)}"
             return self.axes.spread(f"({inside})", (dim,), over) if len(over) > 1 else inside
         return self.axes.spread(self.axes.mask(dim), (dim,), over)
 

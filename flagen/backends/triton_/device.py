@@ -26,9 +26,9 @@ def _of(*modules: str) -> Mapping[str, tuple[str, ...]]:
     return {module: FUNCTIONS[module] for module in modules}
 
 
-OF_A_TOKEN = _of("maps", "rotations", "vectors")
+OF_A_TOKEN = _of("maps", "pairs", "rotations", "vectors")
 """What kernels may call that go from token to token."""
-OF_SCANS = _of("maps", "rotations", "rows", "scans")
+OF_SCANS = _of("maps", "pairs", "rotations", "rows", "scans")
 """What kernels of scans may call: the rows of their tiles are tokens."""
-OF_CHUNKS = _of("maps", "rotations", "rows", "chunks")
+OF_CHUNKS = _of("maps", "pairs", "rotations", "rows", "chunks")
 """What kernels over the rows of a chunk may call."""

@@ -63,7 +63,7 @@ class KernelPrinter:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self.axes = Axes(kernel.order, kernel.names)
+        self.axes = Axes(kernel.order, kernel.names, dict(kernel.pairs))
         self.print = Printer(self.axes)
         self.rows: dict[tuple[Space, ...], str] = {}
         """The rows that have a name."""
@@ -163,11 +163,8 @@ class KernelPrinter:
     def _axes(self) -> Iterator[str]:
         ends, counted = dims_with_ends(self.kernel), dims_counted(self.kernel)
         for dim in self.kernel.dims:
-            if dim in ends | counted:
-                start = f"block * BLOCK_{dim} + " if dim == self.kernel.block_of else ""
-                yield f"{self.axes.index(dim)} = {start}tl.arange(0, BLOCK_{dim})"
-            if dim in ends:
-                yield f"{self.axes.mask(dim)} = {self.axes.index(dim)} < {dim}"
+            start = f"block * BLOCK_{dim} + " if dim == self.kernel.block_of else ""
+            yield from self.axes.lines(dim, start, index=dim in ends | counted, mask=dim in ends)
         if TOKEN in self.kernel.order:
             yield "rows = tl.arange(0, CHUNK)"
             first, last = edges_named(self.kernel)

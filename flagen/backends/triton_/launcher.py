@@ -29,12 +29,12 @@ def launcher_context(plan: FusedPlan, program: Program, backward_keeps: str) -> 
         **operator.context(),
         "backward_keeps": backward_keeps,
         "sizes_of_states": [
-            (final, ", ".join(f"args.{size}" for size in ("runs", "HV", *state.dims)))
+            (final, ", ".join(f"args.{size}" for size in ("runs", "HV", *state.declared)))
             for final, state in zip(operator.finals, spec.states, strict=True)
         ],
         "tensors": tensor_names(spec),
         "defaults": list(default_values(spec)),
-        "config_arguments": [f"args.{dim}" for dim in plan.order],
+        "config_arguments": [f"args.{dim}" for dim in plan.order if dim not in spec.pairs],
         "blocks": blocks,
         "programs": product_of("args.runs", "args.HV", *(["blocks"] if blocks else [])),
         "partial": partial,

@@ -20,6 +20,9 @@ SYMBOLIC = "SymInt"
 SCHEMA = {"float": "float", "float | None": "float?", "int": "int", "bool": "bool"}
 """Types of arguments that are no tensors, as torch writes them."""
 
+MOST_PAIRS = 1024
+"""For how many pairs of keys there are kernels over the tokens of a chunk: a program has all of them in registers."""
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -30,6 +33,7 @@ class Operator:
 
     rows_of_form: how many rows of a token `chunk_size` counts, where the PyTorch form counts tokens.
     most_steps: for how many micro-steps a token there are kernels.
+    pairs: the dim of pairs of which a program has all, and for `MOST_PAIRS` of which there are kernels.
     kept: the arrays it returns besides, which its gradient takes; how many of them, an argument of its own says.
     sizes_of_kept: what their sizes depend on beside the sizes of the arguments; products: what says the dtype that most
     of them have.
@@ -44,6 +48,7 @@ class Operator:
     chunk_size: Parameter | None = None
     rows_of_form: str = ""
     most_steps: int | None = None
+    pairs: str = ""
     kept: tuple[str, ...] = ()
     sizes_of_kept: tuple[str, ...] = ()
     products: str = ""
@@ -117,6 +122,7 @@ class Operator:
             "schema": {name: SYMBOLIC if name == steps else SCHEMA[annotations[name]] for name in others},
             "returned": self.returned,
             "most_steps": self.most_steps,
+            "most_pairs": (self.pairs, MOST_PAIRS) if self.pairs else None,
             "takes_output": self.takes_output,
             "keep": self.keep if self.kept else None,
             "kept": self.kept,

@@ -32,7 +32,9 @@ from flagen.plan.tiles import (
     Negative,
     Normalize,
     OfAngles,
+    OfPairs,
     Once,
+    Paired,
     Product,
     Rotated,
     Rounded,
@@ -118,6 +120,12 @@ class Printer:
                 over = (*(dim for dim in dims if dim != pair), turned.dims[-1])
                 given = self._as_vectors(gradient, over), self._as_vectors(turned, over), self(size), self(pairs)
                 return Printed(f"{_rotation('of_angles', half)}({', '.join((*given, self.axes.lanes(pair)))})")
+            case Paired(left, right, dims):
+                both = (self._as_vectors(side, (*dims[:-1], side.dims[-1])) for side in (left, right))
+                return Printed(f"all_pairs({', '.join(both)})")
+            case OfPairs(gradient, other, second, dims):
+                both = (self._as_vectors(each, (*dims[:-1], each.dims[-1])) for each in (gradient, other))
+                return Printed(f"{'of_first' if second else 'of_second'}({', '.join(both)})")
             case Masked(value, dim, fill, dims):
                 mask = self.axes.spread(self.axes.mask(dim), (dim,), dims)
                 return Printed(f"tl.where({mask}, {self._spread(value, dims, SUM)}, {literal(fill).text})")

@@ -33,7 +33,9 @@ def reverse_launcher_context(plan: ReversePlan, program: Program) -> Mapping[str
         "defaults": list(default_values(spec)),
         "do": plan.output_gradient.name,
         "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
-        "config_arguments": ", ".join(f"args.{dim}" for dim in plan.forward.order),
+        "config_arguments": ", ".join(
+            f"args.{dim}" for dim in plan.forward.order if dim not in plan.forward.spec.pairs
+        ),
         "split": None if split is None else split.dim,
         "states": [_state(plan, carried) for carried in plan.carried],
         "inputs": [(g.called, g.source.name, ", ".join(_heads(g))) for g in plan.given if isinstance(g.source, Input)],
@@ -47,7 +49,7 @@ def _state(plan: ReversePlan, carried: Carried) -> Mapping[str, object]:
     """The arrays of a state, and how large they are."""
     spec, state = plan.forward.spec, carried.state
     arrays = StateArrays(plan, carried)
-    sizes = [f"args.{dim}" for dim in state.dims]
+    sizes = [f"args.{dim}" for dim in state.declared]
     own = ["args.runs", "args.HV", *(["shares"] if carried.shared else [])]
     steps = [] if spec.steps is None else [*([str(plan.loops)] if plan.loops > 1 else []), spec.steps.argument]
     return {

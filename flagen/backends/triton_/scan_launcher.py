@@ -59,6 +59,7 @@ def scan_operator(plan: ScanKernelPlan, back: Program) -> ScanOperator:
         "chunk",
         f"naive_chunk_{spec.name}",
         chunk_size=_size(plan),
+        pairs=next(iter(spec.pairs), ""),
         kept=kept,
         backward=back.name,
         keywords=(f"{_kept_states(spec)}=({', '.join(kept)},)",) if kept else (),
@@ -96,7 +97,7 @@ def scan_launcher_context(
     names = ("name", "title", "paper", "equations", "signature", "argument_docs", "state_doc", "state_annotation")
     values = (
         *("operator", "form", "backward", "initials", "declarations", "arguments", "given", "passed"),
-        *("schema", "returned", "kept", "handed_on", "check"),
+        *("schema", "returned", "kept", "handed_on", "check", "most_pairs"),
     )
     initials = dict(zip((state.name for state in spec.states), operator.initials, strict=True))
     (kernel,) = program.kernels
@@ -111,7 +112,7 @@ def scan_launcher_context(
         "sizes_of_kept": [_axes("HV", *array.dims) for array in _arrays(back, "residual")],
         "tensors": tensor_names(spec),
         "defaults": list(default_values(spec)),
-        "config_arguments": _axes(*kernel.dims),
+        "config_arguments": _axes(*(dim for dim in kernel.dims if dim not in spec.pairs)),
         "split": kernel.block_of,
         "walks": kernel.run == "sequence",
         "programs": _programs(kernel),
@@ -198,7 +199,7 @@ def scan_backward_launcher_context(plan: ScanBackwardPlan, program: Program) -> 
             {**_result(forward.plan, result), "gradient": cotangents[name]} for name, result in results.items()
         ],
         "final_gradients": [cotangents[state] for state in states],
-        "config_arguments": _axes(*kernel.dims),
+        "config_arguments": _axes(*(dim for dim in kernel.dims if dim not in spec.pairs)),
         "split": kernel.block_of,
         "kept": operator.kept,
         "kept_states": _kept_states(spec),

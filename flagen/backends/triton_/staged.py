@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from flagen.backends.signature import Parameter, parameters
+from flagen.backends.solutions import iterations
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.torch_.staged import staged_context
 from flagen.backends.triton_.chunk_launcher import SAVE_STATES
@@ -18,14 +19,15 @@ def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
     """Every value `triton/staged.py.j2` uses."""
     spec = plan.spec
     size = Parameter("chunk_size", "int", str(plan.size), True, f"the most tokens per chunk: {_sizes()}.")
+    steps = tuple(dict.fromkeys(parameter for stage in plan.stages for parameter in iterations(stage.plan)))
     modes = [SAVE_STATES] if any(keeps_states(stage.plan) for stage in plan.stages) else []
-    common = common_context(spec, size, *modes)
+    common = common_context(spec, size, *steps, *modes)
     del common["output_dtype"]  # The stages' lines have it.
     return {
         **common,
         **staged_context(plan, _function, _modes, promotes=False),
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
-        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(_passed(spec, size))})",
+        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(_passed(spec, size, *steps))})",
         "sizes": SIZES,
         "in_pytorch": [stage.stage.called for stage, _ in plan.without_kernels()],
     }
@@ -47,5 +49,6 @@ def _function(stage: PlannedStage) -> str:
 
 
 def _modes(stage: PlannedStage) -> Iterator[str]:
+    yield from (parameter.name for parameter in iterations(stage.plan))
     if keeps_states(stage.plan):
         yield SAVE_STATES.name

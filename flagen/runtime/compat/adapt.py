@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..shared import functional
-from ..shared.forms import Form, Forms, has_triton, say_once
+from ..shared.forms import Form, Forms, has_triton, kernels_run, say_once
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,11 +46,13 @@ class EveryForm(Forms):
 
 
 def forms(package: str) -> EveryForm:
-    """Import a package of operators. Without Triton its PyTorch forms stand in for the kernels, as they do on a CPU."""
+    """Import a package of operators. Without Triton its PyTorch forms stand in for the kernels, as they do on a CPU;
+    and for chunk kernels that it has not, what layers take then."""
     module = import_module(f"{PACKAGES}.{package}")
     naive_chunk, naive_recurrent = (getattr(module, f"naive_{kind}_{package}") for kind in ("chunk", "recurrent"))
     if has_triton():
-        chunk, fused_recurrent = (getattr(module, f"{kind}_{package}") for kind in ("chunk", "fused_recurrent"))
+        fused_recurrent = getattr(module, f"fused_recurrent_{package}")
+        chunk = getattr(module, f"chunk_{package}", None) or _without_chunk_kernels(fused_recurrent, naive_chunk)
     else:
         chunk, fused_recurrent = _in_pytorch(naive_chunk), _in_pytorch(naive_recurrent)
     return EveryForm(
@@ -65,6 +67,16 @@ def _in_pytorch(form: Form) -> Form:
     def run(*inputs: Tensor, save_states: bool = False, **options: Any) -> tuple[Tensor, Any]:
         say_once()
         return form(*inputs, **options)
+
+    return run
+
+
+def _without_chunk_kernels(fused_recurrent: Form, naive_chunk: Form) -> Form:
+    """The kernel that goes token by token where kernels run, and elsewhere the chunk form in PyTorch."""
+
+    @wraps(naive_chunk)
+    def run(*inputs: Tensor, **options: Any) -> tuple[Tensor, Any]:
+        return (fused_recurrent if kernels_run(inputs[0]) else naive_chunk)(*inputs, **options)
 
     return run
 

@@ -55,8 +55,9 @@ FILES = frozenset(
 """Files that the others spread over what is one module here: `fla.ops.kda.chunk` is `fla.ops.kda`."""
 
 LAYERS = frozenset(
-    "abc comba delta_net gated_deltanet gated_deltaproduct gdn2 gla gsa hgrn hgrn2 kda lightnet linear_attn mamba "
-    "mamba2 multiscale_retention precond_gated_deltanet precond_kda rwkv6 rwkv7 simple_gla".split()
+    "abc comba cyfa delta_net gated_deltanet gated_deltaproduct gdn2 gla gsa hgrn hgrn2 kda lightnet linear_attn mamba "
+    "mamba2 mamba3 momentum_deltanet multiscale_retention precond_gated_deltanet precond_kda rwkv6 rwkv7 "
+    "simple_gla".split()
 )
 """The same of layers: `fla.layers.gla` is `fla.layers`."""
 

@@ -1,16 +1,20 @@
 """Causal convolutions of each channel: short ones with a cache, and long ones by the FFT.
 
 Short convolutions stand before the recurrences of Mamba (Gu and Dao 2023, https://arxiv.org/abs/2312.00752) and of what
-came after. Long ones are Hyena's (Poli et al. 2023, https://arxiv.org/abs/2302.10866).
+came after. On a GPU one of up to four taps under SiLU is the operator `short_convolution`, where its package is beside
+this one; PyTorch computes all others. Long ones are Hyena's (Poli et al. 2023, https://arxiv.org/abs/2302.10866).
 """
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..shared.forms import has_triton
 from ..shared.functional import activate, check_activation
 from ..shared.inference import write_in_place
 from ..shared.initialize import check_sizes
@@ -19,6 +23,8 @@ from .precision import upcast, upcast_optional
 
 BACKENDS = ("triton", "cuda", "mix")
 ACTIVATIONS = ("silu", "swish", None)
+TAPS = 4
+"""Of the operator's filters."""
 
 
 def check_backend(backend: str | None) -> None:
@@ -73,7 +79,7 @@ def causal_conv1d(
         initial_state: [N, D, W], the last W inputs of what came before; N is B, or the number of packed sequences.
         output_final_state: whether the last W inputs are returned.
         activation: `silu`, `swish` or None.
-        backend: `triton`, `cuda` or `mix`; all are computed by PyTorch.
+        backend: `triton`, `cuda` or `mix`; taken for the signature's sake.
         cu_seqlens: [N + 1], where packed sequences begin and end. They may be empty.
         cu_seqlens_cpu, chunk_indices: taken for the signature's sake; nothing is gained from them.
         cp_context: context parallelism, which is not supported.
@@ -97,7 +103,7 @@ def causal_conv1d(
         raise TypeError("weight: expected [D, W], got None")
     channels, width = weight.shape
     rows = x if x.ndim == 3 and x.shape[-1] == channels else x.flatten(2)
-    batch, length = rows.shape[:2]
+    batch = rows.shape[0]
     if rows.shape[-1] != channels:
         raise ValueError(f"x: expected [B, T, D] with D = {channels} as weight, got {list(x.shape)}")
     if residual is not None and residual.shape != x.shape:
@@ -111,33 +117,91 @@ def causal_conv1d(
         check_state(initial_state, (sequences, channels, width), "initial_state")
         history = initial_state
 
-    final_state = None
-    if cu_seqlens is None:
-        stream = torch.cat([history, rows.transpose(1, 2)], dim=-1)
-        if output_final_state:
-            final_state = stream[..., length:].to(x.dtype, copy=True)
-        windows = stream[..., 1:]
+    if residual is None and by_kernels(rows, weight, activation):
+        y = _convolved(rows, weight, bias, history, cu_seqlens)
     else:
-        # Each sequence with its history before it, one after the other.
-        index = torch.arange(length, device=x.device)
-        offsets = cu_seqlens.to(x.device)
-        owner = torch.bucketize(index, offsets[1:], right=True)
-        starts = offsets[:-1] + width * torch.arange(sequences, device=x.device)
-        taps = torch.arange(width, device=x.device)
-        places = torch.cat([(starts[:, None] + taps).flatten(), index + width * (owner + 1)])
-        values = torch.cat([history.transpose(1, 2).flatten(0, 1), rows[0]])
-        stream = torch.empty_like(values).index_copy(0, places, values).T[None]
-        if output_final_state:
-            ends = offsets[1:] + width * torch.arange(sequences, device=x.device)
-            final_state = stream[0][:, ends[:, None] + taps].transpose(0, 1).to(x.dtype).contiguous()
-        windows = stream[..., 1:]
-    y = causal_windows(upcast(windows), upcast(weight), upcast_optional(bias), activation)
-    if cu_seqlens is not None:
-        y = y[..., index + width * owner]
-    y = y.transpose(1, 2).reshape(x.shape)
+        y = _in_pytorch(rows, weight, bias, history, activation, cu_seqlens)
+    final_state = _last_inputs(rows, history, cu_seqlens) if output_final_state else None
+    y = y.reshape(x.shape)
     if residual is not None:
         y = y + upcast(residual)
     return y.to(x.dtype), final_state
+
+
+def by_kernels(rows: Tensor, weight: Tensor, activation: str | None) -> bool:
+    """Whether the operator takes this: on a GPU, in what its kernels compute."""
+    if rows.device.type != "cuda" or not has_triton() or _operator() is None:
+        return False
+    return weight.shape[1] <= TAPS and activation is not None and rows.dtype != torch.float64
+
+
+@cache
+def _operator() -> Callable[..., tuple[Tensor, Any]] | None:
+    """`chunk_short_convolution`, where its package is beside this one."""
+    try:
+        from ..short_convolution import chunk_short_convolution
+    except ImportError:
+        return None
+    operator: Callable[..., tuple[Tensor, Any]] = chunk_short_convolution
+    return operator
+
+
+def _convolved(rows: Tensor, weight: Tensor, bias: Tensor | None, history: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """The operator, of one head whose channels are all there are: [B, T, D]."""
+    operator = _operator()
+    assert operator is not None
+    if bias is None:
+        bias = weight.new_zeros(weight.shape[0])
+    # From the token itself to the oldest of those before it.
+    taps = F.pad(weight, (TAPS - weight.shape[1], 0)).flip(1).T.unsqueeze(1)
+    before = F.pad(history, (TAPS, 0))[..., 1 - TAPS :].flip(2).permute(2, 0, 1).unsqueeze(2)
+    y, _ = operator(
+        rows.unsqueeze(2), *taps, bias.unsqueeze(0), initial_state=tuple(before.float()), cu_seqlens=cu_seqlens
+    )
+    return y.squeeze(2)
+
+
+def _last_inputs(rows: Tensor, history: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """The last W inputs of each sequence, [N, D, W], those of `history` counted as well."""
+    width = history.shape[-1]
+    if cu_seqlens is None:
+        ends = torch.cat([history, rows[:, -width:].transpose(1, 2)], dim=-1)[..., -width:]
+        return ends.to(rows.dtype, copy=True)
+    offsets = cu_seqlens.to(rows.device)
+    place = offsets[1:, None] - width + torch.arange(width, device=rows.device)
+    ago = offsets[:-1, None] - place
+    # What lies before the first token of a sequence is in its history; there is always a row to point at.
+    given = F.pad(rows[0], (0, 0, 0, 1))[place.clamp(min=0)].transpose(1, 2)
+    kept = history.gather(2, (width - ago.clamp(1, width))[:, None].expand(history.shape))
+    return torch.where((ago > 0)[:, None], kept, given).to(rows.dtype)
+
+
+def _in_pytorch(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    history: Tensor,
+    activation: str | None,
+    cu_seqlens: Tensor | None,
+) -> Tensor:
+    """The convolution of [B, T, D] after [N, D, W] in float32, or wider where an input is: [B, T, D]."""
+    length, width = rows.shape[1], weight.shape[1]
+    if cu_seqlens is None:
+        stream = torch.cat([history, rows.transpose(1, 2)], dim=-1)
+    else:
+        # Each sequence with its history before it, one after the other.
+        index = torch.arange(length, device=rows.device)
+        offsets = cu_seqlens.to(rows.device)
+        owner = torch.bucketize(index, offsets[1:], right=True)
+        starts = offsets[:-1] + width * torch.arange(len(history), device=rows.device)
+        taps = torch.arange(width, device=rows.device)
+        places = torch.cat([(starts[:, None] + taps).flatten(), index + width * (owner + 1)])
+        values = torch.cat([history.transpose(1, 2).flatten(0, 1), rows[0]])
+        stream = torch.empty_like(values).index_copy(0, places, values).T[None]
+    y = causal_windows(upcast(stream[..., 1:]), upcast(weight), upcast_optional(bias), activation)
+    if cu_seqlens is not None:
+        y = y[..., index + width * owner]
+    return y.transpose(1, 2)
 
 
 def causal_conv1d_update(
@@ -188,7 +252,7 @@ class ShortConvolution(nn.Conv1d):
         kernel_size: W, the number of taps.
         bias: whether there is a bias.
         activation: `silu`, `swish` or None.
-        backend: `triton` or `cuda`; both are computed by PyTorch.
+        backend: `triton` or `cuda`; taken for the signature's sake.
         device, dtype: of the parameters.
 
     Raises:

@@ -78,18 +78,20 @@ class Arguments:
 
         Of several states, `initial_state` and what is yielded are tuples.
         """
-        several = len(self.states) > 1
-        if initial_state is None:
-            given = tuple(map(self._first, self.states))
-        else:
-            given = tuple(initial_state) if several else (initial_state,)
-        states = tuple(state.to(self.dtype) for state in given)
+        several, states = len(self.states) > 1, self.first(initial_state)
         if self.offsets is None:
             yield slice(0, self.tokens), states if several else states[0]
             return
         for run, (start, stop) in enumerate(pairwise(self.offsets)):
             own = tuple(state[run : run + 1] for state in states)
             yield slice(start, stop), own if several else own[0]
+
+    def first(self, initial_state: Any) -> tuple[Tensor, ...]:
+        """What each state is before the first token, in the computing dtype."""
+        if initial_state is None:
+            return tuple(map(self._first, self.states))
+        given = tuple(initial_state) if len(self.states) > 1 else (initial_state,)
+        return tuple(state.to(self.dtype) for state in given)
 
     def _first(self, state: State) -> Tensor:
         shape = (self.runs, *(getattr(self, axis) for axis in state.axes[1:]))

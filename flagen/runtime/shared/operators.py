@@ -59,6 +59,7 @@ class Operator:
         outputs: how many results `handed_on` takes.
         needs_kept: whether `backward` cannot do without.
         most_steps: for how many micro-steps a token there are kernels.
+        most_pairs: of a dim of pairs, for how many.
     """
 
     module: str
@@ -77,6 +78,7 @@ class Operator:
     outputs: int = 0
     needs_kept: bool = False
     most_steps: int | None = None
+    most_pairs: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
         optional = {*self.call.optional, *self.initials}
@@ -188,6 +190,8 @@ class Operator:
     def has_kernel(self, args: Arguments, settings: Sequence[Any]) -> bool:
         """Whether kernels run for such arguments; `settings` begin with `cu_seqlens`."""
         if self.most_steps is not None and self._steps(settings) > self.most_steps:
+            return False
+        if self.most_pairs is not None and getattr(args, self.most_pairs[0]) > self.most_pairs[1]:
             return False
         return has_kernel(args)
 

@@ -45,7 +45,8 @@ def reach(mix: Tensor, *into: Tensor) -> Tensor:
     """
     count = mix.shape[-1]
     unit = torch.eye(mix.shape[-3], dtype=mix.dtype, device=mix.device)
-    written = functional.pad(torch.cat([x[..., None] * unit[:, None] for x in into], dim=-1), (count, 0))
+    none = mix.new_zeros(*mix.shape[:-1], count)
+    written = torch.cat([none, *(x[..., None] * unit[:, None] for x in into)], dim=-1)
     start = torch.eye(count, dtype=mix.dtype, device=mix.device).expand_as(mix[..., 0, :, :])
     after = [functional.pad(start, (0, written.shape[-1] - count))]
     for mix_n, written_n in zip(mix.unbind(-3), written.unbind(-3), strict=True):
@@ -58,7 +59,7 @@ def weights(of: Tensor, reach: Tensor, families: int = 1) -> tuple[Tensor, ...]:
     [..., readers, P], and of each family's rows, [..., readers, rows]."""
     count = of.shape[-1]
     reached = torch.einsum("...ip,...ipj->...ij", of, reach)
-    return reached[..., :count], *reached[..., count:].chunk(families, dim=-1)
+    return reached[..., :count], *(reached[..., count:].chunk(families, dim=-1) if families else ())
 
 
 def at_end(reach: Tensor, families: int = 1) -> tuple[Tensor, ...]:
@@ -66,4 +67,4 @@ def at_end(reach: Tensor, families: int = 1) -> tuple[Tensor, ...]:
     [..., rows, P]."""
     last = reach[..., -1, :, :]
     count = last.shape[-2]
-    return last[..., :count], *last[..., count:].mT.chunk(families, dim=-2)
+    return last[..., :count], *(last[..., count:].mT.chunk(families, dim=-2) if families else ())

@@ -22,16 +22,21 @@ def by_sequence(
     chunk_size: int,
     *,
     transposed: bool = False,
+    pairs: int | None = None,
     **rows: Tensor,
 ) -> tuple[Tensor, ...]:
     """The chunk form of every run of tokens: each read [batch, tokens, HV, ...], then the final states; of the
-    transposed state where that is what it is of. Several states are registers, [batch, HV, registers, ...]."""
+    transposed state where that is what it is of. Several states are registers, [batch, HV, registers, ...]. Keys of two
+    dims, of which `pairs` is the first one's axis, are one dim to the form."""
     runs = []
     for tokens, first in args.sequences(initial_state):
         S = torch.stack(first, dim=2) if isinstance(first, tuple) else first
+        if pairs is not None:
+            first, S = S, S.flatten(pairs, pairs + 1)
         part = {name: row[:, tokens] for name, row in rows.items()}
         *read, final = form(S.mT if transposed else S, chunk_size, **part)
-        runs.append((*read, final.mT if transposed else final))
+        final = final.mT if transposed else final
+        runs.append((*read, final if pairs is None else final.reshape_as(first)))
     *reads, finals = (list(parts) for parts in zip(*runs, strict=True))
     return (*(torch.cat(read, dim=1) for read in reads), torch.cat(finals))
 

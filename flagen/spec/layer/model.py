@@ -142,8 +142,8 @@ def walk(expr: Expr) -> Iterator[Expr]:
 
 @dataclass(frozen=True)
 class Config:
-    """An argument of the constructor. `type` is what it is given, besides None where that is the default; without a
-    word in the spec it is the default's type, and None where the default says nothing of it."""
+    """An argument of the constructor. `type` is what it is given, besides None where it `may_be_none`; without a word
+    in the spec it is the default's type, and None where the default says nothing of it."""
 
     name: str
     default: Constant
@@ -279,3 +279,21 @@ class Layer:
     span: Span = field(default=NOWHERE, compare=False)
     written: Mapping[str, str] = field(default_factory=dict, compare=False)
     """What its author calls what has another name here (`flagen.spec.layer.renaming`)."""
+
+
+def expressions(layer: Layer) -> Iterator[Expr]:
+    """All that a layer computes, from its dims to `forward`."""
+    yield from (dim.value for dim in (*layer.dims, *layer.attributes))
+    yield from (require.condition for require in layer.require)
+    yield from (param.init for param in layer.params)
+    yield from (module.value for module in layer.modules)
+    yield from (init.value for init in layer.init)
+    yield from (statement.value for statement in layer.forward)
+
+
+def may_be_none(layer: Layer) -> frozenset[str]:
+    """The configs that are None by default, or of which the layer asks whether they are."""
+    nodes = (node for expr in expressions(layer) for node in walk(expr))
+    asked = (node.left for node in nodes if isinstance(node, Compare) and node.op in ("is", "is not"))
+    names = {name.name for name in asked if isinstance(name, Name) and name.kind == "config"}
+    return frozenset(names | {config.name for config in layer.config if config.default is None})

@@ -78,6 +78,15 @@ def repeated_heads(shape: Shape, count: Any) -> Shape:
     return (*shape[:2], size * count, *shape[3:])
 
 
+def mapped_heads(shape: Shape, weight: Shape) -> Shape:
+    if len(weight) != 3 or len(shape) < 3 or shape[-2:] != weight[:2]:
+        raise Misfit(
+            f"each head times its matrix wants [..., n, i] and [n, i, o]; these are {shown(shape)} and {shown(weight)}",
+            "`heads(x, n)` parts channels into heads",
+        )
+    return (*shape[:-1], weight[2])
+
+
 def repeated_first(shape: Shape, count: Any) -> Shape:
     if not shape or not isinstance(size := shape[0], int):
         raise Misfit(f"a param has a first dim, and the shape is {shown(shape)}", "heads of tokens: `repeat_heads`")

@@ -15,6 +15,7 @@ from flagen.spec.layer.shapes import (
     grouped,
     head_steps,
     last_dim,
+    mapped_heads,
     merged,
     parted,
     per_head,
@@ -324,6 +325,14 @@ FUNCTIONS: dict[str, Function] = {
             (),
             lambda given: merged(given["x"]),
             "the heads as channels: `[..., n, d]` becomes `[..., n * d]`",
+        ),
+        Function(
+            "map_heads",
+            parameters("x, weight"),
+            (),
+            lambda given: mapped_heads(given["x"], given["weight"]),
+            "each head times a matrix of its own: of `[..., n, i]` and `[n, i, o]`, `[..., n, o]`",
+            since=2,
         ),
         Function(
             "repeat_heads",
