@@ -85,7 +85,8 @@ def second_moment(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Variant:
-    """How a variant's arguments and first states are drawn (standard normal unless told), and the scalars it requires.
+    """How a variant's arguments and first states are drawn (standard normal unless told), and scalars: those that it
+    requires, or others for good problems.
 
     `ends` are the extremes to test where those of the declared range cannot all be met at once. `log_weight` is the
     input that says how much a token weighs in a running log-sum-exp: nothing at -inf. `gates` are decays of channels.
@@ -136,10 +137,10 @@ VARIANTS = {
     "rwkv7": _variant(w=uniform(-0.6065, 0), a=half_unit, b=half_unit),
     "oja": _variant(v=unit, g=log_decay, beta=uniform(0, 1)),
     "linear_attn_normalized": _variant(ends={"q": (0, 4), "k": (0, 4)}, q=softplus, k=softplus, z=softplus),
-    # Weights are squares, or at least a half, and add up to what is far from 0 where there were tokens before.
+    # Weights are at least a half, or squares of scores, which may be next to nothing: `eps` is not.
     "based": _variant(z0=lambda x: 2 + x.square(), z1=lambda x: 0.1 * x, z2=gram),
-    "rebased": _variant(z=gram),
-    "power_attn": _variant(z=gram, g=log_decay),
+    "rebased": _variant({"eps": 1}, z=gram),
+    "power_attn": _variant({"eps": 1}, z=gram, g=log_decay),
     "lightnet": _variant(log_weight="k"),
     "gsa": _variant(gates="g", g=log_decay),
     "abc_attn": _variant(log_weight="s"),

@@ -13,12 +13,14 @@ from tests.tiers import represents, tiered
 SAVING = "save_states"
 READ = {"mamba2": "C", "rwkv6": "r", "rwkv7": "r"}
 """What reads the state, where that is not q."""
-WRITTEN = {"mamba2": "x", **dict.fromkeys(("oja", "gsa", "abc_attn", "linear_attn_normalized"), "k")}
+PAIRED = ("based", "rebased", "power_attn")
+WRITTEN = {"mamba2": "x", **dict.fromkeys(("oja", "gsa", "abc_attn", "linear_attn_normalized", *PAIRED), "k")}
 """What the state is linear in, where that is not v."""
 LINEAR = {
     "momentum_delta_rule": {"S_initial", "M_initial"},
     **{name: {"Sk_initial"} for name in ("gsa", "abc_attn")},
-    "linear_attn_normalized": {"S_initial", "z_initial"},
+    **{name: {"S_initial", "z_initial"} for name in ("linear_attn_normalized", "rebased", "power_attn")},
+    "based": {f"{state}_initial" for state in ("S0", "z0", "S1", "z1", "S2", "z2")},
     **{name: {"S_initial"} for name in ("lightnet", "mesa_net", "precond_gated_delta_rule", "precond_kda")},
 }
 """The states that are so, where there are several."""

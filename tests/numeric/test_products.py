@@ -20,6 +20,12 @@ POLYNOMIALS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
 NAMES = list(POLYNOMIALS)
 
 
+def problem_of(name: str, shape: Shape, *, state: bool = False, **scalars: float) -> Problem:
+    """A problem with the `eps` that is there by default."""
+    eps = {} if name == "based" else {"eps": POLYNOMIALS[name][1]}
+    return make(name, shape, state=state, **eps, **scalars)
+
+
 def attention(name: str, normalize: float = 1.0) -> Callable[..., tuple[Tensor, None]]:
     """All tokens at once, with no state."""
     weigh, eps = POLYNOMIALS[name]
@@ -45,7 +51,7 @@ def without_finals(function: Callable[..., tuple[Tensor, object]]) -> Callable[.
 @pytest.mark.parametrize("kind", ["naive_recurrent", "naive_chunk"])
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_are_polynomials_of_scores(name, kind):
-    problem = make(name, SHAPE, state=False)
+    problem = problem_of(name, SHAPE)
     expected = evaluate(attention(name), problem)
     size = {} if kind == "naive_recurrent" else {"chunk_size": 8}
     assert_close(expected, evaluate(without_finals(form(kind, name)), problem, **size), 1e-12, gradients=1e-11)
@@ -53,7 +59,7 @@ def test_weights_are_polynomials_of_scores(name, kind):
 
 @pytest.mark.parametrize("name", ["based", "rebased"])
 def test_nothing_is_divided_where_a_call_says_so(name):
-    problem = make(name, SHAPE, state=False, normalize=0)
+    problem = problem_of(name, SHAPE, normalize=0)
     expected = evaluate(attention(name, normalize=0), problem)
     got = evaluate(without_finals(form("naive_chunk", name)), problem, chunk_size=8)
     assert_close(expected, got, 1e-12, gradients=1e-11)
@@ -61,7 +67,7 @@ def test_nothing_is_divided_where_a_call_says_so(name):
 
 def with_blind_tokens(name: str) -> Problem:
     """The first tokens of one sequence have keys of 0, those of the other queries that no key is like."""
-    problem = make(name, Shape(T=20, K=26, V=6, B=2, H=1), state=False)
+    problem = problem_of(name, Shape(T=20, K=26, V=6, B=2, H=1))
     q, k = problem.tensors["q"].clone(), problem.tensors["k"].clone()
     k[0, :3] = 0
     q[1, :4], k[1, :4] = 0, 0
@@ -88,7 +94,7 @@ def test_where_the_weights_of_the_first_tokens_are_zero(name, kind, kernels):
 @pytest.mark.parametrize("name", ["rebased", "power_attn"])
 def test_pairs_of_other_sizes_than_powers_of_two(name, kernels):
     """Lanes that pad either side of a pair are no element of a state, be that given or wanted."""
-    problem = make(name, Shape(T=21, K=26, V=7, H=1)).to(torch.float32)
+    problem = problem_of(name, Shape(T=21, K=26, V=7, H=1), state=True).to(torch.float32)
     assert problem.leaves["S_initial"].shape[2:] == (5, 5, 7)
     expected = evaluate(form("naive_recurrent", name), problem.to(torch.float64))
     assert_close(expected, evaluate(form("chunk", name), problem, chunk_size=16), 3e-6, gradients=1e-5)
