@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from flagen.algebra import derive
+from flagen.pipeline import derive
 from flagen.backends.torch_.scope import Scope
 from flagen.plan.own_names import is_word
 from flagen.spec import load_spec, parse_spec
