@@ -9,8 +9,8 @@ from functools import cache
 
 import pytest
 
-from flagen.pipeline import derive
 from flagen.backends.torch_.scope import Scope
+from flagen.pipeline import derive
 from flagen.plan.own_names import is_word
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Repeat, Spec
