@@ -131,7 +131,8 @@ def check(
 
 def test_the_families_have_kernels():
     additive = ["linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"]
-    assert sorted(KERNELS) == sorted([*additive, *DELTA, *MIXED, *BY_KEY, *RIGHT])
+    over_pairs, of_shifts = ["power_attn", "rebased"], ["short_convolution", "token_shift"]
+    assert sorted(KERNELS) == sorted([*additive, *over_pairs, *DELTA, *MIXED, *BY_KEY, *RIGHT, *of_shifts])
 
 
 @ladder(KERNELS, shapes.SHAPES, few=shapes.FEW)
