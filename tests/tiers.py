@@ -45,6 +45,7 @@ INTERPRETED = (
     "power_attn",
     "precond_kda",
     "rg_lru",
+    "titans_linear",
 )
 """With what the kernels of layers have besides, these have every kind of node that any kernel has."""
 
