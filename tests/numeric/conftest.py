@@ -9,5 +9,6 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _ground_rules(kernels: None, poisoned_memory: None) -> None:
-    """Every test here may launch a kernel, and every launcher may forget to write."""
+def _ground_rules(interpreter: None, kernels: None, poisoned_memory: None) -> None:
+    """Every test here may launch a kernel, and every launcher may forget to write. The interpreter is asked for by
+    itself: where a test has a param called `kernels`, that is not the fixture, which would bring it."""
