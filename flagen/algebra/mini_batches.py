@@ -28,6 +28,7 @@ from flagen.algebra.exact import Dual, scalar
 from flagen.algebra.flow import Flow, Place
 from flagen.algebra.recurrence import Setting
 from flagen.algebra.rewrite import map_children
+from flagen.algebra.stage_results import declared_in, fresh
 from flagen.algebra.staged_proof import ATTEMPTS, Sample, Tensors, equal
 from flagen.diagnostics import InternalError, Span
 from flagen.spec.model import (
@@ -113,11 +114,10 @@ class _Finder:
         first = self._first()
         taken_at_first = self._read_when_one_begins()
         began = [state.name for state in self.spec.states if state.name in taken_at_first]
-        taken = {*(state.name for state in self.spec.states), *self._names()}
+        taken = declared_in(self.spec) | {assign.target for assign in self.flow.statements.values()}
         fixed: dict[str, str] = {}
         for name in (*self.still, *(name for name in began if name not in self.still)):
-            fixed[name] = _free(f"{name}_fixed", taken)
-            taken.add(fixed[name])
+            fixed[name] = fresh(f"{name}_fixed", taken)
         declared = {state.name: state for state in self.spec.states}
         copies = tuple(replace(declared[name], name=copy, meaning="") for name, copy in fixed.items())
         within = replace(
@@ -222,11 +222,6 @@ class _Finder:
 
     # ------------------------------------------------------------------------------------------------------- the update
 
-    def _names(self) -> set[str]:
-        named = {assign.target for assign in self.flow.statements.values()}
-        named |= {decl.name for decl in self.spec.inputs} | {param.name for param in self.spec.params}
-        return named | {derived.name for derived in self.spec.derived} | set(self.spec.dims)
-
     def _update(self, fixed: Mapping[str, str], copies: tuple[State, ...]) -> Iterator[Assign]:
         of_rows = {name: copy for name, copy in fixed.items() if name in self.still}
         for number in range(len(self.spec.update)):
@@ -270,12 +265,6 @@ def _reassigned(assign: Assign, value: Expr) -> Assign:
     return (
         assign if value == assign.value else replace(assign, value=value, text=f"{assign.target} = {to_source(value)}")
     )
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
 
 
 # ------------------------------------------------------------------------------------------------------------ the proof

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 
 def tuple_of(items: Iterable[str]) -> str:
@@ -12,10 +12,10 @@ def tuple_of(items: Iterable[str]) -> str:
     return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
 
 
-def in_words(names: Sequence[str]) -> str:
+def listed(names: Iterable[str]) -> str:
     """`a, b and c`."""
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
+    every = list(names)
+    return " and ".join(filter(None, (", ".join(every[:-1]), *every[-1:])))
 
 
 def one_line(text: str) -> str:

@@ -8,7 +8,7 @@ from flagen.backends.notes import naive_chunk_notes
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter
 from flagen.backends.stages import PACKAGE_OF_MINI_BATCH
-from flagen.backends.text import in_words
+from flagen.backends.text import listed
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.scope import Scope, defaults
 from flagen.plan.model import MiniBatchPlan, Plan
@@ -52,8 +52,8 @@ def mini_batch_context(planned: MiniBatchPlan, function: str) -> dict[str, objec
 def about(planned: MiniBatchPlan) -> str:
     """What is done, in words."""
     form = planned.form
-    still = in_words([f"`{name}`" for name in form.still])
-    copies = in_words([f"`{copy}`" for copy in form.copies])
+    still = listed([f"`{name}`" for name in form.still])
+    copies = listed([f"`{copy}`" for copy in form.copies])
     stand = "stands" if len(form.still) == 1 else "stand"
     return (
         f"Behind the first token of a mini-batch {still} {stand} still: what rows read there is known when it begins, "

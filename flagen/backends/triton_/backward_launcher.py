@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flagen.backends.signature import Parameter, parameters
@@ -27,7 +28,7 @@ from flagen.plan.free_names import final_of, free_name
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.schedule import declared_names
 from flagen.plan.tiling import tiles_reverse
-from flagen.spec.model import State
+from flagen.spec.model import Param, Spec, State
 
 
 def backward_launcher_context(
@@ -137,28 +138,85 @@ def backward_signature(forward: RowPlan) -> Mapping[str, object]:
     }
 
 
-def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class OfCall:
+    """The gradients of a call as the function for them writes them.
+
+    named: what each is called, by its input or param; partial: for how many heads a kernel adds up that of a param;
+    repeated: inputs that are repeated for each value head of a key head, whose gradients are added up again.
+    """
+
+    spec: Spec
+    named: Mapping[str, str]
+    partial: Mapping[str, str]
+    repeated: Sequence[str] = ()
+
+    def context(self) -> Mapping[str, object]:
+        """What kernels write to, and what is returned for each tensor."""
+        inputs = [decl.name for decl in self.spec.inputs if decl.name in self.named]
+        params = [param for param in self.spec.params if param.is_tensor and param.name in self.named]
+        return {
+            "of_rows": [(self.named[name], name, self._dtype(name)) for name in inputs],
+            "of_sums": [(self.named[param.name], param.name, self._shape(param)) for param in params],
+            "returned_gradients": [self._returned(name) for name in tensor_names(self.spec)],
+            "repeated": self.repeated,
+        }
+
+    def _dtype(self, name: str) -> str:
+        own = f"{name}.dtype"
+        return f"torch.float32 if args.HV != args.H else {own}" if name in self.repeated else own
+
+    def _shape(self, param: Param) -> str:
+        """Of partial sums, one for each chunk and head."""
+        own = f"{param.name}.shape[1:]" if param.per_head else f"{param.name}.shape"
+        return f"chunks, {self.partial[param.name]}, *{own}"
+
+    def _returned(self, name: str) -> str:
+        if name not in self.named:
+            return f'torch.zeros_like({name}) if "{name}" in wanted else None'
+        gradient = self.named[name]
+        if name in self.repeated:
+            return f'launches.of_key_heads({gradient}, given["{name}"])'
+        param = next((param for param in self.spec.params if param.name == name), None)
+        if param is None:
+            return gradient
+        over = "0" if param.per_head else "(0, 1)"
+        return f"None if {gradient} is None else {gradient}.sum({over}).to({name}.dtype)"
+
+
+def of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> OfCall:
     """What gradients there are, and in what shape a kernel leaves them."""
+    params = {param.name for param in plan.rows.spec.params}
+    return OfCall(
+        plan.rows.spec,
+        {gradient.name: gradient.called for gradient in plan.stored},
+        {
+            gradient.name: "args.H" if gradient.level in (SHARED, KEYS) else "args.HV"
+            for gradient in plan.stored
+            if gradient.name in params
+        },
+    )
+
+
+def states_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, Any]:
+    """What is done for the states of a call, and with its sizes."""
     spec, own = plan.rows.spec, own_names(plan)
     matrices = {state.name: own["d_initial_state"] for state in (plan.rows.state,)}
     if isinstance(plan, ChunkBackwardPlan) and plan.rows.mixed is not None:
         matrices = {state.name: own[of_initial(state)] for state in plan.rows.matrices}
     initials = dict(zip((state.name for state in spec.states), Operator(spec, "chunk", "").initials, strict=True))
     return {
-        "inputs": [decl.name for decl in spec.inputs],
-        "params": [p.name for p in spec.params if p.is_tensor],
-        "named": {gradient.name: gradient.called for gradient in plan.stored},
-        "partial": {
-            gradient.name: "args.H" if gradient.level in (SHARED, KEYS) else "args.HV"
-            for gradient in plan.stored
-            if any(param.name == gradient.name for param in spec.params)
-        },
-        "per_head": [param.name for param in spec.params if param.per_head],
-        "repeated": (),
         "tiled": "key, second_key, value" if plan.rows.key in spec.pairs else "key, value",
         "d_initials": [matrices.get(state.name, own["d_column_initial"]) for state in spec.states],
         "matrix_initials": [(gradient, initials[name]) for name, gradient in matrices.items()],
     }
+
+
+def gradients_of_call(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, Any]:
+    """All of it, where inputs are as they were given."""
+    context = {**of_call(plan).context(), **states_of_call(plan)}
+    del context["repeated"]
+    return context
 
 
 def own_names(plan: ChunkBackwardPlan | KeyBackwardPlan) -> Mapping[str, str]:

@@ -118,7 +118,9 @@ def chunk_launcher_context(plan: RowPlan, program: Program, backward: Backward |
     return {
         **call_context(plan),
         **function,
+        **docs_of_kernels(spec, function, steps),
         "steps": steps,
+        "tokens_of_chunk": f'walk_tiles["CHUNK"] // {steps}' if steps else 'walk_tiles["CHUNK"]',
         "expansion": None,
         "launched": function["declarations"],
         "first": tensor_names(spec)[0],
@@ -133,6 +135,23 @@ def chunk_launcher_context(plan: RowPlan, program: Program, backward: Backward |
         "fused": fused,
         "split": split,
         "left_behind": [x for x in left_behind(plan, kernels) if x.name not in {each.name for each in kept}],
+    }
+
+
+def docs_of_kernels(spec: Spec, function: Mapping[str, object], steps: str | None) -> Mapping[str, str]:
+    """What the docstring of `function`, by its context, says of the kernels, and what it calls the states."""
+    pairs, states = function["most_pairs"], "states" if len(spec.states) > 1 else "state"
+    backward = function["backward"]
+    gradients = f"Gradients have kernels, too: those of `{backward}`." if backward else "The kernels go forward only."
+    instead = [] if backward else ["where a gradient is wanted (grad mode is on and an argument requires one),"]
+    instead.append("for float64, and for tensors that are not on a GPU, unless Triton's interpreter is on")
+    further = ["; also for more than 16 micro-steps"] if steps else []
+    further += [f"; also for more than {pairs[1]} pairs of keys"] if isinstance(pairs, tuple) else []
+    return {
+        "of_states": states,
+        "about": "Matrix products run in the inputs' own dtype (float32 where they differ, and tf32 for float16, whose "
+        f"range states exceed), sums and the {states} in float32. {gradients} `naive_chunk_{function['name']}` runs in "
+        f"their place {' '.join(instead)} (TRITON_INTERPRET=1){''.join(further)}.",
     }
 
 
@@ -223,11 +242,9 @@ def function_context(
         takes_output=backward is not None and backward.takes_output,
     )
     modes = [SAVE_STATES] if backward and backward.kept else []
-    return {
-        **common_context(spec, chunk_size, *modes),
-        **operator.context(),
-        "sizes": SIZES,
-    }
+    context = {**common_context(spec, chunk_size, *modes), **operator.context(), "sizes": SIZES}
+    del context["finals"]  # The states have their names.
+    return context
 
 
 def state_sizes(state: State) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from flagen.backends.printed import product_of, total_of
+from flagen.backends.text import listed
 from flagen.plan.fused import FusedPlan
 from flagen.spec.model import Dims, Repeat, Rotate, Spec, walk
 
@@ -65,9 +66,3 @@ def count(rows: Sequence[Dims]) -> str:
 
 def _size(dims: Dims) -> str:
     return product_of(*dims).replace(" ", "")
-
-
-def listed(names: Iterable[str]) -> str:
-    """`a, b and c`."""
-    every = list(names)
-    return " and ".join(filter(None, (", ".join(every[:-1]), *every[-1:])))

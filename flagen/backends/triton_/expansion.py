@@ -9,7 +9,7 @@ from flagen.backends.printed import total_of
 from flagen.backends.signature import output_dtype
 from flagen.backends.torch_.rows import ReadScope, RowPrinter, Rows, expressions, vectors, written_rows
 from flagen.backends.torch_.scope import names_used, prelude
-from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, function_context
+from flagen.backends.triton_.chunk_launcher import chunk_launcher_context, docs_of_kernels, function_context
 from flagen.backends.triton_.kernel import tensor_names
 from flagen.backends.triton_.operator import result_of
 from flagen.kernel.ir import Program
@@ -32,15 +32,19 @@ def expanded_launcher_context(plan: ExpandedPlan, program: Program) -> Mapping[s
     over = chunk_launcher_context(plan.kernels, program)
     given = [decl.name for decl in spec.inputs if decl.dims and decl.name in named]
     rows = None if read.single else _counted(plan, plan.rows)
+    steps = over["steps"]
+    assert steps is None or isinstance(steps, str)
+    function = function_context(
+        spec,
+        plan.size,
+        rows,
+        products=str(over["products"]),
+        rows_of_form="" if rows is None else _text(plan, plan.rows, 'keywords["{}"]'),
+    )
     return {
         **over,
-        **function_context(
-            spec,
-            plan.size,
-            rows,
-            products=str(over["products"]),
-            rows_of_form="" if rows is None else _text(plan, plan.rows, 'keywords["{}"]'),
-        ),
+        **function,
+        **docs_of_kernels(spec, function, steps),
         "launched": over["declarations"],
         "output_dtype": "torch.float32",
         "returned": [result_of(spec.output_dims, output_dtype(spec))],

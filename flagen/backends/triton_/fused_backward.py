@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flagen.backends.text import listed
 from flagen.backends.torch_.common import equations
-from flagen.backends.triton_.describe import listed
 from flagen.backends.triton_.device import OF_A_TOKEN
 from flagen.backends.triton_.fused_backward_describe import docs, row_lines
 from flagen.backends.triton_.kernel import Docs, function_context

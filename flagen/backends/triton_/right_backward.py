@@ -6,7 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from flagen.backends.triton_.backward_launcher import SHARED_CONTEXT, backward_signature, gradients_of_call, own_names
+from flagen.backends.triton_.backward_launcher import (
+    SHARED_CONTEXT,
+    backward_signature,
+    of_call,
+    own_names,
+    states_of_call,
+)
 from flagen.backends.triton_.chunk_launcher import Launch, call_context
 from flagen.backends.triton_.key_backward import (
     Contexts,
@@ -32,12 +38,18 @@ def right_backward_contexts(plan: RightBackwardPlan, forward: Program, program: 
 def _launcher_context(plan: RightBackwardPlan, program: Program) -> Mapping[str, object]:
     """Every value `triton/right_backward.py.j2` uses."""
     turned, shared = plan.turned, call_context(plan.forward)
-    own, of_call = own_names(turned), gradients_of_call(turned)
+    own, gradients = own_names(turned), of_call(turned)
     called = [gradient.called for gradient in turned.stored]
     d_read = free_name(f"d_{plan.reads}", {*declared_names(turned.rows.spec), *called})
     output = launch_of(turned, Launched(program, "turned_output"), "chunks * args.HV * blocks", own, "walk_tiles")
     known = {**launches(turned, program, own), "output": output}
-    partial = dict(of_call["partial"])
+    gradients = replace(
+        gradients,
+        spec=plan.forward.spec,
+        named={**gradients.named, plan.reads: d_read},
+        partial=gradients.partial if plan.shares_keys else dict.fromkeys(gradients.partial, "args.HV"),
+        repeated=plan.repeated,
+    )
     kept = [array.name for array in walked_arrays(turned, own)]
     swapped = {
         kernel: _swapped(plan, launch, own["do"], d_read)
@@ -48,10 +60,8 @@ def _launcher_context(plan: RightBackwardPlan, program: Program) -> Mapping[str,
         **{name: shared[name] for name in SHARED_CONTEXT},
         "config_lines": call_context(turned.forward)["config_lines"],
         **backward_signature(plan.forward),
-        **of_call,
-        "named": {gradient.name: gradient.called for gradient in turned.stored} | {plan.reads: d_read},
-        "partial": partial if plan.shares_keys else dict.fromkeys(partial, "args.HV"),
-        "repeated": plan.repeated,
+        **gradients.context(),
+        **states_of_call(turned),
         **known,
         **swapped,
         "own": own,

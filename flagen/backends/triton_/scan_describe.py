@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flagen.backends.triton_.describe import count, listed, turns
+from flagen.backends.text import listed
+from flagen.backends.triton_.describe import count, turns
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.spec.model import Input, Param, State
