@@ -22,6 +22,7 @@ from flagen.project import Project, UsageError
 
 if TYPE_CHECKING:
     from flagen.builds import Result
+    from flagen.inspection import Shape
 
 OK, WRONG, FAILED, INTERRUPTED = 0, 1, 2, 130
 
@@ -201,15 +202,27 @@ def inspect_kernels(
         list[str] | None,
         typer.Option(metavar="ARCH", help="Compile for this one; may be repeated. Default: sm_80 sm_90 sm_100 gfx942."),
     ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(metavar="B,T,H[,HV]", help="Predict the time of a call with these sizes on an H200, instead."),
+    ] = None,
 ) -> None:
     """Compile the Triton kernels of a variant's package, without a GPU, and show what they became.
 
     Registers, spilled bytes, shared memory and matrix instructions of every kernel, forward and backward, configuration
-    and size.
+    and size. With --time, how long each kernel of a call takes, from the code that it compiles to: an estimate.
     """
     from flagen import inspection, report
 
+    if time is not None and arch:
+        raise UsageError(f"--time is for {inspection.TIMED}; leave --arch out")
     package = inspection.find_package(Project.of(Path.cwd()), spec)
+    if time is not None:
+        shape = _shape(time)
+        if not (timed := inspection.predict(package, shape)):
+            raise UsageError(f"{package.name} has no Triton kernel")
+        report.timed(timed, package.name, shape, inspection.triton_version())
+        return
     kernels = inspection.compile_kernels([package], arch or inspection.ARCHS)
     if not kernels:
         raise UsageError(f"{package.name} has no Triton kernel")
@@ -247,6 +260,19 @@ def _paths(project: Project, arguments: list[str], all_specs: bool) -> list[Path
     if not paths:
         raise UsageError(f"there are no specs in {project.show(project.specs)}/")
     return list({path.resolve(): path for path in paths}.values())
+
+
+def _shape(text: str) -> Shape:
+    """The sizes that --time is given."""
+    from flagen import inspection
+
+    sizes = text.split(",")
+    if not (3 <= len(sizes) <= 4 and all(size.strip().isdecimal() and int(size) for size in sizes)):
+        raise UsageError(f"--time takes B,T,H or B,T,H,HV, positive whole numbers, such as 8,4096,16; this is {text!r}")
+    B, T, H, HV = map(int, (*sizes, sizes[2])[:4])
+    if HV % H:
+        raise UsageError(f"--time: {HV} value heads cannot be shared by {H} heads; HV is a multiple of H")
+    return inspection.Shape(B, T, H, HV)
 
 
 def _exit_code(result: Result) -> int:

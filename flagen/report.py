@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Literal
 
 from flagen.diagnostics import Diagnostic, Source
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flagen.catalogue import Variant
     from flagen.describe_layer import LayerSheet
     from flagen.emit.writer import Changes
-    from flagen.inspection import Compiled, Direction, Figures, Metered, MeteredGradients
+    from flagen.inspection import Compiled, Direction, Figures, Metered, MeteredGradients, Shape, Timed
 
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 # With more specs than this, one line each has to do.
@@ -246,6 +246,52 @@ def compiled(kernels: Sequence[Compiled], triton: str) -> None:
     _print_aligned(columns, rows, styles=["bold red" if wrong else "" for wrong in verdicts], numbers=range(4, 7))
     bad = sum(map(bool, verdicts))
     _out(f"{len(rows)} compiled by Triton {triton}, bf16: {f'{bad} not fit to ship' if bad else 'all fit to ship'}")
+
+
+def timed(rows: Sequence[Timed], variant: str, shape: Shape, triton: str) -> None:
+    """How long each kernel of each operator takes, forward and backward, and what that comes from."""
+    from flagen.inspection import METERED
+
+    sizes = ", ".join(f"{name} {size}" for name, size in shape._asdict().items())
+    columns = (
+        "",
+        "programs",
+        "latency",
+        "issue",
+        "tensor",
+        "resident",
+        "exposed",
+        "products",
+        "spilled",
+        "MB",
+        "ms",
+        "",
+    )
+    for (operator, direction), part in groupby(rows, lambda row: (row.operator, row.direction)):
+        call = list(part)
+        _out(f"{operator}_{variant}, {direction}, bf16, every dim {METERED.first}, {sizes}", "bold cyan")
+        _print_aligned(columns, [_timed_row(row) for row in call], numbers=range(1, len(columns) - 1))
+        _out(f"predicted: {1e3 * sum(row.seconds for row in call):.3f} ms")
+    note = "latency, issue, tensor, exposed: cycles of an SM for one program; resident: programs that fit one"
+    _out(f"estimated for an H200 from what Triton {triton} compiles to; {note}", "dim")
+
+
+def _timed_row(row: Timed) -> tuple[str, ...]:
+    cycles = (row.latency, row.issue, row.tensor)
+    return (
+        row.kernel,
+        str(row.programs or "-"),
+        *map(_rounded, (*cycles, row.resident, row.exposed)),
+        "-" if row.products is None else f"{row.products:.1f}",
+        _rounded(row.spill_bytes),
+        _rounded(row.moved / 1e6),
+        f"{1e3 * row.seconds:.3f}",
+        row.bound,
+    )
+
+
+def _rounded(number: float | None) -> str:
+    return "-" if number is None else f"{number:.0f}"
 
 
 def metered(calls: Sequence[Metered], gradients: Sequence[MeteredGradients], triton: str) -> None:

@@ -3,6 +3,7 @@
     record      what a package's operators launch: kernels, types, constants, configurations   (nothing is compiled)
     compile     registers, spills, shared memory and matrix instructions of every launch       (Triton's compiler)
     meter       bytes, flops, launches and programs of a call, and of its backward             (Triton's interpreter)
+    predict     the time of a call and of its backward, from compiled code and counted turns   (both)
 
 Nothing here knows a variant or a kernel. A call is made up from the spec, and a kernel's signature is read off what its
 launcher passes to it, so that an operator that gets kernels is inspected and metered from then on.
@@ -14,11 +15,22 @@ The compiler and the interpreter need processes of their own, and torch is to st
 from __future__ import annotations
 
 from flagen.inspection.devices import ARCHS, DEVICES, verdict
-from flagen.inspection.model import Compiled, Direction, Figures, Launched, Metered, MeteredGradients, Size
+from flagen.inspection.model import (
+    Compiled,
+    Direction,
+    Figures,
+    Launched,
+    Metered,
+    MeteredGradients,
+    Shape,
+    Size,
+    Timed,
+)
 from flagen.inspection.work import (
     METERED,
     OPERATORS,
     SIZES,
+    TIMED,
     Package,
     compile_kernels,
     find_package,
@@ -26,6 +38,7 @@ from flagen.inspection.work import (
     meter_gradients,
     metered_keys,
     package_key,
+    predict,
     record,
     triton_version,
 )
@@ -36,6 +49,7 @@ __all__ = [
     "METERED",
     "OPERATORS",
     "SIZES",
+    "TIMED",
     "Compiled",
     "Direction",
     "Figures",
@@ -43,13 +57,16 @@ __all__ = [
     "Metered",
     "MeteredGradients",
     "Package",
+    "Shape",
     "Size",
+    "Timed",
     "compile_kernels",
     "find_package",
     "meter",
     "meter_gradients",
     "metered_keys",
     "package_key",
+    "predict",
     "record",
     "triton_version",
     "verdict",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 
 class Size(NamedTuple):
@@ -143,6 +143,43 @@ class MeteredGradients:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
         return cls(**{**row, **{key: Direction(**_figures(row[key])) for key in ("forward", "backward")}})
+
+
+class Shape(NamedTuple):
+    """A call to predict the time of: sequences, their tokens, heads, and value heads."""
+
+    B: int
+    T: int
+    H: int
+    HV: int
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a call of an operator spends on a launch of a kernel, or on an operator of torch, forward or backward:
+    predicted, from the code that the kernel compiles to.
+
+    Cycles are those of an SM, for one program: `flagen.clock.pace` says of what. Nothing is known of torch's operators
+    but what they move.
+    """
+
+    operator: str
+    direction: Literal["forward", "backward"]
+    kernel: str
+    programs: int
+    moved: float
+    seconds: float
+    bound: str
+    latency: float | None = None
+    issue: float | None = None
+    tensor: float | None = None
+    resident: int | None = None
+    exposed: float | None = None
+    """Of `latency`, the cycles in which warps wait for what is loaded from memory."""
+    products: float | None = None
+    """Products of matrices that the code makes, in parts of those that the kernel asks for: 2 where it makes each
+    twice, or in two parts of its digits."""
+    spill_bytes: int | None = None
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:

@@ -80,9 +80,9 @@ class Launch:
         return hashlib.sha256((code + told).encode()).hexdigest()[:16]
 
 
-def record(call: Callable[[], object], arch: str | None) -> list[Launch]:
-    """What `call` launches when it runs on `arch`, or without a GPU, as in the interpreter. The modules of its kernels
-    have to be imported by now."""
+def record(call: Callable[[], object], arch: str | None, processors: int | None = None) -> list[Launch]:
+    """What `call` launches when it runs on `arch`, with so many processors if not its own, or without a GPU, as in the
+    interpreter. The modules of its kernels have to be imported by now."""
     require_compiler()
     launches: list[Launch] = []
 
@@ -90,9 +90,17 @@ def record(call: Callable[[], object], arch: str | None) -> list[Launch]:
         launches.append(_launch(kernel, arguments, named))
 
     patches = [Patch(JITFunction, "run", run), Patch(stock(autotuner, "Autotuner"), "run", _run_every_configuration)]
-    with patched([*patches, *_pretending(arch)]), _kernels_on_the_cpu():
+    with patched(patches), pretending(arch, processors):
         call()
     return launches
+
+
+@contextmanager
+def pretending(arch: str | None, processors: int | None = None) -> Iterator[None]:
+    """Have launchers believe that they run on a GPU of an architecture, with so many processors if not its own, or
+    without one; kernels get the CPU tensors that there are."""
+    with patched(_answers(arch, processors)), _kernels_on_the_cpu():
+        yield
 
 
 def launch_options(launch: Launch, arch: str) -> dict[str, Any]:
@@ -188,7 +196,7 @@ def _run_every_configuration(tuner: Any, /, *arguments: Any, **named: Any) -> No
         tuner.fn.run(*arguments, **named, **configuration.all_kwargs())
 
 
-def _pretending(arch: str | None) -> list[Patch]:
+def _answers(arch: str | None, processors: int | None) -> list[Patch]:
     """torch's answers about the GPU of a launch."""
     if arch is None:
         return [Patch(torch.version, "hip", None), Patch(torch.cuda, "is_available", lambda: False)]
@@ -197,7 +205,7 @@ def _pretending(arch: str | None) -> list[Patch]:
     properties = SimpleNamespace(
         major=major,
         minor=minor,
-        multi_processor_count=device.processors,
+        multi_processor_count=processors or device.processors,
         shared_memory_per_block_optin=device.shared_memory,
         warp_size=device.warp,
     )

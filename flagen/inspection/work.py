@@ -20,7 +20,7 @@ from typing import Any
 from flagen.catalogue import OPERATORS as ALL_OPERATORS
 from flagen.diagnostics import InternalError
 from flagen.inspection.devices import ARCHS, DEVICES
-from flagen.inspection.model import Compiled, Launched, Metered, MeteredGradients, Size
+from flagen.inspection.model import Compiled, Launched, Metered, MeteredGradients, Shape, Size, Timed
 from flagen.inspection.source import has_kernels, imported_from, tree_of
 from flagen.project import PACKAGE, Project, UsageError
 
@@ -29,6 +29,8 @@ OPERATORS = tuple(operator for operator in ALL_OPERATORS if not operator.startsw
 
 SIZES = (Size(128, 128), Size(256, 256), Size(100, 60))
 METERED = Size(128, 128)
+TIMED = "sm_90"
+"""What the clock knows the latencies of."""
 _NEEDED = ("numpy", "torch", "triton")
 # Each of them loads torch and Triton.
 _MOST_PROCESSES = 8
@@ -95,6 +97,13 @@ def meter_gradients(packages: Sequence[Package]) -> list[MeteredGradients]:
     computed again, then with states saved, where there is a choice."""
     rows = _work(_task("meter gradients", packages), interpret=True, parts=len(packages))
     return [MeteredGradients.from_json(row) for row in rows]
+
+
+def predict(package: Package, shape: Shape) -> list[Timed]:
+    """The time of a call of each operator that launches kernels, and of its backward, on an H200: an estimate."""
+    counts = _work(_task("count", [package], shape=shape), interpret=True, parts=len(OPERATORS))
+    task = _task("time", [package], shape=shape, counts=counts)
+    return [Timed(**row) for row in _work(task, interpret=False, parts=len(OPERATORS))]
 
 
 def metered_keys(packages: Sequence[Package]) -> dict[str, str]:

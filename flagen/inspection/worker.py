@@ -34,7 +34,7 @@ from flagen.inspection.calls import (
     sizes,
 )
 from flagen.inspection.devices import ARCHS
-from flagen.inspection.model import Compiled, Direction, Figures, Launched, Metered, MeteredGradients, Size
+from flagen.inspection.model import Compiled, Direction, Figures, Launched, Metered, MeteredGradients, Shape, Size
 from flagen.inspection.work import METERED, OPERATORS
 from flagen.plan.cost import bytes_moved, state_bytes
 from flagen.project import UsageError
@@ -66,6 +66,9 @@ def perform(task: Mapping[str, Any]) -> list[tuple[object, dict[str, Any]]]:
         case "metered keys":
             mine = list(enumerate(packages))[number::count]
             return [(place, {"variant": package["name"], "key": _metered_key(package)}) for place, package in mine]
+        case "count" | "time":
+            mine = list(enumerate(product(packages, OPERATORS)))[number::count]
+            return [((place, i), row) for place, call in mine for i, row in enumerate(_predicted(*call, task))]
         case "meter" | "meter gradients" as what:
             meter = _metered if what == "meter" else _metered_with_gradients
             calls = list(enumerate((package, operator) for operator in OPERATORS for package in packages))
@@ -248,6 +251,21 @@ def _metered_with_gradients(package: Mapping[str, str], operator: str) -> Iterat
             # Inputs are read twice and their gradients written; the output is written, and its gradient read.
             minimum=3 * _least(spec)[0] * tokens - output,
         )
+
+
+def _predicted(package: Mapping[str, str], operator: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The peer process counts what this one times."""
+    from flagen.inspection.timing import counted, timed
+
+    spec, module = _load(package)
+    function = getattr(module, f"{operator}_{spec.name}", None)
+    if function is None:
+        return
+    shape = Shape(*task["shape"])
+    if task["what"] == "count":
+        yield from counted(spec, function, operator, shape)
+    else:
+        yield from map(asdict, timed(spec, function, operator, shape, task["counts"]))
 
 
 def _metered_key(package: Mapping[str, str]) -> str:

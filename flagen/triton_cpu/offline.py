@@ -3,7 +3,7 @@
     report = inspect_kernel(kernel, {"q": "*bf16", "scale": "fp32", "T": "i32"}, {"BLOCK": 64}, "sm_90", num_warps=4)
     assert report.spill_bytes == 0 and "HGMMA" in report.matrix_instructions
 
-Triton brings ptxas, cuobjdump and an AMD code generator with it, so that neither driver nor toolkit is needed. What is
+Triton brings ptxas, nvdisasm and an AMD code generator with it, so that neither driver nor toolkit is needed. What is
 reported is read from the compilation that made the binary: ptxas's own log, the disassembly, the AMD kernel descriptor.
 It shows what the interpreter cannot: spills, a dot that fell back to a slower instruction, serialized wgmma, constructs
 the compiler refuses. It needs a process without TRITON_INTERPRET.
@@ -48,7 +48,7 @@ class CompiledReport:
     wgmma_serialized: str | None
     """Why ptxas serialized the wgmma instructions; None if it did not."""
     assembly: str = field(repr=False)
-    """SASS as cuobjdump prints it, or AMD's assembly."""
+    """SASS as nvdisasm prints it, with encodings and the lines that it comes from; or AMD's assembly."""
 
 
 def inspect_kernel(
@@ -136,8 +136,8 @@ def _read_nvidia(compiled: Any, log: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(compiled.asm["cubin"])
-        tool = triton.knobs.nvidia.cuobjdump.path
-        assembly = subprocess.run([tool, "-sass", cubin], capture_output=True, text=True, check=True).stdout
+        command = [triton.knobs.nvidia.nvdisasm.path, "-c", "-gi", "-hex", cubin]
+        assembly = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     opcodes = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", assembly)
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
     serialized = re.search(r"wgmma\.mma_async instructions are serialized due to (.*?)(?: (?:for|in) |\n)", log)

@@ -74,6 +74,46 @@ def test_inspect_prints_a_row_a_kernel_and_size(flagen: Flagen, project: Workspa
     assert summary.startswith(f"9 compiled by Triton {version('triton')}, bf16: ")
 
 
+@exhaustive
+def test_time_prints_a_row_a_kernel_and_direction(flagen: Flagen, project: Workspace) -> None:
+    project.spec("cell").write_text(ONE_KERNEL)
+    flagen("build", "cell")
+    lines = in_a_pipe("inspect", "cell", "--time", "8,4096,16")
+    titles = [line for line in lines if line.startswith("fused_recurrent_cell, ")]
+    assert titles == [
+        f"fused_recurrent_cell, {direction}, bf16, every dim 128, B 8, T 4096, H 16, HV 16"
+        for direction in ("forward", "backward")
+    ]
+    rows = {cells[0]: cells for line in lines if len(cells := re.split(r"  +", line)) == 12}
+    forward = rows["fused_recurrent_cell_kernel"]
+    # 4096 tokens, one after the other, each of which waits for memory; no products of matrices.
+    assert float(forward[2]) > 4096 * 100
+    assert forward[7] == "-"
+    assert float(forward[9]) == pytest.approx(8 * 4096 * 16 * 1280 / 1e6, rel=0.1)
+    milliseconds = [float(cells[10]) for cells in rows.values()]
+    said = [float(line.split()[1]) for line in lines if line.startswith("predicted: ")]
+    assert len(said) == 2
+    assert sum(said) == pytest.approx(sum(milliseconds), abs=0.01)
+    assert lines[-1].startswith("estimated for an H200 from what Triton ")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--time", "8,4096"), "--time takes B,T,H or B,T,H,HV, positive whole numbers, such as 8,4096,16"),
+        (("--time", "8,0,16"), "positive whole numbers"),
+        (("--time", "8,4096,3,4"), "4 value heads cannot be shared by 3 heads; HV is a multiple of H"),
+        (("--time", "8,4096,4", "--arch", "sm_80"), "--time is for sm_90; leave --arch out"),
+    ],
+)
+def test_sizes_that_no_call_has(flagen: Flagen, project: Workspace, more: tuple[str, ...], said: str) -> None:
+    project.spec("cell").write_text(ONE_KERNEL)
+    flagen("build", "cell")
+    done = flagen("inspect", "cell", *more)
+    assert (done.code, done.out) == (FAILED, "")
+    assert said in done.err
+
+
 def test_meter_prints_bytes_for_each_token_and_head(flagen: Flagen, project: Workspace) -> None:
     project.spec("cell").write_text(ONE_KERNEL)
     flagen("build", "cell")
