@@ -6,7 +6,7 @@ what one of them forgot would otherwise show up as a hole in somebody's generate
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,13 @@ def environment(templates: Path) -> Environment:
         bytecode_cache=None if directory is None else TemplateCache(directory),
     )
     env.code_generator_class = _Generator
+    env.filters["as_tuple"] = as_tuple
     return env
+
+
+def as_tuple(names: Sequence[str]) -> str:
+    """Names as a tuple without its parentheses: one alone has a comma behind it."""
+    return ", ".join(names) + ("," if len(names) == 1 else "")
 
 
 def render(env: Environment, template: str, context: Mapping[str, object], **known: object) -> str:
