@@ -49,8 +49,8 @@ PLACES = {
 """Where a name and those below it are looked for; the longest that fits counts."""
 
 FILES = frozenset(
-    "causal_conv1d_interface chunk chunk_naive chunk_ref dplr fused_chunk fused_recurrent gate iplr naive parallel "
-    "recurrent_naive".split()
+    "causal_conv1d_interface chunk chunk_naive chunk_ref decoding_one_step dplr fused_chunk fused_recurrent gate iplr "
+    "naive parallel recurrent_naive".split()
 )
 """Files that the others spread over what is one module here: `fla.ops.kda.chunk` is `fla.ops.kda`."""
 
