@@ -55,8 +55,8 @@ FILES = frozenset(
 """Files that the others spread over what is one module here: `fla.ops.kda.chunk` is `fla.ops.kda`."""
 
 LAYERS = frozenset(
-    "abc comba cyfa delta_net gated_deltanet gated_deltaproduct gdn2 gla gsa hgrn hgrn2 kda lightnet linear_attn mamba "
-    "mamba2 mamba3 momentum_deltanet multiscale_retention precond_gated_deltanet precond_kda rwkv6 rwkv7 "
+    "abc based comba cyfa delta_net gated_deltanet gated_deltaproduct gdn2 gla gsa hgrn hgrn2 kda lightnet linear_attn "
+    "mamba mamba2 mamba3 momentum_deltanet multiscale_retention precond_gated_deltanet precond_kda rebased rwkv6 rwkv7 "
     "simple_gla".split()
 )
 """The same of layers: `fla.layers.gla` is `fla.layers`."""
