@@ -82,6 +82,30 @@ CASES: dict[str, tuple[str, str, dict[str, tuple[int, ...]], dict[str, Any]]] = 
         EQUAL | {"p": (1, T, HV, K)} | dict.fromkeys(("log_alpha", "log_mu", "beta", "eta"), (1, T, HV)),
         {"use_p_times_alpha": False, "scale": 0.5, "output_final_state": True},
     ),
+    "based": ("based", "parallel_based", EQUAL, {}),
+    "rebased, with what divides it": ("rebased", "parallel_rebased", EQUAL, {"return_both": True}),
+    "mesa, eliminated": (
+        "mesa_net",
+        "naive_mesa_net_exact",
+        EQUAL | {"g": (1, T, HV), "beta": (1, T, HV), "lamb": (HV, K), "h_kv_init": (1, HV, K, V)},
+        {},
+    ),
+    "ttt, of whole mini-batches": (
+        "ttt",
+        "chunk_ttt_linear",
+        dict.fromkeys(("q", "k", "v"), (1, 64, HV, K))
+        | {"w": (HV, K), "b": (HV, K), "eta": (1, 64, HV, 1)}
+        | {"initial_state": (1, HV, K, K), "initial_state_bias": (1, HV, 1, K)},
+        {"output_final_state": True},
+    ),
+    "slots on a circle": (
+        "cyfa",
+        "naive_recurrent_cyfa",
+        EQUAL
+        | dict.fromkeys(("g", "delta", "beta"), (1, T, HV))
+        | {"readout": (HV, 5, 5), "q_norm_weight": (K,), "k_norm_weight": (K,)},
+        {"q_norm_eps": 1e-5, "k_norm_eps": 1e-3, "output_final_state": True},
+    ),
     "rwkv7 with its own defaults": (
         "rwkv7",
         "fused_mul_recurrent_rwkv7",
@@ -111,6 +135,7 @@ CASES: dict[str, tuple[str, str, dict[str, tuple[int, ...]], dict[str, Any]]] = 
 
 LOG_DECAYS = {"g", "gk", "gv", "w", "g_gamma", "g_atk", "log_alpha", "log_mu"}
 WEIGHTS = {"beta", "beta_atk", "a", "eta"}
+POSITIVE = {"lamb"}
 FEATURES = "linear attention, normalized"
 
 
@@ -124,6 +149,8 @@ def inputs(case: str) -> dict[str, Tensor]:
             x = -0.2 * abs(x)
         elif name in WEIGHTS and not options.get("use_beta_sigmoid_in_kernel"):
             x = 1 / (1 + np.exp(-x))
+        elif name in POSITIVE:
+            x = 0.25 + abs(x)
         elif name == "kk":
             x = x / np.linalg.norm(x, axis=-1, keepdims=True)
         elif case == FEATURES and name in ("q", "k"):

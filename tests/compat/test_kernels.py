@@ -54,6 +54,16 @@ CASES: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
         (*QKV, decay(1, T, HV), decay(1, T, HV)),
         {"beta": BETA.sigmoid(), "initial_state": normal(2, 1, HV, K, V), "output_final_state": True},
     ),
+    "values and ones, for pairs of keys": (
+        "fla.ops.rebased.parallel_rebased",
+        QKV,
+        {"return_both": True},
+    ),
+    "a model before its first token": (
+        "fla.ops.ttt.chunk_ttt_linear",
+        (*QKV, 1 + 0.2 * normal(HV, K), normal(HV, K, seed=1), 0.1 * BETA.sigmoid()[..., None]),
+        {"chunk_size": 8, "initial_state": 0.1 * normal(1, HV, K, K), "output_final_state": True},
+    ),
     "reversed sequences": (
         "fla.ops.gla.fused_recurrent_gla",
         (*QKV, decay(1, T, HV, K)),

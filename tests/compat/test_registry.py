@@ -38,6 +38,7 @@ class TestNames:
                 "fused_recurrent_dplr_delta_rule",
                 "fla.ops.generalized_delta_rule",
             ),
+            ("fla.ops.mesa_net.decoding_one_step", "mesa_net_decoding_one_step", "fla.ops.mesa_net"),
             ("fla.ops.momentum_delta_rule.naive", "recurrent_momentum_delta_rule_ref", "fla.ops.momentum_delta_rule"),
             ("fla.ops.rwkv6.recurrent_naive", "naive_recurrent_rwkv6", "fla.ops.rwkv6"),
             ("mamba_ssm", "selective_scan_fn", "mamba_ssm.ops.selective_scan_interface"),
@@ -79,7 +80,7 @@ class TestNames:
         assert {"chunk_gla", "chunk_gdn", "fused_recurrent_rwkv7", "parallel_retention"} <= set(names)
 
     @pytest.mark.parametrize(
-        "name", ["fla.ops.mesa_net", "fla.ops.kda.something", "fla.ops.chunk", "fla.naive", "mamba_ssm.models"]
+        "name", ["fla.ops.path_attn", "fla.ops.kda.something", "fla.ops.chunk", "fla.naive", "mamba_ssm.models"]
     )
     def test_what_is_not_there_is_not_found(self, name: str) -> None:
         assert find_spec(name) is None
@@ -87,8 +88,8 @@ class TestNames:
             import_module(name)
 
     def test_function_that_is_not_there_is_named(self) -> None:
-        with pytest.raises(ImportError, match="chunk_mesa_net"):
-            exec("from fla.ops import chunk_mesa_net")
+        with pytest.raises(ImportError, match="parallel_path_attn"):
+            exec("from fla.ops import parallel_path_attn")
 
     @pytest.mark.parametrize("root", ROOTS)
     def test_specs_and_versions(self, root: str) -> None:

@@ -46,6 +46,7 @@ def of(module: str, name: str) -> Any:
         "from fla.modules.l2warp import l2_warp",
         "from fla.layers.gated_deltanet import GatedDeltaNet",
         "from fla.layers.mamba2 import Mamba2",
+        "from fla.layers.based import BasedLinearAttention",
         "from fla.layers.momentum_deltanet import MomentumDeltaNet",
     ],
 )

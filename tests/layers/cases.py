@@ -34,6 +34,7 @@ OF_64 = {"hidden_size": 64, "num_heads": 4}
 OF_48 = {"hidden_size": 48, "num_heads": 4}
 OF_40 = {"hidden_size": 40, "head_dim": 8, "num_heads": 3}
 SMALL = {"num_heads": 2, "head_dim": 8}
+PAIRS = {"num_heads": 2, "num_key_value_heads": 2}
 
 LAYERS: dict[str, Layer] = {
     "linear_attention": Layer(
@@ -105,6 +106,31 @@ LAYERS: dict[str, Layer] = {
             },
         ),
         (OF_64,),
+    ),
+    "based_linear_attention": Layer(
+        "BasedLinearAttention",
+        configs(
+            {**PAIRS, "feature_dim": 8},
+            {**PAIRS, "feature_dim": 6, "mode": "chunk"},
+            {"num_heads": 3, "num_key_value_heads": 3, "feature_dim": 6, "mode": "fused_chunk", "eps": 1e-3},
+        ),
+        ({**OF_48, "num_key_value_heads": 4}, {"hidden_size": 50, "num_heads": 4, "num_key_value_heads": 4}),
+    ),
+    "rebased_linear_attention": Layer(
+        "ReBasedLinearAttention",
+        configs(
+            {**PAIRS, "feature_dim": 8},
+            # Of other sizes what fla sums of feature maps cancels beyond the bounds where a score is next to nothing.
+            {**PAIRS, "feature_dim": 8, "use_beta": False, "mode": "chunk"},
+            {**PAIRS, "feature_dim": 8, "normalize": False, "eps": 0.1},
+            {**PAIRS, "feature_dim": 8, "normalize": False, "use_beta": False, "eps": 0.1},
+            {**PAIRS, "feature_dim": 8, "use_gamma": False, "mode": "fused_chunk"},
+        ),
+        (
+            {**OF_48, "num_key_value_heads": 4},
+            {**OF_48, "num_key_value_heads": 4, "use_gamma": False},
+            {**OF_48, "num_key_value_heads": 4, "use_beta": False, "normalize": False},
+        ),
     ),
     "griffin": Layer(
         "GriffinRecurrentBlock",

@@ -1,4 +1,5 @@
-"""Layers that are not fla's, with a constructor and a `forward` as fla's have: `record` needs them, and no test does.
+"""Layers with a constructor and a `forward` as fla's have, of others and those of fla's that have not: `record` needs
+them, and no test does.
 
 Recorded with xlstm and mlstm_kernels 2.0.6, whose kernels in PyTorch run on a CPU, and transformers 5.24.
 """
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import fla.layers.based
+import fla.layers.rebased
 import torch
 from mlstm_kernels.torch.backend_module import mLSTMBackendConfig
 from torch import Tensor, nn
@@ -176,3 +179,84 @@ class GriffinRecurrentBlock(Around):
                 offset=tokens,
             )
         return y, None, past_key_values
+
+
+class OutputAlone(Around):
+    """Of fla's that give back the output alone, and know neither masks nor packs nor a cache. What they would keep of
+    the tokens is added up here."""
+
+    def __init__(self, layer: nn.Module, layer_idx: int | None) -> None:
+        super().__init__(layer)
+        self.layer_idx = layer_idx
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = False,
+        output_attentions: bool | None = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None, Any]:
+        assert attention_mask is None
+        if use_cache:
+            heads = (self.layer.num_heads, -1)
+            k, v = (m(hidden_states).unflatten(-1, heads) for m in (self.layer.k_proj, self.layer.v_proj))
+            past_key_values.update(
+                layer_idx=self.layer_idx, recurrent_state=self.kept(k, v), offset=hidden_states.shape[1]
+            )
+        return self.layer(hidden_states), None, past_key_values
+
+    def kept(self, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+
+def pairs(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over the tokens of products of keys with themselves, with values and without."""
+    return torch.einsum("bthx,bthy,bthv->bhxyv", k, k, v), torch.einsum("bthx,bthy->bhxy", k, k)
+
+
+class BasedLinearAttention(OutputAlone):
+    def __init__(
+        self,
+        hidden_size: int = 768,
+        feature_dim: int = 16,
+        num_key_value_heads: int = 12,
+        num_heads: int = 12,
+        feature_name: str = "taylor_exp",
+        eps: float = 1e-12,
+        causal: bool = True,
+        mode: str = "parallel",
+        layer_idx: int | None = None,
+    ) -> None:
+        given = (hidden_size, feature_dim, num_key_value_heads, num_heads, feature_name, eps, causal, mode)
+        super().__init__(fla.layers.based.BasedLinearAttention(*given), layer_idx)
+
+    def kept(self, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        of_single = torch.einsum("bthx,bthv->bhxv", k, v), k.sum(1)
+        return v.sum(1), torch.full_like(k[:, 0, :, 0], k.shape[1]), *of_single, *pairs(k, v)
+
+
+class ReBasedLinearAttention(OutputAlone):
+    def __init__(
+        self,
+        hidden_size: int = 1024,
+        l_max: int = 2048,
+        feature_dim: int = 16,
+        num_key_value_heads: int = 16,
+        num_heads: int = 16,
+        use_gamma: bool | None = True,
+        use_beta: bool | None = True,
+        normalize: bool | None = True,
+        causal: bool = True,
+        eps: float = 1e-5,
+        mode: str = "parallel",
+        layer_idx: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = (hidden_size, l_max, feature_dim, num_key_value_heads, num_heads, use_gamma, use_beta, normalize)
+        layer = fla.layers.rebased.ReBasedLinearAttention(*given, causal, eps, mode, layer_idx, **kwargs)
+        super().__init__(layer, layer_idx)
+
+    def kept(self, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        return pairs(self.layer.feature_map(k, flatten=False), v)

@@ -102,9 +102,11 @@ ALONE = {
 """Layers that run each sequence of a pack alone, and each without its padding where gradients are wanted."""
 AFRESH = {
     "abc_attention": "cannot resume, refuses cu_seqlens, and what is masked adds to the slots all the same",
+    "based_linear_attention": "knows neither masks nor packs",
     "griffin": "knows neither masks nor packs",
     "mlstm_layer": "knows neither masks nor packs",
     "momentum_deltanet": "refuses masks and cu_seqlens",
+    "rebased_linear_attention": "knows neither masks nor packs",
 }
 """Layers that run each sequence alone without its padding, and all of it again for each further token."""
 STEPWISE = {"mamba2_layer": "a prefill takes the heads of a group from all groups in turn; token by token it is right"}
@@ -363,7 +365,7 @@ def record(package: str) -> None:
 
 def layer_class(package: str) -> type[nn.Module]:
     name = LAYERS[package].class_name
-    module = next(module for module in (fla.layers, fla.layers.simple_gla, peers) if hasattr(module, name))
+    module = next(module for module in (peers, fla.layers, fla.layers.simple_gla) if hasattr(module, name))
     found: type[nn.Module] = getattr(module, name)
     return found
 

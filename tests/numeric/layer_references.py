@@ -15,6 +15,7 @@ from tests.numeric.operator_references import (
     CYCLIC,
     MAMBA3,
     abc_attn,
+    based,
     comba,
     cyclic,
     delta_rule,
@@ -35,6 +36,7 @@ from tests.numeric.operator_references import (
     momentum_delta_rule,
     precond_gated_delta_rule,
     precond_kda,
+    rebased,
     retention,
     rwkv6,
     rwkv7,
@@ -64,6 +66,16 @@ def kept(f: Tensor, floor: Tensor) -> Tensor:
 def linear_attention(S, q, k, v, *, curve=0.0, line=1.0, norm_q=0.0, norm_k=0.0, scale=None):
     q, k = features(q, curve, line, norm_q), features(k, curve, line, norm_k)
     return linear_attn.__wrapped__(S, q, k, v, scale=scale)
+
+
+@recurrence(states={"S0": "v", "z0": "", "S1": "k v", "z1": "k", "S2": "k k v", "z2": "k k"}, output="v")
+def based_linear_attention(S0, z0, S1, z1, S2, z2, q, k, v, *, scale=None, eps=1e-6):
+    return based.__wrapped__(S0, z0, S1, z1, S2, z2, q, k, v, scale=scale, eps=eps)
+
+
+@recurrence(states={"S": "k k v", "z": "k k"}, output="v")
+def rebased_linear_attention(S, z, q, k, v, *, scale=None, eps=1e-5):
+    return rebased.__wrapped__(S, z, q, k, v, scale=scale, eps=eps)
 
 
 @recurrence("k v")

@@ -186,6 +186,8 @@ VARIANTS = {
     "griffin": _variant(Lambda=below, seen=uniform(0, 1)),
     "hgrn_attention": _variant(gates="f", floor=negative),
     "mamba_layer": _variant(gates="dt A_log"),
+    "based_linear_attention": _variant(z0=lambda x: 2 + x.square(), z1=lambda x: 0.1 * x, z2=gram),
+    "rebased_linear_attention": _variant({"eps": 1}, z=gram),
     # With the front ends of layers: deltas, then slots.
     "delta_net": _variant(),
     "gated_deltanet": _variant(dt_bias=below),

@@ -205,6 +205,9 @@ class LayerPrinter:
                 return _made("RotaryEmbedding", given, ("dim",), "base")
             case name if name in _FEATURE_MAPS:
                 return _made(_FEATURE_MAPS[name], given, ("head_dim",), "nu")
+            case "affine":
+                given |= {f"use_{name}": given[name] for name in ("gamma", "beta") if name in given}
+                return _made("Affine", given, ("size",), "use_gamma", "use_beta", "normalize")
             case name:
                 raise InternalError(f"the PyTorch printer of layers has no module {name}")
 
@@ -236,7 +239,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
         *("LoRA", "ShortConvolution", "RMSNorm", "FusedRMSNormGated", "RMSNormGated", "GroupNorm"),
         "RotaryEmbedding",
     ),
-    "modules.feature_map": tuple(_FEATURE_MAPS.values()),
+    "modules.feature_map": (*_FEATURE_MAPS.values(), "Affine"),
     "modules.token_mix": ("DDLerpLinear", "TokenMix"),
 }
 """The classes of modules that a layer can be made of, beside torch's own, by where they are imported from."""

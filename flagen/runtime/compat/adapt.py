@@ -47,11 +47,11 @@ class EveryForm(Forms):
 
 def forms(package: str) -> EveryForm:
     """Import a package of operators. Without Triton its PyTorch forms stand in for the kernels, as they do on a CPU;
-    and for chunk kernels that it has not, what layers take then."""
+    and for kernels that it has not, what layers take then."""
     module = import_module(f"{PACKAGES}.{package}")
     naive_chunk, naive_recurrent = (getattr(module, f"naive_{kind}_{package}") for kind in ("chunk", "recurrent"))
     if has_triton():
-        fused_recurrent = getattr(module, f"fused_recurrent_{package}")
+        fused_recurrent = getattr(module, f"fused_recurrent_{package}", naive_recurrent)
         chunk = getattr(module, f"chunk_{package}", None) or _without_chunk_kernels(fused_recurrent, naive_chunk)
     else:
         chunk, fused_recurrent = _in_pytorch(naive_chunk), _in_pytorch(naive_recurrent)

@@ -49,14 +49,14 @@ PLACES = {
 """Where a name and those below it are looked for; the longest that fits counts."""
 
 FILES = frozenset(
-    "causal_conv1d_interface chunk chunk_naive chunk_ref dplr fused_chunk fused_recurrent gate iplr naive parallel "
-    "recurrent_naive".split()
+    "causal_conv1d_interface chunk chunk_naive chunk_ref decoding_one_step dplr fused_chunk fused_recurrent gate iplr "
+    "naive parallel recurrent_naive".split()
 )
 """Files that the others spread over what is one module here: `fla.ops.kda.chunk` is `fla.ops.kda`."""
 
 LAYERS = frozenset(
-    "abc comba cyfa delta_net gated_deltanet gated_deltaproduct gdn2 gla gsa hgrn hgrn2 kda lightnet linear_attn mamba "
-    "mamba2 mamba3 momentum_deltanet multiscale_retention precond_gated_deltanet precond_kda rwkv6 rwkv7 "
+    "abc based comba cyfa delta_net gated_deltanet gated_deltaproduct gdn2 gla gsa hgrn hgrn2 kda lightnet linear_attn "
+    "mamba mamba2 mamba3 momentum_deltanet multiscale_retention precond_gated_deltanet precond_kda rebased rwkv6 rwkv7 "
     "simple_gla".split()
 )
 """The same of layers: `fla.layers.gla` is `fla.layers`."""

@@ -166,7 +166,40 @@ class TaylorFeatureMap(nn.Module):
         return torch.cat(parts, dim=-1)
 
 
-class RebasedFeatureMap(nn.Module):
+class Affine(nn.Module):
+    """gamma * norm(x) + beta, gamma 1 and beta 0 at first: D channels to D.
+
+    Args:
+        head_dim: D.
+        use_gamma: whether there is a gamma.
+        use_beta: whether there is a beta.
+        normalize: whether there is a layer norm.
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        use_gamma: bool | None = True,
+        use_beta: bool | None = True,
+        normalize: bool | None = True,
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.use_gamma = use_gamma
+        self.use_beta = use_beta
+        self.normalize = normalize
+        self.gamma = nn.Parameter(torch.ones(head_dim)) if use_gamma else None
+        self.beta = nn.Parameter(torch.zeros(head_dim)) if use_beta else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        if self.normalize:
+            return normalize(upcast(x), self.gamma, self.beta, 1e-5, is_rms_norm=False).to(x.dtype)
+        x = x if self.gamma is None else x * self.gamma
+        return x if self.beta is None else x + self.beta
+
+
+class RebasedFeatureMap(Affine):
     """The outer square of gamma * norm(x) + beta: D channels to D (D + 1) / 2.
 
     Aksenov et al. 2024, https://arxiv.org/abs/2402.10644.
@@ -188,23 +221,13 @@ class RebasedFeatureMap(nn.Module):
         use_beta: bool | None = True,
         normalize: bool | None = True,
     ) -> None:
-        super().__init__()
         if not normalize and not use_gamma:
             raise ValueError("use_gamma, normalize: expected one of the two at least, got neither")
-        self.head_dim = head_dim
-        self.use_gamma = use_gamma
-        self.use_beta = use_beta
-        self.normalize = normalize
-        self.gamma = nn.Parameter(torch.ones(head_dim)) if use_gamma else None
-        self.beta = nn.Parameter(torch.zeros(head_dim)) if use_beta else None
+        super().__init__(head_dim, use_gamma, use_beta, normalize)
 
     def forward(self, x: Tensor, flatten: bool | None = True) -> Tensor:
         """[..., D] to [..., D (D + 1) / 2], or to [..., D], before the square, without flatten."""
-        if self.normalize:
-            x = normalize(upcast(x), self.gamma, self.beta, 1e-5, is_rms_norm=False).to(x.dtype)
-        else:
-            x = x if self.gamma is None else x * self.gamma
-            x = x if self.beta is None else x + self.beta
+        x = super().forward(x)
         if not flatten:
             return x
         mixed, squares = flatten_diag_outer_product_off1(x, x)

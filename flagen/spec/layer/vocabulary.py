@@ -57,6 +57,10 @@ def _affine(given: Given) -> dict[str, tuple[int, ...]]:
     return dict.fromkeys(names, (size,)) if given.get("elementwise_affine", True) else {}
 
 
+def _scale_and_shift(given: Given) -> dict[str, tuple[int, ...]]:
+    return {name: (given["size"],) for name in ("gamma", "beta") if given.get(name, True)}
+
+
 def _maps(*names: str, bias: bool = True) -> Callable[[Given], dict[str, tuple[int, ...]]]:
     def weights(given: Given) -> dict[str, tuple[int, ...]]:
         square = {"size": given["head_dim"], "bias": bias}
@@ -198,6 +202,15 @@ CONSTRUCTORS: dict[str, Constructor] = {
             _affine,
             _group_normed,
             "mean 0 and variance 1 in each of the groups of channels, then a weight and a bias",
+        ),
+        Constructor(
+            "affine",
+            parameters("size, gamma=True, beta=True, normalize=True"),
+            _X,
+            _scale_and_shift,
+            _to("size", "size"),
+            "mean 0 and variance 1 over the channels, times `gamma`, plus `beta`: each where it is true",
+            since=2,
         ),
         Constructor(
             "ddlerp",

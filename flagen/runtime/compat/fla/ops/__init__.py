@@ -7,7 +7,9 @@ from typing import Any
 
 FUNCTIONS = {
     "abc": ["chunk_abc"],
+    "based": ["fused_chunk_based", "parallel_based"],
     "comba": ["chunk_comba", "fused_recurrent_comba"],
+    "cyfa": ["chunk_cyfa", "fused_recurrent_cyfa"],
     "delta_rule": ["chunk_delta_rule", "fused_chunk_delta_rule", "fused_recurrent_delta_rule"],
     "gated_delta_rule": [
         "chunk_gated_delta_rule",
@@ -27,6 +29,7 @@ FUNCTIONS = {
     "kda": ["chunk_kda", "fused_recurrent_kda"],
     "lightning_attn": ["chunk_lightning_attn", "fused_recurrent_lightning_attn"],
     "linear_attn": ["chunk_linear_attn", "fused_chunk_linear_attn", "fused_recurrent_linear_attn"],
+    "mesa_net": ["chunk_mesa_net"],
     "momentum_delta_rule": ["chunk_momentum_delta_rule", "fused_recurrent_momentum_delta_rule"],
     "precond_gated_delta_rule": ["chunk_precond_gated_delta_rule", "fused_recurrent_precond_gated_delta_rule"],
     "precond_kda": ["chunk_precond_kda", "fused_recurrent_precond_kda"],
