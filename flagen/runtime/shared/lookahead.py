@@ -36,10 +36,10 @@ def last(rows: Tensor, first: Tensor | None, cu_seqlens: Tensor | None) -> Tenso
     """The last row of each sequence, [N, HV, D] of [B, T, HV, D], at least in float32; `first` where there is none."""
     kept = torch.promote_types(rows.dtype, torch.float32)
     runs = rows.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
-    before = rows.new_zeros(runs, *rows.shape[2:], dtype=kept) if first is None else first.to(kept)
+    before = rows.new_zeros(runs, *rows.shape[2:], dtype=kept) if first is None else first.to(kept, copy=True)
     if not rows.shape[1]:
         return before
     if cu_seqlens is None:
-        return rows[:, -1].to(kept)
+        return rows[:, -1].to(kept, copy=True)  # A cache that is updated in place has it.
     begins, ends = cu_seqlens[:-1], cu_seqlens[1:].long()
     return torch.where((ends > begins)[:, None, None], rows[0, (ends - 1).clamp(min=0)].to(kept), before)
