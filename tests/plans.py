@@ -24,6 +24,12 @@ def is_whole(name: str) -> bool:
     return not (isinstance(kernels, StagedPlan) and any(kernels.without_kernels()))
 
 
+def writes_ahead(name: str) -> bool:
+    """Whether the last stage of a variant has rows of the token before as rows of their own tokens."""
+    chunk = plan_of(name).chunk
+    return isinstance(chunk, StagedPlan) and chunk.form.ahead is not None
+
+
 @cache
 def plan_of(name: str) -> Plan:
     return make_plan(spec_of(name), derive(spec_of(name)))

@@ -152,11 +152,12 @@ def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
 
 def _staged(spec: Spec) -> Derivation:
     from flagen.algebra.flow import MixedStates, OutsideStages
+    from flagen.algebra.lookahead import with_rows_ahead
     from flagen.algebra.riding import riding_form
     from flagen.algebra.stages import staged_form
 
     try:
-        form = staged_form(spec)
+        form = with_rows_ahead(staged_form(spec))
     except OutsideStages as outside:
         return _mixed(spec, NoChunkForm(outside.reason, outside.span), whole=isinstance(outside, MixedStates))
     stages = tuple(map(_of_stage, form.stages))

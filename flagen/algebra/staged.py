@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flagen.spec.model import Assign, Dims, Expr, Input, Repeat, Spec, State, Statement
@@ -52,14 +52,40 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """What the last stage has instead of rows of the token before: rows of its own tokens, with a number of the next.
+
+    state: the matrix; start: what it starts from, with what each of the shifts was before the first token and that
+    token's number. number, following: what gives the number of a token, and what that of the next token is called,
+    which is 0 behind the last. key, value: the shifts, which no stage has then: after the last token they are what
+    `shifts` says.
+    """
+
+    state: str
+    start: Expr
+    number: str
+    following: str
+    key: str
+    value: str
+    shifts: Mapping[str, str]
+
+    def dump(self) -> str:
+        """What is before the first token, and behind the last."""
+        lasts = ", ".join(f"{state} = {vector}" for state, vector in self.shifts.items())
+        return f"from {self.state} = {to_source(self.start)} to {self.following} = 0, where {lasts}"
+
+
+@dataclass(frozen=True)
 class StagedForm:
     """The stages in order, and what passes between them as the inputs that it is to later ones. `output` evaluates the
-    output from their results, or is None where a stage has it."""
+    output from their results, or is None where a stage has it; `ahead`: what is put between the last stage and the
+    others."""
 
     spec: Spec
     stages: tuple[Stage, ...]
     passed: tuple[Input, ...]
     output: Expr | None
+    ahead: Ahead | None = None
 
     def dump(self) -> str:
         """The stages as text, a paragraph each."""
@@ -70,6 +96,8 @@ class StagedForm:
             shown = stage.shown
             every = flat((*shown.update, *shown.output))
             lines += [f"    {assign.target} = {to_source(assign.value)}" for assign in every]
+        if self.ahead is not None:
+            lines.append(f"    {self.ahead.dump()}")
         if self.output is not None:
             lines.append(f"o = {to_source(self.output)}")
         return "\n".join(lines)

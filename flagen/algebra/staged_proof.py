@@ -1,20 +1,22 @@
 """Rung 0 for stages: run one after another, token by token, they are the recurrence. In exact arithmetic.
 
 Each stage is a recurrence of its own, whose chunk form is proved as that of any other spec. What is left is that what
-stages hand on was cut out of the statements rightly, and at the right moment.
+stages hand on was cut out of the statements rightly, and at the right moment. A stage that writes ahead is run behind
+the others, for sequences that end after any number of tokens, none among them.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from gmpy2 import mpq
 
 from flagen.algebra.exact import Dual, Oracle, Scope, Tensor, evaluate, scalar
 from flagen.algebra.recurrence import Setting
 from flagen.algebra.small_sizes import HEADS, small_sizes
-from flagen.algebra.staged import StagedForm
+from flagen.algebra.staged import Ahead, Stage, StagedForm
 from flagen.diagnostics import InternalError
 from flagen.spec.model import Dims, Interval, Spec
 
@@ -69,21 +71,35 @@ class Sample:
         return scope.build(dims, lambda _: Dual(self.oracle.rational(within.low, within.high)))
 
 
+@dataclass(frozen=True)
+class _Token:
+    """A token of a sequence: what is the same for all its micro-steps, what each has, and what stages have given; the
+    recurrence's output, and its states behind it."""
+
+    whole: Tensors
+    by_step: Sequence[Tensors]
+    given: Tensors
+    output: Tensor
+    states: Tensors
+
+
 class _Sequence(Sample):
     """A random sequence of tokens, run by the recurrence and by its stages."""
 
     def __init__(self, form: StagedForm, steps: int, numbers: random.Random) -> None:
         super().__init__(form.spec, steps, numbers)
         self.form = form
+        self.first = {state.name: self.random(state.dims) for state in form.spec.states}
+        self.parts = [Setting(stage.spec, self.sizes, self.constants, self.oracle) for stage in form.stages]
 
     def difference(self) -> str | None:
         """What differs, if anything does."""
-        spec = self.form.spec
-        first = {state.name: self.random(state.dims) for state in spec.states}
+        spec, ahead = self.form.spec, self.form.ahead
         whole = Setting(spec, self.sizes, self.constants, self.oracle)
-        parts = [Setting(stage.spec, self.sizes, self.constants, self.oracle) for stage in self.form.stages]
-        states = dict(first)
-        of_stages = [{state.name: first[state.name] for state in stage.states} for stage in self.form.stages]
+        at_once = tuple(zip(self.form.stages, self.parts, strict=True))[: None if ahead is None else -1]
+        states = dict(self.first)
+        of_stages = [{state.name: self.first[state.name] for state in stage.states} for stage, _ in at_once]
+        run: list[_Token] = []
         for number in range(TOKENS):
             inputs = {i.name: self.random(i.dims, i.range) for i in spec.inputs if i.per == "token"}
             by_step = [
@@ -93,21 +109,50 @@ class _Sequence(Sample):
             token = whole.token(inputs, by_step)
             output, states = whole.step(token, states)
             given = dict(inputs)
-            for place, (stage, part) in enumerate(zip(self.form.stages, parts, strict=True)):
+            for place, (stage, part) in enumerate(at_once):
                 named, of_stages[place] = part.run(part.token(given, by_step), of_stages[place])
-                outputs = zip(stage.results, stage.outputs, strict=True)
-                given |= {result.name: named[output] for result, output in outputs}
+                given |= _results(stage, named)
                 for name, state in of_stages[place].items():
                     if not equal(state, states[name]):
                         return f"the state {name} of its stage after token {number} is not the recurrence's"
-            if not equal(given["o"] if self.form.output is None else self._evaluate(token.whole, given), output):
+            run.append(_Token(token.whole, by_step, given, output, states))
+            if ahead is None and not equal(self._output(run[-1], given), output):
                 return f"the stages' output of token {number} is not the recurrence's"
-        return None
+        if ahead is None:
+            return None
+        every = (self._difference_ahead(ahead, run[:length]) for length in range(TOKENS + 1))
+        return next((found for found in every if found), None)
 
-    def _evaluate(self, named: Tensors, given: Tensors) -> Tensor:
-        """The output of a token whose inputs and derived names are `named`, from what the stages have `given`."""
-        assert self.form.output is not None
-        return evaluate(self.form.output, Scope({**self.constants, **named, **given}, {}, self.sizes, self.oracle))
+    def _difference_ahead(self, ahead: Ahead, run: Sequence[_Token]) -> str | None:
+        """What differs of a sequence that ends with `run`, whose last stage needs the token behind each."""
+        stage, part = self.form.stages[-1], self.parts[-1]
+        states = {ahead.state: self.first[ahead.state]}
+        if run:
+            states = {ahead.state: evaluate(ahead.start, self._scope(run[0].given, self.first))}
+        for number, token in enumerate(run):
+            behind = run[number + 1].given[ahead.number] if token is not run[-1] else scalar(Dual(mpq(0)))
+            given = {**token.given, ahead.following: behind}
+            named, states = part.run(part.token(given, token.by_step), states)
+            if not equal(self._output(token, given | _results(stage, named)), token.output):
+                return f"the output of token {number} of {len(run)}, written ahead, is not the recurrence's"
+        last = run[-1].states if run else self.first
+        states |= {name: run[-1].given[rows] if run else last[name] for name, rows in ahead.shifts.items()}
+        differing = (name for name, state in states.items() if not equal(state, last[name]))
+        return next((f"the state {name} after {len(run)} tokens is not the recurrence's" for name in differing), None)
+
+    def _output(self, token: _Token, given: Tensors) -> Tensor:
+        """The output of a token, from what the stages have `given`."""
+        if self.form.output is None:
+            return given["o"]
+        return evaluate(self.form.output, self._scope({**token.whole, **given}, {}))
+
+    def _scope(self, named: Tensors, states: Tensors) -> Scope:
+        return Scope({**self.constants, **named}, states, self.sizes, self.oracle)
+
+
+def _results(stage: Stage, named: Tensors) -> dict[str, Tensor]:
+    """What a stage gives, by the names that later ones know."""
+    return {result.name: named[output] for result, output in zip(stage.results, stage.outputs, strict=True)}
 
 
 def equal(left: Tensor, right: Tensor) -> bool:

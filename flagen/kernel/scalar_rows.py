@@ -142,7 +142,7 @@ class ScalarDecayRows(RowLowering[ChunkKernelPlan]):
         column = self.lane(WRITTEN)
         if self.grouped:
             column = Arithmetic("//", column, Size(self.steps), (TOKEN, WRITTEN))
-        return self.compared(self.lane(TOKEN), ">=", column)
+        return self.compared(self.lane(TOKEN), ">=" if self.plan.reads_itself else ">", column)
 
     def scores(
         self, name: str, reader: str, writer: str, of_reader: Tile | None, of_writer: Tile | None

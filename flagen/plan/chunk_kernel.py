@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flagen.algebra.normal_form import NormalForm, Numbers
+from flagen.algebra.normal_form import NormalForm, Numbers, Position
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.mixed import Mixed
 from flagen.plan.mixed import Numbers as Tiles
@@ -125,6 +125,12 @@ class ChunkKernelPlan:
         return TOKEN if role == "q" else self.row_axis
 
     @property
+    def reads_itself(self) -> bool:
+        """Whether a token reads what it writes."""
+        nf = self.chunk.normal_form
+        return nf.reads[0].position == nf.end
+
+    @property
     def erases_before(self) -> bool:
         """Whether erasures read the state as it is before their token's decay."""
         return self.row_decay is not None and any(not row.after_decay for row in self.chunk.normal_form.steps[0].deltas)
@@ -159,7 +165,7 @@ class ChunkKernelPlan:
 
 def fits(nf: NormalForm) -> bool:
     """Whether `nf` is of this family: one row a micro-step or a row of each kind, at most one decay for all
-    channels, and one read of the state after its update."""
+    channels, and one read of the state after its update, or of rows that are only written between the two."""
     (*_, last) = nf.blocks
     only = nf.steps[0]
     if len(nf.steps) != 1 or nf.slots > 1 or nf.decay_kind == "key" or nf.transposed:
@@ -168,7 +174,9 @@ def fits(nf: NormalForm) -> bool:
         return False
     if last.lead is not None and any(not row.after_decay for row in only.deltas):
         return False
-    return [(read.side, read.position) for read in nf.reads] == [("left", nf.end)]
+    written = not nf.has_delta and not nf.registers and only.decay is not None
+    moments = [nf.end, *([Position(0, 0, after_decay=True)] if written else [])]
+    return [read.side for read in nf.reads] == ["left"] and nf.reads[0].position in moments
 
 
 def plan_scalar_decay(chunk: ChunkPlan, size: int) -> ChunkKernelPlan:

@@ -92,6 +92,8 @@ def between_stages(spec: Spec) -> Iterator[str]:
         yield from (decl.name for decl in form.passed)
         yield from (f"naive_chunk_{stage.spec.name}" for stage in form.stages)
         yield from (f"{state.name}_{when}" for state in spec.states for when in ("first", "final"))
+        if form.ahead is not None:
+            yield f"{form.ahead.state}_start"
 
 
 @pytest.mark.parametrize("example", SPECS_OF)

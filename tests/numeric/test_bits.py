@@ -20,6 +20,7 @@ from tests.numeric.problems import (
     Problem,
     Shape,
     as_state,
+    assert_close,
     evaluate,
     form,
     forms,
@@ -28,7 +29,7 @@ from tests.numeric.problems import (
     package,
     spec_of,
 )
-from tests.plans import is_whole
+from tests.plans import is_whole, writes_ahead
 from tests.tiers import interpreted, tiered, variants
 
 pytestmark = interpreted
@@ -41,6 +42,9 @@ CHUNK = 16
 CHUNKED = [(*case, dtype) for case in forms("chunk") if is_whole(case[1]) for dtype in (torch.float32, torch.bfloat16)]
 CASES = [*CHUNKED, *((*case, torch.float32) for case in forms("fused_recurrent"))]
 
+
+LAST_ROW_BOUND = {torch.float32: 1e-6, torch.bfloat16: 3e-3}
+"""Of pieces where the last row of each is written by the next one, and no chunk's products have it."""
 
 SEEN = ("gated_delta_product", "kda", "gsa", "hgrn")
 """Whose bits are looked at each time: micro-steps, a decay of each key, stages, channels without a matrix."""
@@ -92,7 +96,10 @@ def test_a_sequence_has_its_bits(kind, name, dtype):
     for result, x in expected.items():
         assert torch.equal(batched[result][1:], x), f"{result}: in a batch"
         assert torch.equal(beside[result][:, OTHER:] if result == "o" else beside[result][1:], x), f"{result}: packed"
-        assert torch.equal(cut[result], x), f"{result}: cut in three"
+        if writes_ahead(name) and kind == "chunk":
+            assert_close({result: cut[result]}, {result: x}, LAST_ROW_BOUND[dtype])
+        else:
+            assert torch.equal(cut[result], x), f"{result}: cut in three"
 
 
 def choosing(name: str) -> list[ModuleType]:

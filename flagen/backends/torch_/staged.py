@@ -34,8 +34,9 @@ def _modes(stage: PlannedStage) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class StageCall:
-    """The call of one stage's function, and the module that it is from."""
+    """The call of one stage's function, the module that it is from, and the lines before it."""
 
+    before: list[str]
     package: str
     function: str
     targets: str
@@ -61,6 +62,7 @@ def staged_context(
     promoted, dtype = _inputs(plan) if promotes else [], output_dtype(spec)
     calls = [
         StageCall(
+            list(names.before(stage)),
             package_of(stage, spec.name),
             function(stage),
             ", ".join(names.targets(stage)),
@@ -98,9 +100,13 @@ class _Names:
         states = [state.name for state in self.spec.states]
         self.first = {name: self._fresh(f"{name}_first") for name in states}
         self.firsts = list(self.first.values())
+        self.ahead = plan.form.ahead
+        self.start = "" if self.ahead is None else self._fresh(f"{self.ahead.state}_start")
+        """The state that rows are written to at the end of their tokens."""
         self.final = {stage.spec.name: self._final(stage) for stage in plan.stages if not stage.repeats}
         """What a stage's last state, or the tuple of its last states, is called."""
         finals = dict(pair for stage in plan.stages if not stage.repeats for pair in self._last_states(stage))
+        finals |= self._last_rows()
         self.finals = [finals[name] for name in states]
         self.repeats_heads = any(self._repeats(stage) for stage in plan.stages)
 
@@ -128,6 +134,23 @@ class _Names:
             last = called if len(states) == 1 else f"{called}[{place}]"
             yield state.name, f"{last}{self._in_pairs(state.name, 'unflatten')}"
 
+    def _last_rows(self) -> dict[str, str]:
+        """The same of states that no stage has."""
+        shifts = {} if self.ahead is None else self.ahead.shifts
+        return {state: f"lookahead.last({rows}, {self.first[state]}, cu_seqlens)" for state, rows in shifts.items()}
+
+    def before(self, stage: PlannedStage) -> Iterator[str]:
+        """What a stage needs that no other one gives: of the next token, and before the first."""
+        if self.ahead is None or not self._is_ahead(stage):
+            return
+        ahead, first = self.ahead, self.first
+        yield f"{ahead.following} = lookahead.of_next({ahead.number}, cu_seqlens)"
+        given = (first[ahead.state], ahead.number, first[ahead.key], first[ahead.value], "cu_seqlens")
+        yield f"{self.start} = lookahead.before_first({', '.join(given)})"
+
+    def _is_ahead(self, stage: PlannedStage) -> bool:
+        return self.ahead is not None and [state.name for state in stage.stage.states] == [self.ahead.state]
+
     def _in_pairs(self, name: str, how: str) -> str:
         """The call that takes two dims of a state for one, as stages do, or gives them back."""
         state = next(state for state in self.spec.states if state.name == name)
@@ -151,14 +174,20 @@ class _Names:
         yield from (f"{param.name}={param.name}" for param in spec.params if not param.is_tensor)
         if spec.steps is not None:
             yield f"{spec.steps.argument}={spec.steps.argument}"
-        firsts = [self.first[state.name] for state in stage.stage.states]
-        given = [f"{self.first[state.name]}{self._in_pairs(state.name, 'flatten')}" for state in stage.stage.states]
-        first = given[0] if len(given) == 1 else f"({', '.join(given)})"
-        yield f"initial_state={firsts[0] if given == firsts[:1] else f'None if {firsts[0]} is None else {first}'}"
+        if self._is_ahead(stage):
+            yield f"initial_state={self.start}"
+        else:
+            yield self._from_first_states(stage)
         if not stage.repeats:
             yield "output_final_state=output_final_state"
         yield "cu_seqlens=cu_seqlens"
         yield "chunk_size=chunk_size"
+
+    def _from_first_states(self, stage: PlannedStage) -> str:
+        firsts = [self.first[state.name] for state in stage.stage.states]
+        given = [f"{self.first[state.name]}{self._in_pairs(state.name, 'flatten')}" for state in stage.stage.states]
+        first = given[0] if len(given) == 1 else f"({', '.join(given)})"
+        return f"initial_state={firsts[0] if given == firsts[:1] else f'None if {firsts[0]} is None else {first}'}"
 
     def _input(self, stage: PlannedStage, name: str) -> str:
         return f"_of_value_heads({name}, args.HV)" if self._repeats(stage) else name

@@ -92,7 +92,7 @@ def _solving(plan: ChunkKernelPlan, wanted: Collection[str]) -> list[str]:
     """What does not need the state, then what it takes to know the rows that are written."""
     equations = list(_front_end(plan, wanted))
     if plan.prepare is None:
-        return [*equations, f"A_ij = {_score('q', 'k', plan)}, j <= i"]
+        return [*equations, f"A_ij = {_score('q', 'k', plan)}, {'j <= i' if plan.reads_itself else 'j < i'}"]
     if plan.delta is None:
         return equations
     right = [*(["z"] if plan.delta.z is not None else []), *(["N v"] if plan.write_key is not None else [])]
