@@ -65,6 +65,8 @@ class Derivation:
     """The spec as it is declared, where a state of it has two dims for its keys that are one in `spec`."""
     solved: SolvedForm | None = None
     """What the output is the solution of, if it is one: the forms beside it are those of its operator."""
+    inference: Derivation | None = None
+    """The stages of calls of which nobody asks for gradients, where these are others."""
 
 
 # Most specs have the normal form: what finds and proves other ones is imported for those that do not.
@@ -152,6 +154,7 @@ def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
 
 def _staged(spec: Spec) -> Derivation:
     from flagen.algebra.flow import MixedStates, OutsideStages
+    from flagen.algebra.inference import inference_form
     from flagen.algebra.lookahead import with_rows_ahead
     from flagen.algebra.riding import riding_form
     from flagen.algebra.stages import staged_form
@@ -163,7 +166,13 @@ def _staged(spec: Spec) -> Derivation:
     stages = tuple(map(_of_stage, form.stages))
     plain = (stage.normal_form for stage in stages if stage.solved is None)
     matrix = next((form for form in plain if form is not None), None)
-    return Derivation(spec, None, None, None, None, None, form, stages, riding=riding_form(form, matrix))
+    whole = Derivation(spec, None, None, None, None, None, form, stages, riding=riding_form(form, matrix))
+    forward = inference_form(form)
+    if forward is None:
+        return whole
+    known = dict(zip((stage.spec.name for stage in form.stages), stages, strict=True))
+    others = (known.get(stage.spec.name) or _of_stage(stage) for stage in forward.stages)
+    return replace(whole, inference=Derivation(spec, None, None, None, None, None, forward, tuple(others)))
 
 
 def _mixed(spec: Spec, outside: NoChunkForm, *, whole: bool) -> Derivation:
@@ -180,6 +189,19 @@ def _mixed(spec: Spec, outside: NoChunkForm, *, whole: bool) -> Derivation:
         return Derivation(spec, None, None, None, missing)
     chunk = chunk_form(sorted_)
     return Derivation(spec, sorted_, chunk, adjoint(chunk), None)
+
+
+def _prove_inference(whole: Derivation, forward: Derivation) -> Iterator[str]:
+    """What is proved of the stages of calls without gradients: of those that calls with gradients do not have."""
+    from flagen.algebra.staged_proof import prove_stages
+
+    assert forward.staged is not None
+    others = [place for place, part in enumerate(forward.stages) if part not in whole.stages]
+    proved = prove_stages(forward.staged)
+    for place in others:
+        part = forward.stages[place]
+        proved += tuple(f"stage of {forward.staged.stages[place].called}: {x}" for x in prove(part.spec, part).lines)
+    return (f"without gradients: {line}" for line in proved)
 
 
 def _of_stage(stage: Stage) -> Derivation:
@@ -213,7 +235,8 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
             for line in prove(part.spec, part).lines
         ]
         riding = () if derivation.riding is None else prove_riding(derivation.riding)
-        return Proof((*prove_stages(derivation.staged), *riding, *lines))
+        forward = () if derivation.inference is None else _prove_inference(derivation, derivation.inference)
+        return Proof((*prove_stages(derivation.staged), *riding, *lines, *forward))
     if derivation.scan is not None:
         from flagen.algebra import scan_proof
 

@@ -142,7 +142,7 @@ class _Retimed:
         spec = replace(self.stage.spec, inputs=(*inputs, following), update=update, output=(output,))
         stage = replace(self.stage, spec=spec)
         others = (each for each in whole.stages[:-1] if each not in (key.stage, value.stage))
-        rows = {shift.state: shift.source.name for shift in (key, value)}
+        rows: dict[str, Expr] = {shift.state: shift.source for shift in (key, value)}
         last_key, last_value = (StateRead(shift.state, False, shift.source.dims) for shift in (key, value))
         start = Binary("+", _state_of(form), Binary("*", number, Outer(last_key, last_value)))
         return replace(

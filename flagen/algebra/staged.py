@@ -67,11 +67,11 @@ class Ahead:
     following: str
     key: str
     value: str
-    shifts: Mapping[str, str]
+    shifts: Mapping[str, Expr]
 
     def dump(self) -> str:
         """What is before the first token, and behind the last."""
-        lasts = ", ".join(f"{state} = {vector}" for state, vector in self.shifts.items())
+        lasts = ", ".join(f"{state} = {to_source(vector)}" for state, vector in self.shifts.items())
         return f"from {self.state} = {to_source(self.start)} to {self.following} = 0, where {lasts}"
 
 

@@ -136,7 +136,8 @@ class _Sequence(Sample):
             if not equal(self._output(token, given | _results(stage, named)), token.output):
                 return f"the output of token {number} of {len(run)}, written ahead, is not the recurrence's"
         last = run[-1].states if run else self.first
-        states |= {name: run[-1].given[rows] if run else last[name] for name, rows in ahead.shifts.items()}
+        for name, row in ahead.shifts.items():
+            states[name] = evaluate(row, self._scope({**run[-1].whole, **run[-1].given}, {})) if run else last[name]
         differing = (name for name, state in states.items() if not equal(state, last[name]))
         return next((f"the state {name} after {len(run)} tokens is not the recurrence's" for name in differing), None)
 

@@ -48,7 +48,7 @@ class Programs:
 
 def lower(plan: Plan) -> Programs:
     """The programs of `plan`."""
-    stages = plan.chunk_kernel.stages if isinstance(plan.chunk_kernel, StagedPlan) else ()
+    stages = plan.chunk_kernel.every if isinstance(plan.chunk_kernel, StagedPlan) else ()
     by_stage = tuple(
         Programs(stage.spec, None, None, *_by_chunks(stage.plan), rows=_rows_of(stage.plan)) for stage in stages
     )

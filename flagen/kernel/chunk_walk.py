@@ -43,6 +43,7 @@ from flagen.plan.chunk_backward import STATES_EVERY
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.free_names import final_of, initial_of
 from flagen.plan.kernel_names import kernel_name
+from flagen.plan.row_planner import others_of
 from flagen.plan.rows import TOKEN, WRITTEN
 from flagen.plan.schedule import OUTPUT
 from flagen.plan.tiles import Arithmetic, Both, Compare, Coordinate, Product, Select, Size, Sum, Tile, Widened
@@ -68,7 +69,8 @@ class Walk(ForwardRows):
         body = live(tuple(self._body()), ())
         if rounds(body):
             body = (Operands(self._of_operands(body)), *body)
-        return self.assembled(self.form.value, run, body, (self.key, self.value), order, self.value)
+        dims = (*others_of(self.plan.chunk.normal_form), self.key, self.value)
+        return self.assembled(self.form.value, run, body, dims, order, self.value)
 
     @property
     def states(self) -> tuple[State, ...]:

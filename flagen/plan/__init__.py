@@ -9,6 +9,7 @@ from flagen.algebra import Derivation
 from flagen.plan.backward_families import plan_chunk_backward
 from flagen.plan.chunk import plan_chunk
 from flagen.plan.chunk_families import plan_chunk_kernel, plan_rider
+from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
@@ -49,7 +50,7 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         riding = None if derivation.riding is None else plan_rider(derivation.riding)
         backward = None if riding is None else plan_chunk_backward(riding)
         if riding is None or backward is None or isinstance(backward, Unavailable):
-            staged = plan_stages(derivation.staged, stages)
+            staged = replace(plan_stages(derivation.staged, stages), inference=_plan_inference(derivation.inference))
             missing = [each for _, each in staged.without_kernels()]
             if len(missing) == len(stages):
                 return Plan(spec, derivation, staged, fused, fused_backward, missing[0], missing[0])
@@ -68,6 +69,15 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         return Plan(spec, derivation, form, fused, fused_backward, steps, steps)
     kernels = plan_chunk_kernel(form)
     return Plan(spec, derivation, form, fused, fused_backward, kernels, plan_chunk_backward(kernels))
+
+
+def _plan_inference(derivation: Derivation | None) -> StagedPlan | None:
+    """The stages of calls without gradients, where kernels evaluate their rows."""
+    if derivation is None or derivation.staged is None:
+        return None
+    staged = plan_stages(derivation.staged, tuple(make_plan(each.spec, each) for each in derivation.stages))
+    own = isinstance(staged.stages[-1].plan.chunk_kernel, ChunkKernelPlan)
+    return staged if own and not any(staged.without_kernels()) else None
 
 
 def _without_kernels(plan: Plan, why: Unavailable) -> Plan:

@@ -44,7 +44,7 @@ from flagen.plan.gradient_planner import GradientPlanner
 from flagen.plan.gradients import Transposition
 from flagen.plan.mixed import unmasked
 from flagen.plan.padding import FINITE, PaddingRules
-from flagen.plan.row_planner import Part, RowPlanner
+from flagen.plan.row_planner import Part, RowPlanner, others_of
 from flagen.plan.rows import TOKEN, cleared, finite
 from flagen.plan.schedule import Set
 from flagen.plan.show import show
@@ -250,6 +250,9 @@ class _Planner(GradientPlanner[ChunkKernelPlan]):
 
     def _check(self) -> None:
         rows, (output,) = self.rows, self.spec.output[-1:]
+        if others := others_of(rows.chunk.normal_form):
+            reason = f"rows are made of vectors over {others[0]}, and gradients take the keys in blocks"
+            self.planner.refuse(reason, output.span)
         if self.spec.output_dims != (self.value,):
             self.planner.refuse("the output is no vector over the state's second dim", output.span)
         self._check_names(self._own_names())

@@ -18,7 +18,7 @@ from flagen.plan.chunk import ChunkPlan, plan_chunk
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan, expand
 from flagen.plan.key_kernel import KeyKernelPlan, plan_key_decay
-from flagen.plan.row_planner import NoKernel
+from flagen.plan.row_planner import NoKernel, others_of
 from flagen.plan.unavailable import Unavailable
 
 SIZES = (16, 32, 64)
@@ -87,7 +87,9 @@ def _own_kernels(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan:
     if not chunk_kernel.fits(nf):
         return plan_key_decay(chunk, size)
     kernels = chunk_kernel.plan_scalar_decay(chunk, size)
-    return kernels if _has_backward(kernels) else _with_backward(chunk, size) or kernels
+    if others_of(nf) or _has_backward(kernels):
+        return kernels
+    return _with_backward(chunk, size) or kernels
 
 
 def _size(chunk: ChunkPlan) -> int:
@@ -114,7 +116,7 @@ def _check(nf: NormalForm) -> None:
     spec, state, output = nf.spec, nf.spec.states[0], nf.spec.output[-1]
     if len(spec.states) != (len(nf.registers) or (1 if nf.column is None else 2)):
         raise NoKernel("there are more states than the matrix and a vector that rides on it", state.span)
-    if others := sorted(set(spec.axes) - {nf.key, nf.value, *spec.pairs.get(nf.key, ())}):
+    if (others := sorted(others_of(nf))) and not chunk_kernel.takes_others(nf):
         raise NoKernel(f"`{others[0]}` is no dim of the state `{state.name}`", state.span)
     if not all(math.isfinite(state.init) for state in spec.states):
         raise NoKernel("the state starts at an infinity", state.span)

@@ -16,7 +16,7 @@ from flagen.algebra.normal_form import NormalForm, Numbers, Position
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.mixed import Mixed
 from flagen.plan.mixed import Numbers as Tiles
-from flagen.plan.row_planner import Delta, Part, RowPlanner, without
+from flagen.plan.row_planner import Delta, Part, RowPlanner, others_of, without
 from flagen.plan.rows import ROW, TOKEN, Operand, finite
 from flagen.plan.schedule import Set
 from flagen.plan.show import show
@@ -95,8 +95,9 @@ class ChunkKernelPlan:
 
     @property
     def keys(self) -> Dims:
-        """The dims along the keys: that of the state's, behind those that it has the pairs of."""
-        return (*self.spec.pairs.get(self.key, ()), self.key)
+        """The dims along the keys: that of the state's, behind those that it has the pairs of, or that its rows are
+        made of."""
+        return (*others_of(self.chunk.normal_form), *self.spec.pairs.get(self.key, ()), self.key)
 
     @property
     def value(self) -> str:
@@ -177,6 +178,12 @@ def fits(nf: NormalForm) -> bool:
     written = not nf.has_delta and not nf.registers and only.decay is not None
     moments = [nf.end, *([Position(0, 0, after_decay=True)] if written else [])]
     return [read.side for read in nf.reads] == ["left"] and nf.reads[0].position in moments
+
+
+def takes_others(nf: NormalForm) -> bool:
+    """Whether the kernels of `nf` can evaluate rows from vectors over dims that are none of the state's: they hold all
+    of these, which is as much as there is room for beside rows that are only written."""
+    return fits(nf) and not nf.has_delta and not nf.registers and nf.column is None and not nf.spec.pairs
 
 
 def plan_scalar_decay(chunk: ChunkPlan, size: int) -> ChunkKernelPlan:

@@ -143,10 +143,19 @@ class MiniBatchPlan:
 
 @dataclass(frozen=True)
 class StagedPlan:
-    """The stages of a spec in the order in which they run."""
+    """The stages of a spec in the order in which they run. `inference`: those of calls of which nobody asks for
+    gradients, where they are others."""
 
     form: StagedForm
     stages: tuple[PlannedStage, ...]
+    inference: StagedPlan | None = None
+
+    @property
+    def every(self) -> tuple[PlannedStage, ...]:
+        """The stages that have packages, each once."""
+        known = {stage.spec.name for stage in self.stages}
+        others = () if self.inference is None else self.inference.stages
+        return (*self.stages, *(stage for stage in others if stage.spec.name not in known))
 
     @property
     def spec(self) -> Spec:
@@ -176,4 +185,6 @@ class StagedPlan:
             names = {node.name for node in walk(self.form.output) if isinstance(node, Name)}
             given = [decl.name for decl in self.form.passed if decl.name in names]
             lines.append(f"then the output, of {', '.join(given)}, in PyTorch")
+        if self.inference is not None:
+            lines += ["without gradients:", *self.inference.dump().splitlines()]
         return "\n".join(lines)

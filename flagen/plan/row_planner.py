@@ -16,7 +16,7 @@ from flagen.plan.rows import ROW, TOKEN, Operand, RowAxis, TooWide, cleared, fin
 from flagen.plan.schedule import Load, Set
 from flagen.plan.split import crossed_here
 from flagen.plan.tiles import Along, Head, Negative, Paired, Product, Rotated, Size, Tile, Value, tiles_in
-from flagen.spec.model import Binary, Derived, Expr, Input, Interval, Name, Negate, Param, Spec, walk
+from flagen.spec.model import Binary, Derived, Dims, Expr, Input, Interval, Name, Negate, Param, Spec, walk
 from flagen.spec.ranges import interval_of
 
 
@@ -76,7 +76,7 @@ class RowPlanner:
 
     def __init__(self, nf: NormalForm, row_axis: str, *, rows_first: bool = False) -> None:
         self.nf, self.spec, self.row_axis, self.rows_first = nf, nf.spec, row_axis, rows_first
-        rows, keys = (TOKEN, ROW), (*nf.spec.pairs.get(nf.key, ()), nf.key)
+        rows, keys = (TOKEN, ROW), (*others_of(nf), *nf.spec.pairs.get(nf.key, ()), nf.key)
         self.order = (*rows, nf.value, *keys) if rows_first else (nf.value, *rows, *keys)
         self.fixed = _fixed_names(self.spec)
         self.lower = Lowering((nf.value, *keys))
@@ -247,6 +247,12 @@ class RowPlanner:
                     definition = self.derived[value.name]
                     waiting.append(self.axis(axis)(definition) if axis else definition)
         return needed
+
+
+def others_of(nf: NormalForm) -> Dims:
+    """The dims that are none of the state's, nor of its pairs of keys: of what rows are made of."""
+    known = {nf.key, nf.value, *nf.spec.pairs.get(nf.key, ())}
+    return tuple(dim for dim in nf.spec.axes if dim not in known)
 
 
 def _fixed_names(spec: Spec) -> frozenset[str]:

@@ -14,6 +14,7 @@ from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.row_planner import others_of
 from flagen.plan.rows import ROW
 from flagen.printing import Printed, joined
 from flagen.spec.model import Dims
@@ -364,7 +365,13 @@ def _rows_of(plan: ChunkBackwardPlan | KeyBackwardPlan) -> ChunkKernelPlan | Key
 
 def _sizes(plan: ChunkKernelPlan | KeyKernelPlan) -> tuple[str, ...]:
     """The sizes that a rule takes: those of the keys, which may be pairs, and of the values."""
-    return tuple(f"{dim}: int" for dim in (*plan.spec.pairs.get(plan.key, (plan.key,)), plan.value))
+    return tuple(f"{dim}: int" for dim in sizes_of(plan))
+
+
+def sizes_of(plan: ChunkKernelPlan | KeyKernelPlan) -> Dims:
+    """The same by name; in front of them those that rows are made of."""
+    nf = plan.chunk.normal_form
+    return (*others_of(nf), *nf.spec.pairs.get(nf.key, (nf.key,)), nf.value)
 
 
 def _whole(plan: ChunkKernelPlan) -> str:
@@ -375,6 +382,7 @@ def _whole(plan: ChunkKernelPlan) -> str:
 def _padded_keys(plan: ChunkKernelPlan | KeyKernelPlan) -> Iterator[Choice]:
     """All of the keys: of pairs, either side and then both."""
     pair = plan.spec.pairs.get(plan.key)
+    yield from (Choice(f"BLOCK_{dim}", f"triton.next_power_of_2({dim})") for dim in others_of(plan.chunk.normal_form))
     if pair is None:
         yield _padded(plan.key)
         return

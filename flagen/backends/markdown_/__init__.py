@@ -29,6 +29,6 @@ class MarkdownBackend:
             return (*page, *inside(PACKAGE_OF_MINI_BATCH, self.renderings(plan.chunk.within, programs)))
         if not isinstance(plan.chunk, StagedPlan):
             return page
-        stages = plan.chunk.stages
+        stages = plan.chunk.every
         of_stages = (inside(package_of(each, plan.spec.name), self.renderings(each.plan, programs)) for each in stages)
         return (*page, *chain.from_iterable(of_stages))

@@ -50,7 +50,7 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
             from flagen.backends.torch_.mini_batches import mini_batch_file
 
             return (mini_batch_file(plan, plan.chunk), *inside(PACKAGE_OF_MINI_BATCH, _stage(within)))
-        case StagedPlan(_, stages):
+        case StagedPlan(every=stages):
             from flagen.backends.torch_.staged import staged_file
 
             packages = (inside(package_of(stage, plan.spec.name), _stage(stage.plan)) for stage in stages)

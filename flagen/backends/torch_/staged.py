@@ -12,6 +12,7 @@ from flagen.backends.signature import Parameter, output_dtype, output_like
 from flagen.backends.solutions import iterations
 from flagen.backends.stages import package_of
 from flagen.backends.torch_.common import common_context, equations
+from flagen.backends.torch_.last_rows import last_rows
 from flagen.backends.torch_.scope import Scope, defaults, names_used, prelude
 from flagen.plan.model import Plan, PlannedStage, StagedPlan
 from flagen.plan.staged import as_locals
@@ -76,6 +77,7 @@ def staged_context(
         "calls": calls,
         "first": names.given_states,
         "final": names.finals[0] if len(names.finals) == 1 else f"({', '.join(names.finals)})",
+        "last_rows": names.last.lines,
         "defaults": given,
         "repeats_heads": names.repeats_heads,
         "promotion": [f"dtype = {dtype}", _promotion(promoted)] if promoted else [],
@@ -106,7 +108,8 @@ class _Names:
         self.final = {stage.spec.name: self._final(stage) for stage in plan.stages if not stage.repeats}
         """What a stage's last state, or the tuple of its last states, is called."""
         finals = dict(pair for stage in plan.stages if not stage.repeats for pair in self._last_states(stage))
-        finals |= self._last_rows()
+        self.last = last_rows(self.spec, self.ahead, self.first, self._fresh)
+        finals |= self.last.states
         self.finals = [finals[name] for name in states]
         self.repeats_heads = any(self._repeats(stage) for stage in plan.stages)
 
@@ -133,11 +136,6 @@ class _Names:
         for place, state in enumerate(states):
             last = called if len(states) == 1 else f"{called}[{place}]"
             yield state.name, f"{last}{self._in_pairs(state.name, 'unflatten')}"
-
-    def _last_rows(self) -> dict[str, str]:
-        """The same of states that no stage has."""
-        shifts = {} if self.ahead is None else self.ahead.shifts
-        return {state: f"lookahead.last({rows}, {self.first[state]}, cu_seqlens)" for state, rows in shifts.items()}
 
     def before(self, stage: PlannedStage) -> Iterator[str]:
         """What a stage needs that no other one gives: of the next token, and before the first."""

@@ -68,7 +68,7 @@ def _staged(plan: Plan, staged: StagedPlan, programs: Programs) -> tuple[Renderi
     whole = Rendering("chunk.py", "triton/staged.py.j2", {**staged_launcher_context(staged), **_about_chunk(plan)})
     packages = (
         inside(package_of(stage, plan.spec.name), _by_chunks(stage.plan, of_stage))
-        for stage, of_stage in zip(staged.stages, programs.stages, strict=True)
+        for stage, of_stage in zip(staged.every, programs.stages, strict=True)
     )
     return (whole, *chain.from_iterable(packages))
 

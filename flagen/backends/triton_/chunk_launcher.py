@@ -24,6 +24,7 @@ from flagen.plan.kernel_names import kernel_name
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.rows import TOKEN, WRITTEN
 from flagen.plan.schedule import declared_names
+from flagen.plan.tiling import sizes_of
 from flagen.spec.model import Spec, State
 
 SAVE_STATES = Parameter(
@@ -275,8 +276,7 @@ def _size_doc(rows: str | None) -> str:
 
 
 def _config_arguments(plan: RowPlan, steps: str | None) -> list[str]:
-    keys = plan.spec.pairs.get(plan.key, (plan.key,))
-    return [*(f"args.{dim}" for dim in (*keys, plan.value)), *([steps] if steps else []), "chunk_size", "dtype"]
+    return [*(f"args.{dim}" for dim in sizes_of(plan)), *([steps] if steps else []), "chunk_size", "dtype"]
 
 
 def _config_lines(plan: RowPlan) -> list[str]:
@@ -374,7 +374,7 @@ def launch_arguments(plan: RowPlan, kernel: Launchable, arrays: Mapping[str, str
         **{f"{kernel_name(name)}_ptr": name for name in tensor_names(spec)},
         **{kernel_name(param.name): f"float({param.name})" for param in spec.params if not param.is_tensor},
     }
-    sizes = {name: f"{name}=args.{name}" for name in ("H", "HV", *spec.pairs.get(plan.key, ()), plan.key, plan.value)}
+    sizes = {name: f"{name}=args.{name}" for name in ("H", "HV", *sizes_of(plan), plan.key)}
     if spec.steps is not None:
         sizes[spec.steps.symbol] = f"{spec.steps.symbol}={spec.steps.argument}"
     arguments = []

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from flagen.backends.signature import Parameter, parameters
 from flagen.backends.solutions import iterations
+from flagen.backends.stages import package_of
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.torch_.staged import staged_context
 from flagen.backends.triton_.chunk_launcher import SAVE_STATES
@@ -23,9 +24,13 @@ def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
     modes = [SAVE_STATES] if any(keeps_states(stage.plan) for stage in plan.stages) else []
     common = common_context(spec, size, *steps, *modes)
     del common["output_dtype"]  # The stages' lines have it.
+    inference = plan.inference
     return {
         **common,
         **staged_context(plan, _function, _modes, promotes=False),
+        "inference": {} if inference is None else staged_context(inference, _function, _modes, promotes=False),
+        "packages": {package_of(stage, spec.name): _function(stage) for stage in plan.every},
+        "tensors": _tensors(spec),
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
         "pytorch_call": f"naive_chunk_{spec.name}({', '.join(_passed(spec, size, *steps))})",
         "sizes": SIZES,
@@ -37,6 +42,13 @@ def _passed(spec: Spec, *extra: Parameter) -> Iterator[str]:
     """The arguments of the function as they are handed to another of the same signature."""
     for parameter in (*parameters(spec), *extra):
         yield f"{parameter.name}={parameter.name}" if parameter.keyword else parameter.name
+
+
+def _tensors(spec: Spec) -> list[str]:
+    """What of a call may have a gradient."""
+    initial = "*(initial_state or ())" if len(spec.states) > 1 else "initial_state"
+    params = (param.name for param in spec.params if param.is_tensor)
+    return [*(decl.name for decl in spec.inputs), *params, initial]
 
 
 def _sizes() -> str:

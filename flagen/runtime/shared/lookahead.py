@@ -32,14 +32,19 @@ def before_first(
     return state + first[..., None, None] * key[..., None] * value[..., None, :]
 
 
-def last(rows: Tensor, first: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
-    """The last row of each sequence, [N, HV, D] of [B, T, HV, D], at least in float32; `first` where there is none."""
-    kept = torch.promote_types(rows.dtype, torch.float32)
-    runs = rows.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
-    before = rows.new_zeros(runs, *rows.shape[2:], dtype=kept) if first is None else first.to(kept, copy=True)
-    if not rows.shape[1]:
-        return before
+def ends(cu_seqlens: Tensor | None, *rows: Tensor) -> tuple[Tensor, ...]:
+    """The last row of each sequence, [N, 1, heads, D] of [B, T, heads, D]; any where there is none."""
+    padded = (torch.cat([x, x.new_zeros(x.shape[0], 1, *x.shape[2:])], 1) if not x.shape[1] else x for x in rows)
     if cu_seqlens is None:
-        return rows[:, -1].to(kept, copy=True)  # A cache that is updated in place has it.
-    begins, ends = cu_seqlens[:-1], cu_seqlens[1:].long()
-    return torch.where((ends > begins)[:, None, None], rows[0, (ends - 1).clamp(min=0)].to(kept), before)
+        return tuple(x[:, -1:] for x in padded)
+    index = (cu_seqlens[1:].long() - 1).clamp(min=0)
+    return tuple(x[0, index].unsqueeze(1) for x in padded)
+
+
+def last(row: Tensor, first: Tensor | None, cu_seqlens: Tensor | None, tokens: int) -> Tensor:
+    """What a sequence had last, [N, HV, D] of [N, 1, HV, D]; `first`, or zeros, where it has no token. A copy, for a
+    cache may be updated in place."""
+    before = torch.zeros_like(row[:, 0]) if first is None else first.to(row.dtype)
+    if cu_seqlens is None:
+        return (row[:, 0] if tokens else before).clone()
+    return torch.where((cu_seqlens[1:] > cu_seqlens[:-1])[:, None, None], row[:, 0], before)
