@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flagen.algebra.equations import FAMILY, Equation, Solve, Statement, Term, Weights
 from flagen.plan.chunk import ITERATIONS, ChunkPlan
-from flagen.plan.model import MiniBatchPlan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import (
@@ -32,7 +32,7 @@ from flagen.spec.model import (
 )
 from flagen.spec.sizes import fitting
 
-Chunks = ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | Unavailable
+Chunks = ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | LevelPlan | Unavailable
 
 HALF, SINGLE = 2, 4
 """Bytes of an element of an input in bf16, and of a state."""
