@@ -32,12 +32,13 @@ from flagen.spec.printer import to_source
 
 @dataclass(frozen=True)
 class LevelForm:
-    """`columns` is the recurrence of the whole state, of which `values` is the input that is along the columns, and
-    `key` the state's other dim. The output of `spec` reads each level times what the input `scales` has for it."""
+    """`columns` is the recurrence of the whole state, over `key` and `value`, whose columns are along `value`, and
+    `values` the input that is written. The output of `spec` reads each level times what the input `scales` has."""
 
     spec: Spec
     columns: Spec
     key: str
+    value: str
     values: str
     scales: str
 
@@ -94,7 +95,7 @@ def level_form(spec: Spec, columns: Spec, nf: NormalForm | None) -> LevelForm:
         raise OutsideNormalForm("a state in levels has no chunk form in micro-steps", levels.span)
     scales = _scales(spec)
     values = _Columns(nf, levels.span).values()
-    return LevelForm(spec, columns, nf.key, values, scales)
+    return LevelForm(spec, columns, nf.key, nf.value, values, scales)
 
 
 def _scales(spec: Spec) -> str:
@@ -147,7 +148,10 @@ class _Columns:
             case Binary("+" | "-", left, right):
                 self._check_multiple(left, vector, values)
                 return self._check_multiple(right, vector, values)
-            case Binary("*", number, value) | Binary("*" | "/", value, number) if not number.dims:
+            case Binary("*", number, value) if not number.dims:
+                self._check_without(number, values)
+                return self._check_multiple(value, vector, values)
+            case Binary("*" | "/", value, number) if not number.dims:
                 self._check_without(number, values)
                 return self._check_multiple(value, vector, values)
         reason = f"`{to_source(expr)}` is no multiple of `{vector}`: not the same for all of {self.nf.value}"

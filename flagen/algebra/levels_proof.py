@@ -19,10 +19,10 @@ from flagen.algebra.recurrence import Setting
 from flagen.algebra.staged_proof import ATTEMPTS, Sample, Tensors, equal
 from flagen.diagnostics import InternalError
 
-SIZE, LEVELS = 2, 4
-"""Tokens of a chunk, and levels: behind eight tokens the last one takes what is older."""
-BEGUN, TOKENS = (0, 2, 5), 9
-"""Positions at which calls begin, at a chunk's beginning and within one, and how many tokens they have."""
+SIZE, TOKENS = 4, 13
+"""Tokens of a chunk, and of a call."""
+CASES = ((0, 5), (4, 5), (9, 5), (6, 2))
+"""Positions at which calls begin, at a chunk's beginning and within one, and levels: the last takes what is older."""
 
 Vector = tuple[mpq, ...]
 Matrix = tuple[Vector, ...]
@@ -35,11 +35,11 @@ def prove_levels(form: LevelForm, *, seed: int = 0) -> tuple[str, ...]:
         InternalError: they are not, with the tensor that differs.
     """
     name = form.spec.name
-    for begun in BEGUN:
+    for begun, levels in CASES:
         for attempt in range(ATTEMPTS):
-            numbers = random.Random(f"{name} {begun} {seed + attempt}")
+            numbers = random.Random(f"{name} {begun} {levels} {seed + attempt}")
             try:
-                difference = _Call(form, begun, numbers).difference()
+                difference = _Call(form, begun, levels, numbers).difference()
             except ZeroDivisionError:  # an unlucky point: a denominator of the spec is 0 there
                 continue
             if difference:
@@ -48,14 +48,14 @@ def prove_levels(form: LevelForm, *, seed: int = 0) -> tuple[str, ...]:
             break
         else:
             raise InternalError(f"{name}: no random point without a zero denominator found")
-    begins = ", ".join(map(str, BEGUN))
-    where = f"{TOKENS} tokens in chunks of {SIZE} and {LEVELS} levels, begun at {begins}"
+    begins = ", ".join(f"{begun} with {levels} levels" for begun, levels in CASES)
+    where = f"{TOKENS} tokens in chunks of {SIZE}, begun at {begins}"
     return (f"levels of {form.levels.state} by columns of chunks = recurrence: random rational points, {where}",)
 
 
 def level_of(token: int, earlier: int, highest: int) -> int:
-    """The level of an earlier token for a later one; before the first token there is only what is older than all."""
-    return highest if earlier < 0 else min((token ^ earlier).bit_length(), highest)
+    """The level of an earlier token for a later one."""
+    return min((token ^ earlier).bit_length(), highest)
 
 
 @dataclass
@@ -71,13 +71,12 @@ class _Block:
 class _Call(Sample):
     """A random call, run by the recurrence and by its chunks."""
 
-    def __init__(self, form: LevelForm, begun: int, numbers: random.Random) -> None:
+    def __init__(self, form: LevelForm, begun: int, levels: int, numbers: random.Random) -> None:
         super().__init__(form.spec, 1, numbers)
         self.form, self.begun = form, begun
-        (state,) = (state for state in form.columns.states)
-        self.value = next(dim for dim in state.dims if dim != form.key)
+        self.value = form.value
         followed = {entry.name for entry in form.spec.following}
-        self.sizes |= {form.levels.dim: LEVELS} if form.levels.dim not in followed else {}
+        self.sizes |= {form.levels.dim: levels} if form.levels.dim not in followed else {}
         self.highest = self.sizes[form.levels.dim] - 1
         self.tokens = [{i.name: self.random(i.dims, i.range) for i in form.spec.inputs} for _ in range(TOKENS)]
         self.first = self.random((form.levels.dim, form.key, self.value))

@@ -13,7 +13,7 @@ from flagen.backends.stages import PACKAGE_OF_COLUMNS, PACKAGE_OF_MINI_BATCH, pa
 from flagen.backends.text import markdown
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
-from flagen.plan.cost import Cost, cost
+from flagen.plan.cost import LEVELS, Cost, cost
 from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
@@ -70,6 +70,7 @@ def derivation_file(plan: Plan) -> Rendering:
             "size": 0 if planned is None else planned.size,
             "costs": [_row(cost(spec, planned, size, plan.derivation.spec.pairs)) for size in _SIZES],
             "cost_steps": _row_steps(spec),
+            "cost_levels": LEVELS if spec.levels is not None else 0,
         },
     )
 
@@ -189,7 +190,7 @@ def _mini_batch(plan: MiniBatchPlan, printer: ExpressionPrinter) -> dict[str, st
 def _levels(plan: LevelPlan) -> dict[str, str]:
     """What is kept in levels, and what is one of the columns that chunks are run on."""
     form = plan.form
-    names = {"state": form.levels.state, "scales": form.scales, "values": form.values, "key": form.key}
+    names = {"state": form.levels.state, "scales": form.scales, "written": form.values, "key": form.key}
     return {what: symbol(name) for what, name in names.items()} | {"page": f"{PACKAGE_OF_COLUMNS}/DERIVATION.md"}
 
 

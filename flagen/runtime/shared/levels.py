@@ -75,16 +75,16 @@ class Levels:
 
     def values(self, like: Tensor) -> Tensor:
         """The values of the columns, as `rows` has them, [.., .., HV, C + K]."""
-        places = torch.arange(self.size, device=like.device).repeat(self.chunks)
-        places = places if self.slots is None else places[self.slots]
-        ones = self.rows(functional.one_hot(places, self.size + self.keys).to(like.dtype).unsqueeze(0))
-        return ones.unsqueeze(2).repeat(1, 1, self.args.HV, 1)
+        ones = torch.eye(self.size, self.size + self.keys, dtype=like.dtype, device=like.device)
+        if self.slots is None:
+            return ones[:, None].expand(self.chunks, -1, self.args.HV, -1)
+        return ones[self.slots % self.size][None, :, None].expand(-1, -1, self.args.HV, -1)
 
     def starts(self) -> Tensor:
         """The states that the columns start from, [n, HV, K, C + K]."""
         ones = torch.eye(self.keys, dtype=self.args.dtype, device=self.args.device)
         start: Tensor = functional.pad(ones, (self.size, 0))
-        return start.repeat(self.chunks, self.args.HV, 1, 1)
+        return start.expand(self.chunks, self.args.HV, -1, -1)
 
     def counted(self, count: Tensor | None) -> Tensor:
         """The state that counts tokens behind the call, [N, HV]."""
@@ -145,8 +145,8 @@ def _cut(first: int, tokens: int, size: int) -> Iterator[int]:
 
 def _level(places: Tensor, others: Tensor, highest: int) -> Tensor:
     """The level of each of `others` for each of `places`, [places, others], at most `highest`."""
-    digits = places[:, None] ^ others
-    return sum(((digits >> shift > 0).long() for shift in range(highest)), torch.zeros_like(digits))
+    digits = torch.frexp((places[:, None] ^ others).float()).exponent  # How many binary digits a number has.
+    return digits.long().clamp(max=highest)
 
 
 class _Call:
