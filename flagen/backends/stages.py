@@ -12,6 +12,9 @@ from flagen.plan.model import PlannedStage
 PACKAGE_OF_MINI_BATCH = "mini_batch"
 """The package of what a mini-batch does, inside that of the spec."""
 
+PACKAGE_OF_ROWS = "rows"
+"""The package of the recurrence of the rows of tokens, inside that of the spec."""
+
 
 def package_of(stage: PlannedStage, name: str) -> str:
     """The package of a stage of the spec `name`, inside that of the spec."""

@@ -16,7 +16,7 @@ from flagen.kernel.scalar_backward import scalar_chunk_backward
 from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.kernel.window import window_backward, window_forward
-from flagen.plan import Plan, StagedPlan, Unavailable
+from flagen.plan import Plan, RankPlan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
@@ -33,7 +33,7 @@ from flagen.spec.model import Spec
 class Programs:
     """The programs of the operators of a spec; None where it does not get one, or one that is not data yet.
 
-    stages: by chunks alone, those of each stage, where a spec runs in stages.
+    stages: by chunks alone, those of each stage, where a spec runs in stages, or of the recurrence of its rows.
     rows: the spec whose tokens the chunk kernels take, where those are rows of tokens, which are evaluated first.
     """
 
@@ -45,16 +45,31 @@ class Programs:
     stages: tuple[Programs, ...] = ()
     rows: Spec | None = None
 
+    @property
+    def every(self) -> tuple[Programs, ...]:
+        """These, then those of the stages and of what these consist of."""
+        return (self, *(each for stage in self.stages for each in stage.every))
+
 
 def lower(plan: Plan) -> Programs:
     """The programs of `plan`."""
-    stages = plan.chunk_kernel.stages if isinstance(plan.chunk_kernel, StagedPlan) else ()
-    by_stage = tuple(
-        Programs(stage.spec, None, None, *_by_chunks(stage.plan), rows=_rows_of(stage.plan)) for stage in stages
-    )
     fused, fused_backward = _fused_recurrent(plan)
-    chunk, chunk_backward = _by_chunks(plan)
-    return Programs(plan.derivation.spec, fused, fused_backward, chunk, chunk_backward, by_stage, _rows_of(plan))
+    return replace(_of_chunks(plan), fused_recurrent=fused, fused_recurrent_backward=fused_backward)
+
+
+def _of_chunks(plan: Plan) -> Programs:
+    """The programs of the operators by chunks, those of stages and rows among them."""
+    stages = tuple(map(_of_chunks, _plans_within(plan)))
+    return Programs(plan.derivation.spec, None, None, *_by_chunks(plan), stages, _rows_of(plan))
+
+
+def _plans_within(plan: Plan) -> tuple[Plan, ...]:
+    match plan.chunk_kernel:
+        case StagedPlan(_, stages):
+            return tuple(stage.plan for stage in stages)
+        case RankPlan(_, within):
+            return (within,)
+    return ()
 
 
 def _rows_of(plan: Plan) -> Spec | None:

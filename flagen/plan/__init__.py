@@ -12,14 +12,24 @@ from flagen.plan.chunk_families import plan_chunk_kernel, plan_rider
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
-from flagen.plan.model import MiniBatchPlan, Plan, StagedPlan
+from flagen.plan.model import MiniBatchPlan, Plan, RankPlan, StagedPlan
 from flagen.plan.scan import ScanPlan, plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
 from flagen.plan.staged import plan_stages
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Spec
 
-__all__ = ["ExpandedPlan", "MiniBatchPlan", "Plan", "ScanPlan", "StagedPlan", "Unavailable", "make_plan", "with_layer"]
+__all__ = [
+    "ExpandedPlan",
+    "MiniBatchPlan",
+    "Plan",
+    "RankPlan",
+    "ScanPlan",
+    "StagedPlan",
+    "Unavailable",
+    "make_plan",
+    "with_layer",
+]
 
 
 def with_layer(plan: Plan, others: Mapping[str, Plan]) -> Plan:
@@ -34,7 +44,7 @@ def with_layer(plan: Plan, others: Mapping[str, Plan]) -> Plan:
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     """Plan every form of `spec`; one it cannot have says why. The layer comes after (`with_layer`)."""
-    fused = plan_fused_recurrent(derivation.spec if derivation.whole is not None else spec)
+    fused = plan_fused_recurrent(derivation.spec if derivation.whole is not None else spec, _few(derivation))
     fused_backward = plan_fused_backward(fused, derivation)
     if derivation.scan is not None:
         scan = plan_scan(derivation.scan)
@@ -44,6 +54,11 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         none = Unavailable("mini-batches run one after another in PyTorch", derivation.mini_batches.first.span)
         batches = MiniBatchPlan(derivation.mini_batches, _without_kernels(make_plan(within.spec, within), none))
         return Plan(spec, derivation, batches, fused, fused_backward, none, none)
+    if derivation.ranks is not None:
+        (within,) = derivation.stages
+        rows = RankPlan(derivation.ranks, make_plan(within.spec, within))
+        by_rows = rows.missing or rows
+        return Plan(spec, derivation, rows, fused, fused_backward, by_rows, by_rows)
     if derivation.staged is not None:
         stages = tuple(make_plan(each.spec, each) for each in derivation.stages)
         riding = None if derivation.riding is None else plan_rider(derivation.riding)
@@ -68,6 +83,12 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         return Plan(spec, derivation, form, fused, fused_backward, steps, steps)
     kernels = plan_chunk_kernel(form)
     return Plan(spec, derivation, form, fused, fused_backward, kernels, plan_chunk_backward(kernels))
+
+
+def _few(derivation: Derivation) -> frozenset[str]:
+    """The dims of rows of a token, which are few."""
+    own = frozenset() if derivation.ranks is None else derivation.ranks.few
+    return own.union(*map(_few, derivation.stages))
 
 
 def _without_kernels(plan: Plan, why: Unavailable) -> Plan:

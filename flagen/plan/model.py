@@ -11,6 +11,7 @@ from typing import Protocol
 
 from flagen.algebra import Derivation
 from flagen.algebra.mini_batches import MiniBatchForm
+from flagen.algebra.ranks import RankForm
 from flagen.algebra.staged import Stage, StagedForm
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_backward import ChunkBackwardPlan
@@ -39,12 +40,12 @@ class Plan:
 
     spec: Spec
     derivation: Derivation
-    chunk: ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | Unavailable
+    chunk: ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | RankPlan | Unavailable
     fused: FusedPlan | Unavailable
     fused_backward: FusedBackwardPlan | ReversePlan | Unavailable
-    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | ScanKernelPlan | StagedPlan | Unavailable
+    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | ScanKernelPlan | StagedPlan | RankPlan | Unavailable
     chunk_backward: (
-        ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | ScanBackwardPlan | StagedPlan | Unavailable
+        ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | ScanBackwardPlan | StagedPlan | RankPlan | Unavailable
     )
     layer: LayerPlan | None = None
 
@@ -63,7 +64,8 @@ class Plan:
 
     def chunk_dump(self) -> str:
         """The plans of the forms by chunks alone: all that a stage has."""
-        return "\n".join((self.chunk.dump(), _dumped(self.chunk_kernel), _dumped(self.chunk_backward)))
+        kernels = () if self.chunk_kernel is self.chunk else (self.chunk_kernel, self.chunk_backward)
+        return "\n".join((self.chunk.dump(), *map(_dumped, kernels)))
 
 
 class _Form(Protocol):
@@ -138,6 +140,31 @@ class MiniBatchPlan:
         """The plan as text: where mini-batches begin, then the plan of one."""
         copies = ", ".join(f"{copy} as {state}" for copy, state in self.form.copies.items())
         lines = [f"a mini-batch of {to_source(self.form.first.every)} tokens after another, each begun with {copies}"]
+        return "\n".join([*lines, *(f"    {line}" for line in self.within.chunk_dump().splitlines())])
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """A spec whose tokens have several rows, and the plan of the recurrence of these."""
+
+    form: RankForm
+    within: Plan
+
+    @property
+    def size(self) -> int:
+        """Rows per chunk, unless a call says."""
+        assert not isinstance(self.within.chunk, Unavailable)
+        return self.within.chunk.size
+
+    @property
+    def missing(self) -> Unavailable | None:
+        """Why the recurrence of the rows has no kernels, or none for its gradients; None where it has both."""
+        kernels = self.within.chunk_kernel, self.within.chunk_backward
+        return next((each for each in kernels if isinstance(each, Unavailable)), None)
+
+    def dump(self) -> str:
+        """The plan as text: the rows of a token, then the plan of their recurrence."""
+        lines = [self.form.dump(), "the recurrence of the rows:"]
         return "\n".join([*lines, *(f"    {line}" for line in self.within.chunk_dump().splitlines())])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flagen.backends.notes import chunk_notes, fused_notes
 from flagen.backends.protocol import Rendering
 from flagen.backends.range_check import RANGES, range_check
-from flagen.backends.stages import inside, package_of
+from flagen.backends.stages import PACKAGE_OF_ROWS, inside, package_of
 from flagen.backends.triton_.backward_kernel import backward_kernel_contexts
 from flagen.backends.triton_.backward_launcher import backward_launcher_context
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
@@ -28,7 +28,7 @@ from flagen.kernel import Programs
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import Plan, StagedPlan
+from flagen.plan.model import Plan, RankPlan, StagedPlan
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
@@ -49,11 +49,15 @@ class TritonBackend:
 
     def renderings(self, plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         """`fused_recurrent.py` and `chunk.py`, their kernels and their backward: what the plan has of both."""
-        staged = _staged(plan, plan.chunk_kernel, programs) if isinstance(plan.chunk_kernel, StagedPlan) else ()
-        return (*_fused_recurrent(plan, programs), *_by_chunks(plan, programs), *staged)
+        return (*_fused_recurrent(plan, programs), *_by_chunks(plan, programs))
 
 
 def _by_chunks(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
+    match plan.chunk_kernel:
+        case StagedPlan() as staged:
+            return _staged(plan, staged, programs)
+        case RankPlan() as ranks:
+            return _of_rows(plan, ranks, programs)
     return (*_chunk(plan, programs), *_chunk_backward(plan, programs))
 
 
@@ -71,6 +75,14 @@ def _staged(plan: Plan, staged: StagedPlan, programs: Programs) -> tuple[Renderi
         for stage, of_stage in zip(staged.stages, programs.stages, strict=True)
     )
     return (whole, *chain.from_iterable(packages))
+
+
+def _of_rows(plan: Plan, ranks: RankPlan, programs: Programs) -> tuple[Rendering, ...]:
+    from flagen.backends.triton_.ranks import rank_launcher_context
+
+    whole = Rendering("chunk.py", "triton/ranks.py.j2", {**rank_launcher_context(ranks), **_about_chunk(plan)})
+    (of_rows,) = programs.stages
+    return (whole, *inside(PACKAGE_OF_ROWS, _by_chunks(ranks.within, of_rows)))
 
 
 def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
@@ -106,7 +118,7 @@ def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
 
 def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     kernels = plan.chunk_kernel
-    if isinstance(kernels, Unavailable | StagedPlan):
+    if isinstance(kernels, Unavailable | StagedPlan | RankPlan):
         return ()
     planned = plan.chunk_backward
     if isinstance(kernels, ScanKernelPlan):
@@ -116,7 +128,7 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         assert programs.chunk is not None
         assert programs.chunk_backward is not None
         return scan_kernel_renderings(kernels, planned, programs.chunk, programs.chunk_backward)
-    assert not isinstance(planned, ScanBackwardPlan | StagedPlan)
+    assert not isinstance(planned, ScanBackwardPlan | StagedPlan | RankPlan)
     assert programs.chunk is not None
     backward = None if isinstance(planned, Unavailable) else backward_of(planned, programs.chunk)
     keeps = backward is not None and backward.walk_keeps
@@ -155,7 +167,7 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
 
 def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
-    if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan):
+    if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan | RankPlan):
         return ()
     assert programs.chunk is not None
     assert programs.chunk_backward is not None
