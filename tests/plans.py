@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from flagen.pipeline import derive, make_plan
-from flagen.plan import Plan, StagedPlan
+from flagen.plan import Plan, RankPlan, StagedPlan
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Spec
 from tests.backends.triton_odd import ODD
@@ -28,6 +28,13 @@ def writes_ahead(name: str) -> bool:
     """Whether the last stage of a variant has rows of the token before as rows of their own tokens."""
     chunk = plan_of(name).chunk
     return isinstance(chunk, StagedPlan) and chunk.form.ahead is not None
+
+
+def adds_up_rows(name: str) -> bool:
+    """Whether PyTorch multiplies the rows of a token with one another, around kernels."""
+    kernels = plan_of(name).chunk_kernel
+    plans = [stage.plan.chunk_kernel for stage in kernels.stages] if isinstance(kernels, StagedPlan) else [kernels]
+    return any(isinstance(each, RankPlan) for each in plans)
 
 
 @cache

@@ -53,6 +53,7 @@ LAYERS: dict[str, set[str]] = {
         "flagen.kernel",
         "flagen.algebra.equations",
         "flagen.algebra.normal_form",
+        "flagen.algebra.ranks",
         "flagen.algebra.scan",
         "flagen.algebra.solved",
         # The functions that kernels call are text to it, which is there.

@@ -21,6 +21,7 @@ from flagen.spec.model import Expr, Repeat, Solution, Spec, walk
 if TYPE_CHECKING:
     from flagen.algebra.levels import LevelForm
     from flagen.algebra.mini_batches import MiniBatchForm
+    from flagen.algebra.ranks import RankForm
     from flagen.algebra.solved import SolvedForm
 
 __all__ = [
@@ -66,6 +67,8 @@ class Derivation:
     """The normal form of all states, where there are two stages and the vector state of one rides on the other's."""
     whole: Spec | None = None
     """The spec as it is declared, where a state of it has two dims for its keys that are one in `spec`."""
+    ranks: RankForm | None = None
+    """The rows of a token, where some have a dim of their own; the recurrence of these is the one stage."""
     solved: SolvedForm | None = None
     """What the output is the solution of, if it is one: the forms beside it are those of its operator."""
     inference: Derivation | None = None
@@ -128,9 +131,25 @@ def _derived(spec: Spec) -> Derivation:
     try:
         sorted_ = normal_form(spec)
     except OutsideNormalForm as outside:
-        return _scanned(spec, NoChunkForm(outside.reason, outside.span))
+        return _by_ranks(spec, NoChunkForm(outside.reason, outside.span))
     chunk = chunk_form(sorted_)
     return Derivation(spec, sorted_, chunk, adjoint(chunk), None)
+
+
+def _by_ranks(spec: Spec, outside: NoChunkForm) -> Derivation:
+    """What is derived from a spec whose rows have a dim of their own; of any other, which is outside the normal form
+    for the reason `outside`, its scan form or its stages."""
+    from flagen.algebra.ranks import ErasingRows, has_ranks, rank_form
+
+    if not has_ranks(spec):
+        return _scanned(spec, outside)
+    try:
+        form = rank_form(spec)
+    except ErasingRows as reason:
+        return _scanned(spec, NoChunkForm(reason.reason, reason.span))
+    except OutsideNormalForm:
+        return _scanned(spec, outside)
+    return Derivation(spec, None, None, None, None, stages=(_derived(form.within),), ranks=form)
 
 
 def _nodes(spec: Spec) -> Iterator[Expr]:
@@ -158,6 +177,7 @@ def _of_solutions(spec: Spec) -> Derivation:
 def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
     """The scan form of a spec outside the normal form, for the reason `outside`; else its stages."""
     from flagen.algebra.find_scan import OutsideScan, scan_form
+    from flagen.algebra.ranks import has_ranks
 
     try:
         form = scan_form(spec)
@@ -167,6 +187,10 @@ def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
         # Of a matrix state it says why there is no normal form, of any other why there is no scan.
         matrix = len(spec.states[0].dims) == 2
         return Derivation(spec, None, None, None, outside if matrix else NoChunkForm(reason.reason, reason.span))
+    if len(spec.states) > 1 and has_ranks(spec):
+        staged = _staged(spec)
+        if any(stage.ranks for stage in staged.stages):
+            return staged
     if any(scan.low_rank for scan in form.scans):
         return _staged(spec) if len(spec.states) > 1 else Derivation(spec, None, None, None, outside)
     return Derivation(spec, None, None, None, None, form)
@@ -239,6 +263,12 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
 
         pairs = prove_pairs(derivation.whole, derivation.spec)
         return Proof((*pairs, *prove(derivation.spec, replace(derivation, whole=None)).lines))
+    if derivation.ranks is not None:
+        from flagen.algebra.rank_proof import prove_ranks
+
+        (within,) = derivation.stages
+        lines = [f"row by row: {line}" for line in prove(within.spec, within).lines]
+        return Proof((*prove_ranks(derivation.ranks), *lines))
     if derivation.mini_batches is not None:
         from flagen.algebra.mini_batches import prove_mini_batches
 

@@ -359,13 +359,14 @@ def _reduce(function: str, value: Tensor, dim: str | None, scope: Scope) -> Tens
 
 
 def _rotate(value: Tensor, angle: Tensor, half: bool, scope: Scope) -> Tensor:
-    (size,) = (scope.sizes[dim] for dim in value.dims)
+    size = scope.sizes[value.dims[-1]]
     turned = dict(value.data)
     for (i,), phi in angle.data.items():
-        first, second = ((i,), (i + size // 2,)) if half else ((2 * i,), (2 * i + 1,))
-        x, y = value.data[first], value.data[second]
         cos, sin = (call(function, (phi,), scope.oracle) for function in ("cos", "sin"))
-        turned[first], turned[second] = x * cos - y * sin, x * sin + y * cos
+        for row in {index[:-1] for index in value.data}:
+            first, second = ((*row, i), (*row, i + size // 2)) if half else ((*row, 2 * i), (*row, 2 * i + 1))
+            x, y = value.data[first], value.data[second]
+            turned[first], turned[second] = x * cos - y * sin, x * sin + y * cos
     return Tensor(value.dims, turned)
 
 

@@ -174,10 +174,10 @@ class Expansion:
                     return total
                 return total * sympy.Mul(*(self._element(_reciprocal_size(d), {}) for d in dims))
             case Rotate():
-                raise OutsideNormalForm(f"`{_shown(expr)}` turns what is read of the state", expr.span)
+                raise OutsideNormalForm(f"`{shown(expr)}` turns what is read of the state", expr.span)
             case Over():
-                raise OutsideNormalForm(f"`{_shown(expr)}` names a dim of what is read of the state anew", expr.span)
-        raise OutsideNormalForm(f"`{_shown(expr)}` is not affine in the state", expr.span)
+                raise OutsideNormalForm(f"`{shown(expr)}` names a dim of what is read of the state anew", expr.span)
+        raise OutsideNormalForm(f"`{shown(expr)}` is not affine in the state", expr.span)
 
     def _state_free(self, expr: Expr, indices: Indices) -> sympy.Expr:
         """A matrix falls apart into outer products where it can; a vector or a scalar stays whole."""
@@ -192,7 +192,7 @@ class Expansion:
 
     def _one_state(self, expr: Expr, left: Expr, right: Expr) -> None:
         if reads_state(left) and reads_state(right):
-            raise OutsideNormalForm(f"`{_shown(expr)}` multiplies the state by the state", expr.span)
+            raise OutsideNormalForm(f"`{shown(expr)}` multiplies the state by the state", expr.span)
 
     def _element(self, tensor: Expr, indices: Indices) -> sympy.Expr:
         element = Element(tensor, tuple(indices[dim] for dim in tensor.dims))
@@ -249,7 +249,7 @@ def _terms(expr: Expr) -> Iterator[tuple[int, Expr]]:
             yield 1, expr
 
 
-def _shown(expr: Expr) -> str:
+def shown(expr: Expr) -> str:
     """`expr` as the spec has it: without the versions its state reads were tied to. Of one that is long, as where
     locals are written out, the beginning."""
     text = re.sub(r"@\d+", "", to_source(expr))

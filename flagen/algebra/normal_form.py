@@ -178,6 +178,10 @@ class NormalForm:
         return (*leads, *(step.decay for step in self.steps if step.decay))
 
     @property
+    def log_decays(self) -> tuple[Expr, ...]:
+        return tuple(decay.log for decay in self.decays)
+
+    @property
     def decay_kind(self) -> Literal["none", "scalar", "key"]:
         if not self.decays:
             return "none"

@@ -25,13 +25,16 @@ proved by `flagen.algebra.staged_proof`; gradients go back through them by the c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 
 from flagen.algebra.find_scan import OutsideScan, scan_form
 from flagen.algebra.flow import Flow, MixedStates, OutsideStages, Place
 from flagen.algebra.monomials import OutsideNormalForm
+from flagen.algebra.normal_form import NormalForm
 from flagen.algebra.orient import normal_form
+from flagen.algebra.ranks import RankForm, rank_form
 from flagen.algebra.registers import registers_form
 from flagen.algebra.solved import is_solution, solved_form
 from flagen.algebra.stage_cutter import Cutter, Trial
@@ -76,7 +79,7 @@ class _Stages:
         """Find out whether a state is a matrix with a normal form or a scan, whatever it gets from other states."""
         trial = Trial(self.results, [name]).stage().spec
         try:
-            normal_form(trial)
+            _matrix_form(trial)
             return
         except OutsideNormalForm as outside:
             why: OutsideNormalForm | OutsideScan = outside
@@ -204,16 +207,31 @@ class _Stages:
         trial = Cutter(self.results, group, is_log=lambda _: True)
         spec = trial.stage(wanted, has_output=has_output).spec
         try:
+            form: NormalForm | RankForm
             if is_solution(spec):
                 form = solved_form(spec).operator
             else:
-                form = normal_form(spec) if len(group) == 1 else registers_form(spec)
+                form = _matrix_form(spec) if len(group) == 1 else registers_form(spec)
         except OutsideNormalForm as outside:
             raise _no_chunk_form(in_words(group), outside) from None
-        decays = {node.name for decay in form.decays for node in walk(decay.log) if isinstance(node, Name)}
+        decays = {node.name for log in form.log_decays for node in walk(log) if isinstance(node, Name)}
         self.results.wanted, self.results.taken = before
         logs = [expr for expr, exponents in trial.exponents if exponents & decays]
         return Cutter(self.results, group, is_log=logs.__contains__).stage(wanted, has_output=has_output)
+
+
+def _matrix_form(spec: Spec) -> NormalForm | RankForm:
+    """How the one state of `spec`, a matrix, is written and read.
+
+    Raises:
+        OutsideNormalForm: not in any way that has a chunk form; why it has no normal form.
+    """
+    try:
+        return normal_form(spec)
+    except OutsideNormalForm as outside:
+        with suppress(OutsideNormalForm):
+            return rank_form(spec)
+        raise outside from None
 
 
 def _no_chunk_form(state: str, why: OutsideNormalForm | OutsideScan) -> OutsideStages:

@@ -15,6 +15,9 @@ PACKAGE_OF_MINI_BATCH = "mini_batch"
 PACKAGE_OF_COLUMNS = "columns"
 """The package of what chunks do to columns of a state in levels, inside that of the spec."""
 
+PACKAGE_OF_ROWS = "rows"
+"""The package of the recurrence of the rows of tokens, inside that of the spec."""
+
 
 def package_of(stage: PlannedStage, name: str) -> str:
     """The package of a stage of the spec `name`, inside that of the spec."""

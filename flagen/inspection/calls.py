@@ -36,16 +36,21 @@ class Workload:
 BETWEEN = 64
 """The most that a dim in between has: slots, or the states of a channel."""
 
+ROWS = 4
+"""The most rows that a token has, where inputs have several."""
+
 PAIRED = 16
 """The most that a dim has of which a state has all pairs with another one."""
 
 
 def sizes(spec: Spec, workload: Workload) -> dict[str, int]:
     """The size of every dim, the numbers of heads, and the number of micro-steps."""
-    between = {state.dims[1] for state in spec.states if len(state.dims) == 2} - set(spec.output_dims)
+    between = {state.dims[1] for state in spec.states if len(state.dims) == 2}
+    between -= {*spec.output_dims, *spec.row_dims}
     paired = {dim for state in spec.states if len(state.dims) > 2 for dim in state.dims} - set(spec.output_dims)
-    ends = [dim for dim in spec.dims if dim not in between | paired]
+    ends = [dim for dim in spec.dims if dim not in between | paired | spec.row_dims]
     named = {dim: min(BETWEEN, *workload.size) for dim in between}
+    named |= {dim: min(ROWS, *workload.size) for dim in spec.row_dims}
     named |= {dim: min(PAIRED, *workload.size) for dim in paired}
     named |= {dim: workload.size[place % 2 if not paired else 1] for place, dim in enumerate(ends)}
     grouped = spec.has_value_heads and any(decl.heads == "H" for decl in spec.inputs)

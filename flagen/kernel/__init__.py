@@ -16,7 +16,7 @@ from flagen.kernel.scalar_backward import scalar_chunk_backward
 from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.kernel.window import window_backward, window_forward
-from flagen.plan import LevelPlan, Plan, StagedPlan, Unavailable
+from flagen.plan import LevelPlan, Plan, RankPlan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
@@ -33,7 +33,8 @@ from flagen.spec.model import Spec
 class Programs:
     """The programs of the operators of a spec; None where it does not get one, or one that is not data yet.
 
-    stages: by chunks alone, those of each stage, where a spec runs in stages, or of columns, where it does on these.
+    stages: by chunks alone, those of each stage, where a spec runs in stages, or of columns, or of the recurrence of
+        its rows, where it runs on these.
     rows: the spec whose tokens the chunk kernels take, where those are rows of tokens, which are evaluated first.
     """
 
@@ -45,24 +46,32 @@ class Programs:
     stages: tuple[Programs, ...] = ()
     rows: Spec | None = None
 
+    @property
+    def every(self) -> tuple[Programs, ...]:
+        """These, then those of the stages and of what these consist of."""
+        return (self, *(each for stage in self.stages for each in stage.every))
+
 
 def lower(plan: Plan) -> Programs:
     """The programs of `plan`."""
-    by_stage = tuple(
-        Programs(part.derivation.spec, None, None, *_by_chunks(part), rows=_rows_of(part)) for part in _parts(plan)
-    )
     fused, fused_backward = _fused_recurrent(plan)
-    chunk, chunk_backward = _by_chunks(plan)
-    return Programs(plan.derivation.spec, fused, fused_backward, chunk, chunk_backward, by_stage, _rows_of(plan))
+    return replace(_of_chunks(plan), fused_recurrent=fused, fused_recurrent_backward=fused_backward)
 
 
-def _parts(plan: Plan) -> tuple[Plan, ...]:
-    """The plans of what runs by chunks in the place of the whole."""
+def _of_chunks(plan: Plan) -> Programs:
+    """The programs of the operators by chunks, those of stages and rows among them."""
+    stages = tuple(map(_of_chunks, _plans_within(plan)))
+    return Programs(plan.derivation.spec, None, None, *_by_chunks(plan), stages, _rows_of(plan))
+
+
+def _plans_within(plan: Plan) -> tuple[Plan, ...]:
     match plan.chunk_kernel:
         case StagedPlan(every=stages):
             return tuple(stage.plan for stage in stages)
         case LevelPlan(_, columns):
             return (columns,)
+        case RankPlan(_, within):
+            return (within,)
     return ()
 
 

@@ -45,7 +45,7 @@ def prove(spec: Spec, programs: Programs, *, seed: int = 0) -> tuple[str, ...]:
             programs.fused_recurrent_backward,
             seed,
         )
-    for each in (programs, *programs.stages):
+    for each in programs.every:
         if each.chunk is None:
             continue
         prove_both = prove_rows if each.chunk.ways else prove_chunk

@@ -13,7 +13,7 @@ from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
-from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, StagedPlan
 from flagen.plan.scan import ScanPlan, plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
 from flagen.plan.staged import plan_stages
@@ -25,6 +25,7 @@ __all__ = [
     "LevelPlan",
     "MiniBatchPlan",
     "Plan",
+    "RankPlan",
     "ScanPlan",
     "StagedPlan",
     "Unavailable",
@@ -45,7 +46,7 @@ def with_layer(plan: Plan, others: Mapping[str, Plan]) -> Plan:
 
 def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     """Plan every form of `spec`; one it cannot have says why. The layer comes after (`with_layer`)."""
-    fused = plan_fused_recurrent(derivation.spec if derivation.whole is not None else spec)
+    fused = plan_fused_recurrent(derivation.spec if derivation.whole is not None else spec, _few(derivation))
     fused_backward = plan_fused_backward(fused, derivation)
     if derivation.scan is not None:
         scan = plan_scan(derivation.scan)
@@ -61,6 +62,11 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         none = Unavailable("mini-batches run one after another in PyTorch", derivation.mini_batches.first.span)
         batches = MiniBatchPlan(derivation.mini_batches, _without_kernels(make_plan(within.spec, within), none))
         return Plan(spec, derivation, batches, fused, fused_backward, none, none)
+    if derivation.ranks is not None:
+        (within,) = derivation.stages
+        rows = RankPlan(derivation.ranks, make_plan(within.spec, within))
+        by_rows = rows.missing or rows
+        return Plan(spec, derivation, rows, fused, fused_backward, by_rows, by_rows)
     if derivation.staged is not None:
         stages = tuple(make_plan(each.spec, each) for each in derivation.stages)
         riding = None if derivation.riding is None else plan_rider(derivation.riding)
@@ -94,6 +100,12 @@ def _plan_inference(derivation: Derivation | None) -> StagedPlan | None:
     staged = plan_stages(derivation.staged, tuple(make_plan(each.spec, each) for each in derivation.stages))
     own = isinstance(staged.stages[-1].plan.chunk_kernel, ChunkKernelPlan)
     return staged if own and not any(staged.without_kernels()) else None
+
+
+def _few(derivation: Derivation) -> frozenset[str]:
+    """The dims of rows of a token, which are few."""
+    own = frozenset() if derivation.ranks is None else derivation.ranks.few
+    return own.union(*map(_few, derivation.stages))
 
 
 def _without_kernels(plan: Plan, why: Unavailable) -> Plan:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flagen.algebra.equations import FAMILY, Equation, Solve, Statement, Term, Weights
 from flagen.plan.chunk import ITERATIONS, ChunkPlan
-from flagen.plan.model import LevelPlan, MiniBatchPlan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, RankPlan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import (
@@ -32,7 +32,7 @@ from flagen.spec.model import (
 )
 from flagen.spec.sizes import fitting
 
-Chunks = ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | LevelPlan | Unavailable
+Chunks = ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | LevelPlan | RankPlan | Unavailable
 
 LEVELS = 16
 """Of a state that is kept in levels: enough to tell 32 thousand tokens apart."""
@@ -60,11 +60,16 @@ class Cost:
     state_bytes: int
 
 
+ROWS = 4
+"""How many rows a token has, where inputs have several."""
+
+
 def cost(spec: Spec, chunk: Chunks | None, size: int, pairs: Mapping[str, Dims] | None = None) -> Cost:
-    """The cost of `spec` with every dim of `size` that does not follow from others and is not of levels, at its default
-    number of micro-steps; `pairs`: the dims of its stages, or of its chunk form, that are pairs of its own."""
-    levels = {} if spec.levels is None else {spec.levels.dim: LEVELS}
-    sizes = fitting(spec, {**dict.fromkeys(spec.dims, size), **levels, "H": 1, "HV": 1})
+    """The cost of `spec` with every dim of `size` that does not follow from others, but for `ROWS` rows where inputs
+    have several, and `LEVELS` of a state that is kept in levels, at its default number of micro-steps; `pairs`: the
+    dims of its stages, or of its chunk form, that are pairs of its own."""
+    few = {**dict.fromkeys(spec.row_dims, ROWS), **({} if spec.levels is None else {spec.levels.dim: LEVELS})}
+    sizes = fitting(spec, {**dict.fromkeys(spec.dims, size), **few, "H": 1, "HV": 1})
     sizes = {**sizes, **{dim: sizes[one] * sizes[other] for dim, (one, other) in (pairs or {}).items()}}
     steps = (spec.steps.default or 1) if spec.steps else 1
     return Cost(
@@ -100,6 +105,10 @@ def _flops_of_chunk(spec: Spec, chunk: Chunks | None, sizes: Mapping[str, int], 
             return _flops_of_chunk(within.spec, within.chunk, sizes, steps)
         case LevelPlan():
             return _flops_of_levels(chunk, sizes, steps)
+        case RankPlan(form, within):
+            count = form.count(sizes)
+            between = 4 * count * (count - 1) // 2 * sizes[form.read_along]
+            return count * (_flops_of_chunk(within.spec, within.chunk, sizes, steps) or 0) + between
         case StagedPlan(_, stages):
             return sum(_flops_of_chunk(stage.spec, stage.plan.chunk, sizes, steps) or 0 for stage in stages)
     return None

@@ -34,6 +34,8 @@ class FusedPlan:
     order: Dims
     schedule: Schedule
     split: Split | None
+    few: frozenset[str] = frozenset()
+    """The dims of which there are a few, as rows of a token are: a matrix over one is no larger than some vectors."""
 
     def dump(self) -> str:
         """The plan as text: what a program owns, then what it does."""
@@ -62,9 +64,10 @@ class FusedPlan:
 
     @property
     def whole_matrices(self) -> int:
-        """How many matrices of which a program has not just a block it holds while it walks."""
+        """How many matrices of which a program has not just a block it holds while it walks, those of a few rows
+        aside."""
         made = (action.value.dims for action in self.schedule.once if isinstance(action, Set))
-        own = {self.split.dim} if self.split else set()
+        own = {*self.few, self.split.dim} if self.split else self.few
         return sum(len(dims) == MAX_DIMS and own.isdisjoint(dims) for dims in (*self.tiles, *made))
 
     @property
@@ -85,8 +88,9 @@ class FusedPlan:
         return named or any(decl.heads == "H" for decl in self.spec.inputs)
 
 
-def plan_fused_recurrent(spec: Spec) -> FusedPlan | Unavailable:
-    """The plan for `spec`, or why its state cannot be kept in registers this way."""
+def plan_fused_recurrent(spec: Spec, few: frozenset[str] = frozenset()) -> FusedPlan | Unavailable:
+    """The plan for `spec`, or why its state cannot be kept in registers this way; `few`: the dims of which there are a
+    few."""
     for state in spec.states:
         if len(state.dims) > MAX_DIMS:
             reason = (
@@ -101,7 +105,7 @@ def plan_fused_recurrent(spec: Spec) -> FusedPlan | Unavailable:
     except NoTile as whole:
         return Unavailable(whole.reason, whole.span)
     split, schedule = choose_split(spec, schedule)
-    plan = FusedPlan(spec, spec.axes, _masked(spec, schedule), split)
+    plan = FusedPlan(spec, spec.axes, _masked(spec, schedule), split, few)
     if (count := plan.whole_matrices) > MAX_WHOLE:
         own = f" beside its blocks of {split.dim}" if split else ""
         reason = (

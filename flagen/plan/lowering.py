@@ -91,7 +91,7 @@ class Lowering:
 
         Raises:
             TooManyDims: it cannot be evaluated on tiles of `MAX_DIMS` axes.
-            NoTile: it is the solution of a system of equations.
+            NoTile: it is the solution of a system of equations, or channels turn that are not the last ones.
         """
         match expr:
             case Number(value):
@@ -127,7 +127,7 @@ class Lowering:
                 row = self(value)
                 return Normalize(function, row, row.dims)
             case Rotate(value, angle, half):
-                return self._rotated(self(value), self(angle), half)
+                return self._rotated(self(value), self(angle), half, expr)
             case Over(value, source, target):
                 return self._renamed(self(value), source, target, expr.span)
             case Pairs(left, right, dim):
@@ -139,8 +139,10 @@ class Lowering:
                 raise NoTile(reason, expr.span)
         raise InternalError(f"no tile for {expr!r}")
 
-    def _rotated(self, value: Tile, angle: Tile, half: bool) -> Tile:
-        (channel,), (pair,) = value.dims, angle.dims
+    def _rotated(self, value: Tile, angle: Tile, half: bool, expr: Rotate) -> Tile:
+        channel, (pair,) = expr.dim, angle.dims
+        if value.dims[-1] != channel:
+            raise NoTile(f"turns channels of {channel}, which are not the last ones of a tile", expr.span)
         return Rotated(value, angle, Size(channel), Size(pair), half, value.dims)
 
     def _renamed(self, value: Tile, source: str, target: str, span: Span) -> Tile:

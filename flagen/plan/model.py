@@ -12,6 +12,7 @@ from typing import Protocol
 from flagen.algebra import Derivation
 from flagen.algebra.levels import LevelForm
 from flagen.algebra.mini_batches import MiniBatchForm
+from flagen.algebra.ranks import RankForm
 from flagen.algebra.staged import Stage, StagedForm
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_backward import ChunkBackwardPlan
@@ -40,10 +41,19 @@ class Plan:
 
     spec: Spec
     derivation: Derivation
-    chunk: ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | LevelPlan | Unavailable
+    chunk: ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | LevelPlan | RankPlan | Unavailable
     fused: FusedPlan | Unavailable
     fused_backward: FusedBackwardPlan | ReversePlan | Unavailable
-    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | ScanKernelPlan | StagedPlan | LevelPlan | Unavailable
+    chunk_kernel: (
+        ChunkKernelPlan
+        | KeyKernelPlan
+        | ExpandedPlan
+        | ScanKernelPlan
+        | StagedPlan
+        | LevelPlan
+        | RankPlan
+        | Unavailable
+    )
     chunk_backward: (
         ChunkBackwardPlan
         | KeyBackwardPlan
@@ -51,6 +61,7 @@ class Plan:
         | ScanBackwardPlan
         | StagedPlan
         | LevelPlan
+        | RankPlan
         | Unavailable
     )
     layer: LayerPlan | None = None
@@ -70,7 +81,8 @@ class Plan:
 
     def chunk_dump(self) -> str:
         """The plans of the forms by chunks alone: all that a stage has."""
-        return "\n".join((self.chunk.dump(), _dumped(self.chunk_kernel), _dumped(self.chunk_backward)))
+        kernels = () if self.chunk_kernel is self.chunk else (self.chunk_kernel, self.chunk_backward)
+        return "\n".join((self.chunk.dump(), *map(_dumped, kernels)))
 
 
 class _Form(Protocol):
@@ -168,6 +180,31 @@ class LevelPlan:
     def dump(self) -> str:
         """The plan as text: what is put together, then the plan of columns."""
         return "\n".join([self.form.dump(), *(f"    {line}" for line in self.columns.chunk_dump().splitlines())])
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """A spec whose tokens have several rows, and the plan of the recurrence of these."""
+
+    form: RankForm
+    within: Plan
+
+    @property
+    def size(self) -> int:
+        """Rows per chunk, unless a call says."""
+        assert not isinstance(self.within.chunk, Unavailable)
+        return self.within.chunk.size
+
+    @property
+    def missing(self) -> Unavailable | None:
+        """Why the recurrence of the rows has no kernels, or none for its gradients; None where it has both."""
+        kernels = self.within.chunk_kernel, self.within.chunk_backward
+        return next((each for each in kernels if isinstance(each, Unavailable)), None)
+
+    def dump(self) -> str:
+        """The plan as text: the rows of a token, then the plan of their recurrence."""
+        lines = [self.form.dump(), "the recurrence of the rows:"]
+        return "\n".join([*lines, *(f"    {line}" for line in self.within.chunk_dump().splitlines())])
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from flagen.algebra.normal_form import Decay, NormalForm
+from flagen.algebra.normal_form import NormalForm
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, StagedPlan
 from flagen.plan.row_planner import scalar_factors
 from flagen.spec.model import Call, Expr, Input, Name, Param, Spec, walk
 
@@ -39,7 +39,7 @@ def mixes_tokens(plan: Plan) -> bool:
     match plan.chunk:
         case ChunkPlan():
             return True
-        case MiniBatchPlan(_, within):
+        case MiniBatchPlan(_, within) | RankPlan(_, within):
             return mixes_tokens(within)
         case LevelPlan(_, columns):
             return mixes_tokens(columns)
@@ -52,7 +52,9 @@ def reliances_of_chunk(plan: Plan) -> tuple[Reliance, ...]:
     """What `naive_chunk` relies on."""
     match plan.chunk:
         case ChunkPlan(normal_form=nf):
-            return _some(Reliance("log", _behind(plan.spec, _logs(nf.decays))))
+            return _some(Reliance("log", _behind(plan.spec, _logs(nf.log_decays))))
+        case RankPlan(form):
+            return _some(Reliance("log", _behind(plan.spec, _logs(form.log_decays))))
         case MiniBatchPlan(_, within):
             return _of_the_whole(plan.spec, reliances_of_chunk(within))
         case LevelPlan(_, columns):
@@ -65,6 +67,8 @@ def reliances_of_chunk(plan: Plan) -> tuple[Reliance, ...]:
 def reliances_of_kernels(plan: Plan) -> tuple[Reliance, ...]:
     """What the kernels of `chunk` rely on besides."""
     match plan.chunk_kernel:
+        case RankPlan(_, within):
+            return reliances_of_kernels(within)
         case ExpandedPlan(normal_form=nf, kernels=kernels):
             return _of_rows(plan.spec, nf, kernels)
         case ChunkKernelPlan() | KeyKernelPlan() as kernels:
@@ -99,10 +103,10 @@ def _of_the_whole(spec: Spec, found: Iterable[Reliance]) -> tuple[Reliance, ...]
     return _some(*(Reliance(use, tuple(d for d in declared if d.name in names)) for use, names in uses.items()))
 
 
-def _logs(decays: Iterable[Decay]) -> Iterator[Expr]:
-    """What a log is taken of, for a decay that no exponential gives."""
-    for decay in decays:
-        yield from (node for node in walk(decay.log) if isinstance(node, Call) and node.function in ("log", "log1p"))
+def _logs(decays: Iterable[Expr]) -> Iterator[Expr]:
+    """What a log is taken of, for log decays that no exponential gives."""
+    for log in decays:
+        yield from (node for node in walk(log) if isinstance(node, Call) and node.function in ("log", "log1p"))
 
 
 def _behind(spec: Spec, expressions: Iterable[Expr]) -> tuple[Input | Param, ...]:

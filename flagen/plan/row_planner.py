@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from flagen.algebra.normal_form import DeltaRow, NormalForm
 from flagen.diagnostics import NOWHERE, Span
-from flagen.plan.lowering import Lowering, TooManyDims
+from flagen.plan.lowering import Lowering, NoTile, TooManyDims
 from flagen.plan.padding import PaddingRules
 from flagen.plan.rows import ROW, TOKEN, Operand, RowAxis, TooWide, cleared, finite, values_in
 from flagen.plan.schedule import Load, Set
@@ -190,6 +190,8 @@ class RowPlanner:
             return self.lower(expr)
         except TooManyDims as wide:
             self.refuse(f"needs an intermediate over [{', '.join(wide.dims)}]", wide.span)
+        except NoTile as whole:
+            self.refuse(whole.reason, whole.span)
 
     def _cleared(self, tile: Tile, *lanes: str) -> Tile:
         return cleared(self.rules, self.order, tile, *lanes)

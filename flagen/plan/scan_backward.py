@@ -170,7 +170,7 @@ class _Planner(Planner):
     def plan_backward(self) -> ScanBackwardPlan:
         for result in self.scan.results:
             target = fresh(f"d{result.name}", self.taken)
-            dims = (TOKEN, *(dim for dim in self.spec.dims if dim in result.dims))
+            dims = (TOKEN, *(dim for dim in self.order[1:] if dim in result.dims))
             self.actions.append(Take(result, target))
             self.rules.note(target, dims, 0.0)
             self.found[result.name] = Value(target, "local", dims)
@@ -286,7 +286,7 @@ class _Planner(Planner):
         )
 
     def _over(self, dims: Dims) -> Dims:
-        return (TOKEN, *(dim for dim in self.spec.dims if dim in dims))
+        return (TOKEN, *(dim for dim in self.order[1:] if dim in dims))
 
     def _made_of_numbers(self, *, heads: bool) -> frozenset[str]:
         """Params that are Python numbers, and what is derived from them, and with `heads` from the head, alone."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from flagen.algebra.scan import Kind, Scan
-from flagen.plan.lowering import Lowering
+from flagen.plan.lowering import Lowering, NoTile
 from flagen.plan.padding import PaddingRules
 from flagen.plan.row_planner import NoKernel
 from flagen.plan.scan import Result, ScanPlan
@@ -207,11 +207,11 @@ class Planner:
     def __init__(self, plan: ScanPlan) -> None:
         self.scan = plan
         self.spec = plan.spec
-        self.order = (TOKEN, *self.spec.dims)
+        self.order = (TOKEN, *dict.fromkeys((*self.spec.axes, *self.spec.dims)))
         self.taken = set(declared_names(self.spec)) | {f"{state.name}_prev" for state in self.spec.states}
         self.rules = PaddingRules(self.spec)
         self.by_token = {decl.name for decl in self.spec.inputs}
-        self._lower = Lowering(self.spec.dims)
+        self._lower = Lowering(self.order[1:])
         for state in self.spec.states:
             if len(state.dims) > MAX_DIMS:
                 raise NoKernel(f"`{state.name}` has {len(state.dims)} dims", state.span)
@@ -247,7 +247,11 @@ class Planner:
             TooManyDims: it does not fit tiles.
             NoKernel: it has parts that kernels of whole chunks do not evaluate.
         """
-        return self.rules.mask(self._with_tokens(self._lower(expr), expr))
+        try:
+            lowered = self._lower(expr)
+        except NoTile as whole:
+            raise NoKernel(whole.reason, whole.span) from None
+        return self.rules.mask(self._with_tokens(lowered, expr))
 
     def _with_tokens(self, tile: Tile, expr: Expr) -> Tile:
         """`tile` with an axis of tokens wherever it depends on the token."""

@@ -103,7 +103,7 @@ def make_schedule(spec: Spec) -> Schedule:
     Raises:
         TooManyDims, NoTile: an expression of the spec does not fit tiles.
     """
-    lower = Lowering(spec.dims)
+    lower = Lowering(spec.axes)
     derived = {d.name: Set(d.name, lower(d.value)) for d in spec.derived}
     fixed = _fixed_names(spec, derived)
     params = [Load(param) for param in spec.params if param.is_tensor]

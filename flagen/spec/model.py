@@ -14,7 +14,7 @@ from typing import Literal
 
 from flagen.diagnostics import NOWHERE, Source, Span
 from flagen.intervals import Interval as Interval
-from flagen.spec.dims import behind_sources
+from flagen.spec.dims import behind_sources, with_last
 from flagen.spec.layer.model import Layer
 
 Dims = tuple[str, ...]
@@ -174,7 +174,8 @@ class RowMap:
 class Rotate:
     """`rotate(value, angle)`: each pair of channels of a vector turned by the angle of that pair, (x, y) to
     (x cos - y sin, x sin + y cos); pairs for which there is no angle stay. Pairs are neighbours, 2 i and 2 i + 1, or
-    with `half` as far apart as half the channels, i and i + size / 2."""
+    with `half` as far apart as half the channels, i and i + size / 2. Of a matrix, the vectors along its last dim are
+    turned by the same angles."""
 
     value: Expr
     angle: Expr
@@ -183,7 +184,7 @@ class Rotate:
 
     @property
     def dim(self) -> str:
-        return self.value.dims[0]
+        return self.value.dims[-1]
 
     @cached_property
     def dims(self) -> Dims:
@@ -481,14 +482,21 @@ class Spec:
 
     @property
     def axes(self) -> Dims:
-        """The dims that something has; the others are numbers that expressions and other sizes name."""
+        """The dims that something has, those whose channels turn behind others of the same tensor; the other dims are
+        numbers that expressions and other sizes name."""
         had = {dim for state in self.states for dim in state.dims}
         had |= {dim for decl in self.inputs for dim in decl.dims} | {dim for decl in self.params for dim in decl.dims}
         every = (statement.body if isinstance(statement, Repeat) else (statement,) for statement in self.update)
         values = [assign.value for body in every for assign in body]
         values += [*(assign.value for assign in self.output), *(entry.value for entry in self.derived)]
         had |= {dim for value in values for part in walk(value) for dim in part.dims}
-        return tuple(dim for dim in self.dims if dim in had)
+        turned = (part.dims for value in values for part in walk(value) if isinstance(part, Rotate))
+        return with_last(tuple(dim for dim in self.dims if dim in had), turned)
+
+    @property
+    def row_dims(self) -> frozenset[str]:
+        """The dims along which inputs have several rows a token."""
+        return frozenset(decl.dims[0] for decl in self.inputs if len(decl.dims) > 1)
 
     @property
     def output_dims(self) -> Dims:

@@ -105,11 +105,11 @@ def row_misfit(function: str, value: Dims) -> Misfit | None:
 
 
 def rotate_misfit(function: str, value: Dims, angle: Dims, ratio: Ratio) -> Misfit | None:
-    """`rotate` and `rotate_half`: a vector, and a vector of angles for at most all of its pairs."""
-    if len(value) != 1 or len(angle) != 1:
-        message = f"`{function}` turns a vector by a vector of angles; these are {show(value)} and {show(angle)}"
+    """`rotate` and `rotate_half`: vectors along a last dim, and a vector of angles for at most all of its pairs."""
+    if not value or len(angle) != 1:
+        message = f"`{function}` turns vectors by a vector of angles; these are {show(value)} and {show(angle)}"
         return Misfit("E515", message)
-    dim, pairs = value[0], angle[0]
+    dim, pairs = value[-1], angle[0]
     share = ratio(pairs, dim)
     if share is not None and share <= Fraction(1, 2):
         return None

@@ -73,7 +73,7 @@ def of(name: str) -> Programs:
     """The programs of a spec that goes chunk by chunk, or of its stage that is a scan."""
     spec = parse_spec(OWN[name], f"{name}.yaml") if name in OWN else load_spec(SPECS / f"{name}.yaml")
     programs = pipeline.lower(pipeline.make_plan(spec, pipeline.derive(spec)))
-    return next(each for each in (programs, *programs.stages) if is_scan(each.chunk))
+    return next(each for each in programs.every if is_scan(each.chunk))
 
 
 def is_scan(program: Program | None) -> bool:
@@ -83,7 +83,7 @@ def is_scan(program: Program | None) -> bool:
 
 def scans_in(programs: Programs) -> Iterator[Kernel]:
     """The kernels of scans, those of stages among them."""
-    for each in (programs, *programs.stages):
+    for each in programs.every:
         for program in (each.chunk, each.chunk_backward):
             if program is not None and is_scan(program):
                 yield from program.kernels

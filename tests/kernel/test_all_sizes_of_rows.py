@@ -22,7 +22,7 @@ ALWAYS = "linear_attn_normalized"
 
 def rows_in(programs: Programs) -> Iterator[Kernel]:
     """The kernels over rows of a variant, those of stages among them; one that two ways have, once."""
-    chunks = [program for each in (programs, *programs.stages) for program in (each.chunk, each.chunk_backward)]
+    chunks = [program for each in programs.every for program in (each.chunk, each.chunk_backward)]
     for program in chunks:
         if program is not None and program.ways:
             yield from program.kernels

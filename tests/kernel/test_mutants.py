@@ -50,7 +50,7 @@ def test_mistakes_are_refused(name: str, step: int, record_property: Record) -> 
 @pytest.mark.parametrize("name", OF_ROWS)
 def test_mistakes_in_kernels_over_rows_are_refused(name: str, step: int, record_property: Record) -> None:
     of = programs_of(name)
-    with_rows = [each for each in (of, *of.stages) if each.chunk is not None and each.chunk.ways]
+    with_rows = [each for each in of.every if each.chunk is not None and each.chunk.ways]
     assert with_rows
     failed: list[str] = []
     for each_of in with_rows:

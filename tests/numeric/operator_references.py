@@ -304,6 +304,27 @@ def mamba3(phi, S, last_k, last_v, last_now, q, k, v, adt, dt, trap, angles, q_b
     return (phi, S - now * outer(k, v), k, v, now), retrieve(S, q) + D * v
 
 
+MAMBA3_MIMO = {"phi": "angles", "S": "k v", "last_k": "k.T k", "last_v": "k.T v"}
+
+
+@recurrence(states=MAMBA3_MIMO, per_head="q_bias k_bias D mimo_v mimo_z mimo_o", output="v")
+def mamba3_mimo(phi, S, last_k, last_v, q, k, v, adt, dt, trap, angles, z, q_bias, k_bias, D, mimo_v, mimo_z, mimo_o):
+    """A rank after another, each with a key, a query and a value of its own, and one state."""
+    ranks = range(len(q))
+    phi = (phi + 0.5 * torch.tanh(angles) * dt) % 1
+    keys = [turned(k[r] + k_bias[r], 2 * math.pi * phi) for r in ranks]
+    values = [mimo_v[r] * v for r in ranks]
+    now = dt * torch.sigmoid(trap)
+    S = exp(adt) * (S + (dt - now) * sum(outer(last_k[r], last_v[r]) for r in ranks))
+    S = S + now * sum(outer(keys[r], values[r]) for r in ranks)
+    o = torch.zeros_like(v)
+    for r in ranks:
+        gate = mimo_z[r] * z
+        own = retrieve(S, turned(q[r] + q_bias[r], 2 * math.pi * phi)) + D * values[r]
+        o = o + mimo_o[r] * own * gate * torch.sigmoid(gate)
+    return (phi, S, torch.stack(keys), torch.stack(values)), o
+
+
 def rms_normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * x / torch.sqrt((x * x).mean() + eps)
 

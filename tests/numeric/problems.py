@@ -153,6 +153,7 @@ VARIANTS = {
     "short_convolution": _variant(),
     "token_shift": _variant(mix=uniform(0, 1)),
     "mamba3": _variant(ends={"dt": (0, 20)}, adt=log_decay, dt=softplus, phi=uniform(0, 1)),
+    "mamba3_mimo": _variant(ends={"dt": (0, 8)}, adt=log_decay, dt=softplus, phi=uniform(0, 1)),
     "cyfa": _variant(
         {"q_norm_eps": 1e-5, "k_norm_eps": 1e-5}, g=log_decay, beta=uniform(0, 1), readout=unit, clock=uniform(0, 1)
     ),
@@ -238,6 +239,10 @@ def forms(*kinds: str) -> list[tuple[str, str]]:
 # --------------------------------------------------------------------------------------------------------------- shapes
 
 
+ROWS = 3
+"""How many rows a token has, where inputs have several."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """The sizes of a problem. K and V are the first and last dim of the states, M one between them (slots), n the
@@ -271,15 +276,18 @@ class Shape:
         return self.B if self.lengths is None else len(self.lengths)
 
     def sizes(self, spec: Spec) -> dict[str, int]:
-        """The size of each dim of a spec's states, matrices first, and M of a dim that no state has; and those that
-        follow from them."""
+        """The size of each dim of a spec's states, matrices first, M of a dim that no state has, `ROWS` of one of rows;
+        and those that follow from them."""
         following = {entry.name for entry in spec.following}
         states = sorted(spec.states, key=lambda state: -len(state.dims))
-        first, *others = dict.fromkeys(dim for state in states for dim in state.dims if dim not in following)
+        rows = dict.fromkeys(spec.row_dims, ROWS)
+        apart = {*following, *rows}
+        first, *others = dict.fromkeys(dim for state in states for dim in state.dims if dim not in apart)
         *between, last = others or [None]
         keys = self.K if len(states[0].dims) < 3 else math.isqrt(self.K)  # About as many pairs of keys.
         sizes = {first: keys, **dict.fromkeys(between, self.M), last: self.V}
         known = {dim: size for dim, size in sizes.items() if dim is not None}
+        known |= rows
         known |= {dim: self.M for dim in spec.dims if dim not in (*known, *following)}
         fit = fitting(spec, {**known, "H": self.H, "HV": self.H * self.groups})
         return {dim: fit[dim] for dim in (*known, *following)}

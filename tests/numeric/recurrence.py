@@ -32,11 +32,12 @@ def recurrence(
 ) -> Callable[[Rule], Rule]:
     """Turn a rule into a function of whole tensors, with the signature of the variant of that name.
 
-    A matrix S is sized by the last dims of two inputs, `rows_and_columns`; other states are named in `states`, with the
-    tensors that size each of their dims, `x+1` where it is one more, in the order in which the rule takes and returns
-    them. They start at 0 or at `first`. `per_step` names the inputs with a row for each micro-step of a token;
-    `per_head` and `shared` the params, which have one entry for each value head, or one for all, and no token. `output`
-    names an input as wide as the output, unless that is as wide as the columns of S.
+    A matrix S is sized by the last dims of two inputs, `rows_and_columns`; other states are named in `states`, with
+    the tensors that size each of their dims, `x+1` where it is one more, `x.T` where it is the number of rows, in the
+    order in which the rule takes and returns them. They start at 0 or at `first`. `per_step` names the inputs with a
+    row for each micro-step of a token; `per_head` and `shared` the params, which have one entry for each value head,
+    or one for all, and no token. `output` names an input as wide as the output, unless that is as wide as the columns
+    of S.
     """
     sized_by = states or {"S": rows_and_columns}
 
@@ -71,8 +72,8 @@ def recurrence(
             context = {name: value for name, value in {"HV": HV}.items() if name in known}
 
             def size(of: str) -> int:
-                name, _, more = of.partition("+")
-                return tensors[name].shape[-1] + int(more or 0)
+                name, _, more = of.removesuffix(".T").partition("+")
+                return tensors[name].shape[-2 if of.endswith(".T") else -1] + int(more or 0)
 
             def operand(name: str, b: int, t: int, head: int) -> Tensor:
                 x = inputs[name]

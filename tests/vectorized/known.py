@@ -60,7 +60,7 @@ def launchable(function: Callable[..., object]) -> Launchable | None:
 
 
 def _launchables(programs: Programs) -> Iterator[tuple[str, Launchable]]:
-    for each in (programs, *programs.stages):
+    for each in programs.every:
         for program in (each.fused_recurrent, each.fused_recurrent_backward, each.chunk, each.chunk_backward):
             for kernel in () if program is None else program.kernels:
                 printer = ChunkPrinter(kernel) if program.ways else KernelPrinter(kernel)

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from flagen.algebra.normal_form import Decay, NormalForm, Numbers
+from flagen.algebra.ranks import RankForm
 from flagen.backends.markdown_.printer import EquationPrinter, ExpressionPrinter, symbol
 from flagen.backends.markdown_.scan import scan_context
 from flagen.backends.protocol import Rendering
-from flagen.backends.stages import PACKAGE_OF_COLUMNS, PACKAGE_OF_MINI_BATCH, package_of
+from flagen.backends.stages import PACKAGE_OF_COLUMNS, PACKAGE_OF_MINI_BATCH, PACKAGE_OF_ROWS, package_of
 from flagen.backends.text import markdown
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
-from flagen.plan.cost import LEVELS, Cost, cost
-from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, StagedPlan
+from flagen.plan.cost import LEVELS, ROWS, Cost, cost
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Assign, Expr, Name, Repeat, Spec, walk
@@ -30,6 +31,7 @@ def derivation_file(plan: Plan) -> Rendering:
     staged = plan.chunk if isinstance(plan.chunk, StagedPlan) else None
     batches = plan.chunk if isinstance(plan.chunk, MiniBatchPlan) else None
     levels = plan.chunk if isinstance(plan.chunk, LevelPlan) else None
+    ranks = plan.chunk if isinstance(plan.chunk, RankPlan) else None
     planned = None if isinstance(plan.chunk, Unavailable) else plan.chunk
     printer = ExpressionPrinter(_Subscripts(spec).of)
     nf = None if chunk is None else chunk.normal_form
@@ -64,11 +66,14 @@ def derivation_file(plan: Plan) -> Rendering:
             "stages": [] if staged is None else list(_stages(staged)),
             "mini_batch": None if batches is None else _mini_batch(batches, printer),
             "levels": None if levels is None else _levels(levels),
+            "rows": [] if ranks is None else list(_rows_of_token(ranks.form, printer)),
+            "page_of_rows": f"{PACKAGE_OF_ROWS}/DERIVATION.md",
             "output": "" if staged is None else _output_of_stages(staged),
             "riding": _riding(plan, printer),
             **scan_context(form, printer),
             "size": 0 if planned is None else planned.size,
             "costs": [_row(cost(spec, planned, size, plan.derivation.spec.pairs)) for size in _SIZES],
+            "cost_rows": [f"{symbol(dim)} = {ROWS}" for dim in sorted(spec.row_dims)],
             "cost_steps": _row_steps(spec),
             "cost_levels": LEVELS if spec.levels is not None else 0,
         },
@@ -192,6 +197,19 @@ def _levels(plan: LevelPlan) -> dict[str, str]:
     form = plan.form
     names = {"state": form.levels.state, "scales": form.scales, "written": form.values, "key": form.key}
     return {what: symbol(name) for what, name in names.items()} | {"page": f"{PACKAGE_OF_COLUMNS}/DERIVATION.md"}
+
+
+def _rows_of_token(form: RankForm, printer: ExpressionPrinter) -> Iterator[str]:
+    """The rows of a token, and what its output is made of, a line each."""
+    for row in form.writes:
+        over = "" if row.rank is None else rf" \quad \text{{for each of }} {symbol(row.rank)}"
+        yield rf"k &= {printer.print(row.rows)}, & v &= {printer.print(row.columns)}{over}"
+    for read in form.reads:
+        over = "" if read.rank is None else rf" \quad \text{{for each of }} {symbol(read.rank)}"
+        yield rf"q &= {printer.print(read.q)}, & {symbol(read.name)} &{over}"
+    if form.decay is not None:
+        yield rf"g &= {printer.print(form.decay)} & & \text{{of the first row}}"
+    yield rf"o &= {printer.print(form.output)}"
 
 
 def _output_of_stages(plan: StagedPlan) -> str:

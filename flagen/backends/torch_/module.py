@@ -19,7 +19,7 @@ from flagen.backends.text import one_line, tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.diagnostics import InternalError
 from flagen.plan.free_names import free_name
-from flagen.plan.model import LevelPlan, Plan, StagedPlan
+from flagen.plan.model import LevelPlan, Plan, RankPlan, StagedPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Expr, Following, Interval, Name, Param, Spec, sizes_in, walk
@@ -33,8 +33,8 @@ def package_file(plan: Plan) -> Rendering:
         forms.append(("naive_chunk", f"naive_chunk_{spec.name}"))
     if not isinstance(plan.chunk_kernel, Unavailable):
         forms.append(("chunk", f"chunk_{spec.name}"))
-        # Stages have tiles of their own, and scans too few to choose from.
-        if not isinstance(plan.chunk_kernel, StagedPlan | LevelPlan | ScanKernelPlan):
+        # Stages, columns and rows have tiles of their own, and scans too few to choose from.
+        if not isinstance(plan.chunk_kernel, StagedPlan | LevelPlan | RankPlan | ScanKernelPlan):
             forms.append(("chunk_tuning", f"tune_chunk_{spec.name}"))
     if not isinstance(plan.fused, Unavailable):
         forms.append(("fused_recurrent", f"fused_recurrent_{spec.name}"))
@@ -49,7 +49,7 @@ def stage_package_file(plan: Plan) -> Rendering:
     forms = [("naive_chunk", f"naive_chunk_{name}")]
     if not isinstance(plan.chunk_kernel, Unavailable):
         forms.append(("chunk", f"chunk_{name}"))
-        if not isinstance(plan.chunk_kernel, ScanKernelPlan):
+        if not isinstance(plan.chunk_kernel, RankPlan | ScanKernelPlan):
             forms.append(("chunk_tuning", f"tune_chunk_{name}"))
     return _package(plan, forms)
 

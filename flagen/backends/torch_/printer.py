@@ -108,7 +108,7 @@ class Printer:
             case RowMap(function, value):
                 return self._row_map(function, self.print(value))
             case Rotate(value, angle, half):
-                return self._rotate(self.print(value), self.print(angle), half)
+                return self._rotate(self.print(value), self.print(angle), half, value.dims)
             case Over(value):
                 code = self.print(value)
                 return replace(code, dims=tuple(expr.target if dim == expr.source else dim for dim in code.dims))
@@ -210,10 +210,10 @@ class Printer:
         self.needs.add("l2norm")
         return Code(f"l2norm({value.text})", value.dims, value.level)
 
-    def _rotate(self, value: Code, angle: Code, half: bool) -> Code:
+    def _rotate(self, value: Code, angle: Code, half: bool, dims: Dims) -> Code:
         function, level = "rotate_half" if half else "rotate", level_of((value, angle))
-        vector, angles = (self.aligned(code, code.dims, level).text for code in (value, angle))
-        return Code(f"{function}({vector}, {angles})", value.dims, level)
+        given = self.aligned(value, dims, level), self.aligned(angle, (*dims[:-1], *angle.dims), level)
+        return Code(f"{function}({', '.join(code.text for code in given)})", dims, level)
 
     def _solution(self, expr: Solution) -> Code:
         given = [self.aligned(self.print(expr.matrix), expr.matrix.dims), self.print(expr.right)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from flagen.algebra.normal_form import Block, Decay, DeltaRow, MicroStep, NormalForm, Numbers, Read, factors_of
+from flagen.algebra.ranks import RankRead
 from flagen.algebra.scan import ONE, ZERO
 from flagen.backends.printed import product_of
 from flagen.backends.text import tuple_of
@@ -117,7 +118,7 @@ def vectors(nf: NormalForm) -> Iterator[Expr]:
 class ReadScope(Scope):
     """Names outside the chunk form, and the reads that come out of it."""
 
-    reads: tuple[Read, ...]
+    reads: tuple[Read | RankRead, ...]
 
     def code(self, expr: Expr) -> Code:
         if isinstance(expr, Name) and expr.kind == "local":

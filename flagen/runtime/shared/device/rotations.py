@@ -64,8 +64,10 @@ def _taken(x, lanes):
     """The lanes of x, or of each of its rows, that `lanes` names."""
     if len(x.shape) == 1:
         return tl.gather(x, lanes, 0)
-    else:
+    elif len(x.shape) == 2:
         return tl.gather(x, tl.broadcast_to(lanes[None, :], (x.shape[0], lanes.shape[0])), 1)
+    else:
+        return tl.gather(x, tl.broadcast_to(lanes[None, None, :], (x.shape[0], x.shape[1], lanes.shape[0])), 2)
 
 
 @triton.jit
@@ -73,5 +75,7 @@ def _of_rows(lanes, x):
     """A number a lane as one of every row of x."""
     if len(x.shape) == 1:
         return lanes
-    else:
+    elif len(x.shape) == 2:
         return lanes[None, :]
+    else:
+        return lanes[None, None, :]
