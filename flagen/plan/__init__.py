@@ -13,6 +13,7 @@ from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
 from flagen.plan.model import MiniBatchPlan, Plan, StagedPlan
+from flagen.plan.pieces import plan_piece_kernels
 from flagen.plan.scan import ScanPlan, plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
 from flagen.plan.staged import plan_stages
@@ -43,7 +44,7 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         (within,) = derivation.stages
         none = Unavailable("mini-batches run one after another in PyTorch", derivation.mini_batches.first.span)
         batches = MiniBatchPlan(derivation.mini_batches, _without_kernels(make_plan(within.spec, within), none))
-        return Plan(spec, derivation, batches, fused, fused_backward, none, none)
+        return Plan(spec, derivation, batches, fused, fused_backward, *plan_piece_kernels(derivation.mini_batches))
     if derivation.staged is not None:
         stages = tuple(make_plan(each.spec, each) for each in derivation.stages)
         riding = None if derivation.riding is None else plan_rider(derivation.riding)

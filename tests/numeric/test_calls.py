@@ -246,6 +246,6 @@ def test_which_variant_lacks_which_form():
     assert {kind: set(NAMES) - set(with_form(kind)) for kind in FORMS} == {
         "naive_recurrent": set(),
         "naive_chunk": {"slstm"},
-        "chunk": {"slstm", "titans_linear", "ttt_linear"},
+        "chunk": {"slstm"},
         "fused_recurrent": {"cyfa", "mesa_net", "slstm"},
     }
