@@ -6,9 +6,9 @@ out, so that only states before the token, and after all of it, are left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypeVar
 
 from flagen.algebra.limits import Extent, extent
 from flagen.algebra.rewrite import map_children
@@ -32,6 +32,8 @@ from flagen.spec.model import (
     walk,
 )
 
+P = TypeVar("P")
+
 
 class OutsideScan(Exception):
     """The spec is valid, but a state of it is no elementwise scan; says which part of it, and where."""
@@ -48,7 +50,7 @@ def scan_form(spec: Spec, results: Sequence[str] = ("o",)) -> ScanForm:
     Raises:
         OutsideScan: a state is no elementwise scan, or two states need one another; says which part, and where.
     """
-    return _Finder(spec).form(tuple(results))
+    return Finder(spec).form(tuple(results))
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class _Map:
     term: Expr
 
 
-class _Finder:
+class Finder:
     """Walks the statements of a token, and writes states out that are read between two statements that change them."""
 
     def __init__(self, spec: Spec) -> None:
@@ -77,6 +79,11 @@ class _Finder:
         """The states that each local depends on, through other locals, too."""
 
     def form(self, results: tuple[str, ...]) -> ScanForm:
+        parts, outputs = self.taken()
+        return ScanForm(self.spec, ordered(parts, self.wanted(outputs), needs, self.refuse_cycle), outputs, results)
+
+    def taken(self) -> tuple[dict[str, Assign | Scan], tuple[Assign, ...]]:
+        """What a token does to each state and what each local is, by name; and the statements of the output."""
         statements = list(self._statements())
         for statement in statements:
             self.waiting[statement.target] = self.waiting.get(statement.target, 0) + statement.to_state
@@ -89,7 +96,11 @@ class _Finder:
         for state in self.spec.states:  # one that no statement changes
             parts.setdefault(state.name, Scan(state, "affine", ONE, ZERO))
         outputs = tuple(replace(assign, value=self._settled(assign.value)) for assign in self.spec.output)
-        return ScanForm(self.spec, self._ordered(parts, outputs), outputs, results)
+        return parts, outputs
+
+    def wanted(self, outputs: tuple[Assign, ...]) -> set[str]:
+        """What has to be there: all states, and what outputs read."""
+        return {*self.states}.union(*(read_in(assign.value) for assign in outputs))
 
     def _statements(self) -> Iterator[Assign]:
         for statement in self.spec.update:
@@ -109,7 +120,7 @@ class _Finder:
             self.locals[statement.target] = value
             self.extents[statement.target] = extent(value, self.extents)
             self.states_of[statement.target] = {
-                state for name in _read(value) for state in self.states_of.get(name, {name})
+                state for name in read_in(value) for state in self.states_of.get(name, {name})
             }
 
     def _settled(self, expr: Expr) -> Expr:
@@ -136,42 +147,44 @@ class _Finder:
             return self._written(self.locals[expr.name], state)
         return map_children(expr, lambda part: self._written(part, state))
 
-    # ---------------------------------------------------------------------------------------------------------- order
-
-    def _ordered(self, parts: dict[str, Assign | Scan], outputs: tuple[Assign, ...]) -> tuple[Assign | Scan, ...]:
-        """The parts that are needed, each after what it reads."""
-        needs = {name: _needs(part) & parts.keys() for name, part in parts.items()}
-        wanted = set(self.states)
-        pending = [*(name for name in parts if name in self.states), *(n for o in outputs for n in _read(o.value))]
-        while pending:
-            name = pending.pop()
-            if name in parts:
-                new = needs[name] - wanted | ({name} - wanted)
-                wanted |= new
-                pending += sorted(new)
-        ordered: list[Assign | Scan] = []
-        left = [name for name in parts if name in wanted]
-        while left:
-            ready = next((name for name in left if not needs[name] & set(left)), None)
-            if ready is None:
-                self._refuse_cycle(left, needs)
-            ordered.append(parts[ready])
-            left.remove(ready)
-        return tuple(ordered)
-
-    def _refuse_cycle(self, left: list[str], needs: dict[str, set[str]]) -> NoReturn:
+    def refuse_cycle(self, left: list[str], needs: Mapping[str, set[str]]) -> NoReturn:
         states = [name for name in left if name in self.states and name in _reached(name, needs)]
         named = " and ".join(f"`{name}`" for name in states)
         raise OutsideScan(f"the updates of {named} need one another", self.spans[states[-1]])
 
 
-def _needs(part: Assign | Scan) -> set[str]:
+def ordered(
+    parts: Mapping[str, P],
+    wanted: set[str],
+    needs_of: Callable[[P], set[str]],
+    refuse_cycle: Callable[[list[str], Mapping[str, set[str]]], NoReturn],
+) -> tuple[P, ...]:
+    """The parts that are `wanted`, and those that these need, each after what it reads."""
+    needs = {name: needs_of(part) & parts.keys() for name, part in parts.items()}
+    found = wanted & parts.keys()
+    pending = [name for name in parts if name in found]
+    while pending:
+        new = needs[pending.pop()] - found
+        found |= new
+        pending += sorted(new)
+    done: list[P] = []
+    left = [name for name in parts if name in found]
+    while left:
+        ready = next((name for name in left if not needs[name] & set(left)), None)
+        if ready is None:
+            refuse_cycle(left, needs)
+        done.append(parts[ready])
+        left.remove(ready)
+    return tuple(done)
+
+
+def needs(part: Assign | Scan) -> set[str]:
     if isinstance(part, Assign):
-        return _read(part.value)
-    return (_read(part.factor) | _read(part.term)) - {part.state.name}
+        return read_in(part.value)
+    return (read_in(part.factor) | read_in(part.term)) - {part.state.name}
 
 
-def _read(expr: Expr) -> set[str]:
+def read_in(expr: Expr) -> set[str]:
     """The states and locals that `expr` names."""
     return {
         node.name
@@ -180,7 +193,7 @@ def _read(expr: Expr) -> set[str]:
     }
 
 
-def _reached(name: str, needs: dict[str, set[str]]) -> set[str]:
+def _reached(name: str, needs: Mapping[str, set[str]]) -> set[str]:
     found: set[str] = set()
     pending = sorted(needs[name])
     while pending:

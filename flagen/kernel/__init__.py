@@ -9,6 +9,7 @@ from flagen.kernel.chunk import scalar_chunk
 from flagen.kernel.ir import Program
 from flagen.kernel.key_backward import key_chunk_backward, with_keeping
 from flagen.kernel.key_chunk import key_chunk
+from flagen.kernel.pieces import piece_backward, piece_forward
 from flagen.kernel.recurrent import fused_recurrent
 from flagen.kernel.reverse import reverse_backward
 from flagen.kernel.right_backward import right_chunk_backward
@@ -22,6 +23,7 @@ from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.pieces import PieceBackwardPlan, PieceKernelPlan
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
@@ -90,6 +92,9 @@ def _fused_recurrent(plan: Plan) -> tuple[Program, Program] | tuple[None, None]:
 
 def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
     kernel, backward = plan.chunk_kernel, plan.chunk_backward
+    if isinstance(kernel, PieceKernelPlan):
+        assert isinstance(backward, PieceBackwardPlan), "mini-batches have no kernels without a backward"
+        return _checked(piece_forward(kernel, backward), plan.spec), _checked(piece_backward(backward), plan.spec)
     if isinstance(kernel, ScanKernelPlan):
         assert isinstance(backward, ScanBackwardPlan), "scans have no kernels without a backward"
         if kernel.is_window:

@@ -23,7 +23,7 @@ from flagen.kernel.recurrent import array_of
 from flagen.kernel.registers import Data
 from flagen.kernel.settings import Setting
 from flagen.kernel.sizes import Sizes
-from flagen.spec.model import Binary, Dims, Expr, Input, Interval, Number, Param, Repeat, Spec, State, walk
+from flagen.spec.model import Binary, Dims, Expr, Input, Interval, Name, Number, Param, Repeat, Spec, State, walk
 from flagen.spec.ranges import interval_of
 
 At = Mapping[Space, int]
@@ -57,6 +57,7 @@ class Call:
         self.functions.constants = _constants(spec, self.functions)
         params = [param for param in spec.params if not param.is_tensor]
         self.numbers = {param.name: self._number(param.range) for param in params}
+        self._mini_batches()
         self.declared: dict[str, Input | Param | State] = {decl.name: decl for decl in spec.inputs}
         self.declared |= {param.name: param for param in spec.params if param.is_tensor}
         self.declared |= {state.name: state for state in spec.states}
@@ -68,12 +69,26 @@ class Call:
         self.nothing: Data = []
         self._arrays: dict[Array, Data] = {}
 
+    def _mini_batches(self) -> None:
+        """Where mini-batches matter, they have as many tokens as the setting says, and begin where it says."""
+        self.left: dict[str, tuple[int, ...]] = {}
+        for first in self.spec.firsts if self.setting.mini_batch else ():
+            self.left[first.source] = self.setting.left
+            if isinstance(first.every, Name):
+                self.numbers[first.every.name] = mpq(self.setting.mini_batch)
+
     def element(self, name: str, at: At, index: tuple[int, ...]) -> tuple[mpq, mpq]:
         """An element of an argument, and that of its direction; `index` is over the dims of its declaration."""
         key = (name, *[at[space] for space in self._rows[name]], *index)
         if key not in self._values:
-            self._values[key] = (self._random(self.declared[name]), self.functions.rational())
+            left = self.left.get(name)
+            value = self._random(self.declared[name]) if left is None else self._counted(left, at["sequence"])
+            self._values[key] = (value, self.functions.rational())
         return self._values[key]
+
+    def _counted(self, left: tuple[int, ...], sequence: int) -> mpq:
+        """How many tokens there were before a sequence, all but so many of those of two mini-batches."""
+        return mpq(2 * self.setting.mini_batch - left[sequence % len(left)])
 
     def weight(self, of: str, at: At, index: tuple[int, ...]) -> mpq:
         """An element of the gradient that comes in for a result: the output, or a state after its sequence."""

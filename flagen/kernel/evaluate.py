@@ -94,13 +94,11 @@ class Executable:
             Illegal: a program does what none may.
         """
         self.arrays, self.asked = memory.arrays, memory.asked
+        self.barriers, self.program, registers = 0, 0, self.registers
         self.uses.clear()
-        self.barriers, self.program = 0, 0
-        registers = self.registers
         for run, block in itertools.product(self._runs(), range(self.sizes.blocks_of(self.kernel.block_of))):
             registers.at = {**run, "block": block}
-            registers.heads = self._heads()
-            registers.chunk = None
+            registers.heads, registers.chunk = self._heads(), None
             if self.kernel.run == "chunk":
                 self._stand_at(self.at["sequence"], self.at["counted_chunk"])
             if self.kernel.run == "stretch":
@@ -166,6 +164,15 @@ class Executable:
         for space in ("counted_chunk", "slot"):
             self.at.pop(space, None)
 
+    def _aligned(self, loop: Loop) -> Iterator[int]:
+        """The same where chunks are counted from the tokens before the sequence, as many for all heads."""
+        (before,) = {whole(x) for x in self.registers.named(loop.aligned).data}
+        chunks = self.sizes.aligned_chunks(self.at["sequence"], before)
+        for chunk, tokens in reversed(chunks) if loop.reverse else chunks:
+            self.registers.chunk = tokens
+            yield chunk
+        self.registers.chunk = None
+
     def _stand_at(self, sequence: int, chunk: int) -> None:
         """Have the tokens of a chunk along the axis of tokens."""
         start, end = self.sizes.borders[sequence : sequence + 2]
@@ -212,7 +219,7 @@ class Executable:
             case "segment":
                 turns = self._segments()
             case "chunk":
-                return self._chunks(loop.reverse)
+                return self._aligned(loop) if loop.aligned else self._chunks(loop.reverse)
             case "earlier" | "later":
                 return self._neighbours(loop.over == "later")
             case "block":
@@ -220,8 +227,7 @@ class Executable:
             case "member":
                 return self._members()
             case "level":
-                first = self.sizes.named(loop.first) if loop.first else 0
-                turns = range(first, self.sizes.named("LEVELS"))
+                turns = range(self.sizes.named(loop.first) if loop.first else 0, self.sizes.named("LEVELS"))
             case "below":
                 turns = range(whole(self.registers.named("level").data[0]))
             case "token":

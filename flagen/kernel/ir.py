@@ -67,8 +67,7 @@ class Array:
 
     life, of: what it is, and of which input, param, state or output.
     own_dtype: it has the dtype of the call, and not float32.
-    optional: a launch may go without it.
-    loops: the extent of the space `loop`.
+    optional: a launch may go without it. loops: the extent of the space `loop`.
 
     Where rows of a chunk are among its dims, it has room for as many as a tile has lanes.
     """
@@ -245,17 +244,17 @@ class Loop:
     """Run the body for each segment or chunk of the sequence, each token of the segment (or of the sequence, outside of
     one), or each micro-step of the token; in reverse the last one first. The tokens of a chunk lie along an axis.
 
-    Where programs have chunks, for each of those before the chunk (`earlier`) or behind it (`later`, the last one
-    first) that have a slot with it; for each value head of the key head; for each block of `dim`; for each level at
-    which a chunk is cut in halves, from the size `first` up, or each that is `below` the level at hand.
+    Where programs have chunks, for each before the chunk (`earlier`) or behind it (`later`, the last one first) that
+    has a slot with it; for each value head of the key head; for each block of `dim`; for each level at which a chunk is
+    cut in halves, from the size `first` up, or each that is `below` the level at hand.
 
     stages: how many turns are under way at once, one waiting for what the other loads.
     but_last: not for the tokens of a sequence's last segment.
     counted: chunks have numbers in their sequence, from which their tokens follow, and not the other way round.
+    aligned: what counts the tokens before the sequence, from which its chunks, of LENGTH tokens, are counted then.
     whole: a block of `dim` is all of it, since something sums over it: there is one turn.
     keeps: what does not change is held in registers, and not computed again in each turn.
-    wanted: a choice that a launch makes, without which the loop has no turns.
-    note: a comment.
+    wanted: a choice that a launch makes, without which the loop has no turns. note: a comment.
     """
 
     over: Literal["segment", "chunk", "token", "micro_step", "earlier", "later", "member", "block", "level", "below"]
@@ -264,6 +263,7 @@ class Loop:
     stages: int = 1
     but_last: bool = False
     counted: bool = False
+    aligned: str = ""
     dim: str = ""
     first: str = ""
     whole: bool = False

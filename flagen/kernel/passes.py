@@ -39,6 +39,11 @@ def has_key_heads(kernel: Kernel) -> bool:
     return any("key_head" in access.array.spaces for access in accesses_in(kernel.body))
 
 
+def is_aligned(kernel: Kernel) -> bool:
+    """Whether its chunks are counted from the tokens that there were before a sequence."""
+    return any(isinstance(s, Loop) and bool(s.aligned) for s in statements_in(kernel.body))
+
+
 def evaluates_head(kernel: Kernel) -> bool:
     """Whether an expression names the value head."""
     return any(isinstance(tile, Head) for tile in values_of(kernel.body))

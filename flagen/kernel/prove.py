@@ -17,13 +17,14 @@ from flagen.kernel.elementary import Elementary
 from flagen.kernel.elements import Element, Infinity, Poison, add
 from flagen.kernel.ir import Array, Kernel, Load, Program, Space, Store, statements_in
 from flagen.kernel.memory import Memory
+from flagen.kernel.passes import is_aligned
 from flagen.kernel.precise import Precise, precision
 from flagen.kernel.registers import Data
-from flagen.kernel.settings import CHUNKS, ROWS, SETTINGS, Setting
+from flagen.kernel.settings import CHUNKS, MINI_BATCHES, ROWS, SETTINGS, Setting
 from flagen.kernel.sizes import Illegal, Sizes
 from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.schedule import OUTPUT
-from flagen.spec.model import Name, Spec, walk
+from flagen.spec.model import Name, Number, Spec, walk
 
 if TYPE_CHECKING:
     from flagen.kernel import Programs
@@ -119,7 +120,17 @@ def prove_chunk(spec: Spec, forward: Program, backward: Program | None, *, seed:
     results = (array.of for kernel in forward.kernels for array in kernel.arrays if array.life == "result")
     named = tuple(dict.fromkeys((*_outputs(spec), *(of for of in results if of not in states))))
     compare = partial(_prove_both, backward=backward, named=named)
-    return tuple(setting for setting in CHUNKS if _at_a_point(spec, forward, setting, seed, compare))
+    return tuple(setting for setting in _of_chunks(spec, forward) if _at_a_point(spec, forward, setting, seed, compare))
+
+
+def _of_chunks(spec: Spec, program: Program) -> tuple[Setting, ...]:
+    """The settings for kernels that take all tokens of a chunk at once."""
+    if not any(map(is_aligned, program.kernels)):
+        return CHUNKS
+    (every,) = {first.every for first in spec.firsts}
+    return (
+        tuple(s.of_mini_batches(int(every.value)) for s in MINI_BATCHES) if isinstance(every, Number) else MINI_BATCHES
+    )
 
 
 def prove_rows(spec: Spec, forward: Program, backward: Program | None, *, seed: int = 0) -> tuple[Setting, ...]:

@@ -59,7 +59,10 @@ class Lowering:
 
     hands_on = True
     run: Run = "sequence"
-    begin: tuple[Array, ...] = (CU_SEQLENS,)
+
+    @property
+    def begin(self) -> tuple[Array, ...]:
+        return (CU_SEQLENS,)
 
     def __init__(self, plan: ScanKernelPlan, names: frozenset[str]) -> None:
         self.plan, self.spec, self.names = plan, plan.spec, names
@@ -116,9 +119,11 @@ class Lowering:
             return
         factor = None if walk.kind == "phase" else self.spread(walk.factor, over)
         term = self.spread(walk.term, over)
+        if walk.anew:
+            yield Fill(walk.first, walk.state.dims, walk.state.init)
         yield Let(name, Scan(walk.kind, factor, term, first, TOKEN, False, over))
         yield from self._before(walk, after, first)
-        if self.hands_on:
+        if self.hands_on and not walk.anew:
             yield Let(walk.first, Edge(after, TOKEN, False, over[1:]))
 
     def _before(self, walk: Walk, after: Tile, first: Tile) -> Iterator[Statement]:
@@ -175,10 +180,14 @@ class Lowering:
             arrays=(*tensors_of(self.spec), *arrays),
             numbers=tuple(param.name for param in self.spec.params if not param.is_tensor),
             lengths=("T",),
-            sizes=(*heads, *plan.order[1:], "CHUNK"),
+            sizes=(*heads, *self.sizes()),
             names=self.names,
             body=tuple(body),
         )
+
+    def sizes(self) -> tuple[str, ...]:
+        """What it is compiled for, beside heads and blocks."""
+        return (*self.plan.order[1:], "CHUNK")
 
 
 class Forward(Lowering):
@@ -196,7 +205,7 @@ class Forward(Lowering):
         chunk = (
             *((Note(_KEPT_ROW), Row("kept_row", ("chunk", "head"))) if keeping else ()),
             *keeping,
-            *self.statements(plan.chunk),
+            *self.chunk(),
         )
         body = (
             Note(),
@@ -205,11 +214,19 @@ class Forward(Lowering):
             Row("state_row", ("sequence", "head")),
             *(self.start(state, array) for state, array in zip(spec.states, initial, strict=True)),
             Note(),
-            Loop("chunk", chunk),
+            self.loop(chunk),
             Note(),
             *(self.store_by_one(x, self.first[s.name]) for s, x in zip(spec.states, final, strict=True)),
         )
         return self.assembled((*initial, *self.begin, *self.results(), *final, *kept), body)
+
+    def chunk(self) -> Iterable[Statement]:
+        """What is evaluated in a chunk, and stored."""
+        return self.statements(self.plan.chunk)
+
+    def loop(self, chunk: tuple[Statement, ...]) -> Loop:
+        """What is done for each chunk."""
+        return Loop("chunk", chunk)
 
     def results(self) -> list[Array]:
         return [self.result(result, result.name, "result") for result in self.plan.plan.results]
@@ -231,34 +248,53 @@ class Backward(Lowering):
         """Walks the chunks from the last to the first."""
         back = self.back
         params = [give for give in back.gives if not isinstance(give.source, Input)]
-        carried = [*(walk.after for walk in back.backs), *(give.total for give in params)]
         chunk = (
             *((Row("kept_row", ("chunk", "head")),) if back.kept else ()),
             *(Load(self.first[s.name], access(self.kept(s)), fill=s.init) for s in back.kept),
-            *live(tuple(self.statements(back.chunk)), carried),
+            *live(tuple(self.statements(back.chunk)), self.carried),
         )
         body = (
             Note(),
             *self.statements(back.once),
             Note(),
             Row("state_row", ("sequence", "head")),
-            *map(self.start_of_gradient, back.backs),
+            *self.starts(),
+            *(self.start_of_gradient(state, name) for state, name in self.handed_on),
             *(Fill(give.total, give.source.dims, 0.0) for give in params),
             Note(),
-            Loop("chunk", chunk, reverse=True),
+            self.loop(chunk),
             Note(),
-            *(self.store_wanted(self.initial_gradient(walk), walk.after) for walk in back.backs),
+            *(self.store_wanted(self.initial_gradient(state), name) for state, name in self.handed_on),
             *(self.store_wanted(self.gradient(give), give.total) for give in params),
         )
         arrays = (
             *self.begin,
             *self.cotangents(),
-            *map(self.final_gradient, back.backs),
+            *(self.final_gradient(state) for state, _ in self.handed_on),
             *map(self.kept, back.kept),
             *map(self.gradient, back.gives),
-            *map(self.initial_gradient, back.backs),
+            *(self.initial_gradient(state) for state, _ in self.handed_on),
         )
         return self.assembled(arrays, body)
+
+    def starts(self) -> tuple[Statement, ...]:
+        """What is known before the last chunk, beside gradients."""
+        return ()
+
+    @property
+    def handed_on(self) -> list[tuple[State, str]]:
+        """The states whose gradients go from chunk to chunk, and what these are called."""
+        return [(walk.state, walk.after) for walk in self.back.backs if not walk.anew]
+
+    @property
+    def carried(self) -> list[str]:
+        """What a chunk leaves for the one before it."""
+        totals = [give.total for give in self.back.gives if not isinstance(give.source, Input)]
+        return [*(name for _, name in self.handed_on), *totals]
+
+    def loop(self, chunk: tuple[Statement, ...]) -> Loop:
+        """What is done for each chunk, the last one first."""
+        return Loop("chunk", chunk, reverse=True)
 
     # ---------------------------------------------------------------------------------------------------------- arrays
 
@@ -266,13 +302,13 @@ class Backward(Lowering):
         takes = (action for action in self.back.chunk if isinstance(action, Take))
         return [self.result(take.result, take.target, "cotangent") for take in takes]
 
-    def final_gradient(self, walk: WalkBack) -> Array:
-        name = free_name(f"d{walk.state.name}_final", self.names)
-        return self._of_state(walk.state, name, "cotangent")
+    def final_gradient(self, state: State) -> Array:
+        name = free_name(f"d{state.name}_final", self.names)
+        return self._of_state(state, name, "cotangent")
 
-    def initial_gradient(self, walk: WalkBack) -> Array:
-        name = free_name(f"d{walk.state.name}_initial", self.names)
-        return self._of_state(walk.state, name, "gradient", self.shares(walk.state.dims))
+    def initial_gradient(self, state: State) -> Array:
+        name = free_name(f"d{state.name}_initial", self.names)
+        return self._of_state(state, name, "gradient", self.shares(state.dims))
 
     def _of_state(self, state: State, name: str, life: Life, shares: tuple[Space, ...] = ()) -> Array:
         return Array(name, ("sequence", "head", *shares), state.dims, life, state.name, optional=True)
@@ -301,11 +337,11 @@ class Backward(Lowering):
             case _:
                 yield from super().statement(action)
 
-    def start_of_gradient(self, walk: WalkBack) -> Statement:
-        """The gradient of the state after the last token; where blocks have shares of it, it comes in once."""
-        array, dims = self.final_gradient(walk), walk.state.dims
-        given = Load(walk.after, access(array), once=bool(self.shares(dims)))
-        return If((Given(array, False),), (Fill(walk.after, dims, 0.0),), (given,))
+    def start_of_gradient(self, state: State, name: str) -> Statement:
+        """The gradient of a state after the last token; where blocks have shares of it, it comes in once."""
+        array, dims = self.final_gradient(state), state.dims
+        given = Load(name, access(array), once=bool(self.shares(dims)))
+        return If((Given(array, False),), (Fill(name, dims, 0.0),), (given,))
 
     def _walk_back(self, walk: WalkBack) -> Iterator[Statement]:
         """Scan the gradient of a state against the tokens: before each token, after each, and before the chunk."""
@@ -313,6 +349,8 @@ class Backward(Lowering):
         slope, term = self.spread(walk.slope, over), self.spread(walk.term, over)
         after = Value(walk.after, "local", over[1:])
         before = Value(walk.before, "local", over)
+        if walk.anew:
+            yield Fill(walk.after, walk.state.dims, 0.0)
         if walk.is_shift:
             beyond = self.spread(Masked(Constant(0.0), TOKEN, 1.0, (TOKEN,)), over)
             behind = Product((beyond, self.spread(after, over)), over)
@@ -323,7 +361,8 @@ class Backward(Lowering):
         if walk.reaching is not None:
             whole = Arithmetic("+", walk.reaching, whole, over)
         yield Let(walk.target, Masked(whole, TOKEN, 0.0, over))
-        yield Let(walk.after, Edge(before, TOKEN, True, over[1:]))
+        if not walk.anew:
+            yield Let(walk.after, Edge(before, TOKEN, True, over[1:]))
 
     def store_wanted(self, array: Array, name: str) -> Statement:
         return If((Given(array),), (Store(access(array), self.local(name, array.dims)),))

@@ -30,6 +30,8 @@ class Setting:
     rows: rows of a chunk where tokens have several, if not as many.
     leaf: rows at which halving a chunk ends.
     asked_from: the argument from which on every other gradient is asked for.
+    mini_batch, length: tokens of a mini-batch, and of the chunks that it has, for which a tile has room.
+    left: of each sequence in turn, how many tokens of a mini-batch are left at its first one.
     """
 
     title: str
@@ -48,6 +50,9 @@ class Setting:
     rows: int = 0
     leaf: int = 2
     asked_from: int = 0
+    mini_batch: int = 0
+    length: int = 0
+    left: tuple[int, ...] = (0,)
 
     def sizes(self, spec: Spec, block_of: str | None) -> Sizes:
         """The sizes of a launch of programs that have a block of a dim."""
@@ -58,7 +63,9 @@ class Setting:
         blocks |= {pair: blocks[one] * blocks[other] for pair, (one, other) in spec.pairs.items()}
         steps = {} if spec.steps is None else {spec.steps.symbol: self.steps}
         key_heads = self._key_heads(spec)
-        return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment, pairs=spec.pairs)
+        words = {} if not self.length else {"LENGTH": self.length}
+        blocks |= {WRITTEN: self.chunk} if self.length else {}
+        return Sizes(self.lengths, key_heads, self.HV, dims, blocks, steps, self.segment, words=words, pairs=spec.pairs)
 
     def row_sizes(self, spec: Spec, rows: str) -> Sizes:
         """The sizes of a launch of programs that multiply rows of a chunk, each for a token, or for one micro-step if
@@ -82,6 +89,11 @@ class Setting:
 
     def _key_heads(self, spec: Spec) -> int:
         return self.H if len({decl.heads for decl in spec.inputs}) > 1 else self.HV
+
+    def of_mini_batches(self, tokens: int) -> Setting:
+        """The same with mini-batches of so many tokens."""
+        length = max(size for size in range(1, self.chunk + 1) if tokens % size == 0)
+        return replace(self, mini_batch=tokens, length=length, left=tuple(left % tokens for left in self.left))
 
     def widened(self) -> Setting:
         """The same with all sizes larger, for a spec that divides by a size less one."""
@@ -229,6 +241,78 @@ CHUNKS = (
     _WITHOUT_TOKENS,
 )
 """For kernels that take all tokens of a chunk at once."""
+
+MINI_BATCHES = (
+    Setting(
+        "packed with an empty sequence, each begun elsewhere in a mini-batch",
+        (3, 0, 6, 1),
+        packed=True,
+        H=2,
+        HV=4,
+        steps=1,
+        initial=True,
+        final=True,
+        everything=True,
+        whole=(3, 2),
+        cut=(1, 1),
+        chunk=2,
+        mini_batch=4,
+        length=2,
+        left=(3, 1, 2, 0),
+    ),
+    Setting(
+        "a batch of whole mini-batches from no state",
+        (6, 6),
+        packed=False,
+        H=1,
+        HV=2,
+        steps=1,
+        initial=False,
+        final=True,
+        everything=False,
+        whole=(2, 3),
+        cut=(1, 1),
+        chunk=4,
+        mini_batch=3,
+        length=3,
+    ),
+    Setting(
+        "one sequence begun within a mini-batch to no state",
+        (7,),
+        packed=False,
+        H=1,
+        HV=1,
+        steps=1,
+        initial=True,
+        final=False,
+        everything=False,
+        whole=(2, 1),
+        cut=(1, 1),
+        chunk=2,
+        asked_from=1,
+        mini_batch=2,
+        length=2,
+        left=(1,),
+    ),
+    Setting(
+        "mini-batches of one token",
+        (3,),
+        packed=False,
+        H=1,
+        HV=1,
+        steps=1,
+        initial=False,
+        final=False,
+        everything=True,
+        whole=(1, 2),
+        cut=(1, 1),
+        chunk=2,
+        mini_batch=1,
+        length=1,
+    ),
+    replace(_WITHOUT_TOKENS, chunk=2, mini_batch=2, length=2),
+)
+"""For kernels whose chunks are those of mini-batches."""
 
 ROWS = (
     Setting(

@@ -95,7 +95,7 @@ class Sizes:
         return {
             "sequence": len(self.lengths),
             "segment": sum(self.segments),
-            "chunk": self.borders[-1] // self.blocks.get(TOKEN, 1) + len(self.lengths),
+            "chunk": self._chunks,
             "stretch": self.first_stretches[-1] if TOKEN in self.blocks else 0,
             "counted_chunk": self.first_chunks[-1] if TOKEN in self.blocks else 0,
             "slot": (self.first_chunks[-1] + len(self.lengths)) // 2 if TOKEN in self.blocks else 0,
@@ -107,10 +107,26 @@ class Sizes:
             "place": self.segment,
         }
 
+    @property
+    def _chunks(self) -> int:
+        """Room for the chunks of all sequences: where they end anywhere, for one more of each; where they begin
+        anywhere, too, for two."""
+        if "LENGTH" in self.words:
+            return self.borders[-1] // self.words["LENGTH"] + 2 * len(self.lengths)
+        return self.borders[-1] // self.blocks.get(TOKEN, 1) + len(self.lengths)
+
     def chunk_at(self, sequence: int, start: int) -> int:
         """Which chunk it is that starts at a token of a sequence: each sequence has room for one that is not full."""
         chunk, first = self.blocks[TOKEN], self.borders[sequence]
         return first // chunk + sequence + (start - first) // chunk
+
+    def aligned_chunks(self, sequence: int, before: int) -> list[tuple[int, range]]:
+        """The chunks of a sequence, each with its tokens, counted from those `before` it: the first and the last may
+        not be full."""
+        (start, stop), length = self.borders[sequence : sequence + 2], self.words["LENGTH"]
+        first, row = start - before % length, start // length + 2 * sequence
+        starts = range(first, stop, length) if start < stop else ()
+        return [(row + n, range(max(at, start), min(at + length, stop))) for n, at in enumerate(starts)]
 
     def named(self, name: str) -> int:
         """A size by the name that expressions have for it."""

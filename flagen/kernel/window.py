@@ -199,7 +199,7 @@ class _Backward(Backward):
             stored = Store(rows, Value(give.total, "local", value.dims))
             window.body += (Let(give.total, value), If((Given(array),), (stored,)))
         first = [_row_of("start", window.gradient_before(walk)) for walk in back.backs]
-        given = zip(map(self.initial_gradient, back.backs), first, strict=True)
+        given = zip((self.initial_gradient(state) for state, _ in self.handed_on), first, strict=True)
         of_states = [If((Given(array), HasStart()), (Store(access(array), value),)) for array, value in given]
         initials = [array for array in self.initials() if array.of in {state.name for state in back.kept}]
         body = (
@@ -208,7 +208,7 @@ class _Backward(Backward):
             Note(),
             Row("state_row", ("sequence", "head")),
             *(self.start(state, array) for state, array in zip(back.kept, initials, strict=True)),
-            *map(self.start_of_gradient, back.backs),
+            *(self.start_of_gradient(state, name) for state, name in self.handed_on),
             Note(),
             *window.body,
             Note(),
@@ -218,9 +218,9 @@ class _Backward(Backward):
             *initials,
             *self.begin,
             *self.cotangents(),
-            *map(self.final_gradient, back.backs),
+            *(self.final_gradient(state) for state, _ in self.handed_on),
             *map(self.gradient, back.gives),
-            *map(self.initial_gradient, back.backs),
+            *(self.initial_gradient(state) for state, _ in self.handed_on),
         )
         return self.assembled(arrays, live(body, ()))
 

@@ -14,6 +14,7 @@ from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
 from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, StagedPlan
+from flagen.plan.pieces import plan_piece_kernels
 from flagen.plan.scan import ScanPlan, plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
 from flagen.plan.staged import plan_stages
@@ -61,7 +62,7 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         (within,) = derivation.stages
         none = Unavailable("mini-batches run one after another in PyTorch", derivation.mini_batches.first.span)
         batches = MiniBatchPlan(derivation.mini_batches, _without_kernels(make_plan(within.spec, within), none))
-        return Plan(spec, derivation, batches, fused, fused_backward, none, none)
+        return Plan(spec, derivation, batches, fused, fused_backward, *plan_piece_kernels(derivation.mini_batches))
     if derivation.ranks is not None:
         (within,) = derivation.stages
         rows = RankPlan(derivation.ranks, make_plan(within.spec, within))

@@ -23,7 +23,14 @@ from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
 from flagen.plan.layer import LayerPlan
-from flagen.plan.recurrent_tiling import fused_backward_tiling, fused_tiling, reverse_mode_tiling, scan_tiling
+from flagen.plan.pieces import PieceBackwardPlan, PieceKernelPlan
+from flagen.plan.recurrent_tiling import (
+    fused_backward_tiling,
+    fused_tiling,
+    piece_tiling,
+    reverse_mode_tiling,
+    scan_tiling,
+)
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan import ScanPlan
@@ -115,6 +122,10 @@ def tilings(form: _Form) -> tuple[Tiling, ...]:
             return reverse, gradients_tiling(form)
         case ChunkBackwardPlan() | KeyBackwardPlan():
             return (gradients_tiling(form),)
+        case PieceKernelPlan():
+            return (piece_tiling(form),)
+        case PieceBackwardPlan(forward=forward):
+            return (piece_tiling(forward),)
         case ScanKernelPlan():
             return (scan_tiling(form, backward=False),)
         case ScanBackwardPlan(forward=forward):

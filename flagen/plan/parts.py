@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
-from flagen.plan.backward_actions import Action, Add, Recall, Steps, Take, Zero
+from flagen.plan import backward_actions, scan_backward
+from flagen.plan.backward_actions import Add, Recall, Steps, Take, Zero
+from flagen.plan.scan_backward import Give, WalkBack
+from flagen.plan.scan_kernel import Store, Walk
 from flagen.plan.schedule import Load, Set, fresh
 from flagen.plan.tiles import (
     Function,
@@ -24,11 +29,38 @@ from flagen.plan.tiles import (
     tiles_in,
 )
 
+Action = backward_actions.Action | scan_backward.Action | Store
+A = TypeVar("A", bound=Action)
 Key = tuple[Tile, tuple[int, ...]]
 """A tile, and how often each name in it had got a value before: two tiles of one key have one value."""
 
 
-def with_parts(actions: Sequence[Action], taken: set[str]) -> tuple[Action, ...]:
+def with_tiles(action: A, change: Callable[[Tile], Tile]) -> A:
+    """`action` with `change` applied to each tile that it evaluates."""
+    found: dict[str, Any] = {name: change(tile) for name, tile in _tiles_of(action)}
+    return replace(action, **found)
+
+
+def _tiles_of(action: Action) -> Iterator[tuple[str, Tile]]:
+    """The tiles that it evaluates, each with the name of its attribute."""
+    for name in _evaluated(action):
+        if (tile := getattr(action, name)) is not None:
+            yield name, tile
+
+
+def _evaluated(action: Action) -> tuple[str, ...]:
+    """The attributes that are tiles which it evaluates."""
+    match action:
+        case Set() | Add() | Give() | Store():
+            return ("value",)
+        case Walk():
+            return ("factor", "term")
+        case WalkBack():
+            return ("slope", "term", "reaching")
+    return ()
+
+
+def with_parts(actions: Sequence[A], taken: set[str]) -> tuple[A | Set, ...]:
     """`actions` with a name for each part that costs something and that several of them, or one twice, evaluate.
 
     Names are added to `taken`. A loop over micro-steps has parts of its own.
@@ -71,6 +103,12 @@ def _made(action: Action) -> Iterable[str]:
             yield source.name
         case Take(vector):
             yield vector.name
+        case scan_backward.Take(_, name) | Give(_, _, name):
+            yield name
+        case Walk(state, before=before):
+            yield from (state.name, *(() if before is None else (before,)))
+        case WalkBack(after=after, before=before, target=target):
+            yield from (after, before, target)
         case Steps(body):
             for inner in body:
                 yield from _made(inner)
@@ -82,8 +120,8 @@ class _Counts(_Walk):
 
     def count(self, actions: Iterable[Action]) -> None:
         for action in actions:
-            if isinstance(action, Set | Add):
-                self._count(action.value)
+            for _, tile in _tiles_of(action):
+                self._count(tile)
             self.pass_by(action)
 
     def _count(self, tile: Tile) -> None:
@@ -99,21 +137,19 @@ class _Naming(_Walk):
         super().__init__()
         self.shared, self.constant, self.taken = shared, constant, taken
         self.names: dict[Key, str] = {}
-        self.found: list[Action] = []
+        self.found: list[Any] = []
 
-    def rewritten(self, actions: Iterable[Action]) -> list[Action]:
+    def rewritten(self, actions: Iterable[Action]) -> list[Any]:
         for action in actions:
             match action:
                 case Set(target, value) if target in self.constant and self._is_new(value):
                     self.found.append(Set(target, self._of_operands(value, f"{target}_part")))
                     self.names[self.key(value)] = target
-                case Set(target, value) | Add(target, value):
-                    changed = replace(action, value=self._named(value, f"{target}_part"))
-                    self.found.append(changed)
                 case Steps(body):
                     self.found.append(replace(action, body=with_parts(body, self.taken)))
                 case _:
-                    self.found.append(action)
+                    wanted = f"{next(iter(_made(action)), '')}_part"
+                    self.found.append(with_tiles(action, partial(self._named, wanted=wanted)))
             self.pass_by(action)
         return self.found
 

@@ -6,13 +6,15 @@ splitting the state and on elementwise scans).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from flagen.plan.fused import FusedPlan
 from flagen.plan.fused_backward import FusedBackwardPlan
+from flagen.plan.pieces import PieceKernelPlan
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.split import Split
+from flagen.plan.tiles import MAX_DIMS
 from flagen.plan.tiling import Choice, Tiles, Tiling
 from flagen.printing import PRODUCT, Printed, joined
 from flagen.spec.model import Dims, Spec
@@ -49,6 +51,18 @@ def scan_tiling(plan: ScanKernelPlan, *, backward: bool) -> Tiling:
     return Tiling(rule.function, ("CHUNK: int", *rule.parameters), rule.returns, rule.docs, rule.body)
 
 
+def piece_tiling(plan: PieceKernelPlan) -> Tiling:
+    """The rule for the kernels that walk mini-batches: a program has all of its matrices in registers."""
+    docs = (
+        "Blocks and warps for these sizes: 32 values of a matrix a thread, and no more than 8 warps, as a product of\n"
+        "warp groups needs more registers than a thread has then. Loads wait: in stages they take the shared memory "
+        "of operands."
+    )
+    spec = plan.spec
+    rule = _tiling(spec, spec.axes, docs, _pieces(plan), {"num_stages": "1"})
+    return Tiling(rule.function, ("CHUNK: int", *rule.parameters), rule.returns, rule.docs, rule.body)
+
+
 def fused_backward_tiling(plan: FusedBackwardPlan) -> Tiling:
     """The rule for the kernels of the recurrent backward: for those that walk a sequence, and those of a segment."""
     docs = (
@@ -62,10 +76,13 @@ def fused_backward_tiling(plan: FusedBackwardPlan) -> Tiling:
     return Tiling("launch_config", parameters, "tuple[dict[str, int], dict[str, int]]", docs, body)
 
 
-def _tiling(spec: Spec, dims: Dims, docs: str, choices: Iterable[Choice]) -> Tiling:
+def _tiling(
+    spec: Spec, dims: Dims, docs: str, choices: Iterable[Choice], options: Mapping[str, str] | None = None
+) -> Tiling:
     sizes = tuple(f"{dim}: int" for dim in dims if dim not in spec.pairs)
     blocks = tuple(Choice(f"BLOCK_{dim}", f"BLOCK_{dim}") for dim in dims)
-    tiles = Tiles("", (*blocks, Choice("num_warps", "num_warps")))
+    others = (Choice(name, value) for name, value in (options or {}).items())
+    tiles = Tiles("", (*blocks, Choice("num_warps", "num_warps"), *others))
     return Tiling("launch_config", sizes, "dict[str, int]", docs, (*choices, tiles))
 
 
@@ -183,6 +200,13 @@ def _scan(plan: ScanKernelPlan, *, backward: bool) -> Iterator[Choice]:
     tile = _product("CHUNK", *(f"BLOCK_{dim}" for dim in wide))
     each = 256 if len(wide) < 2 and backward else 512
     yield Choice("num_warps", f"min({8 if backward else 16}, max(1, {tile} // {each}))")
+
+
+def _pieces(plan: PieceKernelPlan) -> Iterator[Choice]:
+    matrix = next(state.dims for state in plan.spec.states if len(state.dims) == MAX_DIMS)
+    for dim in plan.spec.axes:
+        yield Choice(f"BLOCK_{dim}", _padded(plan.spec, dim, frozenset(plan.spec.axes)))
+    yield Choice("num_warps", f"min(8, max(4, {_product_of_blocks(matrix)} // 512))")
 
 
 def _widest(plan: ScanKernelPlan) -> Dims:

@@ -41,6 +41,7 @@ class WalkBack:
     it, plus slope times `reaching`, what reaches the latter from anything but the next token. after: the name of the
     gradient of the state after the chunk, and then of the one before it. before: that of the state before each token.
     target: that of the state after each token as a whole, zero for tokens that pad the chunk.
+    anew: whether the state begins anew with every chunk: no other one has a gradient of it.
     """
 
     state: State
@@ -50,6 +51,7 @@ class WalkBack:
     after: str
     before: str
     target: str
+    anew: bool = False
 
     @property
     def is_shift(self) -> bool:
@@ -146,7 +148,7 @@ def plan_scan_kernels(plan: ScanPlan) -> tuple[ScanKernelPlan, ScanBackwardPlan]
     """The kernel of `plan` and that of its gradients, or why it has neither: there is none without the other."""
     try:
         forward = plan_scan_kernel(plan)
-        return forward, _Planner(forward).plan_backward()
+        return forward, BackwardPlanner(forward).plan_backward()
     except NoKernel as missing:
         reason, span = missing.reason, missing.span
     except TooManyDims as wide:
@@ -155,7 +157,7 @@ def plan_scan_kernels(plan: ScanPlan) -> tuple[ScanKernelPlan, ScanBackwardPlan]
     return unavailable, unavailable
 
 
-class _Planner(Planner):
+class BackwardPlanner(Planner):
     """Transposes the statements of the forward, from the last to the first."""
 
     def __init__(self, forward: ScanKernelPlan) -> None:
@@ -168,6 +170,11 @@ class _Planner(Planner):
         self.actions: list[Action] = []
 
     def plan_backward(self) -> ScanBackwardPlan:
+        once, chunk = self.transposed()
+        return ScanBackwardPlan(self.forward, once, chunk, frozenset(self.taken))
+
+    def transposed(self) -> tuple[tuple[Load | Set, ...], tuple[Action, ...]]:
+        """What is done before the last chunk, and for each."""
         for result in self.scan.results:
             target = fresh(f"d{result.name}", self.taken)
             dims = (TOKEN, *(dim for dim in self.order[1:] if dim in result.dims))
@@ -186,9 +193,13 @@ class _Planner(Planner):
             if source.name in self.found:
                 total = fresh(f"d{source.name}", self.taken)
                 self.actions.append(Give(source, self.rules.mask(self.found[source.name]), total))
+        self._leave()
         again = self._again()
         once, token = self.prepared(again, (tile for action in self.actions for tile in _tiles(action)))
-        return ScanBackwardPlan(self.forward, once, (*token, *again, *self.actions), frozenset(self.taken))
+        return once, (*token, *again, *self.actions)
+
+    def _leave(self) -> None:
+        """What a chunk leaves, beside the gradients of states that are scanned, for the one before it."""
 
     def _again(self) -> tuple[Set | Walk, ...]:
         """The statements of the forward that gradients need."""
@@ -256,9 +267,10 @@ class _Planner(Planner):
                 after=fresh(f"d{name}_after", self.taken),
                 before=fresh(f"d{name}_before", self.taken),
                 target=target,
+                anew=walk.anew,
             )
         )
-        self.rules.note(target, dims, 0.0, frozenset((TOKEN,)))
+        self.rules.note(target, dims, 0.0, frozenset(self._zero_lanes(walk)))
         whole = Value(target, "local", dims)
         if walk.kind not in SHIFTED:
             gradients: tuple[Tile, Tile] = (self.t.times(whole, before), whole)
@@ -267,6 +279,10 @@ class _Planner(Planner):
         for value, gradient in zip((walk.factor, walk.term), gradients, strict=True):
             if self.t.reaches(value):
                 self._pull(value, self._bound(f"d{name}_part", gradient))
+
+    def _zero_lanes(self, walk: Walk) -> tuple[str, ...]:
+        """The axes whose padding certainly has a gradient of zero, alone or among others."""
+        return (TOKEN,)
 
     def _slopes(self, walk: Walk, before: Tile) -> tuple[Tile, Tile]:
         """The derivatives of a state after a token by the state before, and by the term."""

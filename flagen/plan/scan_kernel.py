@@ -63,7 +63,8 @@ IDENTITY: dict[Kind, tuple[float, float]] = {
 class Walk:
     """Scan `state` along the tokens of a chunk: the state after each token from the one before the chunk, `first`.
 
-    `before`: what the states before each token are called, where someone reads them.
+    `before`: what the states before each token are called, where someone reads them. `anew`: whether a state begins
+    anew with every chunk, and leaves nothing for the next one.
     """
 
     state: State
@@ -72,6 +73,7 @@ class Walk:
     term: Tile
     first: str
     before: str | None
+    anew: bool = False
 
     @property
     def is_shift(self) -> bool:
@@ -208,7 +210,7 @@ class Planner:
         self.scan = plan
         self.spec = plan.spec
         self.order = (TOKEN, *dict.fromkeys((*self.spec.axes, *self.spec.dims)))
-        self.taken = set(declared_names(self.spec)) | {f"{state.name}_prev" for state in self.spec.states}
+        self.taken = set(self._declared()) | {f"{state.name}_prev" for state in self.spec.states}
         self.rules = PaddingRules(self.spec)
         self.by_token = {decl.name for decl in self.spec.inputs}
         self._lower = Lowering(self.order[1:])
@@ -219,11 +221,17 @@ class Planner:
         self.derived: dict[str, Tile] = {}
         for decl in self.spec.derived:
             self.derived[decl.name] = self._named(decl.name, decl.value)
-        self.steps: list[Set | Walk | Store] = [
-            step for part in plan.form.update for step in (self._statement(part),) if step is not None
-        ]
+        self.steps: list[Set | Walk | Store] = [*self._statements()]
         for assign in plan.form.outputs:
             self.steps += self._output(assign)
+
+    def _declared(self) -> Iterator[str]:
+        """Every name that is taken from the start."""
+        return declared_names(self.spec)
+
+    def _statements(self) -> Iterator[Set | Walk | Store]:
+        """What is done to come from one token to the next."""
+        return map(self._statement, self.scan.form.update)
 
     def plan(self) -> ScanKernelPlan:
         """The plan of the forward kernel."""

@@ -61,6 +61,24 @@ def _lemmas_of_chunks() -> Iterator[tuple[str, list[Fact], Fact]]:
     start = first + x * size
     within = [*facts, *from_zero(x, count)]
     yield "a chunk begins with a token of its sequence", within, z3.And(first <= start, start < first + length)
+    yield from _lemmas_of_aligned_chunks()
+
+
+ALIGNED_FOLLOW = "chunks counted from before a sequence have rows before those of a later one, and before the end"
+
+
+def _lemmas_of_aligned_chunks() -> Iterator[tuple[str, list[Fact], Fact]]:
+    """The same where `begun` tokens of the first chunk came before the sequence, which has some tokens."""
+    size, sequence, later, length, count, x, begun = z3.Ints("size sequence later length count x begun")
+    first, other, chunk, stretch = z3.Ints("first other chunk stretch")
+    facts = [size >= 1, length >= 1, count >= 0, first >= 0, *from_zero(first - chunk * size, size)]
+    facts += [*from_zero(begun, size), count * size >= begun + length, (count - 1) * size < begun + length]
+    follows = [sequence < later, first + length <= other, *from_zero(other - stretch * size, size)]
+    yield ALIGNED_FOLLOW, [*facts, *follows], chunk + 2 * sequence + count <= stretch + 2 * later
+    start = z3.If(x * size > begun, first + x * size - begun, first)
+    within = [*facts, *from_zero(x, count)]
+    title = "a chunk that is counted from before its sequence begins with a token of it"
+    yield title, within, z3.And(first <= start, start < first + length)
 
 
 LEMMAS = {title: (facts, claim) for title, facts, claim in _lemmas()}

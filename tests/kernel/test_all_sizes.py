@@ -25,8 +25,9 @@ from flagen.kernel.ir import (
     Store,
     statements_in,
 )
+from flagen.kernel.passes import is_aligned
 from tests.kernel.bounds import WIDE, Bounds, verdict
-from tests.kernel.lemmas import CHUNKS_FOLLOW, LEMMAS
+from tests.kernel.lemmas import ALIGNED_FOLLOW, CHUNKS_FOLLOW, LEMMAS
 from tests.kernel.scans import of, scans_in
 from tests.specs import LAYERS, OPERATORS
 from tests.tiers import variants
@@ -35,7 +36,7 @@ SPECS = {**OPERATORS, **LAYERS}
 RECURRENT = ("gated_delta_product", "gsa", "linear_attn_normalized")
 """Those that mistakes are made in: they have segments, micro-steps, states of each token, and what only the first block
 stores."""
-SCANS = ("mamba", "count", "window")
+SCANS = ("mamba", "count", "window", "ttt_linear")
 """Of those with chunks, or stretches: they have states that are kept, shares of blocks, and what only the first block
 stores."""
 
@@ -97,10 +98,14 @@ def test_chunks_are_counted_as_the_lemma_has_it() -> None:
     for kernel in kept:
         (row,) = [line.strip() for line in KernelPrinter(kernel).lines() if line.strip().startswith("kept_row = ")]
         count = "(first_token // CHUNK + sequence + (start - first_token) // CHUNK)"
+        if is_aligned(kernel):
+            count = "(first_token // LENGTH + 2 * sequence + chunk)"
         assert row == f"kept_row = {count} * HV + value_head"
+    chunk, count, stretch, sequence, later = z3.Ints("chunk count stretch sequence later")
     facts, _ = LEMMAS[CHUNKS_FOLLOW]
-    chunk, count, stretch = z3.Ints("chunk count stretch")
     assert verdict(facts, chunk + count <= stretch) == "does not follow"
+    facts, _ = LEMMAS[ALIGNED_FOLLOW]
+    assert verdict(facts, chunk + sequence + count <= stretch + later) == "does not follow"
 
 
 # ------------------------------------------------------------------------------------------------------------- mistakes

@@ -248,6 +248,6 @@ def test_which_variant_lacks_which_form():
     assert {kind: set(NAMES) - set(with_form(kind)) for kind in FORMS} == {
         "naive_recurrent": set(),
         "naive_chunk": {"slstm"},
-        "chunk": {"slstm", "titans_linear", "ttt_linear"},
+        "chunk": {"slstm"},
         "fused_recurrent": {"cyfa", "log_linear_attn", "log_linear_gated_delta_rule", "mesa_net", "slstm"},
     }

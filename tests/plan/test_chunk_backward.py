@@ -9,6 +9,7 @@ from flagen.plan import LevelPlan, StagedPlan, Unavailable, make_plan
 from flagen.plan.backward_levels import Add
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
+from flagen.plan.pieces import PieceBackwardPlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.show import show
@@ -24,9 +25,10 @@ BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"}
 RIGHT_READS = {"oja"}
 SCANS = {"hgrn", "mamba", "rg_lru", "rwkv4", "short_convolution", "token_shift"}
 MIXED = {"momentum_delta_rule"}
+IN_PIECES = {"titans_linear", "ttt_linear"}
 LEVELS = {"log_linear_attn", "log_linear_gated_delta_rule"}
-NO_KERNELS = {"slstm", "titans_linear", "ttt_linear"}
-STAGED = set(SPECS) - (ADDITIVE | DELTA | MIXED | BY_KEY | RIGHT_READS | SCANS | LEVELS | NO_KERNELS)
+NO_KERNELS = {"slstm"}
+STAGED = set(SPECS) - (ADDITIVE | DELTA | MIXED | BY_KEY | RIGHT_READS | SCANS | IN_PIECES | LEVELS | NO_KERNELS)
 
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}, b: {dims: [], heads: HV}"
 WRITE = "update: S = S + outer(k, v)"
@@ -59,7 +61,8 @@ def test_the_variants_with_a_backward(name):
     assert isinstance(plan, ChunkBackwardPlan) == (name in ADDITIVE | DELTA | MIXED)
     assert isinstance(plan, KeyBackwardPlan) == (name in BY_KEY)
     assert isinstance(plan, RightBackwardPlan) == (name in RIGHT_READS)
-    assert isinstance(plan, ScanBackwardPlan) == (name in SCANS)
+    assert isinstance(plan, ScanBackwardPlan) == (name in SCANS | IN_PIECES)
+    assert isinstance(plan, PieceBackwardPlan) == (name in IN_PIECES)
     assert isinstance(plan, StagedPlan) == (name in STAGED)
     assert isinstance(plan, LevelPlan) == (name in LEVELS)
     assert isinstance(plan, Unavailable) == (name in NO_KERNELS)

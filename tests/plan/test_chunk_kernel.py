@@ -9,6 +9,7 @@ from flagen.plan import Unavailable, make_plan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_kernel import KeyKernelPlan
+from flagen.plan.pieces import PieceKernelPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.show import show
 from flagen.spec import load_spec, parse_spec
@@ -18,6 +19,7 @@ SPECS = OPERATORS
 ADDITIVE = {"linear_attn", "linear_attn_normalized", "retention", "lightning_attn", "simple_gla", "mamba2"}
 ADDITIVE |= {"power_attn", "rebased"}
 SCANS = {"hgrn", "mamba", "rg_lru", "rwkv4", "short_convolution", "token_shift"}
+IN_PIECES = {"titans_linear", "ttt_linear"}
 DELTA = {"delta_rule", "gated_delta_rule", "comba", "iplr", "delta_product", "gated_delta_product"}
 MIXED = {"momentum_delta_rule"}
 BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "oja", "rwkv6", "rwkv7"}
@@ -51,7 +53,8 @@ def test_the_variants_with_kernels(name):
     assert isinstance(plan, KeyKernelPlan) == (name in BY_KEY)
     if isinstance(plan, ChunkKernelPlan):
         assert (plan.prepare is None) == (name in ADDITIVE)
-    assert isinstance(plan, ScanKernelPlan) == (name in SCANS)
+    assert isinstance(plan, ScanKernelPlan) == (name in SCANS | IN_PIECES)
+    assert isinstance(plan, PieceKernelPlan) == (name in IN_PIECES)
 
 
 def test_what_a_row_has_one_number_for_stays_off_the_products():

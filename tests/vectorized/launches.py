@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flagen.kernel.ir import Kernel, Loop, Space, accesses_in, statements_in
+from flagen.kernel.ir import Kernel, Load, Loop, Space, accesses_in, statements_in
 from flagen.kernel.sizes import Sizes
 from flagen.plan.rows import BETWEEN, MEMBER, ROW, TOKEN, WRITTEN
 from flagen.triton_cpu.border import Patch, interpreter, patched, stock
@@ -85,8 +85,8 @@ def _sizes(kernel: Kernel, count: int, words: Mapping[str, Any], cu_seqlens: Ten
         blocks[MEMBER] = words["MEMBERS"]
     symbol, HV = _steps(kernel), words["HV"]
     steps = {symbol: words[symbol]} if symbol else {}
-    pairs = dict(kernel.pairs)
-    empty = Sizes((), words.get("H", HV), HV, dims, blocks, steps, words.get("SEGMENT", 1), pairs=pairs)
+    pairs, length = dict(kernel.pairs), {"LENGTH": words["LENGTH"]} if "LENGTH" in words else {}
+    empty = Sizes((), words.get("H", HV), HV, dims, blocks, steps, words.get("SEGMENT", 1), words=length, pairs=pairs)
     heads = empty.H if kernel.of_key_heads else HV
     runs = count // (heads * empty.blocks_of(kernel.block_of))
     return replace(empty, lengths=_lengths(kernel, runs, words["T"], empty, cu_seqlens))
@@ -147,7 +147,7 @@ def _groups(launch: Launch, printed: Printed) -> Iterator[Programs]:
     """All programs, by the way that they take."""
     kernel, sizes = launch.kernel, launch.sizes
     runs: dict[Way, list[_Run]] = {}
-    for way, run in _runs(kernel, sizes):
+    for way, run in _runs(launch):
         runs.setdefault(way, []).append(run)
     count = sizes.blocks_of(kernel.block_of)
     for way, those in runs.items():
@@ -156,13 +156,27 @@ def _groups(launch: Launch, printed: Printed) -> Iterator[Programs]:
                 yield _programs(launch, way, those, torch.tensor(blocks))
 
 
-def _runs(kernel: Kernel, sizes: Sizes) -> Iterator[tuple[Way, _Run]]:
+def _begun(launch: Launch) -> list[int]:
+    """How many tokens of its first chunk there were before each sequence, where chunks are counted from those."""
+    statements = tuple(statements_in(launch.kernel.body))
+    counted = {s.aligned for s in statements if isinstance(s, Loop) and s.aligned}
+    loads = (s.source.array for s in statements if isinstance(s, Load) and s.target in counted)
+    initial = next((array.name for array in loads if array.life == "argument"), None)
+    if initial is None or initial not in launch.arrays:
+        return [0] * len(launch.sizes.lengths)
+    count = launch.arrays[initial].round().long()
+    assert torch.equal(count, count[:, :1].expand_as(count)), "heads of a sequence have had as many tokens"
+    begun: list[int] = (count[:, 0] % launch.sizes.words["LENGTH"]).tolist()
+    return begun
+
+
+def _runs(launch: Launch) -> Iterator[tuple[Way, _Run]]:
     """What programs walk, and what each has in common with others."""
-    number = 0
+    kernel, sizes, begun, number = launch.kernel, launch.sizes, _begun(launch), 0
     shares = any(isinstance(s, Loop) and s.over in ("earlier", "later") for s in statements_in(kernel.body))
     for sequence, (start, length) in enumerate(zip(sizes.borders, sizes.lengths, strict=False)):
         if kernel.run == "sequence":
-            yield Way(length), _Run(sequence, start, sequence, 0, length)
+            yield Way(length, begun=begun[sequence]), _Run(sequence, start, sequence, 0, length)
             continue
         if kernel.run == "stretch":
             starts = range(0, length + 1, sizes.chunk)
@@ -200,7 +214,8 @@ def _programs(launch: Launch, way: Way, runs: Sequence[_Run], blocks: Tensor) ->
         chunks = first_chunk[sequence + 1] - first_chunk[sequence]
         places["counted_chunk"] = first_chunk[sequence] + within
         places["slot"] = (first_chunk[sequence] + sequence) // 2 + within // 2
-        places["chunk"] = start // sizes.blocks[TOKEN] + sequence
+        length = sizes.words.get("LENGTH")
+        places["chunk"] = start // length + 2 * sequence if length else start // sizes.blocks[TOKEN] + sequence
     at: dict[Space, Place] = {space: (place, 0) for space, place in places.items()}
-    length = torch.tensor(sizes.lengths)[sequence]
-    return Programs(launch, way, at, start, block, within, chunks, (tokens, behind), length)
+    lengths = torch.tensor(sizes.lengths)[sequence]
+    return Programs(launch, way, at, start, block, within, chunks, (tokens, behind), lengths)

@@ -202,6 +202,8 @@ def _returned(values: tuple[Tile, ...]) -> str:
 def _turns(loop: Loop) -> str:
     asked = f"reverse={loop.reverse}"
     match loop.over:
+        case "chunk" if loop.aligned:
+            turns = f"here.aligned_chunks({asked})"
         case "segment" | "chunk" | "micro_step":
             turns = f"here.{loop.over}s({asked})"
         case "token":

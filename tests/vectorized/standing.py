@@ -42,7 +42,8 @@ class Launch:
 class Way:
     """What programs have in common: how many tokens their run has, if it is no chunk, and whether it is the last one of
     its sequence; whether the chunk before theirs has a slot with it, and whether the one behind has; whether their
-    stretch has the first place of the sequence, and whether it has that behind the last token."""
+    stretch has the first place of the sequence, and whether it has that behind the last token; how many tokens of its
+    first chunk there were before the sequence."""
 
     tokens: int = 0
     last: bool = True
@@ -50,6 +51,7 @@ class Way:
     later: bool = False
     start: bool = False
     end: bool = False
+    begun: int = 0
 
 
 @dataclass
@@ -158,6 +160,17 @@ class Standing:
             self.at["slot"] = bases["slot"][0], number // 2
             yield number
         self.first_token, self.at = None, bases
+
+    def aligned_chunks(self, *, reverse: bool) -> Iterator[int]:
+        """The same of chunks that are counted from the tokens before the sequence."""
+        size, begun, base = self.word("LENGTH"), self.way.begun, self.at["chunk"][0]
+        count = -(-(begun + len(self.span)) // size) if self.span else 0
+        for number in _ordered(count, reverse=reverse):
+            tokens = self.span[max(number * size - begun, 0) : (number + 1) * size - begun]
+            self.first_token, self.tokens_of_chunk, self.moved = tokens.start, len(tokens), number
+            self.at["chunk"] = base, number
+            yield number
+        self.first_token, self.at["chunk"] = None, (base, 0)
 
     def earlier(self) -> Iterator[int]:
         """The chunk before, if it has a slot with this one: it is full."""

@@ -30,5 +30,7 @@ OF_A_TOKEN = _of("maps", "pairs", "rotations", "vectors")
 """What kernels may call that go from token to token."""
 OF_SCANS = _of("maps", "pairs", "rotations", "rows", "scans")
 """What kernels of scans may call: the rows of their tiles are tokens."""
+OF_PIECES = _of("maps", "mini_batches", "pairs", "rotations", "rows", "scans")
+"""What kernels that walk mini-batches may call."""
 OF_CHUNKS = _of("maps", "pairs", "rotations", "rows", "chunks")
 """What kernels over the rows of a chunk may call."""

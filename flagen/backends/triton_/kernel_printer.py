@@ -45,7 +45,7 @@ from flagen.kernel.passes import (
     reads_steps,
     tokens_ago,
 )
-from flagen.plan.rows import TOKEN
+from flagen.plan.rows import TOKEN, WRITTEN
 from flagen.plan.tiles import Tile, Value
 from flagen.spec.model import Dims
 
@@ -167,6 +167,8 @@ class KernelPrinter:
             yield from self.axes.lines(dim, start, index=dim in ends | counted, mask=dim in ends)
         if TOKEN in self.kernel.order:
             yield "rows = tl.arange(0, CHUNK)"
+            if counted & {TOKEN, WRITTEN}:
+                yield f"{self.axes.index(TOKEN)} = rows"
             first, last = edges_named(self.kernel)
             if first:
                 yield "is_first = rows == 0"
@@ -291,6 +293,9 @@ class KernelPrinter:
         del self.rows[("segment", "head")]
 
     def _chunks(self, loop: Loop) -> Iterator[str]:
+        if loop.aligned:
+            yield from self._aligned(loop)
+            return
         if loop.reverse:
             yield "tiles = tl.cdiv(end_token - first_token, CHUNK)"
             yield "for tile in tl.range(tiles):"
@@ -299,6 +304,21 @@ class KernelPrinter:
             yield "for start in tl.range(first_token, end_token, CHUNK):"
         yield f"{INDENT}token = start + rows"
         yield f"{INDENT}{self.axes.mask(TOKEN)} = token < end_token"
+        yield from self._inside(loop.body)
+
+    def _aligned(self, loop: Loop) -> Iterator[str]:
+        """Chunks that are counted from the tokens before the sequence: the first one has what is left of its own."""
+        yield f"begun = tokens_begun({loop.aligned}, LENGTH)"
+        yield "chunks = tl.where(first_token < end_token, tl.cdiv(begun + end_token - first_token, LENGTH), 0)"
+        if loop.reverse:
+            yield "for chunks_done in tl.range(chunks):"
+            yield f"{INDENT}chunk = chunks - 1 - chunks_done"
+        else:
+            yield "for chunk in tl.range(chunks):"
+        yield f"{INDENT}start = first_token + tl.maximum(chunk * LENGTH - begun, 0)"
+        yield f"{INDENT}token = start + rows"
+        end = "tl.minimum(first_token + (chunk + 1) * LENGTH - begun, end_token)"
+        yield f"{INDENT}{self.axes.mask(TOKEN)} = token < {end}"
         yield from self._inside(loop.body)
 
     def _tokens(self, loop: Loop) -> Iterator[str]:
@@ -366,6 +386,8 @@ class KernelPrinter:
                 return self._step()
             case "token" if index.ago:
                 return f"token {'-' if index.ago > 0 else '+'} {abs(index.ago)}"
+        if index.space == "chunk" and any(loop.aligned for loop in self.loops):
+            return "(first_token // LENGTH + 2 * sequence + chunk)"
         return _COORDINATES.get(index.space, index.space)
 
     def _extent(self, index: Index, access: Access) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flagen.backends.text import listed
 from flagen.backends.triton_.describe import count, turns
+from flagen.plan.pieces import PieceBackwardPlan, PieceKernelPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.spec.model import Input, Param, State
@@ -69,3 +70,23 @@ def reverse_lines(plan: ScanBackwardPlan) -> list[str]:
     ]
     scans = {scan.state.name: scan for scan in plan.forward.plan.form.scans}
     return lines + [f"{back.state.name}: s = {to_source(scans[back.state.name].slope)}" for back in plan.backs]
+
+
+def of_pieces(plan: PieceKernelPlan) -> str:
+    """What a chunk of a mini-batch is, and what it knows when it begins."""
+    still = listed(plan.form.opened)
+    stand = "stands" if len(plan.form.opened) == 1 else "stand"
+    return (
+        "A chunk has LENGTH tokens of one mini-batch, or what is left of them where a sequence begins or ends in it. "
+        f"In it {still} {stand} still, as the first token has made them. What tokens read of a matrix is a product of "
+        "tiles: with the matrix before the chunk, and with what its tokens have written, each times its numbers, which "
+        "are scanned."
+    )
+
+
+def transposed(plan: PieceBackwardPlan) -> str:
+    """How the gradients come about."""
+    return (
+        "The forward has kept the states before each chunk. From these a chunk is evaluated again, and then its "
+        "statements are transposed, the last one first."
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,11 +17,16 @@ from flagen.backends.triton_.operator import Operator, result_of
 from flagen.kernel.ir import Array, Kernel, Life, Program, Run
 from flagen.kernel.recurrent import CU_SEQLENS
 from flagen.plan.free_names import free_name
+from flagen.plan.pieces import PieceKernelPlan
 from flagen.plan.scan import Result, ScanPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import SIZES, ScanKernelPlan
 from flagen.plan.schedule import declared_names
-from flagen.spec.model import Spec
+from flagen.spec.model import Name, Spec
+from flagen.spec.printer import to_source
+
+MOST_OF_A_MATRIX = 128
+"""For which sizes of a matrix that a program has all of there are kernels."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,10 @@ def _arrays(program: Program, life: Life) -> tuple[Array, ...]:
 
 def _size(plan: ScanKernelPlan) -> Parameter:
     sizes = f"{', '.join(map(str, SIZES[:-1]))} or {SIZES[-1]}"
+    of_mini_batches = ", or as many below that as divide a mini-batch" if isinstance(plan, PieceKernelPlan) else ""
     doc = (
-        f"tokens that a program takes at once: {sizes}; with a gradient wanted, a state is kept for each chunk of them."
+        f"tokens that a program takes at once: {sizes}{of_mini_batches}; with a gradient wanted, a state is kept for "
+        "each chunk of them."
     )
     return Parameter("chunk_size", "int", str(plan.size), True, doc)
 
@@ -116,8 +123,59 @@ def scan_launcher_context(
         "split": kernel.block_of,
         "walks": kernel.run == "sequence",
         "programs": _programs(kernel),
-        "launch": [*pointers, "*outputs", *_numbers(kernel, "CHUNK=chunk_size")],
+        "about": _about(plan),
+        "most_sizes": _most_sizes(plan),
+        "too_large": "".join(f", for more than {most} of {dim}" for dim, most in _most_sizes(plan).items()),
+        "measured": list(_measured(plan)),
+        "room": _room_of_chunks(plan),
+        "launch": [*pointers, "*outputs", *_numbers(kernel, {size: f"{size}={x}" for size, x in _MEASURED.items()})],
     }
+
+
+_MEASURED = {"CHUNK": "chunk_size", "LENGTH": "length", "PRECISION": "precision"}
+"""What a launch has for the sizes that are not those of tensors."""
+
+
+def _measured(plan: ScanKernelPlan) -> Iterator[str]:
+    """What a launch has to find out besides."""
+    if isinstance(plan, PieceKernelPlan):
+        yield f"length = tokens_at_once({_every(plan)}, chunk_size)"
+        yield f"_, precision = products_of({', '.join(decl.name for decl in plan.spec.inputs if decl.dims)})"
+
+
+def _every(plan: PieceKernelPlan) -> str:
+    """How many tokens a mini-batch has, once params have their defaults."""
+    return plan.every.name if isinstance(plan.every, Name) else to_source(plan.every)
+
+
+def _most_sizes(plan: ScanKernelPlan) -> Mapping[str, int]:
+    """For which sizes there are kernels, where not for all: operands of matrix products lie in shared memory."""
+    if not isinstance(plan, PieceKernelPlan):
+        return {}
+    return {dim: MOST_OF_A_MATRIX for carried in plan.carried for dim in carried.state.dims}
+
+
+def _about(plan: ScanKernelPlan) -> str:
+    """How it computes."""
+    backward = f"`chunk_backward_{plan.spec.name}`"
+    if not isinstance(plan, PieceKernelPlan):
+        return f"The kernel computes in float32, and so does that of its gradients, {backward}."
+    return (
+        f"The kernel computes in float32, and so does that of its gradients, {backward}; matrix products of 16-bit "
+        "inputs run in tf32. A NaN reaches all tokens of its chunk, the earlier ones too, for what a token must not "
+        "see is multiplied by zero: padding has to be finite."
+    )
+
+
+def _room_of_chunks(plan: ScanKernelPlan) -> Mapping[str, str]:
+    """For how many chunks there has to be room, and why."""
+    if not isinstance(plan, PieceKernelPlan):
+        why = "Sequences may end anywhere: each has a row for every chunk that it fills, and one more."
+        return {"why": why, "chunks": "args.batch * args.tokens // chunk_size + args.runs"}
+    every, defaults = _every(plan), dict(default_values(plan.spec))
+    given = f"{defaults[every]} if {every} is None else {every}" if every in defaults else every
+    why = "Sequences may begin and end anywhere: each has a row for every chunk that it fills, and two more."
+    return {"why": why, "chunks": f"args.batch * args.tokens // tokens_at_once({given}, chunk_size) + 2 * args.runs"}
 
 
 def _result(plan: ScanPlan, result: Result) -> Mapping[str, str]:
@@ -151,9 +209,9 @@ def _pointers(kernel: Kernel, named: Mapping[Life, Callable[[Array], str]]) -> l
     return passed
 
 
-def _numbers(kernel: Kernel, chunk_size: str) -> list[str]:
+def _numbers(kernel: Kernel, measured: Mapping[str, str]) -> list[str]:
     """What a launch passes behind the arrays, but for blocks."""
-    sizes = (chunk_size if size == "CHUNK" else f"args.{size}" for size in kernel.sizes)
+    sizes = (measured.get(size, f"args.{size}") for size in kernel.sizes)
     return [*(f"float({number})" for number in kernel.numbers), "args.tokens", *sizes]
 
 
@@ -216,8 +274,9 @@ def scan_backward_launcher_context(plan: ScanBackwardPlan, program: Program) -> 
                     "gradient": lambda x: x.name,
                 },
             ),
-            *_numbers(kernel, "chunk_size"),
+            *_numbers(kernel, _MEASURED),
         ],
+        "measured": list(_measured(forward)),
         "walks": kernel.run == "sequence",
         "programs": _programs(kernel),
     }

@@ -33,9 +33,7 @@ class MiniBatches:
         Raises:
             ValueError: a mini-batch is not of a whole number of tokens, or `count` differs between heads.
         """
-        size = int(every)
-        if size != every or size < 1:
-            raise ValueError(f"mini-batches: expected a whole number of tokens, at least 1, got {every!r}")
+        size = _whole(every)
         begun = [position % size for position in positions_of(args, count)]
         ends = args.offsets or tuple(args.tokens * run for run in range(args.runs + 1))
         tokens = [stop - start for start, stop in pairwise(ends)]
@@ -65,6 +63,24 @@ class MiniBatches:
         if self.order is None:
             return o
         return o[0][self.order.argsort()].reshape(self.args.batch, self.args.tokens, *o.shape[2:])
+
+
+def tokens_at_once(every: float, most: int) -> int:
+    """How many tokens of a mini-batch of `every` tokens kernels take at once: `most` or fewer, and all or a part of it.
+
+    Raises:
+        ValueError: a mini-batch is not of a whole number of tokens.
+    """
+    size = _whole(every)
+    return max(length for length in range(1, most + 1) if size % length == 0)
+
+
+def _whole(every: float) -> int:
+    """The tokens of a mini-batch."""
+    size = int(every)
+    if size != every or size < 1:
+        raise ValueError(f"mini-batches: expected a whole number of tokens, at least 1, got {every!r}")
+    return size
 
 
 def _pieces(tokens: int, begun: int, size: int) -> Iterator[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -59,7 +59,7 @@ class Operator:
         outputs: how many results `handed_on` takes.
         needs_kept: whether `backward` cannot do without.
         most_steps: for how many micro-steps a token there are kernels.
-        most_pairs: of a dim of pairs, for how many.
+        most_pairs: of a dim of pairs, for how many; most_sizes: of other dims.
     """
 
     module: str
@@ -79,6 +79,7 @@ class Operator:
     needs_kept: bool = False
     most_steps: int | None = None
     most_pairs: tuple[str, int] | None = None
+    most_sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         optional = {*self.call.optional, *self.initials}
@@ -193,7 +194,7 @@ class Operator:
             return False
         if self.most_pairs is not None and getattr(args, self.most_pairs[0]) > self.most_pairs[1]:
             return False
-        return has_kernel(args)
+        return has_kernel(args) and all(getattr(args, dim) <= most for dim, most in self.most_sizes.items())
 
     def _steps(self, settings: Sequence[Any]) -> int:
         """The number of micro-steps a token."""
