@@ -65,8 +65,6 @@ def _lemmas_of_chunks() -> Iterator[tuple[str, list[Fact], Fact]]:
 
 
 ALIGNED_FOLLOW = "chunks counted from before a sequence have rows before those of a later one, and before the end"
-    "chunks that are counted from before a sequence have rows before those of a later one, and before the end"
-)
 
 
 def _lemmas_of_aligned_chunks() -> Iterator[tuple[str, list[Fact], Fact]]:
