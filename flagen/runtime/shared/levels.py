@@ -74,8 +74,10 @@ class Levels:
         return x.reshape(1, -1, *x.shape[2:])
 
     def values(self, like: Tensor) -> Tensor:
-        """The values of the columns, as `rows` has them, [.., .., HV, C + K]."""
-        ones = torch.eye(self.size, self.size + self.keys, dtype=like.dtype, device=like.device)
+        """The values of the columns, as `rows` has them, [.., .., HV, C + K]; in float32 in the place of float16, whose
+        range what they read has, and not its gradient, which is as large as states are."""
+        dtype = torch.float32 if like.dtype == torch.float16 else like.dtype
+        ones = torch.eye(self.size, self.size + self.keys, dtype=dtype, device=like.device)
         if self.slots is None:
             return ones[:, None].expand(self.chunks, -1, self.args.HV, -1)
         return ones[self.slots % self.size][None, :, None].expand(-1, -1, self.args.HV, -1)
