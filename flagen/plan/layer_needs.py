@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flagen.spec.layer.model import (
+    MAX_ITERATIONS,
     Binary,
     Call,
     Config,
@@ -116,12 +117,13 @@ def _replaced(nodes: list[Expr]) -> set[str]:
 
 
 def _divisors(nodes: list[Expr], params: Mapping[str, Iterable[Param]]) -> Iterator[str]:
-    """Configs that something is divided by; in the recurrence that is a number which it declares as above 0."""
+    """Configs that something is divided by; in the recurrence that is a number which it declares as above 0, and how
+    many steps solve a system."""
     for node in nodes:
         if isinstance(node, Binary) and node.op in ("/", "//", "%") and isinstance(node.right, Name):
             yield node.right.name
         if isinstance(node, Call) and node.kind == "recurrence":
-            positive = {param.name for param in params[node.name] if param.range.low > 0}
+            positive = {MAX_ITERATIONS, *(param.name for param in params[node.name] if param.range.low > 0)}
             yield from (value.name for name, value in node.keywords if name in positive and isinstance(value, Name))
 
 

@@ -113,14 +113,15 @@ def test_a_dim_that_only_a_mark_asks_for_is_computed(tmp_path: Path) -> None:
 
 
 def test_what_version_2_has_besides(tmp_path: Path) -> None:
-    start = "  modules:\n =>   init: {o_proj.weight: identity()}\n  modules:\n"
+    start = "  modules:\n =>   init: {o_proj.weight: identity()}\n  modules:\n    scaled: affine(K, beta=False)\n"
     turn = "    dt_bias:\n =>     turn: {shape: [H, K, K], init: full(0)}\n    dt_bias:\n"
-    read, call = "heads(q, H), => map_heads(heads(q, H), turn),", "b_proj(x), => b_proj(detach(x)),"
+    read, call = "heads(q, H), => scaled(map_heads(heads(q, H), turn)),", "b_proj(x), => b_proj(detach(x)),"
     text = edited(tmp_path, version="flagen: 1 => flagen: 2", start=start, turn=turn, read=read, call=call)
     assert "self.b_proj(x.detach())" in method(text, "forward")
     assert "torch.einsum('...ni,nio->...no', q.unflatten(-1, (self.num_heads, -1)), self.turn)" in method(
         text, "forward"
     )
+    assert "self.scaled = Affine(head_dim, use_beta=False)" in method(text, "__init__")
     assert "self.o_proj.weight.copy_(torch.eye(*self.o_proj.weight.shape[-2:]))" in method(text, "reset_parameters")
 
 

@@ -414,6 +414,15 @@ LAYERS: dict[str, Layer] = {
             {**OF_40, "use_gate": False, "use_short_conv": False, "use_output_correction": False},
         ),
     ),
+    "mesa_net_layer": Layer(
+        "MesaNet",
+        configs(
+            SMALL,
+            {**SMALL, "use_output_gate": True, "conv_bias": True, "lambda_lower_bound": 0.5},
+            {**SMALL, "head_dim": 16, "conv_size": 3, "max_cg_step_training": 60, "norm_eps": 1e-3},
+        ),
+        (OF_40, {**OF_40, "use_output_gate": True, "use_short_conv": False}),
+    ),
     "lightnet_attention": Layer(
         "LightNetAttention",
         # fla's norm adds 1e-6 whatever norm_eps says.

@@ -38,6 +38,7 @@ import fla.layers.gated_deltanet
 import fla.layers.gated_deltaproduct
 import fla.layers.hgrn
 import fla.layers.mamba3
+import fla.layers.mesa_net
 import fla.layers.momentum_deltanet
 import fla.layers.simple_gla
 import fla.ops.lightnet.chunk
@@ -57,6 +58,7 @@ from tests.layers import peers
 from tests.layers.cases import LAYERS, Config
 from tests.layers.peers import Around
 from tests.layers.scenarios import AsOurs, scenarios
+from tests.layers.solved import eliminated, eliminated_once, l2norm
 from tests.numeric.operator_references import mamba3, turned
 
 
@@ -160,10 +162,6 @@ def gated_delta_rule(
     return naive_recurrent_gated_delta_rule(q, k, v, torch.sigmoid(beta), g)  # type: ignore[no-any-return]
 
 
-def l2norm(x: Tensor) -> Tensor:
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
-
-
 def of_two_matrices(initial_state: Any = None, **more: Any) -> tuple[Tensor, Any]:
     """fla's operator of the momentum delta rule, token by token: by chunks it refuses float32, and adds 1e-6 to beta.
     What it keeps is two matrices here."""
@@ -241,6 +239,8 @@ def written_once(
 
 
 fla.layers.cyfa.chunk_cyfa = fla.layers.cyfa.fused_recurrent_cyfa = of_a_circle
+fla.layers.mesa_net.chunk_mesa_net = eliminated
+fla.layers.mesa_net.mesa_net_decoding_one_step = eliminated_once
 fla.layers.momentum_deltanet.chunk_momentum_delta_rule = of_two_matrices
 fla.layers.momentum_deltanet.fused_recurrent_momentum_delta_rule = of_two_matrices
 fla.layers.mamba3.mamba3_siso_combined = trapezoid

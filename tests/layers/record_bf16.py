@@ -24,6 +24,7 @@ import torch
 from fla.ops.delta_rule import chunk_delta_rule
 from fla.ops.gated_delta_product import chunk_gated_delta_product
 from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+from fla.ops.mesa_net import chunk_mesa_net
 from fla.ops.momentum_delta_rule import chunk_momentum_delta_rule
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from tests.layers.test_recorded import made
 fla.layers.gated_deltanet.chunk_gated_delta_rule = chunk_gated_delta_rule
 fla.layers.gated_deltaproduct.chunk_gated_delta_product = chunk_gated_delta_product
 fla.layers.delta_net.chunk_delta_rule = chunk_delta_rule
+fla.layers.mesa_net.chunk_mesa_net = chunk_mesa_net
 fla.layers.momentum_deltanet.chunk_momentum_delta_rule = chunk_momentum_delta_rule
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from flagen.spec.layer.words import ACTIVATIONS
 from generated.gated_deltanet import GatedDeltaNet
+from generated.mesa_net_layer import MesaNet
 from generated.modules.activations import ACT2FN
 from generated.multi_scale_retention import MultiScaleRetention
 from generated.shared import forms
@@ -217,6 +218,31 @@ def test_a_form_that_there_is_not_is_passed_by(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(forms, "has_triton", lambda: True)
     assert made().choose(two, tokens(1, 65))() == "naive_recurrent"
+
+
+def test_without_a_kernel_for_tokens_chunks_run_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    three = Forms(**{name: a_form(name) for name in ("naive_recurrent", "naive_chunk", "chunk")})
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(forms, "has_triton", lambda: True)
+    with torch.no_grad():
+        assert [made().choose(three, tokens(1, count))() for count in (4, 5)] == ["naive_recurrent", "chunk"]
+
+
+def test_forms_by_chunks_are_told_what_others_are_not() -> None:
+    by_chunks = Forms(naive_recurrent=lambda: "alone", naive_chunk=lambda **given: given)  # type: ignore[arg-type,return-value]
+    assert made().choose(by_chunks, tokens(1, 65), max_iterations=3)() == {"max_iterations": 3}
+    assert made().choose(by_chunks, tokens(1, 4).detach(), max_iterations=3)() == "alone"
+
+
+def test_steps_that_solve_systems_are_those_of_the_config() -> None:
+    x = 3 * torch.randn(1, 40, 12, generator=torch.Generator().manual_seed(3))
+    outputs = []
+    for steps in (1, 8, 30):
+        torch.manual_seed(0)
+        layer = MesaNet(hidden_size=12, num_heads=1, head_dim=8, max_cg_step_training=steps)
+        outputs.append(layer(x)[0].detach())
+    few, enough, many = outputs
+    assert (enough - many).abs().max() < 1e-4 < (few - many).abs().max()
 
 
 def test_one_warning_a_process_says_what_is_slower() -> None:

@@ -37,6 +37,7 @@ CONFIGS = {
         {"head_dim": 16, "state_size": 8},
         {"head_dim": 16, "state_size": 8, "n_groups": 2, "is_outproj_norm": True},
     ],
+    "mesa_net": [{**HEADS, "head_dim": 16}, {**HEADS, "head_dim": 16, "use_output_gate": True}],
     "precond_gated_deltanet": [{**HEADS, "head_dim": 16}],
     "precond_kda": [{**HEADS, "head_dim": 16}],
     "retnet": [HEADS, {**HEADS, "num_kv_heads": 1, "intermediate_size": 48}],

@@ -32,6 +32,7 @@ from tests.numeric.operator_references import (
     mamba,
     mamba2,
     mamba3,
+    mesa_net,
     mlstm,
     momentum_delta_rule,
     precond_gated_delta_rule,
@@ -308,6 +309,11 @@ def momentum_deltanet(
     q, k = (unit(x) if normed else x for x in (q, k))
     operands = q, k, v, log_alpha, log_mu, exp(ahead * log_alpha) * k, beta, eta
     return momentum_delta_rule.__wrapped__(S, M, *operands, scale=scale)
+
+
+@recurrence(states={"A": "k k", "S": "k v"}, per_head="ridge", output="v")
+def mesa_net_layer(A, S, q, k, v, a, b, ridge, *, least=0.25):
+    return mesa_net.__wrapped__(A, S, unit(q), unit(k), v, logsigmoid(a), sigmoid(b), softplus(ridge) + least)
 
 
 # ---------------------------------------------------------------------------------------------------------------- slots

@@ -200,6 +200,7 @@ VARIANTS = {
     "comba_layer": _variant(dt_bias=below),
     "precond_gated_deltanet": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
     "precond_kimi_delta_attention": _variant(dt_bias=below, dt_bias_atk=below, A=softplus),
+    "mesa_net_layer": _variant(A=second_moment),
     "mlstm_layer": _variant({"cap": 3}),
     "momentum_deltanet": _variant({"lowest": -2}, dt_bias=below, mu_bias=below, log_factor=below),
     "gated_slot_attention": _variant(),

@@ -74,6 +74,24 @@ def test_each_head_has_a_matrix_that_fits(shape: str, right: bool) -> None:
     assert [(each.code, "[..., n, i] and [n, i, o]" in each.message) for each in found] == [("E808", True)][right:]
 
 
+SOLVING = (
+    OPERATOR.replace("flagen: 1", "flagen: 2\ndims: {K2: K}")
+    .replace("[K, V]", "[K, K2]")
+    .replace("v: [V]", "v: [K]")
+    .replace("outer(k, v)", "outer(k, over(k, K2))")
+    .replace("(S.T @ q)", "over(solve(S, q, v), K)")
+)
+
+
+@pytest.mark.parametrize(
+    ("head", "steps", "codes"),
+    [(SOLVING, "3", []), (SOLVING, "None", []), (SOLVING, "q", ["E808"]), (OPERATOR, "3", ["E807"])],
+)
+def test_what_solves_systems_is_told_by_how_many_steps(head: str, steps: str, codes: list[str]) -> None:
+    call = f"recurrence(r, q, q, max_iterations={steps})"
+    assert told(f"    - o = {call}\n    - y = o_proj(merge(o))\n", head) == codes
+
+
 def test_a_mistake_with_one_setting_names_it() -> None:
     _, found = check_spec(
         OPERATOR + "    - o = recurrence(r, q, zeros(q, 3) if kind == 'z' else q)\n    - y = o_proj(merge(o))\n"

@@ -10,7 +10,7 @@ from flagen.backends.torch_.layer_names import LayerNames
 from flagen.backends.torch_.layer_printer import LayerPrinter
 from flagen.plan.free_names import free_name
 from flagen.plan.layer import LayerPlan, Set, Step
-from flagen.spec.layer.model import Call, IfElse, Value
+from flagen.spec.layer.model import MAX_ITERATIONS, Call, IfElse, Value
 from flagen.spec.model import Spec
 
 _OWN = (
@@ -84,13 +84,14 @@ class Forward:
         return f"{targets}, {state} = {called}({given}, {rest})"
 
     def _operator_call(self, call: Call, targets: str) -> str:
-        given = [self.printer.text(arg) for arg in call.args]
-        given += [f"{key}={self.printer.text(value)}" for key, value in call.keywords]
+        by_keyword = {key: f"{key}={self.printer.text(value)}" for key, value in call.keywords}
+        chosen = [self.constants[call.name], "hidden_states"]
+        if MAX_ITERATIONS in by_keyword:
+            chosen.append(by_keyword.pop(MAX_ITERATIONS))
+        given = [*map(self.printer.text, call.args), *by_keyword.values()]
         given += [f"initial_state={self._initial()}", f"output_final_state={self.keep}", "cu_seqlens=cu_seqlens"]
-        forms = self.constants[call.name]
         return (
-            f"{self.run} = self.choose({forms}, hidden_states)\n"
-            f"{targets}, {self.state} = {self.run}({', '.join(given)})"
+            f"{self.run} = self.choose({', '.join(chosen)})\n{targets}, {self.state} = {self.run}({', '.join(given)})"
         )
 
     def _module_call(self, call: Call) -> str:

@@ -165,6 +165,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("mamba", "Mamba", _MAMBA, {"dt_init": "dt_init_scheme"}, block="none", derived=_mamba),
     Family("mamba2", "Mamba2", {**_MAMBA, "residual_in_fp32": True}, {}, block="none", derived=_mamba2),
     Family("mamba3", "Mamba3", {**_MAMBA, "residual_in_fp32": True}, {}, block="none"),
+    Family("mesa_net", "MesaNet"),
     Family("precond_gated_deltanet", "PrecondGatedDeltaNet", {"num_hidden_layers": 21, "a_log_init_lower": 0}),
     Family("precond_kda", "PrecondKDA", {"a_log_init_lower": 1}),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar, TypeGuard
 
@@ -117,20 +118,24 @@ class Layer(nn.Module):
             )
         return packing.first_positions(self.seen_tokens(cache))
 
-    def choose(self, forms: Forms, x: Tensor) -> Form:
+    def choose(self, forms: Forms, x: Tensor, **of_chunks: object) -> Form:
         """The form for these tokens, [B, T, ...]: by their number, where they are, and whether a gradient is wanted.
 
         With a gradient it goes by chunks; without one, token by token up to SHORT tokens, and beyond as `mode` says.
         Where no kernel runs, the PyTorch forms do, and the first layer of the process that meets this says so.
+        `of_chunks` are arguments of the forms by chunks, which the others do not take.
         """
         kernels = kernels_run(x)
         if not kernels and not torch.compiler.is_compiling():
             say_once()
         chunk = forms.chunk if kernels else forms.naive_chunk
+        if chunk is not None and of_chunks:
+            chunk = partial(chunk, **of_chunks)
         recurrent = (forms.fused_recurrent if kernels else None) or forms.naive_recurrent
         if kernels and self._wants_gradient(x):
             return chunk or recurrent
-        if x.shape[1] <= (SHORT if kernels else SHORT_IN_PYTORCH) or MODES[self.mode] == "fused_recurrent":
+        short = SHORT if kernels and forms.fused_recurrent else SHORT_IN_PYTORCH
+        if x.shape[1] <= short or MODES[self.mode] == "fused_recurrent":
             return recurrent
         return chunk or recurrent
 

@@ -87,6 +87,10 @@ class IfElse:
     span: Span = field(default=NOWHERE, compare=False)
 
 
+MAX_ITERATIONS = "max_iterations"
+"""What the forms by chunks of an operator that solves systems take besides. A layer says it; other forms go without."""
+
+
 CallKind = Literal["constructor", "function", "init", "module", "recurrence"]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flagen.spec.layer.expressions import bind
-from flagen.spec.layer.model import Call, Expr
+from flagen.spec.layer.model import MAX_ITERATIONS, Call, Expr
 from flagen.spec.layer.shapes import Shape, shown
 from flagen.spec.layer.words import Parameter
 from flagen.spec.model import Dims, Spec, sizes_in
@@ -24,12 +24,13 @@ Given = Shape | Unclear | int | float | str | None
 
 
 def operator_parameters(spec: Spec) -> tuple[Parameter, ...]:
-    """What the operators of a spec take that a layer gives them: the inputs, in order; then, by keyword, the params and
-    the step count."""
+    """What the operators of a spec take that a layer gives them: the inputs, in order; then, by keyword, the params,
+    the step count and, where systems are solved, the steps that solve them."""
     inputs = tuple(Parameter(decl.name) for decl in spec.inputs)
     params = tuple(Parameter(decl.name, decl.default is not None) for decl in spec.params)
     steps = (Parameter(spec.steps.argument, spec.steps.default is not None),) if spec.steps else ()
-    return inputs + params + steps
+    solving = (Parameter(MAX_ITERATIONS, optional=True),) if spec.solves else ()
+    return inputs + params + steps + solving
 
 
 def bind_operator(spec: Spec, call: Call) -> tuple[dict[str, Expr], str]:
@@ -68,6 +69,8 @@ class Fit:
                 yield from self._number(param.name, param.default is not None)
         if self.spec.steps is not None:
             yield from self._number(self.spec.steps.argument, self.spec.steps.default is not None)
+        if self.spec.solves:
+            yield from self._number(MAX_ITERATIONS, optional=True)
         yield from self._following()
         h, hv = self.sizes.get("H"), self.sizes.get("HV")
         if h is not None and hv is not None and hv % h:

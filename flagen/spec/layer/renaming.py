@@ -12,7 +12,7 @@ OWN = frozenset(
     """
     F Any ClassVar Forms Layer Packing Tensor ValueError activate annotations attention_mask check_activation
     check_sizes check_sizes_or_none cls cu_seqlens hidden_states kwargs math nn no_weight_decay output_attentions
-    packing past past_key_values positions run self state torch use_cache DDLerpLinear DPFPFeatureMap
+    packing past past_key_values positions run self state torch use_cache Affine DDLerpLinear DPFPFeatureMap
     FusedRMSNormGated GroupNorm HadamardFeatureMap HedgehogFeatureMap LoRA RMSNorm RMSNormGated RotaryEmbedding
     ShortConvolution T2RFeatureMap TokenMix
     """.split()
