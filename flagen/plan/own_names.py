@@ -37,7 +37,8 @@ _TORCH = _words("""
     annotations args Arguments arguments axes batch by_step by_token CALL Call dataclass device dtype einsum
     Ellipsis final final_state finals functional fused_recurrent j layouts math MiniBatches mini_batches Module
     module naive name nn NoneType offsets operators outputs Parameter partial promote Recurrence registers run runs
-    scans self sequences shapes_only Size sizes solves State t Tensor tensor tensors tokens torch
+    scans self sequences shapes_only Size sizes solves State t Tensor tensor tensors TokenRows tokens
+    torch
 """)
 """Of the PyTorch forms, of modules and of the table of arguments."""
 
