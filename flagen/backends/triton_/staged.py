@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from flagen.backends.signature import Parameter, parameters
+from flagen.backends.signature import Parameter, handed_on
 from flagen.backends.solutions import iterations
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.torch_.staged import staged_context
 from flagen.backends.triton_.chunk_launcher import SAVE_STATES
 from flagen.backends.triton_.handed_on import keeps_states
-from flagen.plan.chunk_families import SIZES
+from flagen.plan.chunk_families import SIZES, sizes_in_words
 from flagen.plan.model import PlannedStage, StagedPlan
-from flagen.spec.model import Spec
 
 
 def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
     """Every value `triton/staged.py.j2` uses."""
     spec = plan.spec
-    size = Parameter("chunk_size", "int", str(plan.size), True, f"the most tokens per chunk: {_sizes()}.")
+    size = Parameter("chunk_size", "int", str(plan.size), True, f"the most tokens per chunk: {sizes_in_words()}.")
     steps = tuple(dict.fromkeys(parameter for stage in plan.stages for parameter in iterations(stage.plan)))
     modes = [SAVE_STATES] if any(keeps_states(stage.plan) for stage in plan.stages) else []
     common = common_context(spec, size, *steps, *modes)
@@ -27,21 +26,10 @@ def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
         **common,
         **staged_context(plan, _function, _modes, promotes=False),
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
-        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(_passed(spec, size, *steps))})",
+        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(handed_on(spec, size, *steps))})",
         "sizes": SIZES,
         "in_pytorch": [stage.stage.called for stage, _ in plan.without_kernels()],
     }
-
-
-def _passed(spec: Spec, *extra: Parameter) -> Iterator[str]:
-    """The arguments of the function as they are handed to another of the same signature."""
-    for parameter in (*parameters(spec), *extra):
-        yield f"{parameter.name}={parameter.name}" if parameter.keyword else parameter.name
-
-
-def _sizes() -> str:
-    *most, last = map(str, SIZES)
-    return f"{', '.join(most)} or {last}"
 
 
 def _function(stage: PlannedStage) -> str:
