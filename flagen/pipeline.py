@@ -326,7 +326,8 @@ class Stages:
 
     def _dump_stages(self, form: str, staged: StagedForm) -> str:
         """A form of each stage; first, with the normal forms, what the stages are."""
-        parts = [_dumped(part, form) for part in self.derivation.stages if getattr(part, form) is not None]
+        derived = (part for part in self.derivation.stages if part.ranks or getattr(part, form) is not None)
+        parts = [_dumped(part, form) for part in derived]
         if form != "normal_form":
             return "\n\n".join(parts)
         riding = [] if self.derivation.riding is None else [self.derivation.riding.dump()]
@@ -334,7 +335,12 @@ class Stages:
 
 
 def _dumped(derivation: Derivation, form: str) -> str:
-    """A form of what has one; with the normal form of a system's operator, what the system is."""
+    """A form of what has one, or of the rows that its tokens have; with the normal form of a system's operator or of
+    rows, what the system is, or what the rows are."""
+    if derivation.ranks is not None:
+        (within,) = derivation.stages
+        rows = [derivation.ranks.dump()] if form == "normal_form" else []
+        return "\n\n".join([*rows, _dumped(within, form)])
     if form == "normal_form" and derivation.solved is not None:
         return derivation.solved.dump()
     return str(getattr(derivation, form).dump())

@@ -30,7 +30,6 @@ from flagen.algebra.monomials import OutsideNormalForm, reads_state, shown
 from flagen.algebra.reads import ONE, at_version, versions_in
 from flagen.algebra.rewrite import map_children
 from flagen.algebra.stage_results import declared_in, fresh
-from flagen.diagnostics import Span
 from flagen.spec.model import (
     Assign,
     Binary,
@@ -97,8 +96,6 @@ class RankForm:
     output: Expr
     within: Spec
     names: Mapping[str, str]
-    span: Span
-    """Where the first rows are written."""
 
     @property
     def few(self) -> frozenset[str]:
@@ -205,8 +202,7 @@ class _Finder:
         decay = None if now.factor is None else self._log(now.factor)
         within, names = _recurrence(self.spec, self.state, decay, read_along)
         reads = tuple(self.reads.values())
-        span = next((row.rows.span for row in now.rows if row.rank), self.spec.output[-1].span)
-        return RankForm(self.spec, now.factor, decay, now.rows, reads, read_along, output, within, names, span)
+        return RankForm(self.spec, now.factor, decay, now.rows, reads, read_along, output, within, names)
 
     # ------------------------------------------------------------------------------------------------------- statements
 

@@ -6,6 +6,7 @@ Printed once here, so that the PyTorch and the Triton forms of a variant cannot 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flagen.backends.text import one_line, wrapped
@@ -83,6 +84,12 @@ def signature(spec: Spec, *extra: Parameter) -> tuple[str, ...]:
     positional = [p.declaration for p in every if not p.keyword]
     # A required keyword may stand after an optional one: everything behind the star goes by name.
     return (*positional, "*", *(p.declaration for p in every if p.keyword))
+
+
+def handed_on(spec: Spec, *extra: Parameter) -> Iterator[str]:
+    """The arguments of a function, as it hands them to another one of the same signature."""
+    for parameter in (*parameters(spec), *extra):
+        yield f"{parameter.name}={parameter.name}" if parameter.keyword else parameter.name
 
 
 def argument_docs(spec: Spec, *extra: Parameter) -> tuple[str, ...]:

@@ -25,6 +25,12 @@ SIZES = (16, 32, 64)
 """Rows of a chunk that the kernels are made for: tiles of matrix instructions, and an inverse by blocks of 16."""
 
 
+def sizes_in_words() -> str:
+    """`16, 32 or 64`."""
+    *most, last = map(str, SIZES)
+    return f"{', '.join(most)} or {last}"
+
+
 def plan_chunk_kernel(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | Unavailable:
     """The kernels of `chunk`: its own, else those of its rows; or why there are none yet."""
     mixed = bool(chunk.normal_form.registers)

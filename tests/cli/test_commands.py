@@ -155,6 +155,20 @@ def test_every_stage_can_be_looked_at(flagen: Flagen, project: Workspace, stage:
     assert done.out.startswith(stage.replace("-", " ").capitalize() + "\n")
 
 
+def test_the_rows_of_a_token_can_be_looked_at(flagen: Flagen, project: Workspace) -> None:
+    project.take("mamba3_mimo")
+    whole = flagen("explain", "mamba3_mimo")
+    assert whole.code == OK
+    assert "mamba3_mimo_s: a token is R + R rows" in whole.out and "chunk form of mamba3_mimo_s_rows" in whole.out
+    project.spec("erasing").write_text(
+        "flagen: 1\nname: erasing\nstate: {S: [K, V]}\ninputs: {q: [R, K], k: [R, K], v: [R, V]}\n"
+        "update: S = S + k.T @ (v - k @ S)\noutput: o = q @ S\n"
+    )
+    done = flagen("check", "erasing")
+    note = "note[no-chunk-form]: no chunk form: `k.T @ (v - k @ S)` erases what several rows read at once"
+    assert done.code == OK and f"specs/erasing.yaml:5:17: {note}" in done.err
+
+
 def test_the_spec_is_shown_with_shapes(flagen: Flagen, project: Workspace) -> None:
     project.take("gated_delta_product")
     out = flagen("explain", "gated_delta_product", "--stage", "spec").out

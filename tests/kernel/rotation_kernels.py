@@ -14,16 +14,20 @@ def call(
     other_ptr,
     out_ptr,
     FUNCTION: tl.constexpr,
+    GROUPS: tl.constexpr,
     ROWS: tl.constexpr,
     SIZE: tl.constexpr,
     PAIRS: tl.constexpr,
     CHANNELS: tl.constexpr,
     ANGLES: tl.constexpr,
 ):
-    """One function, of a vector, or with ROWS of every row of a tile."""
+    """One function, of a vector, with ROWS of every row of a tile, or with GROUPS of as many such tiles."""
     channel = tl.arange(0, CHANNELS)
     angle = tl.arange(0, ANGLES)
-    if ROWS > 0:
+    if GROUPS > 0:
+        row = tl.arange(0, GROUPS)[:, None, None] * ROWS + tl.arange(0, ROWS)[None, :, None]
+        channels, angles = row * CHANNELS + channel[None, None, :], row * ANGLES + angle[None, None, :]
+    elif ROWS > 0:
         row = tl.arange(0, ROWS)[:, None]
         channels, angles = row * CHANNELS + channel[None, :], row * ANGLES + angle[None, :]
     else:

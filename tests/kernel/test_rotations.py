@@ -51,16 +51,16 @@ def expected(function: str, x: Tensor, other: Tensor, size: int, pairs: int, *, 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("function", ["rotate", "of_angles"])
 @pytest.mark.parametrize(("size", "pairs"), SIZES)
-@pytest.mark.parametrize("rows", [0, ROWS])
-def test_functions_that_kernels_call(rows: int, size: int, pairs: int, function: str, half: bool) -> None:
+@pytest.mark.parametrize("lead", [(), (ROWS,), (2, ROWS)])
+def test_functions_that_kernels_call(lead: tuple[int, ...], size: int, pairs: int, function: str, half: bool) -> None:
     from tests.kernel.rotation_kernels import call
 
     channels, angles = lanes(size), max(2, lanes(pairs))
-    lead = (rows,) if rows else ()
     x = drawn(*lead, channels)
     other = drawn(*lead, angles if function == "rotate" else channels)
+    groups, rows = (0, 0, *lead)[-2:]
     out = torch.full_like(x if function == "rotate" else drawn(*lead, angles), float("nan"))
-    call[(1,)](x, other, out, f"{function}_half" if half else function, rows, size, pairs, channels, angles)
+    call[(1,)](x, other, out, f"{function}_half" if half else function, groups, rows, size, pairs, channels, angles)
     wanted = expected(function, x, other, size, pairs, half=half)
     torch.testing.assert_close(out[..., : wanted.shape[-1]], wanted, rtol=1e-12, atol=1e-12)
     # Padding of channels stays, that of angles has no gradient.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flagen.backends.signature import Parameter
+from flagen.backends.signature import Parameter, handed_on
 from flagen.backends.torch_.common import common_context
 from flagen.backends.torch_.levels import level_context
-from flagen.backends.triton_.staged import as_passed, sizes_in_words
-from flagen.plan.chunk_families import SIZES
+from flagen.plan.chunk_families import SIZES, sizes_in_words
 from flagen.plan.model import LevelPlan
 
 
@@ -19,6 +18,6 @@ def level_launcher_context(planned: LevelPlan) -> Mapping[str, object]:
     return {
         **common_context(spec, size),
         **level_context(planned, f"chunk_{planned.columns.spec.name}"),
-        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(as_passed(spec, size))})",
+        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(handed_on(spec, size))})",
         "sizes": SIZES,
     }

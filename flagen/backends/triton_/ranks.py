@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from flagen.backends.signature import Parameter, parameters
+from flagen.backends.signature import Parameter, handed_on
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.torch_.ranks import rank_context
 from flagen.backends.torch_.scope import names_used
 from flagen.backends.triton_.chunk_launcher import SAVE_STATES
 from flagen.backends.triton_.handed_on import keeps_states
 from flagen.backends.triton_.kernel import tensor_names
-from flagen.plan.chunk_families import SIZES
+from flagen.plan.chunk_families import SIZES, sizes_in_words
 from flagen.plan.free_names import free_name
 from flagen.plan.model import RankPlan
 from flagen.plan.schedule import declared_names
-from flagen.spec.model import Spec
 
 
 def rank_launcher_context(plan: RankPlan) -> Mapping[str, object]:
     """Every value `triton/ranks.py.j2` uses."""
     spec = plan.form.spec
-    *most, last = map(str, SIZES)
-    sizes = f"the most rows per chunk, of which a token has several: {', '.join(most)} or {last}."
+    sizes = f"the most rows per chunk, of which a token has several: {sizes_in_words()}."
     size = Parameter("chunk_size", "int", str(plan.size), True, sizes)
     modes = [SAVE_STATES] if keeps_states(plan.within) else []
     named = names_used(spec, plan.form.expressions)
@@ -33,15 +31,9 @@ def rank_launcher_context(plan: RankPlan) -> Mapping[str, object]:
         **common,
         **rank_context(plan, f"chunk_{plan.within.spec.name}"),
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
-        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(_passed(spec, size))})",
+        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(handed_on(spec, size))})",
         "products": ", ".join(given or tensor_names(spec)),
         "rounded": free_name("rounded", set(declared_names(spec))),
         "modes": [mode.name for mode in modes],
         "sizes": SIZES,
     }
-
-
-def _passed(spec: Spec, *extra: Parameter) -> Iterator[str]:
-    """The arguments of the function as they are handed to another of the same signature."""
-    for parameter in (*parameters(spec), *extra):
-        yield f"{parameter.name}={parameter.name}" if parameter.keyword else parameter.name

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from flagen.backends.signature import Parameter, parameters
+from flagen.backends.signature import Parameter, handed_on
 from flagen.backends.solutions import iterations
 from flagen.backends.stages import package_of
 from flagen.backends.torch_.common import check_call, common_context
 from flagen.backends.torch_.staged import staged_context
 from flagen.backends.triton_.chunk_launcher import SAVE_STATES
 from flagen.backends.triton_.handed_on import keeps_states
-from flagen.plan.chunk_families import SIZES
+from flagen.plan.chunk_families import SIZES, sizes_in_words
 from flagen.plan.model import PlannedStage, StagedPlan
-from flagen.spec.model import Spec
 
 
 def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
@@ -32,16 +31,10 @@ def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
         "packages": {package_of(stage, spec.name): _function(stage) for stage in plan.every},
         "tensors": _tensors(spec),
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
-        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(as_passed(spec, size, *steps))})",
+        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(handed_on(spec, size, *steps))})",
         "sizes": SIZES,
         "in_pytorch": [stage.stage.called for stage, _ in plan.without_kernels()],
     }
-
-
-def as_passed(spec: Spec, *extra: Parameter) -> Iterator[str]:
-    """The arguments of the function as they are handed to another of the same signature."""
-    for parameter in (*parameters(spec), *extra):
-        yield f"{parameter.name}={parameter.name}" if parameter.keyword else parameter.name
 
 
 def _tensors(spec: Spec) -> list[str]:
@@ -49,11 +42,6 @@ def _tensors(spec: Spec) -> list[str]:
     initial = "*(initial_state or ())" if len(spec.states) > 1 else "initial_state"
     params = (param.name for param in spec.params if param.is_tensor)
     return [*(decl.name for decl in spec.inputs), *params, initial]
-
-
-def sizes_in_words() -> str:
-    *most, last = map(str, SIZES)
-    return f"{', '.join(most)} or {last}"
 
 
 def _function(stage: PlannedStage) -> str:
