@@ -36,6 +36,9 @@ class Workload:
 BETWEEN = 64
 """The most that a dim in between has: slots, or the states of a channel."""
 
+LEVELS = 16
+"""Of a state that is kept in levels: enough to tell 32 thousand tokens apart."""
+
 PAIRED = 16
 """The most that a dim has of which a state has all pairs with another one."""
 
@@ -43,10 +46,12 @@ PAIRED = 16
 def sizes(spec: Spec, workload: Workload) -> dict[str, int]:
     """The size of every dim, the numbers of heads, and the number of micro-steps."""
     between = {state.dims[1] for state in spec.states if len(state.dims) == 2} - set(spec.output_dims)
-    paired = {dim for state in spec.states if len(state.dims) > 2 for dim in state.dims} - set(spec.output_dims)
-    ends = [dim for dim in spec.dims if dim not in between | paired]
+    levels = set() if spec.levels is None else {spec.levels.dim}
+    of_pairs = (state for state in spec.states if len(state.dims) > 2 and levels.isdisjoint(state.dims))
+    paired = {dim for state in of_pairs for dim in state.dims} - set(spec.output_dims)
+    ends = [dim for dim in spec.dims if dim not in between | paired | levels]
     named = {dim: min(BETWEEN, *workload.size) for dim in between}
-    named |= {dim: min(PAIRED, *workload.size) for dim in paired}
+    named |= {dim: min(PAIRED, *workload.size) for dim in paired} | dict.fromkeys(levels, LEVELS)
     named |= {dim: workload.size[place % 2 if not paired else 1] for place, dim in enumerate(ends)}
     grouped = spec.has_value_heads and any(decl.heads == "H" for decl in spec.inputs)
     named |= {"H": workload.H, "HV": workload.H * (workload.groups if grouped else 1)}
@@ -77,8 +82,9 @@ def arguments(spec: Spec, workload: Workload) -> dict[str, Any]:
     if spec.steps is not None:
         given[spec.steps.argument] = steps
     if workload.initial_state:
+        make = {state.name: torch.empty if state.dims else torch.zeros for state in spec.states}  # Counts are read.
         states = [
-            torch.empty(workload.runs, named["HV"], *(named[dim] for dim in state.dims), dtype=torch.float32)
+            make[state.name](workload.runs, named["HV"], *(named[dim] for dim in state.dims), dtype=torch.float32)
             for state in spec.states
         ]
         given["initial_state"] = states[0] if len(states) == 1 else tuple(states)
