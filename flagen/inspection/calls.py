@@ -39,18 +39,22 @@ BETWEEN = 64
 ROWS = 4
 """The most rows that a token has, where inputs have several."""
 
+LEVELS = 16
+"""Of a state that is kept in levels: enough to tell 32 thousand tokens apart."""
+
 PAIRED = 16
 """The most that a dim has of which a state has all pairs with another one."""
 
 
 def sizes(spec: Spec, workload: Workload) -> dict[str, int]:
     """The size of every dim, the numbers of heads, and the number of micro-steps."""
-    between = {state.dims[1] for state in spec.states if len(state.dims) == 2}
-    between -= {*spec.output_dims, *spec.row_dims}
-    paired = {dim for state in spec.states if len(state.dims) > 2 for dim in state.dims} - set(spec.output_dims)
-    ends = [dim for dim in spec.dims if dim not in between | paired | spec.row_dims]
-    named = {dim: min(BETWEEN, *workload.size) for dim in between}
-    named |= {dim: min(ROWS, *workload.size) for dim in spec.row_dims}
+    few = dict.fromkeys(spec.row_dims, min(ROWS, *workload.size))
+    few |= {} if spec.levels is None else {spec.levels.dim: LEVELS}
+    between = {state.dims[1] for state in spec.states if len(state.dims) == 2} - {*spec.output_dims, *few}
+    of_pairs = (state for state in spec.states if len(state.dims) > 2 and few.keys().isdisjoint(state.dims))
+    paired = {dim for state in of_pairs for dim in state.dims} - set(spec.output_dims)
+    ends = [dim for dim in spec.dims if dim not in between | paired | few.keys()]
+    named = {**few, **{dim: min(BETWEEN, *workload.size) for dim in between}}
     named |= {dim: min(PAIRED, *workload.size) for dim in paired}
     named |= {dim: workload.size[place % 2 if not paired else 1] for place, dim in enumerate(ends)}
     grouped = spec.has_value_heads and any(decl.heads == "H" for decl in spec.inputs)
@@ -82,8 +86,9 @@ def arguments(spec: Spec, workload: Workload) -> dict[str, Any]:
     if spec.steps is not None:
         given[spec.steps.argument] = steps
     if workload.initial_state:
+        make = {state.name: torch.empty if state.dims else torch.zeros for state in spec.states}  # Counts are read.
         states = [
-            torch.empty(workload.runs, named["HV"], *(named[dim] for dim in state.dims), dtype=torch.float32)
+            make[state.name](workload.runs, named["HV"], *(named[dim] for dim in state.dims), dtype=torch.float32)
             for state in spec.states
         ]
         given["initial_state"] = states[0] if len(states) == 1 else tuple(states)

@@ -13,6 +13,7 @@ from flagen.backends.triton_.chunk_launcher import SAVE_STATES
 from flagen.backends.triton_.handed_on import keeps_states
 from flagen.plan.chunk_families import SIZES, sizes_in_words
 from flagen.plan.model import PlannedStage, StagedPlan
+from flagen.spec.model import Spec
 
 
 def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:

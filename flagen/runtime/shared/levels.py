@@ -94,9 +94,9 @@ class Levels:
         return more[:, None].repeat(1, self.args.HV) if count is None else count + more[:, None]
 
     def read(
-        self, columns: Tensor, last: Tensor, values: Tensor, scales: Tensor, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """What the tokens of the call read, [B, T, HV, V], and the state behind it, [N, HV, L, K, V].
+        self, columns: Tensor, last: Tensor, values: Tensor, scales: Tensor, state: Tensor | None, *, final: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the tokens of the call read, [B, T, HV, V], and, if `final`, the state behind it, [N, HV, L, K, V].
 
         Args:
             columns: what the columns of all chunks read, as `rows` has them, [.., .., HV, C + K].
@@ -113,15 +113,15 @@ class Levels:
             parts = (torch.unflatten(x[chunks : chunks + own], 0, (count, -1)) for x in (*placed, last))
             before = None if state is None else state[runs : runs + count]
             if tokens:
-                o, final = _Call(first, tokens, *parts).run(before)
-                reads.append(o.flatten(0, 2))
+                call = _Call(first, tokens, *parts, final=final)
+                reads.append(call.run(before).flatten(0, 2))
+                finals.append(call.final)
             else:
-                final = self._untouched(before, count, scales, values)
-            finals.append(final)
+                finals.append(self._untouched(before, count, scales, values))
             chunks, runs = chunks + own, runs + count
-        o = torch.cat(reads) if reads else placed[1].flatten(0, 1)
+        o = _joined(reads) if reads else placed[1].flatten(0, 1)
         o = o if self.slots is None else o[self.slots]
-        return o.reshape(self.args.batch, self.args.tokens, *o.shape[1:]), torch.cat(finals)
+        return o.reshape(self.args.batch, self.args.tokens, *o.shape[1:]), _joined(finals) if final else None
 
     def _untouched(self, state: Tensor | None, runs: int, scales: Tensor, values: Tensor) -> Tensor:
         """The state of sequences without a token."""
@@ -145,6 +145,10 @@ def _cut(first: int, tokens: int, size: int) -> Iterator[int]:
     return (stop - start for start, stop in pairwise(edges)) if tokens else iter(())
 
 
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
 def _level(places: Tensor, others: Tensor, highest: int) -> Tensor:
     """The level of each of `others` for each of `places`, [places, others], at most `highest`."""
     digits = torch.frexp((places[:, None] ^ others).float()).exponent  # How many binary digits a number has.
@@ -158,7 +162,9 @@ class _Call:
     v values.
     """
 
-    def __init__(self, first: int, tokens: int, columns: Tensor, values: Tensor, scales: Tensor, last: Tensor) -> None:
+    def __init__(
+        self, first: int, tokens: int, columns: Tensor, values: Tensor, scales: Tensor, last: Tensor, *, final: bool
+    ) -> None:
         size = columns.shape[2]
         self.first, self.end = first, first + tokens - 1
         self.size, self.scales, self.values = size, scales, values
@@ -170,12 +176,15 @@ class _Call:
         self.places = torch.arange(size, device=columns.device)
         self.chunks = range(first // size, self.end // size + 1)
         """The numbers of the chunks."""
+        self.final = values.new_zeros(0)
+        """The state behind the call, [G, HV, L, K, V], if it is wanted."""
+        self.wants_final = final
 
-    def run(self, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What all places read, [G, n, C, HV, V], and the state behind the call, [G, HV, L, K, V]."""
+    def run(self, state: Tensor | None) -> Tensor:
+        """What all places read, [G, n, C, HV, V]."""
         if state is not None and self.first == 0:  # Whatever is there is older than all levels.
             state = functional.pad(state.sum(2, keepdim=True), (0, 0, 0, 0, self.highest, 0))
-        self.o, self.final = self._inside()
+        self.o = self._inside()
         written = torch.einsum("gnhkj,gnjhv->gnhkv", self.left, self.values)
         carried, numbers = self.carried, self.chunks
         if state is not None and (self.first == 0 or self.first % self.size):
@@ -187,15 +196,16 @@ class _Call:
             carried = torch.cat((ones.expand_as(carried[:, :1]), carried), 1)
             numbers = range(numbers.start - 1, numbers.stop)
         self._over_chunks(numbers, written, carried, state)
-        return self.o, self.final
+        return self.o
 
-    def _inside(self) -> tuple[Tensor, Tensor]:
-        """What tokens read of those of their own chunk, and at which levels the last chunk's are at its end."""
+    def _inside(self) -> Tensor:
+        """What tokens read of those of their own chunk; those of the last one are at several levels at its end."""
         table = _level(self.places, self.places, self.highest)
         counts = self.scales.gather(-1, table[:, None, :].expand_as(self.weights))
-        at_end = functional.one_hot(table[self.end % self.size], self.highest + 1).to(self.left.dtype)
-        o = torch.einsum("gnihj,gnjhv->gnihv", self.weights * counts, self.values)
-        return o, torch.einsum("ghkj,jl,gjhv->ghlkv", self.left[:, -1], at_end, self.values[:, -1])
+        if self.wants_final:
+            at_end = functional.one_hot(table[self.end % self.size], self.highest + 1).to(self.left.dtype)
+            self.final = torch.einsum("ghkj,jl,gjhv->ghlkv", self.left[:, -1], at_end, self.values[:, -1])
+        return torch.einsum("gnihj,gnjhv->gnihv", self.weights * counts, self.values)
 
     def _begun(self, state: Tensor, written: Tensor) -> Tensor:
         """The first chunk has begun before the call, or there was none: its tokens read the levels inside it. `written`
@@ -211,7 +221,7 @@ class _Call:
         read = torch.einsum("gihl,gihk,ghlkv->gihv", counts, self.reader[:, 0], within)
         self.o = torch.cat((self.o[:, :1] + read[:, None], self.o[:, 1:]), 1)
         left = torch.einsum("ghkx,ghlxv->ghlkv", self.carried[:, 0], within)
-        if len(self.chunks) == 1:
+        if len(self.chunks) == 1 and self.wants_final:
             at_end = functional.one_hot(table[self.end % self.size], self.highest + 1).to(left.dtype)
             self.final = self.final + torch.einsum("ghlkv,lp->ghpkv", left, at_end)
         return torch.cat((written[:, :1] + left.sum(2)[:, None], written[:, 1:]), 1)
@@ -257,8 +267,9 @@ class _Call:
 
     def _leave(self, level: int, state: Tensor) -> None:
         """Something is at one level behind the call, [G, HV, K, V]."""
-        place = torch.tensor([level], device=state.device)
-        self.final = self.final.index_add(2, place, state[:, :, None])
+        if self.wants_final:
+            place = torch.tensor([level], device=state.device)
+            self.final = self.final.index_add(2, place, state[:, :, None])
 
 
 def _in_pairs(numbers: range, blocks: Tensor, missing: Tensor) -> Tensor:
