@@ -474,21 +474,12 @@ class Spec:
         """The dims that something has; the others are numbers that expressions and other sizes name."""
         had = {dim for state in self.states for dim in state.dims}
         had |= {dim for decl in self.inputs for dim in decl.dims} | {dim for decl in self.params for dim in decl.dims}
-        had |= {dim for part in self._parts() for dim in part.dims}
-        return tuple(dim for dim in self.dims if dim in had)
-
-    @property
-    def solves(self) -> bool:
-        """Whether a token solves a system of equations."""
-        return any(isinstance(part, Solution) for part in self._parts())
-
-    def _parts(self) -> Iterator[Expr]:
-        """Every expression in its statements."""
         every = (statement.body if isinstance(statement, Repeat) else (statement,) for statement in self.update)
-        values = [assign.value for body in (*every, self.output) for assign in body]
+        values = [assign.value for body in every for assign in body]
+        values += [assign.value for assign in self.output]
         values += [entry.value for entry in self.derived]
-        for value in values:
-            yield from walk(value)
+        had |= {dim for value in values for part in walk(value) for dim in part.dims}
+        return tuple(dim for dim in self.dims if dim in had)
 
     @property
     def output_dims(self) -> Dims:
