@@ -189,7 +189,7 @@ def remarks_on(plan: Plan) -> tuple[Diagnostic, ...]:
 
 def _remarks_on_chunks(plan: Plan) -> tuple[Diagnostic, ...]:
     """The remarks on the forms by chunks; those of stages under their names."""
-    from flagen.plan import ExpandedPlan, StagedPlan, Unavailable
+    from flagen.plan import ExpandedPlan, LevelPlan, StagedPlan, Unavailable
 
     kernels, backward = plan.chunk_kernel, plan.chunk_backward
     if isinstance(kernels, StagedPlan):
@@ -197,6 +197,11 @@ def _remarks_on_chunks(plan: Plan) -> tuple[Diagnostic, ...]:
             replace(remark, message=f"stage of {stage.stage.called}: {remark.message}")
             for stage in kernels.stages
             for remark in _remarks_on_chunks(stage.plan)
+        )
+    if isinstance(kernels, LevelPlan):
+        return tuple(
+            replace(remark, message=f"columns of {kernels.form.levels.state}: {remark.message}")
+            for remark in _remarks_on_chunks(kernels.columns)
         )
     if isinstance(plan.chunk, Unavailable):
         return (replace(_remark("no-chunk-form", plan, plan.chunk, "no chunk form"), hint=_hint(plan, plan.chunk)),)
@@ -301,6 +306,10 @@ class Stages:
                 return "\n".join((*proved, *prove_kernels(self.spec, lower(self.plan))))
             case "plan":
                 return self.plan.dump()
+            case _ if (levels := self.derivation.levels) is not None:
+                (columns,) = self.derivation.stages
+                form = stage.replace("-", "_")
+                return "\n\n".join(([levels.dump()] if form == "normal_form" else []) + [_dumped(columns, form)])
             case _ if self.derivation.staged is not None:
                 return self._dump_stages(stage.replace("-", "_"), self.derivation.staged)
             case _:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from flagen.pipeline import derive, make_plan
-from flagen.plan import Plan, StagedPlan
+from flagen.plan import LevelPlan, Plan, StagedPlan
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Spec
 from tests.backends.triton_odd import ODD
@@ -19,9 +19,11 @@ def spec_of(name: str) -> Spec:
 
 
 def is_whole(name: str) -> bool:
-    """Whether there are kernels for all that the chunk form of a variant does; none of its stages runs in PyTorch."""
+    """Whether there are kernels for all that the chunk form of a variant does: none of its stages runs in PyTorch, and
+    it does not put levels together there."""
     kernels = plan_of(name).chunk_kernel
-    return not (isinstance(kernels, StagedPlan) and any(kernels.without_kernels()))
+    in_pytorch = isinstance(kernels, StagedPlan) and any(kernels.without_kernels())
+    return not in_pytorch and not isinstance(kernels, LevelPlan)
 
 
 @cache

@@ -32,6 +32,8 @@ SPEC_MODEL |= {f"flagen.spec.renaming.{name}" for name in ("renamed", "expressio
 SPEC_MODEL |= {f"flagen.spec.layer.{name}" for name in ("model", "renaming", "vocabulary", "words")}
 # Where mini-batches begin.
 SPEC_MODEL |= {"flagen.spec.positions.is_first"}
+# Expressions, rebuilt.
+SPEC_MODEL |= {"flagen.spec.rewrite.map_children"}
 # How operators bind, and what elementwise functions are, which all stages read; and that as expressions.
 SPEC_MODEL |= {"flagen.printing", "flagen.functions", "flagen.spec.formulas", "flagen.spec.sizes"}
 LAYERS: dict[str, set[str]] = {

@@ -19,6 +19,7 @@ from flagen.diagnostics import Span
 from flagen.spec.model import Expr, Repeat, Solution, Spec, walk
 
 if TYPE_CHECKING:
+    from flagen.algebra.levels import LevelForm
     from flagen.algebra.mini_batches import MiniBatchForm
     from flagen.algebra.solved import SolvedForm
 
@@ -48,7 +49,8 @@ class NoChunkForm:
 class Derivation:
     """What was derived from `spec`: its normal form with a chunk form and an adjoint; or the scan form of its
     elementwise states; or the stages that it runs in, and what was derived from each; or what a mini-batch of its
-    tokens does, and what was derived from that, as a stage; or the reason why there is none of these."""
+    tokens does, and what was derived from that, as a stage; or what a chunk does to columns of a state in levels, and
+    what was derived from that; or the reason why there is none of these."""
 
     spec: Spec
     normal_form: NormalForm | None
@@ -59,6 +61,7 @@ class Derivation:
     staged: StagedForm | None = None
     stages: tuple[Derivation, ...] = ()
     mini_batches: MiniBatchForm | None = None
+    levels: LevelForm | None = None
     riding: NormalForm | None = None
     """The normal form of all states, where there are two stages and the vector state of one rides on the other's."""
     whole: Spec | None = None
@@ -71,7 +74,10 @@ class Derivation:
 
 
 def derive(spec: Spec) -> Derivation:
-    """Normal form, chunk form and adjoint of `spec`, or its scan form, or its stages, or its mini-batches."""
+    """Normal form, chunk form and adjoint of `spec`, or its scan form, or its stages, or its mini-batches, or what its
+    chunks do to columns."""
+    if spec.levels is not None:
+        return _by_columns(spec)
     if all(len(state.dims) < 3 for state in spec.states):
         return _by_mini_batches(spec, _derived(spec))
     from flagen.algebra.products import with_pairs
@@ -97,6 +103,20 @@ def _by_mini_batches(spec: Spec, whole: Derivation) -> Derivation:
     if within.no_chunk_form is not None:
         return replace(whole, no_chunk_form=within.no_chunk_form)
     return Derivation(spec, None, None, None, None, stages=(within,), mini_batches=form)
+
+
+def _by_columns(spec: Spec) -> Derivation:
+    """What was derived of the columns of a state that is kept in levels."""
+    from flagen.algebra.levels import columns_of, level_form
+
+    of_columns = derive(columns_of(spec))
+    if of_columns.no_chunk_form is not None:
+        return Derivation(spec, None, None, None, of_columns.no_chunk_form)
+    try:
+        form = level_form(spec, of_columns.spec, of_columns.normal_form)
+    except OutsideNormalForm as outside:
+        return Derivation(spec, None, None, None, NoChunkForm(outside.reason, outside.span))
+    return Derivation(spec, None, None, None, None, stages=(of_columns,), levels=form)
 
 
 def _derived(spec: Spec) -> Derivation:
@@ -202,6 +222,12 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
         (within,) = derivation.stages
         lines = [f"within a mini-batch: {line}" for line in prove(within.spec, within).lines]
         return Proof((*prove_mini_batches(derivation.mini_batches), *lines))
+    if derivation.levels is not None:
+        from flagen.algebra.levels_proof import prove_levels
+
+        (columns,) = derivation.stages
+        lines = [f"columns of a chunk: {line}" for line in prove(columns.spec, columns).lines]
+        return Proof((*prove_levels(derivation.levels), *lines))
     if derivation.staged is not None:
         from flagen.algebra.riding import prove_riding
         from flagen.algebra.staged_proof import prove_stages

@@ -12,6 +12,9 @@ from flagen.plan.model import PlannedStage
 PACKAGE_OF_MINI_BATCH = "mini_batch"
 """The package of what a mini-batch does, inside that of the spec."""
 
+PACKAGE_OF_COLUMNS = "columns"
+"""The package of what chunks do to columns of a state in levels, inside that of the spec."""
+
 
 def package_of(stage: PlannedStage, name: str) -> str:
     """The package of a stage of the spec `name`, inside that of the spec."""

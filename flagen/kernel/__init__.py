@@ -16,7 +16,7 @@ from flagen.kernel.scalar_backward import scalar_chunk_backward
 from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
 from flagen.kernel.window import window_backward, window_forward
-from flagen.plan import Plan, StagedPlan, Unavailable
+from flagen.plan import LevelPlan, Plan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
@@ -33,7 +33,7 @@ from flagen.spec.model import Spec
 class Programs:
     """The programs of the operators of a spec; None where it does not get one, or one that is not data yet.
 
-    stages: by chunks alone, those of each stage, where a spec runs in stages.
+    stages: by chunks alone, those of each stage, where a spec runs in stages, or of columns, where it does on these.
     rows: the spec whose tokens the chunk kernels take, where those are rows of tokens, which are evaluated first.
     """
 
@@ -48,13 +48,22 @@ class Programs:
 
 def lower(plan: Plan) -> Programs:
     """The programs of `plan`."""
-    stages = plan.chunk_kernel.stages if isinstance(plan.chunk_kernel, StagedPlan) else ()
     by_stage = tuple(
-        Programs(stage.spec, None, None, *_by_chunks(stage.plan), rows=_rows_of(stage.plan)) for stage in stages
+        Programs(part.derivation.spec, None, None, *_by_chunks(part), rows=_rows_of(part)) for part in _parts(plan)
     )
     fused, fused_backward = _fused_recurrent(plan)
     chunk, chunk_backward = _by_chunks(plan)
     return Programs(plan.derivation.spec, fused, fused_backward, chunk, chunk_backward, by_stage, _rows_of(plan))
+
+
+def _parts(plan: Plan) -> tuple[Plan, ...]:
+    """The plans of what runs by chunks in the place of the whole."""
+    match plan.chunk_kernel:
+        case StagedPlan(_, stages):
+            return tuple(stage.plan for stage in stages)
+        case LevelPlan(_, columns):
+            return (columns,)
+    return ()
 
 
 def _rows_of(plan: Plan) -> Spec | None:

@@ -12,14 +12,24 @@ from flagen.plan.chunk_families import plan_chunk_kernel, plan_rider
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
-from flagen.plan.model import MiniBatchPlan, Plan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, StagedPlan
 from flagen.plan.scan import ScanPlan, plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
 from flagen.plan.staged import plan_stages
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Spec
 
-__all__ = ["ExpandedPlan", "MiniBatchPlan", "Plan", "ScanPlan", "StagedPlan", "Unavailable", "make_plan", "with_layer"]
+__all__ = [
+    "ExpandedPlan",
+    "LevelPlan",
+    "MiniBatchPlan",
+    "Plan",
+    "ScanPlan",
+    "StagedPlan",
+    "Unavailable",
+    "make_plan",
+    "with_layer",
+]
 
 
 def with_layer(plan: Plan, others: Mapping[str, Plan]) -> Plan:
@@ -39,6 +49,12 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
     if derivation.scan is not None:
         scan = plan_scan(derivation.scan)
         return Plan(spec, derivation, scan, fused, fused_backward, *plan_scan_kernels(scan))
+    if derivation.levels is not None:
+        (of_columns,) = derivation.stages
+        levels = LevelPlan(derivation.levels, make_plan(of_columns.spec, of_columns))
+        columns = levels.columns.chunk_kernel
+        by_kernels = columns if isinstance(columns, Unavailable) else levels
+        return Plan(spec, derivation, levels, fused, fused_backward, by_kernels, by_kernels)
     if derivation.mini_batches is not None:
         (within,) = derivation.stages
         none = Unavailable("mini-batches run one after another in PyTorch", derivation.mini_batches.first.span)

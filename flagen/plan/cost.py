@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flagen.algebra.equations import FAMILY, Equation, Solve, Statement, Term, Weights
 from flagen.plan.chunk import ITERATIONS, ChunkPlan
-from flagen.plan.model import MiniBatchPlan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import (
@@ -32,7 +32,10 @@ from flagen.spec.model import (
 )
 from flagen.spec.sizes import fitting
 
-Chunks = ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | Unavailable
+Chunks = ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | LevelPlan | Unavailable
+
+LEVELS = 16
+"""Of a state that is kept in levels: enough to tell 32 thousand tokens apart."""
 
 HALF, SINGLE = 2, 4
 """Bytes of an element of an input in bf16, and of a state."""
@@ -58,9 +61,10 @@ class Cost:
 
 
 def cost(spec: Spec, chunk: Chunks | None, size: int, pairs: Mapping[str, Dims] | None = None) -> Cost:
-    """The cost of `spec` with every dim of `size` that does not follow from others, at its default number of
-    micro-steps; `pairs`: the dims of its stages, or of its chunk form, that are pairs of its own."""
-    sizes = fitting(spec, {**dict.fromkeys(spec.dims, size), "H": 1, "HV": 1})
+    """The cost of `spec` with every dim of `size` that does not follow from others and is not of levels, at its default
+    number of micro-steps; `pairs`: the dims of its stages, or of its chunk form, that are pairs of its own."""
+    levels = {} if spec.levels is None else {spec.levels.dim: LEVELS}
+    sizes = fitting(spec, {**dict.fromkeys(spec.dims, size), **levels, "H": 1, "HV": 1})
     sizes = {**sizes, **{dim: sizes[one] * sizes[other] for dim, (one, other) in (pairs or {}).items()}}
     steps = (spec.steps.default or 1) if spec.steps else 1
     return Cost(
@@ -94,9 +98,23 @@ def _flops_of_chunk(spec: Spec, chunk: Chunks | None, sizes: Mapping[str, int], 
             return _recurrent_flops(spec, sizes, steps) + 3 * math.ceil(math.log2(chunk.size)) * products
         case MiniBatchPlan(_, within):
             return _flops_of_chunk(within.spec, within.chunk, sizes, steps)
+        case LevelPlan():
+            return _flops_of_levels(chunk, sizes, steps)
         case StagedPlan(_, stages):
             return sum(_flops_of_chunk(stage.spec, stage.plan.chunk, sizes, steps) or 0 for stage in stages)
     return None
+
+
+def _flops_of_levels(levels: LevelPlan, sizes: Mapping[str, int], steps: int) -> int:
+    """Of columns, then of the products that put them together: at each level above a chunk's half of all tokens read a
+    state, and what they read of earlier ones is moved to the beginning of a longer block."""
+    form, columns, size = levels.form, levels.columns, levels.size
+    keys, values = sizes[form.key], sizes[form.value]
+    above = max(0, sizes[form.levels.dim] - size.bit_length())
+    of_columns = _flops_of_chunk(columns.spec, columns.chunk, {**sizes, form.value: size + keys}, steps) or 0
+    inside = size + 2 * size * values + 2 * keys * values
+    of_blocks = 2 * keys * keys * (keys + values) // size
+    return of_columns + inside + above * keys * (keys + values) + of_blocks
 
 
 def _recurrent_flops(spec: Spec, sizes: Mapping[str, int], steps: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
-from flagen.plan.model import Plan, StagedPlan
+from flagen.plan.model import LevelPlan, Plan, StagedPlan
 from flagen.plan.right_backward import RightBackwardPlan
 
 
@@ -27,6 +27,8 @@ def differs_in_chunks(plan: Plan) -> bool:
             return backward.decays
         case RightBackwardPlan(turned=turned):
             return turned.decays
+        case LevelPlan(_, columns):
+            return differs_in_chunks(columns)
         case StagedPlan(stages=stages):
             return any(differs_in_chunks(stage.plan) for stage in stages)
     return False

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flagen.algebra import Derivation
+from flagen.algebra.levels import LevelForm
 from flagen.algebra.mini_batches import MiniBatchForm
 from flagen.algebra.staged import Stage, StagedForm
 from flagen.plan.chunk import ChunkPlan
@@ -39,12 +40,18 @@ class Plan:
 
     spec: Spec
     derivation: Derivation
-    chunk: ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | Unavailable
+    chunk: ChunkPlan | ScanPlan | StagedPlan | MiniBatchPlan | LevelPlan | Unavailable
     fused: FusedPlan | Unavailable
     fused_backward: FusedBackwardPlan | ReversePlan | Unavailable
-    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | ScanKernelPlan | StagedPlan | Unavailable
+    chunk_kernel: ChunkKernelPlan | KeyKernelPlan | ExpandedPlan | ScanKernelPlan | StagedPlan | LevelPlan | Unavailable
     chunk_backward: (
-        ChunkBackwardPlan | KeyBackwardPlan | RightBackwardPlan | ScanBackwardPlan | StagedPlan | Unavailable
+        ChunkBackwardPlan
+        | KeyBackwardPlan
+        | RightBackwardPlan
+        | ScanBackwardPlan
+        | StagedPlan
+        | LevelPlan
+        | Unavailable
     )
     layer: LayerPlan | None = None
 
@@ -139,6 +146,28 @@ class MiniBatchPlan:
         copies = ", ".join(f"{copy} as {state}" for copy, state in self.form.copies.items())
         lines = [f"a mini-batch of {to_source(self.form.first.every)} tokens after another, each begun with {copies}"]
         return "\n".join([*lines, *(f"    {line}" for line in self.within.chunk_dump().splitlines())])
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """A spec that keeps a state in levels, and the plan of what its chunks do to columns of it."""
+
+    form: LevelForm
+    columns: Plan
+
+    @property
+    def size(self) -> int:
+        """Tokens per chunk, unless a call says: a power of two."""
+        assert not isinstance(self.columns.chunk, Unavailable)
+        return 1 << (self.columns.chunk.size.bit_length() - 1)
+
+    @property
+    def has_kernels(self) -> bool:
+        return not isinstance(self.columns.chunk_kernel, Unavailable)
+
+    def dump(self) -> str:
+        """The plan as text: what is put together, then the plan of columns."""
+        return "\n".join([self.form.dump(), *(f"    {line}" for line in self.columns.chunk_dump().splitlines())])
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ _PYTHON = _words("""
 """Of Python itself and its library."""
 
 _TORCH = _words("""
-    annotations args Arguments arguments axes batch by_step by_token CALL Call dataclass device dtype einsum
-    Ellipsis final final_state finals functional fused_recurrent j layouts math MiniBatches mini_batches Module
+    annotations args Arguments arguments axes batch by_step by_token CALL Call columns dataclass device dtype einsum
+    Ellipsis final final_state finals functional fused_recurrent j last layouts Levels levels math MiniBatches
+    mini_batches Module
     module naive name nn NoneType offsets operators outputs Parameter partial promote Recurrence registers run runs
     scans self sequences shapes_only Size sizes solves State t Tensor tensor tensors tokens torch
 """)

@@ -13,7 +13,7 @@ from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import MiniBatchPlan, Plan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, StagedPlan
 from flagen.plan.row_planner import scalar_factors
 from flagen.spec.model import Call, Expr, Input, Name, Param, Spec, walk
 
@@ -41,6 +41,8 @@ def mixes_tokens(plan: Plan) -> bool:
             return True
         case MiniBatchPlan(_, within):
             return mixes_tokens(within)
+        case LevelPlan(_, columns):
+            return mixes_tokens(columns)
         case StagedPlan(_, stages):
             return any(mixes_tokens(stage.plan) for stage in stages)
     return False
@@ -53,6 +55,8 @@ def reliances_of_chunk(plan: Plan) -> tuple[Reliance, ...]:
             return _some(Reliance("log", _behind(plan.spec, _logs(nf.decays))))
         case MiniBatchPlan(_, within):
             return _of_the_whole(plan.spec, reliances_of_chunk(within))
+        case LevelPlan(_, columns):
+            return _of_the_whole(plan.spec, reliances_of_chunk(columns))
         case StagedPlan(_, stages):
             return _of_the_whole(plan.spec, (each for stage in stages for each in reliances_of_chunk(stage.plan)))
     return ()
@@ -65,6 +69,8 @@ def reliances_of_kernels(plan: Plan) -> tuple[Reliance, ...]:
             return _of_rows(plan.spec, nf, kernels)
         case ChunkKernelPlan() | KeyKernelPlan() as kernels:
             return _of_rows(plan.spec, kernels.chunk.normal_form, kernels)
+        case LevelPlan(_, columns):
+            return _of_the_whole(plan.spec, reliances_of_kernels(columns))
         case StagedPlan(_, stages):
             return _of_the_whole(plan.spec, (each for stage in stages for each in reliances_of_kernels(stage.plan)))
     return ()

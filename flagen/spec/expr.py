@@ -68,6 +68,9 @@ Before = Callable[[Expr, int, Span], Expr | None]
 First = Callable[[Expr, Span], Expr | None]
 """Whether a token begins a mini-batch of so many, `first(n)`; None after a diagnostic."""
 
+ByLevels = Callable[[Expr, Expr, Span], Expr | None]
+"""A state with its levels weighed, `levels(S, x)`; None after a diagnostic."""
+
 _OPERATORS: dict[type[ast.operator], Literal["+", "-", "*", "/", "**"]] = {
     ast.Add: "+",
     ast.Sub: "-",
@@ -97,13 +100,14 @@ def parse_expression(
     ratio: Ratio | None = lambda *_: None,
     before: Before = lambda *_: None,
     first: First = lambda *_: None,
+    by_levels: ByLevels = lambda *_: None,
 ) -> Expr | None:
     """The expression `scalar.text[start:]`; None after a diagnostic. Without `ratio` sizes could not be read."""
     tree = parse_python(scalar, start, report)
     if tree is None:
         report.unread = True
         return None
-    return _Elaborator(scalar, start, resolve, report, describe, ratio, before, first).expr(tree)
+    return _Elaborator(scalar, start, resolve, report, describe, ratio, before, first, by_levels).expr(tree)
 
 
 class _Elaborator:
@@ -119,8 +123,10 @@ class _Elaborator:
         ratio: Ratio | None,
         before: Before,
         first: First,
+        by_levels: ByLevels,
     ) -> None:
-        self.describe, self.ratio, self.before, self.first = describe, ratio, before, first
+        self.describe, self.ratio = describe, ratio
+        self.before, self.first, self.by_levels = before, first, by_levels
         self.scalar = scalar
         self.start = start
         self.resolve = resolve
@@ -231,6 +237,8 @@ class _Elaborator:
             return self.prev(node)
         if function == "first":
             return self.begins(node)
+        if function == "levels":
+            return self.levels(node)
         if function == "solve":
             return self.solve(node)
         names = FUNCTIONS[function].arguments if function in FUNCTIONS else _ARGUMENTS[function]
@@ -324,6 +332,14 @@ class _Elaborator:
             message = "`first` takes how many tokens a mini-batch has: a whole number, at least 1, or a param"
             every = self.whole(argument, message, "for example `first(16)`")
         return None if every is None else self.first(every, self.span(node))
+
+    def levels(self, node: ast.Call) -> Expr | None:
+        args = [self.expr(arg) for arg in node.args]
+        if len(args) != 2:
+            self.wrong_count(node, "levels(S, x)", "the state with each of its levels multiplied by that of `x`")
+            return None
+        state, scales = args
+        return None if state is None or scales is None else self.by_levels(state, scales, self.span(node))
 
     def solve(self, node: ast.Call) -> Expr | None:
         args = [self.expr(arg) for arg in node.args]

@@ -1,8 +1,7 @@
 """The spec as data: a frozen, fully checked tree that every later stage reads.
 
-Expressions carry their named dims and their position. Positions do not take part in equality, so two expressions are
-equal when they say the same thing. Dims are computed once a node: asking below each time would double the work at every
-level.
+Expressions carry their named dims and position. Positions take no part in equality: expressions are equal that say
+the same. Dims are computed once a node, for asking below each time would double the work at every level.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ Dims = tuple[str, ...]
 
 
 # ------------------------------------------------------------------------------------------------- expressions
-
 REDUCTIONS = ("sum", "mean", "norm")
 ROW_MAPS = ("l2norm", "softmax")
 ROTATIONS = ("rotate", "rotate_half")
@@ -208,9 +206,8 @@ class Over:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Each element of the vector `left` times each of `right`, along `dim`, which has all pairs of them, those with the
-    same element of `left` beside one another. No spec says that: it is an outer product whose two dims are taken for
-    one (`flagen.algebra.products`)."""
+    """Each element of the vector `left` times each of `right`, along `dim`, those with the same element of `left`
+    beside one another: an outer product whose two dims are taken for one (`flagen.algebra.products`)."""
 
     left: Expr
     right: Expr
@@ -276,9 +273,9 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return ()
         case Negate(value) | Transpose(value) | Reduce(_, value) | RowMap(_, value) | Over(value):
             return (value,)
-        case Rotate(value, angle):
-            return (value, angle)
-        case Binary(_, left, right) | Contract(left, right) | Outer(left, right) | Pairs(left, right):
+        case Rotate(left, right) | Contract(left, right) | Outer(left, right) | Pairs(left, right):
+            return (left, right)
+        case Binary(_, left, right):
             return (left, right)
         case Call(_, args):
             return args
@@ -304,8 +301,6 @@ def walk(expr: Expr) -> Iterator[Expr]:
 
 
 # -------------------------------------------------------------------------------------------------------- spec
-
-
 @dataclass(frozen=True)
 class Following:
     """A dim whose size follows from those of others, and from `H` and `HV`."""
@@ -418,6 +413,19 @@ class First:
 
 
 @dataclass(frozen=True)
+class Levels:
+    """The state `state` is kept in levels, along its dim `dim`, as the state `source` counts tokens. `scales` are what
+    the output reads them by; `whole` is the recurrence of their sum: what the spec would be without levels."""
+
+    state: str
+    dim: str
+    source: str
+    scales: tuple[Expr, ...]
+    whole: Spec
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
 class ChunkHints:
     size: int | None = None
     subchunk: int | None = None
@@ -456,6 +464,8 @@ class Spec:
     """The sizes that follow from others, each behind those it follows from."""
     firsts: tuple[First, ...] = ()
     """Where mini-batches begin."""
+    levels: Levels | None = None
+    """The state that is kept in levels."""
     pairs: Mapping[str, Dims] = field(default_factory=dict, compare=False)
     """The dims that are pairs of two others (`flagen.algebra.products`)."""
 
@@ -476,8 +486,7 @@ class Spec:
         had |= {dim for decl in self.inputs for dim in decl.dims} | {dim for decl in self.params for dim in decl.dims}
         every = (statement.body if isinstance(statement, Repeat) else (statement,) for statement in self.update)
         values = [assign.value for body in every for assign in body]
-        values += [assign.value for assign in self.output]
-        values += [entry.value for entry in self.derived]
+        values += [*(assign.value for assign in self.output), *(entry.value for entry in self.derived)]
         had |= {dim for value in values for part in walk(value) for dim in part.dims}
         return tuple(dim for dim in self.dims if dim in had)
 

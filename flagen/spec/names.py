@@ -97,7 +97,7 @@ VERSIONS = (1, 2)
 def functions(version: int = VERSIONS[-1]) -> frozenset[str]:
     """Every function of a version of the language."""
     elementwise = (name for name, row in FUNCTIONS.items() if row.since <= version)
-    later = (*ROTATIONS, "over", "index", "prev", "first", "solve") if version > 1 else ()
+    later = (*ROTATIONS, "over", "index", "prev", "first", "levels", "solve") if version > 1 else ()
     return frozenset((*elementwise, *REDUCTIONS, *ROW_MAPS, *later, "outer", "dot"))
 
 

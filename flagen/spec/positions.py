@@ -68,11 +68,16 @@ class Positions:
             message = f"`{every.name}` is not one number: mini-batches are as long for all tokens and heads"
             self.report.error("E316", span, message, f"write `params: {{{every.name}: {{default: 16}}}}`")
             return None
-        if self.state is None:
-            self.state = State(self._free("position"), (), 0.0, span, MEANING)
-        found = self.found.get(every) or First(self._free("first"), every, self.state.name, span)
+        counted = self.counted(span).name
+        found = self.found.get(every) or First(self.free("first"), every, counted, span)
         self.found[every] = found
         return Name(found.name, "local", (), span)
+
+    def counted(self, span: Span) -> State:
+        """The count, which something at `span` needs."""
+        if self.state is None:
+            self.state = State(self.free("position"), (), 0.0, span, MEANING)
+        return self.state
 
     def _count(self) -> StateRead:
         assert self.state is not None
@@ -82,7 +87,7 @@ class Positions:
     def _assign(target: str, value: Expr, to_state: bool, span: Span) -> Assign:
         return Assign(target, value, to_state, f"{target} = {to_source(value)}", span)
 
-    def _free(self, name: str) -> str:
+    def free(self, name: str) -> str:
         """`name`, or with `_` behind it, as the spec has no such name, here or further on."""
         taken = {
             *self.symbols.names(),

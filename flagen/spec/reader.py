@@ -50,8 +50,13 @@ def read_spec(root: Mapping, report: Report, sha256: str, find: Find | None = No
         return None
     if report.failed():
         return None
-    warn_growing(spec, report)
+    warn_growing(_as_meant(spec), report)
     return spec
+
+
+def _as_meant(spec: Spec) -> Spec:
+    """`spec` as its author thinks of it: of a state in levels, the sum of these."""
+    return spec if spec.levels is None else spec.levels.whole
 
 
 class _Reader:
@@ -115,8 +120,9 @@ class _Reader:
             following=following,
             firsts=positions.firsts(),
         )
+        spec = sections.levels.written_out(spec)
         self._expect_states(spec, given)
-        self._check_whole(spec, {"update", "output"} <= given.keys() or self.report.version > 1)
+        self._check_whole(_as_meant(spec), {"update", "output"} <= given.keys() or self.report.version > 1)
         return self._with_layer(given["layer"].value, spec) if "layer" in given else spec
 
     def _keys(self) -> dict[str, Field]:

@@ -51,6 +51,7 @@ CODES: dict[str, str] = {
     "E314": "a state that never reaches the output",
     "E315": "a value that is not kept from token to token",
     "E316": "no mini-batch to be the first of",
+    "E317": "a state that is not kept in levels",
     # E4: the grammar of expressions.
     "E401": "not an expression",
     "E402": "a construct the language does not have",

@@ -9,6 +9,7 @@ from typing import Literal
 
 from flagen.spec.expr import parse_expression
 from flagen.spec.fields import Field, Fields
+from flagen.spec.levels import ByLevels
 from flagen.spec.loader import Bad, Mapping, Node, Scalar, Sequence
 from flagen.spec.look_back import LookBack
 from flagen.spec.model import ChunkHints, Derived, Dims, Expr, Following, Input, Interval, Param, State, Steps, sizes_in
@@ -79,6 +80,7 @@ class Sections:
         self.numbers: set[str] = set()
         """The params that are plain numbers."""
         self.positions = Positions(symbols, scope, report, self.look_back.names, self.numbers)
+        self.levels = ByLevels(scope, report, self.positions)
         self.ranges: dict[str, Interval] = {}
         self.definitions: dict[str, Expr] = {}
         self.sizes_known = True
@@ -356,6 +358,7 @@ class Sections:
             sizes,
             self.look_back.before,
             self.positions.first,
+            self.levels.read,
         )
         if value is None:
             # Whatever else is wrong in it, the names in the text are not unused.

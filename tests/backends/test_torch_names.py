@@ -11,7 +11,7 @@ import pytest
 
 from flagen.backends.torch_.scope import Scope
 from flagen.pipeline import derive
-from flagen.plan.own_names import is_word
+from flagen.plan.own_names import for_generated_code, is_word
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Repeat, Spec
 from flagen.spec.names import identifier_problem
@@ -96,7 +96,7 @@ def between_stages(spec: Spec) -> Iterator[str]:
 
 @pytest.mark.parametrize("example", SPECS_OF)
 def test_every_identifier_is_the_specs_own_or_cannot_be(example):
-    spec = SPECS_OF[example]
+    spec = for_generated_code(SPECS_OF[example])
     known = names_of(spec) | made_up(spec)
     met: dict[str, set[str]] = {}
     for path, tree in trees(example).items():

@@ -367,6 +367,31 @@ def with_norm(x: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
     return x + layer_norm(x, x.shape, w, b, eps)
 
 
+LEVELS = {"S": "level_scales k v", "position": ""}
+
+
+def moved_up(S: Tensor, position: Tensor) -> Tensor:
+    """The levels that are full are one, as in a counter to which one is added; the last takes what is too much."""
+    last, n = len(S) - 1, int(position)
+    level = min((n & -n).bit_length(), last) if n else last
+    return torch.cat([torch.zeros_like(S[:level]), S[: level + 1].sum(0, keepdim=True), S[level + 1 :]])
+
+
+@recurrence(states=LEVELS, output="v")
+def log_linear_attn(S, position, q, k, v, g, level_scales, *, scale=1.0):
+    S = exp(g) * moved_up(S, position)
+    S[0] += outer(k, v)
+    return (S, position + 1), sum(amount * read(X, q, scale) for amount, X in zip(level_scales, S, strict=True))
+
+
+@recurrence(states=LEVELS, output="v")
+def log_linear_gated_delta_rule(S, position, q, k, v, g, beta, level_scales, *, scale=None):
+    S = exp(g) * moved_up(S, position)
+    S = torch.stack([X - beta * outer(k, retrieve(X, k)) for X in S])
+    S[0] += beta * outer(k, v)
+    return (S, position + 1), sum(amount * read(X, q, scale) for amount, X in zip(level_scales, S, strict=True))
+
+
 TTT = {"W": "k v", "c": "v", "G": "k v", "d": "v", "eta_1": "", "position": ""}
 TITANS = {"M": "k v", "S": "k v", "W": "k v", "position": ""}
 

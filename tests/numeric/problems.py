@@ -168,6 +168,8 @@ VARIANTS = {
         eta=uniform(0, 0.5),
         position=counts,
     ),
+    "log_linear_attn": _variant(g=log_decay, position=counts),
+    "log_linear_gated_delta_rule": _variant(k=unit, g=log_decay, beta=uniform(0, 1), position=counts),
     "precond_kda": _variant(k=unit, g=log_decay, beta=uniform(0, 1), ga=log_decay, ba=uniform(0, 1), A=softplus),
     "hgrn": _variant(gates="g", g=log_decay),
     "rwkv4": _variant(log_weight="k", gates="w", w=log_decay),

@@ -247,5 +247,5 @@ def test_which_variant_lacks_which_form():
         "naive_recurrent": set(),
         "naive_chunk": {"slstm"},
         "chunk": {"slstm", "titans_linear", "ttt_linear"},
-        "fused_recurrent": {"cyfa", "mesa_net", "slstm"},
+        "fused_recurrent": {"cyfa", "log_linear_attn", "log_linear_gated_delta_rule", "mesa_net", "slstm"},
     }

@@ -23,9 +23,9 @@ def first_nan(kind: str, name: str) -> int:
     spec, first = spec_of(name), SHAPE.T
     chunked = {"chunk_size": CHUNK} if kind in ("naive_chunk", "chunk") else {}
     for decl in spec.inputs:
-        # Mini-batches are chunks, and begin where those do.
+        # Mini-batches are chunks, and begin where those do; so do chunks of a state in levels.
         every = {each.every.name: CHUNK for each in spec.firsts if isinstance(each.every, Name)}
-        problem = make(name, SHAPE, state=not spec.firsts, **every).to(torch.float32)
+        problem = make(name, SHAPE, state=not (spec.firsts or spec.levels), **every).to(torch.float32)
         rows = SHAPE.n if decl.per == "step" else 1
         x = problem.tensors[decl.name].clone()
         x[:, TOKEN * rows] = torch.nan

@@ -21,6 +21,7 @@ LINEAR = {
     **{name: {"Sk_initial"} for name in ("gsa", "abc_attn")},
     **{name: {"S_initial", "z_initial"} for name in ("linear_attn_normalized", "rebased", "power_attn")},
     "based": {f"{state}_initial" for state in ("S0", "z0", "S1", "S2", "z2")},
+    **{name: {"S_initial"} for name in ("log_linear_attn", "log_linear_gated_delta_rule")},
     **{name: {"S_initial"} for name in ("lightnet", "mesa_net", "precond_gated_delta_rule", "precond_kda")},
 }
 """The states that are so, where there are several."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flagen import algebra
-from flagen.plan import StagedPlan, Unavailable, make_plan
+from flagen.plan import LevelPlan, StagedPlan, Unavailable, make_plan
 from flagen.plan.backward_levels import Add
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
@@ -24,8 +24,9 @@ BY_KEY = {"dplr", "gdn2", "gla", "hgrn2", "kda", "rwkv6", "rwkv7"}
 RIGHT_READS = {"oja"}
 SCANS = {"hgrn", "mamba", "rg_lru", "rwkv4", "short_convolution", "token_shift"}
 MIXED = {"momentum_delta_rule"}
+LEVELS = {"log_linear_attn", "log_linear_gated_delta_rule"}
 NO_KERNELS = {"slstm", "titans_linear", "ttt_linear"}
-STAGED = set(SPECS) - (ADDITIVE | DELTA | MIXED | BY_KEY | RIGHT_READS | SCANS | NO_KERNELS)
+STAGED = set(SPECS) - (ADDITIVE | DELTA | MIXED | BY_KEY | RIGHT_READS | SCANS | LEVELS | NO_KERNELS)
 
 INPUTS = "q: [K], k: [K], v: {dims: [V], heads: HV}, b: {dims: [], heads: HV}"
 WRITE = "update: S = S + outer(k, v)"
@@ -60,8 +61,9 @@ def test_the_variants_with_a_backward(name):
     assert isinstance(plan, RightBackwardPlan) == (name in RIGHT_READS)
     assert isinstance(plan, ScanBackwardPlan) == (name in SCANS)
     assert isinstance(plan, StagedPlan) == (name in STAGED)
+    assert isinstance(plan, LevelPlan) == (name in LEVELS)
     assert isinstance(plan, Unavailable) == (name in NO_KERNELS)
-    if not isinstance(plan, ScanBackwardPlan | StagedPlan | Unavailable):
+    if not isinstance(plan, ScanBackwardPlan | StagedPlan | LevelPlan | Unavailable):
         tensors = {decl.name for decl in spec.inputs} | {param.name for param in spec.params if param.is_tensor}
         read, stored = ({plan.reads}, plan.turned.stored) if name in RIGHT_READS else (set(), plan.stored)
         assert {gradient.name for gradient in stored} == tensors - read

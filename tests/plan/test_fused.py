@@ -62,6 +62,9 @@ def test_every_variant_has_a_plan_that_splits_its_state(path: Path) -> None:
     if path.stem == "mesa_net":
         assert isinstance(planned, Unavailable) and "takes all of a state at once" in planned.reason
         return
+    if path.stem in ("log_linear_attn", "log_linear_gated_delta_rule"):
+        assert isinstance(planned, Unavailable) and "`S` has 3 dims" in planned.reason
+        return
     assert isinstance(planned, FusedPlan)
     channels = ("hgrn", "rg_lru", "rwkv4", "short_convolution", "token_shift")
     others = {"mamba2": "P", "mamba": "E", **dict.fromkeys(channels, "D")}

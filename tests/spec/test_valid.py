@@ -73,11 +73,12 @@ def test_every_name_and_number_knows_where_it_stands(path: Path) -> None:
     spec = load_spec(path)
     kept = {state.name for state in spec.states if state.meaning}
     made = {first.name for first in spec.firsts}
-    written = ("prev(", "first(")
+    made |= {"full", "level", "into", "new"} if spec.levels is not None else set()
+    written = ("prev(", "first(", "levels(")
     for node in (node for expr in every_expression(spec) for node in walk(expr)):
         found = text_at(spec.source, node.span)
         match node:
-            case Name() | Number() | StateRead() if found.startswith("first("):
+            case Name() | Number() | StateRead() if found.startswith(("first(", "levels(")):
                 assert made
             case Name(name):
                 assert found == name

@@ -8,9 +8,9 @@ from itertools import chain
 from flagen.backends.markdown_.derivation import derivation_file
 from flagen.backends.markdown_.printer import symbol
 from flagen.backends.protocol import Rendering
-from flagen.backends.stages import PACKAGE_OF_MINI_BATCH, inside, package_of
+from flagen.backends.stages import PACKAGE_OF_COLUMNS, PACKAGE_OF_MINI_BATCH, inside, package_of
 from flagen.kernel import Programs
-from flagen.plan.model import MiniBatchPlan, Plan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, StagedPlan
 
 
 def symbols(written: Mapping[str, str]) -> dict[str, str]:
@@ -27,6 +27,8 @@ class MarkdownBackend:
         page = (derivation_file(plan),)
         if isinstance(plan.chunk, MiniBatchPlan):
             return (*page, *inside(PACKAGE_OF_MINI_BATCH, self.renderings(plan.chunk.within, programs)))
+        if isinstance(plan.chunk, LevelPlan):
+            return (*page, *inside(PACKAGE_OF_COLUMNS, self.renderings(plan.chunk.columns, programs)))
         if not isinstance(plan.chunk, StagedPlan):
             return page
         stages = plan.chunk.stages

@@ -9,12 +9,12 @@ from flagen.algebra.normal_form import Decay, NormalForm, Numbers
 from flagen.backends.markdown_.printer import EquationPrinter, ExpressionPrinter, symbol
 from flagen.backends.markdown_.scan import scan_context
 from flagen.backends.protocol import Rendering
-from flagen.backends.stages import PACKAGE_OF_MINI_BATCH, package_of
+from flagen.backends.stages import PACKAGE_OF_COLUMNS, PACKAGE_OF_MINI_BATCH, package_of
 from flagen.backends.text import markdown
 from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
-from flagen.plan.cost import Cost, cost
-from flagen.plan.model import MiniBatchPlan, Plan, StagedPlan
+from flagen.plan.cost import LEVELS, Cost, cost
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Assign, Expr, Name, Repeat, Spec, walk
@@ -29,6 +29,7 @@ def derivation_file(plan: Plan) -> Rendering:
     form = plan.chunk.form if isinstance(plan.chunk, ScanPlan) else None
     staged = plan.chunk if isinstance(plan.chunk, StagedPlan) else None
     batches = plan.chunk if isinstance(plan.chunk, MiniBatchPlan) else None
+    levels = plan.chunk if isinstance(plan.chunk, LevelPlan) else None
     planned = None if isinstance(plan.chunk, Unavailable) else plan.chunk
     printer = ExpressionPrinter(_Subscripts(spec).of)
     nf = None if chunk is None else chunk.normal_form
@@ -62,12 +63,14 @@ def derivation_file(plan: Plan) -> Rendering:
             "value": "" if nf is None else symbol(nf.value),
             "stages": [] if staged is None else list(_stages(staged)),
             "mini_batch": None if batches is None else _mini_batch(batches, printer),
+            "levels": None if levels is None else _levels(levels),
             "output": "" if staged is None else _output_of_stages(staged),
             "riding": _riding(plan, printer),
             **scan_context(form, printer),
             "size": 0 if planned is None else planned.size,
             "costs": [_row(cost(spec, planned, size, plan.derivation.spec.pairs)) for size in _SIZES],
             "cost_steps": _row_steps(spec),
+            "cost_levels": LEVELS if spec.levels is not None else 0,
         },
     )
 
@@ -182,6 +185,13 @@ def _mini_batch(plan: MiniBatchPlan, printer: ExpressionPrinter) -> dict[str, st
         "still": ", ".join(map(symbol, form.still)),
         "copies": r" \qquad ".join(rf"{symbol(copy)} \leftarrow {symbol(name)}" for copy, name in form.copies.items()),
     }
+
+
+def _levels(plan: LevelPlan) -> dict[str, str]:
+    """What is kept in levels, and what is one of the columns that chunks are run on."""
+    form = plan.form
+    names = {"state": form.levels.state, "scales": form.scales, "written": form.values, "key": form.key}
+    return {what: symbol(name) for what, name in names.items()} | {"page": f"{PACKAGE_OF_COLUMNS}/DERIVATION.md"}
 
 
 def _output_of_stages(plan: StagedPlan) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import chain
 
 from flagen.backends.protocol import Rendering
-from flagen.backends.stages import PACKAGE_OF_MINI_BATCH, inside, package_of
+from flagen.backends.stages import PACKAGE_OF_COLUMNS, PACKAGE_OF_MINI_BATCH, inside, package_of
 from flagen.backends.torch_.arguments import arguments_file
 from flagen.backends.torch_.chunk import chunk_file
 from flagen.backends.torch_.module import module_file, package_file, stage_package_file
 from flagen.backends.torch_.naive import naive_file
 from flagen.kernel import Programs
 from flagen.plan.chunk import ChunkPlan
-from flagen.plan.model import MiniBatchPlan, Plan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
 
@@ -50,6 +50,10 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
             from flagen.backends.torch_.mini_batches import mini_batch_file
 
             return (mini_batch_file(plan, plan.chunk), *inside(PACKAGE_OF_MINI_BATCH, _stage(within)))
+        case LevelPlan(_, columns):
+            from flagen.backends.torch_.levels import level_file
+
+            return (level_file(plan, plan.chunk), *inside(PACKAGE_OF_COLUMNS, _stage(columns)))
         case StagedPlan(_, stages):
             from flagen.backends.torch_.staged import staged_file
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from flagen.backends.signature import (
     Parameter,
     argument_docs,
@@ -44,6 +46,14 @@ def equations(spec: Spec) -> list[str]:
         else:
             lines.append(f"{statement.target} = {to_source(statement.value)}")
     return lines + [f"{statement.target} = {to_source(statement.value)}" for statement in spec.output]
+
+
+def params_as_given(spec: Spec) -> Iterator[str]:
+    """The params as they are handed on to another function."""
+    yield from (param.name for param in spec.params if param.is_tensor and param.default is None)
+    yield from (
+        f"{param.name}={param.name}" for param in spec.params if not (param.is_tensor and param.default is None)
+    )
 
 
 def check_call(spec: Spec, **named: str) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from flagen.backends.notes import naive_chunk_notes
 from flagen.backends.protocol import Rendering
 from flagen.backends.signature import Parameter
 from flagen.backends.stages import PACKAGE_OF_MINI_BATCH
 from flagen.backends.text import listed
-from flagen.backends.torch_.common import common_context
+from flagen.backends.torch_.common import common_context, params_as_given
 from flagen.backends.torch_.scope import Scope, defaults
 from flagen.plan.model import MiniBatchPlan, Plan
-from flagen.spec.model import Spec
 from flagen.spec.printer import to_source
 
 
@@ -41,7 +38,7 @@ def mini_batch_context(planned: MiniBatchPlan, function: str) -> dict[str, objec
         "about": about(planned),
         "defaults": list(defaults(Scope(spec), params)),
         "inputs": [decl.name for decl in spec.inputs],
-        "arguments": list(_arguments(spec)),
+        "arguments": list(params_as_given(spec)),
         "begins_as": [f"*states[:{len(places)}]", *(f"states[{places[name]}]" for name in form.copies.values())],
         "count": places[form.first.source],
         "every": to_source(form.first.every),
@@ -59,12 +56,4 @@ def about(planned: MiniBatchPlan) -> str:
         f"Behind the first token of a mini-batch {still} {stand} still: what rows read there is known when it begins, "
         f"and may go through any function. They read copies ({copies}), so that within a mini-batch the states can be "
         f"taken one after another."
-    )
-
-
-def _arguments(spec: Spec) -> Iterator[str]:
-    """The params as they are handed on."""
-    yield from (param.name for param in spec.params if param.is_tensor and param.default is None)
-    yield from (
-        f"{param.name}={param.name}" for param in spec.params if not (param.is_tensor and param.default is None)
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flagen.backends.notes import chunk_notes, fused_notes
 from flagen.backends.protocol import Rendering
 from flagen.backends.range_check import RANGES, range_check
-from flagen.backends.stages import inside, package_of
+from flagen.backends.stages import PACKAGE_OF_COLUMNS, inside, package_of
 from flagen.backends.triton_.backward_kernel import backward_kernel_contexts
 from flagen.backends.triton_.backward_launcher import backward_launcher_context
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
@@ -28,7 +28,7 @@ from flagen.kernel import Programs
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import Plan, StagedPlan
+from flagen.plan.model import LevelPlan, Plan, StagedPlan
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
@@ -49,8 +49,7 @@ class TritonBackend:
 
     def renderings(self, plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         """`fused_recurrent.py` and `chunk.py`, their kernels and their backward: what the plan has of both."""
-        staged = _staged(plan, plan.chunk_kernel, programs) if isinstance(plan.chunk_kernel, StagedPlan) else ()
-        return (*_fused_recurrent(plan, programs), *_by_chunks(plan, programs), *staged)
+        return (*_fused_recurrent(plan, programs), *_by_chunks(plan, programs), *_by_parts(plan, programs))
 
 
 def _by_chunks(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
@@ -60,6 +59,24 @@ def _by_chunks(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
 def _about_chunk(plan: Plan) -> Mapping[str, object]:
     """What `chunk` says and checks of the values that it is given."""
     return {"notes": chunk_notes(plan), RANGES: range_check(plan.spec)}
+
+
+def _by_parts(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
+    """`chunk.py` and the packages of what runs by chunks in the place of the whole, if anything does."""
+    match plan.chunk_kernel:
+        case StagedPlan():
+            return _staged(plan, plan.chunk_kernel, programs)
+        case LevelPlan():
+            return _of_levels(plan, plan.chunk_kernel, programs)
+    return ()
+
+
+def _of_levels(plan: Plan, levels: LevelPlan, programs: Programs) -> tuple[Rendering, ...]:
+    from flagen.backends.triton_.levels import level_launcher_context
+
+    (of_columns,) = programs.stages
+    whole = Rendering("chunk.py", "triton/levels.py.j2", {**level_launcher_context(levels), **_about_chunk(plan)})
+    return (whole, *inside(PACKAGE_OF_COLUMNS, _by_chunks(levels.columns, of_columns)))
 
 
 def _staged(plan: Plan, staged: StagedPlan, programs: Programs) -> tuple[Rendering, ...]:
@@ -106,7 +123,7 @@ def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
 
 def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     kernels = plan.chunk_kernel
-    if isinstance(kernels, Unavailable | StagedPlan):
+    if isinstance(kernels, Unavailable | StagedPlan | LevelPlan):
         return ()
     planned = plan.chunk_backward
     if isinstance(kernels, ScanKernelPlan):
@@ -116,7 +133,7 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         assert programs.chunk is not None
         assert programs.chunk_backward is not None
         return scan_kernel_renderings(kernels, planned, programs.chunk, programs.chunk_backward)
-    assert not isinstance(planned, ScanBackwardPlan | StagedPlan)
+    assert not isinstance(planned, ScanBackwardPlan | StagedPlan | LevelPlan)
     assert programs.chunk is not None
     backward = None if isinstance(planned, Unavailable) else backward_of(planned, programs.chunk)
     keeps = backward is not None and backward.walk_keeps
@@ -155,7 +172,7 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
 
 def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
-    if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan):
+    if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan | LevelPlan):
         return ()
     assert programs.chunk is not None
     assert programs.chunk_backward is not None

@@ -29,7 +29,7 @@ from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.free_names import free_name
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import Plan, StagedPlan
+from flagen.plan.model import LevelPlan, Plan, StagedPlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.schedule import declared_names
@@ -57,7 +57,9 @@ def backward_of(
 def keeps_states(plan: Plan) -> bool:
     """Whether a call of the chunk kernels of `plan` can keep its states for the gradient."""
     backward = plan.chunk_backward
-    return not isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan) and bool(backward_of(backward).kept)
+    if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan | LevelPlan):
+        return False
+    return bool(backward_of(backward).kept)
 
 
 def _of_right_reads(plan: RightBackwardPlan) -> Backward:

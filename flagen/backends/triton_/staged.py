@@ -18,7 +18,7 @@ from flagen.spec.model import Spec
 def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
     """Every value `triton/staged.py.j2` uses."""
     spec = plan.spec
-    size = Parameter("chunk_size", "int", str(plan.size), True, f"the most tokens per chunk: {_sizes()}.")
+    size = Parameter("chunk_size", "int", str(plan.size), True, f"the most tokens per chunk: {sizes_in_words()}.")
     steps = tuple(dict.fromkeys(parameter for stage in plan.stages for parameter in iterations(stage.plan)))
     modes = [SAVE_STATES] if any(keeps_states(stage.plan) for stage in plan.stages) else []
     common = common_context(spec, size, *steps, *modes)
@@ -27,19 +27,19 @@ def staged_launcher_context(plan: StagedPlan) -> Mapping[str, object]:
         **common,
         **staged_context(plan, _function, _modes, promotes=False),
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
-        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(_passed(spec, size, *steps))})",
+        "pytorch_call": f"naive_chunk_{spec.name}({', '.join(as_passed(spec, size, *steps))})",
         "sizes": SIZES,
         "in_pytorch": [stage.stage.called for stage, _ in plan.without_kernels()],
     }
 
 
-def _passed(spec: Spec, *extra: Parameter) -> Iterator[str]:
+def as_passed(spec: Spec, *extra: Parameter) -> Iterator[str]:
     """The arguments of the function as they are handed to another of the same signature."""
     for parameter in (*parameters(spec), *extra):
         yield f"{parameter.name}={parameter.name}" if parameter.keyword else parameter.name
 
 
-def _sizes() -> str:
+def sizes_in_words() -> str:
     *most, last = map(str, SIZES)
     return f"{', '.join(most)} or {last}"
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .arguments import Arguments
+from .positions import positions_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class MiniBatches:
         size = int(every)
         if size != every or size < 1:
             raise ValueError(f"mini-batches: expected a whole number of tokens, at least 1, got {every!r}")
-        begun = _begun(args, count, size)
+        begun = [position % size for position in positions_of(args, count)]
         ends = args.offsets or tuple(args.tokens * run for run in range(args.runs + 1))
         tokens = [stop - start for start, stop in pairwise(ends)]
         pieces = [list(_pieces(length, first, size)) for length, first in zip(tokens, begun, strict=True)]
@@ -64,17 +65,6 @@ class MiniBatches:
         if self.order is None:
             return o
         return o[0][self.order.argsort()].reshape(self.args.batch, self.args.tokens, *o.shape[2:])
-
-
-def _begun(args: Arguments, count: Tensor | None, size: int) -> list[int]:
-    """How many tokens of its mini-batch each sequence has had already."""
-    if count is None:
-        return [0] * args.runs
-    whole = count.detach().round()
-    if not torch.equal(whole, whole[:, :1].expand_as(whole)):
-        raise ValueError("initial_state: expected as many tokens before the first for all heads of a sequence")
-    begun: list[int] = (whole[:, 0].long() % size).tolist()
-    return begun
 
 
 def _pieces(tokens: int, begun: int, size: int) -> Iterator[int]:
