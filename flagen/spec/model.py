@@ -5,7 +5,7 @@ Its expressions are those of `flagen.spec.expressions`, and are had from here. P
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -272,27 +272,17 @@ class Spec:
         numbers that expressions and other sizes name."""
         had = {dim for state in self.states for dim in state.dims}
         had |= {dim for decl in self.inputs for dim in decl.dims} | {dim for decl in self.params for dim in decl.dims}
-        had |= {dim for part in self._parts() for dim in part.dims}
-        turned = (part.dims for part in self._parts() if isinstance(part, Rotate))
+        every = (statement.body if isinstance(statement, Repeat) else (statement,) for statement in self.update)
+        values = [assign.value for body in every for assign in body]
+        values += [*(assign.value for assign in self.output), *(entry.value for entry in self.derived)]
+        had |= {dim for value in values for part in walk(value) for dim in part.dims}
+        turned = (part.dims for value in values for part in walk(value) if isinstance(part, Rotate))
         return with_last(tuple(dim for dim in self.dims if dim in had), turned)
 
     @property
     def row_dims(self) -> frozenset[str]:
         """The dims along which inputs have several rows a token."""
         return frozenset(decl.dims[0] for decl in self.inputs if len(decl.dims) > 1)
-
-    @property
-    def solves(self) -> bool:
-        """Whether a token solves a system of equations."""
-        return any(isinstance(part, Solution) for part in self._parts())
-
-    def _parts(self) -> Iterator[Expr]:
-        """Every expression in its statements."""
-        every = (statement.body if isinstance(statement, Repeat) else (statement,) for statement in self.update)
-        values = [assign.value for body in (*every, self.output) for assign in body]
-        values += [entry.value for entry in self.derived]
-        for value in values:
-            yield from walk(value)
 
     @property
     def output_dims(self) -> Dims:

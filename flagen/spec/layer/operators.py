@@ -9,7 +9,7 @@ from flagen.spec.layer.expressions import bind
 from flagen.spec.layer.model import MAX_ITERATIONS, Call, Expr
 from flagen.spec.layer.shapes import Shape, shown
 from flagen.spec.layer.words import Parameter
-from flagen.spec.model import Dims, Spec, sizes_in
+from flagen.spec.model import Dims, Repeat, Solution, Spec, sizes_in, walk
 from flagen.spec.printer import to_source
 from flagen.spec.sizes import size_at
 
@@ -29,8 +29,16 @@ def operator_parameters(spec: Spec) -> tuple[Parameter, ...]:
     inputs = tuple(Parameter(decl.name) for decl in spec.inputs)
     params = tuple(Parameter(decl.name, decl.default is not None) for decl in spec.params)
     steps = (Parameter(spec.steps.argument, spec.steps.default is not None),) if spec.steps else ()
-    solving = (Parameter(MAX_ITERATIONS, optional=True),) if spec.solves else ()
+    solving = (Parameter(MAX_ITERATIONS, optional=True),) if _solves(spec) else ()
     return inputs + params + steps + solving
+
+
+def _solves(spec: Spec) -> bool:
+    """Whether a token solves a system of equations."""
+    every = (statement.body if isinstance(statement, Repeat) else (statement,) for statement in spec.update)
+    values = [assign.value for body in (*every, spec.output) for assign in body]
+    values += [entry.value for entry in spec.derived]
+    return any(isinstance(part, Solution) for value in values for part in walk(value))
 
 
 def bind_operator(spec: Spec, call: Call) -> tuple[dict[str, Expr], str]:
@@ -69,7 +77,7 @@ class Fit:
                 yield from self._number(param.name, param.default is not None)
         if self.spec.steps is not None:
             yield from self._number(self.spec.steps.argument, self.spec.steps.default is not None)
-        if self.spec.solves:
+        if _solves(self.spec):
             yield from self._number(MAX_ITERATIONS, optional=True)
         yield from self._following()
         h, hv = self.sizes.get("H"), self.sizes.get("HV")
