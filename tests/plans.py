@@ -30,6 +30,12 @@ def writes_ahead(name: str) -> bool:
     return isinstance(chunk, StagedPlan) and chunk.form.ahead is not None
 
 
+def has_inference(name: str) -> bool:
+    """Whether calls of `chunk` of which nobody asks for gradients run in other stages."""
+    chunk = plan_of(name).chunk
+    return isinstance(chunk, StagedPlan) and chunk.inference is not None
+
+
 @cache
 def plan_of(name: str) -> Plan:
     return make_plan(spec_of(name), derive(spec_of(name)))
