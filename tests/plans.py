@@ -39,6 +39,12 @@ def adds_up_rows(name: str) -> bool:
     return any(isinstance(each, RankPlan) for each in plans)
 
 
+def has_inference(name: str) -> bool:
+    """Whether calls of `chunk` of which nobody asks for gradients run in other stages."""
+    chunk = plan_of(name).chunk
+    return isinstance(chunk, StagedPlan) and chunk.inference is not None
+
+
 @cache
 def plan_of(name: str) -> Plan:
     return make_plan(spec_of(name), derive(spec_of(name)))

@@ -24,6 +24,7 @@ from flagen.algebra.stage_results import Results, Wanted, declared_in, fresh
 from flagen.algebra.staged import Result, Stage, StagedForm
 from flagen.spec.model import (
     Assign,
+    Contract,
     Derived,
     Expr,
     Following,
@@ -125,12 +126,9 @@ class _Turned:
     def _last(self, turned: Mapping[str, Expr]) -> Stage:
         """The stage that turns its rows, each by the name that it had."""
         spec, whole = self.last.spec, self.whole.spec
-        rows: list[Derived] = []
-        for name in sorted(turned, key=lambda name: len(list(walk(turned[name])))):
-            value = _named(turned[name], {row.value: row.name for row in rows})
-            rows.append(Derived(name, "let", value, "token", Interval(), value.span))
-        update = tuple(_assigned_otherwise(assign, turned) for assign in spec.update if isinstance(assign, Assign))
-        output = tuple(_assigned_otherwise(assign, turned) for assign in spec.output)
+        rows, stands = self._rows(turned)
+        update = tuple(_assigned_otherwise(assign, stands) for assign in spec.update if isinstance(assign, Assign))
+        output = tuple(_assigned_otherwise(assign, stands) for assign in spec.output)
         used = _names((*(row.value for row in rows), *(assign.value for assign in (*update, *output))))
         derived = list[Derived]()
         for decl in reversed(whole.derived):
@@ -152,10 +150,38 @@ class _Turned:
         )
         return _called_otherwise(replace(self.last, spec=changed))
 
+    def _rows(self, turned: Mapping[str, Expr]) -> tuple[list[Derived], dict[str, Expr]]:
+        """What is turned, by names, and what stands for each of `turned`. Products of rows have names, too: they are
+        evaluated where their rows are, and nobody holds these until there is an output."""
+        rows: list[Derived] = []
+        stands: dict[str, Expr] = {}
+
+        def named(expr: Expr) -> Expr:
+            known = next((row for row in rows if row.value == expr), None)
+            return map_children(expr, named) if known is None else _name(known)
+
+        for name in sorted(turned, key=lambda name: len(list(walk(turned[name])))):
+            value = named(turned[name])
+            for product in [node for node in walk(value) if isinstance(node, Contract) and not node.dims]:
+                rows.append(_let(fresh("_".join(sorted(_names((product,)))), self.taken), product))
+                value = named(value)
+            if any(isinstance(node, Rotate) for node in walk(value)):
+                rows.append(_let(name, value))
+            stands[name] = named(value)
+        return rows, stands
+
     def _given_to_last(self) -> Iterator[Input]:
         names = {result.name for result in self.stage.results}
         yield from (decl for decl in self.last.spec.inputs if decl.name not in names)
         yield from self._given
+
+
+def _let(name: str, value: Expr) -> Derived:
+    return Derived(name, "let", value, "token", Interval(), value.span)
+
+
+def _name(decl: Derived) -> Name:
+    return Name(decl.name, "derived", decl.value.dims, decl.value.span)
 
 
 def _called_otherwise(stage: Stage) -> Stage:
@@ -180,29 +206,17 @@ def _opened(expr: Expr, local: Mapping[str, Expr]) -> Expr:
     return map_children(expr, lambda child: _opened(child, local))
 
 
-def _written(expr: Expr, turned: Mapping[str, Expr]) -> Expr:
-    """`expr` with what was given written out."""
-    if isinstance(expr, Name) and expr.name in turned:
-        return turned[expr.name]
-    return map_children(expr, lambda child: _written(child, turned))
+def _written(expr: Expr, stands: Mapping[str, Expr]) -> Expr:
+    """`expr` with what stands for what was given."""
+    if isinstance(expr, Name) and expr.name in stands:
+        return stands[expr.name]
+    return map_children(expr, lambda child: _written(child, stands))
 
 
-def _named(expr: Expr, rows: Mapping[Expr, str]) -> Expr:
-    """`expr` with rows by their names."""
-    if expr in rows:
-        return Name(rows[expr], "derived", expr.dims, expr.span)
-    return map_children(expr, lambda child: _named(child, rows))
-
-
-def _assigned_otherwise(assign: Assign, turned: Mapping[str, Expr]) -> Assign:
-    """A statement that takes what was given as something that it derives."""
-
-    def change(expr: Expr) -> Expr:
-        if isinstance(expr, Name) and expr.name in turned:
-            return replace(expr, kind="derived")
-        return map_children(expr, change)
-
-    return replace(assign, value=change(assign.value))
+def _assigned_otherwise(assign: Assign, stands: Mapping[str, Expr]) -> Assign:
+    """A statement with what stands for what was given."""
+    value = _written(assign.value, stands)
+    return replace(assign, value=value, text=f"{assign.target} = {to_source(value)}")
 
 
 def _assigned(spec: Spec) -> set[str]:

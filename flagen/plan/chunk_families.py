@@ -92,7 +92,11 @@ def _own_kernels(chunk: ChunkPlan) -> ChunkKernelPlan | KeyKernelPlan:
     _check(nf)
     if not chunk_kernel.fits(nf):
         return plan_key_decay(chunk, size)
-    kernels = chunk_kernel.plan_scalar_decay(chunk, size)
+    try:
+        kernels = chunk_kernel.plan_scalar_decay(chunk, size)
+    except NoKernel:
+        _check_dims(nf, allowed=False)
+        raise
     if others_of(nf) or _has_backward(kernels):
         return kernels
     return _with_backward(chunk, size) or kernels
@@ -122,11 +126,17 @@ def _check(nf: NormalForm) -> None:
     spec, state, output = nf.spec, nf.spec.states[0], nf.spec.output[-1]
     if len(spec.states) != (len(nf.registers) or (1 if nf.column is None else 2)):
         raise NoKernel("there are more states than the matrix and a vector that rides on it", state.span)
-    if (others := sorted(others_of(nf))) and not chunk_kernel.takes_others(nf):
-        raise NoKernel(f"`{others[0]}` is no dim of the state `{state.name}`", state.span)
+    _check_dims(nf, allowed=chunk_kernel.takes_others(nf))
     if not all(math.isfinite(state.init) for state in spec.states):
         raise NoKernel("the state starts at an infinity", state.span)
     if not (nf.has_delta or nf.has_write):
         raise NoKernel("nothing is written", state.span)
     if len(spec.output_dims) != 1:
         raise NoKernel("the output is no vector", output.span)
+
+
+def _check_dims(nf: NormalForm, *, allowed: bool) -> None:
+    """Whether rows may be made of vectors over dims that the state does not have."""
+    others, state = sorted(others_of(nf)), nf.spec.states[0]
+    if others and not allowed:
+        raise NoKernel(f"`{others[0]}` is no dim of the state `{state.name}`", state.span)

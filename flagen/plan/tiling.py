@@ -113,6 +113,7 @@ _REVERSE = (
 _CROWDED = (
     "Rows that erase and rows that write: four matrices of a chunk do not fit beside one another for more rows.",
 )
+_TURNED = ("Rows that are evaluated here take registers in float32, and as many beside what they are turned with.",)
 _SEVERAL = ("All of several states are in the registers of a program, so that it has fewer values of each.",)
 _FROM_SHARED = (
     "From Hopper on, products of 64 rows take operands from shared memory: registers are left for wider blocks.",
@@ -175,26 +176,30 @@ def _scalar_choices(plan: ChunkKernelPlan) -> Iterator[Part]:
     key, steps = plan.key, _steps(plan)
     yield Choice("single", "dtype == torch.float32")
     yield from _padded_keys(plan)
-    if plan.crowded:
-        yield Choice("rows", "min(chunk_size, 32)", _CROWDED)
+    turned = bool(others_of(plan.chunk.normal_form))
+    if plan.crowded or turned:
+        yield Choice("rows", "min(chunk_size, 32)", _TURNED if turned else _CROWDED)
     else:
         yield _rows(_whole(plan))
     if plan.delta is not None and not plan.contracts:
         yield Choice("rows", f"min(rows, max(16, BLOCK_{key} // 2))", _REFLECTED)
-    if plan.mixed is None:
+    few_warps = plan.mixed is None and not turned
+    if few_warps:
         yield Choice("hopper", "capability() == 9", _FEWER_WARPS)
     tiles = [Choice("CHUNK", "rows")]
     if steps:
         tiles.append(Choice("BLOCK_TOKENS", f"max(16, triton.next_power_of_2(rows // {steps}))"))
     tiles += [Choice(f"BLOCK_{dim}", f"BLOCK_{dim}") for dim in plan.keys]
     widest = "32 if single else 64" if plan.delta is None else f"32 if single or {_whole(plan)} > 128 else 64"
+    if turned:
+        widest = "32 if single or torch.version.hip else 64"
     if plan.key in plan.spec.pairs:
         widest = f"max(16, 8192 // BLOCK_{key})"
     if plan.mixed is not None:
         widest = f"16 if single or {key} > 128 else 32" if len(plan.mixed.states) == 2 else "16"
     walk = (
         Choice(f"BLOCK_{plan.value}", _block(plan.value, widest)),
-        Choice("num_warps", _WALK_WARPS.format(key=key) if plan.mixed is None else "8"),
+        Choice("num_warps", _WALK_WARPS.format(key=key) if few_warps else "8"),
         Choice("num_stages", "1 if single else 2"),
     )
     if plan.prepare is not None:

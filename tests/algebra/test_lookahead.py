@@ -11,6 +11,7 @@ from flagen.algebra.staged import StagedForm
 from flagen.algebra.staged_proof import prove_stages
 from flagen.diagnostics import InternalError
 from flagen.spec.model import Assign, Binary, Name, StateRead
+from flagen.spec.printer import to_source
 from tests.algebra.cases import recurrence, variant
 
 STATES = "S: [K, V], m: [K], n: [V]"
@@ -41,7 +42,8 @@ def test_a_row_of_the_token_before_is_written_at_the_end_of_its_own():
 
 def test_what_prev_says_is_a_shift():
     found = form("- S = exp(g) * (S + s * outer(prev(k), prev(v)))", state="S: [K, V]")
-    assert found.ahead is not None and found.ahead.shifts == {"k_1": "k", "v_1": "v"}
+    assert found.ahead is not None
+    assert {state: to_source(row) for state, row in found.ahead.shifts.items()} == {"k_1": "k", "v_1": "v"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def _mistakes(whole: StagedForm) -> dict[str, StagedForm]:
         "has the number of its own token": _with_update(whole, decayed, read, own),
         "starts without a row": replace(whole, ahead=replace(ahead, start=ahead.start.left)),
         "hands on another row": replace(
-            whole, ahead=replace(ahead, shifts={key: rows, value: _another(whole, others)})
+            whole, ahead=replace(ahead, shifts={key: rows, value: replace(others, name=_another(whole, others.name))})
         ),
     }
 

@@ -68,6 +68,8 @@ def derivation_file(plan: Plan) -> Rendering:
             "levels": None if levels is None else _levels(levels),
             "rows": [] if ranks is None else list(_rows_of_token(ranks.form, printer)),
             "page_of_rows": f"{PACKAGE_OF_ROWS}/DERIVATION.md",
+            "ahead": None if staged is None else _ahead(staged),
+            "inference": [] if staged is None else list(_inference(staged)),
             "output": "" if staged is None else _output_of_stages(staged),
             "riding": _riding(plan, printer),
             **scan_context(form, printer),
@@ -178,6 +180,23 @@ def _stages(plan: StagedPlan) -> Iterator[tuple[str, str, list[str]]]:
         page = f"{package_of(stage, plan.spec.name)}/DERIVATION.md"
         states = ", ".join(symbol(state.name) for state in stage.stage.states)
         yield states, page, list(_recurrence(stage.stage.shown, printer))
+
+
+def _ahead(plan: StagedPlan) -> dict[str, str] | None:
+    """What a matrix starts from whose rows are written at the end of their tokens."""
+    ahead = plan.form.ahead
+    if ahead is None:
+        return None
+    spec = replace(plan.spec, inputs=(*plan.spec.inputs, *plan.form.passed))
+    start = ExpressionPrinter(_Subscripts(spec).of).print(ahead.start)
+    return {"state": symbol(ahead.state), "following": symbol(ahead.following), "start": start}
+
+
+def _inference(plan: StagedPlan) -> Iterator[tuple[str, str]]:
+    """The states of the stages that only calls without gradients have, and the pages of their derivations."""
+    for stage in plan.every[len(plan.stages) :]:
+        states = ", ".join(symbol(state.name) for state in stage.stage.states)
+        yield states, f"{package_of(stage, plan.spec.name)}/DERIVATION.md"
 
 
 def _mini_batch(plan: MiniBatchPlan, printer: ExpressionPrinter) -> dict[str, str]:

@@ -142,6 +142,7 @@ class _Names:
         if self.ahead is None or not self._is_ahead(stage):
             return
         ahead, first = self.ahead, self.first
+        yield f"# A token's row is written at its end, with a number of the next one, and {ahead.state} has no other."
         yield f"{ahead.following} = lookahead.of_next({ahead.number}, cu_seqlens)"
         given = (first[ahead.state], ahead.number, first[ahead.key], first[ahead.value], "cu_seqlens")
         yield f"{self.start} = lookahead.before_first({', '.join(given)})"

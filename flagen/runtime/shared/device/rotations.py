@@ -46,10 +46,12 @@ def of_angles_half(gradient, x, size: tl.constexpr, pairs: tl.constexpr, LANES: 
 def _turned(x, angle, partner, second, pair, pairs: tl.constexpr):
     """Each lane turned with its partner by the angle of its pair, if there is one; `second` of a pair or first."""
     turns = pair < pairs
-    angles = _taken(angle, tl.where(turns, pair, 0))
+    angles = tl.where(turns, pair, 0)
+    # Cosines and sines of angles, not of channels: there are half as many, or fewer, and what is turned shares them.
+    cosines, sines = _taken(tl.cos(angle), angles), _taken(tl.sin(angle), angles)
     sign = tl.where(turns, 2.0 * second - 1.0, 0.0)
     turns = _of_rows(turns, x)
-    return tl.where(turns, x * tl.cos(angles) + _taken(x, partner) * (_of_rows(sign, x) * tl.sin(angles)), x)
+    return tl.where(turns, x * cosines + _taken(x, partner) * (_of_rows(sign, x) * sines), x)
 
 
 @triton.jit
