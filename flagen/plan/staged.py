@@ -6,7 +6,7 @@ spec's. The functions of the whole call them one after another.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from flagen.algebra.rewrite import map_children
@@ -31,3 +31,10 @@ def as_locals(expr: Expr, names: Collection[str]) -> Expr:
     if isinstance(expr, Name) and expr.name in names:
         return replace(expr, kind="local")
     return map_children(expr, lambda child: as_locals(child, names))
+
+
+def renamed_locals(expr: Expr, names: Mapping[str, str]) -> Expr:
+    """The same with other names for them."""
+    if isinstance(expr, Name) and expr.name in names:
+        return replace(expr, name=names[expr.name], kind="local")
+    return map_children(expr, lambda child: renamed_locals(child, names))

@@ -94,6 +94,7 @@ def between_stages(spec: Spec) -> Iterator[str]:
         yield from (f"{state.name}_{when}" for state in spec.states for when in ("first", "final"))
         if form.ahead is not None:
             yield f"{form.ahead.state}_start"
+            yield from (f"{decl.name}_end" for decl in (*spec.inputs, *form.passed))
 
 
 @pytest.mark.parametrize("example", SPECS_OF)

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from flagen.algebra.rewrite import map_children
-from flagen.algebra.staged import Ahead
 from flagen.backends.torch_.scope import Scope, names_used, prelude
-from flagen.spec.model import Expr, Name, Spec, walk
+from flagen.plan.model import StagedPlan
+from flagen.plan.staged import renamed_locals
+from flagen.spec.model import Name, walk
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class LastRows:
     states: Mapping[str, str]
 
 
-def last_rows(spec: Spec, ahead: Ahead | None, first: Mapping[str, str], fresh: Callable[[str], str]) -> LastRows:
-    """Those of `ahead`; what `first` calls a state is it before the first token."""
+def last_rows(plan: StagedPlan, first: Mapping[str, str], fresh: Callable[[str], str]) -> LastRows:
+    """Those of `plan`; what `first` calls a state is it before the first token."""
+    spec, ahead = plan.spec, plan.form.ahead
     if ahead is None:
         return LastRows([], {})
     values = tuple(ahead.shifts.values())
@@ -30,9 +31,9 @@ def last_rows(spec: Spec, ahead: Ahead | None, first: Mapping[str, str], fresh: 
     inputs = (node.name for row in values for node in walk(row) if isinstance(node, Name) and node.kind == "input")
     given += [name for name in dict.fromkeys(inputs) if name not in given]
     ends = {name: fresh(f"{name}_end") for name in given}
-    rows = {state: _at_the_end(row, ends) for state, row in ahead.shifts.items()}
+    rows = {state: renamed_locals(row, ends) for state, row in ahead.shifts.items()}
     params = tuple(replace(param, default=None) for param in spec.params)
-    derived = tuple(replace(decl, value=_at_the_end(decl.value, ends)) for decl in spec.derived)
+    derived = tuple(replace(decl, value=renamed_locals(decl.value, ends)) for decl in spec.derived)
     lines, printer = prelude(Scope(replace(spec, inputs=(), params=params, derived=derived)), rows.values())
     targets = ", ".join(ends.values()) if len(ends) > 1 else f"({ends[given[0]]},)"
     taken = f"{targets} = args.promote(*lookahead.ends(cu_seqlens, {', '.join(given)}))"
@@ -41,10 +42,3 @@ def last_rows(spec: Spec, ahead: Ahead | None, first: Mapping[str, str], fresh: 
         for state, row in rows.items()
     }
     return LastRows([taken, *lines], states)
-
-
-def _at_the_end(expr: Expr, ends: Mapping[str, str]) -> Expr:
-    """`expr` of the last tokens, in the dtype that is computed in."""
-    if isinstance(expr, Name) and expr.name in ends:
-        return replace(expr, name=ends[expr.name], kind="local")
-    return map_children(expr, lambda child: _at_the_end(child, ends))

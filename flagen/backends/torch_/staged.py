@@ -108,7 +108,7 @@ class _Names:
         self.final = {stage.spec.name: self._final(stage) for stage in plan.stages if not stage.repeats}
         """What a stage's last state, or the tuple of its last states, is called."""
         finals = dict(pair for stage in plan.stages if not stage.repeats for pair in self._last_states(stage))
-        self.last = last_rows(self.spec, self.ahead, self.first, self._fresh)
+        self.last = last_rows(plan, self.first, self._fresh)
         finals |= self.last.states
         self.finals = [finals[name] for name in states]
         self.repeats_heads = any(self._repeats(stage) for stage in plan.stages)
