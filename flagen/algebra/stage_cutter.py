@@ -257,7 +257,7 @@ class Cutter:
         at = at[:1]
         name = expr.name if isinstance(expr, Name) else _name_of(value)
         producers = self.flow.states_in(value, at)
-        if producers <= self.results.scans and (len(value.dims) < 2 or isinstance(value, StateRead | Rotate)):
+        if producers <= self.results.scans and (len(value.dims) < 2 or isinstance(value, StateRead)):
             last = max(producers, key=self.results.order.index)
             name = "log_decay" if self.in_exponent else name
             return self.results.want(last, value, at, wide=self._wants_wide(value), name=name)

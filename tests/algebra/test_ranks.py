@@ -86,8 +86,8 @@ def test_the_last_stage_of_mamba3_mimo():
     form = derivation.stages[-1].ranks
     assert form is not None
     assert [to_source(row.rows) for row in form.writes] == [
-        "alpha * before * last_k_2.T",
-        "now * turned.T",
+        "alpha * (dt - now) * last_k_2.T",
+        "now * rotate(k + k_bias, phi_2).T",
     ]
     assert form.few == {"R"} and form.count({"R": 3}) == 6
 

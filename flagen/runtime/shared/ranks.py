@@ -63,8 +63,9 @@ class TokenRows:
         first = self.count - sum(self.reads)
         read = outputs.reshape(*self.queries.shape[:2], self.count, *outputs.shape[2:]).transpose(2, 3)[..., first:, :]
         if self.written > first + 1:
-            scores = self.queries[..., first:, :] @ self.keys[..., : self.written, :].mT
-            read = read + scores.triu(first + 1) @ self.values[..., : self.written, :]
+            queries, keys, values = (x.to(outputs.dtype) for x in (self.queries, self.keys, self.values))
+            scores = queries[..., first:, :] @ keys[..., : self.written, :].mT
+            read = read + scores.triu(first + 1) @ values[..., : self.written, :]
         return torch.split(read, list(self.reads), dim=3)
 
 
