@@ -107,7 +107,7 @@ def test_the_declared_range_decides_how_an_inverse_is_taken(range_of_beta, contr
         (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, v) + outer(q, v * v)\noutput: o = S.T @ q", "several rows"),
         (f"inputs: {{{INPUTS}}}\nupdate: S = S + outer(k, l2norm(v))\noutput: o = S.T @ q", "sums over V"),
         (
-            f"inputs: {{{INPUTS}, x: [J]}}\nupdate: S = S + outer(sum(x) * k, v)\noutput: o = S.T @ q",
+            f"inputs: {{{INPUTS}, x: [J]}}\nupdate: S = S + outer(k, sum(x) * v - S.T @ k)\noutput: o = S.T @ q",
             "`J` is no dim of the state `S`",
         ),
     ],
