@@ -52,7 +52,7 @@ _TRITON = _words("""
     of_first of_second os output_blocks output_tiles pairwise precision prepare_tiles products_of program reduce
     rotate rotate_half row rows SEGMENT segment segment_end segment_row segment_sequence segment_start segments
     segments_before segments_done sequence shares start state_row stretch stretch_sequence stretches T tile tiles tl
-    token tokens_at_once tokens_begun tokens_done triton TURNED turned value_head walk walk_tiles wanted
+    token tokens_at_once tokens_begun tokens_done triton TURNED turned_dots value_head walk walk_tiles wanted
 """)
 """Of launchers, and of kernels that go token by token."""
 

@@ -128,7 +128,7 @@ def scan_launcher_context(
     }
 
 
-_MEASURED = {"CHUNK": "chunk_size", "LENGTH": "length", "PRECISION": "precision", "TURNED": "turned"}
+_MEASURED = {"CHUNK": "chunk_size", "LENGTH": "length", "PRECISION": "precision", "TURNED": "turned_dots"}
 """What a launch has for the sizes that are not those of tensors."""
 
 
@@ -137,7 +137,7 @@ def _measured(plan: ScanKernelPlan) -> Iterator[str]:
     if isinstance(plan, PieceKernelPlan):
         yield f"length = tokens_at_once({_every(plan)}, chunk_size)"
         yield f"_, precision = products_of({', '.join(decl.name for decl in plan.spec.inputs if decl.dims)})"
-        yield "turned = capability() < 9"
+        yield "turned_dots = capability() < 9"
 
 
 def _every(plan: PieceKernelPlan) -> str:
