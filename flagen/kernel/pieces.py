@@ -11,7 +11,7 @@ from flagen.kernel.passes import live
 from flagen.kernel.recurrent import initial_array
 from flagen.plan.free_names import initial_name
 from flagen.plan.pieces import Carried, PieceBackwardPlan, PieceKernelPlan
-from flagen.plan.rows import WRITTEN
+from flagen.plan.rows import TOKEN, WRITTEN
 from flagen.plan.tiles import Dot, MatMul, Tile, rebuild
 from flagen.spec.model import State
 
@@ -89,7 +89,7 @@ class Backward(scan.Backward):
 
 def _sizes(plan: PieceKernelPlan) -> tuple[str, ...]:
     dims = (dim for dim in plan.order[1:] if dim != WRITTEN)
-    return (*dims, "CHUNK", "LENGTH", "PRECISION")
+    return (*dims, "CHUNK", "LENGTH", "PRECISION", "TURNED")
 
 
 def _multiplied(statement: Statement) -> Statement:
@@ -102,4 +102,8 @@ def _multiplied(statement: Statement) -> Statement:
 
 def _on_tensor_cores(tile: Tile) -> Tile:
     tile = rebuild(tile, _on_tensor_cores)
-    return Dot(tile.left, tile.right, tile.dim, None, tile.dims) if isinstance(tile, MatMul) else tile
+    if not isinstance(tile, MatMul):
+        return tile
+    row, column = tile.dims
+    few = row in (TOKEN, WRITTEN) and column not in (TOKEN, WRITTEN)
+    return Dot(tile.left, tile.right, tile.dim, None, tile.dims, few_rows=few)

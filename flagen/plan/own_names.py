@@ -46,14 +46,14 @@ _ARGUMENTS = _words("chunk_size cu_seqlens initial_state max_iterations output_f
 """Arguments of public functions: no input is called so, but a local may be."""
 
 _TRITON = _words("""
-    all_pairs begun block blocks by_sequence call_key CHUNK chunk chunk_sequence chunks chunks_done chunks_of config
-    dot_precision empty_arrays end_token first_chunk first_segment first_stretch first_token given gradients_config
-    handed_on import_error inside is_first is_last kept_arrays kept_row kept_states kernels key_head launch_config
-    launches LENGTH length micro_step num_warps of_angles of_angles_half of_first of_second os output_blocks
-    output_tiles pairwise precision prepare_tiles products_of program reduce rotate rotate_half row rows SEGMENT
-    segment segment_end segment_row segment_sequence segment_start segments segments_before segments_done sequence
-    shares start state_row stretch stretch_sequence stretches T tile tiles tl token tokens_at_once tokens_begun
-    tokens_done triton value_head walk walk_tiles wanted
+    all_pairs begun block blocks by_sequence call_key capability CHUNK chunk chunk_sequence chunks chunks_done
+    chunks_of config dot_of_few_rows dot_precision empty_arrays end_token first_chunk first_segment first_stretch
+    first_token given gradients_config handed_on import_error inside is_first is_last kept_arrays kept_row
+    kept_states kernels key_head launch_config launches LENGTH length micro_step num_warps of_angles of_angles_half
+    of_first of_second os output_blocks output_tiles pairwise precision prepare_tiles products_of program reduce
+    rotate rotate_half row rows SEGMENT segment segment_end segment_row segment_sequence segment_start segments
+    segments_before segments_done sequence shares start state_row stretch stretch_sequence stretches T tile tiles tl
+    token tokens_at_once tokens_begun tokens_done triton TURNED turned_dots value_head walk walk_tiles wanted
 """)
 """Of launchers, and of kernels that go token by token."""
 

@@ -342,13 +342,15 @@ class Select:
 @dataclass(frozen=True)
 class Dot:
     """The matrix product of two tiles, summed over `dim`, added onto a third one: on tensor cores, so that both are
-    operands, of the dtype of the call's products."""
+    operands, of the dtype of the call's products. `few_rows`: where that is better on a device, it is the transpose of
+    a product that has many."""
 
     left: Tile
     right: Tile
     dim: str
     onto: Tile | None
     dims: Dims
+    few_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -470,8 +472,9 @@ def rebuild(tile: Tile, change: Callable[[Tile], Tile]) -> Tile:
             return replace(tile, value=change(value), first=change(first))
         case Select(where, value, other, dims):
             return Select(change(where), change(value), change(other), dims)
-        case Dot(left, right, dim, onto, dims):
-            return Dot(change(left), change(right), dim, None if onto is None else change(onto), dims)
+        case Dot(left, right, _, onto):
+            changed = None if onto is None else change(onto)
+            return replace(tile, left=change(left), right=change(right), onto=changed)
 
 
 def tiles_in(tile: Tile) -> Iterator[Tile]:

@@ -160,6 +160,9 @@ class Printer:
             case Select(where, value, other, dims):
                 chosen = (self._spread(part, dims, CHOICE) for part in (where, value, other))
                 return Printed(f"tl.where({', '.join(chosen)})")
+            case Dot(left, right, dim, None) if tile.few_rows:
+                sides = self._transposed(left, dim, last=True), self._transposed(right, dim, last=False)
+                return Printed(f"dot_of_few_rows({', '.join(sides)}, PRECISION, TURNED)")
             case Dot(left, right, dim, onto):
                 sides = self._transposed(left, dim, last=True), self._transposed(right, dim, last=False)
                 added = () if onto is None else (self(onto),)

@@ -25,9 +25,6 @@ from flagen.plan.schedule import declared_names
 from flagen.spec.model import Name, Spec
 from flagen.spec.printer import to_source
 
-MOST_OF_A_MATRIX = 128
-"""For which sizes of a matrix that a program has all of there are kernels."""
-
 
 @dataclass(frozen=True)
 class ScanOperator(Operator):
@@ -124,15 +121,14 @@ def scan_launcher_context(
         "walks": kernel.run == "sequence",
         "programs": _programs(kernel),
         "about": _about(plan),
-        "most_sizes": _most_sizes(plan),
-        "too_large": "".join(f", for more than {most} of {dim}" for dim, most in _most_sizes(plan).items()),
+        "matrices": _matrices(plan),
         "measured": list(_measured(plan)),
         "room": _room_of_chunks(plan),
         "launch": [*pointers, "*outputs", *_numbers(kernel, {size: f"{size}={x}" for size, x in _MEASURED.items()})],
     }
 
 
-_MEASURED = {"CHUNK": "chunk_size", "LENGTH": "length", "PRECISION": "precision"}
+_MEASURED = {"CHUNK": "chunk_size", "LENGTH": "length", "PRECISION": "precision", "TURNED": "turned_dots"}
 """What a launch has for the sizes that are not those of tensors."""
 
 
@@ -141,6 +137,7 @@ def _measured(plan: ScanKernelPlan) -> Iterator[str]:
     if isinstance(plan, PieceKernelPlan):
         yield f"length = tokens_at_once({_every(plan)}, chunk_size)"
         yield f"_, precision = products_of({', '.join(decl.name for decl in plan.spec.inputs if decl.dims)})"
+        yield "turned_dots = capability() < 9"
 
 
 def _every(plan: PieceKernelPlan) -> str:
@@ -148,11 +145,11 @@ def _every(plan: PieceKernelPlan) -> str:
     return plan.every.name if isinstance(plan.every, Name) else to_source(plan.every)
 
 
-def _most_sizes(plan: ScanKernelPlan) -> Mapping[str, int]:
-    """For which sizes there are kernels, where not for all: operands of matrix products lie in shared memory."""
+def _matrices(plan: ScanKernelPlan) -> tuple[str, ...]:
+    """The dims of matrices that a program has all of."""
     if not isinstance(plan, PieceKernelPlan):
-        return {}
-    return {dim: MOST_OF_A_MATRIX for carried in plan.carried for dim in carried.state.dims}
+        return ()
+    return tuple(dict.fromkeys(dim for carried in plan.carried for dim in carried.state.dims))
 
 
 def _about(plan: ScanKernelPlan) -> str:
@@ -163,7 +160,8 @@ def _about(plan: ScanKernelPlan) -> str:
     return (
         f"The kernel computes in float32, and so does that of its gradients, {backward}; matrix products of 16-bit "
         "inputs run in tf32. A NaN reaches all tokens of its chunk, the earlier ones too, for what a token must not "
-        "see is multiplied by zero: padding has to be finite."
+        "see is multiplied by zero: padding has to be finite. Matrices of up to 128 by 128 have kernels, and 64 by 64 "
+        "before compute capability 9."
     )
 
 

@@ -41,3 +41,8 @@ def capability() -> int:
     if torch.version.hip or not torch.cuda.is_available():
         return 0
     return torch.cuda.get_device_capability()[0]
+
+
+def largest_matrix() -> int:
+    """How many keys, and values, a matrix may have of which a program has all: its operands lie in shared memory."""
+    return 128 if not torch.cuda.is_available() or capability() >= 9 else 64

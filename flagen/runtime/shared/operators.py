@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 
 from .arguments import Arguments, Call
 from .autocast import no_autocast
+from .chunks import largest_matrix
 
 NOTHING, PREPARED, STATES = range(3)
 """What a forward call keeps for its gradient: nothing; what would have to be prepared again; the states as well."""
@@ -59,7 +60,8 @@ class Operator:
         outputs: how many results `handed_on` takes.
         needs_kept: whether `backward` cannot do without.
         most_steps: for how many micro-steps a token there are kernels.
-        most_pairs: of a dim of pairs, for how many; most_sizes: of other dims.
+        most_pairs: of a dim of pairs, for how many.
+        matrices: the dims of matrices that a program has all of, which have to be as small as the device asks.
     """
 
     module: str
@@ -79,7 +81,7 @@ class Operator:
     needs_kept: bool = False
     most_steps: int | None = None
     most_pairs: tuple[str, int] | None = None
-    most_sizes: Mapping[str, int] = field(default_factory=dict)
+    matrices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         optional = {*self.call.optional, *self.initials}
@@ -194,7 +196,7 @@ class Operator:
             return False
         if self.most_pairs is not None and getattr(args, self.most_pairs[0]) > self.most_pairs[1]:
             return False
-        return has_kernel(args) and all(getattr(args, dim) <= most for dim, most in self.most_sizes.items())
+        return has_kernel(args) and all(getattr(args, dim) <= largest_matrix() for dim in self.matrices)
 
     def _steps(self, settings: Sequence[Any]) -> int:
         """The number of micro-steps a token."""

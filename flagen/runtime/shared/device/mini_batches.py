@@ -1,4 +1,4 @@
-"""Where the chunks of mini-batches begin."""
+"""Where the chunks of mini-batches begin, and products of tiles with as few rows as these have tokens."""
 
 import triton
 import triton.language as tl
@@ -10,3 +10,12 @@ def tokens_begun(count, LENGTH: tl.constexpr):
     number in float32. A half keeps its quotient away from the next whole number, also where a division is off."""
     begun = count - tl.floor((count + 0.5) / LENGTH) * LENGTH
     return tl.minimum(tl.maximum(begun.to(tl.int32), 0), LENGTH - 1)
+
+
+@triton.jit
+def dot_of_few_rows(a, b, PRECISION: tl.constexpr, TURNED: tl.constexpr):
+    """a @ b, where a has few rows. Before wgmma warps share rows alone in a product that another one takes, and each
+    computes all of them where there are not enough: TURNED, they share the columns."""
+    if TURNED:
+        return tl.trans(tl.dot(tl.trans(b), tl.trans(a), input_precision=PRECISION))
+    return tl.dot(a, b, input_precision=PRECISION)
