@@ -98,6 +98,12 @@ CASES: dict[str, tuple[str, str, dict[str, tuple[int, ...]], dict[str, Any]]] = 
         | {"initial_state": (1, HV, K, K), "initial_state_bias": (1, HV, 1, K)},
         {"output_final_state": True},
     ),
+    "levels": (
+        "log_linear_attn",
+        "naive_log_linear_attn",
+        EQUAL | {"g": (1, T, HV), "level_scales": (1, T, HV, 8)},
+        {},
+    ),
     "slots on a circle": (
         "cyfa",
         "naive_recurrent_cyfa",

@@ -234,6 +234,23 @@ class TestMiniBatches:
         same(fla("titans.chunk_titans_linear_ref")(q, k, v, self.w, self.b, *rates, 1e-6, 8, self.W, True)[1], M)
 
 
+class TestLevels:
+    def test_outputs(self) -> None:
+        given = (*qkv(), decay(B, T, HV), normal(B, T, HV, 6, seed=7).abs())
+        run, recurrence = fla("log_linear_attn.chunk_log_linear_attn"), ours("log_linear_attn")
+        same(run(*given), (recurrence(*given)[0], None))
+        same(run(*given, scale=None), (recurrence(*given, scale=K**-0.5)[0], None))
+        same(fla("log_linear_attn.naive_log_linear_attn")(*given), recurrence(*given)[0])
+        alone = [x[:1] for x in given]
+        same(run(*alone, cu_seqlens=OFFSETS)[0], recurrence(*alone, cu_seqlens=OFFSETS)[0])
+
+    @pytest.mark.parametrize("state", ["initial_state", "output_final_state"])
+    def test_states_are_refused(self, state: str) -> None:
+        given = (*qkv(), decay(B, T, HV), normal(B, T, HV, 6, seed=7).abs())
+        with pytest.raises(NotImplementedError, match=f"chunk_log_linear_attn: {state} is not supported"):
+            fla("log_linear_attn.chunk_log_linear_attn")(*given, **{state: True})
+
+
 class TestSlotsOnACircle:
     C = 5
     norms = (1 + 0.1 * normal(K, seed=7), 1 + 0.1 * normal(K, seed=8), 1e-5, 1e-3)

@@ -47,6 +47,7 @@ def of(module: str, name: str) -> Any:
         "from fla.layers.gated_deltanet import GatedDeltaNet",
         "from fla.layers.mamba2 import Mamba2",
         "from fla.layers.based import BasedLinearAttention",
+        "from fla.layers.log_linear_mamba2 import LogLinearMamba2",
         "from fla.layers.mesa_net import MesaNet",
         "from fla.layers.momentum_deltanet import MomentumDeltaNet",
     ],

@@ -340,6 +340,19 @@ LAYERS: dict[str, Layer] = {
             },
         ),
     ),
+    "log_linear_mamba2": Layer(
+        "LogLinearMamba2",
+        configs(
+            {"head_dim": 16, "state_size": 8},
+            {"head_dim": 16, "state_size": 8, "n_groups": 2, "expand": 1, "use_conv_bias": True, "use_bias": False},
+            {"head_dim": 16, "state_size": 8, "rmsnorm": False, "D_has_hdim": True, "conv_kernel": 3},
+            {"head_dim": 16, "state_size": 8, "norm_before_gate": True, "norm_eps": 1e-3},
+        ),
+        (
+            {"hidden_size": 48, "head_dim": 8, "state_size": 5, "n_groups": 2},
+            {"hidden_size": 48, "head_dim": 8, "state_size": 5, "rmsnorm": False, "D_has_hdim": True},
+        ),
+    ),
     "mamba3_layer": Layer(
         "Mamba3",
         configs(

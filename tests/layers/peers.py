@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import fla.layers.based
+import fla.layers.log_linear_mamba2
 import fla.layers.rebased
 import torch
+from fla.ops.log_linear_attn.naive import naive_log_linear_attn
 from mlstm_kernels.torch.backend_module import mLSTMBackendConfig
 from torch import Tensor, nn
 from transformers import RecurrentGemmaConfig
@@ -260,3 +262,65 @@ class ReBasedLinearAttention(OutputAlone):
 
     def kept(self, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         return pairs(self.layer.feature_map(k, flatten=False), v)
+
+
+def in_one_piece(
+    initial_state: Any, output_final_state: bool, cu_seqlens: Any, scale: float, **given: Tensor
+) -> tuple[Tensor, None]:
+    """fla's reference in PyTorch of its operator of log-linear attention, whose keys have 64 channels or a multiple. It
+    begins and ends with nothing, and multiplies in float32."""
+    assert initial_state is None and cu_seqlens is None
+    o = naive_log_linear_attn(**{name: x.float() for name, x in given.items()}, scale=scale)
+    return o.to(given["v"].dtype), None
+
+
+fla.layers.log_linear_mamba2.chunk_log_linear_attn = in_one_piece
+
+
+class LogLinearMamba2(Around):
+    """fla's, which refuses to run without a GPU; as many heads as there are unless told."""
+
+    def __init__(
+        self,
+        num_heads: int | None = None,
+        head_dim: int = 64,
+        hidden_size: int = 2048,
+        state_size: int = 128,
+        expand: int = 2,
+        n_groups: int = 1,
+        conv_kernel: int = 4,
+        conv_init: float | None = None,
+        use_conv_bias: bool = False,
+        hidden_act: str = "silu",
+        rmsnorm: bool = True,
+        D_has_hdim: bool = False,
+        norm_before_gate: bool = False,
+        chunk_size: int = 64,
+        dt_limit: tuple[float, float] = (0.0, float("inf")),
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        use_bias: bool = True,
+        norm_eps: float = 1e-5,
+        layer_idx: int | None = None,
+        backend: str = "cuda",
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        heads = int(expand * hidden_size) // head_dim if num_heads is None else num_heads
+        super().__init__(fla.layers.log_linear_mamba2.LogLinearMamba2(**{**given, "num_heads": heads}))
+        self.layer_idx = layer_idx
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = False,
+        output_attentions: bool | None = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None, Any]:
+        assert attention_mask is None
+        y, conv_state, _ = self.layer.cuda_kernels_forward(hidden_states, None, use_cache, None)
+        if use_cache:
+            past_key_values.update(layer_idx=self.layer_idx, conv_state=conv_state, offset=hidden_states.shape[1])
+        return y, None, past_key_values

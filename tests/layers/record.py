@@ -107,6 +107,7 @@ AFRESH = {
     "based_linear_attention": "knows neither masks nor packs",
     "griffin": "knows neither masks nor packs",
     "mlstm_layer": "knows neither masks nor packs",
+    "log_linear_mamba2": "knows no packs, and its reference keeps nothing",
     "momentum_deltanet": "refuses masks and cu_seqlens",
     "rebased_linear_attention": "knows neither masks nor packs",
 }

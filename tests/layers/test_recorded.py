@@ -52,7 +52,11 @@ def with_last_product(states: list[Tensor]) -> list[Tensor]:
     return [phi, S + now[..., None, None] * k[..., :, None] * v[..., None, :], k, v]
 
 
-AS_RECORDED: dict[str, AsOurs] = {"mamba3_layer": with_last_product}
+def not_recorded(_: list[Tensor]) -> list[Tensor]:
+    return []
+
+
+AS_RECORDED: dict[str, AsOurs] = {"mamba3_layer": with_last_product, "log_linear_mamba2": not_recorded}
 """The states that a cache keeps as they are recorded, where that is another way."""
 OF_PYTORCH = ("device", "dtype")
 """Arguments of fla's Mamba3 that say where parameters are made, as `with torch.device(...)` and `.to(...)` do."""

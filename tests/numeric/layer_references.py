@@ -29,6 +29,7 @@ from tests.numeric.operator_references import (
     kda,
     lightnet,
     linear_attn,
+    log_linear_attn,
     mamba,
     mamba2,
     mamba3,
@@ -77,6 +78,12 @@ def based_linear_attention(S0, z0, S1, z1, S2, z2, q, k, v, *, scale=None, eps=1
 @recurrence(states={"S": "k k v", "z": "k k"}, output="v")
 def rebased_linear_attention(S, z, q, k, v, *, scale=None, eps=1e-5):
     return rebased.__wrapped__(S, z, q, k, v, scale=scale, eps=eps)
+
+
+@recurrence(states={"S": "level_scales B x", "position": ""}, per_head="A_log dt_bias", output="x")
+def log_linear_mamba2(S, position, x, dt, B, C, level_scales, A_log, dt_bias):
+    delta = softplus(dt + dt_bias)
+    return log_linear_attn.__wrapped__(S, position, C, delta * B, x, -delta * exp(A_log), level_scales)
 
 
 @recurrence("k v")

@@ -184,6 +184,7 @@ VARIANTS = {
     "rwkv6_attention": _variant(),
     "rwkv7_attention": _variant(),
     "mamba2_layer": _variant({"least": 0.1, "most": 2}),
+    "log_linear_mamba2": _variant(position=counts),
     "mamba3_layer": _variant(phi=uniform(0, 1)),
     "lightnet_attention": _variant(log_weight="k"),
     "griffin": _variant(Lambda=below, seen=uniform(0, 1)),

@@ -56,8 +56,8 @@ FILES = frozenset(
 
 LAYERS = frozenset(
     "abc based comba cyfa delta_net gated_deltanet gated_deltaproduct gdn2 gla gsa hgrn hgrn2 kda lightnet linear_attn "
-    "mamba mamba2 mamba3 mesa_net momentum_deltanet multiscale_retention precond_gated_deltanet precond_kda rebased "
-    "rwkv6 rwkv7 simple_gla".split()
+    "log_linear_mamba2 mamba mamba2 mamba3 mesa_net momentum_deltanet multiscale_retention precond_gated_deltanet "
+    "precond_kda rebased rwkv6 rwkv7 simple_gla".split()
 )
 """The same of layers: `fla.layers.gla` is `fla.layers`."""
 

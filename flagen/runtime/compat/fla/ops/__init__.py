@@ -29,6 +29,7 @@ FUNCTIONS = {
     "kda": ["chunk_kda", "fused_recurrent_kda"],
     "lightning_attn": ["chunk_lightning_attn", "fused_recurrent_lightning_attn"],
     "linear_attn": ["chunk_linear_attn", "fused_chunk_linear_attn", "fused_recurrent_linear_attn"],
+    "log_linear_attn": ["chunk_log_linear_attn"],
     "mesa_net": ["chunk_mesa_net"],
     "momentum_delta_rule": ["chunk_momentum_delta_rule", "fused_recurrent_momentum_delta_rule"],
     "precond_gated_delta_rule": ["chunk_precond_gated_delta_rule", "fused_recurrent_precond_gated_delta_rule"],
