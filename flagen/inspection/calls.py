@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from flagen.inspection.model import Size
+from flagen.plan.cost import LEVELS, ROWS
 from flagen.spec.model import Interval, Spec
 from flagen.spec.sizes import fitting
 
@@ -35,12 +36,6 @@ class Workload:
 
 BETWEEN = 64
 """The most that a dim in between has: slots, or the states of a channel."""
-
-ROWS = 4
-"""The most rows that a token has, where inputs have several."""
-
-LEVELS = 16
-"""Of a state that is kept in levels: enough to tell 32 thousand tokens apart."""
 
 PAIRED = 16
 """The most that a dim has of which a state has all pairs with another one."""
