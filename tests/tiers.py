@@ -39,7 +39,7 @@ INTERPRETED = (
     "abc_attn",
     "comba",
     "lightning_attn",
-    "mamba3",
+    "mamba3_mimo",
     "mlstm",
     "momentum_delta_rule",
     "power_attn",

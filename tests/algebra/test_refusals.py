@@ -226,7 +226,8 @@ def test_refusal(name):
     found = refused.value
     derivation = algebra.derive(spec)
     assert derivation.normal_form is derivation.chunk_form is derivation.adjoint is None
-    assert (derivation.no_chunk_form is None) == (derivation.scan is not None or derivation.staged is not None)
+    others = (derivation.scan, derivation.staged, derivation.ranks)
+    assert (derivation.no_chunk_form is None) == any(form is not None for form in others)
     assert found.reason == refusal.reason or found.reason.startswith(f"{refusal.reason} (")
 
     before, _, rest = marked.partition("<<")

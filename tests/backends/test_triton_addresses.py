@@ -88,8 +88,8 @@ def in_every_file(faults: Callable[[Path, ast.Module], Iterator[tuple[int, str]]
     return [f"{path}:{line}: {text}" for path, line, text in found]
 
 
-def test_the_files_of_stages_are_among_them():
-    assert {len(path.relative_to(ROOT).parts) for path in FILES} == {3, 4}
+def test_the_files_of_stages_and_of_their_rows_are_among_them():
+    assert {len(path.relative_to(ROOT).parts) for path in FILES} == {3, 4, 5}
 
 
 def test_offsets_are_wide():
