@@ -306,41 +306,32 @@ class Stages:
                 return "\n".join((*proved, *prove_kernels(self.spec, lower(self.plan))))
             case "plan":
                 return self.plan.dump()
-            case _ if (levels := self.derivation.levels) is not None:
-                (columns,) = self.derivation.stages
-                form = stage.replace("-", "_")
-                return "\n\n".join(([levels.dump()] if form == "normal_form" else []) + [_dumped(columns, form)])
-            case _ if self.derivation.staged is not None:
-                return self._dump_stages(stage.replace("-", "_"), self.derivation.staged)
             case _:
-                return self._form(stage)
-
-    def _form(self, stage: str) -> str:
-        """The normal form, or the scan form in its place; what is done with a chunk; or how gradients go back."""
-        if scan := self.derivation.scan:
-            return {"normal-form": scan.dump, "chunk-form": scan.dump_chunk, "adjoint": scan.dump_adjoint}[stage]()
-        missing = self.derivation.no_chunk_form
-        if missing is not None:
-            return f"none: {missing.reason}"
-        return _dumped(self.derivation, stage.replace("-", "_"))
-
-    def _dump_stages(self, form: str, staged: StagedForm) -> str:
-        """A form of each stage; first, with the normal forms, what the stages are."""
-        derived = (part for part in self.derivation.stages if part.ranks or getattr(part, form) is not None)
-        parts = [_dumped(part, form) for part in derived]
-        if form != "normal_form":
-            return "\n\n".join(parts)
-        riding = [] if self.derivation.riding is None else [self.derivation.riding.dump()]
-        return "\n\n".join([staged.dump(), *parts, *riding])
+                return _dumped(self.derivation, stage.replace("-", "_"))
 
 
 def _dumped(derivation: Derivation, form: str) -> str:
-    """A form of what has one, or of the rows that its tokens have; with the normal form of a system's operator or of
-    rows, what the system is, or what the rows are."""
-    if derivation.ranks is not None:
+    """The normal form, what is done with a chunk, or how gradients go back: those of what runs in the place of the
+    whole, where something does. With the normal form, what that is."""
+    if derivation.no_chunk_form is not None:
+        return f"none: {derivation.no_chunk_form.reason}"
+    if (scan := derivation.scan) is not None:
+        return {"normal_form": scan.dump, "chunk_form": scan.dump_chunk, "adjoint": scan.dump_adjoint}[form]()
+    if derivation.staged is not None:
+        return _dumped_stages(derivation, derivation.staged, form)
+    inside = derivation.ranks or derivation.levels or derivation.mini_batches
+    if inside is not None:
         (within,) = derivation.stages
-        rows = [derivation.ranks.dump()] if form == "normal_form" else []
-        return "\n\n".join([*rows, _dumped(within, form)])
+        return "\n\n".join([*([inside.dump()] if form == "normal_form" else []), _dumped(within, form)])
     if form == "normal_form" and derivation.solved is not None:
         return derivation.solved.dump()
     return str(getattr(derivation, form).dump())
+
+
+def _dumped_stages(derivation: Derivation, staged: StagedForm, form: str) -> str:
+    """A form of each stage that is no scan; first, with the normal forms, what the stages are."""
+    parts = [_dumped(part, form) for part in derivation.stages if part.scan is None]
+    if form != "normal_form":
+        return "\n\n".join(parts)
+    riding = [] if derivation.riding is None else [derivation.riding.dump()]
+    return "\n\n".join([staged.dump(), *parts, *riding])

@@ -10,6 +10,7 @@ import pytest
 from flagen.pipeline import Stages
 from flagen.spec import load_spec
 from tests.cli.conftest import ROOT, Flagen, Workspace
+from tests.specs import OPERATORS, SPECS
 
 OK, WRONG, FAILED = 0, 1, 2
 
@@ -153,6 +154,14 @@ def test_every_stage_can_be_looked_at(flagen: Flagen, project: Workspace, stage:
     done = flagen("explain", variant, "--stage", stage)
     assert done.code == OK and len(done.out.strip().split("\n")) > 1
     assert done.out.startswith(stage.replace("-", " ").capitalize() + "\n")
+
+
+def test_every_stage_of_every_operator_has_a_text() -> None:
+    """Whatever runs in the place of the whole: stages, mini-batches, columns of levels, rows of a token."""
+    for variant in OPERATORS:
+        stages = Stages(SPECS / f"{variant}.yaml")
+        for stage in ("spec", "normal-form", "chunk-form", "adjoint", "plan"):
+            assert stages.dump(stage).strip(), f"{variant}, {stage}"
 
 
 def test_the_rows_of_a_token_can_be_looked_at(flagen: Flagen, project: Workspace) -> None:
