@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from flagen.inspection.model import Size
-from flagen.plan.cost import LEVELS, ROWS
+from flagen.plan.cost import ROWS
 from flagen.spec.model import Interval, Spec
 from flagen.spec.sizes import fitting
 
@@ -44,7 +44,8 @@ PAIRED = 16
 def sizes(spec: Spec, workload: Workload) -> dict[str, int]:
     """The size of every dim, the numbers of heads, and the number of micro-steps."""
     few = dict.fromkeys(spec.row_dims, min(ROWS, *workload.size))
-    few |= {} if spec.levels is None else {spec.levels.dim: LEVELS}
+    # As many levels as tell the tokens of a sequence apart.
+    few |= {} if spec.levels is None else {spec.levels.dim: workload.tokens.bit_length() + 1}
     between = {state.dims[1] for state in spec.states if len(state.dims) == 2} - {*spec.output_dims, *few}
     of_pairs = (state for state in spec.states if len(state.dims) > 2 and few.keys().isdisjoint(state.dims))
     paired = {dim for state in of_pairs for dim in state.dims} - set(spec.output_dims)

@@ -15,7 +15,6 @@ from tests.numeric.operator_references import (
     CYCLIC,
     MAMBA3,
     abc_attn,
-    based,
     comba,
     cyclic,
     delta_rule,
@@ -43,6 +42,7 @@ from tests.numeric.operator_references import (
     rwkv6,
     rwkv7,
     simple_gla,
+    taylor,
 )
 from tests.numeric.recurrence import recurrence
 
@@ -72,7 +72,8 @@ def linear_attention(S, q, k, v, *, curve=0.0, line=1.0, norm_q=0.0, norm_k=0.0,
 
 @recurrence(states={"S0": "v", "z0": "", "S1": "k v", "z1": "k", "S2": "k k v", "z2": "k k"}, output="v")
 def based_linear_attention(S0, z0, S1, z1, S2, z2, q, k, v, *, scale=None, eps=1e-6):
-    return based.__wrapped__(S0, z0, S1, z1, S2, z2, q, k, v, scale=scale, eps=eps)
+    states, values, weights = taylor(S0, z0, S1, z1, S2, z2, q, k, v, scale)
+    return states, values / (weights + eps)
 
 
 @recurrence(states={"S": "k k v", "z": "k k"}, output="v")

@@ -197,14 +197,19 @@ def linear_attn_normalized(S, z, q, k, v, *, scale=None):
     return (S, z), retrieve(S, scaled) / (z @ scaled + 1e-10)
 
 
-@recurrence(states={"S0": "v", "z0": "", "S1": "k v", "z1": "k", "S2": "k k v", "z2": "k k"}, output="v")
-def based(S0, z0, S1, z1, S2, z2, q, k, v, *, scale=None, normalize=1, eps=1e-6):
+def taylor(S0, z0, S1, z1, S2, z2, q, k, v, scale):
+    """A token whose weights are 1 + s + s^2 / 2 of scores: the states, and what it reads of either kind."""
     S0, S1, S2 = S0 + v, S1 + outer(k, v), S2 + einsum("x,y,v->xyv", k, k, v)
     z0, z1, z2 = z0 + 1, z1 + k, z2 + outer(k, k)
     scaled = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     values = S0 + retrieve(S1, scaled) + einsum("xyv,x,y->v", S2, scaled, scaled) / 2
-    weights = z0 + z1 @ scaled + scaled @ z2 @ scaled / 2
-    return (S0, z0, S1, z1, S2, z2), values / (weights + eps) if normalize else values
+    return (S0, z0, S1, z1, S2, z2), values, z0 + z1 @ scaled + scaled @ z2 @ scaled / 2
+
+
+@recurrence(states={"S0": "v", "z0": "", "S1": "k v", "z1": "k", "S2": "k k v", "z2": "k k"}, output="v")
+def based(S0, z0, S1, z1, S2, z2, q, k, v, *, scale=None, normalize=1):
+    states, values, weights = taylor(S0, z0, S1, z1, S2, z2, q, k, v, scale)
+    return states, values / (weights + 1e-6) if normalize else values
 
 
 def _squares(S, z, q, k, v, alpha, scale):
