@@ -81,6 +81,12 @@ SERIALIZED = {("chunk_based_s1_gradients_kernel", "sm_90", "128x128")}
 BEYOND_AMD = {"chunk_based_z2_kernel": 32}
 """What holds all pairs of keys of a chunk at once, and the `chunk_size` with which it fits there."""
 
+IN_PYTORCH = {("sm_80", "chunk"): {"titans_linear", "ttt_linear"}}
+"""Whose kernels have too little room at this size, and are not launched: they hold matrices whole, several of them."""
+
+ROOM, ROOM_OF = 16384, {"fused_recurrent_mamba3_mimo_kernel": 29248}
+"""The most shared memory that a recurrent kernel takes, in bytes; and one that turns several rows of a token there."""
+
 BOUNDS = SPILLS | SPILLS_OF | {place: chosen.spill_bytes for place, chosen in CHOSEN.items()}
 
 # One variant for each way a chunk kernel can be put together: without a decay, with one, one that is computed, with
@@ -163,7 +169,7 @@ def test_gradients_are_among_them(shipped, arch, operator):
     assert has_gradients
     of_gradients = {row.variant for row in rows if role(row).endswith("_gradients_kernel")}
     of_scans = {row.variant for row in rows if role(row).startswith(f"{operator}_backward_")}
-    assert of_gradients | of_scans == has_gradients
+    assert of_gradients | of_scans == has_gradients - IN_PYTORCH.get((arch, operator), set())
 
 
 def test_no_bound_is_higher_than_needed(shipped):
@@ -184,7 +190,11 @@ def test_only_what_is_faster_for_it_spills_by_choice(shipped):
 def test_recurrent_kernels_leave_room_for_each_other(shipped):
     """Enough programs for a multiprocessor's warps fit side by side."""
     rows = [row for arch in ARCHS for row in of(shipped, arch, operator="fused_recurrent")]
-    assert max(row.shared_memory for row in rows if role(row) == "fused_recurrent_kernel") <= 16384
+    most = {row.kernel: 0 for row in rows if role(row) == "fused_recurrent_kernel"}
+    for row in rows:
+        if row.kernel in most:
+            most[row.kernel] = max(most[row.kernel], row.shared_memory)
+    assert {kernel: taken for kernel, taken in most.items() if taken > ROOM} == ROOM_OF
 
 
 @pytest.mark.parametrize("operator", ["chunk", "fused_recurrent"])
