@@ -254,7 +254,7 @@ def _metered_with_gradients(package: Mapping[str, str], operator: str) -> Iterat
 
 
 def _predicted(package: Mapping[str, str], operator: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The peer process counts what this one times."""
+    """What is counted of an operator, by a process that interprets; or its times, by one that compiles."""
     from flagen.inspection.timing import counted, timed
 
     spec, module = _load(package)

@@ -192,11 +192,11 @@ def _ahead(plan: StagedPlan) -> dict[str, str] | None:
     return {"state": symbol(ahead.state), "following": symbol(ahead.following), "start": start}
 
 
-def _inference(plan: StagedPlan) -> Iterator[tuple[str, str]]:
-    """The states of the stages that only calls without gradients have, and the pages of their derivations."""
+def _inference(plan: StagedPlan) -> Iterator[str]:
+    """The stages that only calls without gradients have, each with a link to the page of its derivation."""
     for stage in plan.every[len(plan.stages) :]:
         states = ", ".join(symbol(state.name) for state in stage.stage.states)
-        yield states, f"{package_of(stage, plan.spec.name)}/DERIVATION.md"
+        yield f"[that of $`{states}`$]({package_of(stage, plan.spec.name)}/DERIVATION.md)"
 
 
 def _mini_batch(plan: MiniBatchPlan, printer: ExpressionPrinter) -> dict[str, str]:

@@ -18,7 +18,7 @@ from flagen.kernel.key_rows import prepared
 from flagen.kernel.key_walks import walked
 from flagen.kernel.mixes import arrays_of
 from flagen.kernel.rows import RowPlan, is_input, steps_symbol
-from flagen.plan.chunk_families import SIZES
+from flagen.plan.chunk_families import SIZES, sizes_in_words
 from flagen.plan.free_names import final_of, free_name, initial_of
 from flagen.plan.kernel_names import kernel_name
 from flagen.plan.key_kernel import KeyKernelPlan
@@ -123,6 +123,8 @@ def chunk_launcher_context(plan: RowPlan, program: Program, backward: Backward |
         "steps": steps,
         "tokens_of_chunk": f'walk_tiles["CHUNK"] // {steps}' if steps else 'walk_tiles["CHUNK"]',
         "expansion": None,
+        "launcher": "_launch",
+        **_of_launch(spec, keeps=bool(function["keep"])),
         "launched": function["declarations"],
         "first": tensor_names(spec)[0],
         "last_states": [(final_of(spec, state), state_sizes(state)) for state in spec.states],
@@ -137,6 +139,15 @@ def chunk_launcher_context(plan: RowPlan, program: Program, backward: Backward |
         "split": split,
         "left_behind": [x for x in left_behind(plan, kernels) if x.name not in {each.name for each in kept}],
     }
+
+
+def _of_launch(spec: Spec, *, keeps: bool) -> Mapping[str, str]:
+    """What launching the kernels gives, as an annotation and in words."""
+    count = len(spec.states)
+    annotation = "Tensor | None, ..." if keeps else f"Tensor{', Tensor | None' * count}"
+    states = "states if they are" if count > 1 else "state if it is"
+    kept = ", and what is kept for the gradient" if keeps else ""
+    return {"launch_returns": annotation, "launch_results": f"the output, the final {states} wanted{kept}"}
 
 
 def docs_of_kernels(spec: Spec, function: Mapping[str, object], steps: str | None) -> Mapping[str, str]:
@@ -267,9 +278,8 @@ def _operands(plan: RowPlan) -> list[str]:
 
 
 def _size_doc(rows: str | None) -> str:
-    *most, last = map(str, SIZES)
     counted = "tokens per chunk" if rows is None else f"rows per chunk, {rows} of each token"
-    return f"the most {counted}: {', '.join(most)} or {last}; `launch_config` tells where fewer are used."
+    return f"the most {counted}: {sizes_in_words()}; `launch_config` tells where fewer are used."
 
 
 # -------------------------------------------------------------------------------------------------------------- tiles

@@ -48,6 +48,7 @@ def expanded_launcher_context(plan: ExpandedPlan, program: Program) -> Mapping[s
         "launched": over["declarations"],
         "output_dtype": "torch.float32",
         "returned": [result_of(spec.output_dims, output_dtype(spec))],
+        "launcher": "_launch_rows",
         "expansion": {
             "dtype": output_dtype(spec),
             "note": _note(plan),
