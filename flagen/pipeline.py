@@ -219,7 +219,7 @@ def _hint(plan: Plan, why: Unavailable) -> str:
     """What has a chunk form in place of the reason that there is none; mostly nothing."""
     from flagen.spec.usage import called_at
 
-    if any(len(state.dims) == 3 for state in plan.spec.states):
+    if plan.spec.levels is None and any(len(state.dims) == 3 for state in plan.spec.states):
         return (
             "a state with a key of two dims has one where rows are outer products, `S + outer(outer(k, l), v)`, read "
             "by two vectors, `(S.T @ q) @ r`, and all keys decay alike"

@@ -25,6 +25,11 @@ def one_line(text: str) -> str:
     return " ".join(printable.split()).replace("\\", "\\\\").replace('"', "'")
 
 
+def cited(paper: str) -> str:
+    """What follows a title: its paper in parentheses, where there is one."""
+    return f" ({one_line(paper)})" if paper else ""
+
+
 def wrapped(line: str, width: int) -> tuple[str, ...]:
     """`line` broken at spaces to `width` characters; what continues is indented."""
     indent = line[: len(line) - len(line.lstrip())]

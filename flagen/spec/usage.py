@@ -66,9 +66,13 @@ def assignments(statements: tuple[Statement, ...]) -> Iterator[Assign]:
 
 
 def called_at(statements: tuple[Statement, ...], span: Span) -> str | None:
-    """The elementwise function that is called at a place of the statements, if one is."""
+    """The elementwise function that the author calls at a place of the statements, if one is; what stands there for a
+    word that means statements of its own, such as `first`, has several nodes of this place."""
     nodes = (node for assign in assignments(statements) for node in walk(assign.value))
-    return next((node.function for node in nodes if isinstance(node, Call) and node.span == span), None)
+    match [node for node in nodes if node.span == span]:
+        case [Call(function=function)]:
+            return function
+    return None
 
 
 def names_in(expr: Expr) -> set[str]:

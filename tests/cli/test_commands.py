@@ -91,6 +91,18 @@ def test_whole_turns_that_are_taken_off_by_hand_are_told_what_has_a_chunk_form(
     assert flagen("check", "angle").err == ""
 
 
+def test_levels_without_a_chunk_form_are_told_nothing_of_pairs_of_keys(flagen: Flagen, project: Workspace) -> None:
+    """Both are states of three dims."""
+    text = (
+        "flagen: 2\nname: smoothed\nstate: {S: [K, V]}\n"
+        "inputs: {q: [K], k: [K], v: [V], x: {dims: [L]}}\n"
+        "update: S = S + outer(k + prev(k), v)\noutput: o = levels(S, x).T @ q\n"
+    )
+    project.spec("smoothed").write_text(text)
+    said = flagen("check", "smoothed").err
+    assert "where it is the only one" in said and "hint" not in said
+
+
 def test_what_chunk_kernels_cost_or_are_missing_for_is_a_note_with_its_place(
     flagen: Flagen, project: Workspace
 ) -> None:

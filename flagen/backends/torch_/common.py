@@ -13,7 +13,7 @@ from flagen.backends.signature import (
     state_annotation,
     state_doc,
 )
-from flagen.backends.text import one_line
+from flagen.backends.text import cited, one_line
 from flagen.spec.model import Repeat, Spec
 from flagen.spec.printer import to_source
 
@@ -23,7 +23,7 @@ def common_context(spec: Spec, *extra: Parameter) -> dict[str, object]:
     return {
         "name": spec.name,
         "title": one_line(spec.title or spec.name),
-        "paper": one_line(spec.paper),
+        "cited": cited(spec.paper),
         "equations": equations(spec),
         "signature": signature(spec, *extra),
         "argument_docs": argument_docs(spec, *extra),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flagen.backends.protocol import Rendering
-from flagen.backends.text import one_line
+from flagen.backends.text import cited, one_line
 from flagen.backends.torch_.layer_constructor import Constructor
 from flagen.backends.torch_.layer_docs import annotation, argument, argument_doc, class_doc, input_doc
 from flagen.backends.torch_.layer_forward import Forward
@@ -31,7 +31,7 @@ def _context(plan: LayerPlan, spec: Spec) -> dict[str, object]:
     cached = list(forward.cached.values())
     return {
         "title": one_line(spec.title or spec.name),
-        "paper": one_line(spec.paper),
+        "cited": cited(spec.paper),
         "class_name": layer.class_name,
         "doc": list(class_doc(layer, spec)),
         "base": ", ".join(f"{name}={name}" for name in BASE if name in {config.name for config in layer.config}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from flagen.backends.text import one_line, wrapped
+from flagen.backends.text import cited, one_line, wrapped
 from flagen.backends.torch_.layer_printer import literal
 from flagen.spec.layer.model import Config, Layer, LayerInput
 from flagen.spec.model import Spec
@@ -37,8 +37,7 @@ COMMON = {
 
 def class_doc(layer: Layer, spec: Spec) -> Iterator[str]:
     """The class's docstring, before its arguments."""
-    paper = f" ({one_line(spec.paper)})" if spec.paper else ""
-    yield from textwrap.wrap(f"{one_line(spec.title or spec.name)}{paper}.", _CLASS_DOC_WIDTH)
+    yield from textwrap.wrap(f"{one_line(spec.title or spec.name)}{cited(spec.paper)}.", _CLASS_DOC_WIDTH)
     for text in (spec.description, layer.notes):
         if text:
             yield ""

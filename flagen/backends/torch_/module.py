@@ -15,7 +15,7 @@ from flagen.backends.signature import (
     state_annotation,
     state_shapes,
 )
-from flagen.backends.text import one_line, tuple_of
+from flagen.backends.text import cited, one_line, tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.diagnostics import InternalError
 from flagen.plan.free_names import free_name
@@ -61,7 +61,7 @@ def _package(plan: Plan, forms: list[tuple[str, str]]) -> Rendering:
         "torch/package.py.j2",
         {
             "title": one_line(spec.title or spec.name),
-            "paper": one_line(spec.paper),
+            "cited": cited(spec.paper),
             "description": one_line(spec.description),
             "imports": forms,
             "exported": sorted(name for _, name in forms),

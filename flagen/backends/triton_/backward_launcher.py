@@ -115,7 +115,7 @@ COLUMNS = ("column", "column_states", "column_gradients", "column_state_gradient
 """What there is of a vector state that rides along."""
 
 SHARED_CONTEXT = """
-    name title paper equations check value defaults output_shape vectors products others
+    name title cited equations check value defaults output_shape vectors products others
     config_arguments
     """.split()
 """What is as for the forward call."""

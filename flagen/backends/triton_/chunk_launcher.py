@@ -172,7 +172,7 @@ def call_context(plan: RowPlan) -> Mapping[str, object]:
     spec, operands = plan.spec, _operands(plan)
     function = function_context(spec, plan.size, _steps(plan))
     return {
-        **{name: function[name] for name in ("name", "title", "paper", "equations", "check")},
+        **{name: function[name] for name in ("name", "title", "cited", "equations", "check")},
         "defaults": list(default_values(spec)),
         "output_shape": ", ".join(f"args.{x}" for x in ("batch", "tokens", "HV", *spec.output_dims)),
         "vectors": operands,

@@ -26,7 +26,7 @@ def fused_backward_launcher_context(plan: FusedBackwardPlan, program: Program) -
     (state,) = spec.states
     common = common_context(spec)
     return {
-        **{name: common[name] for name in ("name", "paper", "equations", "output_dtype")},
+        **{name: common[name] for name in ("name", "cited", "equations", "output_dtype")},
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
         "signature": [*(p.declaration for p in given if not p.keyword), "*"]
         + [p.declaration for p in given if p.keyword],

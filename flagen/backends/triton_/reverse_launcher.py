@@ -25,7 +25,7 @@ def reverse_launcher_context(plan: ReversePlan, program: Program) -> Mapping[str
     given = [p for p in parameters(spec) if p.name != "output_final_state"]
     common = common_context(spec)
     return {
-        **{name: common[name] for name in ("name", "paper", "equations", "output_dtype")},
+        **{name: common[name] for name in ("name", "cited", "equations", "output_dtype")},
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
         "signature": [*(p.declaration for p in given if not p.keyword), "*"]
         + [p.declaration for p in given if p.keyword],

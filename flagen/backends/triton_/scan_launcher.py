@@ -98,7 +98,7 @@ def scan_launcher_context(
     operator = scan_operator(plan, back)
     inherited = operator.context()
     common = common_context(spec, _size(plan))
-    names = ("name", "title", "paper", "equations", "signature", "argument_docs", "state_doc", "state_annotation")
+    names = ("name", "title", "cited", "equations", "signature", "argument_docs", "state_doc", "state_annotation")
     values = (
         *("operator", "form", "backward", "initials", "declarations", "arguments", "given", "passed"),
         *("schema", "returned", "kept", "handed_on", "check", "most_pairs"),
@@ -243,7 +243,7 @@ def scan_backward_launcher_context(plan: ScanBackwardPlan, program: Program) -> 
     gradients = {array.of: array for array in _arrays(program, "gradient")}
     tensors = [*tensor_names(spec), *states]
     return {
-        **{name: common[name] for name in ("name", "title", "paper", "equations")},
+        **{name: common[name] for name in ("name", "title", "cited", "equations")},
         "check": check_call(spec, shapes_only="torch.compiler.is_compiling()"),
         "signature": [*(p.declaration for p in given if not p.keyword), "*"]
         + [p.declaration for p in given if p.keyword],
