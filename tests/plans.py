@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from flagen.pipeline import derive, make_plan
-from flagen.plan import LevelPlan, Plan, RankPlan, StagedPlan
+from flagen.plan import ExpandedPlan, LevelPlan, Plan, RankPlan, StagedPlan
 from flagen.spec import load_spec, parse_spec
 from flagen.spec.model import Spec
 from tests.backends.triton_odd import ODD
@@ -34,9 +34,23 @@ def writes_ahead(name: str) -> bool:
 
 def adds_up_rows(name: str) -> bool:
     """Whether PyTorch multiplies the rows of a token with one another, around kernels."""
+    return any(isinstance(plan, RankPlan) for plan in kernels_of(name))
+
+
+def makes_rows(name: str) -> bool:
+    """Whether PyTorch makes the rows that kernels take, of products that are batched as PyTorch likes."""
+    return any(isinstance(plan, ExpandedPlan) for plan in kernels_of(name))
+
+
+def is_staged(name: str) -> bool:
+    """Whether an argument may go to several stages, whose gradients are added up."""
+    return isinstance(plan_of(name).chunk_kernel, StagedPlan)
+
+
+def kernels_of(name: str) -> list[object]:
+    """How the chunk form of a variant runs in kernels, or of each of its stages."""
     kernels = plan_of(name).chunk_kernel
-    plans = [stage.plan.chunk_kernel for stage in kernels.stages] if isinstance(kernels, StagedPlan) else [kernels]
-    return any(isinstance(each, RankPlan) for each in plans)
+    return [stage.plan.chunk_kernel for stage in kernels.stages] if isinstance(kernels, StagedPlan) else [kernels]
 
 
 def has_inference(name: str) -> bool:

@@ -305,8 +305,8 @@ def mamba3(phi, S, last_k, last_v, last_now, q, k, v, adt, dt, trap, angles, q_b
     phi = (phi + 0.5 * torch.tanh(angles) * dt) % 1
     q, k = turned(q + q_bias, 2 * math.pi * phi), turned(k + k_bias, 2 * math.pi * phi)
     now = dt * torch.sigmoid(trap)
-    S = exp(adt) * (S + (dt - now) * outer(last_k, last_v)) + now * outer(k, v)
-    return (phi, S - now * outer(k, v), k, v, now), retrieve(S, q) + D * v
+    kept = exp(adt) * (S + (dt - now) * outer(last_k, last_v))
+    return (phi, kept, k, v, now), retrieve(kept + now * outer(k, v), q) + D * v
 
 
 MAMBA3_MIMO = {"phi": "angles", "S": "k v", "last_k": "k.T k", "last_v": "k.T v"}

@@ -89,7 +89,8 @@ class Variant:
     requires, or others for good problems.
 
     `ends` are the extremes to test where those of the declared range cannot all be met at once. `log_weight` is the
-    input that says how much a token weighs in a running log-sum-exp: nothing at -inf. `gates` are decays of channels.
+    input that says how much a token weighs in a running log-sum-exp: nothing at -inf. `gates` are decays of channels and
+    angles of pairs of them: their gradients are those of what reads less those of what writes, added up.
     """
 
     samplers: Mapping[str, Sampler] = field(default_factory=dict)
@@ -152,8 +153,8 @@ VARIANTS = {
     "rg_lru": _variant(Lambda=below),
     "short_convolution": _variant(),
     "token_shift": _variant(mix=uniform(0, 1)),
-    "mamba3": _variant(ends={"dt": (0, 20)}, adt=log_decay, dt=softplus, phi=uniform(0, 1)),
-    "mamba3_mimo": _variant(ends={"dt": (0, 8)}, adt=log_decay, dt=softplus, phi=uniform(0, 1)),
+    "mamba3": _variant(ends={"dt": (0, 20)}, gates="angles", adt=log_decay, dt=softplus, phi=uniform(0, 1)),
+    "mamba3_mimo": _variant(ends={"dt": (0, 8)}, gates="angles", adt=log_decay, dt=softplus, phi=uniform(0, 1)),
     "cyfa": _variant(
         {"q_norm_eps": 1e-5, "k_norm_eps": 1e-5}, g=log_decay, beta=uniform(0, 1), readout=unit, clock=uniform(0, 1)
     ),

@@ -29,7 +29,7 @@ from tests.numeric.problems import (
     package,
     spec_of,
 )
-from tests.plans import adds_up_rows, has_inference, is_whole, writes_ahead
+from tests.plans import adds_up_rows, has_inference, is_whole, makes_rows, writes_ahead
 from tests.tiers import interpreted, tiered, variants
 
 pytestmark = interpreted
@@ -39,7 +39,7 @@ OTHER = 19
 """The length of what is packed before the sequence."""
 CHUNK = 16
 
-WHOLE = [case for case in forms("chunk") if is_whole(case[1]) and not adds_up_rows(case[1])]
+WHOLE = [case for case in forms("chunk") if is_whole(case[1]) and not (adds_up_rows(case[1]) or makes_rows(case[1]))]
 CHUNKED = [(*case, dtype) for case in WHOLE for dtype in (torch.float32, torch.bfloat16)]
 CASES = [*CHUNKED, *((*case, torch.float32) for case in forms("fused_recurrent"))]
 
@@ -69,6 +69,15 @@ def packed(problem: Problem) -> Problem:
     return replace(problem, tensors=both, cu_seqlens=torch.tensor([0, OTHER, OTHER + SHAPE.T]))
 
 
+def cuts(alone: Problem) -> tuple[int, ...]:
+    """Where the sequence may be cut: at multiples of the chunk size, and in mini-batches where one begins."""
+    edges = (CHUNK, 2 * CHUNK)
+    if size := alone.scalars.get("mini_batch_size"):
+        before = int(alone.leaves["position_initial"][0, 0])
+        edges = tuple(next(t for t in range(edge, SHAPE.T) if (before + t) % size == 0) for edge in edges)
+    return (0, *edges, SHAPE.T)
+
+
 def beside_nan(x: Tensor) -> Tensor:
     """What the sequence runs beside is NaN."""
     return torch.cat((torch.full_like(x[:1], torch.nan), x[1:]))
@@ -92,7 +101,7 @@ def test_a_sequence_has_its_bits(kind, name, dtype):
         batched = evaluate(function, problem, wrt=(), **sizes)
     beside = evaluate(function, packed(problem), wrt=(), **sizes)
     state, outputs = second, []
-    for start, end in pairwise((0, CHUNK, 2 * CHUNK, SHAPE.T)):
+    for start, end in pairwise(cuts(alone)):
         piece = replace(problem, tensors=tokens(problem, 1, start, end), initial_state=state)
         o, state = piece.call(function, **sizes)
         outputs.append(o)

@@ -14,10 +14,11 @@ SAVING = "save_states"
 READ = {"mamba2": "C", "rwkv6": "r", "rwkv7": "r"}
 """What reads the state, where that is not q."""
 PAIRED = ("based", "rebased", "power_attn")
-WRITTEN = {"mamba2": "x", **dict.fromkeys(("oja", "gsa", "abc_attn", "linear_attn_normalized", *PAIRED), "k")}
+WRITTEN = {"mamba2": "x", **dict.fromkeys(("oja", "gsa", "abc_attn", "linear_attn_normalized", "mlstm", *PAIRED), "k")}
 """What the state is linear in, where that is not v."""
 LINEAR = {
     "momentum_delta_rule": {"S_initial", "M_initial"},
+    "mlstm": {"S_initial", "n_initial"},
     **{name: {"Sk_initial"} for name in ("gsa", "abc_attn")},
     **{name: {"S_initial", "z_initial"} for name in ("linear_attn_normalized", "rebased", "power_attn")},
     "based": {f"{state}_initial" for state in ("S0", "z0", "S1", "S2", "z2")},
@@ -27,14 +28,16 @@ LINEAR = {
 }
 """The states that are so, where there are several."""
 SOFTMAX = ("gsa", "abc_attn")
-ELEMENTWISE = ("hgrn", "rwkv4", "mamba")
+ELEMENTWISE = ("hgrn", "rwkv4", "mamba", "short_convolution")
 TRAINED = ("ttt_linear", "titans_linear")
 """What they read of their states goes through a layer norm, so that they are linear in nothing."""
+NORMED = ("cyfa",)
+"""Their queries go through a norm, so that what is read is as large as the state."""
 FORMS = [
     (kind, name)
     for kind in ("chunk", "fused_recurrent")
     for name in with_form(kind)
-    if name not in (*ELEMENTWISE, *TRAINED)
+    if name not in (*ELEMENTWISE, *TRAINED, *NORMED)
 ]
 SMALLEST, LARGEST = 2.0**-14, 65504.0
 

@@ -15,7 +15,7 @@ from flagen.plan.differences import differs_in_chunks, differs_in_segments
 from flagen.spec import parse_spec
 from tests.margins import beyond
 from tests.numeric.problems import NAMES, Problem, Shape, evaluate, form, forms, make, rms_ratio, spec_of
-from tests.numeric.rates import SAID, says_so
+from tests.numeric.rates import LOST, SAID, says_so
 from tests.plans import plan_of
 from tests.tiers import represents, tiered
 
@@ -68,7 +68,9 @@ def test_a_rate_loses_what_its_docstring_says(kind, name):
         failures = [beyond(f"d {rate}", ratio, RATE * least) for rate, (ratio, least) in ratios.items()]
     else:
         failures = [beyond(f"d {rate}", ratio, SAID[kind]) for rate, (ratio, _) in ratios.items()]
-        assert any(ratio > RATE * least for ratio, least in ratios.values()), "then let its docstring say so no longer"
+        # Where the recurrence itself loses as much, nobody can tell.
+        told = [ratio > RATE * least for ratio, least in ratios.values() if RATE * least < LOST[kind]]
+        assert not told or any(told), "then let its docstring say so no longer"
     assert not any(failures), failures
 
 
