@@ -89,8 +89,8 @@ class Variant:
     requires, or others for good problems.
 
     `ends` are the extremes to test where those of the declared range cannot all be met at once. `log_weight` is the
-    input that says how much a token weighs in a running log-sum-exp: nothing at -inf. `gates` are decays of channels and
-    angles of pairs of them: their gradients are those of what reads less those of what writes, added up.
+    input that says how much a token weighs in a running log-sum-exp: nothing at -inf. `gates` are decays of channels
+    and angles of pairs of them: their gradients are those of what reads less those of what writes, added up.
     """
 
     samplers: Mapping[str, Sampler] = field(default_factory=dict)

@@ -115,8 +115,8 @@ def float32_loss(problem: Problem) -> float:
 
 
 TURNS = 12
-"""How much more than the recurrence a form may lose in float32 where angles add up: a chunk drops whole turns when it has
-added up all, and waves turn by multiples of an angle. Measured, that is up to 6 times over 64 tokens."""
+"""How much more than the recurrence a form may lose in float32 where angles add up: a chunk drops whole turns when it
+has added up all, and waves turn by multiples of an angle. Measured, that is up to 6 times over 64 tokens."""
 
 
 def turns(problem: Problem) -> float:
