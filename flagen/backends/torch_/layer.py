@@ -32,6 +32,7 @@ def _context(plan: LayerPlan, spec: Spec) -> dict[str, object]:
     return {
         "title": one_line(spec.title or spec.name),
         "paper": one_line(spec.paper),
+        "around": "this package" if spec.recurrence_of is None else f"`{spec.recurrence_of.name}`",
         "class_name": layer.class_name,
         "doc": list(class_doc(layer, spec)),
         "base": ", ".join(f"{name}={name}" for name in BASE if name in {config.name for config in layer.config}),
