@@ -56,6 +56,8 @@ def main(name: Annotated[str, typer.Argument(help="A variant of generated/.")] =
         spec = load_spec(Project(ROOT).find_spec(name))
     except (UsageError, SpecError) as error:
         raise typer.BadParameter(str(error)) from None
+    if spec.recurrence_of is not None:
+        raise typer.BadParameter(f"{name} is a layer around the operators of {spec.recurrence_of.name}: compare those")
     if not (ROOT / "generated" / name).is_dir():
         raise typer.BadParameter(f"there is no package generated/{name}; run `flagen build {name}`")
     sys.path.insert(0, str(ROOT))

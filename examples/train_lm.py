@@ -236,7 +236,7 @@ def small(layer: str, width: int, layers: int, settings: dict[str, Any]) -> dict
     values = {"hidden_size": width, "num_hidden_layers": layers, "vocab_size": BYTES, "eos_token_id": None}
     if "head_dim" in arguments:
         values["head_dim"] = HEAD_DIM
-    if "num_heads" in arguments and arguments["num_heads"].default is not None:
+    if "num_heads" in arguments and arguments["num_heads"].default not in (None, inspect.Parameter.empty):
         values["num_heads"] = max(1, width // HEAD_DIM)
     return ModelConfig(layer, **(values | settings)).to_dict()
 

@@ -391,6 +391,8 @@ def find_variant(name: str) -> Variant:
         spec = load_spec(Project(ROOT).find_spec(name))
     except (UsageError, SpecError) as error:
         raise typer.BadParameter(str(error)) from None
+    if (other := spec.recurrence_of) is not None:
+        raise typer.BadParameter(f"{name} is a layer around the operators of {other.name}: train with those")
     if not (ROOT / "generated" / spec.name).is_dir():
         raise typer.BadParameter(f"there is no generated/{spec.name}; run `flagen build {spec.name}`")
     return Variant(spec, importlib.import_module(f"generated.{spec.name}"))

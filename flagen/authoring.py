@@ -11,7 +11,8 @@ from flagen.project import VARIANT, Project, UsageError, bundled
 def write_spec(project: Project, name: str, like: str) -> tuple[Path, ...]:
     """Write `specs/<name>.yaml`, the spec of the variant `like` under the new name, and return its path.
 
-    The specs whose operators its layer uses come along where the project has none of their names; their paths follow.
+    The specs whose operators its layer is around or uses come along where the project has none of their names; their
+    paths follow.
 
     Raises:
         UsageError: the name is taken or is no variant's name, or there is no variant `like`.
@@ -21,16 +22,17 @@ def write_spec(project: Project, name: str, like: str) -> tuple[Path, ...]:
 
     if not VARIANT.fullmatch(name):
         raise UsageError(f"{name!r} cannot name a variant: use lower-case letters, digits and _, a letter first")
-    model = load_spec(project.find_spec(like, bundled("specs")))
+    source = project.find_spec(like, bundled("specs"))
+    model = load_spec(source)
     path = project.specs / f"{name}.yaml"
     if path.exists():
         raise UsageError(f"{project.show(path)} exists; choose another name, or remove it first")
     text = _renamed(model.source.text, name)
-    parse_spec(text, project.show(path))
+    parse_spec(text, project.show(path), beside=source)
+    around = () if model.recurrence_of is None else (model.recurrence_of,)
     texts = {path: text}
-    for use in model.layer.uses if model.layer else ():
-        if use.name in model.used:
-            texts[project.specs / f"{use.package}.yaml"] = model.used[use.name].source.text
+    for other in (*around, *model.used.values()):
+        texts[project.specs / f"{other.name}.yaml"] = other.source.text
     written = tuple(target for target in texts if not target.exists())
     path.parent.mkdir(parents=True, exist_ok=True)
     for target in written:

@@ -16,6 +16,8 @@ def describe(spec: Spec) -> str:
 def _lines(spec: Spec) -> Iterator[str]:
     yield f"{spec.name}: {spec.title}" if spec.title else spec.name
     yield from filter(None, (spec.paper, spec.description))
+    if spec.recurrence_of is not None:
+        yield f"The recurrence is that of {spec.recurrence_of.name}:"
     yield from _section("dims", ((entry.name, to_source(entry.value)) for entry in spec.following))
     yield from _section("state", ((state.name, _state(state)) for state in spec.states))
     yield from _section("inputs", ((decl.name, _input(decl, spec)) for decl in spec.inputs))

@@ -104,7 +104,7 @@ def _constant(text: str) -> Constant:
 
 
 def _sheet(spec: Spec, layer: Layer, trial: Trial, config: Mapping[str, Constant]) -> LayerSheet:
-    differing = [entry.name for entry in layer.config if config[entry.name] != entry.default]
+    differing = [entry.name for entry in layer.config if entry.required or config[entry.name] != entry.default]
     how = ", ".join(f"{name}={config[name]!r}" for name in differing) or "its defaults"
     dims = ", ".join(f"{dim.name} = {_held(trial.construction.numbers.values[dim.name])}" for dim in layer.dims)
     notes = [text for text in (layer.notes.strip(),) if text]
@@ -130,6 +130,7 @@ def _config(entry: Config, value: Constant, optional: bool) -> tuple[str, ...]:
     says = [entry.description] if entry.description else []
     says += [f"one of {', '.join(map(_held, entry.one_of))}"] if entry.one_of else []
     says += ["no effect"] if entry.ignored else []
+    says += ["has to be given"] if entry.required else []
     return entry.name, kind, _held(value), "; ".join(says)
 
 

@@ -42,10 +42,10 @@ def tools_hash() -> str:
 
 
 def sources(path: Path) -> bytes:
-    """The bytes of a spec, and of those beside it whose names stand in it, where its layer may use some."""
+    """The bytes of a spec, and of those beside it whose names stand in it, where it may use some."""
     text = path.read_bytes()
     parts = [text]
-    if b"uses" in text:
+    if b"uses" in text or b"recurrence" in text:
         names = {name.decode() for name in _NAME.findall(text)} - {path.stem}
         beside = (path.with_name(f"{name}.yaml") for name in sorted(names))
         parts += [other.read_bytes() for other in beside if other.is_file()]

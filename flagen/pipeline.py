@@ -56,6 +56,8 @@ class Package:
     source: Source
     remarks: tuple[Diagnostic, ...]
     seconds: Mapping[str, float]
+    around: str = ""
+    """The package whose operators it is a layer around, where it has none of its own."""
 
 
 def compile_spec(path: Path, shown: str) -> Package:
@@ -70,6 +72,8 @@ def compile_spec(path: Path, shown: str) -> Package:
     clock = Clock()
     with clock.stage("load"):
         spec, remarks = load(path)
+    if spec.recurrence_of is not None:
+        return _around(spec, spec.recurrence_of, remarks, shown, clock)
     with clock.stage("derive"):
         derivation = derive(spec)
     with clock.stage("prove"):
@@ -85,6 +89,17 @@ def compile_spec(path: Path, shown: str) -> Package:
     proved = (*(proof.lines if derivation.no_chunk_form is None else ()), *checked)
     proved = tuple(in_words(line, plan.spec.written) for line in proved)
     return Package(spec.name, files, proved, spec.source, remarks + remarks_on(plan), clock.seconds)
+
+
+def _around(spec: Spec, other: Spec, remarks: tuple[Diagnostic, ...], shown: str, clock: Clock) -> Package:
+    """The package of a layer around the operators of another spec, which are proved where those are built."""
+    with clock.stage("derive"):
+        derivation = derive(spec)
+    with clock.stage("plan"):
+        plan = make_plan(spec, derivation)
+    with clock.stage("emit"):
+        files = emit(spec, plan, None, shown)
+    return Package(spec.name, files, (), spec.source, remarks, clock.seconds, other.name)
 
 
 def load(path: Path) -> tuple[Spec, tuple[Diagnostic, ...]]:
@@ -140,17 +155,17 @@ def prove_kernels(spec: Spec, programs: Programs) -> tuple[str, ...]:
     return proof.prove(for_generated_code(spec), programs)
 
 
-def emit(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str, str]:
-    """The text of every file of the package, under its banner and formatted."""
+def emit(spec: Spec, plan: Plan, programs: Programs | None, shown: str) -> dict[str, str]:
+    """The text of every file of the package, under its banner and formatted; without programs, of the layer alone."""
     from flagen.emit.banner import seal
     from flagen.emit.format import format_python
 
     return {path: seal(path, text) for path, text in format_python(rendered(spec, plan, programs, shown)).items()}
 
 
-def rendered(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str, str]:
+def rendered(spec: Spec, plan: Plan, programs: Programs | None, shown: str) -> dict[str, str]:
     """The same as it comes out of the templates."""
-    from flagen.backends import BACKENDS
+    from flagen.backends import renderings
     from flagen.backends.markdown_ import symbols
     from flagen.emit.banner import Origin, add_banner
     from flagen.emit.env import environment, render
@@ -161,7 +176,7 @@ def rendered(spec: Spec, plan: Plan, programs: Programs, shown: str) -> dict[str
     origin = Origin(__version__, shown, spec.sha256)
     asked = asked_name(plan.spec)
     files: dict[str, str] = {}
-    for rendering in (rendering for backend in BACKENDS for rendering in backend.renderings(plan, programs)):
+    for rendering in renderings(plan, programs):
         if rendering.path in files:
             raise InternalError(f"two backends write {rendering.path}")
         shared = "." * (rendering.path.count("/") + 2)  # What all packages share is beside this one.
@@ -259,7 +274,8 @@ class Clock:
 def inspect(path: Path) -> tuple[Source, tuple[Diagnostic, ...]]:
     """The spec at `path` and everything to say about it that is no error; raises SpecError where there are any."""
     stages = Stages(path)
-    return stages.spec.source, stages.remarks + remarks_on(stages.plan)
+    of_forms = remarks_on(stages.plan) if stages.spec.recurrence_of is None else ()
+    return stages.spec.source, stages.remarks + of_forms
 
 
 class Stages:
@@ -302,8 +318,9 @@ class Stages:
             case self.LAYER:
                 return self.layer().dump()
             case "proof":
-                proved = prove(self.spec, self.derivation).lines
-                return "\n".join((*proved, *prove_kernels(self.spec, lower(self.plan))))
+                spec = self.spec.recurrence_of or self.spec
+                proved = prove(spec, self.derivation).lines
+                return "\n".join((*proved, *prove_kernels(spec, lower(_plan(spec, self.derivation)))))
             case "plan":
                 return self.plan.dump()
             case _:

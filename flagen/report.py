@@ -84,6 +84,8 @@ def _print_built(built: Built, *, full: bool, check: bool, verbose: bool) -> Non
         done = "differs" if built.diff else "as built"
     seconds = sum(package.seconds.values())
     proved = "proved" if package.proof else "no chunk form to prove"
+    if package.around:
+        proved = f"a layer around the operators of {package.around}"
     _out(f"{package.name}: {proved}; {built.directory}: {done} ({seconds:.2f} s)", "red" if built.diff else "green")
     if full:
         for line in package.proof:

@@ -17,6 +17,13 @@ def has_layer(path: Path) -> bool:
     return re.search(r"^layer:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
+def has_recurrence(path: Path) -> bool:
+    """Whether a spec states its recurrence, and does not name another's."""
+    return re.search(r"^recurrence:", path.read_text(encoding="utf-8"), re.MULTILINE) is None
+
+
 _PATHS = sorted(SPECS.glob("*.yaml"))
 LAYERS = {path.stem: path for path in _PATHS if has_layer(path)}
+FRONT_ENDS = {name: path for name, path in LAYERS.items() if has_recurrence(path)}
+"""The layers that have operators of their own."""
 OPERATORS = {path.stem: path for path in _PATHS if path.stem not in LAYERS}

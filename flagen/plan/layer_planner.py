@@ -60,7 +60,7 @@ def plan_layer(layer: Layer, plan: Plan, others: Mapping[str, Plan]) -> LayerPla
     by_call = sorted(keeps, key=lambda name: order.get(name, len(order)))
     keeping: dict[str, Kept] = {name: kept for name in by_call if (kept := keeps[name]) in ("inputs", "token")}
     operators = (
-        Operator("recurrence", as_written(plan.spec), False, _forms(plan)),
+        _own(plan),
         *(Operator(use.name, as_written(others[use.name].spec), True, _forms(others[use.name])) for use in layer.uses),
     )
     called = {call.name for statement in layer.forward for call in walk(statement.value) if isinstance(call, Call)}
@@ -75,6 +75,12 @@ def plan_layer(layer: Layer, plan: Plan, others: Mapping[str, Plan]) -> LayerPla
         frozenset(name for name, kept in keeps.items() if kept == "position"),
         needs_of(layer, {operator.name: operator.spec.params for operator in operators}),
     )
+
+
+def _own(plan: Plan) -> Operator:
+    """What `recurrence` calls: the operator of the package, or that of the spec whose recurrence this is."""
+    other = plan.spec.recurrence_of
+    return Operator("recurrence", other or as_written(plan.spec), other is not None, _forms(plan))
 
 
 def _forms(plan: Plan) -> tuple[Form, ...]:

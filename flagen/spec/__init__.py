@@ -36,9 +36,10 @@ def check_file(path: str | os.PathLike[str]) -> tuple[Spec, tuple[Diagnostic, ..
     return _checked(*_check(data, file, _beside(file)))
 
 
-def parse_spec(text: str, file: str = "<spec>") -> Spec:
-    """The spec in a text. Raises SpecError with every diagnostic of the text."""
-    return _checked(*_check(_encode(text), file))[0]
+def parse_spec(text: str, file: str = "<spec>", beside: str | os.PathLike[str] | None = None) -> Spec:
+    """The spec in a text; others that it uses are looked for beside the file `beside`. Raises SpecError with every
+    diagnostic of the text."""
+    return _checked(*_check(_encode(text), file, None if beside is None else _beside(os.fspath(beside))))[0]
 
 
 def check_spec(text: str, file: str = "<spec>") -> tuple[Spec | None, tuple[Diagnostic, ...]]:
@@ -67,7 +68,7 @@ def _beside(file: str) -> Find:
             return f"there is no {name}.yaml beside this spec"
         with open(path, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)
-        # Without a way to find others: what that spec's own layer uses is no concern of this one.
+        # Without a way to find others: what that spec itself uses is no concern of this one.
         return _check(data, path)[0] or f"{name}.yaml has errors of its own"
 
     return find

@@ -243,6 +243,8 @@ class Spec:
     """The module around the operator, where the spec has one."""
     used: Mapping[str, Spec] = field(default_factory=dict, compare=False, repr=False)
     """The specs whose operators the layer uses, by what it calls these; none where only this spec's text was read."""
+    recurrence_of: Spec | None = field(default=None, compare=False, repr=False)
+    """The spec whose recurrence this is: this one has none of its own, and is a layer around that one's operators."""
     wide_outputs: frozenset[str] = frozenset()
     """The outputs that have the dtype of the states: only stages have such, for others to go on with."""
     written: Mapping[str, str] = field(default_factory=dict, compare=False)

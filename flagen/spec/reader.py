@@ -17,7 +17,7 @@ from flagen.spec.checks import (
 from flagen.spec.fields import Field, Fields
 from flagen.spec.loader import Mapping, Node, Scalar
 from flagen.spec.model import ChunkHints, Spec
-from flagen.spec.names import VERSIONS, Symbols, camel_case, later_version
+from flagen.spec.names import VERSIONS, Symbols, camel_case, later_version, package_name_problem, quoted
 from flagen.spec.report import Abandon, Report
 from flagen.spec.scope import Scope
 from flagen.spec.sections import Sections
@@ -32,7 +32,9 @@ _KEYS = (
     *("flagen", "name", *_TEXTS, "class_name", "state", "inputs", "params", "steps"),
     *("let", "decay", "gate", "update", "output", "chunk", "layer"),
 )
-_SINCE = {"dims": 2}
+_AROUND = ("flagen", "name", *_TEXTS, "recurrence", "layer")
+"""The keys of a layer around the operators of another spec."""
+_SINCE = {"dims": 2, "recurrence": 2}
 """The version of the language that a key came with; all others were there from the start."""
 _UNTIL = {"update": 1}
 """The last version in which a key is required: what `prev` keeps from token to token needs no update of its own."""
@@ -50,7 +52,8 @@ def read_spec(root: Mapping, report: Report, sha256: str, find: Find | None = No
         return None
     if report.failed():
         return None
-    warn_growing(_as_meant(spec), report)
+    if spec.recurrence_of is None:
+        warn_growing(_as_meant(spec), report)
     return spec
 
 
@@ -73,13 +76,15 @@ class _Reader:
     def spec(self, sha256: str) -> Spec:
         given = self._keys()
         self._check_version(given)
+        if "recurrence" in given:
+            return self._around(given, sha256)
         read = {field.key.text for field in given.values()}
         if any(key.text not in read and isinstance(value, Mapping) for key, value in self.root.entries):
             self.symbols.complete = False  # It may declare what is unknown then.
         sections = self.sections
-        name = sections.package_name(given["name"].value) if "name" in given else ""
+        name = self._name(given)
         class_name = sections.class_name(given["class_name"].value, name) if "class_name" in given else camel_case(name)
-        texts = {key: self.fields.text(given[key].value, f"`{key}` is text") for key in _TEXTS if key in given}
+        texts = self._read_texts(given)
         self._expect_declarations(given)
         sections.steps_given = "steps" in given
         dims = sections.dims(given["dims"].value) if "dims" in given else []
@@ -129,11 +134,58 @@ class _Reader:
         """The sections of the file."""
         stated = next((value for key, value in self.root.entries if key.text == "flagen"), None)
         version = int(stated.text) if isinstance(stated, Scalar) and stated.text in map(str, VERSIONS) else VERSIONS[0]
+        if version >= _SINCE["recurrence"] and any(key.text == "recurrence" for key, _ in self.root.entries):
+            what = "a layer around the operators of another spec has this key"
+            hint = "leave it out, or `recurrence`: that is another spec's, and this has none of its own"
+            own = dict.fromkeys({*_KEYS, *_SINCE} - {*_AROUND}, hint)
+            return self.fields.known(self.root, what, _AROUND, ("flagen", "name", "recurrence", "layer"), own) or {}
         later = {key: since for key, since in _SINCE.items() if since > version}
         keys = (*_KEYS, *(key for key in _SINCE if key not in later))
         elsewhere = {key: later_version(since) for key, since in later.items()}
         required = (*_REQUIRED, *(key for key, until in _UNTIL.items() if version <= until))
         return self.fields.known(self.root, "a spec has this key", keys, required, elsewhere) or {}
+
+    def _name(self, given: dict[str, Field]) -> str:
+        return self.sections.package_name(given["name"].value) if "name" in given else ""
+
+    def _read_texts(self, given: dict[str, Field]) -> dict[str, str]:
+        return {key: self.fields.text(given[key].value, f"`{key}` is text") for key in _TEXTS if key in given}
+
+    def _around(self, given: dict[str, Field], sha256: str) -> Spec:
+        """The layer around the operators of another spec, whose recurrence is this one's, too."""
+        name, texts = self._name(given), self._read_texts(given)
+        other = self._recurrence(given["recurrence"].value, name)
+        if other is None or "layer" not in given:
+            raise Abandon
+        spec = replace(
+            other,
+            name=name,
+            title=texts.get("title", ""),
+            paper=texts.get("paper", ""),
+            description=texts.get("description", ""),
+            version=self.report.version,
+            source=self.report.source,
+            sha256=sha256,
+            layer=None,
+            used={},
+            recurrence_of=other,
+        )
+        return self._with_layer(given["layer"].value, spec)
+
+    def _recurrence(self, node: Node, name: str) -> Spec | None:
+        """The spec that is named, where it can be found and has a recurrence of its own."""
+        scalar = self.fields.scalar(node, "`recurrence` is the name of another spec, whose recurrence this one has")
+        if scalar is None:
+            return None
+        if (problem := package_name_problem(scalar.text)) is not None or scalar.text == name:
+            problem = problem or "a spec that has its own recurrence states it"
+            self.report.error("E206", scalar.span, f"{quoted(scalar.text)} is no other spec's name", problem)
+            return None
+        found = "it is looked for beside a spec's file" if self.find is None else self.find(scalar.text)
+        if isinstance(found, Spec):
+            return found
+        self.report.error("E812", scalar.span, f"`{scalar.text}` cannot be used: {found}")
+        return None
 
     def _with_layer(self, node: Node, spec: Spec) -> Spec:
         """`spec` with the layer that `node` describes, and what this uses."""

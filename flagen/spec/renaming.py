@@ -11,7 +11,7 @@ from flagen.spec.model import Expr, Spec
 _DECLARING = frozenset(("name", "source", "target", "dim", "symbol", "argument"))
 """Fields of a spec's tree that hold a name of the spec."""
 
-_KEPT = frozenset(("name", "layer", "used", "source", "written"))
+_KEPT = frozenset(("name", "layer", "used", "recurrence_of", "source", "written"))
 """Fields of the spec itself that stay: its own name, and what has names of its own."""
 
 

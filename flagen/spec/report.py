@@ -106,6 +106,7 @@ CODES: dict[str, str] = {
     "E810": "something that is no tensor",
     "E811": "masks that do not fit",
     "E812": "another spec that cannot be used",
+    "E813": "an argument that has to be given behind one that need not be",
     # W7: legal, and probably not meant.
     "W701": "a state that may grow without bound",
 }

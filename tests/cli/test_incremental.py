@@ -133,10 +133,15 @@ def test_a_package_is_out_of_date_when_a_spec_that_it_uses_has_changed(flagen: F
     )
     project.spec("second").write_text(text)
     project.spec("first").write_text(text.replace("second", "first") + CHOICE)
+    alone = CHOICE.replace("Choice", "Alone").replace(" if plain else other(q, q, q)", "")
+    alone = alone.replace(", plain: true", "").replace("  uses: {other: second}\n", "")
+    project.spec("around").write_text(f"flagen: 2\nname: around\nrecurrence: second\n{alone}")
     project.spec("third").write_text(text.replace("second", "third"))
-    assert flagen("build", "first").code == OK
+    assert flagen("build", "first").code == flagen("build", "around").code == OK
     project.edit("third", "outer(k, v)", "outer(q, v)")
     assert flagen("build", "first").out == "first: up to date\n"
+    assert flagen("build", "around").out == "around: up to date\n"
     project.edit("second", "S.T @ q", "2 * S.T @ q")
-    done = flagen("build", "first")
-    assert done.code == OK and "up to date" not in done.out
+    for name in ("first", "around"):
+        done = flagen("build", name)
+        assert done.code == OK and "up to date" not in done.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -234,6 +235,10 @@ class TestMiniBatches:
         same(fla("titans.chunk_titans_linear_ref")(q, k, v, self.w, self.b, *rates, 1e-6, 8, self.W, True)[1], M)
 
 
+def kept_tokens(state: Any) -> list[Tensor]:
+    return [getattr(state, f"{name}_prev") for name in ("q", "k", "v", "g", "level_scales")]
+
+
 class TestLevels:
     def test_outputs(self) -> None:
         given = (*qkv(), decay(B, T, HV), normal(B, T, HV, 6, seed=7).abs())
@@ -244,11 +249,70 @@ class TestLevels:
         alone = [x[:1] for x in given]
         same(run(*alone, cu_seqlens=OFFSETS)[0], recurrence(*alone, cu_seqlens=OFFSETS)[0])
 
-    @pytest.mark.parametrize("state", ["initial_state", "output_final_state"])
-    def test_states_are_refused(self, state: str) -> None:
-        given = (*qkv(), decay(B, T, HV), normal(B, T, HV, 6, seed=7).abs())
-        with pytest.raises(NotImplementedError, match=f"chunk_log_linear_attn: {state} is not supported"):
-            fla("log_linear_attn.chunk_log_linear_attn")(*given, **{state: True})
+    LONG = 64 * 5 + 7
+
+    def long(self, batch: int) -> tuple[Tensor, ...]:
+        shapes = ((H, K), (H, K), (HV, 5), (HV,), (HV, 10))
+        q, k, v, g, scales = (normal(batch, self.LONG, *of, seed=i) for i, of in enumerate(shapes))
+        return q, k, v, -g.abs() / 8, scales.abs()
+
+    def test_states_are_those_of_whole_chunks_and_the_tokens_behind(self) -> None:
+        _, k, v, g, _ = given = self.long(1)
+        o, state = fla("log_linear_attn.chunk_log_linear_attn")(*given, output_final_state=True)
+        same(o, ours("log_linear_attn")(*given)[0])
+        assert state.offsets.tolist() == [self.LONG] and state.ht.shape == (1, 4, HV, K, 5)
+        # Five chunks: the last one, then the four before it.
+        left, keys = (g[0, :320].sum(0) - g[0, :320].cumsum(0)).exp(), k[0, :320].repeat_interleave(HV // H, 1)
+        written = torch.einsum("th,thk,thv->thkv", left, keys, v[0, :320])
+        same(state.ht[0], torch.stack([written[256:].sum(0), 0 * written[0], written[:256].sum(0), 0 * written[0]]))
+        for kept, x in zip(kept_tokens(state), given, strict=True):
+            assert torch.equal(kept[0, :7], x[0, 320:]) and not kept[0, 7:].any() and kept.shape[1] == 64
+
+    @pytest.mark.parametrize("cuts", [(0, 64, 200), (7, 327), (5, 5, 135, 256), (128, 192)])
+    def test_a_call_may_be_cut_anywhere(self, cuts: tuple[int, ...]) -> None:
+        run, given = fla("log_linear_attn.chunk_log_linear_attn"), self.long(2)
+        state, outputs = None, []
+        for start, end in pairwise((0, *cuts, self.LONG)):
+            o, state = run(*(x[:, start:end] for x in given), state, True)
+            outputs.append(o)
+        whole, final = run(*given, output_final_state=True)
+        same(torch.cat(outputs, 1), whole)
+        same(state.ht, final.ht)
+        assert all(torch.equal(x, y) for x, y in zip(kept_tokens(state), kept_tokens(final), strict=True))
+        assert torch.equal(state.offsets, final.offsets)
+
+    def test_packed_sequences_go_on_where_each_ended(self) -> None:
+        run, given = fla("log_linear_attn.chunk_log_linear_attn"), self.long(1)
+        ends = torch.tensor([0, 70, 70, 199, self.LONG])
+        o, final = run(*given, output_final_state=True, cu_seqlens=ends)
+        first = torch.tensor([0, 65, 65, 65, 129])
+        parts = [slice(0, 65), slice(199, 263)], [slice(65, 70), slice(70, 199), slice(263, self.LONG)]
+        before, after = (tuple(torch.cat([x[:, part] for part in each], 1) for x in given) for each in parts)
+        _, began = run(*before, output_final_state=True, cu_seqlens=first)
+        assert began.offsets.tolist() == [65, 0, 0, 64]
+        rest, state = run(*after, began, True, cu_seqlens=torch.tensor([0, 5, 5, 134, 198]))
+        same(rest[:, :134], o[:, 65:199])
+        same(rest[:, 134:], o[:, 263:])
+        same(state.ht[:, : final.ht.shape[1]], final.ht[:, : state.ht.shape[1]])
+        same(run(*after, began, cu_seqlens=torch.tensor([0, 5, 5, 134, 198]))[0], rest)
+
+    def test_gradients_go_through_states(self) -> None:
+        run, given = fla("log_linear_attn.chunk_log_linear_attn"), [x[:, :150].requires_grad_() for x in self.long(1)]
+        _, state = run(*(x[:, :100] for x in given), output_final_state=True)
+        o, _ = run(*(x[:, 100:] for x in given), state)
+        expected = torch.autograd.grad(ours("log_linear_attn")(*given)[0][:, 100:].square().sum(), given)
+        same(torch.autograd.grad(o.square().sum(), given), expected)
+
+    def test_what_is_no_state_is_refused(self) -> None:
+        run, given = fla("log_linear_attn.chunk_log_linear_attn"), self.long(2)
+        with pytest.raises(TypeError, match="initial_state: expected a LogLinearAttentionState, got Tensor"):
+            run(*given, torch.zeros(2))
+        _, state = run(*(x[:1] for x in given), output_final_state=True)
+        with pytest.raises(ValueError, match="initial_state: expected states of 2 sequences, got 1"):
+            run(*given, state)
+        *others, scales = given
+        with pytest.raises(ValueError, match=r"level_scales: expected at least 10 levels of 5 chunks .*, got 9"):
+            run(*others, scales[..., :9], output_final_state=True)
 
 
 class TestSlotsOnACircle:

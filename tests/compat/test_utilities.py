@@ -71,12 +71,19 @@ def test_what_modeling_files_import_is_there(imports: str) -> None:
             "from fla.layers.utils import nothing",
             "fla.layers.utils has no nothing here: .*attention_mask or cu_seqlens",
         ),
-        ("from fla.models.utils import FLAGenerationMixin", "has no FLAGenerationMixin here: .*GenerationMixin"),
+        ("from fla.models.utils import nothing", "fla.models.utils has no nothing here: .*install transformers"),
     ],
 )
 def test_what_has_no_meaning_here_is_named(imports: str, instead: str) -> None:
     with pytest.raises(ImportError, match=instead):
         exec(imports, {})
+
+
+@pytest.mark.parametrize("module", ["fla.models.utils", "fla.models.generation_utils"])
+def test_generation_needs_transformers(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("generated.compat.model_utilities.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"has no FLAGenerationMixin here: .*; for others, install transformers"):
+        exec(f"from {module} import FLAGenerationMixin", {})
 
 
 def test_asking_for_what_is_not_there_is_no_error() -> None:

@@ -29,10 +29,10 @@ from flagen.kernel.passes import is_aligned
 from tests.kernel.bounds import WIDE, Bounds, verdict
 from tests.kernel.lemmas import ALIGNED_FOLLOW, CHUNKS_FOLLOW, LEMMAS
 from tests.kernel.scans import of, scans_in
-from tests.specs import LAYERS, OPERATORS
+from tests.specs import FRONT_ENDS, OPERATORS
 from tests.tiers import variants
 
-SPECS = {**OPERATORS, **LAYERS}
+SPECS = {**OPERATORS, **FRONT_ENDS}
 RECURRENT = ("gated_delta_product", "gsa", "linear_attn_normalized")
 """Those that mistakes are made in: they have segments, micro-steps, states of each token, and what only the first block
 stores."""

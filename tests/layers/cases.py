@@ -35,6 +35,7 @@ OF_48 = {"hidden_size": 48, "num_heads": 4}
 OF_40 = {"hidden_size": 40, "head_dim": 8, "num_heads": 3}
 SMALL = {"num_heads": 2, "head_dim": 8}
 PAIRS = {"num_heads": 2, "num_key_value_heads": 2}
+FOUR_HEADS = {"num_heads": 4, "head_dim": 16, "state_size": 8}
 
 LAYERS: dict[str, Layer] = {
     "linear_attention": Layer(
@@ -343,14 +344,14 @@ LAYERS: dict[str, Layer] = {
     "log_linear_mamba2": Layer(
         "LogLinearMamba2",
         configs(
-            {"head_dim": 16, "state_size": 8},
-            {"head_dim": 16, "state_size": 8, "n_groups": 2, "expand": 1, "use_conv_bias": True, "use_bias": False},
-            {"head_dim": 16, "state_size": 8, "rmsnorm": False, "D_has_hdim": True, "conv_kernel": 3},
-            {"head_dim": 16, "state_size": 8, "norm_before_gate": True, "norm_eps": 1e-3},
+            FOUR_HEADS,
+            {**FOUR_HEADS, "num_heads": 2, "n_groups": 2, "expand": 1, "use_conv_bias": True, "use_bias": False},
+            {**FOUR_HEADS, "rmsnorm": False, "D_has_hdim": True, "conv_kernel": 3},
+            {**FOUR_HEADS, "norm_before_gate": True, "norm_eps": 1e-3},
         ),
         (
-            {"hidden_size": 48, "head_dim": 8, "state_size": 5, "n_groups": 2},
-            {"hidden_size": 48, "head_dim": 8, "state_size": 5, "rmsnorm": False, "D_has_hdim": True},
+            {"hidden_size": 48, "num_heads": 12, "head_dim": 8, "state_size": 5, "n_groups": 2},
+            {"hidden_size": 48, "num_heads": 12, "head_dim": 8, "state_size": 5, "rmsnorm": False, "D_has_hdim": True},
         ),
     ),
     "mamba3_layer": Layer(

@@ -221,7 +221,7 @@ def pairs(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 class BasedLinearAttention(OutputAlone):
     def __init__(
         self,
-        hidden_size: int = 768,
+        hidden_size: int,
         feature_dim: int = 16,
         num_key_value_heads: int = 12,
         num_heads: int = 12,
@@ -242,7 +242,7 @@ class BasedLinearAttention(OutputAlone):
 class ReBasedLinearAttention(OutputAlone):
     def __init__(
         self,
-        hidden_size: int = 1024,
+        hidden_size: int,
         l_max: int = 2048,
         feature_dim: int = 16,
         num_key_value_heads: int = 16,
@@ -278,11 +278,11 @@ fla.layers.log_linear_mamba2.chunk_log_linear_attn = in_one_piece
 
 
 class LogLinearMamba2(Around):
-    """fla's, which refuses to run without a GPU; as many heads as there are unless told."""
+    """fla's, which refuses to run without a GPU."""
 
     def __init__(
         self,
-        num_heads: int | None = None,
+        num_heads: int,
         head_dim: int = 64,
         hidden_size: int = 2048,
         state_size: int = 128,
@@ -306,8 +306,7 @@ class LogLinearMamba2(Around):
         backend: str = "cuda",
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        heads = int(expand * hidden_size) // head_dim if num_heads is None else num_heads
-        super().__init__(fla.layers.log_linear_mamba2.LogLinearMamba2(**{**given, "num_heads": heads}))
+        super().__init__(fla.layers.log_linear_mamba2.LogLinearMamba2(**given))
         self.layer_idx = layer_idx
 
     def forward(

@@ -7,7 +7,7 @@ import torch
 
 from tests.numeric.problems import Shape, assert_close, evaluate, form, make, package
 from tests.numeric.references import REFERENCES
-from tests.specs import LAYERS
+from tests.specs import FRONT_ENDS
 from tests.tiers import tiered
 
 SHAPES = (
@@ -17,7 +17,7 @@ SHAPES = (
 )
 """Packed, with an empty sequence and value heads, and the same with more of each; and more than a chunk."""
 
-CASES = [(name, shape) for name in LAYERS for shape in SHAPES]
+CASES = [(name, shape) for name in FRONT_ENDS for shape in SHAPES]
 
 
 def with_form(kind: str) -> list[tuple[str, Shape]]:

@@ -31,6 +31,10 @@ CONFIGS = {
     "kda": [{**HEADS, "head_dim": 16}, {**HEADS, "head_dim": 16, "safe_gate": True, "lower_bound": -5.0}],
     "lightnet": [{"expand_ratio": 16, "gate_low_rank_dim": 8}],
     "linear_attn": [HEADS, {**HEADS, "feature_map": "hedgehog", "norm_q": True, "norm_k": True}],
+    "log_linear_mamba2": [
+        {"head_dim": 16, "state_size": 8},
+        {"head_dim": 32, "state_size": 8, "n_groups": 2, "use_bias": True, "tie_word_embeddings": True},
+    ],
     "mamba": [{}, {"state_size": 8, "use_bias": True}],
     "mamba2": [{"head_dim": 16, "state_size": 8, "chunk_size": 16}, {"head_dim": 16, "state_size": 8, "n_groups": 2}],
     "mamba3": [

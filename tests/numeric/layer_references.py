@@ -37,12 +37,9 @@ from tests.numeric.operator_references import (
     momentum_delta_rule,
     precond_gated_delta_rule,
     precond_kda,
-    rebased,
-    retention,
     rwkv6,
     rwkv7,
     simple_gla,
-    taylor,
 )
 from tests.numeric.recurrence import recurrence
 
@@ -70,26 +67,10 @@ def linear_attention(S, q, k, v, *, curve=0.0, line=1.0, norm_q=0.0, norm_k=0.0,
     return linear_attn.__wrapped__(S, q, k, v, scale=scale)
 
 
-@recurrence(states={"S0": "v", "z0": "", "S1": "k v", "z1": "k", "S2": "k k v", "z2": "k k"}, output="v")
-def based_linear_attention(S0, z0, S1, z1, S2, z2, q, k, v, *, scale=None, eps=1e-6):
-    states, values, weights = taylor(S0, z0, S1, z1, S2, z2, q, k, v, scale)
-    return states, values / (weights + eps)
-
-
-@recurrence(states={"S": "k k v", "z": "k k"}, output="v")
-def rebased_linear_attention(S, z, q, k, v, *, scale=None, eps=1e-5):
-    return rebased.__wrapped__(S, z, q, k, v, scale=scale, eps=eps)
-
-
 @recurrence(states={"S": "level_scales B x", "position": ""}, per_head="A_log dt_bias", output="x")
 def log_linear_mamba2(S, position, x, dt, B, C, level_scales, A_log, dt_bias):
     delta = softplus(dt + dt_bias)
     return log_linear_attn.__wrapped__(S, position, C, delta * B, x, -delta * exp(A_log), level_scales)
-
-
-@recurrence("k v")
-def multi_scale_retention(S, q, k, v, *, head, scale=None):
-    return retention.__wrapped__(S, q, k, v, head=head, scale=scale)
 
 
 @recurrence("k v")

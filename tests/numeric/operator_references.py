@@ -207,9 +207,9 @@ def taylor(S0, z0, S1, z1, S2, z2, q, k, v, scale):
 
 
 @recurrence(states={"S0": "v", "z0": "", "S1": "k v", "z1": "k", "S2": "k k v", "z2": "k k"}, output="v")
-def based(S0, z0, S1, z1, S2, z2, q, k, v, *, scale=None, normalize=1):
+def based(S0, z0, S1, z1, S2, z2, q, k, v, *, scale=None, normalize=1, eps=1e-6):
     states, values, weights = taylor(S0, z0, S1, z1, S2, z2, q, k, v, scale)
-    return states, values / (weights + 1e-6) if normalize else values
+    return states, values / (weights + eps) if normalize else values
 
 
 def _squares(S, z, q, k, v, alpha, scale):

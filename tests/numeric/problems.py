@@ -178,7 +178,6 @@ VARIANTS = {
     "mamba": _variant(ends={"dt": (0, 20), "A": (-30, 0)}, gates="dt A", dt=softplus, A=negative),
     # With the front ends of layers: additive and gated ones, then scans.
     "linear_attention": _variant({"curve": 1, "line": 0, "norm_q": 1, "norm_k": 1}),
-    "multi_scale_retention": _variant(),
     "gated_linear_attention": _variant({"normalizer": 2, "lowest": -0.8}),
     "simple_gated_linear_attention": _variant({"normalizer": 2}),
     "hgrn2_attention": _variant(floor=negative),
@@ -191,8 +190,6 @@ VARIANTS = {
     "griffin": _variant(Lambda=below, seen=uniform(0, 1)),
     "hgrn_attention": _variant(gates="f", floor=negative),
     "mamba_layer": _variant(gates="dt A_log"),
-    "based_linear_attention": _variant(z0=lambda x: 2 + x.square(), z1=lambda x: 0.1 * x, z2=gram),
-    "rebased_linear_attention": _variant({"eps": 1}, z=gram),
     # With the front ends of layers: deltas, then slots.
     "delta_net": _variant(),
     "gated_deltanet": _variant(dt_bias=below),

@@ -23,7 +23,7 @@ from tests.numeric.problems import (
     spec_of,
 )
 from tests.numeric.references import REFERENCES
-from tests.specs import LAYERS, OPERATORS
+from tests.specs import FRONT_ENDS, OPERATORS
 
 SHAPE = Shape(T=9, K=5, V=4, B=2, H=2, groups=2)
 PACKED = Shape(K=5, V=4, H=2, groups=2, lengths=(0, 4, 1, 5, 0))
@@ -57,10 +57,10 @@ def call(reference, problem: Problem, *args: Tensor, **keywords: object) -> dict
 
 
 def test_every_spec_has_a_reference_and_ranges():
-    assert {*OPERATORS, *LAYERS} == set(REFERENCES) == set(VARIANTS)
+    assert {*OPERATORS, *FRONT_ENDS} == set(REFERENCES) == set(VARIANTS)
 
 
-@pytest.mark.parametrize("name", [*OPERATORS, *LAYERS])
+@pytest.mark.parametrize("name", [*OPERATORS, *FRONT_ENDS])
 def test_reference_names_what_the_spec_declares(name):
     spec = spec_of(name)
     parameters = inspect.signature(inspect.unwrap(REFERENCES[name])).parameters

@@ -71,12 +71,13 @@ def test_a_valid_spec_loads_without_a_word(path: Path) -> None:
 def test_every_name_and_number_knows_where_it_stands(path: Path) -> None:
     """Also in folded, quoted and literal scalars, through aliases, after a byte order mark and with CRLF line ends."""
     spec = load_spec(path)
+    source = (spec.recurrence_of or spec).source
     kept = {state.name for state in spec.states if state.meaning}
     made = {first.name for first in spec.firsts}
     made |= {"full", "level", "into", "new"} if spec.levels is not None else set()
     written = ("prev(", "first(", "levels(")
     for node in (node for expr in every_expression(spec) for node in walk(expr)):
-        found = text_at(spec.source, node.span)
+        found = text_at(source, node.span)
         match node:
             case Name() | Number() | StateRead() if found.startswith(("first(", "levels(")):
                 assert made
@@ -91,10 +92,10 @@ def test_every_name_and_number_knows_where_it_stands(path: Path) -> None:
             case _:
                 assert found
     for entry in (*spec.states, *spec.inputs, *spec.params, *spec.derived):
-        found = text_at(spec.source, entry.span)
+        found = text_at(source, entry.span)
         assert found.startswith(written) if entry.name in kept else found == entry.name
     for assign in every_assignment(spec):
-        assert text_at(spec.source, assign.span).startswith(written if assign.target in kept | made else assign.target)
+        assert text_at(source, assign.span).startswith(written if assign.target in kept | made else assign.target)
 
 
 def test_the_language_pages_own_example() -> None:

@@ -20,7 +20,7 @@ from tests.kernel.mutants import Mutant, mutants
 from tests.kernel.numbering import Numbering
 from tests.margins import beyond
 from tests.numeric.problems import Problem, Shape, evaluate, form, make, package, rms_ratio
-from tests.specs import LAYERS, OPERATORS
+from tests.specs import FRONT_ENDS, OPERATORS
 from tests.vectorized.known import kernels_of
 from tests.vectorized.launches import launch, vectorized
 from tests.vectorized.printer import print_kernel
@@ -34,7 +34,7 @@ BOUND, OF_GRADIENTS = 1e-6, 5e-6
 
 CASES = [
     (kind, name)
-    for name in (*OPERATORS, *LAYERS)
+    for name in (*OPERATORS, *FRONT_ENDS)
     for kind in ("fused_recurrent", "chunk")
     if hasattr(package(name), f"{kind}_{name}")
 ]

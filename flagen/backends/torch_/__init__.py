@@ -8,7 +8,7 @@ from flagen.backends.protocol import Rendering
 from flagen.backends.stages import PACKAGE_OF_COLUMNS, PACKAGE_OF_MINI_BATCH, PACKAGE_OF_ROWS, inside, package_of
 from flagen.backends.torch_.arguments import arguments_file
 from flagen.backends.torch_.chunk import chunk_file
-from flagen.backends.torch_.module import module_file, package_file, stage_package_file
+from flagen.backends.torch_.module import layer_package_file, module_file, package_file, stage_package_file
 from flagen.backends.torch_.naive import naive_file
 from flagen.kernel import Programs
 from flagen.plan.chunk import ChunkPlan
@@ -24,6 +24,11 @@ class TorchBackend:
 
     def renderings(self, plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         return (arguments_file(plan), naive_file(plan), *_chunk(plan), _module(plan), package_file(plan))
+
+
+def layer_alone(plan: Plan) -> tuple[Rendering, ...]:
+    """The package of a layer around the operators of another."""
+    return (_module(plan), layer_package_file(plan))
 
 
 # What prints a form that few specs have is imported for them.

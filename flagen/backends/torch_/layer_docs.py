@@ -47,7 +47,7 @@ def class_doc(layer: Layer, spec: Spec) -> Iterator[str]:
 def argument(config: Config, optional: bool) -> str:
     """An argument of the constructor, with its type and default."""
     kind = "Any" if config.default is config.type is None else annotation(config.default, config.type, optional)
-    return f"{config.name}: {kind} = {literal(config.default)}"
+    return f"{config.name}: {kind}" + ("" if config.required else f" = {literal(config.default)}")
 
 
 def argument_doc(config: Config) -> Iterator[str]:

@@ -43,6 +43,12 @@ def package_file(plan: Plan) -> Rendering:
     return _package(plan, [*forms, ("module", spec.class_name)])
 
 
+def layer_package_file(plan: Plan) -> Rendering:
+    """`__init__.py` of a package that is a layer and nothing else."""
+    assert plan.spec.layer is not None, "there is a layer"
+    return _package(plan, [("layer", plan.spec.layer.class_name)])
+
+
 def stage_package_file(plan: Plan) -> Rendering:
     """`__init__.py` of a stage's package, which has the forms by chunks alone."""
     name = plan.spec.name

@@ -1,12 +1,17 @@
-"""The cache that models hand to their layers, under fla's name; generation is the model's own."""
+"""The cache that models hand to their layers, under fla's name, and generation, where transformers is installed."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from ..shared.cache import Cache as States
 
 __all__ = ["Cache", "FLACache"]
+
+_GENERATION = ("FLAGenerationMixin", "FLAUnsupportedCacheGenerationMixin")
+"""What is transformers' with a little more."""
 
 
 class Cache(States):
@@ -22,3 +27,9 @@ class Cache(States):
 
 
 FLACache = Cache
+
+
+def __getattr__(name: str) -> Any:
+    if name in _GENERATION and find_spec("transformers") is not None:
+        return getattr(import_module(".generation_utilities", __package__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,6 +36,7 @@ PLACES = {
     "fla.layers.utils": f"{HERE}.layer_utilities",
     "fla.models": f"{AROUND}.models",
     "fla.models.cache_utils": f"{HERE}.model_utilities",
+    "fla.models.generation_utils": f"{HERE}.model_utilities",
     "fla.models.utils": f"{HERE}.model_utilities",
     "fla.modules": f"{AROUND}.modules",
     "fla.modules.causal_conv1d": f"{AROUND}.modules.convolution",
@@ -68,7 +69,8 @@ INSTEAD = {
     "fla.utils": "it is for code that launches fla's own kernels; call operators as a whole, from fla.ops, or torch",
     "fla.ops.utils": "it is a part of fla's own kernels; call operators as a whole, from fla.ops, or torch",
     "fla.layers.utils": "layers here find tokens by themselves: hand them attention_mask or cu_seqlens",
-    "fla.models.utils": "models here generate by themselves; others do with transformers' GenerationMixin",
+    "fla.models.utils": "models here generate by themselves; for others, install transformers",
+    "fla.models.generation_utils": "models here generate by themselves; for others, install transformers",
 }
 """Modules of utilities, of which some have no meaning here: what to do instead."""
 

@@ -37,6 +37,24 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x)), handed
 
 
+class MixerBlock(nn.Module):
+    """A layer and a gated MLP, as `Block` has them, under the names and in the order of log-linear Mamba-2's models."""
+
+    def __init__(self, config: ModelConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.mixer_norm = norm_of(config)
+        self.mlp_norm = norm_of(config)
+        self.mixer = config.layer_class(**config.layer_arguments(layer_idx))
+        self.mlp = GatedMLP(config.hidden_size, config.hidden_ratio, config.intermediate_size, "swish")
+
+    def forward(self, x: Tensor, handed: Handed, **call: Any) -> tuple[Tensor, Handed]:
+        """As `Block`; the norms are in float32, whatever the dtype of the rest."""
+        dtype = next(self.mixer.parameters()).dtype
+        mixed, handed = mix(self.mixer, self.mixer_norm(x).to(dtype), handed, call)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x).to(dtype)), handed
+
+
 class BareBlock(nn.Module):
     """A layer behind an RMS norm and a residual, as Mamba's models have it."""
 
@@ -77,8 +95,9 @@ class RWKVBlock(nn.Module):
         return x + self.ffn(self.ffn_norm(x), call), handed
 
 
-BLOCKS: dict[str, type[Block] | type[BareBlock] | type[RWKVBlock]] = {
+BLOCKS: dict[str, type[Block] | type[MixerBlock] | type[BareBlock] | type[RWKVBlock]] = {
     "mlp": Block,
+    "mixer": MixerBlock,
     "none": BareBlock,
     "rwkv6": RWKVBlock,
     "rwkv7": RWKVBlock,
@@ -90,7 +109,7 @@ def norm_of(config: ModelConfig) -> RMSNorm | LayerNorm:
     match config.family.block:
         case "rwkv6" | "rwkv7":
             return LayerNorm(config.hidden_size, bias=config.norm_bias, eps=config.norm_eps)
-        case "none":
+        case "mixer" | "none":
             return RMSNorm(config.hidden_size, eps=config.norm_eps, dtype=torch.float32)
     return RMSNorm(config.hidden_size, eps=config.norm_eps)
 

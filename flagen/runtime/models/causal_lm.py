@@ -49,7 +49,7 @@ class Decoder(nn.Module):
         if config.lower_bounds_width is not None:
             self.lower_bounds = nn.Parameter(torch.zeros(config.num_hidden_layers, config.lower_bounds_width))
         self.layers = nn.ModuleList(block(config, index) for index in range(config.num_hidden_layers))
-        self.last_norm = "norm_f" if config.family.block == "none" else "norm"
+        self.last_norm = "norm_f" if config.family.as_mamba else "norm"
         self.add_module(self.last_norm, norm_of(config))
         self.gradient_checkpointing = False
 
@@ -107,7 +107,7 @@ class CausalLM(nn.Module):
         elif values:
             raise TypeError(f"{next(iter(values))}: a config is given; values go into it")
         self.config = config
-        self.base_name = "backbone" if config.family.block == "none" else "model"
+        self.base_name = "backbone" if config.family.as_mamba else "model"
         self.add_module(self.base_name, Decoder(config))
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.reset_parameters()

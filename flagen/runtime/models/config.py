@@ -98,7 +98,7 @@ class ModelConfig:
     @property
     def family_padding(self) -> int | None:
         """The row of the embeddings that has no gradient."""
-        return None if self.family.block == "none" else self.pad_token_id
+        return None if self.family.as_mamba else self.pad_token_id
 
     @property
     def lower_bounds_width(self) -> int | None:
@@ -122,9 +122,10 @@ class ModelConfig:
 
 
 def _arguments(layer: type) -> dict[str, Any]:
-    """The constructor's arguments but for the layer's index, with their defaults."""
+    """The constructor's arguments but for the layer's index, with their defaults; None for what has to be given."""
     parameters = inspect.signature(layer).parameters.values()
-    return {p.name: _plain(p.default) for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "layer_idx"}
+    known = (p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "layer_idx")
+    return {p.name: None if p.default is p.empty else _plain(p.default) for p in known}
 
 
 def _plain(value: Any) -> Any:

@@ -51,7 +51,8 @@ class Family:
     layer: the layer's class in `layers`.
     defaults: where they differ from COMMON or from the layer's own.
     names: arguments of the layer that the config calls otherwise.
-    block: what a block has beside the layer: a gated MLP, RWKV's channel mixing, or nothing.
+    block: what a block has beside the layer: a gated MLP, under one name for the layer or another, RWKV's channel
+        mixing, or nothing.
     lower_bounds: the width of a learned lower bound for each layer, if there are any.
     derived: values that follow from others.
     per_layer: arguments of the layer of which the config has one for each layer.
@@ -62,11 +63,16 @@ class Family:
     layer: str
     defaults: Values = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=lambda: {"mode": "attn_mode"})
-    block: Literal["mlp", "rwkv6", "rwkv7", "none"] = "mlp"
+    block: Literal["mlp", "mixer", "rwkv6", "rwkv7", "none"] = "mlp"
     lower_bounds: Callable[[Values], int] | None = None
     derived: Callable[[Values], Values] | None = None
     per_layer: tuple[str, ...] = ()
     ignored: frozenset[str] = frozenset()
+
+    @property
+    def as_mamba(self) -> bool:
+        """Whether the parts around its blocks are called, and made, as those of Mamba's models are."""
+        return self.block in ("mixer", "none")
 
 
 def _rwkv7(config: Values) -> Values:
@@ -98,6 +104,12 @@ def _mamba(config: Values) -> Values:
 
 def _mamba2(config: Values) -> Values:
     return {"num_heads": config["num_heads"] or int(config["expand"] * config["hidden_size"] / config["head_dim"])}
+
+
+def _log_linear_mamba2(config: Values) -> Values:
+    if config["residual_in_fp32"]:
+        raise ValueError("residual_in_fp32: expected False, got True; there is none in this family")
+    return _mamba2(config)
 
 
 _GATED = {"mode": "attn_mode", "gate_fn": "hidden_act"}
@@ -161,6 +173,14 @@ FAMILIES: tuple[Family, ...] = (
         block="rwkv7",
         derived=_rwkv7,
         per_layer=("value_dim",),
+    ),
+    Family(
+        "log_linear_mamba2",
+        "LogLinearMamba2",
+        {**_MAMBA, "use_bias": False, "use_conv_bias": True},
+        {},
+        block="mixer",
+        derived=_log_linear_mamba2,
     ),
     Family("mamba", "Mamba", _MAMBA, {"dt_init": "dt_init_scheme"}, block="none", derived=_mamba),
     Family("mamba2", "Mamba2", {**_MAMBA, "residual_in_fp32": True}, {}, block="none", derived=_mamba2),

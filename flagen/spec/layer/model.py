@@ -147,7 +147,8 @@ def walk(expr: Expr) -> Iterator[Expr]:
 @dataclass(frozen=True)
 class Config:
     """An argument of the constructor. `type` is what it is given, besides None where it `may_be_none`; without a word
-    in the spec it is the default's type, and None where the default says nothing of it."""
+    in the spec it is the default's type, and None where the default says nothing of it. Of one that is `required` the
+    default is an example, with which the layer is checked."""
 
     name: str
     default: Constant
@@ -156,6 +157,7 @@ class Config:
     one_of: tuple[Scalar, ...] = ()
     ignored: bool = False
     """Whether it is taken and has no effect."""
+    required: bool = False
     span: Span = field(default=NOWHERE, compare=False)
 
 
