@@ -151,7 +151,7 @@ class LevelRuns:
         state = torch.zeros(shape, dtype=self.args.dtype, device=self.args.device)
         if left:
             places = torch.tensor([run * levels + at for where, _ in left for run, at in where], device=state.device)
-            state = state.index_add(0, places, torch.cat([last for _, last in left]).to(state.dtype))
+            state.index_add_(0, places, torch.cat([last for _, last in left]).to(state.dtype))
         return torch.unflatten(state, 0, (-1, levels)).transpose(1, 2)
 
 

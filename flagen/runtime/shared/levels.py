@@ -156,8 +156,8 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def level_of(places: Tensor, others: Tensor, highest: int) -> Tensor:
     """The level of each of `others` for each of `places`, [places, others], at most `highest`."""
-    digits = torch.frexp((places[:, None] ^ others).float()).exponent  # How many binary digits a number has.
-    return digits.long().clamp(max=highest)
+    apart = places.int()[:, None] ^ others.int()
+    return torch.frexp(apart.float()).exponent.clamp(max=highest).long()  # How many binary digits a number has.
 
 
 def weighed(weights: Tensor, scales: Tensor, values: Tensor) -> Tensor:
