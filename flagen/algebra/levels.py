@@ -13,6 +13,10 @@ reads `A[i,j] x_i[l(i,j)] v_j`, whatever the recurrence erases and decays. Of tw
 as a power of two, every token of the right one sees all of the left one at one level: it reads the state that the left
 one has written, once, by Q of its own chunk and F of those between. The two are one block then, twice as long.
 
+From the first token of a sequence on, with no state before it, kernels need none of that above chunks. What there is of
+a level is one run of the whole state's recurrence: over the blocks of that many tokens, from no state, with the values
+of left halves alone. Tokens of right halves read them, whatever is erased and decayed on the way.
+
 Of a call that begins at any token, the first chunk is what is left of one. What is at a level before the call is read
 at that level, until a token takes it up: at the larger of its level and l(i, last token before the call).
 """

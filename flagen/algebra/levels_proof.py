@@ -2,11 +2,13 @@
 
 The recurrence of columns has a chunk form that is proved as that of any other spec. What is left is what
 `flagen.algebra.levels` says of chunks: that tokens and states are sums of columns, which pair is at which level, what a
-block of chunks hands on, and what becomes of levels that were there when the call began.
+block of chunks hands on, and what becomes of levels that were there when the call began; and that of a call from its
+sequence's first token a run over blocks reads all that there is of a level.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,28 +31,38 @@ Matrix = tuple[Vector, ...]
 
 
 def prove_levels(form: LevelForm, *, seed: int = 0) -> tuple[str, ...]:
-    """Prove that chunks, run on columns, are the recurrence; what was proved, a line.
+    """Prove that chunks, run on columns, are the recurrence, and so are runs over blocks; what was proved, a line each.
 
     Raises:
         InternalError: they are not, with the tensor that differs.
     """
-    name = form.spec.name
     for begun, levels in CASES:
-        for attempt in range(ATTEMPTS):
-            numbers = random.Random(f"{name} {begun} {levels} {seed + attempt}")
-            try:
-                difference = _Call(form, begun, levels, numbers).difference()
-            except ZeroDivisionError:  # an unlucky point: a denominator of the spec is 0 there
-                continue
-            if difference:
-                message = f"{name}: {difference} (begun at {begun}, seed {seed + attempt}); nothing was written."
-                raise InternalError(f"{message}\n{form.dump()}")
-            break
-        else:
-            raise InternalError(f"{name}: no random point without a zero denominator found")
+        _prove_at_a_point(form, _Call, begun, levels, seed)
+    for levels in (5, 2):
+        _prove_at_a_point(form, _Runs, 0, levels, seed)
     begins = ", ".join(f"{begun} with {levels} levels" for begun, levels in CASES)
-    where = f"{TOKENS} tokens in chunks of {SIZE}, begun at {begins}"
-    return (f"levels of {form.levels.state} by columns of chunks = recurrence: random rational points, {where}",)
+    where = f"random rational points, {TOKENS} tokens in chunks of {SIZE}, begun at"
+    state = form.levels.state
+    return (
+        f"levels of {state} by columns of chunks = recurrence: {where} {begins}",
+        f"levels of {state} by runs over blocks = recurrence: {where} 0 from no state with 5 levels, with 2 levels",
+    )
+
+
+def _prove_at_a_point(form: LevelForm, call: type[_Call], begun: int, levels: int, seed: int) -> None:
+    """Prove that a call is the recurrence at a random point where nothing is divided by zero."""
+    name = form.spec.name
+    for attempt in range(ATTEMPTS):
+        numbers = random.Random(f"{name} {begun} {levels} {seed + attempt}")
+        try:
+            difference = call(form, begun, levels, numbers).difference()
+        except ZeroDivisionError:  # an unlucky point: a denominator of the spec is 0 there
+            continue
+        if difference:
+            message = f"{name}: {difference} (begun at {begun}, seed {seed + attempt}); nothing was written."
+            raise InternalError(f"{message}\n{form.dump()}")
+        return
+    raise InternalError(f"{name}: no random point without a zero denominator found")
 
 
 def level_of(token: int, earlier: int, highest: int) -> int:
@@ -227,6 +239,45 @@ class _Call(Sample):
     @staticmethod
     def _zero(rows: int, columns: int) -> Matrix:
         return ((mpq(0),) * columns,) * rows
+
+
+class _Runs(_Call):
+    """A random call from no state, run by its chunks, and above them by blocks: of each level a run of the whole
+    state's recurrence, with the values of left halves alone."""
+
+    def __init__(self, form: LevelForm, begun: int, levels: int, numbers: random.Random) -> None:
+        super().__init__(form, begun, levels, numbers)
+        self.first = self._zeros((form.levels.dim, form.key, self.value))
+
+    def _run(self) -> None:
+        for number in range((TOKENS - 1) // SIZE + 1):
+            self._chunk(number)
+        for level in range(SIZE.bit_length(), (TOKENS - 1).bit_length() + 1):
+            for start in range(0, TOKENS, 1 << level):
+                self._block(level, range(start, min(start + (1 << level), TOKENS)))
+
+    def _block(self, level: int, tokens: range) -> None:
+        """A run over a block, of what its right half reads and its last token leaves at a level."""
+        whole = Setting(self.form.columns, self.sizes, self.constants, self.oracle)
+        (declared,) = self.form.columns.states
+        states: Tensors = {declared.name: self._zeros((self.form.key, self.value))}
+        at, half = min(level, self.highest), tokens.start + (1 << level - 1)
+        for token in tokens:
+            inputs = {decl.name: self.tokens[token][decl.name] for decl in self.form.columns.inputs}
+            if token >= half:
+                inputs[self.form.values] = self._zeros((self.value,))
+            output, states = whole.step(whole.token(inputs, []), states)
+            if token >= half:
+                self._read(token, at, tuple(output.data[(v,)].value for v in range(self.sizes[self.value])))
+        if half < tokens.stop == TOKENS:
+            left, dims = states[declared.name], (self.form.key, self.value)
+            places = [[(x, v) for v in range(self.sizes[self.value])] for x in range(self.sizes[self.form.key])]
+            matrix = tuple(tuple(left.at(dims, place).value for place in row) for row in places)
+            self.last[at] = _sum(self.last[at], matrix)
+
+    def _zeros(self, dims: tuple[str, ...]) -> Tensor:
+        points = itertools.product(*(range(self.sizes[dim]) for dim in dims))
+        return self._tensor(dims, dict.fromkeys(points, mpq(0)))
 
 
 def _elements(matrix: Matrix) -> Iterator[tuple[tuple[int, ...], mpq]]:

@@ -11,7 +11,7 @@ import pytest
 from flagen import algebra
 from flagen.algebra import levels_proof
 from flagen.algebra.levels import LevelForm
-from flagen.algebra.levels_proof import prove_levels
+from flagen.algebra.levels_proof import TOKENS, prove_levels
 from flagen.diagnostics import InternalError
 from flagen.spec import parse_spec
 from flagen.spec.model import Assign, Binary, Expr, Number, Spec, StateRead
@@ -44,10 +44,9 @@ def test_what_is_linear_in_its_columns_is_derived_and_proved(update):
     own = spec(update)
     derivation = algebra.derive(own)
     assert derivation.levels is not None and derivation.no_chunk_form is None
-    first, *others = algebra.prove(own, derivation).lines
-    assert first.startswith("levels of S by columns of chunks") and others[0].startswith(
-        "columns of a chunk: chunk form"
-    )
+    first, second, *others = algebra.prove(own, derivation).lines
+    assert first.startswith("levels of S by columns of chunks") and second.startswith("levels of S by runs over blocks")
+    assert others[0].startswith("columns of a chunk: chunk form")
 
 
 def test_levels_are_written_out_around_the_statements():
@@ -128,6 +127,21 @@ def test_other_blocks_are_refused(monkeypatch, method, change):
     monkeypatch.setattr(levels_proof._Call, method, change(getattr(levels_proof._Call, method)))
     with pytest.raises((InternalError, KeyError)):
         prove_levels(form_of(spec_of("log_linear_gated_delta_rule")))
+
+
+def test_other_runs_are_refused(monkeypatch):
+    form = form_of(spec_of("log_linear_gated_delta_rule"))
+    block = levels_proof._Runs._block
+    mistakes = {
+        "a level is read at another": lambda self, level, tokens: block(self, level - 1, tokens),
+        "blocks of other tokens": lambda self, level, tokens: block(self, level, range(tokens.start + 1, tokens.stop)),
+        "the last block is lost": lambda self, level, tokens: tokens.stop < TOKENS and block(self, level, tokens),
+    }
+    for what, wrong in mistakes.items():
+        monkeypatch.setattr(levels_proof._Runs, "_block", wrong)
+        with pytest.raises(InternalError, match="is not the recurrence's"):
+            prove_levels(form)
+            pytest.fail(what)
 
 
 NONE = {

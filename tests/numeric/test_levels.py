@@ -103,14 +103,59 @@ def test_positions_restart_with_each_sequence():
         assert rms_ratio(going_on, o) > 1e-2
 
 
+FROM_THE_FIRST = [
+    (Shape(T=37, K=16, V=8, M=8, B=2, groups=2), 7),
+    (Shape(T=64, K=16, V=8, M=8), 4),  # Whole blocks; the last level takes what there is.
+    (Shape(lengths=(5, 0, 16, 33, 0, 70), K=16, V=8, M=8), 8),
+    (Shape(T=1, K=16, V=8, M=8, B=2), 1),
+    (Shape(lengths=(0, 0), K=16, V=8, M=8), 3),
+]
+
+
+def from_the_first(name: str, shape: Shape, levels: int) -> Problem:
+    """A problem from no state with so many levels."""
+    begun = begun_at(name, shape, [0] * (len(shape.lengths or ()) or shape.B), levels)
+    return replace(begun, initial_state=None)
+
+
+@pytest.mark.parametrize("name", IN_LEVELS)
+def test_runs_over_blocks_are_the_recurrence(kernels, name):
+    for shape, levels in FROM_THE_FIRST:
+        problem = from_the_first(name, shape, levels)
+        expected = evaluate(form("naive_recurrent", name), problem)
+        for dtype, bound in ((torch.float32, 3e-6), (torch.bfloat16, 3e-2)):
+            found = evaluate(form("chunk", name), problem.to(dtype), chunk_size=16)
+            for key, x in expected.items():
+                assert rms_ratio(x, found[key], floor=1e-3) < bound, (shape, levels, dtype, key)
+
+
+RUNS = {
+    "blocks twice as long": ("_blocks", lambda old: lambda self, size: old(self, 2 * size)),
+    "the other half": ("_places", lambda old: property(lambda self: old.func(self) ^ 32)),
+    "no levels inside chunks": ("_inside", lambda old: lambda self: 0 * old(self)),
+}
+
+
+def test_mistakes_in_runs_show(kernels, monkeypatch):
+    runs, name = package("shared").level_runs.LevelRuns, "log_linear_attn"
+    problem = from_the_first(name, *FROM_THE_FIRST[1])
+    problem = problem.with_tensors(g=problem.tensors["g"] / 100)  # What is long ago is not forgotten.
+    expected = evaluate(form("naive_recurrent", name), problem)["o"]
+    for what, (method, change) in RUNS.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, method, change(vars(runs)[method]))
+            found = evaluate(form("chunk", name), problem.to(torch.float32), chunk_size=16)["o"]
+        assert rms_ratio(expected, found) > 1e-2, what
+
+
 MISTAKES = {
-    "levels by how long ago": ("_level", lambda old: lambda a, b, most: (a[:, None] - b).abs().clamp(max=most)),
-    "the last level is one too early": ("_level", lambda old: lambda a, b, most: old(a, b, max(most - 2, 0))),
+    "levels by how long ago": ("level_of", lambda old: lambda a, b, most: (a[:, None] - b).abs().clamp(max=most)),
+    "the last level is one too early": ("level_of", lambda old: lambda a, b, most: old(a, b, max(most - 2, 0))),
     "no block to the left": (
         "_in_pairs",
         lambda old: lambda numbers, blocks, missing: old(numbers, 0 * blocks, missing),
     ),
-    "chunks that begin with the call": ("_cut", lambda old: lambda first, tokens, size: old(0, tokens, size)),
+    "chunks that begin with the call": ("cut", lambda old: lambda first, tokens, size: old(0, tokens, size)),
 }
 
 

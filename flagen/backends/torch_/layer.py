@@ -31,12 +31,8 @@ def _context(plan: LayerPlan, spec: Spec) -> dict[str, object]:
     cached = list(forward.cached.values())
     return {
         "title": one_line(spec.title or spec.name),
-<<<<<<< HEAD
         "cited": cited(spec.paper),
-=======
-        "paper": one_line(spec.paper),
         "around": "this package" if spec.recurrence_of is None else f"`{spec.recurrence_of.name}`",
->>>>>>> wt-layers
         "class_name": layer.class_name,
         "doc": list(class_doc(layer, spec)),
         "base": ", ".join(f"{name}={name}" for name in BASE if name in {config.name for config in layer.config}),

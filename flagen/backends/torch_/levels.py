@@ -21,21 +21,23 @@ def level_file(plan: Plan, planned: LevelPlan) -> Rendering:
     )
     context = {
         **common_context(plan.spec, size),
-        **level_context(planned, f"naive_chunk_{planned.columns.spec.name}"),
+        **level_context(planned, f"naive_chunk_{planned.columns.spec.name}", "levels.rows", "levels.values({})"),
+        "about": f"{columns_in_words(planned)} of other chunks, by blocks of a power of two, each at one level for the "
+        "block behind it.",
         "notes": naive_chunk_notes(plan),
     }
     return Rendering("naive_chunk.py", "torch/levels.py.j2", context)
 
 
-def level_context(planned: LevelPlan, function: str) -> dict[str, object]:
-    """What the function of the whole has beside its signature: `function` is that of columns."""
+def level_context(planned: LevelPlan, function: str, rows: str, columns: str) -> dict[str, object]:
+    """What the function of the whole has beside its signature: `function` is that of columns, which takes `rows` of
+    inputs, and `columns` for the values."""
     form, spec = planned.form, planned.form.spec
     return {
         "package": PACKAGE_OF_COLUMNS,
         "function": function,
-        "about": about(planned),
         "defaults": list(defaults(Scope(spec), {param.name for param in planned.columns.spec.params})),
-        "arguments": list(_arguments(planned)),
+        "arguments": list(_arguments(planned, rows, columns)),
         "key": form.key,
         "values": form.values,
         "scales": form.scales,
@@ -44,19 +46,19 @@ def level_context(planned: LevelPlan, function: str) -> dict[str, object]:
     }
 
 
-def about(planned: LevelPlan) -> str:
-    """What is done, in words."""
+def columns_in_words(planned: LevelPlan) -> str:
+    """What is done with a chunk, in words, as the beginning of a sentence on other chunks."""
     form = planned.form
     return (
         f"A chunk is run on columns of `{form.levels.state}`: one for each of its tokens, with a `{form.values}` of "
         f"one, and one for each {form.key} of the state before it. What tokens read of one another is weighed by a "
-        f"table of levels; of other chunks, by blocks of a power of two, each at one level for the block behind it."
+        f"table of levels;"
     )
 
 
-def _arguments(planned: LevelPlan) -> Iterator[str]:
+def _arguments(planned: LevelPlan, rows: str, of_values: str) -> Iterator[str]:
     """The inputs as chunks have them, then the params."""
     columns, values = planned.columns.spec, planned.form.values
     for decl in columns.inputs:
-        yield f"levels.{'values' if decl.name == values else 'rows'}({decl.name})"
+        yield of_values.format(decl.name) if decl.name == values else f"{rows}({decl.name})"
     yield from params_as_given(columns)

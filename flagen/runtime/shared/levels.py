@@ -55,12 +55,12 @@ class Levels:
         begun = positions_of(args, count)
         ends = args.offsets or tuple(args.tokens * run for run in range(args.runs + 1))
         lengths = [stop - start for start, stop in pairwise(ends)]
-        cut = [list(_cut(first, length, size)) for first, length in zip(begun, lengths, strict=True)]
-        chunks = sum(map(len, cut))
-        if all(length == size for pieces in cut for length in pieces):
+        every = [list(cut(first, length, size)) for first, length in zip(begun, lengths, strict=True)]
+        chunks = sum(map(len, every))
+        if all(length == size for pieces in every for length in pieces):
             return cls(args, size, keys, begun, lengths, chunks, None, None)
-        offsets = torch.tensor([0, *accumulate(length for pieces in cut for length in pieces)], device=args.device)
-        before = accumulate((len(pieces) for pieces in cut), initial=0)
+        offsets = torch.tensor([0, *accumulate(length for pieces in every for length in pieces)], device=args.device)
+        before = accumulate((len(pieces) for pieces in every), initial=0)
         slots = [
             torch.arange(length) + first % size + done * size
             for first, length, done in zip(begun, lengths, before, strict=False)
@@ -105,11 +105,11 @@ class Levels:
             scales: what each level counts for each token, [B, T, HV, L].
             state: before the call, [N, HV, L, K, V]; None for zero.
         """
-        placed = [self._placed(x.to(self.args.dtype)) for x in (columns, values, scales)]
+        placed = [self.placed(x.to(self.args.dtype)) for x in (columns, values, scales)]
         reads, finals, chunks, runs = [], [], 0, 0
         for (first, tokens), alike in groupby(zip(self.begun, self.lengths, strict=True)):
             count = len(list(alike))
-            own = count * len(list(_cut(first, tokens, self.size)))
+            own = count * len(list(cut(first, tokens, self.size)))
             parts = (torch.unflatten(x[chunks : chunks + own], 0, (count, -1)) for x in (*placed, last))
             before = None if state is None else state[runs : runs + count]
             if tokens:
@@ -120,17 +120,22 @@ class Levels:
                 finals.append(self._untouched(before, count, scales, values))
             chunks, runs = chunks + own, runs + count
         o = _joined(reads) if reads else placed[1].flatten(0, 1)
-        o = o if self.slots is None else o[self.slots]
-        return o.reshape(self.args.batch, self.args.tokens, *o.shape[1:]), _joined(finals) if final else None
+        return self.tokens(o), _joined(finals) if final else None
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """What all places of chunks have, [n * C, ...] or [n, C, ...], as tokens have it, [B, T, ...]."""
+        x = x.flatten(0, x.dim() - 3)
+        x = x if self.slots is None else x[self.slots]
+        return x.reshape(self.args.batch, self.args.tokens, *x.shape[1:])
 
     def _untouched(self, state: Tensor | None, runs: int, scales: Tensor, values: Tensor) -> Tensor:
         """The state of sequences without a token."""
         if state is not None:
-            return state
+            return state.clone()
         shape = (runs, self.args.HV, scales.shape[-1], self.keys, values.shape[-1])
         return torch.zeros(shape, dtype=self.args.dtype, device=self.args.device)
 
-    def _placed(self, x: Tensor) -> Tensor:
+    def placed(self, x: Tensor) -> Tensor:
         """Rows [.., .., ...] of tokens at their places in chunks, [n, C, ...]; 0 where there is none."""
         if self.slots is None:
             return x.reshape(self.chunks, self.size, *x.shape[2:])
@@ -139,7 +144,7 @@ class Levels:
         return placed.reshape(self.chunks, self.size, *x.shape[2:])
 
 
-def _cut(first: int, tokens: int, size: int) -> Iterator[int]:
+def cut(first: int, tokens: int, size: int) -> Iterator[int]:
     """How many of a sequence's tokens are in each chunk."""
     edges = (first, *range(first - first % size + size, first + tokens, size), first + tokens)
     return (stop - start for start, stop in pairwise(edges)) if tokens else iter(())
@@ -149,10 +154,24 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _level(places: Tensor, others: Tensor, highest: int) -> Tensor:
+def level_of(places: Tensor, others: Tensor, highest: int) -> Tensor:
     """The level of each of `others` for each of `places`, [places, others], at most `highest`."""
-    digits = torch.frexp((places[:, None] ^ others).float()).exponent  # How many binary digits a number has.
-    return digits.long().clamp(max=highest)
+    apart = places.int()[:, None] ^ others.int()
+    return torch.frexp(apart.float()).exponent.clamp(max=highest).long()  # How many binary digits a number has.
+
+
+def weighed(weights: Tensor, scales: Tensor, values: Tensor) -> Tensor:
+    """What the places of chunks read of one another, [..., C, HV, V].
+
+    Args:
+        weights: what each reads of each other, whatever its level is, [..., C, HV, C].
+        scales: what each level counts for each place, [..., C, HV, L].
+        values: [..., C, HV, V].
+    """
+    places = torch.arange(values.shape[-3], device=values.device)
+    table = level_of(places, places, scales.shape[-1] - 1)
+    counts = scales.gather(-1, table[:, None, :].expand_as(weights))
+    return torch.einsum("...ihj,...jhv->...ihv", weights * counts, values)
 
 
 class _Call:
@@ -200,12 +219,11 @@ class _Call:
 
     def _inside(self) -> Tensor:
         """What tokens read of those of their own chunk; those of the last one are at several levels at its end."""
-        table = _level(self.places, self.places, self.highest)
-        counts = self.scales.gather(-1, table[:, None, :].expand_as(self.weights))
         if self.wants_final:
+            table = level_of(self.places, self.places, self.highest)
             at_end = functional.one_hot(table[self.end % self.size], self.highest + 1).to(self.left.dtype)
             self.final = torch.einsum("ghkj,jl,gjhv->ghlkv", self.left[:, -1], at_end, self.values[:, -1])
-        return torch.einsum("gnihj,gnjhv->gnihv", self.weights * counts, self.values)
+        return weighed(self.weights, self.scales, self.values)
 
     def _begun(self, state: Tensor, written: Tensor) -> Tensor:
         """The first chunk has begun before the call, or there was none: its tokens read the levels inside it. `written`
@@ -215,7 +233,7 @@ class _Call:
         if self.first == 0:
             table = torch.full_like(self.places[:, None] * levels, self.highest)
         else:
-            seen = _level(self.places, self.places[self.first % self.size - 1 :][:1], self.highest)
+            seen = level_of(self.places, self.places[self.first % self.size - 1 :][:1], self.highest)
             table = torch.maximum(seen, levels)
         counts = self.scales[:, 0].gather(-1, table[:, None, :].expand(*self.scales[:, 0].shape[:-1], -1))
         read = torch.einsum("gihl,gihk,ghlkv->gihv", counts, self.reader[:, 0], within)
