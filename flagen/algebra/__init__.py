@@ -315,6 +315,8 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
     from flagen.algebra.solved_proof import prove_solved
 
     of_operator = (f"operator of the system: {line}" for line in proved.lines)
-    of_read = (f"its read with keys of its own: {line}" for part in derivation.stages for line in prove(part.spec, part).lines)
+    of_read = (
+        f"its read with keys of its own: {line}" for part in derivation.stages for line in prove(part.spec, part).lines
+    )
     of_solution = prove_solved(derivation.solved, derivation.chunk_form, derivation.adjoint)
     return Proof((*of_operator, *of_read, *of_solution))

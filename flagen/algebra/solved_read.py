@@ -78,7 +78,10 @@ def system_read(solved: SolvedForm) -> SystemRead:
     here = StateRead(state.name, previous=False, dims=state.dims)
     decayed: Expr = here if step.decay is None else Binary("*", step.decay.factor, here)
     direction = sides.direction(nf.key)
-    update, read = Binary("+", decayed, Outer(k, v)), Contract(Transpose(here), Name(direction.name, "input", (nf.key,)))
+    update, read = (
+        Binary("+", decayed, Outer(k, v)),
+        Contract(Transpose(here), Name(direction.name, "input", (nf.key,))),
+    )
     used = _names(spec, (update,))
     inputs = tuple(sides.as_value(decl) for decl in spec.inputs if decl.name in used)
     return SystemRead(

@@ -94,7 +94,9 @@ class Solve(ForwardRows):
     def _right(self) -> Access:
         """The right side of each token, which the gradient of a solution may be as well: one for each value head."""
         of = self.read.right
-        array = Array(free_name("right_side", self._taken), ("token", "head"), of.dims, "argument", of.name, own_dtype=True)
+        array = Array(
+            free_name("right_side", self._taken), ("token", "head"), of.dims, "argument", of.name, own_dtype=True
+        )
         return self.rows_of(array, TOKEN)
 
     @property

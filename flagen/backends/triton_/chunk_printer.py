@@ -249,7 +249,7 @@ class ChunkPrinter(KernelPrinter):
                 yield f"for member in {self._range(loop, '', 'HV // H')}:"
                 yield from self._member(loop)
             case "iteration":
-                yield f"for iteration in range({ITERATIONS}):"
+                yield f"for _ in range({ITERATIONS}):"
                 yield from self._inside(loop.body)
             case "earlier":
                 yield "for earlier in range(first, start, TOKENS):"

@@ -57,7 +57,9 @@ class _Context:
 
     @property
     def _size(self) -> Parameter:
-        return Parameter("chunk_size", "int", str(self.solved.size), True, f"the most tokens per chunk: {sizes_in_words()}.")
+        return Parameter(
+            "chunk_size", "int", str(self.solved.size), True, f"the most tokens per chunk: {sizes_in_words()}."
+        )
 
     @property
     def _x(self) -> str:
@@ -187,7 +189,11 @@ class _Context:
             if name == parameter:
                 own = of_system.get(name.removesuffix("_ptr"))
                 if name not in arrays and own is not None:
-                    arrays[name] = "right_side" if own.of == self.read.right.name and own.name not in named else f"{own.of}.contiguous()"
+                    arrays[name] = (
+                        "right_side"
+                        if own.of == self.read.right.name and own.name not in named
+                        else f"{own.of}.contiguous()"
+                    )
                 found.append(arrays[name])
             elif name in ("H", "HV", *spec.dims):
                 found.append(f"{name}=args.{name}")
