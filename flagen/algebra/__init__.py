@@ -73,7 +73,9 @@ class Derivation:
     solved: SolvedForm | None = None
     """What the output is the solution of, if it is one: the forms beside it are those of its operator."""
     system_read: SystemRead | NoChunkForm | None = None
-    """What that system is solved by as kernels take it, of which the one stage is; or why they do not."""
+    """What that system is solved by as kernels take it, or why they do not."""
+    of_read: Derivation | None = None
+    """What was derived of that."""
     inference: Derivation | None = None
     """The stages of calls of which nobody asks for gradients, where these are others."""
 
@@ -180,7 +182,7 @@ def _of_solutions(spec: Spec) -> Derivation:
         read = system_read(solved)
     except OutsideNormalForm as outside:
         return replace(derived, system_read=NoChunkForm(outside.reason, outside.span))
-    return replace(derived, system_read=read, stages=(_derived(read.spec),))
+    return replace(derived, system_read=read, of_read=_derived(read.spec))
 
 
 def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
@@ -315,8 +317,8 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
     from flagen.algebra.solved_proof import prove_solved
 
     of_operator = (f"operator of the system: {line}" for line in proved.lines)
-    of_read = (
-        f"its read with keys of its own: {line}" for part in derivation.stages for line in prove(part.spec, part).lines
-    )
+    read = derivation.of_read
+    lines = () if read is None else prove(read.spec, read).lines
+    of_read = (f"its read with keys of its own: {line}" for line in lines)
     of_solution = prove_solved(derivation.solved, derivation.chunk_form, derivation.adjoint)
     return Proof((*of_operator, *of_read, *of_solution))

@@ -148,8 +148,7 @@ class Access:
 
 def access(array: Array, *, loop: int = 0) -> Access:
     """The row of `array` where the program stands."""
-    at = tuple(Index(space, loop if space == "loop" else None) for space in array.spaces)
-    return Access(array, at, array.dims)
+    return Access(array, tuple(Index(space, loop if space == "loop" else None) for space in array.spaces), array.dims)
 
 
 def access_rows(array: Array, ago: int = 0) -> Access:
@@ -467,9 +466,7 @@ def _without_routines(body: Iterable[Statement]) -> Iterator[Statement]:
                 yield replace(statement, body=without_routines(inner))
             case If(_, then, otherwise):
                 yield replace(statement, then=without_routines(then), otherwise=without_routines(otherwise))
-            case Apply():
-                pass
-            case _:
+            case _ if not isinstance(statement, Apply):
                 yield statement
 
 

@@ -1,5 +1,5 @@
-"""Lowers the kernels that solve a system for every token: a walk that leaves the matrix before each chunk, then steps of
-conjugate gradients for all tokens of a chunk at once.
+"""Lowers the kernels that solve a system for every token: a walk that leaves the matrix before each chunk, then steps
+of conjugate gradients for all tokens of a chunk at once.
 
 What a step reads is what a chunk form reads: of the matrix before the chunk, decayed, and of the chunk's own rows by
 scores. A program has all of a chunk, and x, the residual and the direction of each of its tokens, until it is done.
@@ -33,7 +33,7 @@ from flagen.kernel.passes import live, with_arrays
 from flagen.kernel.recurrent import array_of
 from flagen.kernel.rows import ITERATIONS, PACKING, ZERO, local, rounded, times
 from flagen.kernel.state_walk import Form
-from flagen.plan.free_names import final_of, free_name, initial_of
+from flagen.plan.free_names import free_name
 from flagen.plan.kernel_names import kernel_name
 from flagen.plan.rows import TOKEN, WRITTEN
 from flagen.plan.schedule import OUTPUT, declared_names
@@ -72,7 +72,7 @@ class Solve(ForwardRows):
         self.vectors: Dims = (TOKEN, self.value)
 
     def kernel(self) -> Kernel:
-        own = (self._right.array.name, self._shift.array.name)
+        own = (self.right.array.name, self._shift.array.name)
         left = ("states", OUTPUT)
         order = (*own, *(array.name for array in PACKING), *left)
         body = live((Operands(self._states.array), *self._body()), ())
@@ -91,7 +91,7 @@ class Solve(ForwardRows):
         return {kernel_name(name) for name in declared_names(self.plan.spec)}
 
     @property
-    def _right(self) -> Access:
+    def right(self) -> Access:
         """The right side of each token, which the gradient of a solution may be as well: one for each value head."""
         of = self.read.right
         array = Array(
@@ -112,7 +112,7 @@ class Solve(ForwardRows):
         if self.plan.row_decay is not None:
             yield from (*self.decays(), *self.factors(), Let("decay", self.between("q")))
         yield from (self._weights(), Load("S_operand", self._states, wide=False))
-        yield from (Load("right_side", self._right, wide=True), Load("shift", self._shift, wide=True), Note())
+        yield from (Load("right_side", self.right, wide=True), Load("shift", self._shift, wide=True), Note())
         yield from self._start()
         yield Loop("iteration", tuple(self._step()))
         yield Note()
@@ -186,9 +186,3 @@ class Solve(ForwardRows):
     @property
     def _sorted_shift(self) -> Dims:
         return self.sorted(self._shift.dims)
-
-
-def order_of_states(plan: SolutionRows) -> tuple[str, str]:
-    """What the states are called that the walk starts from and ends with."""
-    (state,) = plan.walk.spec.states
-    return initial_of(plan.walk.spec, state), final_of(plan.walk.spec, state)

@@ -102,10 +102,11 @@ def _plan_solution(derivation: Derivation) -> tuple[SolvedPlan | Unavailable, So
     if isinstance(derivation.system_read, NoChunkForm):
         none = Unavailable(derivation.system_read.reason, derivation.system_read.span)
         return none, none
-    assert derivation.system_read is not None
-    (of_read,) = derivation.stages
+    read, of_read = derivation.system_read, derivation.of_read
+    assert read is not None
+    assert of_read is not None
     try:
-        kernels = SolvedPlan(plan_solution(derivation.system_read), make_plan(of_read.spec, of_read))
+        kernels = SolvedPlan(plan_solution(read), make_plan(read.spec, of_read))
     except NoKernel as missing:
         none = Unavailable(missing.reason, missing.span)
         return none, none

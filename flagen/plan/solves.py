@@ -1,8 +1,8 @@
 """The plan of `chunk_<name>` where the output is the solution of a system: a walk that leaves the matrix before each
 chunk, then conjugate gradients for the tokens of all chunks at once, each step a read of the chunk.
 
-Decided here: the rows of the read, once for a walk that has blocks of the values, and once for a program that has all of
-a chunk's keys and values, so that a vector over the one is a vector over the other.
+Decided here: the rows of the read, once for a walk that has blocks of the values, and once for a program that has all
+of a chunk's keys and values, so that a vector over the one is a vector over the other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The contexts of the files of a stage that solves a system with kernels: its launches, its operator and its gradients."""
+"""The contexts of the files of a stage that solves a system: kernels, their launches, the operator, its gradients."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from flagen.backends.triton_.device import OF_CHUNKS
 from flagen.backends.triton_.kernel import Docs, function_context, tensor_names
 from flagen.backends.triton_.launched import Launched
 from flagen.backends.triton_.tiling_printer import tiling_context
-from flagen.kernel.ir import Program
+from flagen.kernel.ir import Array, Kernel, Program
 from flagen.kernel.rows import ITERATIONS
+from flagen.kernel.solves import Solve
 from flagen.plan.chunk_families import SIZES, sizes_in_words
 from flagen.plan.free_names import asked_name, final_of, free_name, initial_of
 from flagen.plan.kernel_names import kernel_name
@@ -99,8 +100,8 @@ class _Context:
         whole = f"whole {matrix}" if self.rows.row_decay is not None else matrix
         owned = (
             f"A program owns BLOCK_{value} indices of {value} of {matrix} of one head of one sequence, transposed: "
-            f"[{value}, {key}]. What a row is written by is in w, decay to the chunk's end and all. Each token of a head "
-            f"reads {value} + {key} elements beside its numbers; each chunk writes {value}*{key}, in float32."
+            f"[{value}, {key}]. w is what multiplies the square of a key, decay to the chunk's end and all. Each token "
+            f"of a head reads {value} + {key} elements and its numbers; each chunk writes {value}*{key}, in float32."
         )
         return Docs(_WALK, [f"{matrix} = {whole} + (w k)^T k"], (owned,))
 
@@ -116,10 +117,10 @@ class _Context:
             "p = r' + (r'.r' / r.r) p",
         ]
         owned = (
-            f"A program has all of a chunk of one head, and {matrix} before it as [{value}, {key}]; w is what multiplies "
-            f"the square of a key. A token whose residual is nothing beside its right side, which is scaled to a sum of 1, "
-            f"takes no more steps. Each token of a head reads {value} elements of its right side and {value} + {key} of "
-            f"its keys, and writes {value}; each chunk reads {value}*{key} elements of {matrix}, once for all steps."
+            f"A program has all of a chunk of one head, and {matrix} before it, as [{value}, {key}]; w is what "
+            "multiplies the square of a key. Right sides are scaled to a sum of 1, and a token whose residual is nothing"
+            f" beside that takes no more steps. Each token of a head reads {value} elements of its right side and "
+            f"{value} + {key} of its keys, and writes {value}; each chunk reads {value}*{key} of {matrix}, once."
         )
         return Docs(_SOLVE, lines, (owned,), _STEP)
 
@@ -164,13 +165,24 @@ class _Context:
 
     def _arguments(self, kernel: str) -> list[str]:
         """The arguments of a launch but for the tiles."""
-        spec, read = self.spec, self.read.spec
-        named = {
-            kernel_name(name): called for (name, _), (called, _) in zip(self._given(), self._prepared(), strict=True)
-        }
+        data = self.program.kernel(kernel)
+        arrays = {**self._shared_arrays(), **{f"{a.name}_ptr": self._of_system(a) for a in self._own_arrays(data)}}
+        found = []
+        for parameter in ChunkPrinter(data).parameters():
+            name = parameter.removesuffix(": tl.constexpr")
+            if name == parameter:
+                found.append(arrays[name])
+            elif name in ("H", "HV", *self.spec.dims):
+                found.append(f"{name}=args.{name}")
+        return found
+
+    def _shared_arrays(self) -> dict[str, str]:
+        """What launches call the tensors of the read, and what both of them have, by the parameters of kernels."""
+        read = self.read.spec
         (state,) = read.states
-        arrays = {
-            **{f"{name}_ptr": called for name, called in named.items()},
+        rows = (called for called, _ in self._prepared())
+        return {
+            **{f"{kernel_name(name)}_ptr": called for (name, _), called in zip(self._given(), rows, strict=True)},
             f"{initial_of(read, state)}_ptr": START,
             f"{final_of(read, state)}_ptr": "final",
             "cu_seqlens_ptr": PACKED,
@@ -181,23 +193,16 @@ class _Context:
             ITERATIONS: ITERATIONS,
             "T": "args.tokens",
         }
-        data = self.program.kernel(kernel)
-        of_system = {array.name: array for array in data.arrays}
-        found = []
-        for parameter in ChunkPrinter(data).parameters():
-            name = parameter.removesuffix(": tl.constexpr")
-            if name == parameter:
-                own = of_system.get(name.removesuffix("_ptr"))
-                if name not in arrays and own is not None:
-                    arrays[name] = (
-                        "right_side"
-                        if own.of == self.read.right.name and own.name not in named
-                        else f"{own.of}.contiguous()"
-                    )
-                found.append(arrays[name])
-            elif name in ("H", "HV", *spec.dims):
-                found.append(f"{name}=args.{name}")
-        return found
+
+    def _own_arrays(self, kernel: Kernel) -> Iterator[Array]:
+        """Arguments of a kernel that are none of the read: a right side, and what is on the diagonal."""
+        known = {kernel_name(name) for name, _ in self._given()}
+        states = {state.name for state in self.read.spec.states}
+        yield from (a for a in kernel.arrays if a.life == "argument" and a.name not in known and a.of not in states)
+
+    def _of_system(self, array: Array) -> str:
+        right = Solve(self.solved.rows).right.array
+        return "right_side" if array.name == right.name else f"{array.of}.contiguous()"
 
     # ------------------------------------------------------------------------------------------------------------ call
 
@@ -229,8 +234,8 @@ class _Context:
         return (
             "Matrix products are of float32, for inputs of 16 bits of their first digits alone (tf32), and the rest is "
             f"float32 as well. {gradients} `naive_chunk_{name}` runs in their place {where}for float64, for sizes of "
-            f"{listed(dict.fromkeys((self.rows.value, self.rows.key)))} above 128, or 64 before Hopper, and for tensors "
-            "that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1)."
+            f"{listed(dict.fromkeys((self.rows.value, self.rows.key)))} above 128, or 64 before Hopper, and for "
+            "tensors that are not on a GPU, unless Triton's interpreter is on (TRITON_INTERPRET=1)."
         )
 
     # ------------------------------------------------------------------------------------------------------- gradients
