@@ -26,6 +26,7 @@ from flagen.spec.model import (
     Assign,
     Binary,
     Contract,
+    Dims,
     Expr,
     Input,
     Interval,
@@ -51,6 +52,7 @@ class SystemRead:
     spec: the read; direction: the input that it reads by.
     sources: which input of the system each of its inputs is, but for the direction.
     right, shift: what the system names as its right side and on the diagonal.
+    output: what the solution lies over: the matrix's second dim, or its first by another name.
     """
 
     spec: Spec
@@ -58,6 +60,7 @@ class SystemRead:
     sources: Mapping[str, Input]
     right: Input
     shift: Input | Param
+    output: Dims
 
 
 def system_read(solved: SolvedForm) -> SystemRead:
@@ -99,6 +102,7 @@ def system_read(solved: SolvedForm) -> SystemRead:
         sides.sources | {decl.name: decl for decl in spec.inputs if decl.name in used},
         right,
         shift,
+        spec.output_dims,
     )
 
 
@@ -150,15 +154,25 @@ class _Sides:
         return Input(name, (key,), self._heads, "token", Interval(), "what is read by", wide=True)
 
     def keys(self, expr: Expr) -> Expr:
-        """`expr` over the keys, with an input of its own for what it renames."""
+        """`expr` over the keys, with an input of its own for each vector that it renames."""
         match expr:
-            case Over(Name(name, "input"), _, target):
-                return Name(self._alias(name, target), "input", (target,), expr.span)
+            case Over(value, _, target):
+                return self._renamed(value, target, expr)
             case Name(_, "input" | "param" | "derived", ()) | Number():
                 return expr
             case Binary() | Negate():
                 return map_children(expr, self.keys)
         raise OutsideNormalForm(f"`{to_source(expr)}` is no input, nor one times numbers", expr.span)
+
+    def _renamed(self, expr: Expr, key: str, whole: Expr) -> Expr:
+        match expr:
+            case Name(name, "input", (_,)):
+                return Name(self._alias(name, key), "input", (key,), expr.span)
+            case Name(_, "input" | "param" | "derived", ()) | Number():
+                return expr
+            case Binary() | Negate():
+                return map_children(expr, lambda child: self._renamed(child, key, whole))
+        raise OutsideNormalForm(f"`{to_source(whole)}` is no input, nor one times numbers", whole.span)
 
     def values(self, expr: Expr) -> Expr:
         """`expr`, whose vectors are those of the values."""

@@ -236,7 +236,7 @@ class Executable:
             case "micro_step":
                 turns = range(next(iter(self.sizes.steps.values())))
             case "iteration":
-                return range(max(self.sizes.dims.values()) + 1)  # Exact by then, and the last one takes no step.
+                return range(max(self.sizes.dims.values()) + 2)  # The last two find that nothing is left.
         return reversed(turns) if loop.reverse else turns
 
     # ------------------------------------------------------------------------------------------------------ statements

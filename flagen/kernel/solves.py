@@ -116,9 +116,10 @@ class Solve(ForwardRows):
         yield from self._start()
         yield Loop("iteration", tuple(self._step()))
         yield Note()
-        target = Array(OUTPUT, ("token", "head"), (self.value,), "result", OUTPUT, own_dtype=True)
+        target = Array(OUTPUT, ("token", "head"), self.read.output, "result", OUTPUT, own_dtype=True)
         value = times(self._of_tokens("solution"), local("right_size", (TOKEN,)))
-        yield from (Let(OUTPUT, value), Store(self.rows_of(target, TOKEN), self._of_tokens(OUTPUT)))
+        put = Along(self._of_tokens(OUTPUT), (TOKEN, *self.read.output))
+        yield from (Let(OUTPUT, value), Store(self.rows_of(target, TOKEN), put))
 
     def _of_tokens(self, name: str) -> Tile:
         return local(name, self.vectors)

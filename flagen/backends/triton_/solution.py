@@ -117,10 +117,10 @@ class _Context:
             "p = r' + (r'.r' / r.r) p",
         ]
         owned = (
-            f"A program has all of a chunk of one head, and {matrix} before it, as [{value}, {key}]; w is what "
-            "multiplies the square of a key. Right sides are scaled to a sum of 1, and a token whose residual is nothing"
-            f" beside that takes no more steps. Each token of a head reads {value} elements of its right side and "
-            f"{value} + {key} of its keys, and writes {value}; each chunk reads {value}*{key} of {matrix}, once."
+            f"A program has all of a chunk of one head, and {matrix} before it, as [{value}, {key}]; w "
+            "is what multiplies the square of a key. Right sides are scaled to a sum of 1, and a token whose residual "
+            f"is nothing beside that takes no more steps. Each token of a head reads {value} elements of its right side"
+            f" and {value} + {key} of its keys, and writes {value}; each chunk reads {value}*{key} of {matrix}, once."
         )
         return Docs(_SOLVE, lines, (owned,), _STEP)
 
