@@ -318,7 +318,7 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
 
     of_operator = (f"operator of the system: {line}" for line in proved.lines)
     read = derivation.of_read
-    lines = () if read is None else prove(read.spec, read).lines
-    of_read = (f"its read with keys of its own: {line}" for line in lines)
+    proved_of_read = () if read is None else prove(read.spec, read).lines
+    of_read = (f"its read with keys of its own: {line}" for line in proved_of_read)
     of_solution = prove_solved(derivation.solved, derivation.chunk_form, derivation.adjoint)
     return Proof((*of_operator, *of_read, *of_solution))
