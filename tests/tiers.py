@@ -40,6 +40,7 @@ INTERPRETED = (
     "comba",
     "lightning_attn",
     "mamba3_mimo",
+    "mesa_net",
     "mlstm",
     "momentum_delta_rule",
     "power_attn",

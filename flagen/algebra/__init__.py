@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flagen.algebra.mini_batches import MiniBatchForm
     from flagen.algebra.ranks import RankForm
     from flagen.algebra.solved import SolvedForm
+    from flagen.algebra.solved_read import SystemRead
 
 __all__ = [
     "Adjoint",
@@ -71,6 +72,10 @@ class Derivation:
     """The rows of a token, where some have a dim of their own; the recurrence of these is the one stage."""
     solved: SolvedForm | None = None
     """What the output is the solution of, if it is one: the forms beside it are those of its operator."""
+    system_read: SystemRead | NoChunkForm | None = None
+    """What that system is solved by as kernels take it, or why they do not."""
+    of_read: Derivation | None = None
+    """What was derived of that."""
     inference: Derivation | None = None
     """The stages of calls of which nobody asks for gradients, where these are others."""
 
@@ -163,6 +168,7 @@ def _of_solutions(spec: Spec) -> Derivation:
     """What is derived from a spec that solves systems with its states: of one whose output is a solution, and nothing
     else, the forms of the system's operator; else stages, of which some are such specs."""
     from flagen.algebra.solved import is_solution, solved_form
+    from flagen.algebra.solved_read import system_read
 
     if not is_solution(spec):
         return _staged(spec)
@@ -171,7 +177,12 @@ def _of_solutions(spec: Spec) -> Derivation:
     except OutsideNormalForm as outside:
         return Derivation(spec, None, None, None, NoChunkForm(outside.reason, outside.span))
     chunk = chunk_form(solved.operator)
-    return Derivation(spec, solved.operator, chunk, adjoint(chunk), None, solved=solved)
+    derived = Derivation(spec, solved.operator, chunk, adjoint(chunk), None, solved=solved)
+    try:
+        read = system_read(solved)
+    except OutsideNormalForm as outside:
+        return replace(derived, system_read=NoChunkForm(outside.reason, outside.span))
+    return replace(derived, system_read=read, of_read=_derived(read.spec))
 
 
 def _scanned(spec: Spec, outside: NoChunkForm) -> Derivation:
@@ -306,4 +317,8 @@ def prove(spec: Spec, derivation: Derivation) -> Proof:
     from flagen.algebra.solved_proof import prove_solved
 
     of_operator = (f"operator of the system: {line}" for line in proved.lines)
-    return Proof((*of_operator, *prove_solved(derivation.solved, derivation.chunk_form, derivation.adjoint)))
+    read = derivation.of_read
+    proved_of_read = () if read is None else prove(read.spec, read).lines
+    of_read = (f"its read with keys of its own: {line}" for line in proved_of_read)
+    of_solution = prove_solved(derivation.solved, derivation.chunk_form, derivation.adjoint)
+    return Proof((*of_operator, *of_read, *of_solution))

@@ -19,6 +19,10 @@ PACKAGE_OF_ROWS = "rows"
 """The package of the recurrence of the rows of tokens, inside that of the spec."""
 
 
+PACKAGE_OF_READ = "read"
+"""The package of the read that a system is solved by, inside that of the stage that solves it."""
+
+
 def package_of(stage: PlannedStage, name: str) -> str:
     """The package of a stage of the spec `name`, inside that of the spec."""
     return f"stage{stage.spec.name.removeprefix(name)}"

@@ -16,8 +16,9 @@ from flagen.kernel.right_backward import right_chunk_backward
 from flagen.kernel.scalar_backward import scalar_chunk_backward
 from flagen.kernel.scan import scan_backward, scan_forward
 from flagen.kernel.segments import segment_backward
+from flagen.kernel.solves import solution_chunk
 from flagen.kernel.window import window_backward, window_forward
-from flagen.plan import LevelPlan, Plan, RankPlan, StagedPlan, Unavailable
+from flagen.plan import LevelPlan, Plan, RankPlan, SolvedPlan, StagedPlan, Unavailable
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
@@ -74,6 +75,8 @@ def _plans_within(plan: Plan) -> tuple[Plan, ...]:
             return (columns,)
         case RankPlan(_, within):
             return (within,)
+        case SolvedPlan(read=read):
+            return (read,)
     return ()
 
 
@@ -100,6 +103,8 @@ def _by_chunks(plan: Plan) -> tuple[Program | None, Program | None]:
         if kernel.is_window:
             return _checked(window_forward(kernel), plan.spec), _checked(window_backward(backward), plan.spec)
         return _checked(scan_forward(kernel, backward), plan.spec), _checked(scan_backward(backward), plan.spec)
+    if isinstance(kernel, SolvedPlan):
+        return _checked(solution_chunk(kernel.rows, plan.spec.name), plan.spec), None
     forward, back, spec = _over_rows(plan), _of_rows_back(plan), plan.derivation.spec
     return forward and _checked(forward, spec), back and _checked(back, spec)
 

@@ -23,7 +23,22 @@ from flagen.kernel.recurrent import array_of
 from flagen.kernel.registers import Data
 from flagen.kernel.settings import Setting
 from flagen.kernel.sizes import Sizes
-from flagen.spec.model import Binary, Dims, Expr, Input, Interval, Name, Number, Param, Repeat, Spec, State, walk
+from flagen.spec.model import (
+    Binary,
+    Dims,
+    Expr,
+    Input,
+    Interval,
+    Name,
+    Number,
+    Param,
+    Repeat,
+    Solution,
+    Spec,
+    State,
+    StateRead,
+    walk,
+)
 from flagen.spec.ranges import interval_of
 
 At = Mapping[Space, int]
@@ -65,6 +80,9 @@ class Call:
         self._rows = {name: rows_of(decl) for name, decl in self.declared.items()}
         self._values: dict[tuple[object, ...], tuple[mpq, mpq]] = {}
         self._weights: dict[tuple[object, ...], mpq] = {}
+        self._vectors: dict[tuple[str, int, int], dict[tuple[int, ...], mpq]] = {}
+        matrices = (node.matrix for node in expressions(spec) if isinstance(node, Solution))
+        self.solved = {matrix.name for matrix in matrices if isinstance(matrix, StateRead)}
         self.machine = Machine(sizes, self.functions, self.numbers)
         self.nothing: Data = []
         self._arrays: dict[Array, Data] = {}
@@ -81,10 +99,24 @@ class Call:
         """An element of an argument, and that of its direction; `index` is over the dims of its declaration."""
         key = (name, *[at[space] for space in self._rows[name]], *index)
         if key not in self._values:
-            left = self.left.get(name)
-            value = self._random(self.declared[name]) if left is None else self._counted(left, at["sequence"])
-            self._values[key] = (value, self.functions.rational())
+            self._values[key] = (self._value(name, at, index), self.functions.rational())
         return self._values[key]
+
+    def _value(self, name: str, at: At, index: tuple[int, ...]) -> mpq:
+        """An element of an argument, at random unless something is known of it."""
+        if name in self.left:
+            return self._counted(self.left[name], at["sequence"])
+        return self._of_squares(name, at, index) if name in self.solved else self._random(self.declared[name])
+
+    def _of_squares(self, name: str, at: At, index: tuple[int, ...]) -> mpq:
+        """An element of a matrix that systems are solved with: it is a sum of squares of vectors."""
+        rows, columns = index
+        size = self.sizes.dims[self.declared[name].dims[0]]
+        vectors = self._vectors.setdefault((name, at["sequence"], at["head"]), {})
+        for place in itertools.product(range(size), repeat=2):
+            if place not in vectors:
+                vectors[place] = self.functions.rational()
+        return sum((vectors[rows, square] * vectors[columns, square] for square in range(size)), mpq(0))
 
     def _counted(self, left: tuple[int, ...], sequence: int) -> mpq:
         """How many tokens there were before a sequence, all but so many of those of two mini-batches."""

@@ -235,6 +235,8 @@ class Executable:
                 turns = range(0) if left_out else self._span()
             case "micro_step":
                 turns = range(next(iter(self.sizes.steps.values())))
+            case "iteration":
+                return range(max(self.sizes.dims.values()) + 2)  # The last two find that nothing is left.
         return reversed(turns) if loop.reverse else turns
 
     # ------------------------------------------------------------------------------------------------------ statements
@@ -397,10 +399,9 @@ class Executable:
     # ---------------------------------------------------------------------------------------------------------- memory
 
     def _array(self, name: str) -> Data:
-        found = self.arrays.get(name)
-        if found is None:
+        if name not in self.arrays:
             raise Illegal(f"{name} is not given")
-        return found
+        return self.arrays[name]
 
     def _load(self, load: Load) -> Evaluator:
         source, name, fill = load.source, load.source.array.name, number(load.fill)
@@ -475,8 +476,7 @@ class Executable:
     def _written_once(self, array: Array, at: Elements) -> None:
         """Check a store to an array that this kernel only writes."""
         written = self.uses[array.name].written
-        before = len(written)
-        flats = [flat for flat in at if flat is not None]
+        before, flats = len(written), [flat for flat in at if flat is not None]
         written |= dict.fromkeys(flats, self.barriers)
         if len(written) != before + len(flats):
             raise Illegal(f"{array.name}: an element written twice, by one program or by two programs")

@@ -46,6 +46,8 @@ a token in its segment, `loop` a loop over micro-steps, or one of several states
 sequences. A `row` is a micro-step of a token. Chunks are counted with room for one more in each sequence, as
 `counted_chunk` without gaps; every two of one have a `slot`. A stretch is as long as a chunk, with one for the end."""
 
+Turns = Literal["segment", "chunk", "token", "micro_step", "earlier", "later", "member", "block", "level", "below"]
+
 Run = Literal["sequence", "segment", "chunk", "stretch"]
 """What a program walks: a whole sequence, or a segment of one, or a single chunk, or a stretch: the place behind the
 last token of a sequence is one of a stretch of it."""
@@ -146,8 +148,7 @@ class Access:
 
 def access(array: Array, *, loop: int = 0) -> Access:
     """The row of `array` where the program stands."""
-    at = tuple(Index(space, loop if space == "loop" else None) for space in array.spaces)
-    return Access(array, at, array.dims)
+    return Access(array, tuple(Index(space, loop if space == "loop" else None) for space in array.spaces), array.dims)
 
 
 def access_rows(array: Array, ago: int = 0) -> Access:
@@ -246,7 +247,8 @@ class Loop:
 
     Where programs have chunks, for each before the chunk (`earlier`) or behind it (`later`, the last one first) that
     has a slot with it; for each value head of the key head; for each block of `dim`; for each level at which a chunk is
-    cut in halves, from the size `first` up, or each that is `below` the level at hand.
+    cut in halves, from the size `first` up, or each that is `below` the level at hand; for each step of a solution, of
+    which a launch says how many.
 
     stages: how many turns are under way at once, one waiting for what the other loads.
     but_last: not for the tokens of a sequence's last segment.
@@ -257,7 +259,7 @@ class Loop:
     wanted: a choice that a launch makes, without which the loop has no turns. note: a comment.
     """
 
-    over: Literal["segment", "chunk", "token", "micro_step", "earlier", "later", "member", "block", "level", "below"]
+    over: Turns | Literal["iteration"]
     body: tuple[Statement, ...]
     reverse: bool = False
     stages: int = 1
@@ -464,9 +466,7 @@ def _without_routines(body: Iterable[Statement]) -> Iterator[Statement]:
                 yield replace(statement, body=without_routines(inner))
             case If(_, then, otherwise):
                 yield replace(statement, then=without_routines(then), otherwise=without_routines(otherwise))
-            case Apply():
-                pass
-            case _:
+            case _ if not isinstance(statement, Apply):
                 yield statement
 
 

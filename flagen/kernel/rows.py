@@ -44,6 +44,9 @@ FIRST_CHUNK = Array("first_chunk", ("sequence",), life="begin", optional=True)
 PACKING = (CU_SEQLENS, CHUNK_SEQUENCE, FIRST_CHUNK)
 """Where packed sequences and their chunks begin."""
 
+ITERATIONS = "max_iterations"
+"""What a launch calls the number of steps that systems are solved by."""
+
 SCARCE = "Registers are scarce: nothing is moved out of the loop, to be held during it."
 """Why a loop computes again what does not change."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from flagen.algebra import Derivation
+from flagen.algebra import Derivation, NoChunkForm
 from flagen.plan.backward_families import plan_chunk_backward
 from flagen.plan.chunk import plan_chunk
 from flagen.plan.chunk_families import plan_chunk_kernel, plan_rider
@@ -13,8 +13,9 @@ from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.fused import plan_fused_recurrent
 from flagen.plan.fused_backward import plan_fused_backward
-from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, SolvedPlan, StagedPlan
 from flagen.plan.pieces import plan_piece_kernels
+from flagen.plan.row_planner import NoKernel
 from flagen.plan.scan import ScanPlan, plan_scan
 from flagen.plan.scan_backward import plan_scan_kernels
 from flagen.plan.staged import plan_stages
@@ -28,6 +29,7 @@ __all__ = [
     "Plan",
     "RankPlan",
     "ScanPlan",
+    "SolvedPlan",
     "StagedPlan",
     "Unavailable",
     "make_plan",
@@ -88,10 +90,28 @@ def make_plan(spec: Spec, derivation: Derivation) -> Plan:
         return Plan(spec, derivation, chunk, fused, fused_backward, chunk, chunk)
     form = plan_chunk(derivation.chunk_form, derivation.solved)
     if derivation.solved is not None:
-        steps = Unavailable("solves a system of equations for every token, step by step", derivation.solved.span)
-        return Plan(spec, derivation, form, fused, fused_backward, steps, steps)
+        return Plan(spec, derivation, form, fused, fused_backward, *_plan_solution(derivation))
     kernels = plan_chunk_kernel(form)
     return Plan(spec, derivation, form, fused, fused_backward, kernels, plan_chunk_backward(kernels))
+
+
+def _plan_solution(derivation: Derivation) -> tuple[SolvedPlan | Unavailable, SolvedPlan | Unavailable]:
+    """The kernels that solve a system, and those of its gradients."""
+    from flagen.plan.solves import plan_solution
+
+    if isinstance(derivation.system_read, NoChunkForm):
+        none = Unavailable(derivation.system_read.reason, derivation.system_read.span)
+        return none, none
+    read, of_read = derivation.system_read, derivation.of_read
+    assert read is not None
+    assert of_read is not None
+    try:
+        kernels = SolvedPlan(plan_solution(read), make_plan(read.spec, of_read))
+    except NoKernel as missing:
+        none = Unavailable(missing.reason, missing.span)
+        return none, none
+    backward = kernels.read.chunk_backward
+    return kernels, backward if isinstance(backward, Unavailable) else kernels
 
 
 def _plan_inference(derivation: Derivation | None) -> StagedPlan | None:

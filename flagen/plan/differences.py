@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from flagen.plan.fused_backward import FusedBackwardPlan
 from flagen.plan.key_backward import KeyBackwardPlan
-from flagen.plan.model import LevelPlan, Plan, RankPlan, StagedPlan
+from flagen.plan.model import LevelPlan, Plan, RankPlan, SolvedPlan, StagedPlan
 from flagen.plan.right_backward import RightBackwardPlan
 
 
@@ -29,7 +29,7 @@ def differs_in_chunks(plan: Plan) -> bool:
             return turned.decays
         case LevelPlan(_, columns):
             return differs_in_chunks(columns)
-        case RankPlan(within=within):
+        case RankPlan(within=within) | SolvedPlan(read=within):
             return differs_in_chunks(within)
         case StagedPlan(stages=stages):
             return any(differs_in_chunks(stage.plan) for stage in stages)

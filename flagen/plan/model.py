@@ -36,6 +36,8 @@ from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
+from flagen.plan.solution_tiling import solution_tiling
+from flagen.plan.solves import SolutionRows
 from flagen.plan.tiling import Tiling, gradients_tiling, reverse_tiling, tiling
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Name, Spec, walk
@@ -59,6 +61,7 @@ class Plan:
         | StagedPlan
         | LevelPlan
         | RankPlan
+        | SolvedPlan
         | Unavailable
     )
     chunk_backward: (
@@ -69,6 +72,7 @@ class Plan:
         | StagedPlan
         | LevelPlan
         | RankPlan
+        | SolvedPlan
         | Unavailable
     )
     layer: LayerPlan | None = None
@@ -122,6 +126,8 @@ def tilings(form: _Form) -> tuple[Tiling, ...]:
             return reverse, gradients_tiling(form)
         case ChunkBackwardPlan() | KeyBackwardPlan():
             return (gradients_tiling(form),)
+        case SolvedPlan(rows):
+            return (solution_tiling(rows),)
         case PieceKernelPlan():
             return (piece_tiling(form),)
         case PieceBackwardPlan(forward=forward):
@@ -216,6 +222,24 @@ class RankPlan:
         """The plan as text: the rows of a token, then the plan of their recurrence."""
         lines = [self.form.dump(), "the recurrence of the rows:"]
         return "\n".join([*lines, *(f"    {line}" for line in self.within.chunk_dump().splitlines())])
+
+
+@dataclass(frozen=True)
+class SolvedPlan:
+    """The kernels that solve systems, and the plan of the read of their matrices, whose kernels give the gradients."""
+
+    rows: SolutionRows
+    read: Plan
+
+    @property
+    def size(self) -> int:
+        """The most tokens of a chunk."""
+        return self.rows.solve.size
+
+    def dump(self) -> str:
+        """The plan as text: the kernels, then the plan of the read."""
+        lines = [self.rows.dump(), "gradients by another solution, and those of a read:"]
+        return "\n".join([*lines, *(f"    {line}" for line in self.read.chunk_dump().splitlines())])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from flagen.plan.chunk import ChunkPlan
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, SolvedPlan, StagedPlan
 from flagen.plan.row_planner import scalar_factors
 from flagen.spec.model import Call, Expr, Input, Name, Param, Spec, walk
 
@@ -69,6 +69,8 @@ def reliances_of_kernels(plan: Plan) -> tuple[Reliance, ...]:
     match plan.chunk_kernel:
         case RankPlan(_, within):
             return reliances_of_kernels(within)
+        case SolvedPlan(read=read):
+            return _of_the_whole(plan.spec, reliances_of_kernels(read))
         case ExpandedPlan(normal_form=nf, kernels=kernels):
             return _of_rows(plan.spec, nf, kernels)
         case ChunkKernelPlan() | KeyKernelPlan() as kernels:

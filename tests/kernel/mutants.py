@@ -264,7 +264,7 @@ class _Changes:
                 yield "decays" if _decays(node.value) else "accumulations", None
             case Apply():
                 yield "accumulations", None
-            case Loop("block" | "member" | "level" | "below" | "earlier" | "later" as over):
+            case Loop("block" | "member" | "level" | "below" | "earlier" | "later" | "iteration" as over):
                 yield "bounds", None
                 if over in ("earlier", "later"):
                     yield "bounds", replace(node, over="later" if over == "earlier" else "earlier")

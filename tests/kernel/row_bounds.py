@@ -201,7 +201,7 @@ class RowBounds(Bounds):
                 return inside.where(self.group.start <= head, head < self.group.end)
             case "earlier" | "later":
                 return self._at_neighbour(place, later=loop.over == "later")
-            case "level" | "below":
+            case "level" | "below" | "iteration":
                 return place
         raise AssertionError(f"a loop over {loop.over}")
 

@@ -97,17 +97,19 @@ def test_too_few_steps_say_so_by_their_error():
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-12, 1e12, 1e30])
-def test_right_sides_of_any_size(size):
+@pytest.mark.parametrize("kind", ["naive_chunk", "chunk"])
+def test_right_sides_of_any_size(kernels, kind, size):
     """Of none the solution is 0, and its gradients are what they are beside others."""
     problem = make(NAME, Shape(T=20, K=K)).to(torch.float32)
     scales = torch.where(torch.arange(20) < 10, 1.0, size)[:, None, None]
     other = problem.with_tensors(q=problem.tensors["q"] * scales)
-    whole, found = (evaluate(CHUNK, each, chunk_size=16, wrt=())["o"] for each in (problem, other))
+    chunk = form(kind, NAME)
+    whole, found = (evaluate(chunk, each, chunk_size=16, wrt=())["o"] for each in (problem, other))
     assert found.isfinite().all()
     assert rms_ratio(whole[:, 10:] * size, found[:, 10:], floor=1e-40) < 1e-5
     assert torch.equal(whole[:, :10], found[:, :10])
     if size == 0:
-        found, expected = (evaluate(each, other) for each in (CHUNK, RECURRENT))
+        found, expected = (evaluate(each, other) for each in (chunk, RECURRENT))
         assert_close(expected, found, 1e-4)
 
 

@@ -39,6 +39,7 @@ from flagen.kernel.ir import (
     statements_in,
     values_of,
 )
+from flagen.kernel.rows import ITERATIONS
 from flagen.plan.tiles import Call, Once, Tile
 from flagen.spec.model import Dims
 from tests.vectorized import device
@@ -216,6 +217,8 @@ def _turns(loop: Loop) -> str:
             turns = f"here.blocks({loop.dim!r})"
         case "level":
             turns = f"here.levels({loop.first!r}, {asked})"
+        case "iteration":
+            turns = f"range(int(here.number({ITERATIONS!r})))"
         case "below":
             turns = f"range(int({register('level')}))"
         case _:

@@ -8,9 +8,16 @@ from itertools import chain
 from flagen.backends.markdown_.derivation import derivation_file
 from flagen.backends.markdown_.printer import symbol
 from flagen.backends.protocol import Rendering
-from flagen.backends.stages import PACKAGE_OF_COLUMNS, PACKAGE_OF_MINI_BATCH, PACKAGE_OF_ROWS, inside, package_of
+from flagen.backends.stages import (
+    PACKAGE_OF_COLUMNS,
+    PACKAGE_OF_MINI_BATCH,
+    PACKAGE_OF_READ,
+    PACKAGE_OF_ROWS,
+    inside,
+    package_of,
+)
 from flagen.kernel import Programs
-from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, SolvedPlan, StagedPlan
 
 
 def symbols(written: Mapping[str, str]) -> dict[str, str]:
@@ -31,6 +38,8 @@ class MarkdownBackend:
             return (*page, *inside(PACKAGE_OF_COLUMNS, self.renderings(plan.chunk.columns, programs)))
         if isinstance(plan.chunk, RankPlan):
             return (*page, *inside(PACKAGE_OF_ROWS, self.renderings(plan.chunk.within, programs)))
+        if isinstance(plan.chunk_kernel, SolvedPlan):
+            return (*page, *inside(PACKAGE_OF_READ, self.renderings(plan.chunk_kernel.read, programs)))
         if not isinstance(plan.chunk, StagedPlan):
             return page
         stages = plan.chunk.every

@@ -5,14 +5,21 @@ from __future__ import annotations
 from itertools import chain
 
 from flagen.backends.protocol import Rendering
-from flagen.backends.stages import PACKAGE_OF_COLUMNS, PACKAGE_OF_MINI_BATCH, PACKAGE_OF_ROWS, inside, package_of
+from flagen.backends.stages import (
+    PACKAGE_OF_COLUMNS,
+    PACKAGE_OF_MINI_BATCH,
+    PACKAGE_OF_READ,
+    PACKAGE_OF_ROWS,
+    inside,
+    package_of,
+)
 from flagen.backends.torch_.arguments import arguments_file
 from flagen.backends.torch_.chunk import chunk_file
 from flagen.backends.torch_.module import layer_package_file, module_file, package_file, stage_package_file
 from flagen.backends.torch_.naive import naive_file
 from flagen.kernel import Programs
 from flagen.plan.chunk import ChunkPlan
-from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, StagedPlan
+from flagen.plan.model import LevelPlan, MiniBatchPlan, Plan, RankPlan, SolvedPlan, StagedPlan
 from flagen.plan.scan import ScanPlan
 from flagen.plan.unavailable import Unavailable
 
@@ -71,7 +78,10 @@ def _chunk(plan: Plan) -> tuple[Rendering, ...]:
         case ChunkPlan(solved=solved) if solved is not None:
             from flagen.backends.torch_.solved import solved_file
 
-            return (solved_file(plan, plan.chunk, solved),)
+            solved_by_steps = solved_file(plan, plan.chunk, solved)
+            if not isinstance(plan.chunk_kernel, SolvedPlan):
+                return (solved_by_steps,)
+            return (solved_by_steps, *inside(PACKAGE_OF_READ, _stage(plan.chunk_kernel.read)))
         case ChunkPlan():
             return (chunk_file(plan, plan.chunk),)
 

@@ -19,7 +19,7 @@ from flagen.backends.text import cited, one_line, tuple_of
 from flagen.backends.torch_.printer import Code, Printer
 from flagen.diagnostics import InternalError
 from flagen.plan.free_names import free_name
-from flagen.plan.model import LevelPlan, Plan, RankPlan, StagedPlan
+from flagen.plan.model import LevelPlan, Plan, RankPlan, SolvedPlan, StagedPlan
 from flagen.plan.scan_kernel import ScanKernelPlan
 from flagen.plan.unavailable import Unavailable
 from flagen.spec.model import Expr, Following, Interval, Name, Param, Spec, sizes_in, walk
@@ -34,7 +34,7 @@ def package_file(plan: Plan) -> Rendering:
     if not isinstance(plan.chunk_kernel, Unavailable):
         forms.append(("chunk", f"chunk_{spec.name}"))
         # Stages, columns and rows have tiles of their own, and scans too few to choose from.
-        if not isinstance(plan.chunk_kernel, StagedPlan | LevelPlan | RankPlan | ScanKernelPlan):
+        if not isinstance(plan.chunk_kernel, StagedPlan | LevelPlan | RankPlan | SolvedPlan | ScanKernelPlan):
             forms.append(("chunk_tuning", f"tune_chunk_{spec.name}"))
     if not isinstance(plan.fused, Unavailable):
         forms.append(("fused_recurrent", f"fused_recurrent_{spec.name}"))
@@ -55,7 +55,7 @@ def stage_package_file(plan: Plan) -> Rendering:
     forms = [("naive_chunk", f"naive_chunk_{name}")]
     if not isinstance(plan.chunk_kernel, Unavailable):
         forms.append(("chunk", f"chunk_{name}"))
-        if not isinstance(plan.chunk_kernel, RankPlan | ScanKernelPlan):
+        if not isinstance(plan.chunk_kernel, RankPlan | SolvedPlan | ScanKernelPlan):
             forms.append(("chunk_tuning", f"tune_chunk_{name}"))
     return _package(plan, forms)
 

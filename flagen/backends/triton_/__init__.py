@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flagen.backends.notes import chunk_notes, fused_notes
 from flagen.backends.protocol import Rendering
 from flagen.backends.range_check import RANGES, range_check
-from flagen.backends.stages import PACKAGE_OF_COLUMNS, PACKAGE_OF_ROWS, inside, package_of
+from flagen.backends.stages import PACKAGE_OF_COLUMNS, PACKAGE_OF_READ, PACKAGE_OF_ROWS, inside, package_of
 from flagen.backends.triton_.backward_kernel import backward_kernel_contexts
 from flagen.backends.triton_.backward_launcher import backward_launcher_context
 from flagen.backends.triton_.chunk_kernel import chunk_kernel_context, chunk_prepare_context
@@ -28,7 +28,7 @@ from flagen.kernel import Programs
 from flagen.plan.expansion import ExpandedPlan
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import LevelPlan, Plan, RankPlan, StagedPlan
+from flagen.plan.model import LevelPlan, Plan, RankPlan, SolvedPlan, StagedPlan
 from flagen.plan.reverse_mode import ReversePlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
@@ -60,6 +60,8 @@ def _by_chunks(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
             return _of_levels(plan, levels, programs)
         case RankPlan() as ranks:
             return _of_rows(plan, ranks, programs)
+        case SolvedPlan() as solved:
+            return _of_solutions(plan, solved, programs)
     return (*_chunk(plan, programs), *_chunk_backward(plan, programs))
 
 
@@ -95,6 +97,15 @@ def _of_rows(plan: Plan, ranks: RankPlan, programs: Programs) -> tuple[Rendering
     return (whole, *inside(PACKAGE_OF_ROWS, _by_chunks(ranks.within, of_rows)))
 
 
+def _of_solutions(plan: Plan, solved: SolvedPlan, programs: Programs) -> tuple[Rendering, ...]:
+    from flagen.backends.triton_.solution import solution_renderings
+
+    assert programs.chunk is not None
+    (of_read,) = programs.stages
+    files = solution_renderings(plan, solved, programs.chunk, _about_chunk(plan))
+    return (*files, *inside(PACKAGE_OF_READ, _by_chunks(solved.read, of_read)))
+
+
 def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = plan.fused_backward
     if isinstance(plan.fused, Unavailable) or isinstance(backward, Unavailable):
@@ -128,7 +139,7 @@ def _fused_recurrent(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
 
 def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     kernels = plan.chunk_kernel
-    if isinstance(kernels, Unavailable | StagedPlan | LevelPlan | RankPlan):
+    if isinstance(kernels, Unavailable | StagedPlan | LevelPlan | RankPlan | SolvedPlan):
         return ()
     planned = plan.chunk_backward
     if isinstance(kernels, ScanKernelPlan):
@@ -138,7 +149,7 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
         assert programs.chunk is not None
         assert programs.chunk_backward is not None
         return scan_kernel_renderings(kernels, planned, programs.chunk, programs.chunk_backward)
-    assert not isinstance(planned, ScanBackwardPlan | StagedPlan | LevelPlan | RankPlan)
+    assert not isinstance(planned, ScanBackwardPlan | StagedPlan | LevelPlan | RankPlan | SolvedPlan)
     assert programs.chunk is not None
     backward = None if isinstance(planned, Unavailable) else backward_of(planned, programs.chunk)
     keeps = backward is not None and backward.walk_keeps
@@ -177,7 +188,7 @@ def _chunk(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
 
 def _chunk_backward(plan: Plan, programs: Programs) -> tuple[Rendering, ...]:
     backward = plan.chunk_backward
-    if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan | LevelPlan | RankPlan):
+    if isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan | LevelPlan | RankPlan | SolvedPlan):
         return ()
     assert programs.chunk is not None
     assert programs.chunk_backward is not None

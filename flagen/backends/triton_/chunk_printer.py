@@ -28,6 +28,7 @@ from flagen.kernel.ir import (
     without_routines,
 )
 from flagen.kernel.passes import Named, axes_named, counts_chunks, evaluates_head, has_key_heads
+from flagen.kernel.rows import ITERATIONS
 from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import Head, Lane, Size, Sum, Tile
 from flagen.spec.model import Dims
@@ -237,11 +238,9 @@ class ChunkPrinter(KernelPrinter):
                 yield from self._chunks(loop)
             case "block":
                 yield from self._blocks(loop)
-            case "level" if loop.reverse:
-                yield "for level in range(LEVELS - 1, -1, -1):"
-                yield from self._inside(loop.body)
             case "level":
-                yield f"for level in {self._range(loop, loop.first, 'LEVELS')}:"
+                up = self._range(loop, loop.first, "LEVELS")
+                yield f"for level in {'range(LEVELS - 1, -1, -1)' if loop.reverse else up}:"
                 yield from self._inside(loop.body)
             case "below":
                 yield "for below in range(level):"
@@ -249,6 +248,9 @@ class ChunkPrinter(KernelPrinter):
             case "member":
                 yield f"for member in {self._range(loop, '', 'HV // H')}:"
                 yield from self._member(loop)
+            case "iteration":
+                yield f"for _ in range({ITERATIONS}):"
+                yield from self._inside(loop.body)
             case "earlier":
                 yield "for earlier in range(first, start, TOKENS):"
                 yield from self._inside(loop.body)

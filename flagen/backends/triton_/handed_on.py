@@ -29,7 +29,7 @@ from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.free_names import free_name
 from flagen.plan.key_backward import KeyBackwardPlan
 from flagen.plan.key_kernel import KeyKernelPlan
-from flagen.plan.model import LevelPlan, Plan, RankPlan, StagedPlan
+from flagen.plan.model import LevelPlan, Plan, RankPlan, SolvedPlan, StagedPlan
 from flagen.plan.right_backward import RightBackwardPlan
 from flagen.plan.scan_backward import ScanBackwardPlan
 from flagen.plan.schedule import declared_names
@@ -59,7 +59,7 @@ def keeps_states(plan: Plan) -> bool:
     backward = plan.chunk_backward
     if isinstance(backward, RankPlan):
         return keeps_states(backward.within)
-    return not isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan | LevelPlan) and bool(
+    return not isinstance(backward, Unavailable | ScanBackwardPlan | StagedPlan | LevelPlan | SolvedPlan) and bool(
         backward_of(backward).kept
     )
 

@@ -75,3 +75,15 @@ def of_key_heads(gradient: Tensor | None, x: Tensor) -> Tensor | None:
     if gradient is None or gradient.shape == x.shape:
         return gradient
     return torch.unflatten(gradient, 2, (x.shape[2], -1)).sum(3).to(x.dtype)
+
+
+def of_value_heads(x: Tensor, heads: int) -> Tensor:
+    """An input of key heads as each of so many value heads has it."""
+    return x if x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], 2)
+
+
+def added(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """The sum of two gradients of one argument, of which either may be none."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
