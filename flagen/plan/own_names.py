@@ -37,8 +37,8 @@ _TORCH = _words("""
     annotations args Arguments arguments axes batch by_step by_token Call CALL columns dataclass device dtype einsum
     Ellipsis final final_state finals functional fused_recurrent j last layouts Levels levels LevelRuns lookahead math
     mini_batches MiniBatches Module module naive name nn NoneType offsets operators outputs Parameter partial
-    promote Recurrence registers Rows run runs scans self sequences shapes_only Size sizes solves State t Tensor tensor
-    tensors TokenRows tokens torch
+    promote Recurrence registers run runs scans self sequences shapes_only Size sizes solves State t Tensor tensor
+    tensors TokenRows tokens torch WholeRun
 """)
 """Of the PyTorch forms, of modules and of the table of arguments."""
 

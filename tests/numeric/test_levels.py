@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from flagen.spec import parse_spec
+from tests.fuzz import packages
 from tests.numeric.problems import Problem, Shape, evaluate, form, make, package, rms_ratio
 
 IN_LEVELS = ("log_linear_attn", "log_linear_gated_delta_rule")
@@ -127,6 +129,43 @@ def test_runs_over_blocks_are_the_recurrence(kernels, name):
             found = evaluate(form("chunk", name), problem.to(dtype), chunk_size=16)
             for key, x in expected.items():
                 assert rms_ratio(x, found[key], floor=1e-3) < bound, (shape, levels, dtype, key)
+
+
+KEYED = """
+flagen: 2
+name: keyed
+state: {S: [K, V]}
+inputs:
+  rows: [K]
+  columns: [K]
+  run: [V]
+  g: {dims: [K], range: [-.inf, 0]}
+  given: {dims: [], range: [0, 1]}
+  runs: [L]
+update:
+  - S = exp(g) * S
+  - S = S + given * outer(columns, run - S.T @ columns)
+output: o = levels(S, runs).T @ rows
+"""
+"""Decays of each key, and an erasure, called what the launcher would call something of its own."""
+
+
+def test_decays_of_each_key_in_levels(kernels, tmp_path):
+    built = packages.kept(packages.build(parse_spec(KEYED)), tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, g, x = (torch.randn(1, 80, 2, size, generator=generator) for size in (16, 16, 8, 16, 5))
+    inputs = [q, torch.nn.functional.normalize(k, dim=-1), v, -g.sigmoid() / 3, g[..., 0].sigmoid(), x]
+    inputs = [each.requires_grad_() for each in inputs]
+    found = []
+    for kind, keywords in (("naive_recurrent", {}), ("chunk", {"chunk_size": 16})):
+        function = getattr(built, f"{kind}_keyed")
+        for more in ({}, {"cu_seqlens": torch.tensor([0, 5, 5, 38, 80])}):
+            o, (state, _) = function(*inputs, output_final_state=True, **more, **keywords)
+            gradients = torch.autograd.grad(o.sin().sum() + state.cos().sum(), inputs)
+            found.append((o, state, *gradients))
+    for expected, got in zip(found[:2], found[2:], strict=True):
+        for one, other in zip(expected, got, strict=True):
+            assert rms_ratio(one.detach(), other.detach(), floor=1e-3) < 3e-6
 
 
 RUNS = {

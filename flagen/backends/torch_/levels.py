@@ -21,7 +21,8 @@ def level_file(plan: Plan, planned: LevelPlan) -> Rendering:
     )
     context = {
         **common_context(plan.spec, size),
-        **level_context(planned, f"naive_chunk_{planned.columns.spec.name}", "levels.rows", "levels.values({})"),
+        **level_context(planned, f"naive_chunk_{planned.columns.spec.name}"),
+        "arguments": list(_arguments(planned)),
         "about": f"{columns_in_words(planned)} of other chunks, by blocks of a power of two, each at one level for the "
         "block behind it.",
         "notes": naive_chunk_notes(plan),
@@ -29,15 +30,13 @@ def level_file(plan: Plan, planned: LevelPlan) -> Rendering:
     return Rendering("naive_chunk.py", "torch/levels.py.j2", context)
 
 
-def level_context(planned: LevelPlan, function: str, rows: str, columns: str) -> dict[str, object]:
-    """What the function of the whole has beside its signature: `function` is that of columns, which takes `rows` of
-    inputs, and `columns` for the values."""
+def level_context(planned: LevelPlan, function: str) -> dict[str, object]:
+    """What the function of the whole has beside its signature: `function` is that of columns."""
     form, spec = planned.form, planned.form.spec
     return {
         "package": PACKAGE_OF_COLUMNS,
         "function": function,
         "defaults": list(defaults(Scope(spec), {param.name for param in planned.columns.spec.params})),
-        "arguments": list(_arguments(planned, rows, columns)),
         "key": form.key,
         "values": form.values,
         "scales": form.scales,
@@ -56,9 +55,9 @@ def columns_in_words(planned: LevelPlan) -> str:
     )
 
 
-def _arguments(planned: LevelPlan, rows: str, of_values: str) -> Iterator[str]:
+def _arguments(planned: LevelPlan) -> Iterator[str]:
     """The inputs as chunks have them, then the params."""
     columns, values = planned.columns.spec, planned.form.values
     for decl in columns.inputs:
-        yield of_values.format(decl.name) if decl.name == values else f"{rows}({decl.name})"
+        yield f"levels.{'values' if decl.name == values else 'rows'}({decl.name})"
     yield from params_as_given(columns)

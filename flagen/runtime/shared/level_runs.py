@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +27,20 @@ _Left = tuple[Sequence[tuple[int, int]], Tensor]
 """Sequences, each with a level, and what is left there at their ends, [.., HV, K, V]."""
 
 
-class Run(Protocol):
-    """Runs the recurrence of the whole state over `rows` of its inputs, with these `columns` for its values."""
+class WholeRun:
+    """The recurrence of the whole state: its operator, a call's inputs, the place of values among them, and params."""
 
-    def __call__(
-        self, rows: Rows, columns: Tensor, *, output_final_state: bool, cu_seqlens: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]: ...
+    def __init__(
+        self, operator: Callable[..., Any], inputs: Sequence[Tensor], place: int, /, *params: Tensor, **numbers: Any
+    ) -> None:
+        self.operator, self.inputs, self.place = operator, inputs, place
+        self.params, self.numbers = params, numbers
+
+    def __call__(self, rows: Rows, columns: Tensor, **given: Any) -> tuple[Tensor, Tensor | None]:
+        """Run it over `rows` of the inputs, with these `columns` for the values: the output, and the last states."""
+        inputs = [columns if place == self.place else rows(x) for place, x in enumerate(self.inputs)]
+        o, last = self.operator(*inputs, *self.params, **self.numbers, **given)
+        return o, last
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,16 @@ class LevelRuns:
     """
 
     args: Arguments
-    run: Run
+    run: WholeRun
     keys: int
     values: Tensor
     scales: Tensor
     chunks: Levels
 
     @classmethod
-    def of(cls, args: Arguments, run: Run, keys: int, values: Tensor, scales: Tensor, chunk_size: int) -> LevelRuns:
+    def of(
+        cls, args: Arguments, run: WholeRun, keys: int, values: Tensor, scales: Tensor, chunk_size: int
+    ) -> LevelRuns:
         """Those of a call, in chunks of at most `chunk_size` tokens."""
         if values.dtype == torch.float16:
             values = values.float()  # What is read of a level has the range of a state.
