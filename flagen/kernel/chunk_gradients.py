@@ -21,7 +21,6 @@ from flagen.kernel.ir import (
     Index,
     Kernel,
     Let,
-    Life,
     Load,
     Loop,
     Note,
@@ -165,30 +164,29 @@ class Gradients(GradientSums):
     # ---------------------------------------------------------------------------------------------------------- states
 
     def _of_slot(self, name: str) -> Array:
-        life: Life = "residual" if name == "states" else "scratch"
-        return Array(name, ("slot", "head"), self.over_state, life, self.plan.state.name)
+        return self.of_slot(name, self.plan.state, self.over_state)
 
     def _state_start(self) -> Statement:
         if self.plan.mixed is not None:
-            return Row("state_row", ("slot", "head"))
-        return Row("state_start", ("slot", "head"), self.over_state)
+            return Row("state_row", (self.slots, "head"))
+        return Row("state_start", (self.slots, "head"), self.over_state)
 
-    def _state(self, array: str, states: Sequence[Value], across: Loop) -> Iterator[Statement]:
+    def _state(self, array: str, states: Sequence[Value], *across: Loop) -> Iterator[Statement]:
         """Blocks of what is stored of states, taken to this chunk."""
         source = self._of_slot(array)
         access = Access(source, tuple(map(Index, source.spaces)), self.over_state)
         for place, state in zip(self.places, states, strict=True):
-            yield Load(state.name, self.of_place(access, place), wide=True)
-        yield across
-        yield from (Let(state.name, rounded(state)) for state in states)
+            yield Load(state.name, self.of_place(access, place), wide=bool(across))
+        yield from across
+        yield from (Let(state.name, rounded(state)) for state in states if across)
 
     def _states(self) -> Iterator[Statement]:
         """Blocks of the state before the chunk, and of its gradient after it."""
-        yield from self._state("states", self.states, Loop("earlier", (self.after,)))
+        yield from self._state("states", self.states, *self.neighbours("earlier", self.after))
         yield from self._gradient_of_state()
 
     def _gradient_of_state(self) -> Iterator[Statement]:
-        yield from self._state("state_gradients", self.gradients, Loop("later", (self.before,)))
+        yield from self._state("state_gradients", self.gradients, *self.neighbours("later", self.before))
 
     def _load_numbers(self) -> Iterator[Statement]:
         if self.mixes is not None:

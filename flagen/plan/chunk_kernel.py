@@ -142,6 +142,12 @@ class ChunkKernelPlan:
         return self.delta is not None and self.write_key is not None
 
     @property
+    def states_every(self) -> int:
+        """How many chunks there are for a state that is stored for the gradients. Where rows erase, and one state is
+        all there is, each has its own: taking one across a chunk costs more time than its bytes."""
+        return 1 if self.delta is not None and self.mixed is None else 2
+
+    @property
     def vectors(self) -> tuple[Tile, ...]:
         return tuple(operand.vector for operand in self._rows.values())
 

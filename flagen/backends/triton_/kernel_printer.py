@@ -408,7 +408,8 @@ class KernelPrinter:
 
     def _named_row(self, name: str, spaces: tuple[Space, ...], dims: Dims = ()) -> Iterator[str]:
         run, _ = spaces
-        row = Printed(f"{self._coordinate(Index(run))} * HV + value_head", SUM)
+        counted = Printed(f"{self._coordinate(Index(run))} * HV + value_head", SUM)
+        row = Printed(self.rows[spaces]) if spaces in self.rows else counted
         if dims:
             yield f"{name} = {product(row, product(*(Printed(self.axes.size(dim)) for dim in dims))).text}"
             self.starts[spaces, dims] = name
