@@ -102,6 +102,11 @@ def end_where(holds: Tile, dim: str) -> tuple[str, Tile]:
     return dim, Select(holds, Size(dim), whole(0), ())
 
 
+def _end(where: Tile | None, dim: str) -> tuple[str, Tile] | None:
+    """The same; without a condition there is all of it."""
+    return None if where is None else end_where(where, dim)
+
+
 def _equals(of: Tile, number: int) -> Tile:
     return Compare("==", of, whole(number), ())
 
@@ -159,8 +164,11 @@ class KeptStates(BackwardWalk):
             yield Store(self.of_place(target, place), rounded(self.state_of(place)))
         if self.rider is not None:
             columns = self.of_slot("column_states", self.rider.state, (self.key,))
-            end = end_where(Both(_IS_FIRST_OF_SLOT, _IS_FIRST_BLOCK, ()), self.key)
-            yield Store(self.at(columns, (self.key,), end=end), local(self.column_state, (self.key,)))
+            where: Tile = _IS_FIRST_BLOCK
+            if self.backward.every > 1:
+                where = Both(_IS_FIRST_OF_SLOT, where, ())
+            target = self.at(columns, (self.key,), end=end_where(where, self.key))
+            yield Store(target, local(self.column_state, (self.key,)))
 
     def _after(self) -> Routine:
         """The states after a chunk, from those before it."""
@@ -256,16 +264,15 @@ class Reverse(BackwardWalk):
     def _left(self, gradients: Array) -> Iterator[Statement]:
         """The gradients of the states after every chunk, or every second one and the last: each block has its share of
         that of a vector."""
-        is_last, end = local("is_last", ()), None
-        if self.backward.every > 1:
-            yield Let("is_last", _IS_LAST_OF_SLOT)
-            end = end_where(is_last, self.value)
-        target = self.at(gradients, self.over_state, end=end)
+        last = None if self.backward.every == 1 else local("is_last", ())
+        if last is not None:
+            yield Let(last.name, _IS_LAST_OF_SLOT)
+        target = self.at(gradients, self.over_state, end=_end(last, self.value))
         for place in self.places:
             yield Store(self.of_place(target, place), rounded(self._gradient(place)))
         if self.rider is not None:
             shares = self.of_slot("column_state_gradients", self.rider.state, (self.key,), "block")
-            target = self.at(shares, (self.key,), end=end_where(is_last, self.key))
+            target = self.at(shares, (self.key,), end=_end(last, self.key))
             yield Store(target, local(COLUMN_STATE_GRADIENT, (self.key,)))
 
     def _last(self) -> Iterator[Statement]:

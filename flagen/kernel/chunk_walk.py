@@ -166,6 +166,9 @@ class Walk(ForwardRows):
         if self.plan.states_every == 1:
             every = access(self._residual("states", (self.slots, "head"), self.over_state))
             yield from (Store(self.of_place(every, place), self.operand_of_state(place)) for place in self.places)
+            if self.rider is not None:
+                columns = self._residual("column_states", (self.slots, "head"), (self.key,))
+                yield Store(self._in_first_block(columns), self._column_state)
             return
         within = Arithmetic("%", Coordinate("chunk of sequence"), whole(2), ())
         first = Compare("==", within, whole(0), ())

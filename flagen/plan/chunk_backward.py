@@ -2,10 +2,10 @@
 
 Three kernels: one walks the chunks forward and stores the states between them, one walks them backward and stores the
 gradients of those states, and the last has a program for every chunk of a key head, which evaluates the adjoint there.
-That program takes the keys block by block, and in each block the value heads that share them one after the other; then
-each value head again, its values block by block. So there are four levels, and the gradient of a name is complete at
-the end of one: KEYS for what has an element for each key, BLOCK for what has one for each value, HEAD for what a value
-head has of its own, SHARED for the rest.
+That program takes the keys block by block, and in each block the value heads that share them one after the other, a
+value head that is alone the other way round; then each value head again, its values block by block. So there are four
+levels, and the gradient of a name is complete at the end of one: KEYS for what has an element for each key, BLOCK for
+what has one for each value, HEAD for what a value head has of its own, SHARED for the rest.
 
 Decided here: what each kernel reads, what each gradient is made of, and on which level that is added.
 """

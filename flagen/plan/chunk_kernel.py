@@ -143,9 +143,9 @@ class ChunkKernelPlan:
 
     @property
     def states_every(self) -> int:
-        """How many chunks there are for a state that is stored for the gradients. Where rows erase, and one state is
-        all there is, each has its own: taking one across a chunk costs more time than its bytes."""
-        return 1 if self.delta is not None and self.mixed is None else 2
+        """How many chunks there are for a state that is stored for the gradients: one, as taking a state across a chunk
+        costs more time than its bytes. Of several states every second one is stored."""
+        return 1 if self.mixed is None else 2
 
     @property
     def vectors(self) -> tuple[Tile, ...]:

@@ -11,6 +11,7 @@ from flagen.diagnostics import InternalError
 from flagen.kernel.ir import (
     Access,
     Add,
+    Alone,
     Array,
     Barrier,
     Bind,
@@ -242,6 +243,8 @@ class KernelPrinter:
                 return "start == first_token"
             case HasEnd():
                 return "end_token < start + CHUNK"
+            case Alone(dim):
+                return f"HV == H and {self.axes.size(dim)} <= BLOCK_{dim}"
 
     def _filled(self, fill: Fill) -> str:
         shape = self.axes.shape(fill.dims)
