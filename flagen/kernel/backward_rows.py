@@ -14,8 +14,11 @@ from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.row_planner import Part
 from flagen.plan.rows import ROW, TOKEN
 from flagen.plan.tiles import Arithmetic, Sum, Widened
+from flagen.spec.model import Dims, State
 
 STATE_GRADIENT, COLUMN_STATE_GRADIENT = "S_gradient", "column_state_gradient"
+SAVED = ("states", "column_states")
+"""What a forward may leave of the states; the gradients of these are between kernels of the backward."""
 
 
 class BackwardRows(ScalarDecayRows):
@@ -30,6 +33,13 @@ class BackwardRows(ScalarDecayRows):
         self.column_state = "" if rows.rider is None else self.name(rows.rider.state.name)
         self.over_state = (self.value, self.key)
         self.tiles = ("CHUNK", *(("BLOCK_TOKENS",) if self.steps else ()))
+
+    # ---------------------------------------------------------------------------------------------------------- states
+
+    def of_slot(self, name: str, state: State, dims: Dims, *shares: Space) -> Array:
+        """What there is of a state, or its gradient, for every chunk, or every two."""
+        life: Life = "residual" if name in SAVED else "scratch"
+        return Array(name, (self.slots, "head", *shares), dims, life, state.name)
 
     # ---------------------------------------------------------------------------------------------------------- decays
 

@@ -18,7 +18,6 @@ from flagen.kernel.ir import (
     Index,
     Kernel,
     Let,
-    Life,
     Load,
     Loop,
     Note,
@@ -38,7 +37,7 @@ from flagen.kernel.scalar_rows import ScalarPlacement, of_place
 from flagen.kernel.state_walk import start_of
 from flagen.kernel.walk import WalkLowering
 from flagen.plan.backward_levels import OUTPUT, R_GRADIENT, READ_GRADIENT, ROLES
-from flagen.plan.chunk_backward import STATES_EVERY, ChunkBackwardPlan
+from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.free_names import initial_of
 from flagen.plan.row_planner import Part
 from flagen.plan.rows import TOKEN, WRITTEN
@@ -53,11 +52,9 @@ from flagen.plan.tiles import (
     Tile,
     Value,
 )
-from flagen.spec.model import Dims, State
+from flagen.spec.model import Dims
 
 OF_RUN: tuple[Space, ...] = ("sequence", "head")
-SAVED = ("states", "column_states")
-"""What a forward may leave of the states; the gradients of these are between kernels of the backward."""
 
 
 class BackwardWalk(BackwardRows, ForwardRows):
@@ -99,15 +96,15 @@ class BackwardWalk(BackwardRows, ForwardRows):
         ends = () if end is None else (end,)
         return Access(array, tuple(map(Index, array.spaces)), within, ends=ends, in_memory_order=in_memory_order)
 
-    def of_slot(self, name: str, state: State, dims: Dims, *shares: Space) -> Array:
-        """What there is of a state, or its gradient, for every two chunks."""
-        life: Life = "residual" if name in SAVED else "scratch"
-        return Array(name, ("slot", "head", *shares), dims, life, state.name)
-
 
 def end_where(holds: Tile, dim: str) -> tuple[str, Tile]:
     """An end of a dim of which there is all where a condition holds, and nothing where it does not."""
     return dim, Select(holds, Size(dim), whole(0), ())
+
+
+def _end(where: Tile | None, dim: str) -> tuple[str, Tile] | None:
+    """The same; without a condition there is all of it."""
+    return None if where is None else end_where(where, dim)
 
 
 def _equals(of: Tile, number: int) -> Tile:
@@ -115,10 +112,10 @@ def _equals(of: Tile, number: int) -> Tile:
 
 
 _WITHIN = Coordinate("chunk of sequence")
-_PLACE_IN_SLOT = Arithmetic("%", _WITHIN, whole(STATES_EVERY), ())
+_PLACE_IN_SLOT = Arithmetic("%", _WITHIN, whole(2), ())
 _IS_FIRST_OF_SLOT = _equals(_PLACE_IN_SLOT, 0)
 _IS_LAST_OF_SEQUENCE = Compare("==", _WITHIN, Arithmetic("-", Coordinate("chunks of sequence"), whole(1), ()), ())
-_IS_LAST_OF_SLOT = Either(_equals(_PLACE_IN_SLOT, STATES_EVERY - 1), _IS_LAST_OF_SEQUENCE, ())
+_IS_LAST_OF_SLOT = Either(_equals(_PLACE_IN_SLOT, 1), _IS_LAST_OF_SEQUENCE, ())
 _IS_FIRST_BLOCK = _equals(Coordinate("block"), 0)
 
 
@@ -155,17 +152,23 @@ class KeptStates(BackwardWalk):
             yield start_of(self, self.rider.state)
 
     def _kept(self) -> Iterator[Statement]:
-        """The states before every second chunk."""
-        _, rows = end_where(_IS_FIRST_OF_SLOT, self.value)
-        yield Let("rows_stored", rows)
+        """The states before every chunk, or every second one."""
         states = self.of_slot("states", self.plan.state, self.over_state)
-        target = self.at(states, self.over_state, end=(self.value, local("rows_stored", ())))
+        end: tuple[str, Tile] | None = None
+        if self.backward.every > 1:
+            _, rows = end_where(_IS_FIRST_OF_SLOT, self.value)
+            yield Let("rows_stored", rows)
+            end = self.value, local("rows_stored", ())
+        target = self.at(states, self.over_state, end=end)
         for place in self.places:
             yield Store(self.of_place(target, place), rounded(self.state_of(place)))
         if self.rider is not None:
             columns = self.of_slot("column_states", self.rider.state, (self.key,))
-            end = end_where(Both(_IS_FIRST_OF_SLOT, _IS_FIRST_BLOCK, ()), self.key)
-            yield Store(self.at(columns, (self.key,), end=end), local(self.column_state, (self.key,)))
+            where: Tile = _IS_FIRST_BLOCK
+            if self.backward.every > 1:
+                where = Both(_IS_FIRST_OF_SLOT, where, ())
+            target = self.at(columns, (self.key,), end=end_where(where, self.key))
+            yield Store(target, local(self.column_state, (self.key,)))
 
     def _after(self) -> Routine:
         """The states after a chunk, from those before it."""
@@ -259,16 +262,17 @@ class Reverse(BackwardWalk):
             )
 
     def _left(self, gradients: Array) -> Iterator[Statement]:
-        """The gradients of the states after every second chunk, and the last one: each block has its share of that of a
-        vector."""
-        yield Let("is_last", _IS_LAST_OF_SLOT)
-        is_last = local("is_last", ())
-        target = self.at(gradients, self.over_state, end=end_where(is_last, self.value))
+        """The gradients of the states after every chunk, or every second one and the last: each block has its share of
+        that of a vector."""
+        last = None if self.backward.every == 1 else local("is_last", ())
+        if last is not None:
+            yield Let(last.name, _IS_LAST_OF_SLOT)
+        target = self.at(gradients, self.over_state, end=_end(last, self.value))
         for place in self.places:
             yield Store(self.of_place(target, place), rounded(self._gradient(place)))
         if self.rider is not None:
             shares = self.of_slot("column_state_gradients", self.rider.state, (self.key,), "block")
-            target = self.at(shares, (self.key,), end=end_where(is_last, self.key))
+            target = self.at(shares, (self.key,), end=_end(last, self.key))
             yield Store(target, local(COLUMN_STATE_GRADIENT, (self.key,)))
 
     def _last(self) -> Iterator[Statement]:

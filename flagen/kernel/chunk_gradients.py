@@ -1,7 +1,8 @@
 """Lowers the last kernel of the backward of scalar decays, which has a program for every chunk of a key head.
 
-It takes the keys block by block, and in each block the value heads that share them; then each value head again, its
-values block by block.
+It takes the keys block by block, and in each block the value heads that share them; or, where a value head has its key
+head for itself and all of its values at once, first what no key is in, and then the keys. Then it takes each value head
+again, its values block by block.
 """
 
 from __future__ import annotations
@@ -10,18 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from flagen.kernel.across import Across
-from flagen.kernel.column_gradients import Scores
-from flagen.kernel.gradient_sums import GradientSums
 from flagen.kernel.ir import (
     Access,
     Add,
+    Alone,
     Apply,
     Array,
     Fill,
+    If,
     Index,
     Kernel,
     Let,
-    Life,
     Load,
     Loop,
     Note,
@@ -30,11 +30,11 @@ from flagen.kernel.ir import (
     Scale,
     Statement,
 )
-from flagen.kernel.mix_gradients import weights_gradient
-from flagen.kernel.mixes import across, arrays_of, end, plus, start, weights
+from flagen.kernel.mixes import across, arrays_of, end, plus, start
 from flagen.kernel.parameters import assembled
 from flagen.kernel.passes import live
-from flagen.kernel.rows import DTYPE, PRECISION, SCARCE, ZERO, call, common, local, rounded, times
+from flagen.kernel.rows import SCARCE, ZERO, common, local, rounded, times
+from flagen.kernel.score_gradients import ScoreGradients
 from flagen.plan.backward_levels import (
     BLOCK,
     COLUMN_SCALE_GRADIENT,
@@ -49,7 +49,7 @@ from flagen.plan.backward_levels import (
 )
 from flagen.plan.chunk_backward import ChunkBackwardPlan
 from flagen.plan.row_planner import Part
-from flagen.plan.rows import MEMBER, TOKEN, WRITTEN
+from flagen.plan.rows import MEMBER, TOKEN
 from flagen.plan.tiles import (
     Arithmetic,
     Dot,
@@ -57,14 +57,13 @@ from flagen.plan.tiles import (
     Sum,
     Tile,
     Value,
-    Whole,
 )
 
 CHOICES = ("MEMBERS", "WANTS_KEYS", "WANTS_VALUES")
 """What the kernel is compiled for beside sizes: value heads of a key head, and which gradients are asked for."""
 
 
-class Gradients(GradientSums):
+class Gradients(ScoreGradients):
     """The kernel that has a program for every chunk."""
 
     def __init__(self, plan: ChunkBackwardPlan) -> None:
@@ -104,9 +103,7 @@ class Gradients(GradientSums):
         yield from self.zeros(SHARED)
         yield from self.sums_over_keys()
         yield Note()
-        keys = (*self._of_key_block(), self._members(self._of_member()), *self.actions(KEYS))
-        yield Note(SCARCE)
-        yield self._blocks(self.key, keys, wanted="WANTS_KEYS")
+        yield from self._keys_and_members()
         yield Note()
         yield self._members(self._values_of_member(), wanted="WANTS_VALUES")
         yield from self.actions(SHARED)
@@ -114,9 +111,36 @@ class Gradients(GradientSums):
     def _members(self, body: Iterable[Statement], wanted: str = "") -> Statement:
         return Loop("member", tuple(body), keeps=False, wanted=wanted)
 
-    def _blocks(self, dim: str, body: Iterable[Statement], wanted: str = "") -> Statement:
-        whole = dim == self.key and self.backward.whole_keys
-        return Loop("block", tuple(body), dim=dim, whole=whole, keeps=False, wanted=wanted)
+    def _keys_and_members(self) -> Iterator[Statement]:
+        """The keys block by block, and in each block the value heads that share them. A value head that is alone, and
+        has all of its values at once, comes first, and what no key is in is found once for all of them."""
+        complete = self.actions(KEYS)
+        keys = (*self._of_key_block(), self._members(self._of_member()), *complete)
+        in_turn = self.blocks(self.key, keys, wanted="WANTS_KEYS")
+        if self.plan.mixed is not None or self.backward.whole_keys:
+            yield from (Note(SCARCE), in_turn)
+            return
+        yield If((Alone(self.value),), (self._of_alone(complete),), (Note(SCARCE), in_turn))
+
+    def _of_alone(self, complete: Iterable[Statement]) -> Statement:
+        heads = self.parts[1]
+        keys = (*self._of_key_block(), *self._keys_of_alone(), *complete)
+        values = (*self.of_block(heads), *self.all_gradients(), self.blocks(self.key, keys, keeps=True))
+        body = [self._state_start(), *self.given(heads, SHARED, HEAD), *self.chunk_decays()]
+        if self.rider is not None:
+            body.append(self.column_gradient())
+        body += [*self.pairs_of_keys(), self.blocks(self.value, values)]
+        return self._members((*body, *self.dots_of_pairs()), wanted="WANTS_KEYS")
+
+    def _keys_of_alone(self) -> Iterator[Statement]:
+        """What a block of keys gets, where the gradients of scores are there."""
+        yield from self.column_states()
+        yield from self._part_zeros()
+        yield from (*self._states(), *self._state_products(), *self.vectors(), *self._state_factors())
+        for matrix in self.matrices:
+            yield from self.through(matrix)
+        yield from self.dots()
+        yield from self.onto_vectors()
 
     def _of_key_block(self) -> Iterator[Statement]:
         yield from self.given(self.parts[0], SHARED, KEYS)
@@ -133,12 +157,15 @@ class Gradients(GradientSums):
         yield from self._load_numbers()
         yield from self.column_states()
         yield from self._part_zeros()
-        yield self._blocks(self.value, (*self._of_block(heads), *self._states(), *self._state_products()))
-        yield from self._vectors()
+        if self.backward.decays:
+            yield Fill("pair_sum", (TOKEN,))
+        yield self.blocks(self.value, (*self.of_block(heads), *self._states(), *self._state_products()))
+        yield from self.vectors()
         yield from self._state_factors()
         for matrix in self.matrices:
-            yield from self._onto_rows(matrix, heads)
+            yield from self.onto_rows(matrix, heads)
         yield from self.dots()
+        yield from self.dots_of_pairs()
         yield from self.onto_vectors()
 
     def _values_of_member(self) -> Iterator[Statement]:
@@ -152,43 +179,42 @@ class Gradients(GradientSums):
         yield from self.column_of_values()
         if self.writing_values:
             yield from self._values_zeros()
-            yield self._blocks(self.key, self._values_keys())
+            yield self.blocks(self.key, self._values_keys())
         yield from self._values_operands()
         yield from self.zeros(HEAD)
         if self.has_gradient("v"):
             yield Fill(scale_gradient("v"), (self.row,))
-        yield self._blocks(self.value, (*self._values_block(values), *self.actions(BLOCK)))
-        yield from self._weights_gradients(values)
+        yield self.blocks(self.value, (*self._values_block(values), *self.actions(BLOCK)))
+        yield from self.weights_gradients(values)
         yield from self.taken()
         yield from self.actions(HEAD)
 
     # ---------------------------------------------------------------------------------------------------------- states
 
     def _of_slot(self, name: str) -> Array:
-        life: Life = "residual" if name == "states" else "scratch"
-        return Array(name, ("slot", "head"), self.over_state, life, self.plan.state.name)
+        return self.of_slot(name, self.plan.state, self.over_state)
 
     def _state_start(self) -> Statement:
         if self.plan.mixed is not None:
-            return Row("state_row", ("slot", "head"))
-        return Row("state_start", ("slot", "head"), self.over_state)
+            return Row("state_row", (self.slots, "head"))
+        return Row("state_start", (self.slots, "head"), self.over_state)
 
-    def _state(self, array: str, states: Sequence[Value], across: Loop) -> Iterator[Statement]:
+    def _state(self, array: str, states: Sequence[Value], *across: Loop) -> Iterator[Statement]:
         """Blocks of what is stored of states, taken to this chunk."""
         source = self._of_slot(array)
         access = Access(source, tuple(map(Index, source.spaces)), self.over_state)
         for place, state in zip(self.places, states, strict=True):
-            yield Load(state.name, self.of_place(access, place), wide=True)
-        yield across
-        yield from (Let(state.name, rounded(state)) for state in states)
+            yield Load(state.name, self.of_place(access, place), wide=bool(across))
+        yield from across
+        yield from (Let(state.name, rounded(state)) for state in states if across)
 
     def _states(self) -> Iterator[Statement]:
         """Blocks of the state before the chunk, and of its gradient after it."""
-        yield from self._state("states", self.states, Loop("earlier", (self.after,)))
+        yield from self._state("states", self.states, *self.neighbours("earlier", self.after))
         yield from self._gradient_of_state()
 
     def _gradient_of_state(self) -> Iterator[Statement]:
-        yield from self._state("state_gradients", self.gradients, Loop("later", (self.before,)))
+        yield from self._state("state_gradients", self.gradients, *self.neighbours("later", self.before))
 
     def _load_numbers(self) -> Iterator[Statement]:
         if self.mixes is not None:
@@ -197,15 +223,6 @@ class Gradients(GradientSums):
     def _load_ends(self) -> Iterator[Statement]:
         if self.mixes is not None:
             yield from self.mixes.load(*self.mixes.ends)
-
-    def _of_block(self, part: Part) -> Iterator[Statement]:
-        """What is loaded of a block of values."""
-        yield from self.given(part, BLOCK)
-        if self.plan.write_key is not None:
-            yield from self.operands("v")
-        yield from self.read_gradient()
-        yield from self.stored_rows("U")
-        yield from self.stored_rows(R_GRADIENT)
 
     def _state_products(self) -> Iterator[Statement]:
         """What rows get from the states, and what those have in common."""
@@ -239,14 +256,7 @@ class Gradients(GradientSums):
             yield from (Fill(part.name, part.dims) for part in parts)
         yield from (Fill(name, ()) for name, *_ in self._across())
         if self.backward.decays:
-            yield Fill("pair_sum", (TOKEN,))
             yield Fill("state_dot", ())
-
-    def _vectors(self) -> Iterator[Statement]:
-        """The rows with what scales them, as operands."""
-        for role in self.roles:
-            if (scale := self.own_scale(role)) is not None:
-                yield Let(self.vector(role).name, rounded(times(self.wide(self.operand(role)), scale)))
 
     def _state_factors(self) -> Iterator[Statement]:
         """Decays of what comes from the states, and what of it the decay of the whole chunk has in common with."""
@@ -308,76 +318,6 @@ class Gradients(GradientSums):
             return "erased_sum"
         return "read_sum" if role == "q" and self.grouped else "row_sum"
 
-    # --------------------------------------------------------------------------------------------------------- matrices
-
-    def _onto_rows(self, matrix: Scores, heads: Part) -> Iterator[Statement]:
-        """What rows that read and rows that wrote get from one another, matrix by matrix: two at a time would not fit
-        the registers."""
-        square = self.square(matrix)
-        gradient, operand = local(matrix.gradient, square), local(f"{matrix.name}_operand", square)
-        values = self.written(self.values_of(matrix.writer))
-        product = Dot(self.values_of(matrix.reader), values, self.value, gradient, square)
-        yield Fill(matrix.gradient, square)
-        yield self._blocks(self.value, (*self._of_block(heads), Let(matrix.gradient, product)))
-        yield from self.column_onto_scores(matrix)
-        yield from self._load_weights(matrix)
-        scale = self.values_scale(matrix)
-        decayed = times(self.decayed(matrix, gradient), None if scale is None else self.written(scale))
-        yield Let(matrix.gradient, self.masked(matrix, decayed))
-        if self.backward.decays:
-            yield from self._pairs(matrix, gradient)
-        yield Let(operand.name, rounded(gradient))
-        reader, writer = self.part(matrix.reader), self.part(matrix.writer)
-        written = self.written(self.vector(matrix.writer))
-        yield Let(reader.name, Dot(operand, written, WRITTEN, reader, reader.dims))
-        yield Let(writer.name, self.onto_written(operand, self.vector(matrix.reader), writer))
-
-    def _load_weights(self, matrix: Scores) -> Iterator[Statement]:
-        """The weights of several states in the place of a decay."""
-        if self.mixes is not None:
-            yield from self.mixes.load(weights(matrix.reader, matrix.writer))
-
-    def _weights_gradients(self, part: Part) -> Iterator[Statement]:
-        """The gradients of the weights of several states: what is read of values times what is read of keys."""
-        if not self.backward.numbers:
-            return
-        found = [(matrix, weights_gradient(matrix.reader, matrix.writer)) for matrix in self.matrices]
-        for matrix, gradient in found:
-            yield from (Fill(gradient.name, gradient.dims), Fill(f"{matrix.name}_keys", gradient.dims))
-        of_values = []
-        for matrix, gradient in found:
-            values = self.written(self.values_of(matrix.writer))
-            product = Dot(self.values_of(matrix.reader), values, self.value, gradient, gradient.dims)
-            of_values.append(Let(gradient.name, product))
-        yield self._blocks(self.value, (*self._of_block(part), *of_values))
-        of_keys: list[Statement] = [*self.given(self.parts[0], SHARED, KEYS), *self.operands(*ROLES)]
-        for matrix, gradient in found:
-            keys = local(f"{matrix.name}_keys", gradient.dims)
-            reader, writer = self.operand(matrix.reader), self.written(self.operand(matrix.writer))
-            of_keys.append(Let(keys.name, Dot(reader, writer, self.key, keys, keys.dims)))
-        yield self._blocks(self.key, of_keys)
-        for matrix, gradient in found:
-            writer_scale = self.scale("v" if matrix.writer == "k" else matrix.writer)
-            scales = common(self.scale(matrix.reader), writer_scale and self.written(writer_scale))
-            yield Let(gradient.name, times(gradient, local(f"{matrix.name}_keys", gradient.dims), scales))
-
-    def _pairs(self, matrix: Scores, gradient: Tile) -> Iterator[Statement]:
-        """What a decay has a part in: pairs of a row that reads after it and one written before it.
-
-        What rows have in common with their gradients has all other pairs in it, too, and twice: they cancel but for
-        their rounding, which is the same for all earlier tokens.
-        """
-        reader, writer = self.vector(matrix.reader), self.written(self.vector(matrix.writer))
-        common = Dot(reader, writer, self.key, None, gradient.dims)
-        yield Let("pairs", times(common, gradient))
-        token = self.lane(TOKEN)
-        last = token if matrix.reader == "q" else self.token_of_rows()
-        if self.reads_before(matrix.reader):
-            last = Arithmetic("-", last, Whole(1), last.dims)
-        pairs = local("pairs", gradient.dims)
-        found = call("sum_of_pairs", pairs, last, self.token_of_rows(), token, PRECISION, DTYPE, dims=(TOKEN,))
-        yield Add("pair_sum", found, (TOKEN,))
-
     # ------------------------------------------------------------------------------------------------------- the values
 
     def _values_zeros(self) -> Iterator[Statement]:
@@ -403,7 +343,7 @@ class Gradients(GradientSums):
     def _values_operands(self) -> Iterator[Statement]:
         for matrix in self.writing_values:
             square = self.square(matrix)
-            yield from self._load_weights(matrix)
+            yield from self.load_weights(matrix)
             scaled = times(self.decayed(matrix, local(matrix.name, square)), self.scale(matrix.reader))
             scores = self.masked(matrix, scaled)
             if self.varies_column:
@@ -424,7 +364,7 @@ class Gradients(GradientSums):
         yield from self.read_gradient()
         yield Fill("v_gradient", over)
         yield from self.stored_rows(R_GRADIENT, wide=True)
-        yield self._blocks(self.key, self._values_of_state())
+        yield self.blocks(self.key, self._values_of_state())
         if self.plan.mixed is None and (to_end := self.to_end()) is not None:
             yield Scale("v_gradient", to_end, over)
         read = {"q": local("read_operand", (TOKEN, self.value)), "y": rounded(local(R_GRADIENT, over))}

@@ -39,7 +39,6 @@ from flagen.kernel.recurrent import final_array
 from flagen.kernel.rows import PACKING, ROLES, local, rounded, times, whole
 from flagen.kernel.state_walk import Form, end_of, put, start_of
 from flagen.kernel.walk import WalkLowering
-from flagen.plan.chunk_backward import STATES_EVERY
 from flagen.plan.chunk_kernel import ChunkKernelPlan
 from flagen.plan.free_names import final_of, initial_of
 from flagen.plan.kernel_names import kernel_name
@@ -162,17 +161,25 @@ class Walk(ForwardRows):
             yield If((Given(stored),), statements)
 
     def _kept_states(self) -> Iterator[Statement]:
-        """As the walk over states of a backward stores them: every second one of a sequence, the first one too."""
-        within = Arithmetic("%", Coordinate("chunk of sequence"), whole(STATES_EVERY), ())
+        """As the walk over states of a backward stores them: every one, or every second one of a sequence, the first
+        one too."""
+        if self.plan.states_every == 1:
+            every = access(self._residual("states", (self.slots, "head"), self.over_state))
+            yield from (Store(self.of_place(every, place), self.operand_of_state(place)) for place in self.places)
+            if self.rider is not None:
+                columns = self._residual("column_states", (self.slots, "head"), (self.key,))
+                yield Store(self._in_first_block(columns), self._column_state)
+            return
+        within = Arithmetic("%", Coordinate("chunk of sequence"), whole(2), ())
         first = Compare("==", within, whole(0), ())
         yield Let("rows_stored", Select(first, Size(self.value), whole(0), ()))
-        yield Row("state_row", ("slot", "head"))
-        states = self._residual("states", ("slot", "head"), self.over_state)
+        yield Row("state_row", (self.slots, "head"))
+        states = self._residual("states", (self.slots, "head"), self.over_state)
         target = replace(access(states), ends=((self.value, local("rows_stored", ())),))
         yield from (Store(self.of_place(target, place), self.operand_of_state(place)) for place in self.places)
         if self.rider is not None:
             stored = Compare(">", local("rows_stored", ()), whole(0), ())
-            columns = self._residual("column_states", ("slot", "head"), (self.key,))
+            columns = self._residual("column_states", (self.slots, "head"), (self.key,))
             yield Store(self._in_first_block(columns, of=stored), self._column_state)
 
     def _kept_updates(self) -> Access:

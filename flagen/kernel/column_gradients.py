@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from flagen.kernel.across import COLUMN_STATE_GRADIENTS, AcrossColumn, RowsFirst
 from flagen.kernel.backward_rows import COLUMN_STATE_GRADIENT
-from flagen.kernel.ir import Access, Add, Apply, Array, Index, Let, Load, Loop, Statement
+from flagen.kernel.ir import Access, Add, Apply, Index, Let, Load, Loop, Statement
 from flagen.kernel.mixes import weights
 from flagen.kernel.rows import ZERO, local, times
 from flagen.kernel.scalar_rows import of_place
@@ -36,6 +37,10 @@ class Scores:
 
 class GradientRows(RowsFirst):
     """What the kernel calls the rows of a chunk and what they get."""
+
+    def neighbours(self, over: Literal["earlier", "later"], across: Apply) -> tuple[Loop, ...]:
+        """What takes a state, or its gradient, to this chunk, from one whose it was stored for."""
+        return () if self.backward.every == 1 else (Loop(over, (across,)),)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -141,18 +146,17 @@ class ColumnGradients(GradientRows):
         if self.rider is None:
             return
         yield self.column_gradient()
-        states = Array("column_states", ("slot", "head"), (self.key,), "residual", self.rider.state.name)
+        states = self.of_slot("column_states", self.rider.state, (self.key,))
         yield Load(self.column_state, Access(states, tuple(map(Index, states.spaces)), (self.key,)), wide=False)
-        yield Loop("earlier", (Apply(AcrossColumn(self.backward, after=True).routine()),))
+        yield from self.neighbours("earlier", Apply(AcrossColumn(self.backward, after=True).routine()))
         yield from self.column_state_gradient()
 
     def column_state_gradient(self) -> Iterator[Statement]:
         assert self.rider is not None
-        name = self.rider.state.name
-        shares = Array(COLUMN_STATE_GRADIENTS, ("slot", "head", "block"), (self.key,), "scratch", name)
+        shares = self.of_slot(COLUMN_STATE_GRADIENTS, self.rider.state, (self.key,), "block")
         source = Access(shares, tuple(map(Index, shares.spaces)), (self.key,))
         yield Load(COLUMN_STATE_GRADIENT, source, shares=True)
-        yield Loop("later", (Apply(AcrossColumn(self.backward, after=False).routine()),))
+        yield from self.neighbours("later", Apply(AcrossColumn(self.backward, after=False).routine()))
 
     def column_onto_keys(self, decayed: Iterable[Statement]) -> Iterator[Statement]:
         """What q and k get through the vector state that rides along, around the factors of what the matrix gives."""

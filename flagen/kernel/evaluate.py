@@ -20,6 +20,7 @@ from flagen.kernel.elements import ZERO, Element, add, multiply, subtract
 from flagen.kernel.ir import (
     Access,
     Add,
+    Alone,
     Apply,
     Array,
     Barrier,
@@ -47,7 +48,7 @@ from flagen.kernel.ir import (
     Store,
     statements_in,
 )
-from flagen.kernel.memory import Memory
+from flagen.kernel.memory import Memory, is_own
 from flagen.kernel.registers import Data, Lanes, Registers, whole
 from flagen.kernel.sizes import Illegal
 from flagen.kernel.tile_values import Evaluator, Operation, TileValues
@@ -388,6 +389,8 @@ class Executable:
                 return self.registers.tokens.start == self._span().start
             case HasEnd():
                 return self._span().stop < self.registers.tokens.start + self.sizes.chunk
+            case Alone(dim):
+                return self.sizes.H == self.sizes.HV and self.sizes.dims[dim] <= self.sizes.blocks[dim]
 
     def _fill(self, fill: Fill) -> Evaluator:
         dims, value = self.registers.sorted(fill.dims), ZERO if fill.number is None else number(fill.number)
@@ -462,7 +465,7 @@ class Executable:
     def _store(self, target: Access, value: Tile) -> Step:
         name, dims = target.array.name, self.registers.sorted(target.dims)
         new, elements = self.tiles.spread(value, dims), self.addresses.of(target)
-        written = self._written_again if name in self.loaded or _is_own(target.array) else self._written_once
+        written = self._written_again if name in self.loaded or is_own(target.array) else self._written_once
 
         def run() -> None:
             array, at = self._array(name), elements()
@@ -488,13 +491,8 @@ class Executable:
             others = use.readers.get(flat, set()) - {program}
             if others or use.writer.setdefault(flat, program) != program:
                 raise Illegal(f"{name}: an element that two programs have, and one writes")
-            if flat in use.written and not _is_own(array):
+            if flat in use.written and not is_own(array):
                 raise Illegal(f"{name}: an element written twice")
             if use.written.get(flat, -1) == self.barriers or use.read.get(flat, -1) == self.barriers:
                 raise Illegal(f"{name}: written without a barrier behind the last use")
             use.written[flat] = self.barriers
-
-
-def _is_own(array: Array) -> bool:
-    """Whether each program uses its part of the array again and again, for itself."""
-    return "place" in array.spaces or ("micro_step" in array.spaces and "token" not in array.spaces)

@@ -112,11 +112,15 @@ class GradientSums(ColumnGradients):
             yield self.put("row_sums", local("row_sum", (self.row,)))
             if self.grouped:
                 yield self.put("read_sums", local("read_sum", (TOKEN,)))
-            yield self.put("pair_sums", local("pair_sum", (TOKEN,)))
         for role in self.roles:
             if self.has_gradient(role):
                 common = times(self.wide(self.operand(role)), self.part(role))
                 yield self.put(f"{role}_dots", Sum(common, self.key, (self.axis_of(role),)))
+
+    def dots_of_pairs(self) -> Iterator[Statement]:
+        """What pairs of rows have in common with the gradients of their scores."""
+        if self.backward.decays:
+            yield self.put("pair_sums", local("pair_sum", (TOKEN,)))
 
     def put(self, sums: str, tile: Tile) -> Statement:
         """A number for each row as that of the value head at hand."""

@@ -5,7 +5,7 @@
     Routine    what kernels do with one chunk, with names of its own
     Statement  Load | Let | Bind | Add | Scale | Fill | Choose | Store | Loop | If | Apply | Row | Operands | Barrier |
                Note
-    Condition  Given | FirstBlock | LastToken | HasStart | HasEnd
+    Condition  Given | FirstBlock | LastToken | HasStart | HasEnd | Alone
     Access     an array, and an Index for each of the spaces that its rows lie in
     values     the tiles of `flagen.plan.tiles`
 
@@ -357,7 +357,14 @@ class HasEnd:
     """The place behind the last token of its sequence is one of the program's stretch."""
 
 
-Condition = Given | FirstBlock | LastToken | HasStart | HasEnd
+@dataclass(frozen=True)
+class Alone:
+    """A key head has one value head, and a block of `dim` is all of it."""
+
+    dim: str
+
+
+Condition = Given | FirstBlock | LastToken | HasStart | HasEnd | Alone
 
 
 # -------------------------------------------------------------------------------------------------------------- kernels
@@ -452,22 +459,6 @@ def statements_in(body: Iterable[Statement]) -> Iterator[Statement]:
                 yield from statements_in((*then, *otherwise))
             case Apply(routine):
                 yield from statements_in(routine.body)
-
-
-def without_routines(body: Iterable[Statement]) -> tuple[Statement, ...]:
-    """A body without what it leaves to routines."""
-    return tuple(_without_routines(body))
-
-
-def _without_routines(body: Iterable[Statement]) -> Iterator[Statement]:
-    for statement in body:
-        match statement:
-            case Loop(_, inner):
-                yield replace(statement, body=without_routines(inner))
-            case If(_, then, otherwise):
-                yield replace(statement, then=without_routines(then), otherwise=without_routines(otherwise))
-            case _ if not isinstance(statement, Apply):
-                yield statement
 
 
 def routines_in(body: Iterable[Statement]) -> tuple[Routine, ...]:

@@ -31,3 +31,8 @@ class Memory:
         self.arrays[array.name] = room
         self.fresh.add(array.name)
         return room
+
+
+def is_own(array: Array) -> bool:
+    """Whether each program uses its part of the array again and again, for itself."""
+    return "place" in array.spaces or ("micro_step" in array.spaces and "token" not in array.spaces)

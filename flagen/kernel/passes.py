@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flagen.kernel.ir import (
@@ -173,6 +173,24 @@ def _read(statement: Statement) -> frozenset[str]:
 
 def _stores(body: Iterable[Statement]) -> bool:
     return any(isinstance(statement, Store) for statement in statements_in(body))
+
+
+def without_routines(body: Iterable[Statement]) -> tuple[Statement, ...]:
+    """A body without what it leaves to routines."""
+    return tuple(_without_routines(body))
+
+
+def _without_routines(body: Iterable[Statement]) -> Iterator[Statement]:
+    for statement in body:
+        match statement:
+            case Loop(_, inner):
+                yield replace(statement, body=without_routines(inner))
+            case If(_, then, otherwise):
+                yield replace(statement, then=without_routines(then), otherwise=without_routines(otherwise))
+            case Apply():
+                pass
+            case _:
+                yield statement
 
 
 def with_arrays(kernel: Kernel, change: Callable[[Array], Array]) -> Kernel:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from flagen.algebra.equations import System
 from flagen.kernel import walks
-from flagen.kernel.ir import Access, Bind, Index, Let, Statement
+from flagen.kernel.ir import Access, Bind, Index, Let, Space, Statement
 from flagen.kernel.mixes import END, START, WHOLE, Mixes, weights
 from flagen.kernel.rows import ZERO, RowLowering, call, common, local, rounded, times, whole
 from flagen.kernel.walks import Product
@@ -31,6 +31,11 @@ class ScalarDecayRows(RowLowering[ChunkKernelPlan]):
     def mixes(self) -> Mixes | None:
         """The numbers of states that these mix."""
         return None if self.plan.mixed is None else Mixes(self, self.plan.mixed)
+
+    @property
+    def slots(self) -> Space:
+        """What the states that are stored are counted by."""
+        return "counted_chunk" if self.plan.states_every == 1 else "slot"
 
     # -------------------------------------------------------------------------------------------------- several states
 

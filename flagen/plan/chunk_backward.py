@@ -2,10 +2,10 @@
 
 Three kernels: one walks the chunks forward and stores the states between them, one walks them backward and stores the
 gradients of those states, and the last has a program for every chunk of a key head, which evaluates the adjoint there.
-That program takes the keys block by block, and in each block the value heads that share them one after the other; then
-each value head again, its values block by block. So there are four levels, and the gradient of a name is complete at
-the end of one: KEYS for what has an element for each key, BLOCK for what has one for each value, HEAD for what a value
-head has of its own, SHARED for the rest.
+That program takes the keys block by block, and in each block the value heads that share them one after the other, a
+value head that is alone the other way round; then each value head again, its values block by block. So there are four
+levels, and the gradient of a name is complete at the end of one: KEYS for what has an element for each key, BLOCK for
+what has one for each value, HEAD for what a value head has of its own, SHARED for the rest.
 
 Decided here: what each kernel reads, what each gradient is made of, and on which level that is added.
 """
@@ -52,9 +52,6 @@ from flagen.plan.split import crossed_dims
 from flagen.plan.tiles import Tile, Value
 from flagen.spec.model import Dims, Input, Param
 
-STATES_EVERY = 2
-"""Every second state is stored: the one between is a matrix product away from it, or two."""
-
 
 @dataclass(frozen=True)
 class RiderBackward:
@@ -85,7 +82,8 @@ class ChunkBackwardPlan:
     states, reverse: what the walks read.
     keys: what the last kernel reads of a block of keys; heads: of a value head, there; values: of a value head after
         that; keys_written: the keys that values are written along.
-    after, before: what is read of the chunk that a state, or the gradient of one, is taken across.
+    after, before: what is read of the chunk that a state, or the gradient of one, is taken across, where not every
+        state is stored.
     rider: the gradients of the vector state that rides along, if one does.
     levels: the level of every name.
     zeros: gradients that other levels add to, by the level on which they start.
@@ -114,8 +112,10 @@ class ChunkBackwardPlan:
     rider: RiderBackward | None = None
     numbers: frozenset[str] = frozenset()
 
-    every = STATES_EVERY
-    """How many chunks there are for a stored state."""
+    @property
+    def every(self) -> int:
+        """How many chunks there are for a stored state: the one between is a matrix product away from it, or two."""
+        return self.rows.states_every
 
     @property
     def stored(self) -> tuple[Gradient, ...]:
@@ -128,7 +128,8 @@ class ChunkBackwardPlan:
     def dump(self) -> str:
         """The plan as text: the launches, then how each gradient comes about."""
         keys = "whole keys" if self.whole_keys else "keys in blocks"
-        lines = [f"every {self.every} chunks a state, their gradients in reverse, then all chunks at once, {keys}"]
+        often = "a state for each chunk" if self.every == 1 else f"every {self.every} chunks a state"
+        lines = [f"{often}, their gradients in reverse, then all chunks at once, {keys}"]
         lines.append(f"    {READ_GRADIENT} = {show(self.read)}")
         for level in LEVELS:
             for action in self.actions[level]:

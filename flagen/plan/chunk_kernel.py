@@ -142,6 +142,12 @@ class ChunkKernelPlan:
         return self.delta is not None and self.write_key is not None
 
     @property
+    def states_every(self) -> int:
+        """How many chunks there are for a state that is stored for the gradients: one, as taking a state across a chunk
+        costs more time than its bytes. Of several states every second one is stored."""
+        return 1 if self.mixed is None else 2
+
+    @property
     def vectors(self) -> tuple[Tile, ...]:
         return tuple(operand.vector for operand in self._rows.values())
 

@@ -287,6 +287,8 @@ def _leaf_levels(plan: KeyKernelPlan) -> str:
 # ------------------------------------------------------------------------------------------------------------ backward
 
 _MODERN = "Matrix products take operands from shared memory."
+_TRANSPOSES = 'tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 8)'
+_WRONG = "Before Triton 3.8 a product with the transpose of a product may be wrong where that is 64 columns wide."
 
 
 def _gradients(plan: ChunkBackwardPlan) -> Iterator[Part]:
@@ -301,12 +303,13 @@ def _gradients(plan: ChunkBackwardPlan) -> Iterator[Part]:
     if (prepared and (rows.crowded or rows.key not in rows.spec.pairs)) or not plan.whole_keys:
         yield modern
     if not (plan.whole_keys or rows.crowded):
-        both = "" if prepared else " or values"
-        why = f"Not 64 keys{both}: before Triton 3.7.1 such a product with the transpose of a product is wrong."
-        few = "128" if prepared else f"128 if {rows.value} > 64 else 32"
-        keys, values = Choice(f"BLOCK_{rows.key}", _block(rows.key, "32")), _block(rows.value, "64" if steps else few)
-        tiles = _of_chunk(plan, keys, values, Choice("num_warps", "4"))
-        yield Where("capability == 9 and not single", Tiles("", tiles, why=(why,)))
+        few_keys = prepared and bool(steps)
+        if not few_keys:
+            yield Choice("transposes", _TRANSPOSES, (_WRONG,))
+        few = "128" if prepared else f"128 if transposes or {rows.value} > 64 else 32"
+        keys = Choice(f"BLOCK_{rows.key}", _block(rows.key, "32" if few_keys else "64 if transposes else 32"))
+        tiles = _of_chunk(plan, keys, _block(rows.value, few), Choice("num_warps", "4"))
+        yield Where("capability == 9 and not single", Tiles("", tiles))
     if not plan.whole_keys:
         yield Choice("keys", ("16" if steps else "32 if modern else 16") if prepared else "64 if modern else 32")
         if not prepared:

@@ -67,8 +67,9 @@ def test_kernels_import_what_they_call_and_no_more() -> None:
     )
     found = {
         path: set(imported(ast.parse(files[path])))
-        for path in ("fused_recurrent_kernels.py", "chunk_backward_across.py")
+        for path in ("fused_recurrent_kernels.py", "chunk_backward_gradients.py")
     }
     maps = {("maps", "softplus"), ("maps", "tanh")}
     assert found["fused_recurrent_kernels.py"] == maps | {("vectors", "l2norm")}
-    assert found["chunk_backward_across.py"] == maps | {("rows", "l2norm"), ("chunks", "split_log_decay")}
+    of_chunks = {("chunks", name) for name in ("put", "split_log_decay", "sum_of_pairs", "take")}
+    assert found["chunk_backward_gradients.py"] == maps | of_chunks | {("maps", "_square"), ("rows", "l2norm")}

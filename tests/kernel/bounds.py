@@ -30,6 +30,7 @@ import z3
 
 from flagen.kernel.ir import (
     Access,
+    Alone,
     Condition,
     FirstBlock,
     Given,
@@ -275,6 +276,8 @@ class Bounds:
             case HasEnd():
                 assert place.chunk is not None
                 return self.sequence.end < place.chunk + self.lanes_of[TOKEN]
+            case Alone(dim):
+                return z3.And(self.size["H"] == self.size["HV"], self.dim[dim] <= self.lanes_of[dim])
 
     def _touch(self, access: Access, place: Place, *, stores: bool) -> None:
         if self.arrays is not None and access.array.name not in self.arrays:

@@ -21,8 +21,8 @@ from tests.kernel.test_all_sizes import SPECS, lowered
 from tests.kernel.test_all_sizes_of_rows import rows_in
 from tests.tiers import variants
 
-MISTAKEN = "gated_delta_product"
-"""That mistakes are made in: it has chunks that share a slot, blocks, and key heads."""
+MISTAKEN = ("gated_delta_product", "momentum_delta_rule")
+"""That mistakes are made in: they have blocks, key heads, and chunks that share a slot."""
 
 SIZES = ("N", "T", "TOKENS", "HV", "H")
 """Those that are there whatever a kernel is compiled for."""
@@ -251,7 +251,8 @@ MISTAKES = {
 def prologues() -> Collection[tuple[Kernel, bool]]:
     """Kernels that mistakes are made in, and whether sequences are packed: one of those that say the same."""
     found = {}
-    for kernel in (kernel for kernel in rows_in(lowered(MISTAKEN)) if kernel.name in ("", "output", "gradients")):
+    kernels = (kernel for name in MISTAKEN for kernel in rows_in(lowered(name)))
+    for kernel in (kernel for kernel in kernels if kernel.name in ("", "output", "gradients")):
         for packed in (False, True):
             places = Places(ChunkPrinter(kernel).lines(), kernel.sizes, packed=packed)
             found[str(places)] = kernel, packed

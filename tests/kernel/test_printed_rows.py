@@ -41,8 +41,8 @@ from tests.kernel.test_all_sizes import SPECS, lowered
 from tests.kernel.test_all_sizes_of_rows import rows_in
 from tests.tiers import variants
 
-MISTAKEN = ("gated_delta_product", "kda")
-"""Of those with addresses of all three kinds."""
+MISTAKEN = ("gated_delta_product", "kda", "momentum_delta_rule")
+"""Of those with addresses of all three kinds, and with chunks that share a slot."""
 
 STARTS = ("start", "earlier", "later")
 ROWS_BESIDE = {"earlier": "chunk_row - HV", "later": "chunk_row + HV"}

@@ -13,6 +13,7 @@ from flagen.diagnostics import InternalError
 from flagen.kernel.ir import (
     Access,
     Add,
+    Alone,
     Apply,
     Barrier,
     Bind,
@@ -238,4 +239,6 @@ def _condition(condition: Condition) -> str:
             return "here.way.start"
         case HasEnd():
             return "here.way.end"
+        case Alone(dim):
+            return f"here.is_alone({dim!r})"
     raise InternalError(f"the PyTorch printer of kernels does not know {type(condition).__name__}")

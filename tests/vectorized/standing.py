@@ -111,6 +111,10 @@ class Standing:
     def is_first_block(self) -> bool:
         return bool(self.block[0] == 0)
 
+    def is_alone(self, dim: str) -> bool:
+        sizes = self.launch.sizes
+        return sizes.H == sizes.HV and sizes.dims[dim] <= sizes.blocks[dim]
+
     @property
     def is_last_token(self) -> bool:
         return self.token == self.span[-1]

@@ -30,7 +30,7 @@ def states_docs(plan: ChunkBackwardPlan) -> Docs:
         z = rows.rider.state.name
         equations.append(f"{z} = {end.replace('S', z)} + ({to_end}k)^T {_ones(rows.rider)}")
         text += f" Every program has all of {z}; the first block stores it, in float32."
-    title = "Walk the chunks of one sequence of one value head and store the state before every second one, transposed."
+    title = f"Walk the chunks of one sequence of one value head and store the state before {_which(plan)}, transposed."
     if rows.mixed is not None:
         title = title.replace("the state", "the states")
     return Docs(title, equations, (text,))
@@ -60,11 +60,16 @@ def reverse_docs(plan: ChunkBackwardPlan) -> Docs:
         )
     title = (
         "Walk the chunks of one sequence of one value head backward and store the gradient dS of the state after"
-        " every\n    second one, transposed."
+        f" {_which(plan)}, transposed."
     )
     if rows.mixed is not None:
         title = title.replace("gradient dS of the state after", "gradients dX of the states after")
     return Docs(title, equations, (text,))
+
+
+def _which(plan: ChunkBackwardPlan) -> str:
+    """The chunks that there is a state for."""
+    return "each" if plan.every == 1 else "every second one"
 
 
 def _ones(rider: Rider) -> str:

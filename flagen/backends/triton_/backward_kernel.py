@@ -17,11 +17,10 @@ from flagen.plan.tiling import gradients_tiling, reverse_tiling
 
 def backward_kernel_contexts(plan: ChunkBackwardPlan, program: Program) -> Mapping[str, Mapping[str, object]]:
     """Every value that the template of each file uses, by the file's module."""
-    return {
-        "chunk_backward_walks": _walks_context(plan, program),
-        "chunk_backward_across": _across_context(plan, program),
-        "chunk_backward_gradients": _gradients_context(plan, program),
-    }
+    files = {"chunk_backward_walks": _walks_context(plan, program)}
+    if _across(program):
+        files["chunk_backward_across"] = _across_context(plan, program)
+    return {**files, "chunk_backward_gradients": _gradients_context(plan, program)}
 
 
 def _walks_context(plan: ChunkBackwardPlan, program: Program) -> Mapping[str, object]:

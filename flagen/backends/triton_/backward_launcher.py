@@ -58,7 +58,8 @@ def backward_launcher_context(
         ),
         "configured": "walk, _" if forward.prepare is None else "prepare, walk",
         "gradients_module": ".chunk_backward_gradients",
-        "every": plan.every,
+        "stored_states": stored_states(plan),
+        "which_states": "every chunk" if plan.every == 1 else "every second chunk",
         "erases": forward.delta is not None,
         "several": "" if forward.mixed is None else f"{len(forward.mixed.states)}, ",
         "rows_shape": f"args.batch, {_rows(plan)}, args.HV, args.{plan.rows.value}",
@@ -77,6 +78,11 @@ def backward_launcher_context(
         "d_finals": _d_finals(plan, own),
         "quoted_initials": ", ".join(f'"{name}"' for name in Operator(forward.spec, "chunk", "").initials),
     }
+
+
+def stored_states(plan: ChunkBackwardPlan) -> str:
+    """How many states are stored of all sequences: where one is for two chunks, no two sequences share it."""
+    return "chunks" if plan.every == 1 else "(chunks + args.runs) // 2"
 
 
 def _rider(plan: ChunkBackwardPlan, rider: Rider) -> Mapping[str, str]:

@@ -25,9 +25,8 @@ from flagen.kernel.ir import (
     routines_in,
     statements_in,
     values_of,
-    without_routines,
 )
-from flagen.kernel.passes import Named, axes_named, counts_chunks, evaluates_head, has_key_heads
+from flagen.kernel.passes import Named, axes_named, counts_chunks, evaluates_head, has_key_heads, without_routines
 from flagen.kernel.rows import ITERATIONS
 from flagen.plan.rows import MEMBER, ROW, TOKEN, WRITTEN
 from flagen.plan.tiles import Head, Lane, Size, Sum, Tile

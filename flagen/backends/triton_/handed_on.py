@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flagen.backends.text import tuple_of
-from flagen.backends.triton_.backward_launcher import own_names
+from flagen.backends.triton_.backward_launcher import own_names, stored_states
 from flagen.backends.triton_.chunk_launcher import (
     Backward,
     Kept,
@@ -78,11 +78,11 @@ def _handed_on(plan: ChunkBackwardPlan | KeyBackwardPlan) -> tuple[Kept, ...]:
 
 
 def _for_scalar_decays(plan: ChunkBackwardPlan) -> tuple[Kept, ...]:
-    """Matrices and decays of the chunks, then every second state and U, in the order in which they are taken."""
+    """Matrices and decays of the chunks, then states and U, in the order in which they are taken."""
     rows, steps = plan.forward, plan.forward.spec.steps
-    runs = "args.runs" if plan.every == 2 else f"args.runs * {plan.every - 1}"
+    stored = stored_states(plan)
     several = "" if rows.mixed is None else f"{len(rows.mixed.states)}, "
-    states = f"(chunks + {runs}) // {plan.every}, args.HV, {several}args.{rows.value}, args.{rows.key}"
+    states = f"{stored}, args.HV, {several}args.{rows.value}, args.{rows.key}"
     tokens = f"args.tokens * {steps.argument}" if steps and steps_symbol(rows) else "args.tokens"
     updates = f"args.batch, {tokens}, args.HV, args.{rows.value}"
     prepared = (array for array in _prepared(rows) if array.inside in kept(rows))
@@ -92,7 +92,7 @@ def _for_scalar_decays(plan: ChunkBackwardPlan) -> tuple[Kept, ...]:
     column = Kept(
         free_name("kept_column", taken), "column", "args.batch, args.tokens, args.HV", "torch.float32", "PREPARED", True
     )
-    vectors = f"(chunks + {runs}) // {plan.every}, args.HV, args.{rows.key}"
+    vectors = f"{stored}, args.HV, args.{rows.key}"
     name = free_name("kept_column_states", taken)
     of_rider = Kept(name, "column_states", vectors, "torch.float32", "STATES", walked=True)
     return (column, *_walked(rows, states, updates), of_rider)

@@ -11,6 +11,7 @@ from flagen.diagnostics import InternalError
 from flagen.kernel.ir import (
     Access,
     Add,
+    Alone,
     Array,
     Barrier,
     Bind,
@@ -242,6 +243,8 @@ class KernelPrinter:
                 return "start == first_token"
             case HasEnd():
                 return "end_token < start + CHUNK"
+            case Alone(dim):
+                return f"HV == H and {self.axes.size(dim)} <= BLOCK_{dim}"
 
     def _filled(self, fill: Fill) -> str:
         shape = self.axes.shape(fill.dims)
@@ -408,7 +411,8 @@ class KernelPrinter:
 
     def _named_row(self, name: str, spaces: tuple[Space, ...], dims: Dims = ()) -> Iterator[str]:
         run, _ = spaces
-        row = Printed(f"{self._coordinate(Index(run))} * HV + value_head", SUM)
+        counted = Printed(f"{self._coordinate(Index(run))} * HV + value_head", SUM)
+        row = Printed(self.rows[spaces]) if spaces in self.rows else counted
         if dims:
             yield f"{name} = {product(row, product(*(Printed(self.axes.size(dim)) for dim in dims))).text}"
             self.starts[spaces, dims] = name
