@@ -163,6 +163,7 @@ class _Reader:
             title=texts.get("title", ""),
             paper=texts.get("paper", ""),
             description=texts.get("description", ""),
+            class_name=camel_case(name),
             version=self.report.version,
             source=self.report.source,
             sha256=sha256,
