@@ -38,6 +38,7 @@ from flagen.kernel.ir import (
 )
 from flagen.plan.tiles import Tile
 from flagen.triton_cpu.meter import Traffic
+from flagen.triton_cpu.shapes import has_numbers
 
 
 def traffic(kernel: Kernel, count: int, values: Mapping[str, Any]) -> Traffic:
@@ -51,8 +52,9 @@ def traffic(kernel: Kernel, count: int, values: Mapping[str, Any]) -> Traffic:
     with torch.no_grad(), _disable_current_modes():
         if count:
             launch = launch_of(kernel, count, values)
-            if count_before(launch) is not None:
-                raise NotCountedError("what was before a sequence decides where its chunks begin")
+            before = count_before(launch)
+            if before is not None and not has_numbers(before):
+                raise NotCountedError("what was before so many sequences decides where their chunks begin")
             for programs in programs_of(launch, count, Located):
                 walk = _Walk(programs, tally, names)
                 walk.stand()

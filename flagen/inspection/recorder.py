@@ -34,7 +34,7 @@ from flagen.inspection.source import imported_from, tree_of
 from flagen.project import UsageError
 from flagen.triton_cpu.border import Patch, autotuner, patched, require_compiler, stock
 from flagen.triton_cpu.offline import target_of
-from flagen.triton_cpu.shapes import without_numbers
+from flagen.triton_cpu.shapes import NumberDecidesError, without_numbers
 
 _INTERPRET = "TRITON_INTERPRET"
 _TYPES = {
@@ -86,8 +86,13 @@ def record(call: Callable[[], object], arch: str | None, processors: int | None 
         launches.append(_launch(kernel, arguments, named))
 
     patches = [Patch(JITFunction, "run", run), Patch(stock(autotuner, "Autotuner"), "run", _run_every_configuration)]
-    with patched(patches), pretending(arch, processors), without_numbers():
-        call()
+    with patched(patches), pretending(arch, processors):
+        try:
+            with without_numbers():
+                call()
+        except NumberDecidesError:
+            launches.clear()
+            call()
     return launches
 
 

@@ -4,8 +4,9 @@
         o, state = chunk_kda(q, k, v, g, beta)
 
 What a launcher launches, and what operators move, hangs on shapes, and on whole numbers such as where packed sequences
-begin. So operators on whole numbers alone run as ever, and views do; any other one that takes a tensor of floating
-point is asked on the device `meta` what it would return, and leaves memory that was never written.
+begin or how many tokens came before them. So operators on whole numbers alone run as ever, and on a few numbers, and
+views do; any other one that takes a tensor of floating point is asked on the device `meta` what it would return, and
+leaves memory that was never written.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from flagen.triton_cpu.border import stock
 
 _META = torch.device("meta")
+_FEW = 1024
+"""Elements of memory with which it is computed all the same: such as a count for each sequence and head."""
+
+
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class NumberDecidesError(RuntimeError):
@@ -66,6 +72,8 @@ def shaped(func: Any, args: Any, kwargs: Any) -> Any:
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if not any(tensor.is_floating_point() for tensor in tensors) or _is_view(func):
         return func(*args, **kwargs)
+    if all(map(has_numbers, tensors)):
+        return func(*args, **kwargs)
     written = _overwritten(func, args)
     if written is not None:
         return written
@@ -77,6 +85,8 @@ def shaped(func: Any, args: Any, kwargs: Any) -> Any:
         devices = {"device": _META} if kwargs.get("device") is not None else {}
         given, named = tree_map(_on_meta, (args, {**kwargs, **devices}))
         returned = func(*given, **named)
+        if any(leaf.dtype in _WHOLE for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)):
+            raise NumberDecidesError(f"{func} makes whole numbers of numbers of floating point")
         _KNOWN[known] = None if _memory((given, named)) & _memory(returned) else returned
     return func(*args, **kwargs) if _KNOWN[known] is None else tree_map(_unwritten, _KNOWN[known])
 
@@ -96,6 +106,11 @@ def _described(leaf: object) -> object:
     if isinstance(leaf, Tensor):
         return leaf.dtype, tuple(leaf.shape), leaf.stride()
     return type(leaf), repr(leaf) if isinstance(leaf, float | torch.Generator) else leaf
+
+
+def has_numbers(tensor: Tensor) -> bool:
+    """Whether it is one of those few that are computed all the same."""
+    return tensor.untyped_storage().nbytes() <= _FEW * tensor.element_size()
 
 
 def _is_view(func: Any) -> bool:

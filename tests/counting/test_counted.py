@@ -21,10 +21,20 @@ BATCH = Shape(T=19, B=2, K=16, V=16)
 
 SHOWN = {
     "fused_recurrent": ("gated_delta_product",),
-    "chunk": ("simple_gla", "kda", "oja", "hgrn", "token_shift", "gsa", "gated_delta_product", "log_linear_mamba2"),
+    "chunk": (
+        "simple_gla",
+        "kda",
+        "oja",
+        "hgrn",
+        "token_shift",
+        "gsa",
+        "gated_delta_product",
+        "ttt_linear",
+        "log_linear_mamba2",
+    ),
 }
 """Segments and micro-steps; chunks of either decay, of a state that is read from the right, of scans and of windows; in
-stages, of rows, and of levels."""
+stages, of rows, of mini-batches, and of levels."""
 
 CASES = [
     (kind, name)
@@ -44,20 +54,11 @@ def moved(meter, kind: str, problem: Problem, **keywords: object) -> Report:
 def test_counts_are_those_of_the_interpreter(kind, name):
     kernels_of(name)
     keywords = {"chunk_size": 16} if kind == "chunk" else {}
-    # Where chunks are counted from what was before a sequence, a number says where they begin.
-    for problem in (make(name, PACKED, state=not _has_mini_batches(name)), make(name, BATCH, state=False)):
+    for made in (make(name, PACKED), make(name, BATCH, state=False)):
+        problem = made.to(torch.float32)
         report = moved(counted, kind, problem, **keywords)
         assert report == moved(metered, kind, problem, **keywords)
         assert report.kernels or name not in SHOWN[kind]  # Some have none for dims like these.
-
-
-def _has_mini_batches(name: str) -> bool:
-    return any("LENGTH" in launchable.kernel.sizes for launchable in kernels_of(name).values())
-
-
-def test_where_a_number_says_where_chunks_begin_nothing_is_counted():
-    with pytest.raises(NotCountedError, match="was before a sequence"):
-        moved(counted, "chunk", make("ttt_linear", BATCH))
 
 
 def test_a_kernel_that_is_not_what_is_printed_is_not_counted(monkeypatch):
@@ -66,7 +67,7 @@ def test_a_kernel_that_is_not_what_is_printed_is_not_counted(monkeypatch):
     other = kernels_of("simple_gla")["fused_recurrent_simple_gla_kernel"]
     monkeypatch.setitem(known.KNOWN[_sha256("gla")], name, other)
     with pytest.raises(NotCountedError, match="fused_recurrent_gla_kernel is not what is printed"):
-        moved(counted, "fused_recurrent", make("gla", BATCH))
+        moved(counted, "fused_recurrent", make("gla", BATCH).to(torch.float32))
     assert kernels[name] is other
 
 
@@ -78,26 +79,34 @@ def _sha256(name: str) -> str:
 
 
 def test_operators_have_shapes_and_no_numbers():
-    x = torch.ones(3, 4, requires_grad=True)
+    x = torch.ones(300, 4, requires_grad=True)
     with without_numbers():
         y = (x.T.contiguous() @ x).softmax(-1).to(torch.bfloat16)
         (gradient,) = torch.autograd.grad(y.sum(), x)
         offsets = torch.arange(5).cumsum(0)
     assert (y.shape, y.stride(), y.dtype, y.device.type) == ((4, 4), (4, 1), torch.bfloat16, "cpu")
-    assert (gradient.shape, gradient.dtype) == ((3, 4), torch.float32)
+    assert (gradient.shape, gradient.dtype) == ((300, 4), torch.float32)
     assert offsets.tolist() == [0, 1, 3, 6, 10]  # Of whole numbers they have them.
 
 
 def test_views_are_views_and_what_is_written_over_stays():
-    x, y = torch.ones(3, 4), torch.zeros(3, 4)
+    x, y = torch.ones(300, 4), torch.zeros(300, 4)
     with without_numbers():
         assert x[1:].data_ptr() == x.data_ptr() + 16
         assert x.copy_(y) is x
-        product = torch.ones(2, 3, 4) @ x.T
+        product = torch.ones(2, 300, 4) @ x.T
         assert product.is_contiguous()
-    assert x.sum() == 12  # Nobody wrote it.
+    assert x.sum() == 1200  # Nobody wrote it.
 
 
 def test_a_number_that_is_asked_for_is_an_error():
     with without_numbers(), pytest.raises(NumberDecidesError, match="asks for a number"):
-        float(torch.ones(1) + 1)
+        float(torch.ones(3000)[0])
+    with without_numbers(), pytest.raises(NumberDecidesError, match="makes whole numbers"):
+        torch.ones(3000).long()
+
+
+def test_a_few_numbers_are_computed():
+    """How many tokens came before each sequence is a state, and of floating point."""
+    with without_numbers():
+        assert (torch.full((4, 2), 3.0) + 1).long()[:, 0].tolist() == [4] * 4
