@@ -115,7 +115,8 @@ def test_only_what_changed_is_redone(
                     asked.update({name: [package.name for package in some]}) or answer
                 ),
             )
-        old = replace(committed, keys=committed.keys | {QUICK: "of something else"})
+        keys = {package.name: inspection.package_key(package) for package in packages}
+        old = replace(committed, keys=keys | {QUICK: "of something else"})
         return tables.make(old, packages, fresh=False)
 
     made = make(own)
