@@ -70,10 +70,10 @@ def shaped(func: Any, args: Any, kwargs: Any) -> Any:
         NumberDecidesError: a number of floating point is asked for.
     """
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if not any(tensor.is_floating_point() for tensor in tensors) or _is_view(func):
+    if _is_view(func):
         return func(*args, **kwargs)
-    if all(map(has_numbers, tensors)):
-        return func(*args, **kwargs)
+    if not any(tensor.is_floating_point() for tensor in tensors) or all(map(has_numbers, tensors)):
+        return _computed(func, args, kwargs)
     written = _overwritten(func, args)
     if written is not None:
         return written
@@ -85,10 +85,24 @@ def shaped(func: Any, args: Any, kwargs: Any) -> Any:
         devices = {"device": _META} if kwargs.get("device") is not None else {}
         given, named = tree_map(_on_meta, (args, {**kwargs, **devices}))
         returned = func(*given, **named)
-        if any(leaf.dtype in _WHOLE for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)):
-            raise NumberDecidesError(f"{func} makes whole numbers of numbers of floating point")
         _KNOWN[known] = None if _memory((given, named)) & _memory(returned) else returned
-    return func(*args, **kwargs) if _KNOWN[known] is None else tree_map(_unwritten, _KNOWN[known])
+    if _KNOWN[known] is None:
+        return func(*args, **kwargs)
+    if any(leaf.dtype in _WHOLE for leaf in tree_leaves(_KNOWN[known]) if isinstance(leaf, Tensor)):
+        if _memory((args, kwargs)) & _NUMBERLESS:
+            raise NumberDecidesError(f"{func} makes whole numbers of numbers of floating point")
+        return _computed(func, args, kwargs)
+    return tree_map(_unwritten, _KNOWN[known])
+
+
+_NUMBERLESS: set[int] = set()
+"""Storages that nobody has written. One that is gone may be that of another tensor, which costs time and no more."""
+
+
+def _computed(func: Any, args: Any, kwargs: Any) -> Any:
+    returned = func(*args, **kwargs)
+    _NUMBERLESS.difference_update(_memory(returned) - _memory((args, kwargs)))
+    return returned
 
 
 def _memory(tree: object) -> set[int]:
@@ -110,7 +124,8 @@ def _described(leaf: object) -> object:
 
 def has_numbers(tensor: Tensor) -> bool:
     """Whether it is one of those few that are computed all the same."""
-    return tensor.untyped_storage().nbytes() <= _FEW * tensor.element_size()
+    storage = tensor.untyped_storage()
+    return storage.nbytes() <= _FEW * tensor.element_size() and storage._cdata not in _NUMBERLESS
 
 
 def _is_view(func: Any) -> bool:
@@ -138,4 +153,6 @@ def _on_meta(leaf: object) -> object:
 def _unwritten(leaf: object) -> object:
     if not isinstance(leaf, Tensor):
         return leaf
-    return torch.empty_strided(leaf.size(), leaf.stride(), dtype=leaf.dtype)
+    memory = torch.empty_strided(leaf.size(), leaf.stride(), dtype=leaf.dtype)
+    _NUMBERLESS.add(memory.untyped_storage()._cdata)
+    return memory

@@ -103,10 +103,11 @@ def test_a_number_that_is_asked_for_is_an_error():
     with without_numbers(), pytest.raises(NumberDecidesError, match="asks for a number"):
         float(torch.ones(3000)[0])
     with without_numbers(), pytest.raises(NumberDecidesError, match="makes whole numbers"):
-        torch.ones(3000).long()
+        (torch.ones(3000) + 1).long()
 
 
 def test_a_few_numbers_are_computed():
     """How many tokens came before each sequence is a state, and of floating point."""
     with without_numbers():
         assert (torch.full((4, 2), 3.0) + 1).long()[:, 0].tolist() == [4] * 4
+        assert torch.arange(3000).float().frexp().exponent[-1] == 12  # Many, that were whole.
