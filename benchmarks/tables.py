@@ -5,8 +5,8 @@
     python -m benchmarks.tables --fresh     redo even what has not changed; with --check, to compare it
 
 Of each variant there is a hash, of its package and the tools, and of each kernel one of all that goes into it: what has
-not changed is neither compiled nor metered again, and a check compares hashes. Other warps alone do not make a call
-move anything else: what is metered has a hash without them. Compilers differ from release to release: under another
+not changed is neither compiled nor metered again, and a check compares hashes. Recording and metering run no kernel and
+take seconds a variant; compiling takes the time. Compilers differ from release to release: under another
 Triton than the one that the tables name there is nothing to compare, and a check says so.
 """
 
@@ -48,7 +48,7 @@ what is wrong stands in bold. Written by `make tables`; for one variant: `flagen
 MOVED = """\
 # What the generated operators move
 
-Counted in the interpreter of Triton {triton}: forward, bf16, every dim {size}, HV = H, nothing saved for a backward.
+Counted from launches under Triton {triton}: forward, bf16, every dim {size}, HV = H, nothing saved for a backward.
 Bytes and flops are for each token and head, without a final state; what that adds for each head has a column of its
 own. Moved counts each address once a launch, and the torch operators between kernels. The minimum is inputs read and
 output written once. Written by `make tables`; kernel by kernel: `flagen meter NAME`.
@@ -65,20 +65,18 @@ gradients of the inputs are written once, and the gradient of the output is read
 
 @dataclass(frozen=True)
 class Tables:
-    """All rows, and the Triton that they are of; `keys`: what each variant's are of, as a hash; `metered_keys`: the
-    same for those that are metered."""
+    """All rows, and the Triton that they are of; `keys`: what each variant's are of, as a hash."""
 
     triton: str
     kernels: Sequence[Compiled]
     metered: Sequence[Metered]
     gradients: Sequence[MeteredGradients]
     keys: Mapping[str, str]
-    metered_keys: Mapping[str, str]
 
     @classmethod
     def empty(cls) -> Self:
         """Those of no package, and of no Triton."""
-        return cls("", (), (), (), {}, {})
+        return cls("", (), (), (), {})
 
     @classmethod
     def read(cls) -> Self:
@@ -92,7 +90,6 @@ class Tables:
             [Metered.from_json(row) for row in metered["rows"]],
             [MeteredGradients.from_json(row) for row in metered["gradients"]],
             metered.get("keys", {}),
-            metered.get("metered_keys", {}),
         )
 
     def files(self) -> dict[str, str]:
@@ -102,7 +99,7 @@ class Tables:
             "kernels.md": kernels_page(self.triton, self.kernels),
             "metered.json": _json(
                 self.triton,
-                {"keys": self.keys, "metered_keys": self.metered_keys},
+                {"keys": self.keys},
                 rows=self.metered,
                 gradients=self.gradients,
             ),
@@ -132,20 +129,18 @@ def make(old: Tables, packages: Sequence[Package], *, fresh: bool) -> Tables:
         old = Tables.empty()
     changed = _changed(old, packages)
     same = {package.name for package in packages} - {package.name for package in changed}
-    known = {row.key: row for row in old.kernels}
-    known |= {row.key: row for row in inspection.compile_kernels(changed, but=known, backward=BACKWARD)}
     recorded = inspection.record(changed, backward=BACKWARD)
+    known = {row.key: row for row in old.kernels}
+    lacking = {launched.variant for launched in recorded if launched.key not in known}
+    new = [package for package in changed if package.name in lacking]
+    known |= {row.key: row for row in inspection.compile_kernels(new, but=known, backward=BACKWARD)}
     kernels = [replace(known[launched.key], **asdict(launched)) for launched in recorded]
-    metered_keys = {name: old.metered_keys.get(name, "") for name in same} | inspection.metered_keys(changed)
-    moved = [package for package in changed if old.metered_keys.get(package.name) != metered_keys[package.name]]
-    kept = {package.name for package in packages} - {package.name for package in moved}
     return Tables(
         triton,
         sorted((*(row for row in old.kernels if row.variant in same), *kernels), key=lambda row: row.variant),
-        _ordered((*(row for row in old.metered if row.variant in kept), *inspection.meter(moved))),
-        _ordered((*(row for row in old.gradients if row.variant in kept), *inspection.meter_gradients(moved))),
+        _ordered((*(row for row in old.metered if row.variant in same), *inspection.meter(changed))),
+        _ordered((*(row for row in old.gradients if row.variant in same), *inspection.meter_gradients(changed))),
         {package.name: inspection.package_key(package) for package in packages},
-        {package.name: metered_keys[package.name] for package in packages},
     )
 
 

@@ -231,7 +231,7 @@ def inspect_kernels(
 
 @app.command()
 def meter(spec: SpecArgument) -> None:
-    """Run the Triton kernels of a variant's package in the interpreter and show what they move and compute.
+    """Count what the Triton kernels of a variant's package move and compute.
 
     Operators whose gradients have kernels run again with their backward, and once more where they can save states.
     """

@@ -307,7 +307,7 @@ def metered(calls: Sequence[Metered], gradients: Sequence[MeteredGradients], tri
         told = ", save_states=True" if both.save_states else ""
         _print_metered(both, f" and its gradients{told}", [(way, *each) for way, done in ways for each in _work(done)])
         _out(f"bytes kept between forward and backward for each token and head: {_per(both.kept, both.per)}")
-    _out(f"counted in the interpreter of Triton {triton}; bytes and flops for each token and head", "dim")
+    _out(f"counted from launches under Triton {triton}; bytes and flops for each token and head", "dim")
 
 
 def _work(done: Metered | Direction) -> list[tuple[str, Figures]]:

@@ -62,12 +62,23 @@ LAYERS: dict[str, set[str]] = {
     },
     "emit": {"jinja2", "ruff", "flagen.diagnostics"},
     "triton_cpu": {"triton", "numpy", "torch"},
+    # Walks through kernels as data where others run them, if what is there is what is printed of them.
+    "counting": {"torch", "flagen.backends.triton_", "flagen.diagnostics", "flagen.emit.banner", "flagen.kernel"}
+    | {"flagen.pipeline", "flagen.plan", "flagen.spec.model", "flagen.triton_cpu"},
     # Reads what a compiler left, and needs none itself.
     "clock": set(),
     # Text to everything else: it is written into generated directories.
     "runtime": {"torch", "triton"},
     # Makes up calls from a spec, and compares what they move with what the plan says they have to.
-    "inspection": {"triton", "torch", "flagen.clock", "flagen.triton_cpu", "flagen.spec", "flagen.plan"}
+    "inspection": {
+        "triton",
+        "torch",
+        "flagen.clock",
+        "flagen.counting",
+        "flagen.triton_cpu",
+        "flagen.spec",
+        "flagen.plan",
+    }
     | {f"flagen.{name}" for name in ("catalogue", "diagnostics", "project")},
 }
 """What each layer may import beside itself and the standard library; a name covers what is below it."""

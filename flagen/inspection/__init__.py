@@ -2,7 +2,7 @@
 
     record      what a package's operators launch: kernels, types, constants, configurations   (nothing is compiled)
     compile     registers, spills, shared memory and matrix instructions of every launch       (Triton's compiler)
-    meter       bytes, flops, launches and programs of a call, and of its backward             (Triton's interpreter)
+    meter       bytes, flops, launches and programs of a call, and of its backward             (kernels as data)
     predict     the time of a call and of its backward, from compiled code and counted turns   (both)
 
 Nothing here knows a variant or a kernel. A call is made up from the spec, and a kernel's signature is read off what its
@@ -36,7 +36,6 @@ from flagen.inspection.work import (
     find_package,
     meter,
     meter_gradients,
-    metered_keys,
     package_key,
     predict,
     record,
@@ -64,7 +63,6 @@ __all__ = [
     "find_package",
     "meter",
     "meter_gradients",
-    "metered_keys",
     "package_key",
     "predict",
     "record",

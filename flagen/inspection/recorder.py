@@ -2,8 +2,9 @@
 
     launches = record(lambda: fused_recurrent_gla(q, k, v, g), "sm_90")
 
-The launcher runs on CPU tensors, in a process that compiles. Nothing is launched: each kernel is kept with what the
-compiler wants to know of the arguments it was given. One behind `triton.autotune` is kept once for each configuration.
+The launcher runs on CPU tensors, in a process that compiles; what PyTorch computes beside kernels has shapes alone.
+Nothing is launched: each kernel is kept with what the compiler wants to know of the arguments it was given. One behind
+`triton.autotune` is kept once for each configuration.
 A call that runs its backward too leaves the kernels of both.
 
 A launcher that asks torch what GPU it runs on (`torch.cuda.is_available`, `get_device_capability`,
@@ -33,6 +34,7 @@ from flagen.inspection.source import imported_from, tree_of
 from flagen.project import UsageError
 from flagen.triton_cpu.border import Patch, autotuner, patched, require_compiler, stock
 from flagen.triton_cpu.offline import target_of
+from flagen.triton_cpu.shapes import NumberDecidesError, without_numbers
 
 _INTERPRET = "TRITON_INTERPRET"
 _TYPES = {
@@ -68,13 +70,7 @@ class Launch:
 
     def key(self, arch: str) -> str:
         """A hash of all that is compiled. Wording does not count, nor what else is in the kernel's module."""
-        return self._hash(arch, self.divisible_by_16, self.options)
-
-    def work(self) -> str:
-        """A hash of all that decides what the launch computes and moves: not its warps, for one."""
-        return self._hash(self.grid if isinstance(self.grid, tuple) else None)
-
-    def _hash(self, *more: object) -> str:
+        more = arch, self.divisible_by_16, self.options
         told = json.dumps([self.name, self.signature, self.constexprs, *more], sort_keys=True, default=repr)
         code = _code(Path(self.kernel.fn.__code__.co_filename), self.kernel.fn.__name__)
         return hashlib.sha256((code + told).encode()).hexdigest()[:16]
@@ -91,7 +87,12 @@ def record(call: Callable[[], object], arch: str | None, processors: int | None 
 
     patches = [Patch(JITFunction, "run", run), Patch(stock(autotuner, "Autotuner"), "run", _run_every_configuration)]
     with patched(patches), pretending(arch, processors):
-        call()
+        try:
+            with without_numbers():
+                call()
+        except NumberDecidesError:
+            launches.clear()
+            call()
     return launches
 
 

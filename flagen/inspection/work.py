@@ -106,19 +106,6 @@ def predict(package: Package, shape: Shape) -> list[Timed]:
     return [Timed(**row) for row in _work(task, interpret=False, parts=len(OPERATORS))]
 
 
-def metered_keys(packages: Sequence[Package]) -> dict[str, str]:
-    """For each package a hash of all that decides what its calls move and compute. Warps and stages do not."""
-    rows = _work(_task("metered keys", packages), interpret=False, parts=len(packages))
-    launches = {row["variant"]: row["key"] for row in rows}
-    return {package.name: _key_of(package, _launchers(package), launches[package.name]) for package in packages}
-
-
-def _launchers(package: Package) -> list[Path]:
-    """The files of a package without kernels. Of the others, launches have kernels, and the tiles they are told."""
-    files = sorted(Path(package.folder).rglob("*.py"))
-    return [path for path in files if not has_kernels(path)]
-
-
 def package_key(package: Package) -> str:
     """A hash of all that decides, under one Triton, what is found out about a package: its files, what its kernels call
     beside it, its spec, the tools.
@@ -126,7 +113,8 @@ def package_key(package: Package) -> str:
     Comments and docstrings are left out.
     """
     files = sorted(Path(package.folder).rglob("*.py"))
-    return _key_of(package, [*files, *_called_beside(files)])
+    told = Path(package.spec).read_bytes() + _hash_of([*files, *_called_beside(files)]) + _hash_of_tools()
+    return hashlib.sha256(told).hexdigest()[:16]
 
 
 def _called_beside(files: Sequence[Path]) -> list[Path]:
@@ -140,18 +128,17 @@ def _called_beside(files: Sequence[Path]) -> list[Path]:
     return sorted(found - set(files))
 
 
-def _key_of(package: Package, files: Iterable[Path], launches: str = "") -> str:
-    told = Path(package.spec).read_bytes() + _hash_of(files) + _hash_of_tools() + launches.encode()
-    return hashlib.sha256(told).hexdigest()[:16]
+_DECIDE = ("calls", "devices", "recorder", "worker")
+"""The modules here that decide what is called, and what is told of it."""
 
 
 @cache
 def _hash_of_tools() -> bytes:
-    """That of what compiles and meters; what predicts times alone tells nothing of either."""
-    here = Path(__file__).resolve().parent
-    files = {*here.glob("*.py"), *(here.parent / "triton_cpu").glob("*.py"), here.parent / "plan" / "cost.py"}
-    files -= {here / "timing.py", here.parent / "triton_cpu" / "turns.py"}
-    return _hash_of(sorted(files))
+    """That of what decides what rows are about, and of what compiles and meters. How quickly it is found out is no part
+    of it, nor what prints it; tests hold counts to what the interpreter does."""
+    here, cpu = Path(__file__).resolve().parent, Path(__file__).resolve().parent.parent / "triton_cpu"
+    files = [*(here / f"{name}.py" for name in _DECIDE), here.parent / "plan" / "cost.py"]
+    return _hash_of([*files, cpu / "meter.py", cpu / "offline.py"])
 
 
 def _hash_of(paths: Iterable[Path]) -> bytes:

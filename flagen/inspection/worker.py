@@ -12,17 +12,19 @@ import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import asdict, astuple
 from functools import partial
 from itertools import product
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import triton
 
+from flagen.counting import NotCountedError, counted
+from flagen.counting.known import remember_spec
 from flagen.inspection.calls import (
     SAVING,
     Workload,
@@ -41,9 +43,13 @@ from flagen.project import UsageError
 from flagen.spec import load_spec
 from flagen.spec.model import Spec
 from flagen.triton_cpu import UnsupportedTritonError
+from flagen.triton_cpu.meter import Report, kept_for_gradients, metered
 
 Given = Mapping[str, Any]
 """Arguments of a call, by name."""
+
+Meter = Callable[[], AbstractContextManager[Report]]
+Found = TypeVar("Found")
 
 _METERED_TOKENS = {"fused_recurrent": 16, "chunk": 128}
 """Enough for what is done once a call to be told from what is done for every token or chunk."""
@@ -63,9 +69,6 @@ def perform(task: Mapping[str, Any]) -> list[tuple[object, dict[str, Any]]]:
             wanted = [(launched, launch) for launched, launch in recorded if launched.key not in task["but"]]
             share = list(enumerate(wanted))[number::count]
             return [(place, asdict(_compiled(launched, launch))) for place, (launched, launch) in share]
-        case "metered keys":
-            mine = list(enumerate(packages))[number::count]
-            return [(place, {"variant": package["name"], "key": _metered_key(package)}) for place, package in mine]
         case "count" | "time":
             mine = list(enumerate(product(packages, OPERATORS)))[number::count]
             return [((place, i), row) for place, call in mine for i, row in enumerate(_predicted(*call, task))]
@@ -186,24 +189,23 @@ def _compiled(launched: Launched, launch: Any) -> Compiled:
 
 
 def _metered(package: Mapping[str, str], operator: str) -> Iterator[Metered]:
-    from flagen.triton_cpu.meter import Report, metered
-
     spec, module = _load(package)
     function = getattr(module, f"{operator}_{spec.name}", None)
     if function is None:
         return
+    tokens = _METERED_TOKENS[operator]
 
-    def call(final_state: bool) -> Report:
-        given = arguments(spec, Workload(METERED, _METERED_TOKENS[operator], final_state=final_state))
+    def call(final_state: bool, meter: Meter) -> Report:
+        given = arguments(spec, Workload(METERED, tokens, final_state=final_state))
         settle(spec, given)
-        with torch.no_grad(), metered() as report:
+        with torch.no_grad(), meter() as report:
             function(**given)
         return report
 
-    without, with_state = call(False), call(True)
+    without, with_state = (_counted(spec, partial(call, final_state)) for final_state in (False, True))
     if not without.kernels:
         return
-    tokens, minimum, of_state = _METERED_TOKENS[operator], *_least(spec)
+    minimum, of_state = _least(spec)
     yield Metered(
         spec.name,
         operator,
@@ -218,39 +220,56 @@ def _metered(package: Mapping[str, str], operator: str) -> Iterator[Metered]:
 
 
 def _metered_with_gradients(package: Mapping[str, str], operator: str) -> Iterator[MeteredGradients]:
-    from flagen.triton_cpu.meter import kept_for_gradients, metered
-
     spec, module = _load(package)
     function = getattr(module, f"{operator}_{spec.name}", None)
     if function is None:
         return
-    tokens = _METERED_TOKENS[operator]
     for said in memory_modes(function):
-        given = arguments(spec, Workload(METERED, tokens))
-        settle(spec, given)
-        wanted = require_gradients(given)
-        with metered() as forward, kept_for_gradients() as kept:
-            o = function(**given, **said)[0]
-        if not o.requires_grad:
+        row = _counted(spec, partial(_both_ways, spec, function, operator, said))
+        if row is None:
             return
-        cotangent = torch.ones_like(o)
-        with metered() as backward:
-            torch.autograd.grad(o, wanted, cotangent, allow_unused=True)
-        if not backward.kernels:
-            return
-        output = o.numel() * o.element_size()
-        yield MeteredGradients(
-            spec.name,
-            operator,
-            save_states=said.get(SAVING, False),
-            tokens=tokens,
-            heads=1,
-            forward=Direction(_figures(forward.kernels), _figures(forward.operators)),
-            backward=Direction(_figures(backward.kernels), _figures(backward.operators)),
-            kept=kept.bytes,
-            # Inputs are read twice and their gradients written; the output is written, and its gradient read.
-            minimum=3 * _least(spec)[0] * tokens - output,
-        )
+        yield row
+
+
+def _both_ways(
+    spec: Spec, function: Callable[..., Any], operator: str, said: Mapping[str, bool], meter: Meter
+) -> MeteredGradients | None:
+    """A call and its backward, if that has kernels."""
+    tokens = _METERED_TOKENS[operator]
+    given = arguments(spec, Workload(METERED, tokens))
+    settle(spec, given)
+    wanted = require_gradients(given)
+    with meter() as forward, kept_for_gradients() as kept:
+        o = function(**given, **said)[0]
+    if not o.requires_grad:
+        return None
+    cotangent = torch.ones_like(o)
+    with meter() as backward:
+        torch.autograd.grad(o, wanted, cotangent, allow_unused=True)
+    if not backward.kernels:
+        return None
+    output = o.numel() * o.element_size()
+    return MeteredGradients(
+        spec.name,
+        operator,
+        save_states=said.get(SAVING, False),
+        tokens=tokens,
+        heads=1,
+        forward=Direction(_figures(forward.kernels), _figures(forward.operators)),
+        backward=Direction(_figures(backward.kernels), _figures(backward.operators)),
+        kept=kept.bytes,
+        # Inputs are read twice and their gradients written; the output is written, and its gradient read.
+        minimum=3 * _least(spec)[0] * tokens - output,
+    )
+
+
+def _counted(spec: Spec, measure: Callable[[Meter], Found]) -> Found:
+    """What is measured of calls, counted from the kernels as data; what cannot be is counted in the interpreter."""
+    remember_spec(spec)
+    try:
+        return measure(counted)
+    except NotCountedError:
+        return measure(metered)
 
 
 def _predicted(package: Mapping[str, str], operator: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -266,22 +285,6 @@ def _predicted(package: Mapping[str, str], operator: str, task: Mapping[str, Any
         yield from counted(spec, function, operator, shape)
     else:
         yield from map(asdict, timed(spec, function, operator, shape, task["counts"]))
-
-
-def _metered_key(package: Mapping[str, str]) -> str:
-    """A hash of the launches of all calls that are metered, in their order: what they compute and move."""
-    from flagen.inspection.recorder import record
-
-    spec, module = _load(package)
-    digest = hashlib.sha256()
-    for operator in OPERATORS:
-        function = getattr(module, f"{operator}_{spec.name}", None)
-        if function is not None:
-            workload = Workload(METERED, _METERED_TOKENS[operator], final_state=True)
-            for call, said in _ways(spec, function):
-                for launch in record(partial(call, {**arguments(spec, workload), **said}), None):
-                    digest.update(launch.work().encode())
-    return digest.hexdigest()[:16]
 
 
 def _least(spec: Spec) -> tuple[int, int]:

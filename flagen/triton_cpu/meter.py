@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch._library import custom_ops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flagen.triton_cpu.border import Patch, interpreter, patched, stock
 from flagen.triton_cpu.repair import repair
+from flagen.triton_cpu.shapes import shaped, written_in_python
 
 Addresses = npt.NDArray[np.uint64]
 
@@ -67,6 +67,10 @@ class Report:
     kernels: dict[str, Traffic] = field(default_factory=dict)
     operators: dict[str, Traffic] = field(default_factory=dict)
 
+    def add(self, kernel: str, traffic: Traffic) -> None:
+        """Count another launch of a kernel."""
+        _add(self.kernels, kernel, traffic)
+
     @property
     def total(self) -> Traffic:
         """Kernels and operators together."""
@@ -91,12 +95,13 @@ def _row(name: str, traffic: Traffic, per: int) -> str:
 
 
 @contextmanager
-def metered() -> Iterator[Report]:
-    """Count what kernels and torch operators do within; repairs the interpreter first."""
+def metered(*, numbers: bool = True) -> Iterator[Report]:
+    """Count what kernels and torch operators do within; repairs the interpreter first. Without `numbers` operators of
+    torch between kernels compute none of floating point."""
     repair()
     report = Report()
     meter = _Meter(report)
-    with patched(meter.patches()), _OperatorMeter(meter):
+    with patched(meter.patches()), _OperatorMeter(meter, _called if numbers else shaped):
         yield report
 
 
@@ -216,7 +221,7 @@ class _Meter:
             self.launch = _Launch()
             try:
                 result = call(executor, *arguments, **named)
-                _add(self.report.kernels, executor.fn.__name__, self.launch.traffic())
+                self.report.add(executor.fn.__name__, self.launch.traffic())
             finally:
                 self.launch = None
             return result
@@ -227,16 +232,15 @@ class _Meter:
 class _OperatorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators of torch, except those with which the interpreter itself copies arguments."""
 
-    def __init__(self, meter: _Meter) -> None:
+    def __init__(self, meter: _Meter, call: Callable[[Any, Any, Any], Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._meter = meter
+        self._meter, self._call = meter, call
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (operator := stock(custom_ops, "OPDEFS").get(func.overloadpacket._qualified_op_name)) is not None:
-            # Called as the function that it is: nothing that runs behind torch's dispatcher would be seen.
+        if (operator := written_in_python(func)) is not None:
             with self:
-                return stock(operator, "_init_fn")(*args, **(kwargs or {}))
-        result = func(*args, **(kwargs or {}))
+                return operator(*args, **(kwargs or {}))
+        result = (self._call if self._meter.launch is None else _called)(func, args, kwargs or {})
         if self._meter.launch is None:
             name = func.overloadpacket.__name__
             inputs, outputs = _tensors((args, kwargs)), _tensors(result)
@@ -248,6 +252,10 @@ class _OperatorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 traffic = Traffic(launches=1, read=read, written=written, requested=read + written)
                 _add(self._meter.report.operators, name, traffic)
         return result
+
+
+def _called(func: Any, args: Any, kwargs: Any) -> Any:
+    return func(*args, **kwargs)
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

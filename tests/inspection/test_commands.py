@@ -124,7 +124,7 @@ def test_meter_prints_bytes_for_each_token_and_head(flagen: Flagen, project: Wor
     assert kernel.split()[:1] + kernel.split()[3:5] == ["fused_recurrent_cell_kernel", "1024", "256"]
     assert moved == "bytes moved for each token and head: 1280, 1.00 times the minimum of 1280"
     assert state == "bytes a final state adds for each head: 65536, at least 65536"
-    assert note.startswith(f"counted in the interpreter of Triton {version('triton')}")
+    assert note.startswith(f"counted from launches under Triton {version('triton')}")
 
 
 def test_meter_prints_gradients_forward_and_backward(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +143,7 @@ def test_meter_prints_gradients_forward_and_backward(capsys: pytest.CaptureFixtu
     ]
     assert moved == "bytes moved for each token and head: 62, 2.00 times the minimum of 31"
     assert kept == "bytes kept between forward and backward for each token and head: 50"
-    assert note.startswith("counted in the interpreter of Triton 3; ")
+    assert note.startswith("counted from launches under Triton 3; ")
 
 
 def test_a_package_without_kernels(flagen: Flagen, project: Workspace) -> None:

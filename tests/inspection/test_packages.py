@@ -21,7 +21,6 @@ from flagen.inspection import (
     compile_kernels,
     meter,
     meter_gradients,
-    metered_keys,
     package_key,
     record,
 )
@@ -47,14 +46,6 @@ RECORDED = {
     "other warps": ("return 1\n", "return 2\n", False),
 }
 """Changes of the kernels' file, and whether launches have the same keys."""
-
-METERED = {
-    "other warps": ("kernels.py", "return 1\n", "return 2\n", True),
-    "another mask": ("kernels.py", "mask=r < n, other=0.0", "mask=r < n - 1, other=0.0", False),
-    "another block": ("launcher.py", "block = 128 if", "block = 32 if", False),
-    "one more": ("launcher.py", "return o + 0", "return o + 1", False),
-}
-"""The same of what is metered, which no warps change."""
 
 KERNELS = ("rows_kernel", "product_kernel")
 
@@ -157,21 +148,6 @@ def test_keys_follow_what_a_kernel_reaches(recorded: dict[str, list[Launched]], 
 
 def test_keys_of_packages_follow_what_a_kernel_calls_beside_them(beside: list[Package]) -> None:
     assert package_key(beside[0]) != package_key(beside[1])
-
-
-@pytest.fixture(scope="module")
-def metered(toy: Package, directory: Path) -> dict[str, str]:
-    """The keys of the toy and of what it becomes, of which each has a name of its own here."""
-    packages = [toy]
-    for what, (file, old, new, _) in METERED.items():
-        packages.append(replace(edited(toy, directory / f"metered {what}" / "toy", file, old, new), name=what))
-    return metered_keys(packages)
-
-
-@pytest.mark.parametrize("what", METERED)
-def test_what_is_metered_has_a_key_without_warps(metered: dict[str, str], what: str) -> None:
-    *_, same = METERED[what]
-    assert (metered[what] == metered["toy"]) is same
 
 
 def test_a_call_is_metered_kernel_by_kernel(toy: Package) -> None:

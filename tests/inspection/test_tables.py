@@ -4,7 +4,7 @@ without --all, those of the quick one for one architecture."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from benchmarks import tables
 from benchmarks.tables import RESULTS, Tables
 from flagen import inspection
-from flagen.inspection import Package, Size
+from flagen.inspection import Launched, Package, Size
 from tests.tiers import exhaustive, tiered
 
 # One worker reads the tables, for all that need them.
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.xdist_group("compiled")
 
 VARIANTS = ("gla", "simple_gla")
 QUICK = "simple_gla"
+FIELDS = [field.name for field in fields(Launched)]
 SIZE, ARCHS = Size(128, 128), ("sm_90", "gfx942")
 
 
@@ -78,7 +79,6 @@ def test_drift_is_seen(committed: Tables, packages: list[Package], monkeypatch: 
         metered=[row for row in committed.metered if row.variant in VARIANTS],
         gradients=[row for row in committed.gradients if row.variant in VARIANTS],
         keys={name: committed.keys[name] for name in VARIANTS},
-        metered_keys={},
     )
     monkeypatch.setattr(tables, "edited", lambda _: [])
     assert tables.drift(ours, packages) == []
@@ -97,34 +97,39 @@ def test_drift_is_seen(committed: Tables, packages: list[Package], monkeypatch: 
     ]
 
 
-@pytest.mark.parametrize("moves", [True, False])
 def test_only_what_changed_is_redone(
-    committed: Tables, packages: list[Package], monkeypatch: pytest.MonkeyPatch, moves: bool
+    committed: Tables, packages: list[Package], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And only what launches a kernel that no table knows is compiled."""
     asked = {}
-    for name in ("compile_kernels", "record", "meter", "meter_gradients"):
-        monkeypatch.setattr(
-            inspection,
-            name,
-            lambda some, name=name, **_: asked.update({name: [package.name for package in some]}) or [],
-        )
-    monkeypatch.setattr(inspection, "metered_keys", lambda some: {package.name: "of this" for package in some})
-    old = replace(
-        committed,
-        keys=committed.keys | {QUICK: "of something else"},
-        metered_keys={"gla": "of gla", QUICK: "of something else" if moves else "of this"},
-    )
-    made = tables.make(old, packages, fresh=False)
-    assert asked["compile_kernels"] == asked["record"] == [QUICK]
-    assert asked["meter"] == asked["meter_gradients"] == ([QUICK] if moves else [])
-    assert made.kernels == [row for row in committed.kernels if row.variant == "gla"]
-    kept = ("gla",) if moves else VARIANTS
-    assert made.metered == [row for row in committed.metered if row.variant in kept]
-    assert made.gradients == [row for row in committed.gradients if row.variant in kept]
+    launched = [Launched(**{name: getattr(row, name) for name in FIELDS}) for row in committed.kernels]
+    own = [row for row in launched if row.variant == QUICK]
+
+    def make(recorded: list[Launched]) -> Tables:
+        answers = {"record": recorded, "compile_kernels": [], "meter": [], "meter_gradients": []}
+        for name, answer in answers.items():
+            monkeypatch.setattr(
+                inspection,
+                name,
+                lambda some, name=name, answer=answer, **_: (
+                    asked.update({name: [package.name for package in some]}) or answer
+                ),
+            )
+        keys = {package.name: inspection.package_key(package) for package in packages}
+        old = replace(committed, keys=keys | {QUICK: "of something else"})
+        return tables.make(old, packages, fresh=False)
+
+    made = make(own)
+    assert asked == {"record": [QUICK], "compile_kernels": [], "meter": [QUICK], "meter_gradients": [QUICK]}
+    assert made.kernels == [row for row in committed.kernels if row.variant in VARIANTS]
+    assert made.metered == [row for row in committed.metered if row.variant == "gla"]
+    assert made.gradients == [row for row in committed.gradients if row.variant == "gla"]
     assert made.keys == {
         name: inspection.package_key(package) for name, package in zip(VARIANTS, packages, strict=True)
     }
-    assert made.metered_keys == {"gla": "of gla", QUICK: "of this"}
+    with pytest.raises(KeyError, match="of no table"):  # What was to compile it did not.
+        make([replace(own[0], key="of no table")])
+    assert asked["compile_kernels"] == [QUICK]
 
 
 def test_an_edited_page_is_seen(committed: Tables) -> None:

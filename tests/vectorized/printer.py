@@ -37,11 +37,9 @@ from flagen.kernel.ir import (
     Statement,
     Store,
     routines_in,
-    statements_in,
-    values_of,
 )
 from flagen.kernel.rows import ITERATIONS
-from flagen.plan.tiles import Call, Once, Tile
+from flagen.plan.tiles import Call, Tile
 from flagen.spec.model import Dims
 from tests.vectorized import device
 from tests.vectorized.programs import Programs
@@ -52,15 +50,11 @@ INDENT = "    "
 
 @dataclass(frozen=True)
 class Printed:
-    """A kernel, its source, and the function that this is.
-
-    splits_blocks: whether the first block does what others do not.
-    """
+    """A kernel, its source, and the function that this is."""
 
     kernel: Kernel
     source: str
     run: Callable[[Programs], None]
-    splits_blocks: bool
 
 
 @cache
@@ -76,23 +70,7 @@ def print_kernel(kernel: Kernel) -> Printed:
     exec(compile(source, f"<{kernel.name or 'kernel'} in PyTorch>", "exec"), names)
     run = names["kernel"]
     assert callable(run)
-    return Printed(kernel, source, run, _splits_blocks(kernel))
-
-
-def _splits_blocks(kernel: Kernel) -> bool:
-    conditions = (c for s in statements_in(kernel.body) for c in _conditions(s))
-    once = any(isinstance(s, Load) and s.once for s in statements_in(kernel.body))
-    once = once or any(isinstance(tile, Once) for tile in values_of(kernel.body))
-    return once or any(isinstance(condition, FirstBlock) for condition in conditions)
-
-
-def _conditions(statement: Statement) -> tuple[Condition, ...]:
-    match statement:
-        case If(conditions):
-            return conditions
-        case Choose(condition):
-            return (condition,)
-    return ()
+    return Printed(kernel, source, run)
 
 
 class _Printer:
