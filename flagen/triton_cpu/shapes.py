@@ -78,7 +78,9 @@ def shaped(func: Any, args: Any, kwargs: Any) -> Any:
     if written is not None:
         return written
     if not any(str(returned.type) in ("Tensor", "List[Tensor]") for returned in func._schema.returns):
-        raise NumberDecidesError(f"{func} asks for a number of floating point")
+        if _memory((args, kwargs)) & _NUMBERLESS:
+            raise NumberDecidesError(f"{func} asks for a number of floating point")
+        return func(*args, **kwargs)
     leaves, tree = tree_flatten((args, kwargs))
     known = (func, tree, tuple([_described(leaf) for leaf in leaves]))
     if known not in _KNOWN:
