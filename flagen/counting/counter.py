@@ -20,9 +20,11 @@ from flagen.kernel.ir import (
     Add,
     Alone,
     Apply,
+    Barrier,
     Bind,
     Choose,
     Condition,
+    Fill,
     FirstBlock,
     Given,
     HasEnd,
@@ -33,6 +35,9 @@ from flagen.kernel.ir import (
     Let,
     Load,
     Loop,
+    Note,
+    Operands,
+    Row,
     Scale,
     Statement,
     Store,
@@ -141,6 +146,10 @@ class _Walk:
                 self.run(then if all(map(self._holds, conditions)) else otherwise)
             case Apply(routine):
                 self.run(routine.body)
+            case Fill() | Row() | Operands() | Barrier() | Note():
+                pass
+            case _:
+                raise NotCountedError(f"a statement {type(statement).__name__}")
 
     # --------------------------------------------------------------------------------------------------- where it goes
 

@@ -79,15 +79,22 @@ class Stretch:
 @dataclass(frozen=True)
 class Place:
     """Where a program stands: its coordinates, its segment if it is in one, the first token of its chunk if it is in
-    one, and what holds there."""
+    one, what holds there, and which of it is so of the launch, for all programs alike, or is not."""
 
     at: Mapping[Space, Number]
     facts: tuple[Fact, ...]
     segment: Stretch | None = None
     chunk: Number | None = None
+    launch: frozenset[tuple[tuple[Condition, ...], bool]] = frozenset()
 
     def where(self, *facts: Fact) -> Place:
         return replace(self, facts=(*self.facts, *facts))
+
+    def of_launch(self, conditions: tuple[Condition, ...], hold: bool) -> Place:
+        """Where these hold, or do not, if they are conditions on the launch."""
+        if not all(isinstance(condition, Given | Alone) for condition in conditions):
+            return self
+        return replace(self, launch=self.launch | {(conditions, hold)})
 
 
 @dataclass(frozen=True)
@@ -239,10 +246,16 @@ class Bounds:
                     self._touch(target, place, stores=True)
                 case Loop(_, inner):
                     self._walk(inner, self._turn(statement, place))
-                case If(conditions, then, otherwise):
-                    holds = z3.And(*(self._condition(condition, place) for condition in conditions))
-                    self._walk(then, place.where(holds))
-                    self._walk(otherwise, place.where(z3.Not(holds)))
+                case If():
+                    for branch, inside in self._branches(statement, place):
+                        self._walk(branch, inside)
+
+    def _branches(self, statement: If, place: Place) -> Iterator[tuple[Iterable[Statement], Place]]:
+        """Both branches, and what holds in each."""
+        conditions = statement.conditions
+        holds = z3.And(*(self._condition(condition, place) for condition in conditions))
+        yield statement.then, place.where(holds).of_launch(conditions, True)
+        yield statement.otherwise, place.where(z3.Not(holds)).of_launch(conditions, False)
 
     def _turn(self, loop: Loop, place: Place) -> Place:
         """In one turn of a loop."""
@@ -343,6 +356,9 @@ class Bounds:
 
     def _apart(self, touch: Touch, other: Touch) -> None:
         """No other program touches the element that one does, where one of the two stores."""
+        if any((conditions, not hold) in other.place.launch for conditions, hold in touch.place.launch):
+            self.proved += 1  # No launch has both.
+            return
         here, there = self._stands(touch), self._of_other(other)
         facts = [*here.facts, *there.facts]
         for one, two in zip(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from itertools import pairwise
 
 from flagen.kernel.ir import (
     Access,
     Add,
+    Alone,
     Apply,
     Bind,
     Choose,
@@ -24,7 +26,7 @@ from flagen.kernel.ir import (
     statements_in,
     values_of,
 )
-from flagen.plan.rows import ROW, TOKEN
+from flagen.plan.rows import MEMBER, ROW, TOKEN
 from flagen.plan.tiles import (
     Along,
     Arithmetic,
@@ -38,6 +40,7 @@ from flagen.plan.tiles import (
     Edge,
     Function,
     Head,
+    Lane,
     Masked,
     MatMul,
     Negative,
@@ -99,6 +102,10 @@ def harmless(numbering: Numbering, mutant: Mutant) -> str | None:
                 return "an end of rows in a chunk before another one, which is full"
             if not _is_asked_for_in_its_routine(kernel, mutant.around):
                 return "an end of rows that are multiplied by zero"
+        case Select(Compare("==", Lane(axis)), value) if (
+            axis == MEMBER and mutant.now == value and _alone(mutant.around)
+        ):
+            return "the lane of a value head that has its key head for itself"
         case Value(name) if isinstance(mutant.now, Value) and _is_only_masked(kernel, name, mutant.now.name):
             return "two names of one tile, between which there is a mask over what is nothing else there"
     if numbering.are_one(mutant.around, mutant.instead):
@@ -136,6 +143,14 @@ def _loses_an_end_of_rows(mutant: Mutant) -> bool:
 
 def _is_before_another(around: Sequence[Statement]) -> bool:
     return any(isinstance(statement, Loop) and statement.over == "earlier" for statement in around)
+
+
+def _alone(around: Sequence[Statement]) -> bool:
+    """Whether it is said where a key head has one value head."""
+    return any(
+        isinstance(outer, If) and any(isinstance(each, Alone) for each in outer.conditions) and inner in outer.then
+        for outer, inner in pairwise(around)
+    )
 
 
 def _leaves_nothing_behind_segments(kernel: Kernel, around: Sequence[Statement]) -> bool:

@@ -167,10 +167,9 @@ class RowBounds(Bounds):
                     pass
                 case Loop(_, inner):
                     self._walk(inner, self._turn(statement, place.without(_assigned(inner))))
-                case If(conditions, then, otherwise):
-                    holds = z3.And(*(self._condition(condition, place) for condition in conditions))
-                    self._walk(then, place.where(holds))
-                    self._walk(otherwise, place.where(z3.Not(holds)))
+                case If():
+                    for branch, inside in self._branches(statement, place):
+                        self._walk(branch, inside)
                 case Apply(routine):
                     self._walk(routine.body, self._in_routine(routine, place))
             place = place.without(_assigned((statement,)))
