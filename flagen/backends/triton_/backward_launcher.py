@@ -43,7 +43,7 @@ def backward_launcher_context(
     value = plan.rows.value
     reverse_blocks = f'-(-args.{value} // {reverse_tiles}["BLOCK_{value}"])' if tiles_reverse(plan) else "blocks"
     return {
-        **{name: shared[name] for name in (*SHARED_CONTEXT, "steps", "prepared", "scratch")},
+        **{name: shared[name] for name in (*SHARED_CONTEXT, "tokens_of_chunk", "prepared", "scratch")},
         **backward_signature(forward),
         **gradients_of_call(plan),
         "own": own,
@@ -56,10 +56,11 @@ def backward_launcher_context(
                 "tiles",
             ]
         ),
-        "configured": "walk, _" if forward.prepare is None else "prepare, walk",
+        **tiles_of_kernels(["walk", "_"] if forward.prepare is None else ["prepare", "walk"], tiles_reverse(plan)),
         "gradients_module": ".chunk_backward_gradients",
         "stored_states": stored_states(plan),
-        "which_states": "every chunk" if plan.every == 1 else "every second chunk",
+        "saved_states": _saved_states(plan),
+        "walked": [own["states"], *_beside_states(plan, own)],
         "erases": forward.delta is not None,
         "several": "" if forward.mixed is None else f"{len(forward.mixed.states)}, ",
         "rows_shape": f"args.batch, {_rows(plan)}, args.HV, args.{plan.rows.value}",
@@ -69,7 +70,6 @@ def backward_launcher_context(
         "reverse": _launch(
             plan, Launched(program, "reverse"), f"args.runs * args.HV * {reverse_blocks}", own, reverse_tiles
         ),
-        "tiles_reverse": tiles_reverse(plan),
         "handed_on": [array.name for array in prepared_arrays(forward) if array.inside in kept(forward)],
         "gradients": _gradients_launch(plan, program, own),
         "rider": None if forward.rider is None else _rider(plan, forward.rider),
@@ -83,6 +83,32 @@ def backward_launcher_context(
 def stored_states(plan: ChunkBackwardPlan) -> str:
     """How many states are stored of all sequences: where one is for two chunks, no two sequences share it."""
     return "chunks" if plan.every == 1 else "(chunks + args.runs) // 2"
+
+
+def _saved_states(plan: ChunkBackwardPlan) -> str:
+    """What the walk over states leaves, in words."""
+    which = "every chunk" if plan.every == 1 else "every second chunk"
+    erased = " and U" if plan.forward.delta is not None else ""
+    beside = "" if plan.forward.rider is None else f", S and {plan.forward.rider.state.name},"
+    return f"the states before {which}{erased}{beside}"
+
+
+def _beside_states(plan: ChunkBackwardPlan, own: Mapping[str, str]) -> list[str]:
+    """What it leaves beside the matrices."""
+    if plan.forward.delta is not None:
+        return [own["U"]]
+    return [] if plan.forward.rider is None else [own["column_states"]]
+
+
+def tiles_of_kernels(configured: Sequence[str], reverse: bool) -> Mapping[str, object]:
+    """What the configuration of the forward call gives, and which of it the backward takes: with tiles of its own for
+    the reverse walk, or with those of the walk."""
+    chosen = [name for name in configured if name != "_"]
+    return {
+        "configured": configured,
+        "chosen": [*chosen, "reverse"] if reverse else chosen,
+        "tiles_reverse": reverse,
+    }
 
 
 def _rider(plan: ChunkBackwardPlan, rider: Rider) -> Mapping[str, str]:

@@ -210,7 +210,7 @@ def chunk_kept_context(plan: RowPlan, program: Program, backward: Backward) -> M
     """Every value `triton/chunk_residuals.py.j2` uses."""
     shared = chunk_launcher_context(plan, program, backward)
     return {
-        **{key: shared[key] for key in ("name", "steps", "keep", "kept", "walked")},
+        **{key: shared[key] for key in ("name", "steps", "tokens_of_chunk", "keep", "kept", "walked")},
         "kept_arrays": backward.kept,
         "in_every_mode": [array.name for array in backward.kept if array.walked and array.kept_in == "PREPARED"],
     }

@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from flagen.backends.triton_.backward_launcher import SHARED_CONTEXT, backward_signature, gradients_of_call, own_names
+from flagen.backends.triton_.backward_launcher import (
+    SHARED_CONTEXT,
+    backward_signature,
+    gradients_of_call,
+    own_names,
+    tiles_of_kernels,
+)
 from flagen.backends.triton_.chunk_launcher import (
     Launch,
     Scratch,
@@ -121,7 +127,7 @@ def _launcher_context(plan: KeyBackwardPlan, program: Program) -> Mapping[str, o
         ],
         "scale": scale,
         "members": "args.HV // args.H",
-        "configured": "prepare, walk",
+        **tiles_of_kernels(["prepare", "walk"], reverse=False),
         "of_walks": '"initial_state"',
     }
 
@@ -155,7 +161,6 @@ def launches(plan: KeyBackwardPlan, program: Program, own: Mapping[str, str]) ->
     return {
         "imports": _imports(plan, program),
         "gradients_module": ".chunk_backward_walks",
-        "tiles_reverse": False,
         "delta": plan.forward.delta is not None,
         "walked": walked_arrays(plan, own),
         "matrix_gradients": _matrix_gradients(plan),

@@ -12,6 +12,7 @@ from flagen.backends.triton_.backward_launcher import (
     of_call,
     own_names,
     states_of_call,
+    tiles_of_kernels,
 )
 from flagen.backends.triton_.chunk_launcher import Launch, call_context
 from flagen.backends.triton_.key_backward import (
@@ -71,7 +72,7 @@ def _launcher_context(plan: RightBackwardPlan, program: Program) -> Mapping[str,
         "kept": kept,
         "saved": f"{', '.join(kept)} of each chunk; None to walk again.",
         "members": "args.HV // args.H" if plan.shares_keys else "1",
-        "configured": "prepare, walk, _",
+        **tiles_of_kernels(["prepare", "walk", "_"], reverse=False),
         "of_walks": f'"initial_state", "{plan.reads}"',
     }
 
