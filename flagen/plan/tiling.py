@@ -315,6 +315,8 @@ def _gradients(plan: ChunkBackwardPlan) -> Iterator[Part]:
         if not prepared:
             yield Choice("keys", "keys // 2 if heads > 1 else keys", ("Sums over the heads stay in registers, too.",))
     widest = "32 if single else 64 if modern else 16" if prepared else "32 if single else 64"
+    if prepared and plan.whole_keys:
+        widest = "64 if modern and not single else 32"
     if rows.key in rows.spec.pairs:
         widest = "16"
     warps = Choice("num_warps", "8")
