@@ -36,11 +36,11 @@ class Chosen(NamedTuple):
 
 
 CHOSEN = {
-    ("chunk_gradients_kernel", "sm_90", "128x128"): Chosen(1720, "gated_delta_rule", 107048, 33527),
+    ("chunk_gradients_kernel", "sm_90", "128x128"): Chosen(1688, "gated_delta_rule", 107048, 33527),
     ("chunk_prepare_kernel", "sm_90", "128x128"): Chosen(1036, "kda", 47667, 24643),
-    ("chunk_kernel", "sm_90", "128x128"): Chosen(380, "gated_delta_rule", 14144, 6192),
+    ("chunk_kernel", "sm_90", "128x128"): Chosen(364, "gated_delta_rule", 14144, 6192),
     ("chunk_states_kernel", "sm_90", "128x128"): Chosen(80, "gated_delta_rule", 9398, 3876),
-    ("chunk_reverse_kernel", "sm_90", "128x128"): Chosen(84, "gated_delta_rule", 13024, 6713),
+    ("chunk_reverse_kernel", "sm_90", "128x128"): Chosen(68, "gated_delta_rule", 13024, 6713),
     ("chunk_turned_prepare_kernel", "sm_90", "128x128"): Chosen(696, "kda", 47667, 24643),
     ("chunk_unfolded_kernel", "sm_90", "128x128"): Chosen(140, "rwkv7", 63100, 30000),
     # The same tiles, with rows that are no multiple of a vector's width.
@@ -52,13 +52,13 @@ CHOSEN = {
 
 SPILLS = {
     # Where a chunk's rows meet its states: gradients.
-    ("chunk_gradients_kernel", "sm_80", "128x128"): 1308,
+    ("chunk_gradients_kernel", "sm_80", "128x128"): 1184,
     ("chunk_reverse_kernel", "sm_80", "128x128"): 36,
     ("chunk_unfolded_kernel", "sm_80", "128x128"): 80,
     ("fused_recurrent_reads_kernel", "sm_80", "128x128"): 16,
     ("fused_recurrent_reads_kernel", "sm_90", "128x128"): 8,
     # Walks that keep more than an output does.
-    ("chunk_kernel", "sm_80", "128x128"): 48,
+    ("chunk_kernel", "sm_80", "128x128"): 24,
     ("chunk_kernel", "sm_80", "100x60"): 24,
     # At the largest state, where tiles cannot be smaller.
     ("chunk_prepare_kernel", "sm_80", "256x256"): 856,

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from flagen.spec import load_spec
+from flagen.spec.model import Name, Solution, walk
+from flagen.spec.usage import assignments
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for path in (ROOT / "generated").rglob("*.py") if "tl.program_id" in path.read_text())
@@ -78,8 +80,12 @@ def first_name(node: ast.AST) -> str:
 
 @cache
 def constants(package: str) -> set[str]:
-    """Pointers to what has no tokens: params."""
-    return {f"{param.name}_ptr" for param in load_spec(ROOT / "specs" / f"{package}.yaml").params}
+    """Pointers to what has no tokens: params, also as what a system adds to its matrix."""
+    spec = load_spec(ROOT / "specs" / f"{package}.yaml")
+    written = (*assignments(spec.update), *spec.output)
+    solved = [node for statement in written for node in walk(statement.value) if isinstance(node, Solution)]
+    shifts = {"shift_ptr" for system in solved if isinstance(system.shift, Name) and system.shift.kind == "param"}
+    return shifts | {f"{param.name}_ptr" for param in spec.params}
 
 
 def in_every_file(faults: Callable[[Path, ast.Module], Iterator[tuple[int, str]]]) -> list[str]:
