@@ -89,7 +89,7 @@ def scenarios(
     yield "packed", lambda: run.once(cu_seqlens=BOUNDARIES) | run.gradients(cu_seqlens=BOUNDARIES)
     yield "decoded_padded", lambda: run.decoded(mask=left)
     yield "long", run.long
-    yield "two_layers", lambda: _two_layers(make, make_cache, config.arguments["hidden_size"], as_ours)
+    yield "two_layers", lambda: _two_layers(make, make_cache, config.arguments["hidden_size"], as_ours, dtype)
 
 
 FEW = ("no_mask", "decoded", "padded_left")
@@ -168,7 +168,7 @@ class _Runs:
         return {"output": _products(output, 2)} | self.gradients(batch=1, tokens=LONG)
 
 
-def _two_layers(make: Make, make_cache: Callable[[], Any], hidden: int, as_ours: AsOurs) -> Arrays:
+def _two_layers(make: Make, make_cache: Callable[[], Any], hidden: int, as_ours: AsOurs, dtype: torch.dtype) -> Arrays:
     """Two layers and one cache; what the first returns besides (`v_first`) goes to the second."""
     first, second = (with_weights(make(index), index) for index in (0, 1))
 
@@ -178,7 +178,7 @@ def _two_layers(make: Make, make_cache: Callable[[], Any], hidden: int, as_ours:
         handed = {"v_first": returned[0]} if returned else {}
         return h + second(h, **more, **handed)[0]  # type: ignore[no-any-return]
 
-    x, cache, outputs = _tensor("x", (BATCH, TOKENS, hidden)), make_cache(), []
+    x, cache, outputs = _tensor("x", (BATCH, TOKENS, hidden)).to(dtype), make_cache(), []
     first.eval(), second.eval()
     with torch.no_grad():
         for start, end in _pieces():

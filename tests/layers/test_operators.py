@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.numeric.problems import Shape, assert_close, evaluate, form, make, package
+from tests.numeric.problems import Shape, assert_close, evaluate, form, make, package, spec_of
+from tests.numeric.rates import SAID, says_so
 from tests.numeric.references import REFERENCES
 from tests.specs import FRONT_ENDS
 from tests.tiers import tiered
@@ -42,7 +43,11 @@ def check(name: str, shape: Shape, kind: str, bound: float, gradients: float, **
     problem = make(name, shape)
     expected = evaluate(form("naive_recurrent", name), problem)
     low = problem if bound < 1e-8 else problem.to(torch.float32)
-    assert_close(expected, evaluate(form(kind, name), low, **keywords), bound, gradients=gradients)
+    got = evaluate(form(kind, name), low, **keywords)
+    if says_so(form(kind, name)):  # Gradients of params, among which are rates of decay.
+        rates = {f"d {param.name}" for param in spec_of(name).params if param.is_tensor}
+        assert_close({key: expected.pop(key) for key in rates}, {key: got.pop(key) for key in rates}, SAID[kind])
+    assert_close(expected, got, bound, gradients=gradients)
 
 
 @tiered(("name", "shape"), CASES, always)
