@@ -21,7 +21,7 @@ from flagen.algebra.find_scan import scan_form
 from flagen.algebra.rewrite import map_children
 from flagen.algebra.stage_cutter import Cutter
 from flagen.algebra.stage_results import Results, Wanted, declared_in, fresh
-from flagen.algebra.staged import Result, Stage, StagedForm
+from flagen.algebra.staged import Result, Stage, StagedForm, flat
 from flagen.spec.model import (
     Assign,
     Contract,
@@ -32,8 +32,10 @@ from flagen.spec.model import (
     Interval,
     Name,
     Param,
+    Repeat,
     Rotate,
     Spec,
+    Statement,
     StateRead,
     dims_in,
     walk,
@@ -127,9 +129,9 @@ class _Turned:
         """The stage that turns its rows, each by the name that it had."""
         spec, whole = self.last.spec, self.whole.spec
         rows, stands = self._rows(turned)
-        update = tuple(_assigned_otherwise(assign, stands) for assign in spec.update if isinstance(assign, Assign))
+        update = tuple(_stated_otherwise(statement, stands) for statement in spec.update)
         output = tuple(_assigned_otherwise(assign, stands) for assign in spec.output)
-        used = _names((*(row.value for row in rows), *(assign.value for assign in (*update, *output))))
+        used = _names((*(row.value for row in rows), *(assign.value for assign in (*flat(update), *output))))
         derived = list[Derived]()
         for decl in reversed(whole.derived):
             if decl.name in used or decl in spec.derived:
@@ -213,6 +215,13 @@ def _written(expr: Expr, stands: Mapping[str, Expr]) -> Expr:
     return map_children(expr, lambda child: _written(child, stands))
 
 
+def _stated_otherwise(statement: Statement, stands: Mapping[str, Expr]) -> Statement:
+    """The same with what stands for what was given, in micro-steps too."""
+    if isinstance(statement, Repeat):
+        return replace(statement, body=tuple(_assigned_otherwise(assign, stands) for assign in statement.body))
+    return _assigned_otherwise(statement, stands)
+
+
 def _assigned_otherwise(assign: Assign, stands: Mapping[str, Expr]) -> Assign:
     """A statement with what stands for what was given."""
     value = _written(assign.value, stands)
@@ -220,7 +229,7 @@ def _assigned_otherwise(assign: Assign, stands: Mapping[str, Expr]) -> Assign:
 
 
 def _assigned(spec: Spec) -> set[str]:
-    return {assign.target for assign in (*spec.update, *spec.output) if isinstance(assign, Assign)}
+    return {assign.target for assign in (*flat(spec.update), *spec.output)}
 
 
 def _names(exprs: Iterable[Expr]) -> set[str]:

@@ -343,7 +343,7 @@ class _Sorter:
         value = columns if key == rows else rows
         oriented = _reading_at_one_moment([self._block(block, key) for block in self.blocks])
         if not any(block.lead or step.decay or step.has_rows for block in self.blocks for step in block.steps):
-            raise OutsideNormalForm("the update leaves the state as it is", self.spec.update[-1].span)
+            raise OutsideNormalForm("the update leaves the state as it is", self.spec.end_of_update)
         kept = [number for number, block in enumerate(oriented) if block.steps or block.lead]
         renumber = {old: new for new, old in enumerate(kept)}
 

@@ -190,9 +190,9 @@ class _Finder:
         now, output = self.versions[-1], self._read(self.locals["o"])
         ranks = [row.rank for row in now.rows] + [read.rank for read in self.reads.values()]
         if not any(ranks):
-            raise OutsideNormalForm("no row of a token has a dim of its own", self.spec.update[-1].span)
+            raise OutsideNormalForm("no row of a token has a dim of its own", self.spec.end_of_update)
         if not now.rows:
-            raise OutsideNormalForm("nothing is written", self.spec.update[-1].span)
+            raise OutsideNormalForm("nothing is written", self.spec.end_of_update)
         along = {dim: read.q.span for read in self.reads.values() for dim in self.state.dims if dim in read.q.dims}
         if len(along) != 1:
             span = [*along.values(), self.spec.output[-1].span][-1]
@@ -379,7 +379,7 @@ def _recurrence(spec: Spec, state: State, decay: Expr | None, read_along: str) -
     value = Binary("+", decayed, Outer(part["k"], part["v"]))
     read = Contract(Transpose(here) if read_along == rows else here, part["q"])
     log = Interval() if decay is None else interval_of(decay, _ranges(spec))
-    span = spec.update[-1].span
+    span = spec.end_of_update
     inputs = tuple(
         Input(
             names[role],

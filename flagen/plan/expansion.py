@@ -279,7 +279,7 @@ def _recurrence(nf: NormalForm, names: dict[str, str]) -> Spec:
         following=(),
         derived=(),
         update=tuple(
-            Assign(S.name, value, True, f"{S.name} = {to_source(value)}", nf.spec.update[-1].span)
+            Assign(S.name, value, True, f"{S.name} = {to_source(value)}", nf.spec.end_of_update)
             for value in (*statements, total)
         ),
         output=(Assign("o", read, False, f"o = {to_source(read)}", nf.spec.output[-1].span),),

@@ -241,7 +241,7 @@ class WayBack:
             return [Add(found.called, term, found.dims)]
         found = self.sums[name]
         if own == "step" and found.loop != self.loop:
-            raise NoKernel(f"two loops over micro-steps read `{name}`", front.spec.update[-1].span)
+            raise NoKernel(f"two loops over micro-steps read `{name}`", front.spec.end_of_update)
         found.terms.append(term)
         if set(term.dims) <= set(found.dims):
             return [Add(found.called, term, found.dims)]

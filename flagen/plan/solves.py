@@ -49,7 +49,7 @@ def plan_solution(read: SystemRead) -> SolutionRows:
     chunk = plan_chunk(chunk_form(normal_form(read.spec)))
     nf = chunk.normal_form
     if not chunk_kernel.fits(nf) or nf.has_delta:
-        raise NoKernel("the matrix of the system is not written by one row a token", nf.spec.update[-1].span)
+        raise NoKernel("the matrix of the system is not written by one row a token", nf.spec.end_of_update)
     size = max(size for size in SIZES if size <= max(chunk.size, SIZES[0]))
     return SolutionRows(
         read, chunk_kernel.plan_scalar_decay(chunk, size), ScalarDecayPlanner(chunk, rows_first=True).plan(size)

@@ -269,6 +269,11 @@ class Spec:
         return behind_sources((dim for dims in declared for dim in dims), sources)
 
     @property
+    def end_of_update(self) -> Span:
+        """Where it says what a token does at last; of a part of a spec that does nothing, where its state is."""
+        return self.update[-1].span if self.update else self.states[0].span
+
+    @property
     def axes(self) -> Dims:
         """The dims that something has, those whose channels turn behind others of the same tensor; the other dims are
         numbers that expressions and other sizes name."""

@@ -349,3 +349,33 @@ def test_the_proof_sees_results_that_are_mixed_up(form):
 def test_ranges_of_what_is_passed_on():
     form = stages("- z = exp(g) * z + k\n- S = S + outer(sigmoid(z), v)", "o = S.T @ q", "S: [K, V], z: [K]")
     assert [decl.range for decl in form.passed] == [Interval(0, 1)]
+
+
+TURNED_IN_STEPS = """
+flagen: 2
+name: turned_in_steps
+dims: {R: K / 2}
+state: {turn: [R], S: [K, V]}
+inputs:
+  q: [K]
+  k: [K]
+  v: [V]
+  theta: {dims: [R], heads: HV}
+  b: {dims: [], per: step, range: [0, 1]}
+steps: {n: num_steps}
+update:
+  - turn = turn + theta
+  - repeat: n
+    do:
+      - S = S + b * outer(rotate(k, turn), v - S.T @ q)
+output: o = S.T @ q
+"""
+
+
+def test_rows_of_micro_steps_turn_by_angles_of_an_earlier_stage():
+    """Of what is tried first, a part has an update of no statement."""
+    spec = parse_spec(TURNED_IN_STEPS)
+    derivation = algebra.derive(spec)
+    algebra.prove(spec, derivation)
+    assert derivation.staged is not None
+    assert [stage.called for stage in derivation.staged.stages] == ["turn", "S"]
