@@ -154,7 +154,7 @@ VARIANTS = {
     "short_convolution": _variant(),
     "token_shift": _variant(mix=uniform(0, 1)),
     "mamba3": _variant(ends={"dt": (0, 20)}, gates="angles", adt=log_decay, dt=softplus, phi=uniform(0, 1)),
-    "mamba3_mimo": _variant(ends={"dt": (0, 8)}, gates="angles", adt=log_decay, dt=softplus, phi=uniform(0, 1)),
+    "mamba3_mimo": _variant(ends={"dt": (0, 8)}, adt=log_decay, dt=softplus, phi=uniform(0, 1)),
     "cyfa": _variant(
         {"q_norm_eps": 1e-5, "k_norm_eps": 1e-5}, g=log_decay, beta=uniform(0, 1), readout=unit, clock=uniform(0, 1)
     ),

@@ -53,16 +53,37 @@ def expanded_launcher_context(plan: ExpandedPlan, program: Program) -> Mapping[s
             "dtype": output_dtype(spec),
             "note": _note(plan),
             "rows": rows,
+            **_of_rows(rows),
+            "initial": _turned("initial_state", nf.transposed),
+            "final": _turned("final", nf.transposed),
             "rounded": rounded,
             "products": f"products_of({', '.join(given or tensor_names(spec))})",
             "prelude": lines,
             "arguments": arguments,
-            "transposed": nf.transposed,
-            "reads": [(scope.read_name(name), _text(plan, row)) for name, row in plan.reads],
+            "reads": [
+                (scope.read_name(name), "outputs" if rows is None else f"outputs[:, :, {_text(plan, row)}]")
+                for name, row in plan.reads
+            ],
             "output": output.aligned(output.print(nf.output), spec.output_dims).text,
             "l2norm": "l2norm" in before.needs | output.needs | read.printer.needs,
         },
     }
+
+
+def _of_rows(rows: str | None) -> Mapping[str, str]:
+    """What the kernels take for the sizes of a call and for where its sequences begin: they count rows, which are
+    tokens where each has one."""
+    if rows is None:
+        return {"over": "args", "offsets": "cu_seqlens"}
+    return {
+        "over": f"_over_rows(args, {rows})",
+        "offsets": f"None if cu_seqlens is None else cu_seqlens.long() * {rows}",
+    }
+
+
+def _turned(state: str, transposed: bool) -> str:
+    """A state that may be None, as it is, or the other way round for kernels over the transposed recurrence."""
+    return f"None if {state} is None else {state}.mT" if transposed else state
 
 
 def _arguments(plan: ExpandedPlan, printer: RowPrinter, rounded: str) -> Iterator[tuple[str, str]]:
